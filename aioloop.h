@@ -1,0 +1,10885 @@
+/* Generated from src/ by tools/amalgamate.py. Do not edit: change src/ and run `make header`. */
+
+/* >> src/aioloop.h */
+#ifndef AIOLOOP_H
+#define AIOLOOP_H
+
+/* The implementation needs what the system's headers hide unless asked, so it asks before the first of them. */
+#if defined(AIOLOOP_IMPLEMENTATION) && !defined(_WIN32)
+#if defined(__GLIBC__) && defined(_FEATURES_H) && !defined(__USE_GNU)
+#error "aioloop.h: with AIOLOOP_IMPLEMENTATION include it before any system header, or compile with -D_GNU_SOURCE"
+#endif
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE 1
+#endif
+#endif
+
+/* >> src/api/manual.h */
+/*
+ * aioloop.h - Python's asyncio event loop, for C. One header.
+ */
+
+/* >> src/api/config.h */
+/*
+ * config.h - the switches, and how the library's functions are declared.
+ *
+ * Define a switch before the include that also has AIOLOOP_IMPLEMENTATION; the declarations do not
+ * depend on any of them, so files compiled with different switches agree.
+ *
+ *   AIOLOOP_IMPLEMENTATION   in one C or C++ file of the program: compile the library here
+ *   AIOLOOP_STATIC           every function is static: a private copy in the file that has the implementation
+ *   AIOLOOP_API              how public functions are declared; for example __attribute__((visibility("default")))
+ *   AIOLOOP_USE_THREADS      1: loops in several threads, and calls from other threads        (default 1)
+ *   AIOLOOP_USE_DEBUG        1: debug mode is compiled in; it is still off until asked for    (default 1)
+ *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
+ *                            that the system has)
+ *   AIOLOOP_PORT             1: no operating system; the functions of port.h are the user's   (default 0)
+ *   AIOLOOP_MALLOC(size), AIOLOOP_REALLOC(pointer, size), AIOLOOP_FREE(pointer)
+ *                            all three or none; the default is the C library's
+ *   AIOLOOP_DEBUG_SITES      in any including file: calls that make something record file and line, for
+ *                            the reports of debug mode
+ */
+#ifndef AIOLOOP_API_CONFIG_H
+#define AIOLOOP_API_CONFIG_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdbool.h>
+
+#define AIOLOOP_VERSION_MAJOR 0
+#define AIOLOOP_VERSION_MINOR 1
+#define AIOLOOP_VERSION_PATCH 0
+#define AIOLOOP_VERSION "0.1.0"
+
+/* Back ends, for AIOLOOP_BACKENDS. */
+#define AIOLOOP_BACKEND_EPOLL 0x01
+#define AIOLOOP_BACKEND_POLL 0x02
+#define AIOLOOP_BACKEND_SELECT 0x04
+#define AIOLOOP_BACKEND_SIM 0x08
+
+#ifndef AIOLOOP_API
+#ifdef AIOLOOP_STATIC
+#if defined(__GNUC__)
+#define AIOLOOP_API __attribute__((unused)) static
+#else
+#define AIOLOOP_API static
+#endif
+#else
+#define AIOLOOP_API extern
+#endif
+#endif
+
+/* What a socket is: see aioloop_socket. */
+#ifdef _WIN32
+#define AIOLOOP_SOCKET_TYPE intptr_t
+#else
+#define AIOLOOP_SOCKET_TYPE int
+#endif
+
+/* The initialiser that makes every options struct all defaults: {0} in C, {} in C++. */
+#ifdef __cplusplus
+#define AIOLOOP_ZERO {}
+#else
+#define AIOLOOP_ZERO {0}
+#endif
+
+/* Marks a function whose result must be used. AIOLOOP_PRINTF: arguments are checked as printf's. */
+#if defined(__GNUC__)
+#define AIOLOOP_MUST_USE __attribute__((warn_unused_result))
+#if defined(__MINGW32__) && !defined(__clang__)
+#define AIOLOOP_PRINTF(text, first) __attribute__((format(gnu_printf, text, first)))
+#else
+#define AIOLOOP_PRINTF(text, first) __attribute__((format(printf, text, first)))
+#endif
+#else
+#define AIOLOOP_MUST_USE
+#define AIOLOOP_PRINTF(text, first)
+#endif
+
+#endif
+
+/* >> src/api/error.h */
+/*
+ * error.h - one signed number says everything.                          (asyncio: exceptions.py)
+ *
+ * A function that can fail returns an int (or int64_t): 0 or above is success, below 0 is one of
+ * these codes. The system's errors have Linux's numbers, negated, on every system, so a program can
+ * compare and log them without asking where it runs. The library's own start at -20001. What more there
+ * is to say (which address, which argument) is an aioloop_error: see aioloop_last_error and
+ * aioloop_future_error.
+ */
+#ifndef AIOLOOP_API_ERROR_H
+#define AIOLOOP_API_ERROR_H
+
+/* X(name, code, text). The system's errors; AIOLOOP_E<name> stands for errno E<name>. */
+#define AIOLOOP_SYSTEM_ERRORS(X)                                                                   \
+    X(EPERM, -1, "operation not permitted")                                                        \
+    X(ENOENT, -2, "no such file or directory")                                                     \
+    X(ESRCH, -3, "no such process")                                                                \
+    X(EINTR, -4, "interrupted system call")                                                        \
+    X(EIO, -5, "input/output error")                                                               \
+    X(ENXIO, -6, "no such device or address")                                                      \
+    X(E2BIG, -7, "argument list too long")                                                         \
+    X(ENOEXEC, -8, "exec format error")                                                            \
+    X(EBADF, -9, "bad file descriptor")                                                            \
+    X(ECHILD, -10, "no child processes")                                                           \
+    X(EAGAIN, -11, "resource temporarily unavailable")                                             \
+    X(ENOMEM, -12, "out of memory")                                                                \
+    X(EACCES, -13, "permission denied")                                                            \
+    X(EFAULT, -14, "bad address")                                                                  \
+    X(EBUSY, -16, "device or resource busy")                                                       \
+    X(EEXIST, -17, "file exists")                                                                  \
+    X(EXDEV, -18, "cross-device link")                                                             \
+    X(ENODEV, -19, "no such device")                                                               \
+    X(ENOTDIR, -20, "not a directory")                                                             \
+    X(EISDIR, -21, "is a directory")                                                               \
+    X(EINVAL, -22, "invalid argument")                                                             \
+    X(ENFILE, -23, "too many open files in the system")                                            \
+    X(EMFILE, -24, "too many open files")                                                          \
+    X(ENOTTY, -25, "not a terminal")                                                               \
+    X(EFBIG, -27, "file too large")                                                                \
+    X(ENOSPC, -28, "no space left on device")                                                      \
+    X(ESPIPE, -29, "illegal seek")                                                                 \
+    X(EROFS, -30, "read-only file system")                                                         \
+    X(EMLINK, -31, "too many links")                                                               \
+    X(EPIPE, -32, "broken pipe")                                                                   \
+    X(EDOM, -33, "argument out of domain")                                                         \
+    X(ERANGE, -34, "result out of range")                                                          \
+    X(EDEADLK, -35, "resource deadlock avoided")                                                   \
+    X(ENAMETOOLONG, -36, "name too long")                                                          \
+    X(ENOSYS, -38, "function not implemented")                                                     \
+    X(ENOTEMPTY, -39, "directory not empty")                                                       \
+    X(ELOOP, -40, "too many symbolic links")                                                       \
+    X(EOVERFLOW, -75, "value too large")                                                           \
+    X(EILSEQ, -84, "illegal byte sequence")                                                        \
+    X(ENOTSOCK, -88, "not a socket")                                                               \
+    X(EDESTADDRREQ, -89, "destination address required")                                           \
+    X(EMSGSIZE, -90, "message too long")                                                           \
+    X(EPROTOTYPE, -91, "protocol wrong type for socket")                                           \
+    X(ENOPROTOOPT, -92, "protocol not available")                                                  \
+    X(EPROTONOSUPPORT, -93, "protocol not supported")                                              \
+    X(EOPNOTSUPP, -95, "operation not supported")                                                  \
+    X(EAFNOSUPPORT, -97, "address family not supported")                                           \
+    X(EADDRINUSE, -98, "address already in use")                                                   \
+    X(EADDRNOTAVAIL, -99, "cannot assign requested address")                                       \
+    X(ENETDOWN, -100, "network is down")                                                           \
+    X(ENETUNREACH, -101, "network is unreachable")                                                 \
+    X(ENETRESET, -102, "network dropped connection on reset")                                      \
+    X(ECONNABORTED, -103, "connection aborted")                                                    \
+    X(ECONNRESET, -104, "connection reset by peer")                                                \
+    X(ENOBUFS, -105, "no buffer space available")                                                  \
+    X(EISCONN, -106, "socket is already connected")                                                \
+    X(ENOTCONN, -107, "socket is not connected")                                                   \
+    X(ECONNREFUSED, -111, "connection refused")                                                    \
+    X(EHOSTUNREACH, -113, "no route to host")                                                      \
+    X(EALREADY, -114, "operation already in progress")                                             \
+    X(EINPROGRESS, -115, "operation now in progress")
+
+/* X(name, code, text). The library's own. */
+#define AIOLOOP_LIBRARY_ERRORS(X)                                                                  \
+    X(ECANCELED, -20001, "the operation was cancelled")                                            \
+    X(ETIMEDOUT, -20002, "the time-out passed")                                                    \
+    X(EINVALIDSTATE, -20003, "the future is not in the state this needs")                          \
+    X(EMISUSE, -20004, "the call is not allowed here")                                             \
+    X(ECLOSED, -20005, "the loop is closed")                                                       \
+    X(ENOTAVAILABLE, -20006, "not available in this build or on this back end")                    \
+    X(EFATAL, -20007, "a callback ended the run")                                                  \
+    X(ELOOKUP, -20008, "no address was found for the name")
+
+#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X)
+
+/* AIOLOOP_EPERM ... AIOLOOP_ENOTAVAILABLE. AIOLOOP_ETIMEDOUT is also what the system's time-outs become;
+ * AIOLOOP_EINVAL, AIOLOOP_ENOMEM and AIOLOOP_EBADF are also what the library itself answers. */
+enum {
+#define AIOLOOP_ERROR_CONSTANT(name, code, text) AIOLOOP_##name = (code),
+    AIOLOOP_ERRORS(AIOLOOP_ERROR_CONSTANT)
+#undef AIOLOOP_ERROR_CONSTANT
+    AIOLOOP_OK = 0
+};
+
+/* An error with its message: read-only, counted with the future or loop that it was got from. */
+typedef struct aioloop_error aioloop_error;
+
+/* The text of a code, for people: "connection refused". Never NULL; a code that is not in the list gives
+ * "unknown error". Any thread. The text is the program's for ever. */
+AIOLOOP_API const char *aioloop_strerror(int code);
+
+/* The name of a code, for logs: "ECONNREFUSED". Never NULL; "EUNKNOWN" for others. Any thread. */
+AIOLOOP_API const char *aioloop_error_name(int code);
+
+/* The code of an error; 0 for NULL. */
+AIOLOOP_API int aioloop_error_code(const aioloop_error *error);
+
+/* What went wrong, in a sentence: "connect to 127.0.0.1:80: connection refused". Never NULL: where there was
+ * nothing to add it is aioloop_strerror's. Valid as long as the future or loop keeps the error. */
+AIOLOOP_API const char *aioloop_error_message(const aioloop_error *error);
+
+/* How many errors this one collects (a connection that failed at every address, with all_errors), and the
+ * i-th of them; 0 and NULL for a plain one or an index out of range. */
+AIOLOOP_API size_t aioloop_error_count(const aioloop_error *error);
+AIOLOOP_API const aioloop_error *aioloop_error_at(const aioloop_error *error, size_t i);
+
+#endif
+
+/* >> src/aioloop.h */
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* >> src/api/base.h */
+/*
+ * base.h - time, memory, buffers, and the types that everything shares.
+ */
+#ifndef AIOLOOP_API_BASE_H
+#define AIOLOOP_API_BASE_H
+
+/* An event loop. Made by aioloop_new_event_loop, ended by aioloop_free. It belongs to one thread at a time. */
+typedef struct aioloop aioloop;
+
+/* Time in nanoseconds: a duration, or a point on a loop's clock (aioloop_now), which is monotonic and starts
+ * anywhere. Sums inside the library saturate, so AIOLOOP_FOREVER is later than everything. */
+typedef int64_t aioloop_time;
+
+#define AIOLOOP_FOREVER INT64_MAX
+/* What AIOLOOP_SECONDS makes of a number that is none (NaN): every call refuses it with AIOLOOP_EINVAL. */
+#define AIOLOOP_NOT_A_TIME INT64_MIN
+
+#define AIOLOOP_US(n) ((aioloop_time)(n) * 1000)
+#define AIOLOOP_MS(n) ((aioloop_time)(n) * 1000000)
+#define AIOLOOP_SECONDS(x) aioloop_seconds(x)
+
+/* Converts seconds, as asyncio has them, to aioloop_time; saturates. Any thread. */
+AIOLOOP_API aioloop_time aioloop_seconds(double seconds);
+
+/* A piece of memory to write. */
+typedef struct aioloop_buf {
+    const void *data;
+    size_t size;
+} aioloop_buf;
+
+/* An operating system's socket or file descriptor: an int on POSIX, wide enough for a SOCKET on Windows. */
+typedef AIOLOOP_SOCKET_TYPE aioloop_socket;
+
+/* Where a loop's memory comes from. One function, as Lua's: new_size 0 frees (pointer may be NULL) and returns
+ * NULL; pointer NULL allocates; else resizes. Returns NULL when there is no memory, and then the old block is
+ * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe. */
+typedef struct aioloop_allocator {
+    void *(*allocate)(void *context, void *pointer, size_t old_size, size_t new_size);
+    void *context;
+} aioloop_allocator;
+
+/* A plain callback. To fail, it calls aioloop_raise. */
+typedef void (*aioloop_callback)(aioloop *loop, void *arg);
+
+/* Remembers where the next object is made (file must live for ever); the macros at the end of the header call
+ * it when AIOLOOP_DEBUG_SITES is defined. Any thread. */
+AIOLOOP_API void aioloop_site(const char *file, int line);
+
+#endif
+
+/* >> src/api/context.h */
+/*
+ * context.h - context variables: values that follow the work.       (Python: contextvars)
+ *
+ * Whatever schedules work (a callback, a timer, a watcher, a done-callback, a connection, a server) captures the
+ * values of all variables at that moment, and the work sees them when it runs. What the work changes is seen
+ * by itself and by what it schedules, not by its creator. Capturing costs one counter, nothing when no variable
+ * was ever set.
+ */
+#ifndef AIOLOOP_API_CONTEXT_H
+#define AIOLOOP_API_CONTEXT_H
+
+/* A variable; usually static. Its address is its identity, so it must outlive every loop that uses it. */
+typedef struct aioloop_context_var {
+    const char *name;     /* for people */
+    void *default_value;  /* what aioloop_context_get answers where it was never set */
+} aioloop_context_var;
+
+/* A set of values that can be kept and passed on. Counted. */
+typedef struct aioloop_context aioloop_context;
+
+/* The value of a variable in the current context. Any thread. */
+AIOLOOP_API void *aioloop_context_get(const aioloop_context_var *var);
+
+/* Sets a variable in the current context. dispose (may be NULL) is called with the value when the last context
+ * that holds it is gone, in whichever thread lets go of it. 0, or AIOLOOP_ENOMEM and nothing changed (the value
+ * is still the caller's). Any thread. */
+AIOLOOP_API int aioloop_context_set(const aioloop_context_var *var, void *value, void (*dispose)(void *value));
+
+/* contextvars.copy_context(): a new context with the values current now, owned by the caller; NULL when there
+ * is no memory. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_copy_context(void);
+
+/* Another owner, and one less. Any thread. NULL is ignored. */
+AIOLOOP_API void aioloop_context_ref(aioloop_context *context);
+AIOLOOP_API void aioloop_context_unref(aioloop_context *context);
+
+/* Context.run: calls fn(arg) now with this context current; what fn sets stays in it. AIOLOOP_EMISUSE if
+ * it is current already, AIOLOOP_EINVAL for NULL. One thread at a time. */
+AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg);
+
+#endif
+
+/* >> src/api/loop.h */
+/*
+ * loop.h - the event loop: running, scheduling, watching, and what happens to errors.
+ *                                                              (asyncio: events.py, base_events.py)
+ *
+ * Unless a comment says otherwise a function is for the loop's own thread: the one that runs it, or, while it
+ * does not run, the one that owns it. A NULL loop is answered with AIOLOOP_EINVAL (or NULL, false, a null handle).
+ */
+#ifndef AIOLOOP_API_LOOP_H
+#define AIOLOOP_API_LOOP_H
+
+typedef struct aioloop_future aioloop_future;
+typedef struct aioloop_transport aioloop_transport;
+typedef struct aioloop_server aioloop_server;
+typedef struct aioloop_protocol aioloop_protocol;
+
+/* ---- making and finding loops ---- */
+
+typedef struct aioloop_config {
+    /* Which back end, and its options, separated by commas: "epoll", "poll", "select", "sim", "sim,delayed,seed=7",
+     * "epoll,no-eventfd". NULL: the environment variable AIOLOOP_BACKEND, else the best that works. The manual
+     * lists the options. Copied. */
+    const char *backend;
+    const aioloop_allocator *allocator; /* NULL: AIOLOOP_MALLOC and its kin. Copied. */
+    int debug;                          /* 1: debug mode on, -1: off, 0: on if AIOLOOP_DEBUG is set and not empty */
+} aioloop_config;
+
+/* asyncio.new_event_loop(). config NULL: all defaults. The loop is the caller's to free. NULL on failure, and then
+ * aioloop_last_error(NULL) says why: AIOLOOP_EINVAL for a back end nobody knows, AIOLOOP_ENOTAVAILABLE for one that
+ * is not here, AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop *aioloop_new_event_loop(const aioloop_config *config);
+
+/* asyncio.get_running_loop(): the loop that is running in this thread; NULL if none is (asyncio's RuntimeError),
+ * also in a forked child of a thread that was running one. Any thread. */
+AIOLOOP_API aioloop *aioloop_get_running_loop(void);
+
+/* asyncio.get_event_loop(): the running loop if one runs in this thread, else the one last set for it. If none was
+ * ever set, the process's first thread (the one that first used the library) gets a new loop, which becomes its
+ * current one and its to free; elsewhere, and after aioloop_set_event_loop(NULL), the answer is NULL. Any thread. */
+AIOLOOP_API aioloop *aioloop_get_event_loop(void);
+
+/* asyncio.set_event_loop(): makes loop (or, with NULL, none) this thread's current loop. Owns nothing: unset it before
+ * it is freed (aioloop_free does so in its own thread). Any thread. */
+AIOLOOP_API void aioloop_set_event_loop(aioloop *loop);
+
+/* ---- running and stopping ---- */
+
+/* loop.run_forever(): runs until aioloop_stop. 0; AIOLOOP_EFATAL if a callback raised that (what was not run yet is kept
+ * for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one in another thread;
+ * AIOLOOP_ECLOSED; or the system's error if waiting itself failed. */
+AIOLOOP_API int aioloop_run_forever(aioloop *loop);
+
+/* loop.run_until_complete(): runs until the future is done. Returns its number (>= 0) and stores its pointer at out (the
+ * address of an object pointer, or NULL), or returns its error: AIOLOOP_ECANCELED if it was cancelled. AIOLOOP_EMISUSE if
+ * aioloop_stop ended the run before, and then the future stays pending (claim it beforehand to use it again). Ends an
+ * unclaimed future's use in every case. AIOLOOP_EINVAL for another loop's future. */
+AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *future, void *out);
+
+/* One iteration, for programs with a main loop of their own: waits at most max_wait (0: not at all; AIOLOOP_FOREVER: as
+ * long as it takes) for something to do, and does it. 1 if the loop has more to do at once, 0 if not, or an error as
+ * aioloop_run_forever's. asyncio has no such call. */
+AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait);
+
+/* The time on the loop's clock at which aioloop_run_once has something to do even if no descriptor becomes ready: now or
+ * earlier if at once, AIOLOOP_FOREVER if never. */
+AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop);
+
+/* A descriptor that another main loop can watch for reading: readable means aioloop_run_once has something to do. Whatever
+ * is to be told to the system is told before this returns and before each aioloop_run_once returns. AIOLOOP_ENOTAVAILABLE
+ * where the back end has none (poll, select). The loop's to close. */
+AIOLOOP_API int aioloop_backend_fd(aioloop *loop);
+
+/* The name of the back end that runs this loop: "epoll". The program's for ever. */
+AIOLOOP_API const char *aioloop_backend_name(aioloop *loop);
+
+/* loop.stop(): ends the run after the current iteration, or the next run after one iteration. */
+AIOLOOP_API void aioloop_stop(aioloop *loop);
+
+/* loop.is_running(), loop.is_closed(). Any thread. */
+AIOLOOP_API bool aioloop_is_running(aioloop *loop);
+AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
+
+/* loop.close(): drops what is queued without calling it, closes the sockets of transports and servers without telling
+ * their protocols, gives everything back to the system. The objects stay valid until aioloop_free and answer AIOLOOP_ECLOSED.
+ * 0, also when repeated; AIOLOOP_EMISUSE while the loop runs. */
+AIOLOOP_API int aioloop_close(aioloop *loop);
+
+/* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
+ * In debug mode what had not been ended is reported first. In a forked child this touches nothing that the parent shares.
+ * AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
+AIOLOOP_API int aioloop_free(aioloop *loop);
+
+/* loop.time(): the loop's clock now, read each time. After close too. */
+AIOLOOP_API aioloop_time aioloop_now(aioloop *loop);
+
+/* ---- callbacks ---- */
+
+/* A scheduled callback, as a value: copy it, drop it, keep it for as long as the loop is not freed. All zero: null. */
+typedef struct aioloop_handle {
+    void *slot;
+    uint64_t sequence;
+} aioloop_handle;
+
+typedef struct aioloop_timer_handle {
+    aioloop_handle handle;
+    aioloop_time when; /* TimerHandle.when() */
+} aioloop_timer_handle;
+
+/* loop.call_soon(): calls fn(loop, arg) in the next iteration, after the callbacks that are queued already. A null handle
+ * means a NULL fn, no memory or a closed loop; aioloop_last_error says which. */
+AIOLOOP_API aioloop_handle aioloop_call_soon(aioloop *loop, aioloop_callback fn, void *arg);
+
+/* loop.call_soon_threadsafe(): the same from any thread, and wakes the loop. Calls made by one thread keep their order. The
+ * loop must not be freed before the call returns; racing with aioloop_close is safe. The handle may be cancelled in the loop's
+ * thread only. Failures are told by a null handle alone. */
+AIOLOOP_API aioloop_handle aioloop_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg);
+
+/* loop.call_later(), loop.call_at(): calls fn(loop, arg) once, not before delay has passed or the clock shows when; soon
+ * after if that is past. Equal times run in the order of these calls. AIOLOOP_FOREVER never comes. A null handle (see
+ * aioloop_handle_is_null) as for aioloop_call_soon, and AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. */
+AIOLOOP_API aioloop_timer_handle aioloop_call_later(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg);
+AIOLOOP_API aioloop_timer_handle aioloop_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg);
+
+/* The same in the context given instead of a copy of the current one (asyncio's context=); NULL: as without. */
+AIOLOOP_API aioloop_handle aioloop_call_soon_context(aioloop *loop, aioloop_callback fn, void *arg,
+                                                     aioloop_context *context);
+AIOLOOP_API aioloop_handle aioloop_call_soon_threadsafe_context(aioloop *loop, aioloop_callback fn, void *arg,
+                                                                aioloop_context *context);
+AIOLOOP_API aioloop_timer_handle aioloop_call_at_context(aioloop *loop, aioloop_time when, aioloop_callback fn,
+                                                         void *arg, aioloop_context *context);
+
+/* Handle.cancel(): the callback will not start; does nothing if it ran or was cancelled. Marks the value given, so that
+ * aioloop_handle_cancelled answers true for it (copies are not marked, but cancelling them is harmless). */
+AIOLOOP_API void aioloop_handle_cancel(aioloop_handle *handle);
+AIOLOOP_API void aioloop_timer_handle_cancel(aioloop_timer_handle *handle);
+
+/* Handle.cancelled(): true after aioloop_handle_cancel on this value, false for a pending or finished callback. */
+AIOLOOP_API bool aioloop_handle_cancelled(const aioloop_handle *handle);
+
+/* True for the handle of a call that failed, and for NULL. */
+AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle);
+
+/* Moves a pending timer to another time (in either direction) and stores it in the handle. To a later time this costs a
+ * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran, is due
+ * already, or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
+AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when);
+
+/* ---- watching descriptors ---- */
+
+/* loop.add_reader(), loop.add_writer(): calls fn(loop, arg) in every iteration in which fd is readable (writable), until
+ * removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the caller's; remove
+ * the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too large for the back end);
+ * AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll); AIOLOOP_EMISUSE if a transport owns it;
+ * AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
+AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
+
+/* loop.remove_reader(), loop.remove_writer(): 1 if there was such a watcher, 0 if not (also on a closed loop). Its callback
+ * does not run any more, even if its event was found already. AIOLOOP_EMISUSE if a transport owns fd. */
+AIOLOOP_API int aioloop_remove_reader(aioloop *loop, aioloop_socket fd);
+AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
+
+/* ---- errors ---- */
+
+/* Raises: stores code with a message and returns code. In a callback that returns nothing, the last raise before it
+ * returns is its error, and goes where Python's exception would. In one that returns a code, return what this returns.
+ * AIOLOOP_EFATAL ends the run. code must be negative, else it becomes AIOLOOP_EINVAL. The message is cut at 255 bytes;
+ * format NULL: none. */
+AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+
+/* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL: of the
+ * last call in this thread that had no loop to tell (aioloop_new_event_loop). Valid until the next call that fails. Never NULL;
+ * its code is 0 if nothing failed yet. */
+AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
+
+/* What an exception handler is told. Members that do not apply are 0 or NULL; all is borrowed. */
+typedef struct aioloop_exception_context {
+    const char *message; /* what happened; NULL: "Unhandled error in event loop" */
+    int error;           /* the code */
+    const char *detail;  /* the error's own message, if there is one */
+    aioloop_future *future;
+    aioloop_transport *transport;
+    const aioloop_protocol *protocol;
+    aioloop_server *server;
+    aioloop_handle handle;
+    const aioloop_socket *socket;
+    const char *source_file; /* debug mode: where what failed was made */
+    int source_line;
+} aioloop_exception_context;
+
+typedef void (*aioloop_exception_handler)(aioloop *loop, const aioloop_exception_context *context, void *arg);
+
+/* loop.set_exception_handler(): fn NULL restores the default. What fn raises is reported by the default handler. */
+AIOLOOP_API void aioloop_set_exception_handler(aioloop *loop, aioloop_exception_handler fn, void *arg);
+
+/* loop.get_exception_handler(): NULL while the default is in force; stores the argument at arg unless that is NULL. */
+AIOLOOP_API aioloop_exception_handler aioloop_get_exception_handler(aioloop *loop, void **arg);
+
+/* loop.call_exception_handler(): reports through the handler in force. Never fails. */
+AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context);
+
+/* loop.default_exception_handler(): writes the context to the log, message first, the rest in name order. */
+AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context);
+
+typedef enum aioloop_log_level { AIOLOOP_LOG_WARNING = 1, AIOLOOP_LOG_ERROR = 2 } aioloop_log_level;
+typedef void (*aioloop_log)(aioloop *loop, aioloop_log_level level, const char *text, void *arg);
+
+/* Where the loop's log goes: text is one or more lines without a last newline, borrowed. fn NULL: standard error. */
+AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg);
+
+/* ---- debug mode ---- */
+
+/* loop.set_debug(), loop.get_debug(). In debug mode calls from a wrong thread are refused with AIOLOOP_EMISUSE, slow callbacks
+ * are logged, objects remember where they were made, and what is left open is reported. AIOLOOP_ENOTAVAILABLE when built
+ * with AIOLOOP_USE_DEBUG 0. */
+AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled);
+AIOLOOP_API bool aioloop_get_debug(aioloop *loop);
+
+/* loop.slow_callback_duration: in debug mode a callback that takes this long is logged. 100 ms at first. AIOLOOP_EINVAL for a
+ * negative time. */
+AIOLOOP_API int aioloop_set_slow_callback_duration(aioloop *loop, aioloop_time duration);
+AIOLOOP_API aioloop_time aioloop_get_slow_callback_duration(aioloop *loop);
+
+/* Checks the loop's inner structures and aborts with a message if one is broken; for tests and hunts. Does nothing when
+ * built with AIOLOOP_USE_DEBUG 0. */
+AIOLOOP_API void aioloop_verify(aioloop *loop);
+
+#endif
+
+/* >> src/api/future.h */
+/*
+ * future.h - results that are not there yet.                                   (asyncio: futures.py)
+ *
+ * A result is a number (>= 0) and a pointer; a failure is a negative code, with a message where there is more to say.
+ *
+ * Who owns a future: one that a function returned when it started some work is UNCLAIMED. Use it once
+ * (aioloop_run_until_complete, aioloop_future_then), which ends it; or drop it with aioloop_future_unref; or claim it with
+ * aioloop_future_ref: from then on every use only borrows it, and one aioloop_future_unref ends your claim.
+ * aioloop_create_future returns a claimed one. Dropping a future neither cancels nor loses the work behind it.
+ *
+ * No function returns a NULL future: no memory, a NULL argument and a closed loop give static futures that have failed
+ * with AIOLOOP_ENOMEM, AIOLOOP_EINVAL and AIOLOOP_ECLOSED, so calls can be nested unchecked.
+ */
+#ifndef AIOLOOP_API_FUTURE_H
+#define AIOLOOP_API_FUTURE_H
+
+/* A done-callback; the future is borrowed for the call. To fail, it calls aioloop_raise. */
+typedef void (*aioloop_future_callback)(aioloop_future *future, void *arg);
+
+/* loop.create_future(): a pending future, claimed by the caller. Works on a closed loop. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_future(aioloop *loop);
+
+/* Claims an unclaimed future; on a claimed one, adds an owner. Returns future. */
+AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future);
+
+/* One owner less (or the unclaimed one's none). With the last the future is freed when nothing else needs it: if it
+ * failed and nobody looked, that is reported to the exception handler. NULL is ignored. */
+AIOLOOP_API void aioloop_future_unref(aioloop_future *future);
+
+/* Future.set_result(): number must not be negative (AIOLOOP_EINVAL). dispose (may be NULL) is called with pointer when the
+ * future is freed and nobody took it. 0; AIOLOOP_EINVALIDSTATE if it is done, and then nothing happens and pointer is still
+ * the caller's; AIOLOOP_EMISUSE on a future of the library's own operations; AIOLOOP_ECLOSED if its loop is closed and there
+ * are callbacks, which will not run, but the result is set. */
+AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer,
+                                          void (*dispose)(void *pointer));
+
+/* Future.set_exception(): code must be negative and not AIOLOOP_ECANCELED (AIOLOOP_EINVAL). format (printf's) may be NULL.
+ * Returns as aioloop_future_set_result does. */
+AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
+    AIOLOOP_PRINTF(3, 4);
+
+/* Future.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that have
+ * to end something first (aioloop_server_serve_forever) become cancelled when that has ended. message (may be NULL) is
+ * what aioloop_future_error will say; copied. */
+AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message);
+
+/* Future.done(), Future.cancelled(), Future.get_loop() (NULL for the static failed futures). */
+AIOLOOP_API bool aioloop_future_done(const aioloop_future *future);
+AIOLOOP_API bool aioloop_future_cancelled(const aioloop_future *future);
+AIOLOOP_API aioloop *aioloop_future_get_loop(const aioloop_future *future);
+
+/* Future.result(): the number, with the pointer stored at out (the address of an object pointer, or NULL); or the error's code;
+ * AIOLOOP_EINVALIDSTATE if pending. The first call with an out takes the pointer (its dispose will not run); later ones
+ * borrow it. */
+AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out);
+
+/* Future.exception(): 0 if it succeeded, the code if it failed, AIOLOOP_ECANCELED if it was cancelled, AIOLOOP_EINVALIDSTATE if
+ * pending. */
+AIOLOOP_API int aioloop_future_exception(aioloop_future *future);
+
+/* The error with its message, valid as long as the future; NULL unless it failed or was cancelled. */
+AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future);
+
+/* Future.add_done_callback(): calls fn(future, arg) in the iteration after it is done (the next one, if it is). Borrows the
+ * future. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED; on a static failed future its code, and fn is not called. */
+AIOLOOP_API int aioloop_future_add_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg);
+AIOLOOP_API int aioloop_future_add_done_callback_context(aioloop_future *future, aioloop_future_callback fn, void *arg,
+                                                         aioloop_context *context);
+
+/* The same as the one use of an unclaimed future: the future lives until fn has returned. Ends the use also when it fails. */
+AIOLOOP_API int aioloop_future_then(aioloop_future *future, aioloop_future_callback fn, void *arg);
+
+/* Future.remove_done_callback(): removes every registration of fn with arg; answers how many. Those already queued, since the
+ * future is done, still run. */
+AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg);
+
+#endif
+
+/* >> src/api/net.h */
+/*
+ * net.h - addresses.
+ */
+#ifndef AIOLOOP_API_NET_H
+#define AIOLOOP_API_NET_H
+
+typedef enum aioloop_family {
+    AIOLOOP_UNSPEC = 0,
+    AIOLOOP_INET = 4,
+    AIOLOOP_INET6 = 6,
+    AIOLOOP_UNIX = 1
+} aioloop_family;
+
+/* The address of a socket: a plain value, the same on every system. */
+typedef struct aioloop_address {
+    uint16_t family;      /* aioloop_family; AIOLOOP_UNSPEC: none */
+    uint16_t port;        /* in the machine's byte order */
+    uint32_t scope_id;    /* IPv6: the interface; else 0 */
+    uint32_t path_size;   /* Unix: bytes of the path, 0 for a socket without a name */
+    uint32_t reserved;
+    union {
+        uint8_t ip[16];   /* network byte order; IPv4 uses the first four */
+        const char *path; /* Unix: not ended by a zero; starts with a zero byte in the abstract name space. Borrowed. */
+    } u;
+} aioloop_address;
+
+/* Makes an address of a numeric host ("127.0.0.1", "::1"; no zone) and a port (0 to 65535). 0, or AIOLOOP_EINVAL and *address as
+ * it was: not numeric, or the port out of range. Any thread. */
+AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port);
+
+/* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107 bytes,
+ * AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
+AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size);
+
+/* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero, cut if it
+ * does not fit. Returns the length it needs, without the zero. Any thread. */
+AIOLOOP_API size_t aioloop_address_format(const aioloop_address *address, char *text, size_t size);
+
+/* Writes the numeric host alone. Returns as aioloop_address_format does. Any thread. */
+AIOLOOP_API size_t aioloop_address_host(const aioloop_address *address, char *text, size_t size);
+
+/* True if both name the same address. Any thread. */
+AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_address *b);
+
+#endif
+
+/* >> src/api/transport.h */
+/*
+ * transport.h - connections: protocols, which are told, and transports, which are asked.
+ *                                                       (asyncio: protocols.py, transports.py)
+ *
+ * A transport is counted. The loop holds one reference from connection_made until connection_lost has returned; the
+ * functions that make a transport give another to whoever takes their result. While you hold a reference every function
+ * here is safe, also after the loss.
+ */
+#ifndef AIOLOOP_API_TRANSPORT_H
+#define AIOLOOP_API_TRANSPORT_H
+
+typedef struct aioloop_ssl_context aioloop_ssl_context;
+
+/* A protocol: asyncio's methods, each may be NULL. Must outlive its transports; usually static const. self is the
+ * connection's own memory of instance_size bytes (zeroed, in the transport's block, freed with the transport), or, with
+ * instance_size 0, the arg given to the call that made the connection. The calls come in this order: connection_made once;
+ * data (or get_buffer and buffer_updated), pause_writing and resume_writing; eof_received at most once; connection_lost
+ * once; nothing after it. Any of them may call anything on the transport. To fail, they call aioloop_raise. */
+struct aioloop_protocol {
+    size_t instance_size;
+    /* protocol_factory: prepares self. Below 0: the connection is given up; for a client that is the call's error. */
+    int (*factory)(void *self, void *arg);
+    void (*connection_made)(aioloop_transport *transport, void *self);
+    /* data is the library's, valid during the call. */
+    void (*data_received)(aioloop_transport *transport, void *self, const void *data, size_t size);
+    /* The peer sends no more. True: keep the connection open for writing. NULL or false: it closes. */
+    bool (*eof_received)(aioloop_transport *transport, void *self);
+    /* error: 0 after an end, a close or an abort; else the code that ended the connection. */
+    void (*connection_lost)(aioloop_transport *transport, void *self, int error);
+    /* Called inside the write (or the call that set the marks) that went above the high mark; must not wait. */
+    void (*pause_writing)(aioloop_transport *transport, void *self);
+    void (*resume_writing)(aioloop_transport *transport, void *self);
+    /* BufferedProtocol: with get_buffer set, data_received is not called. Stores where to read to at buffer and returns how
+     * many bytes fit; hint is how many are likely (0: unknown). The buffer is used at once, never kept. Returning 0 ends
+     * the connection with AIOLOOP_EINVAL. */
+    size_t (*get_buffer)(aioloop_transport *transport, void *self, size_t hint, void **buffer);
+    void (*buffer_updated)(aioloop_transport *transport, void *self, size_t size);
+};
+
+/* ---- opening connections ---- */
+
+/* Options of aioloop_create_connection; all zero: asyncio's defaults. */
+typedef struct aioloop_connection_options {
+    const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also if
+                                     * the call fails after it was accepted as valid */
+    int family;                     /* aioloop_family: only addresses of this one */
+    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no */
+    int local_port;                 /* with local_host; 0: any */
+    bool all_errors;                /* the error collects the one of each address, also if it is only one */
+    aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
+    const char *server_hostname;    /* with ssl only */
+    aioloop_time ssl_handshake_timeout;
+    aioloop_time ssl_shutdown_timeout;
+    aioloop_time timeout;           /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
+} aioloop_connection_options;
+
+/* loop.create_connection(): connects to host (a numeric address or "localhost"; names need the resolver and answer
+ * AIOLOOP_ENOTAVAILABLE) and port. The future's pointer is the aioloop_transport (asyncio gives the pair; see
+ * aioloop_transport_get_protocol), its number 0. connection_made has returned when it is done. Cancelling it closes the
+ * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the connect, the factory's,
+ * AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_connection(aioloop *loop, const aioloop_protocol *protocol,
+                                                                       void *arg, const char *host, int port,
+                                                                       const aioloop_connection_options *options);
+
+typedef struct aioloop_unix_connection_options {
+    const aioloop_socket *sock; /* a connected Unix stream socket instead of path; as above */
+    size_t path_size;           /* bytes of path; 0: it ends with a zero. Needed for the abstract name space. */
+    aioloop_ssl_context *ssl;
+    const char *server_hostname;
+    aioloop_time ssl_handshake_timeout;
+    aioloop_time ssl_shutdown_timeout;
+    aioloop_time timeout;
+} aioloop_unix_connection_options;
+
+/* loop.create_unix_connection(): connects to a Unix stream socket. As aioloop_create_connection. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
+aioloop_create_unix_connection(aioloop *loop, const aioloop_protocol *protocol, void *arg, const char *path,
+                               const aioloop_unix_connection_options *options);
+
+typedef struct aioloop_accepted_socket_options {
+    aioloop_ssl_context *ssl;
+    aioloop_time ssl_handshake_timeout;
+    aioloop_time ssl_shutdown_timeout;
+    aioloop_time timeout;
+} aioloop_accepted_socket_options;
+
+/* loop.connect_accepted_socket(): makes a connection of a stream socket accepted elsewhere. The socket is the loop's once it was
+ * accepted as valid. As aioloop_create_connection. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
+aioloop_connect_accepted_socket(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket sock,
+                                const aioloop_accepted_socket_options *options);
+
+/* ---- transports ---- */
+
+/* One owner more, and one less. NULL is ignored. */
+AIOLOOP_API aioloop_transport *aioloop_transport_ref(aioloop_transport *transport);
+AIOLOOP_API void aioloop_transport_unref(aioloop_transport *transport);
+
+/* The loop the transport lives on. */
+AIOLOOP_API aioloop *aioloop_transport_get_loop(const aioloop_transport *transport);
+
+/* WriteTransport.write(): sends size bytes after all that was written before. Never waits; the bytes may be reused when it
+ * returns. 0: they are sent, kept to be sent, or dropped because the connection is closing or lost (the fifth such write
+ * is logged). AIOLOOP_EMISUSE after aioloop_transport_write_eof; AIOLOOP_ENOMEM: nothing was taken; AIOLOOP_EINVAL for NULL. */
+AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size);
+
+/* WriteTransport.writelines(): the same for several pieces, all or none. */
+AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count);
+
+/* The same without a copy: data is lent until release(data, size, arg) is called, in the loop, once: when it is sent, the
+ * connection lost, or, on an error code, never (the bytes are still yours). release must not be NULL. Not in asyncio. */
+AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
+                                              void (*release)(const void *data, size_t size, void *arg), void *arg);
+
+/* WriteTransport.write_eof(): sends what is buffered and then the end of the stream; receiving goes on. 0, also when
+ * repeated; AIOLOOP_ENOTAVAILABLE where aioloop_transport_can_write_eof is false. */
+AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport);
+AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport);
+
+/* WriteTransport.set_write_buffer_limits(): the marks of the write buffer in bytes, -1: not given. Both not given: 64 KiB and 16
+ * KiB; one given: low is a quarter of high. AIOLOOP_EINVAL, and nothing changed, below -1 or with low above high. Pauses the
+ * protocol at once if more than high is buffered. */
+AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *transport, int64_t high, int64_t low);
+
+/* WriteTransport.get_write_buffer_limits(): each pointer may be NULL. */
+AIOLOOP_API void aioloop_transport_get_write_buffer_limits(const aioloop_transport *transport, size_t *low, size_t *high);
+
+/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet. */
+AIOLOOP_API size_t aioloop_transport_get_write_buffer_size(const aioloop_transport *transport);
+
+/* ReadTransport: nothing is delivered between pause_reading() and resume_reading(). Both may be repeated, and do nothing on a
+ * closing transport. */
+AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport);
+AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport);
+AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport);
+
+/* BaseTransport.close(): no more data is delivered; what is buffered is sent, then connection_lost comes with 0.
+ * WriteTransport.abort(): the same, but what is buffered is dropped. Both may be repeated. */
+AIOLOOP_API void aioloop_transport_close(aioloop_transport *transport);
+AIOLOOP_API void aioloop_transport_abort(aioloop_transport *transport);
+
+/* BaseTransport.is_closing(): true from the first close, abort, fatal error, or end that closed it. */
+AIOLOOP_API bool aioloop_transport_is_closing(const aioloop_transport *transport);
+
+/* BaseTransport.set_protocol(): from now on protocol gets every call, with self. Its instance_size and factory are not
+ * used; the old self stays in the transport's memory. AIOLOOP_EINVAL for NULL. */
+AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, const aioloop_protocol *protocol, void *self);
+
+/* BaseTransport.get_protocol(): the protocol, with its self stored at self unless that is NULL. */
+AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop_transport *transport, void **self);
+
+/* BaseTransport.get_extra_info(): "peername" and "sockname" give a const aioloop_address *, kept after the loss; "socket" gives a
+ * const aioloop_socket *, for looking and for options only (not for reading, writing, closing or blocking), fallback after
+ * the loss. Unknown names give fallback. The pointer is valid as long as the transport. */
+AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
+                                                         const void *fallback);
+
+#endif
+
+/* >> src/api/server.h */
+/*
+ * server.h - listening.                                        (asyncio: base_events.Server)
+ *
+ * A server is counted. The loop holds one reference while it is open or a connection of it lives; the functions that make
+ * one give another to whoever takes their result. Dropping yours does not stop it.
+ */
+#ifndef AIOLOOP_API_SERVER_H
+#define AIOLOOP_API_SERVER_H
+
+/* Options of aioloop_create_server; all zero: asyncio's defaults. */
+typedef struct aioloop_server_options {
+    const char *const *hosts;   /* several hosts instead of one, with host NULL */
+    size_t host_count;
+    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid */
+    int family;                 /* aioloop_family: only addresses of this one */
+    int backlog;                /* 0: 100. Also how many connections are accepted in one iteration. */
+    bool no_reuse_address;      /* do not set SO_REUSEADDR */
+    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL where there is none */
+    bool keep_alive;            /* set SO_KEEPALIVE, also on the connections */
+    bool defer_serving;         /* start_serving=False: bind, but listen only on aioloop_server_start_serving */
+    aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
+    aioloop_time ssl_handshake_timeout; /* with ssl only */
+    aioloop_time ssl_shutdown_timeout;
+    aioloop_time timeout;       /* for looking up names; 0: none */
+} aioloop_server_options;
+
+/* loop.create_server(): listens on host (a numeric address, "localhost", or NULL or "": every interface of IPv4 and IPv6) and
+ * port (0: one that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many
+ * sockets listen. It is listening when the call returns. For each connection the factory and connection_made are called.
+ * Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the bind or listen with the address in
+ * the message, AIOLOOP_ENOTAVAILABLE for names, AIOLOOP_ENOMEM. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,
+                                                                   void *arg, const char *host, int port,
+                                                                   const aioloop_server_options *options);
+
+typedef struct aioloop_unix_server_options {
+    const aioloop_socket *sock; /* a bound Unix stream socket instead of path; as above */
+    size_t path_size;           /* bytes of path; 0: it ends with a zero. Needed for the abstract name space. */
+    int backlog;
+    bool no_cleanup_socket;     /* cleanup_socket=False: leave the file when the server closes */
+    bool defer_serving;
+    aioloop_ssl_context *ssl;
+    aioloop_time ssl_handshake_timeout;
+    aioloop_time ssl_shutdown_timeout;
+    aioloop_time timeout;
+} aioloop_unix_server_options;
+
+/* loop.create_unix_server(): listens on a path. A socket file that is there is removed before, any other file gives
+ * AIOLOOP_EADDRINUSE. Closing the server removes the file if it is still the one made. As aioloop_create_server. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_unix_server(aioloop *loop, const aioloop_protocol *protocol,
+                                                                        void *arg, const char *path,
+                                                                        const aioloop_unix_server_options *options);
+
+/* One owner more, and one less. NULL is ignored. */
+AIOLOOP_API aioloop_server *aioloop_server_ref(aioloop_server *server);
+AIOLOOP_API void aioloop_server_unref(aioloop_server *server);
+
+/* Server.close(): the listening sockets are closed when it returns; connections live on. May be repeated. */
+AIOLOOP_API void aioloop_server_close(aioloop_server *server);
+
+/* Server.close_clients(), Server.abort_clients(): closes (aborts) every live connection of the server. */
+AIOLOOP_API void aioloop_server_close_clients(aioloop_server *server);
+AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server);
+
+/* Server.wait_closed(): done when the server is closed and every connection of it is lost. Cancelling it changes nothing else. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_wait_closed(aioloop_server *server);
+
+/* Server.start_serving(): starts listening. 0, also when it listens already; AIOLOOP_EMISUSE on a closed server; the system's
+ * error. Immediate, so it returns no future. */
+AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server);
+
+/* Server.serve_forever(): starts listening and stays pending. Cancelling it, or closing the server, closes the server and ends
+ * it as cancelled once every connection is lost. AIOLOOP_EMISUSE if one is pending already or the server is closed. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_serve_forever(aioloop_server *server);
+
+/* Server.is_serving(), Server.get_loop(). */
+AIOLOOP_API bool aioloop_server_is_serving(const aioloop_server *server);
+AIOLOOP_API aioloop *aioloop_server_get_loop(const aioloop_server *server);
+
+/* Server.sockets: how many there are (0 once closed), and what the i-th is: its number, for looking and for options only, and
+ * its address. AIOLOOP_EINVAL for an index out of range. Each pointer may be NULL. */
+AIOLOOP_API size_t aioloop_server_socket_count(const aioloop_server *server);
+AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, aioloop_socket *sock, aioloop_address *address);
+
+#endif
+
+/* >> src/api/sim.h */
+/*
+ * sim.h - the simulated back end: test your program without a network and without waiting.
+ *
+ * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is ready it
+ * jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory: servers
+ * and connections of this loop reach each other at any loopback or wildcard address and at any path; everything else
+ * refuses. The same seed replays the same run exactly.
+ *
+ * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do: results
+ * arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
+ */
+#ifndef AIOLOOP_API_SIM_H
+#define AIOLOOP_API_SIM_H
+
+/* All of these answer AIOLOOP_ENOTAVAILABLE on another back end. */
+
+/* Two connected stream sockets, for aioloop_connect_accepted_socket and the like; the caller's until given away.
+ * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
+
+/* Closes a simulated socket that was never given away. AIOLOOP_EBADF. */
+AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket);
+
+/* How long what is sent from now on is under way: between minimum and maximum, drawn anew for each piece; the order within a
+ * connection is kept. AIOLOOP_EINVAL for a negative or reversed pair. */
+AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aioloop_time maximum);
+
+/* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for 0. */
+AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes);
+
+/* While on, nothing that is under way arrives, and connects hang: a partition of the network. */
+AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on);
+
+/* Breaks the connection under a transport as a network does: both ends fail with error (AIOLOOP_ECONNRESET, AIOLOOP_ETIMEDOUT,
+ * AIOLOOP_EHOSTUNREACH ...), what is under way is lost. AIOLOOP_EINVAL if it has none. */
+AIOLOOP_API int aioloop_sim_break(aioloop_transport *transport, int error);
+
+/* The next count accepts on this loop fail with error (AIOLOOP_EMFILE ...), as those of a system that has run out. */
+AIOLOOP_API int aioloop_sim_fail_accepts(aioloop *loop, int error, unsigned count);
+
+/* A random number below bound from the run's own seeded sequence, so that a test's choices replay with it; 0 for bound 0. */
+AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound);
+
+#endif
+
+/* >> src/api/port.h */
+/*
+ * port.h - what a firmware supplies when there is no operating system (AIOLOOP_PORT 1).
+ *
+ * The smallest port: a clock, a way to wait, and a lock against interrupts. With it callbacks, timers and futures work; calls
+ * that need descriptors or sockets answer AIOLOOP_ENOTAVAILABLE. The user writes these five functions; the library calls them.
+ */
+#ifndef AIOLOOP_API_PORT_H
+#define AIOLOOP_API_PORT_H
+
+/* The time in nanoseconds since any moment; never goes back. */
+extern aioloop_time aioloop_port_now(void);
+
+/* Waits until the clock shows deadline (AIOLOOP_FOREVER: no limit) or aioloop_port_wake was called since the last wait began;
+ * may return early. A board waits for an interrupt here. */
+extern void aioloop_port_sleep_until(aioloop_time deadline);
+
+/* Ends the wait; called from any interrupt or thread by aioloop_call_soon_threadsafe. */
+extern void aioloop_port_wake(void);
+
+/* Keeps interrupts (and threads) away for a few instructions. The result of lock is given to unlock. */
+extern uint32_t aioloop_port_lock(void);
+extern void aioloop_port_unlock(uint32_t state);
+
+#endif
+
+/* >> src/aioloop.h */
+#ifdef __cplusplus
+}
+#endif
+
+/* >> src/api/sites.h */
+/*
+ * sites.h - with AIOLOOP_DEBUG_SITES, what makes something says where.
+ *
+ * Object-like macros of the same names, so a function's address can still be taken and nothing changes its type.
+ */
+#ifndef AIOLOOP_API_SITES_H
+#define AIOLOOP_API_SITES_H
+
+#ifdef AIOLOOP_DEBUG_SITES
+#define AIOLOOP_SITE(function) (aioloop_site(__FILE__, __LINE__), function)
+#define aioloop_new_event_loop AIOLOOP_SITE(aioloop_new_event_loop)
+#define aioloop_call_soon AIOLOOP_SITE(aioloop_call_soon)
+#define aioloop_call_soon_context AIOLOOP_SITE(aioloop_call_soon_context)
+#define aioloop_call_soon_threadsafe AIOLOOP_SITE(aioloop_call_soon_threadsafe)
+#define aioloop_call_soon_threadsafe_context AIOLOOP_SITE(aioloop_call_soon_threadsafe_context)
+#define aioloop_call_later AIOLOOP_SITE(aioloop_call_later)
+#define aioloop_call_at AIOLOOP_SITE(aioloop_call_at)
+#define aioloop_call_at_context AIOLOOP_SITE(aioloop_call_at_context)
+#define aioloop_add_reader AIOLOOP_SITE(aioloop_add_reader)
+#define aioloop_add_writer AIOLOOP_SITE(aioloop_add_writer)
+#define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
+#define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
+#define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)
+#define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
+#define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
+#define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
+#define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
+#define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#endif /* AIOLOOP_H */
+
+#if defined(AIOLOOP_IMPLEMENTATION) && !defined(AIOLOOP_IMPLEMENTED)
+#define AIOLOOP_IMPLEMENTED
+
+/* >> src/base/platform.h */
+/*
+ * platform.h - what compiler and system this is, what they have, and every system header.
+ *
+ * The only file (with the spine, sys/, poll/ and io/) that asks. Every AIOL_HAVE_... and AIOL_OS_... is
+ * always defined, to 0 or 1. System headers stand here in one order, so that nothing depends on what a
+ * user included before.
+ */
+#ifndef AIOL_BASE_PLATFORM_H
+#define AIOL_BASE_PLATFORM_H
+
+#ifndef AIOLOOP_USE_THREADS
+#define AIOLOOP_USE_THREADS 1
+#endif
+#ifndef AIOLOOP_USE_DEBUG
+#define AIOLOOP_USE_DEBUG 1
+#endif
+#ifndef AIOLOOP_PORT
+#define AIOLOOP_PORT 0
+#endif
+
+#if AIOLOOP_PORT
+#define AIOL_OS_NONE 1
+#define AIOL_OS_POSIX 0
+#elif defined(__unix__) || defined(__APPLE__) || defined(__linux__)
+#define AIOL_OS_NONE 0
+#define AIOL_OS_POSIX 1
+#else
+#error "aioloop.h: there is no back end for this system yet; with AIOLOOP_PORT 1 it runs on the five functions of port.h"
+#endif
+
+#if defined(__linux__) && AIOL_OS_POSIX
+#define AIOL_OS_LINUX 1
+#else
+#define AIOL_OS_LINUX 0
+#endif
+
+/* ---- back ends ---- */
+
+#ifndef AIOLOOP_BACKENDS
+#if AIOL_OS_LINUX
+#define AIOLOOP_BACKENDS                                                                           \
+    (AIOLOOP_BACKEND_EPOLL | AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
+#elif AIOL_OS_POSIX
+#define AIOLOOP_BACKENDS (AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
+#else
+#define AIOLOOP_BACKENDS 0
+#endif
+#endif
+
+#define AIOL_HAVE_EPOLL (AIOL_OS_LINUX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_EPOLL) != 0)
+#define AIOL_HAVE_POLL (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_POLL) != 0)
+#define AIOL_HAVE_SELECT (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SELECT) != 0)
+#define AIOL_HAVE_SIM (((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SIM) != 0)
+#define AIOL_HAVE_PORT AIOL_OS_NONE
+#define AIOL_HAVE_REACTOR (AIOL_HAVE_EPOLL || AIOL_HAVE_POLL || AIOL_HAVE_SELECT)
+
+#if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT
+#error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
+#endif
+
+/* ---- system headers ---- */
+
+/* tcc with glibc: <sys/cdefs.h> makes __attribute__ vanish, and struct epoll_event is then not packed. */
+#if defined(__TINYC__) && AIOL_OS_LINUX
+#include <features.h>
+#undef __attribute__
+#endif
+
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if AIOL_OS_POSIX
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/types.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <time.h>
+#include <unistd.h>
+#if AIOL_HAVE_POLL
+#include <poll.h>
+#endif
+#if AIOL_HAVE_SELECT
+#include <sys/select.h>
+#endif
+#if AIOL_OS_LINUX
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#if AIOL_HAVE_EPOLL
+#include <sys/epoll.h>
+#endif
+#endif
+#endif
+
+/* ---- what the system's calls can do ---- */
+
+#define AIOL_HAVE_EVENTFD AIOL_OS_LINUX
+#if AIOL_OS_LINUX || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__)
+#define AIOL_HAVE_ACCEPT4 1
+#define AIOL_HAVE_PIPE2 1
+#else
+#define AIOL_HAVE_ACCEPT4 0
+#define AIOL_HAVE_PIPE2 0
+#endif
+#if AIOL_OS_LINUX && defined(SYS_epoll_pwait2)
+#define AIOL_HAVE_EPOLL_PWAIT2 1
+#else
+#define AIOL_HAVE_EPOLL_PWAIT2 0
+#endif
+
+/* ---- the compiler ---- */
+
+#if defined(__GNUC__) || defined(__clang__)
+#define AIOL_LIKELY(x) __builtin_expect(!!(x), 1)
+#define AIOL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define AIOL_UNUSED __attribute__((unused))
+#define AIOL_NOINLINE __attribute__((noinline))
+#else
+#define AIOL_LIKELY(x) (x)
+#define AIOL_UNLIKELY(x) (x)
+#define AIOL_UNUSED
+#define AIOL_NOINLINE
+#endif
+
+#ifndef AIOLOOP_INTERNAL
+#define AIOLOOP_INTERNAL AIOL_UNUSED static
+#endif
+
+/* Inline in the sense of every standard from C99 and C++: a function of this translation unit. */
+#define AIOL_INLINE AIOL_UNUSED static inline
+
+#if !AIOLOOP_USE_THREADS || AIOLOOP_PORT
+#define AIOL_THREAD_LOCAL
+#elif defined(__cplusplus)
+#define AIOL_THREAD_LOCAL thread_local
+#elif defined(__GNUC__) || defined(__clang__)
+#define AIOL_THREAD_LOCAL __thread
+#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L && !defined(__STDC_NO_THREADS__)
+#define AIOL_THREAD_LOCAL _Thread_local
+#else
+#error "aioloop.h: this compiler has no thread-local variables; compile with AIOLOOP_USE_THREADS 0"
+#endif
+
+/* Without an operating system a call may come from an interrupt of the loop's own thread. */
+#define AIOL_KNOWS_ITS_THREAD (!AIOLOOP_PORT)
+
+/* ---- where memory comes from, and how tests make the system fail ---- */
+
+#ifndef AIOLOOP_MALLOC
+#define AIOLOOP_MALLOC(size) malloc(size)
+#define AIOLOOP_REALLOC(pointer, size) realloc(pointer, size)
+#define AIOLOOP_FREE(pointer) free(pointer)
+#endif
+
+/* AIOL_SYS(name, call): a call of the system that answers -1 and errno. AIOLOOP_FAULT(name), if defined, is asked before
+ * it: 0 to go on, else the errno to fail with. The tests make every call fail this way, one at a time. */
+#ifdef AIOLOOP_FAULT
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+    int AIOLOOP_FAULT(const char *name);
+AIOL_INLINE int aiol_fault(const char *name) {
+    int error = AIOLOOP_FAULT(name);
+    if (error == 0)
+        return 0;
+    errno = error;
+    return 1;
+}
+#define AIOL_SYS(name, call) (aiol_fault(#name) ? -1 : (call))
+#else
+#define AIOL_SYS(name, call) (call)
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* base: memory, structures, errors; knows neither loop nor socket. */
+
+/* >> src/base/util.h */
+/*
+ * util.h - assertions and small arithmetic.
+ */
+#ifndef AIOL_BASE_UTIL_H
+#define AIOL_BASE_UTIL_H
+
+/* A broken promise inside the library. Costs nothing in a release build (NDEBUG). */
+#ifdef NDEBUG
+#define AIOL_ASSERT(x) ((void)0)
+#else
+#define AIOL_ASSERT(x) ((x) ? (void)0 : aiol_assert_failed(#x, __FILE__, __LINE__))
+#endif
+
+/* The same, always on: for aioloop_verify. */
+#define AIOL_VERIFY(x) ((x) ? (void)0 : aiol_assert_failed(#x, __FILE__, __LINE__))
+
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_assert_failed(const char *what, const char *file, int line) {
+    fprintf(stderr, "aioloop: broken: %s (%s:%d)\n", what, file, line);
+    abort();
+}
+
+#define AIOL_STATIC_ASSERT(x, name) typedef char aiol_static_assert_##name[(x) ? 1 : -1] AIOL_UNUSED
+
+#define AIOL_CONTAINER(pointer, type, member)                                                      \
+    ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+
+/* Stores a pointer at out, the address of an object pointer of any type (or NULL). By memcpy: a void ** that points to a
+ * T * would break the rules of aliasing. */
+AIOL_INLINE void aiol_store_pointer(void *out, void *pointer) {
+    if (out != NULL)
+        memcpy(out, &pointer, sizeof(pointer));
+}
+
+AIOL_INLINE aioloop_time aiol_time_add(aioloop_time a, aioloop_time b) {
+    if (b > 0 && a > INT64_MAX - b)
+        return INT64_MAX;
+    if (b < 0 && a < INT64_MIN + 1 - b)
+        return INT64_MIN + 1;
+    return a + b;
+}
+
+AIOL_INLINE size_t aiol_min_size(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+#endif
+
+/* >> src/base/atomic.h */
+/*
+ * atomic.h - the few atomic operations the library needs.
+ *
+ * Three branches: the builtins of GCC and Clang; and, with AIOLOOP_USE_THREADS 0, plain memory, which is what compilers
+ * without atomics (tcc) get. On a firmware port the port's lock makes them atomic against interrupts where the
+ * builtins would not (see aiol_port_guard in io/port.c).
+ */
+#ifndef AIOL_BASE_ATOMIC_H
+#define AIOL_BASE_ATOMIC_H
+
+#if !AIOLOOP_USE_THREADS
+#define aiol_load(pointer) (*(pointer))
+#define aiol_load_relaxed(pointer) (*(pointer))
+#define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
+AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
+    uint32_t old = *pointer;
+    *pointer = value;
+    return old;
+}
+AIOL_INLINE uint32_t aiol_add_u32(uint32_t *pointer, uint32_t value) {
+    return *pointer += value;
+}
+AIOL_INLINE void *aiol_exchange_pointer(void **pointer, void *value) {
+    void *old = *pointer;
+    *pointer = value;
+    return old;
+}
+AIOL_INLINE bool aiol_cas_pointer(void **pointer, void **expected, void *value) {
+    if (*pointer != *expected) {
+        *expected = *pointer;
+        return false;
+    }
+    *pointer = value;
+    return true;
+}
+#elif defined(__GNUC__) || defined(__clang__)
+#define aiol_load(pointer) __atomic_load_n(pointer, __ATOMIC_SEQ_CST)
+#define aiol_load_relaxed(pointer) __atomic_load_n(pointer, __ATOMIC_RELAXED)
+#define aiol_store(pointer, value) __atomic_store_n(pointer, value, __ATOMIC_SEQ_CST)
+AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
+    return __atomic_exchange_n(pointer, value, __ATOMIC_SEQ_CST);
+}
+AIOL_INLINE uint32_t aiol_add_u32(uint32_t *pointer, uint32_t value) {
+    return __atomic_add_fetch(pointer, value, __ATOMIC_SEQ_CST);
+}
+AIOL_INLINE void *aiol_exchange_pointer(void **pointer, void *value) {
+    return __atomic_exchange_n(pointer, value, __ATOMIC_SEQ_CST);
+}
+AIOL_INLINE bool aiol_cas_pointer(void **pointer, void **expected, void *value) {
+    return __atomic_compare_exchange_n(pointer, expected, value, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
+}
+#else
+#error "aioloop.h: this compiler has no atomic operations; compile with AIOLOOP_USE_THREADS 0"
+#endif
+
+#endif
+
+/* >> src/base/list.h */
+/*
+ * list.h - a doubly linked list through its members.
+ *
+ * A head is a link too; an empty list points to itself. A link that is in no list has next == NULL.
+ */
+#ifndef AIOL_BASE_LIST_H
+#define AIOL_BASE_LIST_H
+
+typedef struct aiol_link {
+    struct aiol_link *next;
+    struct aiol_link *prev;
+} aiol_link;
+
+AIOL_INLINE void aiol_list_init(aiol_link *head) {
+    head->next = head;
+    head->prev = head;
+}
+
+AIOL_INLINE bool aiol_list_empty(const aiol_link *head) {
+    return head->next == head;
+}
+
+AIOL_INLINE void aiol_list_append(aiol_link *head, aiol_link *link) {
+    AIOL_ASSERT(link->next == NULL);
+    link->next = head;
+    link->prev = head->prev;
+    head->prev->next = link;
+    head->prev = link;
+}
+
+/* Does nothing for a link that is in no list. */
+AIOL_INLINE void aiol_list_remove(aiol_link *link) {
+    if (link->next == NULL)
+        return;
+    link->next->prev = link->prev;
+    link->prev->next = link->next;
+    link->next = NULL;
+    link->prev = NULL;
+}
+
+#endif
+
+/* >> src/base/mem.c */
+/*
+ * mem.c - every allocation of the library goes through here.
+ *
+ * Sizes are passed to free as well, so that an allocator needs no headers of its own.
+ */
+#ifndef AIOL_BASE_MEM_C
+#define AIOL_BASE_MEM_C
+
+static void *aiol_default_allocate(void *context, void *pointer, size_t old_size, size_t new_size) {
+    (void)context;
+    (void)old_size;
+    if (new_size == 0) {
+        AIOLOOP_FREE(pointer);
+        return NULL;
+    }
+    if (pointer == NULL)
+        return AIOLOOP_MALLOC(new_size);
+    return AIOLOOP_REALLOC(pointer, new_size);
+}
+
+static const aioloop_allocator aiol_default_allocator = {aiol_default_allocate, NULL};
+
+AIOLOOP_INTERNAL void *aiol_alloc(const aioloop_allocator *a, size_t size) {
+    return a->allocate(a->context, NULL, 0, size);
+}
+
+AIOLOOP_INTERNAL void *aiol_alloc_zero(const aioloop_allocator *a, size_t size) {
+    void *p = aiol_alloc(a, size);
+    if (p != NULL)
+        memset(p, 0, size);
+    return p;
+}
+
+AIOLOOP_INTERNAL void aiol_free(const aioloop_allocator *a, void *p, size_t size) {
+    if (p != NULL)
+        a->allocate(a->context, p, size, 0);
+}
+
+/* Makes an array at *array of *capacity elements hold at least wanted; grows by half. New elements are zeroed. 0 or
+ * AIOLOOP_ENOMEM with everything as it was. array is the address of a pointer to the elements. */
+AIOLOOP_INTERNAL int aiol_grow(const aioloop_allocator *a, void *array, size_t *capacity, size_t element_size,
+                               size_t wanted) {
+    void *old;
+    void *grown;
+    size_t n;
+    if (wanted <= *capacity)
+        return 0;
+    n = *capacity + *capacity / 2;
+    if (n < wanted)
+        n = wanted;
+    if (n < 8)
+        n = 8;
+    if (n > SIZE_MAX / 2 / element_size)
+        return AIOLOOP_ENOMEM;
+    memcpy(&old, array, sizeof(old));
+    grown = a->allocate(a->context, old, *capacity * element_size, n * element_size);
+    if (grown == NULL)
+        return AIOLOOP_ENOMEM;
+    memset((char *)grown + *capacity * element_size, 0, (n - *capacity) * element_size);
+    memcpy(array, &grown, sizeof(grown));
+    *capacity = n;
+    return 0;
+}
+
+/* A copy of a string, ended by a zero; NULL for NULL or no memory. Free it with aiol_free_string. */
+AIOLOOP_INTERNAL char *aiol_copy_string(const aioloop_allocator *a, const char *text) {
+    size_t size;
+    char *copy;
+    if (text == NULL)
+        return NULL;
+    size = strlen(text) + 1;
+    copy = (char *)aiol_alloc(a, size);
+    if (copy != NULL)
+        memcpy(copy, text, size);
+    return copy;
+}
+
+AIOLOOP_INTERNAL void aiol_free_string(const aioloop_allocator *a, char *text) {
+    if (text != NULL)
+        aiol_free(a, text, strlen(text) + 1);
+}
+
+#endif
+
+/* >> src/base/error.c */
+/*
+ * error.c - codes, their texts, and errors with a message.
+ */
+#ifndef AIOL_BASE_ERROR_C
+#define AIOL_BASE_ERROR_C
+
+typedef struct aiol_error_entry {
+    int code;
+    const char *name;
+    const char *text;
+} aiol_error_entry;
+
+static const aiol_error_entry aiol_error_table[] = {
+#define AIOL_ERROR_ENTRY(name, code, text) {code, #name, text},
+    AIOLOOP_ERRORS(AIOL_ERROR_ENTRY)
+#undef AIOL_ERROR_ENTRY
+};
+
+static const aiol_error_entry *aiol_error_find(int code) {
+    size_t i;
+    for (i = 0; i < sizeof(aiol_error_table) / sizeof(aiol_error_table[0]); i++)
+        if (aiol_error_table[i].code == code)
+            return &aiol_error_table[i];
+    return NULL;
+}
+
+AIOLOOP_API const char *aioloop_strerror(int code) {
+    const aiol_error_entry *entry = aiol_error_find(code);
+    if (code >= 0)
+        return "success";
+    return entry != NULL ? entry->text : "unknown error";
+}
+
+AIOLOOP_API const char *aioloop_error_name(int code) {
+    const aiol_error_entry *entry = aiol_error_find(code);
+    if (code >= 0)
+        return "OK";
+    return entry != NULL ? entry->name : "EUNKNOWN";
+}
+
+#if AIOL_OS_POSIX
+/* Translates errno. Its numbers differ between systems, ours do not; one that has no name here keeps its number, out of
+ * the way of the others. */
+AIOLOOP_INTERNAL int aiol_error_from_errno(int number) {
+    switch (number) {
+#define AIOL_ERRNO_CASE(name, code, text)                                                          \
+    case name:                                                                                     \
+        return AIOLOOP_##name;
+        AIOLOOP_SYSTEM_ERRORS(AIOL_ERRNO_CASE)
+#undef AIOL_ERRNO_CASE
+    case ETIMEDOUT:
+        return AIOLOOP_ETIMEDOUT;
+#if EWOULDBLOCK != EAGAIN
+    case EWOULDBLOCK:
+        return AIOLOOP_EAGAIN;
+#endif
+    default:
+        return number > 0 ? -10000 - number : AIOLOOP_EIO;
+    }
+}
+#endif
+
+/* ---- errors with a message ---- */
+
+#define AIOL_ERROR_TEXT_SIZE 256
+
+struct aioloop_error {
+    int code;
+    unsigned count;              /* of errors */
+    struct aioloop_error **list; /* owned */
+    char *text;                  /* "": nothing to add. Behind the struct in the same block, or a buffer of the owner's */
+};
+
+/* An error in a place that never allocates: a loop's or a thread's last one. */
+typedef struct aiol_error_slot {
+    struct aioloop_error error;
+    char buffer[AIOL_ERROR_TEXT_SIZE];
+} aiol_error_slot;
+
+AIOLOOP_API int aioloop_error_code(const aioloop_error *error) {
+    return error == NULL ? 0 : error->code;
+}
+
+AIOLOOP_API const char *aioloop_error_message(const aioloop_error *error) {
+    if (error == NULL)
+        return "success";
+    if (error->text == NULL || error->text[0] == '\0')
+        return aioloop_strerror(error->code);
+    return error->text;
+}
+
+AIOLOOP_API size_t aioloop_error_count(const aioloop_error *error) {
+    return error == NULL ? 0 : error->count;
+}
+
+AIOLOOP_API const aioloop_error *aioloop_error_at(const aioloop_error *error, size_t i) {
+    if (error == NULL || i >= error->count)
+        return NULL;
+    return error->list[i];
+}
+
+AIOLOOP_INTERNAL void aiol_error_set(aiol_error_slot *slot, int code, const char *format, va_list arguments) {
+    slot->error.code = code;
+    slot->error.text = slot->buffer;
+    slot->buffer[0] = '\0';
+    if (format != NULL)
+        vsnprintf(slot->buffer, sizeof(slot->buffer), format, arguments);
+}
+
+/* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to do. */
+AIOLOOP_INTERNAL struct aioloop_error *aiol_error_new(const aioloop_allocator *a, int code, const char *text,
+                                                      unsigned count) {
+    size_t length = text == NULL ? 0 : strlen(text);
+    size_t list_size = count * sizeof(struct aioloop_error *);
+    struct aioloop_error *e = (struct aioloop_error *)aiol_alloc(a, sizeof(*e) + list_size + length + 1);
+    if (e == NULL)
+        return NULL;
+    e->code = code;
+    e->count = 0;
+    e->list = (struct aioloop_error **)(void *)(e + 1);
+    e->text = (char *)(e + 1) + list_size;
+    if (length != 0)
+        memcpy(e->text, text, length);
+    e->text[length] = '\0';
+    return e;
+}
+
+AIOLOOP_INTERNAL void aiol_error_free(const aioloop_allocator *a, struct aioloop_error *e) {
+    unsigned i;
+    if (e == NULL)
+        return;
+    for (i = 0; i < e->count; i++)
+        aiol_error_free(a, e->list[i]);
+    aiol_free(a, e, (size_t)(e->text - (char *)e) + strlen(e->text) + 1);
+}
+
+#endif
+
+/* >> src/base/context.c */
+/*
+ * context.c - context variables, and what a thread remembers.                  (Python: contextvars)
+ *
+ * A map is an immutable set of values; changing a variable makes a new map, so capturing the current values is taking a
+ * counter, and the empty map is NULL and costs nothing. The current context is a HOME: the place that holds a map
+ * pointer. Whoever runs user code makes the place it keeps for that work the thread's home; a change replaces the
+ * pointer there. Counters are atomic, because work and its context may go to another thread.
+ */
+#ifndef AIOL_BASE_CONTEXT_C
+#define AIOL_BASE_CONTEXT_C
+
+typedef struct aiol_context_cell {
+    uint32_t refs;
+    const aioloop_context_var *var;
+    void *value;
+    void (*dispose)(void *value);
+} aiol_context_cell;
+
+typedef struct aiol_map {
+    uint32_t refs;
+    uint32_t count;
+    aiol_context_cell *cells[1]; /* count of them */
+} aiol_map;
+
+struct aioloop_context {
+    uint32_t refs;
+    bool current; /* some thread runs in it */
+    aiol_map *map;
+};
+
+typedef struct aiol_thread_state {
+    aioloop *running;
+    aioloop *current;     /* asyncio.set_event_loop */
+    bool current_was_set; /* also to NULL */
+    int running_process;  /* whose running is; a forked child has another */
+    aiol_map **home;      /* NULL: &base */
+    aiol_map *base;
+    const char *site_file; /* where the next object is made */
+    int site_line;
+    aiol_error_slot error; /* what had no loop to tell */
+} aiol_thread_state;
+
+static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
+
+AIOL_INLINE aiol_map **aiol_context_home(void) {
+    return aiol_thread.home != NULL ? aiol_thread.home : &aiol_thread.base;
+}
+
+static size_t aiol_map_size(uint32_t count) {
+    return sizeof(aiol_map) + (count == 0 ? 0 : count - 1) * sizeof(aiol_context_cell *);
+}
+
+AIOL_INLINE aiol_map *aiol_map_ref(aiol_map *map) {
+    if (AIOL_UNLIKELY(map != NULL))
+        aiol_add_u32(&map->refs, 1);
+    return map;
+}
+
+static void aiol_context_cell_unref(aiol_context_cell *cell) {
+    if (aiol_add_u32(&cell->refs, (uint32_t)-1) != 0)
+        return;
+    if (cell->dispose != NULL)
+        cell->dispose(cell->value);
+    aiol_free(&aiol_default_allocator, cell, sizeof(*cell));
+}
+
+static AIOL_NOINLINE void aiol_map_release(aiol_map *map) {
+    uint32_t i;
+    if (aiol_add_u32(&map->refs, (uint32_t)-1) != 0)
+        return;
+    for (i = 0; i < map->count; i++)
+        aiol_context_cell_unref(map->cells[i]);
+    aiol_free(&aiol_default_allocator, map, aiol_map_size(map->count));
+}
+
+AIOL_INLINE void aiol_map_unref(aiol_map *map) {
+    if (AIOL_UNLIKELY(map != NULL))
+        aiol_map_release(map);
+}
+
+/* Stores at *out a map like old but with cell for var (or, cell NULL, without var). Takes over the caller's reference to
+ * cell when it succeeds. */
+static int aiol_map_with(aiol_map *old, const aioloop_context_var *var, aiol_context_cell *cell, aiol_map **out) {
+    uint32_t old_count = old == NULL ? 0 : old->count;
+    aiol_map *map = (aiol_map *)aiol_alloc(&aiol_default_allocator, aiol_map_size(old_count + 1));
+    uint32_t i;
+    if (map == NULL)
+        return AIOLOOP_ENOMEM;
+    map->refs = 1;
+    map->count = 0;
+    for (i = 0; i < old_count; i++) {
+        if (old->cells[i]->var == var)
+            continue;
+        map->cells[map->count] = old->cells[i];
+        aiol_add_u32(&map->cells[map->count]->refs, 1);
+        map->count++;
+    }
+    if (cell != NULL)
+        map->cells[map->count++] = cell;
+    if (map->count < old_count + 1) {
+        /* Free is told the size, so the block must have the size that its count says. A failure to shrink cannot matter. */
+        aiol_map *fit = NULL;
+        if (map->count != 0)
+            fit = (aiol_map *)aiol_default_allocator.allocate(NULL, map, aiol_map_size(old_count + 1),
+                                                              aiol_map_size(map->count));
+        else
+            aiol_free(&aiol_default_allocator, map, aiol_map_size(old_count + 1));
+        if (map->count != 0 && fit == NULL) {
+            *out = map;
+            return 0;
+        }
+        map = fit;
+    }
+    *out = map;
+    return 0;
+}
+
+AIOLOOP_API void *aioloop_context_get(const aioloop_context_var *var) {
+    const aiol_map *map = *aiol_context_home();
+    uint32_t i;
+    if (var == NULL)
+        return NULL;
+    for (i = 0; map != NULL && i < map->count; i++)
+        if (map->cells[i]->var == var)
+            return map->cells[i]->value;
+    return var->default_value;
+}
+
+AIOLOOP_API int aioloop_context_set(const aioloop_context_var *var, void *value, void (*dispose)(void *value)) {
+    aiol_map **home = aiol_context_home();
+    aiol_map *old = *home;
+    aiol_map *map = NULL;
+    aiol_context_cell *cell = NULL;
+    int err;
+    if (var == NULL)
+        return AIOLOOP_EINVAL;
+    if (value != var->default_value || dispose != NULL) { /* else: as if never set */
+        cell = (aiol_context_cell *)aiol_alloc(&aiol_default_allocator, sizeof(*cell));
+        if (cell == NULL)
+            return AIOLOOP_ENOMEM;
+        cell->refs = 1;
+        cell->var = var;
+        cell->value = value;
+        cell->dispose = dispose;
+    }
+    err = aiol_map_with(old, var, cell, &map);
+    if (err < 0) {
+        aiol_free(&aiol_default_allocator, cell, sizeof(*cell));
+        return err;
+    }
+    *home = map;
+    aiol_map_unref(old);
+    return 0;
+}
+
+AIOLOOP_API aioloop_context *aioloop_copy_context(void) {
+    aioloop_context *context = (aioloop_context *)aiol_alloc(&aiol_default_allocator, sizeof(*context));
+    if (context == NULL)
+        return NULL;
+    context->refs = 1;
+    context->current = false;
+    context->map = aiol_map_ref(*aiol_context_home());
+    return context;
+}
+
+AIOLOOP_API void aioloop_context_ref(aioloop_context *context) {
+    if (context != NULL)
+        aiol_add_u32(&context->refs, 1);
+}
+
+AIOLOOP_API void aioloop_context_unref(aioloop_context *context) {
+    if (context == NULL || aiol_add_u32(&context->refs, (uint32_t)-1) != 0)
+        return;
+    aiol_map_unref(context->map);
+    aiol_free(&aiol_default_allocator, context, sizeof(*context));
+}
+
+AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg) {
+    aiol_map **saved = aiol_thread.home;
+    if (context == NULL || fn == NULL)
+        return AIOLOOP_EINVAL;
+    if (context->current)
+        return AIOLOOP_EMISUSE;
+    aioloop_context_ref(context);
+    context->current = true;
+    aiol_thread.home = &context->map;
+    fn(arg);
+    aiol_thread.home = saved;
+    context->current = false;
+    aioloop_context_unref(context);
+    return 0;
+}
+
+AIOLOOP_API void aioloop_site(const char *file, int line) {
+    aiol_thread.site_file = file;
+    aiol_thread.site_line = line;
+}
+
+AIOLOOP_API aioloop_time aioloop_seconds(double seconds) {
+    double ns = seconds * 1e9;
+    if (ns != ns)
+        return AIOLOOP_NOT_A_TIME;
+    if (ns >= 9.2e18)
+        return AIOLOOP_FOREVER;
+    if (ns <= -9.2e18)
+        return AIOLOOP_NOT_A_TIME + 1;
+    return (aioloop_time)ns;
+}
+
+#endif
+
+/* >> src/base/heap.h */
+/*
+ * heap.h - a 4-ary heap ordered by (key, tie).
+ *
+ * Entries hold the key beside the pointer, so a comparison touches the heap alone; only equal keys look at the items. Each
+ * item knows its place (aiol_heap_item.index), so removal needs no search.
+ */
+#ifndef AIOL_BASE_HEAP_H
+#define AIOL_BASE_HEAP_H
+
+#define AIOL_NOT_IN_HEAP UINT32_MAX
+
+typedef struct aiol_heap_item {
+    uint32_t index; /* its place, or AIOL_NOT_IN_HEAP */
+} aiol_heap_item;
+
+typedef struct aiol_heap_entry {
+    int64_t key;
+    aiol_heap_item *item;
+} aiol_heap_entry;
+
+typedef struct aiol_heap {
+    aiol_heap_entry *entries;
+    size_t count;
+    size_t capacity;
+    bool (*before)(const aiol_heap_item *a, const aiol_heap_item *b); /* for equal keys */
+} aiol_heap;
+
+AIOL_INLINE bool aiol_heap_less(const aiol_heap *h, aiol_heap_entry a, aiol_heap_entry b) {
+    return a.key < b.key || (a.key == b.key && h->before(a.item, b.item));
+}
+
+AIOL_INLINE void aiol_heap_put(aiol_heap *h, size_t i, aiol_heap_entry entry) {
+    h->entries[i] = entry;
+    entry.item->index = (uint32_t)i;
+}
+
+static void aiol_heap_up(aiol_heap *h, size_t i, aiol_heap_entry entry) {
+    while (i > 0) {
+        size_t parent = (i - 1) / 4;
+        if (!aiol_heap_less(h, entry, h->entries[parent]))
+            break;
+        aiol_heap_put(h, i, h->entries[parent]);
+        i = parent;
+    }
+    aiol_heap_put(h, i, entry);
+}
+
+static void aiol_heap_down(aiol_heap *h, size_t i, aiol_heap_entry entry) {
+    size_t count = h->count;
+    for (;;) {
+        size_t child = 4 * i + 1;
+        size_t best = child;
+        size_t end = child + 4;
+        aiol_heap_entry least;
+        if (child >= count)
+            break;
+        if (end > count)
+            end = count;
+        least = h->entries[child];
+        for (child++; child < end; child++) {
+            if (aiol_heap_less(h, h->entries[child], least)) {
+                least = h->entries[child];
+                best = child;
+            }
+        }
+        if (!aiol_heap_less(h, least, entry))
+            break;
+        aiol_heap_put(h, i, least);
+        i = best;
+    }
+    aiol_heap_put(h, i, entry);
+}
+
+/* 0 or AIOLOOP_ENOMEM. */
+AIOL_INLINE int aiol_heap_push(const aioloop_allocator *a, aiol_heap *h, int64_t key, aiol_heap_item *item) {
+    aiol_heap_entry entry;
+    if (h->count == h->capacity) {
+        int err;
+        if (h->count >= UINT32_MAX - 1)
+            return AIOLOOP_ENOMEM;
+        err = aiol_grow(a, &h->entries, &h->capacity, sizeof(h->entries[0]), h->count + 1);
+        if (err < 0)
+            return err;
+    }
+    entry.key = key;
+    entry.item = item;
+    aiol_heap_up(h, h->count++, entry);
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_heap_remove(aiol_heap *h, aiol_heap_item *item) {
+    size_t i = item->index;
+    aiol_heap_entry last;
+    AIOL_ASSERT(i < h->count && h->entries[i].item == item);
+    item->index = AIOL_NOT_IN_HEAP;
+    last = h->entries[--h->count];
+    if (i == h->count)
+        return;
+    if (i > 0 && aiol_heap_less(h, last, h->entries[(i - 1) / 4]))
+        aiol_heap_up(h, i, last);
+    else
+        aiol_heap_down(h, i, last);
+}
+
+/* Gives the item another key. */
+AIOLOOP_INTERNAL void aiol_heap_move(aiol_heap *h, aiol_heap_item *item, int64_t key) {
+    size_t i = item->index;
+    aiol_heap_entry entry;
+    bool earlier = key < h->entries[i].key;
+    entry.key = key;
+    entry.item = item;
+    if (earlier)
+        aiol_heap_up(h, i, entry);
+    else
+        aiol_heap_down(h, i, entry);
+}
+
+AIOLOOP_INTERNAL void aiol_heap_verify(const aiol_heap *h) {
+    size_t i;
+    for (i = 0; i < h->count; i++) {
+        AIOL_VERIFY(h->entries[i].item->index == i);
+        AIOL_VERIFY(i == 0 || !aiol_heap_less(h, h->entries[i], h->entries[(i - 1) / 4]));
+    }
+}
+
+#endif
+
+/* >> src/base/bytes.c */
+/*
+ * bytes.c - a queue of bytes in chunks: what was written and not yet sent.
+ *
+ * Bytes are copied into the last chunk or a new one, or a chunk stands for memory that was lent. Chunks do not move, so
+ * an operation may point into them while more is appended. Appending takes all or nothing. A lent chunk that is used
+ * up, or dropped, goes to the `done` list; its release function is user code and is called by the owner when
+ * that is allowed (aiol_bytes_release), never from in here.
+ */
+#ifndef AIOL_BASE_BYTES_C
+#define AIOL_BASE_BYTES_C
+
+#define AIOL_CHUNK_SIZE 4096u
+
+typedef void (*aiol_release_fn)(const void *data, size_t size, void *arg);
+
+typedef struct aiol_chunk {
+    struct aiol_chunk *next;
+    const unsigned char *start; /* the first byte still there */
+    size_t size;                /* bytes still there */
+    size_t room;                /* bytes that fit behind them; 0 for lent memory */
+    size_t block_size;          /* of this allocation */
+    aiol_release_fn release;    /* lent memory: NULL if not */
+    void *arg;
+    const void *lent;
+    size_t lent_size;
+} aiol_chunk;
+
+typedef struct aiol_bytes {
+    aiol_chunk *head;
+    aiol_chunk *tail;
+    aiol_chunk *done; /* lent chunks to be released */
+    size_t size;
+} aiol_bytes;
+
+static void aiol_bytes_link(aiol_bytes *q, aiol_chunk *chunk) {
+    chunk->next = NULL;
+    if (q->tail == NULL)
+        q->head = chunk;
+    else
+        q->tail->next = chunk;
+    q->tail = chunk;
+    q->size += chunk->size;
+}
+
+/* 0 or AIOLOOP_ENOMEM with nothing taken. */
+AIOLOOP_INTERNAL int aiol_bytes_append(aiol_bytes *q, const aioloop_allocator *a, const void *data, size_t size) {
+    const unsigned char *from = (const unsigned char *)data;
+    size_t here = q->tail == NULL ? 0 : aiol_min_size(q->tail->room, size);
+    aiol_chunk *chunk = NULL;
+    if (here < size) {
+        size_t rest = size - here;
+        size_t block = rest > AIOL_CHUNK_SIZE - sizeof(*chunk) ? rest + sizeof(*chunk) : AIOL_CHUNK_SIZE;
+        if (rest > SIZE_MAX - sizeof(*chunk))
+            return AIOLOOP_ENOMEM;
+        chunk = (aiol_chunk *)aiol_alloc(a, block);
+        if (chunk == NULL)
+            return AIOLOOP_ENOMEM;
+        memset(chunk, 0, sizeof(*chunk));
+        chunk->block_size = block;
+        chunk->start = (unsigned char *)(chunk + 1);
+        chunk->size = rest;
+        chunk->room = block - sizeof(*chunk) - rest;
+        memcpy(chunk + 1, from + here, rest);
+    }
+    if (here != 0) {
+        aiol_chunk *tail = q->tail;
+        memcpy((unsigned char *)tail + tail->block_size - tail->room, from, here);
+        tail->room -= here;
+        tail->size += here;
+        q->size += here;
+    }
+    if (chunk != NULL)
+        aiol_bytes_link(q, chunk);
+    return 0;
+}
+
+/* Appends lent memory, of which skip bytes are sent already. 0 or AIOLOOP_ENOMEM, and then it is not lent. */
+AIOLOOP_INTERNAL int aiol_bytes_lend(aiol_bytes *q, const aioloop_allocator *a, const void *data, size_t size,
+                                     size_t skip, aiol_release_fn release, void *arg) {
+    aiol_chunk *chunk = (aiol_chunk *)aiol_alloc_zero(a, sizeof(*chunk));
+    if (chunk == NULL)
+        return AIOLOOP_ENOMEM;
+    chunk->block_size = sizeof(*chunk);
+    chunk->start = (const unsigned char *)data + skip;
+    chunk->size = size - skip;
+    chunk->release = release;
+    chunk->arg = arg;
+    chunk->lent = data;
+    chunk->lent_size = size;
+    aiol_bytes_link(q, chunk);
+    return 0;
+}
+
+/* Moves everything of from, which becomes empty, behind q. */
+AIOLOOP_INTERNAL void aiol_bytes_join(aiol_bytes *q, aiol_bytes *from) {
+    if (from->head == NULL)
+        return;
+    if (q->tail == NULL)
+        q->head = from->head;
+    else
+        q->tail->next = from->head;
+    q->tail = from->tail;
+    q->size += from->size;
+    memset(from, 0, sizeof(*from));
+}
+
+/* Describes the first bytes in at most max pieces; returns how many. They stay where they are until consumed. */
+AIOLOOP_INTERNAL int aiol_bytes_pieces(const aiol_bytes *q, aioloop_buf *pieces, int max) {
+    const aiol_chunk *chunk;
+    int n = 0;
+    for (chunk = q->head; chunk != NULL && n < max; chunk = chunk->next) {
+        if (chunk->size == 0)
+            continue;
+        pieces[n].data = chunk->start;
+        pieces[n].size = chunk->size;
+        n++;
+    }
+    return n;
+}
+
+static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
+    aiol_chunk *chunk = q->head;
+    aiol_chunk **end;
+    q->head = chunk->next;
+    if (q->head == NULL)
+        q->tail = NULL;
+    q->size -= chunk->size;
+    if (chunk->release == NULL) {
+        aiol_free(a, chunk, chunk->block_size);
+        return;
+    }
+    for (end = &q->done; *end != NULL; end = &(*end)->next)
+        ;
+    chunk->next = NULL;
+    *end = chunk;
+}
+
+/* Drops the first n bytes. */
+AIOLOOP_INTERNAL void aiol_bytes_consume(aiol_bytes *q, const aioloop_allocator *a, size_t n) {
+    AIOL_ASSERT(n <= q->size);
+    while (q->head != NULL && n >= q->head->size) {
+        n -= q->head->size;
+        aiol_bytes_pop(q, a);
+    }
+    if (n != 0) {
+        q->head->start += n;
+        q->head->size -= n;
+        q->size -= n;
+    }
+}
+
+/* Drops everything. */
+AIOLOOP_INTERNAL void aiol_bytes_clear(aiol_bytes *q, const aioloop_allocator *a) {
+    while (q->head != NULL)
+        aiol_bytes_pop(q, a);
+    AIOL_ASSERT(q->size == 0);
+}
+
+/* Gives lent memory back to its owners. Calls user code, which may append to q; so each chunk leaves the list first. */
+AIOLOOP_INTERNAL void aiol_bytes_release(aiol_bytes *q, const aioloop_allocator *a) {
+    while (q->done != NULL) {
+        aiol_chunk *chunk = q->done;
+        q->done = chunk->next;
+        chunk->release(chunk->lent, chunk->lent_size, chunk->arg);
+        aiol_free(a, chunk, chunk->block_size);
+    }
+}
+
+AIOLOOP_INTERNAL void aiol_bytes_verify(const aiol_bytes *q) {
+    const aiol_chunk *chunk;
+    size_t size = 0;
+    for (chunk = q->head; chunk != NULL; chunk = chunk->next) {
+        size += chunk->size;
+        AIOL_VERIFY(chunk->next != NULL || chunk == q->tail);
+    }
+    AIOL_VERIFY(size == q->size);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+/* sys: one call of the system, one function. */
+
+/* >> src/sys/sys.h */
+/*
+ * sys.h - the system's calls as the library uses them: one call, one function.
+ *
+ * Each returns 0 or above, or an AIOLOOP_E code; out-parameters are untouched on failure. EINTR is retried where the call
+ * can be. Nothing here knows a loop. Sockets are made non-blocking and close-on-exec from birth. `without` is a sum of
+ * AIOL_WITHOUT_..., the features to do without, for tests.
+ */
+#ifndef AIOL_SYS_SYS_H
+#define AIOL_SYS_SYS_H
+
+enum {
+    AIOL_WITHOUT_ACCEPT4 = 1,
+    AIOL_WITHOUT_EPOLL_PWAIT2 = 2,
+    AIOL_WITHOUT_EVENTFD = 4,
+    AIOL_WITHOUT_PIPE2 = 8
+};
+
+#define AIOL_NO_SOCKET ((aioloop_socket)-1)
+#define AIOL_IOV_MAX 64 /* pieces of one send */
+
+typedef enum aiol_socket_option {
+    AIOL_OPTION_REUSE_ADDRESS,
+    AIOL_OPTION_REUSE_PORT,
+    AIOL_OPTION_KEEP_ALIVE,
+    AIOL_OPTION_NO_DELAY,
+    AIOL_OPTION_V6_ONLY
+} aiol_socket_option;
+
+/* What a socket file is, to know it again. */
+typedef struct aiol_path_identity {
+    uint64_t device;
+    uint64_t inode;
+    bool is_socket;
+} aiol_path_identity;
+
+/* Room for the path that an address of a Unix socket points to. */
+typedef struct aiol_path_room {
+    char bytes[108];
+} aiol_path_room;
+
+#if AIOL_OS_POSIX
+AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
+AIOLOOP_INTERNAL int aiol_process_id(void);
+
+AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
+AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
+AIOLOOP_INTERNAL int aiol_socket_bind(aioloop_socket s, const aioloop_address *address);
+AIOLOOP_INTERNAL int aiol_socket_listen(aioloop_socket s, int backlog);
+AIOLOOP_INTERNAL int aiol_socket_accept(aioloop_socket s, unsigned without, aioloop_socket *out,
+                                        aioloop_address *peer, aiol_path_room *room);
+/* 0: connected; AIOLOOP_EINPROGRESS: ask aiol_socket_connected once it is writable. */
+AIOLOOP_INTERNAL int aiol_socket_connect(aioloop_socket s, const aioloop_address *address);
+AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
+/* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
+AIOLOOP_INTERNAL int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
+AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
+AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
+/* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
+AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
+AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+/* 0 if s is a descriptor of any kind. */
+AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
+
+AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
+AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
+#endif
+
+#endif
+
+/* >> src/sys/address.c */
+/*
+ * address.c - addresses as values and as text. No call of the system.
+ */
+#ifndef AIOL_SYS_ADDRESS_C
+#define AIOL_SYS_ADDRESS_C
+
+/* ---- parsing ---- */
+
+static bool aiol_address_parse_v4(const char *text, size_t size, uint8_t *ip) {
+    size_t i = 0;
+    int part;
+    for (part = 0; part < 4; part++) {
+        unsigned value = 0;
+        size_t start = i;
+        while (i < size && text[i] >= '0' && text[i] <= '9' && i - start < 3)
+            value = value * 10 + (unsigned)(text[i++] - '0');
+        if (i == start || value > 255 || (i - start > 1 && text[start] == '0'))
+            return false;
+        ip[part] = (uint8_t)value;
+        if (part < 3 && (i >= size || text[i++] != '.'))
+            return false;
+    }
+    return i == size;
+}
+
+static int aiol_address_hex(char c) {
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+static bool aiol_address_parse_v6(const char *text, size_t size, uint8_t *ip) {
+    uint8_t bytes[16];
+    size_t n = 0;        /* bytes filled */
+    size_t gap = SIZE_MAX; /* where "::" stands */
+    size_t i = 0;
+    memset(bytes, 0, sizeof(bytes));
+    if (size >= 2 && text[0] == ':' && text[1] == ':') {
+        gap = 0;
+        i = 2;
+    }
+    while (i < size) {
+        unsigned value = 0;
+        size_t start = i;
+        while (i < size && aiol_address_hex(text[i]) >= 0 && i - start < 4)
+            value = value * 16 + (unsigned)aiol_address_hex(text[i++]);
+        if (i < size && text[i] == '.') { /* the last four bytes as IPv4 */
+            if (n > 12 || !aiol_address_parse_v4(text + start, size - start, bytes + n))
+                return false;
+            n += 4;
+            i = size;
+            break;
+        }
+        if (i == start || n >= 16)
+            return false;
+        bytes[n++] = (uint8_t)(value >> 8);
+        bytes[n++] = (uint8_t)value;
+        if (i == size)
+            break;
+        if (text[i++] != ':' || i == size)
+            return false;
+        if (text[i] == ':') {
+            if (gap != SIZE_MAX)
+                return false;
+            gap = n;
+            i++;
+        }
+    }
+    if (gap == SIZE_MAX ? n != 16 : n > 14)
+        return false;
+    memset(ip, 0, 16);
+    if (gap == SIZE_MAX)
+        gap = n;
+    memcpy(ip, bytes, gap);
+    memcpy(ip + 16 - (n - gap), bytes + gap, n - gap);
+    return true;
+}
+
+AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port) {
+    aioloop_address parsed;
+    size_t size;
+    if (address == NULL || host == NULL || port < 0 || port > 65535)
+        return AIOLOOP_EINVAL;
+    size = strlen(host);
+    memset(&parsed, 0, sizeof(parsed));
+    parsed.port = (uint16_t)port;
+    if (aiol_address_parse_v4(host, size, parsed.u.ip))
+        parsed.family = AIOLOOP_INET;
+    else if (aiol_address_parse_v6(host, size, parsed.u.ip))
+        parsed.family = AIOLOOP_INET6;
+    else
+        return AIOLOOP_EINVAL;
+    *address = parsed;
+    return 0;
+}
+
+AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size) {
+    if (address == NULL || path == NULL)
+        return AIOLOOP_EINVAL;
+    if (size == 0)
+        size = strlen(path);
+    if (size == 0)
+        return AIOLOOP_EINVAL;
+    if (path[0] != '\0' && memchr(path, '\0', size) != NULL)
+        return AIOLOOP_EINVAL;
+    if (size > 107)
+        return AIOLOOP_ENAMETOOLONG;
+    memset(address, 0, sizeof(*address));
+    address->family = AIOLOOP_UNIX;
+    address->path_size = (uint32_t)size;
+    address->u.path = path;
+    return 0;
+}
+
+/* ---- formatting ---- */
+
+/* A writer that counts what did not fit. */
+typedef struct aiol_text {
+    char *to;
+    size_t size;
+    size_t length;
+} aiol_text;
+
+static void aiol_text_char(aiol_text *t, char c) {
+    if (t->length + 1 < t->size)
+        t->to[t->length] = c;
+    t->length++;
+}
+
+static void aiol_text_number(aiol_text *t, unsigned value, unsigned base) {
+    char digits[12];
+    int n = 0;
+    do {
+        digits[n++] = "0123456789abcdef"[value % base];
+        value /= base;
+    } while (value != 0);
+    while (n > 0)
+        aiol_text_char(t, digits[--n]);
+}
+
+static size_t aiol_text_end(aiol_text *t) {
+    if (t->size != 0)
+        t->to[t->length < t->size ? t->length : t->size - 1] = '\0';
+    return t->length;
+}
+
+static void aiol_text_v4(aiol_text *t, const uint8_t *ip) {
+    int i;
+    for (i = 0; i < 4; i++) {
+        if (i != 0)
+            aiol_text_char(t, '.');
+        aiol_text_number(t, ip[i], 10);
+    }
+}
+
+/* RFC 5952: the longest run of zero groups, of two at least, becomes "::". */
+static void aiol_text_v6(aiol_text *t, const uint8_t *ip) {
+    unsigned group[8];
+    int best = -1;
+    int best_size = 1;
+    int i;
+    for (i = 0; i < 8; i++)
+        group[i] = (unsigned)ip[2 * i] << 8 | ip[2 * i + 1];
+    for (i = 0; i < 8; i++) {
+        int end = i;
+        while (end < 8 && group[end] == 0)
+            end++;
+        if (end - i > best_size) {
+            best = i;
+            best_size = end - i;
+        }
+    }
+    if (best == 0 && best_size == 5 && group[5] == 0xffff) { /* an IPv4 address mapped */
+        const char *prefix = "::ffff:";
+        while (*prefix != '\0')
+            aiol_text_char(t, *prefix++);
+        aiol_text_v4(t, ip + 12);
+        return;
+    }
+    for (i = 0; i < 8; i++) {
+        if (i == best) {
+            aiol_text_char(t, ':');
+            aiol_text_char(t, ':');
+            i += best_size - 1;
+            continue;
+        }
+        if (i != 0 && (best < 0 || i != best + best_size))
+            aiol_text_char(t, ':');
+        aiol_text_number(t, group[i], 16);
+    }
+}
+
+static void aiol_text_host(aiol_text *t, const aioloop_address *a) {
+    uint32_t i;
+    if (a->family == AIOLOOP_INET) {
+        aiol_text_v4(t, a->u.ip);
+    } else if (a->family == AIOLOOP_INET6) {
+        aiol_text_v6(t, a->u.ip);
+        if (a->scope_id != 0) {
+            aiol_text_char(t, '%');
+            aiol_text_number(t, a->scope_id, 10);
+        }
+    } else if (a->family == AIOLOOP_UNIX) {
+        for (i = 0; i < a->path_size; i++)
+            aiol_text_char(t, a->u.path[i] == '\0' ? '@' : a->u.path[i]);
+    }
+}
+
+AIOLOOP_API size_t aioloop_address_host(const aioloop_address *address, char *text, size_t size) {
+    aiol_text t;
+    t.to = text;
+    t.size = text == NULL ? 0 : size;
+    t.length = 0;
+    if (address != NULL)
+        aiol_text_host(&t, address);
+    return aiol_text_end(&t);
+}
+
+AIOLOOP_API size_t aioloop_address_format(const aioloop_address *address, char *text, size_t size) {
+    aiol_text t;
+    t.to = text;
+    t.size = text == NULL ? 0 : size;
+    t.length = 0;
+    if (address != NULL) {
+        if (address->family == AIOLOOP_INET6)
+            aiol_text_char(&t, '[');
+        aiol_text_host(&t, address);
+        if (address->family == AIOLOOP_INET6)
+            aiol_text_char(&t, ']');
+        if (address->family == AIOLOOP_INET || address->family == AIOLOOP_INET6) {
+            aiol_text_char(&t, ':');
+            aiol_text_number(&t, address->port, 10);
+        }
+    }
+    return aiol_text_end(&t);
+}
+
+AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_address *b) {
+    if (a == NULL || b == NULL || a->family != b->family)
+        return a == b;
+    switch (a->family) {
+    case AIOLOOP_INET:
+        return a->port == b->port && memcmp(a->u.ip, b->u.ip, 4) == 0;
+    case AIOLOOP_INET6:
+        return a->port == b->port && a->scope_id == b->scope_id && memcmp(a->u.ip, b->u.ip, 16) == 0;
+    case AIOLOOP_UNIX:
+        return a->path_size == b->path_size && (a->path_size == 0 || memcmp(a->u.path, b->u.path, a->path_size) == 0);
+    default:
+        return true;
+    }
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#if AIOL_OS_POSIX
+
+/* >> src/sys/clock.c */
+/*
+ * clock.c - the monotonic clock, and who we are.
+ */
+#ifndef AIOL_SYS_CLOCK_C
+#define AIOL_SYS_CLOCK_C
+
+AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail: the clock exists and the pointer is good */
+    return (aioloop_time)now.tv_sec * 1000000000 + (aioloop_time)now.tv_nsec;
+}
+
+AIOLOOP_INTERNAL int aiol_process_id(void) {
+    return (int)getpid();
+}
+
+#endif
+
+/* >> src/sys/socket_posix.c */
+/*
+ * socket_posix.c - sockets.
+ *
+ *   a) Linux closes the descriptor even when close() answers EINTR; closing it again would hit another thread's new one.
+ *   b) connect() that was interrupted goes on by itself; asking again gives EALREADY.
+ *   c) A connected Unix socket without a name has an address of two bytes, or of zero bytes on other systems.
+ *   d) macOS has no MSG_NOSIGNAL; there the socket gets SO_NOSIGPIPE.
+ *   e) accept() on Linux passes on errors of the new connection (ENETDOWN, EPROTO, ...), which are to be treated as if
+ *      nobody had come.
+ */
+#ifndef AIOL_SYS_SOCKET_POSIX_C
+#define AIOL_SYS_SOCKET_POSIX_C
+
+#ifndef MSG_NOSIGNAL
+#define AIOL_MSG_NOSIGNAL 0 /* d) */
+#else
+#define AIOL_MSG_NOSIGNAL MSG_NOSIGNAL
+#endif
+
+typedef union aiol_sockaddr {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    struct sockaddr_un local;
+    struct sockaddr_storage room;
+} aiol_sockaddr;
+
+static int aiol_sockaddr_family(int family) {
+    return family == AIOLOOP_INET ? AF_INET : family == AIOLOOP_INET6 ? AF_INET6 : AF_UNIX;
+}
+
+static socklen_t aiol_sockaddr_make(aiol_sockaddr *to, const aioloop_address *from) {
+    memset(to, 0, sizeof(*to));
+    switch (from->family) {
+    case AIOLOOP_INET:
+        to->v4.sin_family = AF_INET;
+        to->v4.sin_port = htons(from->port);
+        memcpy(&to->v4.sin_addr, from->u.ip, 4);
+        return (socklen_t)sizeof(to->v4);
+    case AIOLOOP_INET6:
+        to->v6.sin6_family = AF_INET6;
+        to->v6.sin6_port = htons(from->port);
+        to->v6.sin6_scope_id = from->scope_id;
+        memcpy(&to->v6.sin6_addr, from->u.ip, 16);
+        return (socklen_t)sizeof(to->v6);
+    default:
+        to->local.sun_family = AF_UNIX;
+        memcpy(to->local.sun_path, from->u.path, aiol_min_size(from->path_size, sizeof(to->local.sun_path)));
+        /* An abstract name has no zero at its end, a path has one. */
+        return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + from->path_size +
+                           (from->u.path[0] == '\0' ? 0 : 1));
+    }
+}
+
+static void aiol_sockaddr_read(const aiol_sockaddr *from, socklen_t size, aioloop_address *to, aiol_path_room *room) {
+    memset(to, 0, sizeof(*to));
+    if (size < (socklen_t)sizeof(from->any.sa_family) || from->any.sa_family == AF_UNIX) { /* c) */
+        size_t start = offsetof(struct sockaddr_un, sun_path);
+        size_t length = (size_t)size > start ? aiol_min_size((size_t)size - start, sizeof(room->bytes)) : 0;
+        to->family = AIOLOOP_UNIX;
+        to->u.path = room->bytes;
+        memcpy(room->bytes, from->local.sun_path, length);
+        if (length != 0 && room->bytes[0] != '\0') { /* a path: up to its zero */
+            const void *zero = memchr(room->bytes, '\0', length);
+            if (zero != NULL)
+                length = (size_t)((const char *)zero - room->bytes);
+        }
+        to->path_size = (uint32_t)length;
+    } else if (from->any.sa_family == AF_INET) {
+        to->family = AIOLOOP_INET;
+        to->port = ntohs(from->v4.sin_port);
+        memcpy(to->u.ip, &from->v4.sin_addr, 4);
+    } else if (from->any.sa_family == AF_INET6) {
+        to->family = AIOLOOP_INET6;
+        to->port = ntohs(from->v6.sin6_port);
+        to->scope_id = from->v6.sin6_scope_id;
+        memcpy(to->u.ip, &from->v6.sin6_addr, 16);
+    }
+}
+
+static int aiol_socket_flags(aioloop_socket s) {
+    int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    if (flags == -1)
+        return aiol_error_from_errno(errno);
+    if ((flags & O_NONBLOCK) == 0 && AIOL_SYS(fcntl, fcntl(s, F_SETFL, flags | O_NONBLOCK)) == -1)
+        return aiol_error_from_errno(errno);
+    flags = AIOL_SYS(fcntl, fcntl(s, F_GETFD, 0));
+    if (flags == -1)
+        return aiol_error_from_errno(errno);
+    if ((flags & FD_CLOEXEC) == 0 && AIOL_SYS(fcntl, fcntl(s, F_SETFD, flags | FD_CLOEXEC)) == -1)
+        return aiol_error_from_errno(errno);
+#ifdef SO_NOSIGPIPE
+    {
+        int on = 1;
+        setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)); /* d) */
+    }
+#endif
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out) {
+    int s;
+#ifdef SOCK_CLOEXEC
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (s == -1)
+        return aiol_error_from_errno(errno);
+#else
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM, 0));
+    if (s == -1)
+        return aiol_error_from_errno(errno);
+    {
+        int err = aiol_socket_flags(s);
+        if (err < 0) {
+            close(s);
+            return err;
+        }
+    }
+#endif
+    *out = s;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s) {
+    return aiol_socket_flags(s);
+}
+
+AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s) {
+    if (close(s) == -1 && errno != EINTR) /* a) */
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_bind(aioloop_socket s, const aioloop_address *address) {
+    aiol_sockaddr name;
+    socklen_t size = aiol_sockaddr_make(&name, address);
+    if (AIOL_SYS(bind, bind(s, &name.any, size)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_listen(aioloop_socket s, int backlog) {
+    if (AIOL_SYS(listen, listen(s, backlog)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+/* True for errors of the connection that was to be accepted, not of accepting. */
+static bool aiol_accept_try_again(int number) {
+    switch (number) {
+    case EINTR:
+    case ECONNABORTED:
+#ifdef EPROTO
+    case EPROTO:
+#endif
+    case ENOPROTOOPT: /* e) from here on */
+    case ENETDOWN:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+        return true;
+    default:
+        return false;
+    }
+}
+
+AIOLOOP_INTERNAL int aiol_socket_accept(aioloop_socket s, unsigned without, aioloop_socket *out,
+                                        aioloop_address *peer, aiol_path_room *room) {
+    aiol_sockaddr name;
+    socklen_t size;
+    int tries = 0;
+    int n = -1;
+    do {
+        size = (socklen_t)sizeof(name);
+#if AIOL_HAVE_ACCEPT4
+        if ((without & AIOL_WITHOUT_ACCEPT4) == 0)
+            n = AIOL_SYS(accept4, accept4(s, &name.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC));
+        else
+#endif
+            n = AIOL_SYS(accept, accept(s, &name.any, &size));
+    } while (n == -1 && aiol_accept_try_again(errno) && ++tries < 16);
+    if (n == -1)
+        return aiol_accept_try_again(errno) ? AIOLOOP_EAGAIN : aiol_error_from_errno(errno);
+    if (!AIOL_HAVE_ACCEPT4 || (without & AIOL_WITHOUT_ACCEPT4) != 0) {
+        int err = aiol_socket_flags(n);
+        if (err < 0) {
+            close(n);
+            return err;
+        }
+    }
+    aiol_sockaddr_read(&name, size, peer, room);
+    *out = n;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_connect(aioloop_socket s, const aioloop_address *address) {
+    aiol_sockaddr name;
+    socklen_t size = aiol_sockaddr_make(&name, address);
+    if (AIOL_SYS(connect, connect(s, &name.any, size)) == 0)
+        return 0;
+    if (errno == EINTR) /* b) */
+        return AIOLOOP_EINPROGRESS;
+    return aiol_error_from_errno(errno);
+}
+
+AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s) {
+    int error = 0;
+    socklen_t size = (socklen_t)sizeof(error);
+    if (AIOL_SYS(getsockopt, getsockopt(s, SOL_SOCKET, SO_ERROR, &error, &size)) == -1)
+        return aiol_error_from_errno(errno);
+    return error == 0 ? 0 : aiol_error_from_errno(error);
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size) {
+    ssize_t n;
+    do {
+        n = AIOL_SYS(recv, recv(s, buffer, size, 0));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count) {
+    ssize_t n;
+    if (count == 1) {
+        do {
+            n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
+        } while (n == -1 && errno == EINTR);
+    } else {
+        struct iovec iov[AIOL_IOV_MAX];
+        struct msghdr message;
+        int i;
+        for (i = 0; i < count && i < AIOL_IOV_MAX; i++) {
+            /* The system only reads from here, but its struct says void *. */
+            memcpy(&iov[i].iov_base, &pieces[i].data, sizeof(void *));
+            iov[i].iov_len = pieces[i].size;
+        }
+        memset(&message, 0, sizeof(message));
+        message.msg_iov = iov;
+#if defined(__GLIBC__) /* size_t here, int elsewhere */
+        message.msg_iovlen = (size_t)i;
+#else
+        message.msg_iovlen = i;
+#endif
+        do {
+            n = AIOL_SYS(sendmsg, sendmsg(s, &message, AIOL_MSG_NOSIGNAL));
+        } while (n == -1 && errno == EINTR);
+    }
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s) {
+    if (AIOL_SYS(shutdown, shutdown(s, SHUT_WR)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value) {
+    int level = SOL_SOCKET;
+    int name = 0;
+    switch (option) {
+    case AIOL_OPTION_REUSE_ADDRESS:
+        name = SO_REUSEADDR;
+        break;
+    case AIOL_OPTION_REUSE_PORT:
+#ifdef SO_REUSEPORT
+        name = SO_REUSEPORT;
+        break;
+#else
+        return AIOLOOP_ENOTAVAILABLE;
+#endif
+    case AIOL_OPTION_KEEP_ALIVE:
+        name = SO_KEEPALIVE;
+        break;
+    case AIOL_OPTION_NO_DELAY:
+        level = IPPROTO_TCP;
+        name = TCP_NODELAY;
+        break;
+    case AIOL_OPTION_V6_ONLY:
+        level = IPPROTO_IPV6;
+        name = IPV6_V6ONLY;
+        break;
+    }
+    if (AIOL_SYS(setsockopt, setsockopt(s, level, name, &value, (socklen_t)sizeof(value))) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room) {
+    aiol_sockaddr name;
+    socklen_t size = (socklen_t)sizeof(name);
+    if (AIOL_SYS(getsockname, getsockname(s, &name.any, &size)) == -1)
+        return aiol_error_from_errno(errno);
+    aiol_sockaddr_read(&name, size, address, room);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room) {
+    aiol_sockaddr name;
+    socklen_t size = (socklen_t)sizeof(name);
+    if (AIOL_SYS(getpeername, getpeername(s, &name.any, &size)) == -1)
+        return aiol_error_from_errno(errno);
+    aiol_sockaddr_read(&name, size, address, room);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
+    aiol_sockaddr name;
+    socklen_t size = (socklen_t)sizeof(name);
+    int type = 0;
+    socklen_t type_size = (socklen_t)sizeof(type);
+    if (s < 0)
+        return AIOLOOP_EBADF;
+    if (AIOL_SYS(getsockopt, getsockopt(s, SOL_SOCKET, SO_TYPE, &type, &type_size)) == -1)
+        return aiol_error_from_errno(errno);
+    if (type != SOCK_STREAM)
+        return AIOLOOP_EINVAL;
+    if (AIOL_SYS(getsockname, getsockname(s, &name.any, &size)) == -1)
+        return aiol_error_from_errno(errno);
+    switch (name.any.sa_family) {
+    case AF_INET:
+        *family = AIOLOOP_INET;
+        return 0;
+    case AF_INET6:
+        *family = AIOLOOP_INET6;
+        return 0;
+    case AF_UNIX:
+        *family = AIOLOOP_UNIX;
+        return 0;
+    default:
+        return AIOLOOP_EINVAL;
+    }
+}
+
+AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s) {
+    if (s < 0)
+        return AIOLOOP_EINVAL;
+    if (AIOL_SYS(fcntl, fcntl(s, F_GETFD, 0)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+#endif
+
+/* >> src/sys/path_posix.c */
+/*
+ * path_posix.c - the files of Unix sockets.
+ */
+#ifndef AIOL_SYS_PATH_POSIX_C
+#define AIOL_SYS_PATH_POSIX_C
+
+static void aiol_path_copy(char *to, const char *path, size_t size) {
+    size = aiol_min_size(size, 107);
+    memcpy(to, path, size);
+    to[size] = '\0';
+}
+
+AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity) {
+    char name[108];
+    struct stat st;
+    aiol_path_copy(name, path, size);
+    if (AIOL_SYS(stat, stat(name, &st)) == -1)
+        return aiol_error_from_errno(errno);
+    identity->device = (uint64_t)st.st_dev;
+    identity->inode = (uint64_t)st.st_ino;
+    identity->is_socket = S_ISSOCK(st.st_mode) != 0;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
+    char name[108];
+    aiol_path_copy(name, path, size);
+    if (AIOL_SYS(unlink, unlink(name)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
+/* poll: which descriptors are ready. */
+#if AIOL_HAVE_REACTOR
+
+/* >> src/poll/poll.h */
+/*
+ * poll.h - which descriptors are ready. The contract of a poller: six functions, each file has one set.
+ *                                                                              (asyncio: selectors.py)
+ *
+ * A poller is level-triggered: it tells a readiness at each wait as long as it lasts. An end, a hang-up or an error counts as
+ * every event that was asked for. The generation given with a descriptor comes back with its events, so that what is found
+ * for one that was meanwhile forgotten can be told from what is found for its successor of the same number.
+ */
+#ifndef AIOL_POLL_POLL_H
+#define AIOL_POLL_POLL_H
+
+enum { AIOL_READABLE = 1, AIOL_WRITABLE = 2 };
+
+typedef struct aiol_ready {
+    aioloop_socket fd;
+    uint32_t generation;
+    unsigned events;
+} aiol_ready;
+
+typedef struct aiol_poll {
+    const struct aiol_poller *poller;
+    const aioloop_allocator *allocator;
+    unsigned without;
+    int fd;      /* epoll's own */
+    void *state; /* the others' */
+} aiol_poll;
+
+typedef struct aiol_poller {
+    const char *name;
+    int (*open)(aiol_poll *p);
+    void (*close)(aiol_poll *p);
+    /* Makes room for fd, so that set needs no memory. AIOLOOP_EINVAL for one that is too large for this poller. */
+    int (*reserve)(aiol_poll *p, aioloop_socket fd);
+    /* Watches fd for events instead of old (0: not at all). AIOLOOP_EPERM for what cannot be watched, ... */
+    int (*set)(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation);
+    /* Waits up to timeout ns (below 0: for ever) and stores at most max events; how many, or an error. 0 on EINTR. */
+    int (*wait)(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max);
+    /* What can be polled in its place, or AIOLOOP_ENOTAVAILABLE. */
+    int (*descriptor)(const aiol_poll *p);
+} aiol_poller;
+
+/* Milliseconds for a system call: rounded up, so that a wait never ends early; -1 for ever. */
+AIOL_INLINE int aiol_poll_ms(int64_t timeout) {
+    if (timeout < 0)
+        return -1;
+    if (timeout > (int64_t)INT_MAX * 1000000 - 1000000)
+        return INT_MAX;
+    return (int)((timeout + 999999) / 1000000);
+}
+
+AIOL_INLINE int aiol_poll_no_descriptor(const aiol_poll *p) {
+    (void)p;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+#endif
+
+/* >> src/poll/wake.c */
+/*
+ * wake.c - ends another thread's wait.
+ *
+ * An eventfd, or a pipe where there is none. Whoever wakes writes one byte or number; the waiter empties it. A full pipe
+ * is as good as a written one.
+ */
+#ifndef AIOL_POLL_WAKE_C
+#define AIOL_POLL_WAKE_C
+
+typedef struct aiol_wake {
+    int reader;
+    int writer; /* the same for an eventfd */
+} aiol_wake;
+
+static int aiol_wake_pipe(unsigned without, int *ends) {
+    int err;
+#if AIOL_HAVE_PIPE2
+    if ((without & AIOL_WITHOUT_PIPE2) == 0)
+        return AIOL_SYS(pipe2, pipe2(ends, O_NONBLOCK | O_CLOEXEC)) == -1 ? aiol_error_from_errno(errno) : 0;
+#endif
+    (void)without;
+    if (AIOL_SYS(pipe, pipe(ends)) == -1)
+        return aiol_error_from_errno(errno);
+    err = aiol_socket_flags(ends[0]);
+    if (err == 0)
+        err = aiol_socket_flags(ends[1]);
+    if (err < 0) {
+        close(ends[0]);
+        close(ends[1]);
+    }
+    return err;
+}
+
+AIOLOOP_INTERNAL int aiol_wake_open(aiol_wake *w, unsigned without) {
+    int ends[2];
+    int err;
+#if AIOL_HAVE_EVENTFD
+    if ((without & AIOL_WITHOUT_EVENTFD) == 0) {
+        int fd = AIOL_SYS(eventfd, eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+        if (fd == -1)
+            return aiol_error_from_errno(errno);
+        w->reader = fd;
+        w->writer = fd;
+        return 0;
+    }
+#endif
+    err = aiol_wake_pipe(without, ends);
+    if (err < 0)
+        return err;
+    w->reader = ends[0];
+    w->writer = ends[1];
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_wake_close(aiol_wake *w) {
+    close(w->reader);
+    if (w->writer != w->reader)
+        close(w->writer);
+}
+
+/* Any thread, and signal handlers: errno is kept. */
+AIOLOOP_INTERNAL void aiol_wake_signal(const aiol_wake *w) {
+    uint64_t one = 1;
+    int saved = errno;
+    ssize_t n;
+    do {
+        n = write(w->writer, &one, sizeof(one));
+    } while (n == -1 && errno == EINTR);
+    errno = saved;
+}
+
+AIOLOOP_INTERNAL void aiol_wake_drain(const aiol_wake *w) {
+    char bytes[256];
+    ssize_t n;
+    do {
+        n = AIOL_SYS(read, read(w->reader, bytes, sizeof(bytes)));
+    } while ((n == -1 && errno == EINTR) || n == (ssize_t)sizeof(bytes));
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#if AIOL_HAVE_EPOLL
+
+/* >> src/poll/epoll.c */
+/*
+ * epoll.c - readiness by Linux's epoll.
+ *
+ *   a) Regular files and directories are refused with EPERM, though poll() calls them always ready.
+ *   b) A registration belongs to the open file, not to the number: closing a descriptor that was duplicated (or inherited by
+ *      a child) leaves it behind, still reporting, and with no number left to remove it by. So it is removed before the close.
+ *   c) Closing the last descriptor removes the registration silently; a later MOD gives ENOENT, and ADD is right.
+ *   d) EPOLLHUP and EPOLLERR come unasked, also for an empty set of events; a descriptor nobody wants is removed.
+ *   e) epoll_wait counts in milliseconds. epoll_pwait2 (5.11) takes nanoseconds, in 64 bits on 32-bit systems too; some
+ *      sandboxes and valgrind refuse it.
+ */
+#ifndef AIOL_POLL_EPOLL_C
+#define AIOL_POLL_EPOLL_C
+
+#define AIOL_EPOLL_BATCH 256
+
+static int aiol_epoll_open(aiol_poll *p) {
+    p->fd = AIOL_SYS(epoll_create1, epoll_create1(EPOLL_CLOEXEC));
+    return p->fd == -1 ? aiol_error_from_errno(errno) : 0;
+}
+
+static void aiol_epoll_close(aiol_poll *p) {
+    close(p->fd);
+    p->fd = -1;
+}
+
+static int aiol_epoll_reserve(aiol_poll *p, aioloop_socket fd) {
+    (void)p;
+    (void)fd;
+    return 0;
+}
+
+static int aiol_epoll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation) {
+    struct epoll_event event;
+    int operation = old == 0 ? EPOLL_CTL_ADD : events == 0 ? EPOLL_CTL_DEL : EPOLL_CTL_MOD;
+    memset(&event, 0, sizeof(event));
+    event.events = ((events & AIOL_READABLE) != 0 ? (uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP : 0u) |
+                   ((events & AIOL_WRITABLE) != 0 ? (uint32_t)EPOLLOUT : 0u);
+    event.data.u64 = (uint64_t)generation << 32 | (uint32_t)fd;
+    if (AIOL_SYS(epoll_ctl, epoll_ctl(p->fd, operation, fd, &event)) == 0)
+        return 0;
+    if (operation == EPOLL_CTL_MOD && errno == ENOENT) /* c) */
+        operation = EPOLL_CTL_ADD;
+    else if (operation == EPOLL_CTL_ADD && errno == EEXIST)
+        operation = EPOLL_CTL_MOD;
+    else
+        return aiol_error_from_errno(errno);
+    if (AIOL_SYS(epoll_ctl, epoll_ctl(p->fd, operation, fd, &event)) == 0)
+        return 0;
+    return aiol_error_from_errno(errno);
+}
+
+static int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events, int max) {
+#if AIOL_HAVE_EPOLL_PWAIT2
+    if (timeout > 0 && (p->without & AIOL_WITHOUT_EPOLL_PWAIT2) == 0) { /* e) */
+        int64_t spec[2];
+        int n;
+        spec[0] = timeout / 1000000000;
+        spec[1] = timeout % 1000000000;
+        n = AIOL_SYS(epoll_pwait2, (int)syscall(SYS_epoll_pwait2, p->fd, events, max, spec, NULL, (size_t)0));
+        if (n != -1 || (errno != ENOSYS && errno != EPERM))
+            return n;
+        p->without |= AIOL_WITHOUT_EPOLL_PWAIT2;
+    }
+#endif
+    return AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, max, aiol_poll_ms(timeout)));
+}
+
+static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
+    struct epoll_event events[AIOL_EPOLL_BATCH];
+    int n = aiol_epoll_wait_ns(p, timeout, events, max < AIOL_EPOLL_BATCH ? max : AIOL_EPOLL_BATCH);
+    int i;
+    if (n == -1)
+        return errno == EINTR ? 0 : aiol_error_from_errno(errno);
+    for (i = 0; i < n; i++) {
+        uint32_t found = events[i].events;
+        unsigned mask = ((found & (uint32_t)(EPOLLIN | EPOLLRDHUP)) != 0 ? (unsigned)AIOL_READABLE : 0u) |
+                        ((found & (uint32_t)EPOLLOUT) != 0 ? (unsigned)AIOL_WRITABLE : 0u);
+        if ((found & (uint32_t)(EPOLLERR | EPOLLHUP)) != 0)
+            mask |= AIOL_READABLE | AIOL_WRITABLE;
+        ready[i].fd = (aioloop_socket)(uint32_t)events[i].data.u64;
+        ready[i].generation = (uint32_t)(events[i].data.u64 >> 32);
+        ready[i].events = mask;
+    }
+    return n;
+}
+
+static int aiol_epoll_descriptor(const aiol_poll *p) {
+    return p->fd;
+}
+
+static const aiol_poller aiol_poller_epoll = {"epoll",        aiol_epoll_open, aiol_epoll_close,     aiol_epoll_reserve,
+                                              aiol_epoll_set, aiol_epoll_wait, aiol_epoll_descriptor};
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#if AIOL_HAVE_POLL
+
+/* >> src/poll/poll.c */
+/*
+ * poll.c - readiness by poll(), which every POSIX system has.
+ *
+ *   a) Costs a pass over all descriptors at each wait.
+ *   b) POLLHUP and POLLERR come unasked, so a descriptor nobody wants is taken out of the array.
+ *   c) A closed descriptor gives POLLNVAL for ever; it is told as ready, so that its owner finds out by using it.
+ *   d) "Broken" for devices on old macOS; sockets and pipes are fine.
+ *   e) Counts in milliseconds.
+ */
+#ifndef AIOL_POLL_POLL_C
+#define AIOL_POLL_POLL_C
+
+typedef struct aiol_poll_state {
+    struct pollfd *fds;    /* dense */
+    uint32_t *generations; /* beside fds */
+    uint32_t *places;      /* by descriptor: its index in fds + 1, 0: not there */
+    size_t count;
+    size_t fds_capacity;
+    size_t generations_capacity;
+    size_t places_capacity;
+} aiol_poll_state;
+
+static int aiol_poll_open(aiol_poll *p) {
+    p->state = aiol_alloc_zero(p->allocator, sizeof(aiol_poll_state));
+    return p->state == NULL ? AIOLOOP_ENOMEM : 0;
+}
+
+static void aiol_poll_close(aiol_poll *p) {
+    aiol_poll_state *s = (aiol_poll_state *)p->state;
+    aiol_free(p->allocator, s->fds, s->fds_capacity * sizeof(s->fds[0]));
+    aiol_free(p->allocator, s->generations, s->generations_capacity * sizeof(s->generations[0]));
+    aiol_free(p->allocator, s->places, s->places_capacity * sizeof(s->places[0]));
+    aiol_free(p->allocator, s, sizeof(*s));
+    p->state = NULL;
+}
+
+/* The dense arrays get room for as many descriptors as there are numbers up to fd: more than enough, whatever is attached. */
+static int aiol_poll_reserve(aiol_poll *p, aioloop_socket fd) {
+    aiol_poll_state *s = (aiol_poll_state *)p->state;
+    size_t wanted = (size_t)fd + 1;
+    int err = aiol_grow(p->allocator, &s->places, &s->places_capacity, sizeof(s->places[0]), wanted);
+    if (err == 0)
+        err = aiol_grow(p->allocator, &s->fds, &s->fds_capacity, sizeof(s->fds[0]), wanted);
+    if (err == 0)
+        err = aiol_grow(p->allocator, &s->generations, &s->generations_capacity, sizeof(s->generations[0]), wanted);
+    return err;
+}
+
+static int aiol_poll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation) {
+    aiol_poll_state *s = (aiol_poll_state *)p->state;
+    size_t place = s->places[fd];
+    (void)old;
+    if (events == 0) { /* b) */
+        if (place != 0) {
+            s->count--;
+            s->fds[place - 1] = s->fds[s->count];
+            s->generations[place - 1] = s->generations[s->count];
+            s->places[s->fds[place - 1].fd] = (uint32_t)place;
+            s->places[fd] = 0;
+        }
+        return 0;
+    }
+    if (place == 0) {
+        place = ++s->count;
+        s->places[fd] = (uint32_t)place;
+        s->fds[place - 1].fd = fd;
+    }
+    s->fds[place - 1].events = (short)(((events & AIOL_READABLE) != 0 ? POLLIN : 0) |
+                                       ((events & AIOL_WRITABLE) != 0 ? POLLOUT : 0));
+    s->generations[place - 1] = generation;
+    return 0;
+}
+
+static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
+    aiol_poll_state *s = (aiol_poll_state *)p->state;
+    int left = AIOL_SYS(poll, poll(s->fds, (nfds_t)s->count, aiol_poll_ms(timeout)));
+    int n = 0;
+    size_t i;
+    if (left == -1)
+        return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
+    for (i = 0; i < s->count && left > 0 && n < max; i++) {
+        int found = s->fds[i].revents;
+        if (found == 0)
+            continue;
+        left--;
+        ready[n].fd = s->fds[i].fd;
+        ready[n].generation = s->generations[i];
+        ready[n].events = ((found & POLLIN) != 0 ? (unsigned)AIOL_READABLE : 0u) |
+                          ((found & POLLOUT) != 0 ? (unsigned)AIOL_WRITABLE : 0u);
+        if ((found & (POLLERR | POLLHUP | POLLNVAL)) != 0) /* c) */
+            ready[n].events |= AIOL_READABLE | AIOL_WRITABLE;
+        n++;
+    }
+    return n;
+}
+
+static const aiol_poller aiol_poller_poll = {"poll",        aiol_poll_open, aiol_poll_close,        aiol_poll_reserve,
+                                             aiol_poll_set, aiol_poll_wait, aiol_poll_no_descriptor};
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#if AIOL_HAVE_SELECT
+
+/* >> src/poll/select.c */
+/*
+ * select.c - readiness by select(), for systems with nothing else.
+ *
+ *   a) A descriptor of FD_SETSIZE (1024) or above would be written outside the set: it is refused.
+ *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, and the closed ones told as ready.
+ *   c) Costs a pass over all numbers up to the largest at each wait.
+ *   d) Counts in microseconds; some systems refuse more than a hundred million seconds.
+ */
+#ifndef AIOL_POLL_SELECT_C
+#define AIOL_POLL_SELECT_C
+
+typedef struct aiol_select_state {
+    fd_set readable;
+    fd_set writable;
+    uint32_t generations[FD_SETSIZE];
+    int end; /* the largest descriptor watched, + 1 */
+} aiol_select_state;
+
+static int aiol_select_open(aiol_poll *p) {
+    aiol_select_state *s = (aiol_select_state *)aiol_alloc_zero(p->allocator, sizeof(*s));
+    if (s == NULL)
+        return AIOLOOP_ENOMEM;
+    FD_ZERO(&s->readable);
+    FD_ZERO(&s->writable);
+    p->state = s;
+    return 0;
+}
+
+static void aiol_select_close(aiol_poll *p) {
+    aiol_free(p->allocator, p->state, sizeof(aiol_select_state));
+    p->state = NULL;
+}
+
+static int aiol_select_reserve(aiol_poll *p, aioloop_socket fd) {
+    (void)p;
+    return fd < 0 || fd >= (int)FD_SETSIZE ? AIOLOOP_EINVAL : 0; /* a) */
+}
+
+static int aiol_select_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation) {
+    aiol_select_state *s = (aiol_select_state *)p->state;
+    (void)old;
+    if ((events & AIOL_READABLE) != 0)
+        FD_SET(fd, &s->readable);
+    else
+        FD_CLR(fd, &s->readable);
+    if ((events & AIOL_WRITABLE) != 0)
+        FD_SET(fd, &s->writable);
+    else
+        FD_CLR(fd, &s->writable);
+    s->generations[fd] = generation;
+    if (events != 0 && fd >= s->end)
+        s->end = fd + 1;
+    while (s->end > 0 && !FD_ISSET(s->end - 1, &s->readable) && !FD_ISSET(s->end - 1, &s->writable))
+        s->end--;
+    return 0;
+}
+
+/* b) Leaves in the sets the closed descriptors alone. */
+static void aiol_select_find_closed(const aiol_select_state *s, fd_set *readable, fd_set *writable) {
+    int fd;
+    *readable = s->readable;
+    *writable = s->writable;
+    for (fd = 0; fd < s->end; fd++) {
+        if (fcntl(fd, F_GETFD) != -1) {
+            FD_CLR(fd, readable);
+            FD_CLR(fd, writable);
+        }
+    }
+}
+
+static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
+    aiol_select_state *s = (aiol_select_state *)p->state;
+    fd_set readable = s->readable;
+    fd_set writable = s->writable;
+    struct timeval limit;
+    int end = s->end;
+    int found;
+    int n = 0;
+    int fd;
+    if (timeout > 100000000 * INT64_C(1000000000))
+        timeout = 100000000 * INT64_C(1000000000); /* d) */
+    limit.tv_sec = (time_t)(timeout < 0 ? 0 : (timeout + 999) / 1000000000);
+    limit.tv_usec = (suseconds_t)(timeout < 0 ? 0 : (timeout + 999) / 1000 % 1000000);
+    found = AIOL_SYS(select, select(end, &readable, &writable, NULL, timeout < 0 ? NULL : &limit));
+    if (found == -1 && errno == EBADF)
+        aiol_select_find_closed(s, &readable, &writable);
+    else if (found == -1)
+        return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
+    else if (found == 0)
+        return 0;
+    for (fd = 0; fd < end && n < max; fd++) {
+        unsigned events = (FD_ISSET(fd, &readable) ? (unsigned)AIOL_READABLE : 0u) |
+                          (FD_ISSET(fd, &writable) ? (unsigned)AIOL_WRITABLE : 0u);
+        if (events == 0)
+            continue;
+        ready[n].fd = fd;
+        ready[n].generation = s->generations[fd];
+        ready[n].events = events;
+        n++;
+    }
+    return n;
+}
+
+static const aiol_poller aiol_poller_select = {"select",        aiol_select_open, aiol_select_close,      aiol_select_reserve,
+                                               aiol_select_set, aiol_select_wait, aiol_poll_no_descriptor};
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#endif
+
+/* io: operations that complete. The waist. */
+
+/* >> src/io/op.h */
+/*
+ * op.h - the waist: operations, and what an engine does with them.
+ *
+ * Everything above (transports, servers, watchers) is written against this file alone; everything below (the reactor over
+ * any poller, the simulated engine, later io_uring, IOCP and ports) implements it. Nothing above may ask which engine runs.
+ *
+ * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the operation
+ * is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources (RECV, ACCEPT,
+ * POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error only.
+ *
+ *     IDLE -submit-> ACTIVE -done-> IDLE          ACTIVE|STOPPED -cancel-> IDLE, or CANCELLING -done-> IDLE
+ *     ACTIVE <-stop/start-> STOPPED
+ *
+ * The kernel is never given memory of the user to read into. A SEND lends memory until it is done.
+ */
+#ifndef AIOL_IO_OP_H
+#define AIOL_IO_OP_H
+
+/* Not a result: done() will come. Out of the way of counts and codes. */
+#define AIOL_PENDING INT32_MIN
+
+typedef enum aiol_op_kind { AIOL_OP_SEND, AIOL_OP_CONNECT, AIOL_OP_RECV, AIOL_OP_ACCEPT, AIOL_OP_POLL } aiol_op_kind;
+
+typedef enum aiol_op_state {
+    AIOL_OP_IDLE,      /* the owner's */
+    AIOL_OP_ACTIVE,    /* the engine's; done() will come */
+    AIOL_OP_STOPPED,   /* a source: no done(); what still arrives is kept, in order */
+    AIOL_OP_CANCELLING /* done() will come exactly once more, whatever it says */
+} aiol_op_state;
+
+enum { AIOL_POLL_READABLE = 1, AIOL_POLL_WRITABLE = 2 };
+
+typedef struct aiol_op {
+    uint8_t kind;
+    uint8_t state;
+    uint8_t flags; /* the owner's */
+    uint8_t engine_flags;
+    uint32_t generation; /* the engine's: events found before the submission miss */
+    aioloop_socket fd;
+    struct aiol_op *link; /* the engine's */
+    /* n: a count (SEND, RECV: bytes; 0 of RECV is the end of the stream; ACCEPT: the new socket, with data the peer's
+     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns how many
+     * bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after start. Called
+     * only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is IDLE. A
+     * CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which its owner must
+     * then close). */
+    size_t (*done)(struct aiol_op *op, int64_t n, const void *data);
+    union {
+        struct {
+            const aioloop_buf *pieces; /* AIOL_IOV_MAX at most; they and what they name stay as they are until done */
+            int count;
+        } send;
+        struct {
+            const aioloop_address *address; /* read by submit alone */
+        } connect;
+        struct {
+            /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
+             * done() follows with data in that place; 0: none now. May do what done() may. */
+            size_t (*dest)(struct aiol_op *op, void **buffer);
+        } recv;
+        struct {
+            int budget; /* connections in one iteration */
+        } accept;
+        struct {
+            unsigned events; /* one of AIOL_POLL_...: done() in every iteration while it is so */
+        } poll;
+    } u;
+    void *engine; /* the engine's: what it keeps for this operation */
+} aiol_op;
+
+/* An idle connection pays for one. */
+AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_op) <= 64, op_is_small);
+
+typedef struct aiol_budget {
+    size_t bytes;     /* per source and iteration */
+    const bool *halt; /* set by a callback: dispatch no more, keep the rest */
+} aiol_budget;
+
+/* Who attaches a descriptor. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+
+struct aiol_engine;
+
+/* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
+typedef struct aiol_socket_calls {
+    int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
+    int (*close)(struct aiol_engine *e, aioloop_socket s);
+    int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
+    int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
+    int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
+    int (*set)(struct aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value);
+    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int *family);
+    int (*adopt)(struct aiol_engine *e, aioloop_socket s);
+    int (*name)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+    int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+    int (*path_identify)(struct aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity);
+    int (*path_remove)(struct aiol_engine *e, const char *path, size_t size);
+} aiol_socket_calls;
+
+typedef struct aiol_engine_calls {
+    void (*close)(struct aiol_engine *e);
+
+    /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what attach
+     * reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what the system
+     * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
+    int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
+    /* A SEND that is not to wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. The
+     * operation is IDLE before and after, so it and its memory may be on the stack. */
+    int64_t (*attempt)(struct aiol_engine *e, aiol_op *op);
+    /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
+    int (*cancel)(struct aiol_engine *e, aiol_op *op);
+    void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
+    void (*start)(struct aiol_engine *e, aiol_op *op); /* what was kept first, in the next dispatch */
+    size_t (*take)(struct aiol_engine *e, aiol_op *op, void *to, size_t size); /* STOPPED: empties what was kept */
+    aiol_op *(*watching)(struct aiol_engine *e, aioloop_socket fd, unsigned event); /* the active POLL, or NULL */
+    bool (*owned)(struct aiol_engine *e, aioloop_socket fd); /* attached by a transport */
+
+    /* Before any operation on fd; reserves. A transport's descriptor is nobody else's: AIOLOOP_EMISUSE. */
+    int (*attach)(struct aiol_engine *e, aioloop_socket fd, aiol_owner owner);
+    /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
+    void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
+
+    int (*wait)(struct aiol_engine *e, aioloop_time deadline); /* flush, wait, harvest; calls nobody. Past: no wait */
+    int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
+    int (*flush)(struct aiol_engine *e); /* tells the system everything: before a foreign main loop sleeps */
+    int (*descriptor)(struct aiol_engine *e);
+    void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */
+    void (*forget)(struct aiol_engine *e); /* instead of close, in a forked child: touches nothing shared */
+    aioloop_time (*now)(struct aiol_engine *e);
+    void (*verify)(struct aiol_engine *e);
+} aiol_engine_calls;
+
+typedef struct aiol_engine {
+    const char *name;
+    const aiol_engine_calls *calls;
+    const aiol_socket_calls *sockets;
+    const aioloop_allocator *allocator;
+} aiol_engine;
+
+AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {
+    AIOL_ASSERT(op->state == AIOL_OP_IDLE);
+    return e->calls->submit(e, op);
+}
+
+AIOL_INLINE int64_t aiol_op_attempt(aiol_engine *e, aiol_op *op) {
+    return e->calls->attempt(e, op);
+}
+
+AIOL_INLINE int aiol_op_cancel(aiol_engine *e, aiol_op *op) {
+    if (op->state == AIOL_OP_IDLE)
+        return 0;
+    if (op->state == AIOL_OP_CANCELLING)
+        return AIOL_PENDING;
+    return e->calls->cancel(e, op);
+}
+
+/* How an engine is made. */
+typedef struct aiol_engine_setup {
+    const aioloop_allocator *allocator;
+    unsigned without; /* AIOL_WITHOUT_... */
+    bool delayed;     /* sim */
+    uint64_t seed;    /* sim */
+} aiol_engine_setup;
+
+#endif
+
+/* >> src/aioloop.h */
+#if AIOL_HAVE_REACTOR
+
+/* >> src/io/reactor.c */
+/*
+ * reactor.c - operations over any poller: try, and if it would block, wait until it would not.
+ *                                                                              (asyncio: selector_events.py)
+ *
+ * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND, CONNECT,
+ * POLL). What the poller is to watch follows from them; differences are told to it in one go before the wait (dirty list), except
+ * for POLL, whose descriptor is the user's and may be closed the moment it is removed.
+ *
+ * Stale events cannot hurt: an event counts only if the descriptor's generation is the one it was watched with, and the
+ * operation was submitted before the harvest in which it was found (op->generation against harvest).
+ *
+ * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after each
+ * callback the operation is touched only if it is still current.
+ */
+#ifndef AIOL_IO_REACTOR_C
+#define AIOL_IO_REACTOR_C
+
+#define AIOL_REACTOR_BATCH 256
+#define AIOL_REACTOR_BUFFER 65536u
+
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
+enum { AIOL_OP_KEPT = 1 };                                            /* engine_flags: on the list of kept sources */
+
+typedef struct aiol_reactor_fd {
+    aiol_op *in;
+    aiol_op *out;
+    uint32_t generation;
+    uint8_t watched; /* AIOL_READABLE | AIOL_WRITABLE: what the poller watches */
+    uint8_t flags;
+} aiol_reactor_fd;
+
+/* Bytes a RECV delivered and its owner did not take. */
+typedef struct aiol_stash {
+    size_t start;
+    size_t end;
+    size_t block_size; /* the bytes follow */
+} aiol_stash;
+
+typedef struct aiol_reactor {
+    aiol_engine base;
+    aiol_poll poll;
+    aiol_wake wake;
+    unsigned without;
+    uint32_t harvest;
+    aiol_reactor_fd *fds; /* by descriptor */
+    size_t fds_capacity;
+    aioloop_socket *dirty; /* room for every descriptor */
+    size_t dirty_count;
+    size_t dirty_capacity;
+    aiol_op *kept;    /* sources with a stash to offer */
+    aiol_op *current; /* whose callback runs */
+    unsigned char *buffer;
+    int ready_next;
+    int ready_count;
+    aiol_ready ready[AIOL_REACTOR_BATCH];
+} aiol_reactor;
+
+static aiol_reactor_fd *aiol_reactor_at(aiol_reactor *r, aioloop_socket fd) {
+    AIOL_ASSERT(fd >= 0 && (size_t)fd < r->fds_capacity);
+    return &r->fds[fd];
+}
+
+static unsigned aiol_reactor_wanted(const aiol_reactor_fd *entry) {
+    return (entry->in != NULL && entry->in->state == AIOL_OP_ACTIVE ? (unsigned)AIOL_READABLE : 0u) |
+           (entry->out != NULL ? (unsigned)AIOL_WRITABLE : 0u);
+}
+
+static void aiol_reactor_changed(aiol_reactor *r, aioloop_socket fd, aiol_reactor_fd *entry) {
+    if ((entry->flags & AIOL_FD_DIRTY) != 0)
+        return;
+    entry->flags |= AIOL_FD_DIRTY;
+    r->dirty[r->dirty_count++] = fd;
+}
+
+static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_reactor_fd *entry) {
+    unsigned wanted = aiol_reactor_wanted(entry);
+    int err;
+    if (wanted == entry->watched)
+        return 0;
+    err = r->poll.poller->set(&r->poll, fd, entry->watched, wanted, entry->generation);
+    if (err == 0 || wanted == 0)
+        entry->watched = (uint8_t)wanted;
+    return err;
+}
+
+/* ---- the kept ---- */
+
+static void aiol_reactor_keep(aiol_reactor *r, aiol_op *op) {
+    if ((op->engine_flags & AIOL_OP_KEPT) != 0)
+        return;
+    op->engine_flags |= AIOL_OP_KEPT;
+    op->link = r->kept;
+    r->kept = op;
+}
+
+static void aiol_reactor_unkeep(aiol_reactor *r, aiol_op *op) {
+    aiol_op **at;
+    if ((op->engine_flags & AIOL_OP_KEPT) == 0)
+        return;
+    for (at = &r->kept; *at != op; at = &(*at)->link)
+        ;
+    *at = op->link;
+    op->link = NULL;
+    op->engine_flags &= (uint8_t)~AIOL_OP_KEPT;
+}
+
+static void aiol_reactor_stash_free(aiol_reactor *r, aiol_op *op) {
+    aiol_stash *stash = (aiol_stash *)op->engine;
+    if (stash != NULL)
+        aiol_free(r->base.allocator, stash, stash->block_size);
+    op->engine = NULL;
+}
+
+/* The operation leaves the engine. */
+static void aiol_reactor_idle(aiol_reactor *r, aiol_op *op) {
+    aiol_reactor_fd *entry = aiol_reactor_at(r, op->fd);
+    if (entry->in == op)
+        entry->in = NULL;
+    if (entry->out == op)
+        entry->out = NULL;
+    op->state = AIOL_OP_IDLE;
+    aiol_reactor_unkeep(r, op);
+    aiol_reactor_stash_free(r, op);
+    aiol_reactor_changed(r, op->fd, entry);
+}
+
+static void aiol_reactor_finish(aiol_reactor *r, aiol_op *op, int64_t n) {
+    aiol_reactor_idle(r, op);
+    op->done(op, n, NULL);
+}
+
+/* ---- submitting ---- */
+
+static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
+    aiol_reactor_fd *entry = aiol_reactor_at(r, op->fd);
+    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out)
+        entry->out = op;
+    else
+        entry->in = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->generation = r->harvest;
+    op->engine = NULL;
+    op->engine_flags = 0;
+    op->link = NULL;
+    aiol_reactor_changed(r, op->fd, entry);
+    return AIOL_PENDING;
+}
+
+static int64_t aiol_reactor_attempt(aiol_engine *e, aiol_op *op) {
+    aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, op->fd);
+    int64_t n;
+    size_t size = 0;
+    int i;
+    if ((entry->flags & AIOL_FD_FULL) != 0)
+        return AIOL_PENDING;
+    n = aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count);
+    if (n < 0) {
+        if (n != AIOLOOP_EAGAIN)
+            return n;
+        entry->flags |= AIOL_FD_FULL;
+        return AIOL_PENDING;
+    }
+    for (i = 0; i < op->u.send.count; i++)
+        size += op->u.send.pieces[i].size;
+    if ((size_t)n < size)
+        entry->flags |= AIOL_FD_FULL;
+    return n;
+}
+
+static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
+    bool out = op->u.poll.events == AIOL_POLL_WRITABLE;
+    aiol_reactor_fd *entry = aiol_reactor_at(r, op->fd);
+    int err;
+    aiol_reactor_arm(r, op, out);
+    /* Told at once, for the answer; and always, because the user may have closed the number and opened it anew. */
+    err = r->poll.poller->set(&r->poll, op->fd, entry->watched, aiol_reactor_wanted(entry), entry->generation);
+    if (err < 0) {
+        aiol_reactor_idle(r, op);
+        return err;
+    }
+    entry->watched = (uint8_t)aiol_reactor_wanted(entry);
+    return AIOL_PENDING;
+}
+
+static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    int64_t n;
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_SEND:
+        n = aiol_reactor_attempt(e, op);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_CONNECT:
+        n = aiol_socket_connect(op->fd, op->u.connect.address);
+        return n != AIOLOOP_EINPROGRESS ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_POLL:
+        return aiol_reactor_watch(r, op);
+    case AIOL_OP_RECV:
+    case AIOL_OP_ACCEPT:
+        break;
+    }
+    return aiol_reactor_arm(r, op, false);
+}
+
+static int aiol_reactor_cancel(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (r->current == op)
+        r->current = NULL;
+    aiol_reactor_idle(r, op);
+    if (op->kind == AIOL_OP_POLL) /* at once: the descriptor may be closed the next moment */
+        aiol_reactor_tell(r, op->fd, aiol_reactor_at(r, op->fd));
+    return 0;
+}
+
+static void aiol_reactor_stop(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (op->state != AIOL_OP_ACTIVE)
+        return;
+    op->state = AIOL_OP_STOPPED;
+    aiol_reactor_unkeep(r, op);
+    aiol_reactor_changed(r, op->fd, aiol_reactor_at(r, op->fd));
+}
+
+static void aiol_reactor_start(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (op->state != AIOL_OP_STOPPED)
+        return;
+    op->state = AIOL_OP_ACTIVE;
+    if (op->engine != NULL)
+        aiol_reactor_keep(r, op);
+    aiol_reactor_changed(r, op->fd, aiol_reactor_at(r, op->fd));
+}
+
+static size_t aiol_reactor_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    aiol_stash *stash = (aiol_stash *)op->engine;
+    size_t n;
+    if (stash == NULL)
+        return 0;
+    n = aiol_min_size(size, stash->end - stash->start);
+    memcpy(to, (const char *)(stash + 1) + stash->start, n);
+    stash->start += n;
+    if (stash->start == stash->end)
+        aiol_reactor_stash_free(r, op);
+    return n;
+}
+
+static aiol_op *aiol_reactor_watching(aiol_engine *e, aioloop_socket fd, unsigned event) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    aiol_op *op;
+    if (fd < 0 || (size_t)fd >= r->fds_capacity)
+        return NULL;
+    op = event == AIOL_POLL_READABLE ? r->fds[fd].in : r->fds[fd].out;
+    return op != NULL && op->kind == AIOL_OP_POLL ? op : NULL;
+}
+
+static bool aiol_reactor_owned(aiol_engine *e, aioloop_socket fd) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    return fd >= 0 && (size_t)fd < r->fds_capacity && (r->fds[fd].flags & AIOL_FD_TRANSPORT) != 0;
+}
+
+/* ---- descriptors ---- */
+
+static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    aiol_reactor_fd *entry;
+    int err;
+    err = owner == AIOL_OWNER_WATCHER ? aiol_descriptor_check(fd) : fd < 0 ? AIOLOOP_EINVAL : 0;
+    if (err == 0)
+        err = r->poll.poller->reserve(&r->poll, fd);
+    if (err == 0)
+        err = aiol_grow(e->allocator, &r->fds, &r->fds_capacity, sizeof(r->fds[0]), (size_t)fd + 1);
+    if (err == 0)
+        err = aiol_grow(e->allocator, &r->dirty, &r->dirty_capacity, sizeof(r->dirty[0]), r->fds_capacity);
+    if (err == 0 && r->buffer == NULL) {
+        r->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_REACTOR_BUFFER);
+        err = r->buffer == NULL ? AIOLOOP_ENOMEM : 0;
+    }
+    if (err < 0)
+        return err;
+    entry = &r->fds[fd];
+    if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
+        return AIOLOOP_EMISUSE;
+    if (owner == AIOL_OWNER_WATCHER)
+        return 0;
+    if (entry->in != NULL || entry->out != NULL)
+        return AIOLOOP_EMISUSE;
+    entry->flags |= AIOL_FD_TRANSPORT;
+    entry->flags &= (uint8_t)~AIOL_FD_FULL;
+    entry->generation++;
+    return 0;
+}
+
+static void aiol_reactor_quiesce(aiol_engine *e, aioloop_socket fd) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    aiol_reactor_fd *entry = aiol_reactor_at(r, fd);
+    AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
+    aiol_reactor_tell(r, fd, entry);
+    entry->flags &= (uint8_t)~(AIOL_FD_TRANSPORT | AIOL_FD_FULL);
+    entry->generation++;
+}
+
+/* ---- waiting ---- */
+
+/* A descriptor the poller refuses fails its operations: told as an event of no descriptor's readiness. */
+static int aiol_reactor_flush(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    while (r->dirty_count != 0) {
+        aioloop_socket fd = r->dirty[r->dirty_count - 1];
+        aiol_reactor_fd *entry = &r->fds[fd];
+        int err = aiol_reactor_tell(r, fd, entry);
+        if (err < 0)
+            return err;
+        entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
+        r->dirty_count--;
+    }
+    return 0;
+}
+
+/* What a descriptor's operations get that the poller refused: nobody would ever hear of them again. */
+static void aiol_reactor_refuse(aiol_reactor *r, int err) {
+    aioloop_socket fd = r->dirty[--r->dirty_count];
+    aiol_reactor_fd *entry = &r->fds[fd];
+    aiol_op *in = entry->in;
+    entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
+    if (in != NULL)
+        aiol_reactor_finish(r, in, err);
+    entry = &r->fds[fd];
+    if (entry->out != NULL)
+        aiol_reactor_finish(r, entry->out, err);
+}
+
+/* Keeps the wake-up to itself. */
+static void aiol_reactor_harvest(aiol_reactor *r, int found) {
+    int i;
+    r->harvest++;
+    r->ready_next = 0;
+    r->ready_count = 0;
+    for (i = 0; i < found; i++) {
+        if (r->ready[i].fd == r->wake.reader)
+            aiol_wake_drain(&r->wake);
+        else
+            r->ready[r->ready_count++] = r->ready[i];
+    }
+}
+
+static aioloop_time aiol_reactor_now(aiol_engine *e) {
+    (void)e;
+    return aiol_clock_now();
+}
+
+static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    int64_t timeout = -1;
+    int n;
+    if (r->ready_next < r->ready_count) /* a halted dispatch left them */
+        return 0;
+    if (r->dirty_count != 0 && aiol_reactor_flush(e) < 0)
+        return 0; /* dispatch tells whose it is */
+    if (r->kept != NULL || deadline <= 0) {
+        timeout = 0;
+    } else if (deadline != AIOLOOP_FOREVER) {
+        timeout = deadline - aiol_clock_now();
+        if (timeout < 0)
+            timeout = 0;
+    }
+    n = r->poll.poller->wait(&r->poll, timeout, r->ready, AIOL_REACTOR_BATCH);
+    aiol_reactor_harvest(r, n < 0 ? 0 : n);
+    return n < 0 ? n : 0;
+}
+
+/* ---- dispatching ---- */
+
+/* Offers bytes to a RECV and stashes what it leaves; offered is the stash itself or the engine's buffer. False if the operation
+ * is not to be touched any more. */
+static bool aiol_reactor_deliver(aiol_reactor *r, aiol_op *op, const unsigned char *data, size_t size) {
+    size_t taken;
+    aiol_stash *stash;
+    r->current = op;
+    taken = op->done(op, (int64_t)size, data);
+    if (r->current != op)
+        return false;
+    if (taken >= size)
+        return true;
+    stash = (aiol_stash *)aiol_alloc(r->base.allocator, sizeof(*stash) + size - taken);
+    if (stash == NULL) {
+        aiol_reactor_finish(r, op, AIOLOOP_ENOMEM);
+        return false;
+    }
+    stash->start = 0;
+    stash->end = size - taken;
+    stash->block_size = sizeof(*stash) + size - taken;
+    memcpy(stash + 1, data + taken, size - taken);
+    op->engine = stash;
+    if (op->state == AIOL_OP_ACTIVE)
+        aiol_reactor_keep(r, op);
+    return false;
+}
+
+/* Where the next bytes of a RECV go: *size of them at *to. False if nowhere now. */
+static bool aiol_reactor_place(aiol_reactor *r, aiol_op *op, unsigned char **to, size_t *size) {
+    void *buffer = NULL;
+    if (op->u.recv.dest == NULL) {
+        *to = r->buffer;
+        *size = AIOL_REACTOR_BUFFER;
+        return true;
+    }
+    r->current = op;
+    *size = op->u.recv.dest(op, &buffer);
+    *to = (unsigned char *)buffer;
+    return r->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
+}
+
+static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+    size_t left = budget->bytes;
+    for (;;) {
+        unsigned char *to;
+        size_t size;
+        int64_t n;
+        if (!aiol_reactor_place(r, op, &to, &size))
+            return;
+        n = aiol_socket_recv(op->fd, to, size);
+        if (n == AIOLOOP_EAGAIN)
+            return;
+        if (n <= 0) {
+            aiol_reactor_finish(r, op, n);
+            return;
+        }
+        if (!aiol_reactor_deliver(r, op, to, (size_t)n))
+            return;
+        /* A short read has emptied the socket; the poller tells when there is more. */
+        if ((size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            return;
+        left -= (size_t)n;
+    }
+}
+
+static void aiol_reactor_accept(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+    int left = op->u.accept.budget;
+    do {
+        aioloop_address peer;
+        aiol_path_room room;
+        aioloop_socket s = AIOL_NO_SOCKET;
+        int err = aiol_socket_accept(op->fd, r->without, &s, &peer, &room);
+        if (err == AIOLOOP_EAGAIN)
+            return;
+        if (err < 0) {
+            aiol_reactor_finish(r, op, err);
+            return;
+        }
+        r->current = op;
+        op->done(op, s, &peer);
+    } while (--left > 0 && r->current == op && op->state == AIOL_OP_ACTIVE && !*budget->halt);
+}
+
+static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+    if (op == NULL || op->state != AIOL_OP_ACTIVE || op->generation == r->harvest)
+        return;
+    if (op->kind == AIOL_OP_POLL)
+        op->done(op, AIOL_POLL_READABLE, NULL);
+    else if (op->kind == AIOL_OP_ACCEPT)
+        aiol_reactor_accept(r, op, budget);
+    else if (op->engine == NULL) /* else the stash goes first */
+        aiol_reactor_recv(r, op, budget);
+}
+
+static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
+    aiol_reactor_fd *entry = &r->fds[fd];
+    aiol_op *op = entry->out;
+    int64_t n;
+    if (op == NULL || op->generation == r->harvest)
+        return;
+    entry->flags &= (uint8_t)~AIOL_FD_FULL;
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_POLL:
+        op->done(op, AIOL_POLL_WRITABLE, NULL);
+        return;
+    case AIOL_OP_CONNECT:
+        aiol_reactor_finish(r, op, aiol_socket_connected(fd));
+        return;
+    default:
+        n = aiol_reactor_attempt(&r->base, op);
+        if (n != AIOL_PENDING)
+            aiol_reactor_finish(r, op, n);
+        return;
+    }
+}
+
+/* Offers every stash that there is now, once. */
+static void aiol_reactor_offer(aiol_reactor *r, const aiol_budget *budget) {
+    aiol_op *op;
+    size_t n = 0;
+    for (op = r->kept; op != NULL; op = op->link)
+        n++;
+    for (; n > 0 && r->kept != NULL && !*budget->halt; n--) {
+        aiol_stash *stash;
+        unsigned char *to;
+        size_t size;
+        size_t there;
+        aiol_op **last = &r->kept;
+        while ((*last)->link != NULL) /* the oldest */
+            last = &(*last)->link;
+        op = *last;
+        aiol_reactor_unkeep(r, op);
+        stash = (aiol_stash *)op->engine;
+        if (op->u.recv.dest != NULL) {
+            if (!aiol_reactor_place(r, op, &to, &size)) {
+                if (r->current == op && op->state == AIOL_OP_ACTIVE && op->engine != NULL)
+                    aiol_reactor_keep(r, op);
+                continue;
+            }
+            there = aiol_min_size(size, stash->end - stash->start);
+            memcpy(to, (char *)(stash + 1) + stash->start, there);
+            stash->start += there;
+            if (stash->start == stash->end)
+                aiol_reactor_stash_free(r, op);
+            r->current = op;
+            op->done(op, (int64_t)there, to);
+            if (r->current == op && op->state == AIOL_OP_ACTIVE && op->engine != NULL)
+                aiol_reactor_keep(r, op);
+        } else {
+            op->engine = NULL; /* deliver makes a new one of what is left */
+            aiol_reactor_deliver(r, op, (unsigned char *)(stash + 1) + stash->start, stash->end - stash->start);
+            aiol_free(r->base.allocator, stash, stash->block_size);
+        }
+    }
+}
+
+static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    while (r->dirty_count != 0 && !*budget->halt) {
+        int err = aiol_reactor_flush(e);
+        if (err == 0)
+            break;
+        aiol_reactor_refuse(r, err);
+    }
+    if (r->kept != NULL)
+        aiol_reactor_offer(r, budget);
+    while (r->ready_next < r->ready_count && !*budget->halt) {
+        const aiol_ready found = r->ready[r->ready_next];
+        if (r->fds[found.fd].generation != found.generation) {
+            r->ready_next++;
+            continue;
+        }
+        if ((found.events & AIOL_READABLE) != 0) {
+            r->ready[r->ready_next].events &= (unsigned)~AIOL_READABLE; /* a halt comes back for the rest */
+            aiol_reactor_readable(r, r->fds[found.fd].in, budget);
+            if (*budget->halt)
+                break;
+        }
+        r->ready_next++;
+        if ((found.events & AIOL_WRITABLE) != 0 && r->fds[found.fd].generation == found.generation)
+            aiol_reactor_writable(r, found.fd);
+    }
+    return r->kept != NULL || r->ready_next < r->ready_count ? 1 : 0;
+}
+
+/* ---- the rest ---- */
+
+static int aiol_reactor_descriptor(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    return r->poll.poller->descriptor(&r->poll);
+}
+
+static void aiol_reactor_wake(aiol_engine *e) {
+    aiol_wake_signal(&((aiol_reactor *)e)->wake);
+}
+
+static void aiol_reactor_close(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    const aioloop_allocator *a = e->allocator;
+    r->poll.poller->close(&r->poll);
+    aiol_wake_close(&r->wake);
+    aiol_free(a, r->fds, r->fds_capacity * sizeof(r->fds[0]));
+    aiol_free(a, r->dirty, r->dirty_capacity * sizeof(r->dirty[0]));
+    aiol_free(a, r->buffer, AIOL_REACTOR_BUFFER);
+    aiol_free(a, r, sizeof(*r));
+}
+
+static void aiol_reactor_verify(aiol_engine *e) {
+    const aiol_reactor *r = (const aiol_reactor *)(const void *)e;
+    size_t dirty = 0;
+    size_t i;
+    for (i = 0; i < r->fds_capacity; i++) {
+        const aiol_reactor_fd *entry = &r->fds[i];
+        AIOL_VERIFY(entry->in == NULL || (entry->in->fd == (aioloop_socket)i && entry->in->state != AIOL_OP_IDLE));
+        AIOL_VERIFY(entry->out == NULL || (entry->out->fd == (aioloop_socket)i && entry->out->state == AIOL_OP_ACTIVE));
+        AIOL_VERIFY((entry->flags & AIOL_FD_DIRTY) != 0 || entry->watched == aiol_reactor_wanted(entry));
+        if ((entry->flags & AIOL_FD_DIRTY) != 0)
+            dirty++;
+    }
+    AIOL_VERIFY(dirty == r->dirty_count);
+}
+
+static const aiol_engine_calls aiol_reactor_calls = {
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_reactor_stop,
+    aiol_reactor_start,  aiol_reactor_take,       aiol_reactor_watching, aiol_reactor_owned, aiol_reactor_attach, aiol_reactor_quiesce,
+    aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
+    aiol_reactor_wake,   aiol_reactor_close,      aiol_reactor_now,      aiol_reactor_verify,
+};
+
+/* ---- sockets: the system's ---- */
+
+static int aiol_system_open(aiol_engine *e, int family, aioloop_socket *out) {
+    (void)e;
+    return aiol_socket_open(family, out);
+}
+static int aiol_system_close(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_close(s);
+}
+static int aiol_system_bind(aiol_engine *e, aioloop_socket s, const aioloop_address *address) {
+    (void)e;
+    return aiol_socket_bind(s, address);
+}
+static int aiol_system_listen(aiol_engine *e, aioloop_socket s, int backlog) {
+    (void)e;
+    return aiol_socket_listen(s, backlog);
+}
+static int aiol_system_shutdown(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_shutdown(s);
+}
+static int aiol_system_set(aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value) {
+    (void)e;
+    return aiol_socket_set(s, option, value);
+}
+static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+    (void)e;
+    return aiol_socket_inspect(s, family);
+}
+static int aiol_system_adopt(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_adopt(s);
+}
+static int aiol_system_name(aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room) {
+    (void)e;
+    return aiol_socket_name(s, address, room);
+}
+static int aiol_system_peer(aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room) {
+    (void)e;
+    return aiol_socket_peer(s, address, room);
+}
+static int aiol_system_path_identify(aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity) {
+    (void)e;
+    return aiol_path_identify(path, size, identity);
+}
+static int aiol_system_path_remove(aiol_engine *e, const char *path, size_t size) {
+    (void)e;
+    return aiol_path_remove(path, size);
+}
+
+static const aiol_socket_calls aiol_system_sockets = {
+    aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
+    aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
+};
+
+AIOLOOP_INTERNAL int aiol_reactor_open(const aiol_engine_setup *setup, const aiol_poller *poller, aiol_engine **out) {
+    aiol_reactor *r = (aiol_reactor *)aiol_alloc_zero(setup->allocator, sizeof(*r));
+    int err;
+    if (r == NULL)
+        return AIOLOOP_ENOMEM;
+    r->base.name = poller->name;
+    r->base.calls = &aiol_reactor_calls;
+    r->base.sockets = &aiol_system_sockets;
+    r->base.allocator = setup->allocator;
+    r->without = setup->without;
+    r->poll.poller = poller;
+    r->poll.allocator = setup->allocator;
+    r->poll.without = setup->without;
+    err = poller->open(&r->poll);
+    if (err < 0)
+        goto free_reactor;
+    err = aiol_wake_open(&r->wake, setup->without);
+    if (err < 0)
+        goto close_poller;
+    err = poller->reserve(&r->poll, r->wake.reader);
+    if (err == 0)
+        err = poller->set(&r->poll, r->wake.reader, 0, AIOL_READABLE, 0);
+    if (err < 0)
+        goto close_wake;
+    *out = &r->base;
+    return 0;
+close_wake:
+    aiol_wake_close(&r->wake);
+close_poller:
+    poller->close(&r->poll);
+free_reactor:
+    aiol_free(setup->allocator, r, sizeof(*r));
+    return err;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#if AIOL_HAVE_SIM
+
+/* >> src/io/sim.c */
+/*
+ * sim.c - the simulated engine: a virtual clock and a network in memory, to prove the contract of op.h.
+ *
+ * Two personalities. Readiness does what the reactor does. Delayed does all that a completion engine is allowed to do: sends
+ * copy nothing until later and take a part, completions come iterations after the fact, bytes and connections are taken
+ * from the network ahead of their delivery and also while a source is stopped, a cancel finds the work done.
+ *
+ *   a) The seed decides everything. Sockets are walked in the order of their making and never by address; a harvest is
+ *      shuffled by the seed (whatever came at an earlier time was in an earlier harvest, so time order holds).
+ *   b) A step moves what is due; steps repeat until nothing moves; only then may the clock jump. So time passes only when
+ *      nobody has anything to do, which is what makes an hour's time-out cost microseconds.
+ *   c) What a connection carries lies at the receiving socket, so a sender may go while its bytes are under way. Ends and resets
+ *      are times in the receiver, not messages, so closing needs no memory.
+ *   d) The stash is a count: the first bytes of a socket (or connections of a listener) are the engine's. Giving them back,
+ *      which a cancel must do, is setting it to 0, and cannot fail.
+ *   e) A socket made by open brings along the other end of the connection it may make, so connecting cannot fail for want of
+ *      memory. Only a send allocates, and answers AIOLOOP_ENOBUFS as a system does.
+ *   f) A cancelled operation that has not told its end is on a list of the engine and no more of its socket: the descriptor may be
+ *      closed and its number in use again by then. Freed numbers are given out again at once, to provoke just that.
+ *   g) Callbacks may close any socket, so after each of them a socket is looked up anew by number and serial.
+ *
+ * Long, because it is a kernel's network and two engines.
+ */
+#ifndef AIOL_IO_SIM_C
+#define AIOL_IO_SIM_C
+
+/* Another thread can end a wait only where there is something to wait with; elsewhere a wait without end fails at once. */
+#define AIOL_SIM_BLOCKS (AIOLOOP_USE_THREADS && AIOL_HAVE_POLL)
+
+#if AIOL_SIM_BLOCKS
+
+#endif
+
+#define AIOL_SIM_START AIOLOOP_MS(1000) /* what the clock shows at first: not 0, so that 0 is in the past */
+#define AIOL_SIM_DEADLOCK 2000          /* real ms in which another thread has to wake a loop without events */
+#define AIOL_SIM_NUMBERS (1 << 20)      /* the first descriptor: out of the way of the system's */
+#define AIOL_SIM_BUFFER 65536u          /* the default of sim_set_buffer; what one done() of a RECV gets at most */
+#define AIOL_SIM_SHARE 16384u           /* bytes a delayed RECV takes ahead */
+#define AIOL_SIM_ACCEPT_SHARE 4u        /* connections a delayed ACCEPT takes ahead */
+#define AIOL_SIM_FIRST_PORT 32768
+#define AIOL_SIM_LAST_PORT 60999
+
+/* The places of a socket's operations, in the order in which they are served. */
+typedef enum aiol_sim_place {
+    AIOL_SIM_READER,     /* RECV, ACCEPT */
+    AIOL_SIM_WATCH_READ, /* POLL */
+    AIOL_SIM_WRITER,     /* SEND, CONNECT */
+    AIOL_SIM_WATCH_WRITE,
+    AIOL_SIM_PLACES
+} aiol_sim_place;
+
+/* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
+enum { AIOL_SIM_HAPPENED = 1 };
+
+/* NEW -listen-> LISTENING.   NEW -submit-> CONNECTING -> CONNECTED, or back to NEW.   An accepted one is born CONNECTED. */
+typedef enum aiol_sim_stage {
+    AIOL_SIM_NEW,
+    AIOL_SIM_LISTENING,
+    AIOL_SIM_CONNECTING,
+    AIOL_SIM_CONNECTED
+} aiol_sim_stage;
+
+/* Bytes of one send; they follow the struct. */
+typedef struct aiol_sim_piece {
+    struct aiol_sim_piece *next;
+    aioloop_time arrives;
+    size_t start; /* the first byte still there */
+    size_t size;  /* bytes still there */
+    size_t block_size;
+} aiol_sim_piece;
+
+/* An address with room for its path. */
+typedef struct aiol_sim_name {
+    aioloop_address address;
+    aiol_path_room room;
+} aiol_sim_name;
+
+/* The file of a Unix socket: stays until it is removed. */
+typedef struct aiol_sim_file {
+    struct aiol_sim_file *next;
+    aiol_sim_name name;
+    uint64_t inode;
+} aiol_sim_file;
+
+typedef struct aiol_sim_socket {
+    aiol_link link;        /* sim->sockets */
+    aioloop_socket number; /* AIOL_NO_SOCKET until accepted */
+    uint32_t serial;       /* tells it from others that have or had its number */
+    uint8_t family;
+    uint8_t stage;
+    bool bound;
+    bool transport; /* attached by one */
+    bool reuse_address;
+    bool reuse_port;
+    bool v6_only;
+    uint64_t inode; /* of the file it was bound to */
+    aiol_sim_name local;
+    aiol_sim_name remote;
+    aiol_op *ops[AIOL_SIM_PLACES];
+
+    /* a connection */
+    struct aiol_sim_socket *peer;  /* NULL: closed, or this end is dead */
+    struct aiol_sim_socket *spare; /* e) */
+    bool write_shut;
+    bool dead; /* reset or broken */
+    bool connect_waits; /* for room in the backlog */
+    aioloop_time connect_at;
+    int connect_result;
+    int read_error; /* to be told once */
+    int write_error;
+
+    /* what comes in, c) */
+    aiol_sim_piece *head;
+    aiol_sim_piece *tail;
+    aiol_sim_piece *coming; /* the first that is under way */
+    size_t size;            /* bytes in all pieces */
+    size_t arrived;         /* bytes before coming */
+    size_t stash;           /* d); of a listener: connections */
+    aioloop_time last_arrival;
+    aioloop_time end_at;
+    aioloop_time reset_at;
+    bool end_sent;
+    bool end_arrived;
+    bool reset_sent;
+    bool offering; /* done() of its RECV runs */
+
+    /* delayed: in which turn what is known is told */
+    bool read_noticed;
+    uint32_t read_due;
+    uint32_t write_due;
+
+    /* a listener, and a connection in its queue */
+    struct aiol_sim_socket *queue;
+    struct aiol_sim_socket *queue_next;
+    size_t queue_count;
+    size_t backlog;
+} aiol_sim_socket;
+
+typedef struct aiol_sim_slot {
+    aiol_sim_socket *socket;
+    size_t next_free; /* index + 1 */
+} aiol_sim_slot;
+
+/* Something to dispatch. */
+typedef struct aiol_sim_ready {
+    aioloop_socket number;
+    uint32_t serial;
+    unsigned places; /* bits */
+} aiol_sim_ready;
+
+typedef struct aiol_sim {
+    aiol_engine engine;
+    bool delayed;
+    bool partition;
+    uint64_t random;
+    aioloop_time now;
+    aioloop_time delay_min;
+    aioloop_time delay_max;
+    size_t buffer;
+    int accept_error;
+    unsigned accept_failures;
+    uint16_t port;   /* the next to try */
+    uint64_t inodes; /* given out */
+    uint32_t serials;
+    aiol_sim_file *files;
+
+    aiol_link sockets;
+    size_t sockets_total; /* with spare ones */
+    aiol_sim_slot *slots; /* by number; room for sockets_total */
+    size_t slots_used;
+    size_t slots_free; /* the head of the list: index + 1 */
+    size_t slots_capacity;
+
+    uint32_t turn;        /* counts waits */
+    uint32_t generation;  /* counts submissions */
+    uint32_t harvested;   /* generation at the harvest */
+    aiol_op *late;        /* CANCELLING, f) */
+    aiol_sim_ready *ready; /* room for sockets_total */
+    size_t ready_next;
+    size_t ready_count;
+    size_t ready_capacity;
+    bool more; /* this dispatch left something */
+
+    unsigned char *scratch; /* AIOL_SIM_BUFFER bytes: what a RECV without dest is shown */
+    uint32_t woken;         /* atomic */
+#if AIOL_SIM_BLOCKS
+    aiol_wake wake;
+#endif
+} aiol_sim;
+
+static aiol_sim *aiol_sim_of(aiol_engine *e) {
+    return AIOL_CONTAINER(e, aiol_sim, engine);
+}
+
+/* True once turn a is at or after turn b; counters may wrap. */
+static bool aiol_sim_reached(uint32_t a, uint32_t b) {
+    return (int32_t)(a - b) >= 0;
+}
+
+/* ---- chance ---- */
+
+/* splitmix64 */
+static uint64_t aiol_sim_draw(aiol_sim *sim) {
+    uint64_t z = sim->random += UINT64_C(0x9e3779b97f4a7c15);
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+static uint32_t aiol_sim_below(aiol_sim *sim, uint32_t bound) {
+    return (uint32_t)((aiol_sim_draw(sim) >> 32) * bound >> 32);
+}
+
+static bool aiol_sim_coin(aiol_sim *sim) {
+    return aiol_sim_below(sim, 2) == 0;
+}
+
+/* Something from 1 to size. */
+static size_t aiol_sim_part(aiol_sim *sim, size_t size) {
+    uint32_t bound = (uint32_t)aiol_min_size(size, UINT32_MAX);
+    return bound == 0 ? 0 : 1 + (size_t)aiol_sim_below(sim, bound);
+}
+
+static aioloop_time aiol_sim_delay(aiol_sim *sim) {
+    uint64_t span = (uint64_t)(sim->delay_max - sim->delay_min);
+    if (span == 0)
+        return sim->delay_min;
+    return sim->delay_min + (aioloop_time)(aiol_sim_draw(sim) % (span + 1));
+}
+
+/* ---- names ---- */
+
+static void aiol_sim_name_set(aiol_sim_name *name, const aioloop_address *address) {
+    name->address = *address;
+    if (address->family == AIOLOOP_UNIX) {
+        size_t size = aiol_min_size(address->path_size, sizeof(name->room.bytes));
+        if (size != 0)
+            memcpy(name->room.bytes, address->u.path, size);
+        name->address.path_size = (uint32_t)size;
+        name->address.u.path = name->room.bytes;
+    }
+}
+
+static void aiol_sim_name_tell(const aiol_sim_name *name, aioloop_address *address, aiol_path_room *room) {
+    *address = name->address;
+    if (address->family == AIOLOOP_UNIX) {
+        memcpy(room->bytes, name->room.bytes, address->path_size);
+        address->u.path = room->bytes;
+    }
+}
+
+static size_t aiol_sim_ip_size(const aioloop_address *a) {
+    return a->family == AIOLOOP_INET ? 4 : 16;
+}
+
+static bool aiol_sim_is_wildcard(const aioloop_address *a) {
+    static const uint8_t zeros[16] = {0};
+    return memcmp(a->u.ip, zeros, aiol_sim_ip_size(a)) == 0;
+}
+
+static bool aiol_sim_is_loopback(const aioloop_address *a) {
+    static const uint8_t one[16] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+    return a->family == AIOLOOP_INET ? a->u.ip[0] == 127 : memcmp(a->u.ip, one, sizeof(one)) == 0;
+}
+
+static void aiol_sim_set_loopback(aioloop_address *a) {
+    memset(a->u.ip, 0, sizeof(a->u.ip));
+    if (a->family == AIOLOOP_INET)
+        a->u.ip[0] = 127;
+    a->u.ip[a->family == AIOLOOP_INET ? 3 : 15] = 1;
+}
+
+/* An IPv4 address as an IPv6 socket sees it. */
+static void aiol_sim_map_v4(aioloop_address *a) {
+    uint8_t ip[4];
+    memcpy(ip, a->u.ip, 4);
+    a->family = AIOLOOP_INET6;
+    memset(a->u.ip, 0, 10);
+    memset(a->u.ip + 10, 0xff, 2);
+    memcpy(a->u.ip + 12, ip, 4);
+}
+
+static bool aiol_sim_is_file(const aioloop_address *a) {
+    return a->family == AIOLOOP_UNIX && a->path_size != 0 && a->u.path[0] != '\0';
+}
+
+/* Where the file of this name hangs, or the NULL at the list's end. */
+static aiol_sim_file **aiol_sim_find_file(aiol_sim *sim, const char *path, size_t size) {
+    aiol_sim_file **at;
+    for (at = &sim->files; *at != NULL; at = &(*at)->next)
+        if ((*at)->name.address.path_size == size && memcmp((*at)->name.room.bytes, path, size) == 0)
+            break;
+    return at;
+}
+
+static int aiol_sim_make_file(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *address) {
+    aiol_sim_file **at = aiol_sim_find_file(sim, address->u.path, address->path_size);
+    aiol_sim_file *file;
+    if (*at != NULL)
+        return AIOLOOP_EADDRINUSE;
+    file = (aiol_sim_file *)aiol_alloc_zero(sim->engine.allocator, sizeof(*file));
+    if (file == NULL)
+        return AIOLOOP_ENOMEM;
+    aiol_sim_name_set(&file->name, address);
+    file->inode = ++sim->inodes;
+    s->inode = file->inode;
+    *at = file;
+    return 0;
+}
+
+/* ---- sockets and their numbers ---- */
+
+static aiol_sim_socket *aiol_sim_find(aiol_sim *sim, aioloop_socket number) {
+    if (number < AIOL_SIM_NUMBERS || (size_t)(number - AIOL_SIM_NUMBERS) >= sim->slots_used)
+        return NULL;
+    return sim->slots[number - AIOL_SIM_NUMBERS].socket;
+}
+
+/* A new socket, in no list and without a number, for which there is room in every array. */
+static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family) {
+    const aioloop_allocator *a = sim->engine.allocator;
+    size_t wanted = sim->sockets_total + 1;
+    aiol_sim_socket *s;
+    if (aiol_grow(a, &sim->slots, &sim->slots_capacity, sizeof(sim->slots[0]), wanted) < 0 ||
+        aiol_grow(a, &sim->ready, &sim->ready_capacity, sizeof(sim->ready[0]), wanted) < 0)
+        return NULL;
+    s = (aiol_sim_socket *)aiol_alloc_zero(a, sizeof(*s));
+    if (s == NULL)
+        return NULL;
+    sim->sockets_total++;
+    s->number = AIOL_NO_SOCKET;
+    s->family = (uint8_t)family;
+    s->local.address.family = (uint16_t)family;
+    s->local.address.u.path = family == AIOLOOP_UNIX ? s->local.room.bytes : NULL;
+    s->remote = s->local;
+    return s;
+}
+
+/* The socket begins to exist for the network. */
+static void aiol_sim_enter(aiol_sim *sim, aiol_sim_socket *s) {
+    s->serial = ++sim->serials;
+    s->last_arrival = sim->now;
+    aiol_list_append(&sim->sockets, &s->link);
+}
+
+/* Gives it the number that was freed last. */
+static void aiol_sim_number(aiol_sim *sim, aiol_sim_socket *s) {
+    size_t i = sim->slots_free;
+    AIOL_ASSERT(s->number == AIOL_NO_SOCKET);
+    if (i != 0) {
+        sim->slots_free = sim->slots[--i].next_free;
+    } else {
+        AIOL_ASSERT(sim->slots_used < sim->slots_capacity);
+        i = sim->slots_used++;
+    }
+    sim->slots[i].socket = s;
+    s->number = AIOL_SIM_NUMBERS + (aioloop_socket)i;
+}
+
+static void aiol_sim_free_pieces(aiol_sim *sim, aiol_sim_piece *piece) {
+    while (piece != NULL) {
+        aiol_sim_piece *next = piece->next;
+        aiol_free(sim->engine.allocator, piece, piece->block_size);
+        piece = next;
+    }
+}
+
+static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s == NULL)
+        return;
+    if (s->number != AIOL_NO_SOCKET) {
+        size_t i = (size_t)(s->number - AIOL_SIM_NUMBERS);
+        sim->slots[i].socket = NULL;
+        sim->slots[i].next_free = sim->slots_free;
+        sim->slots_free = i + 1;
+    }
+    aiol_list_remove(&s->link);
+    aiol_sim_free_pieces(sim, s->head);
+    aiol_sim_free(sim, s->spare);
+    sim->sockets_total--;
+    aiol_free(sim->engine.allocator, s, sizeof(*s));
+}
+
+/* Walks the sockets in the order of their making. */
+#define AIOL_SIM_EACH(sim, link)                                                                   \
+    for (link = (sim)->sockets.next; link != &(sim)->sockets; link = link->next)
+
+static aiol_sim_socket *aiol_sim_at(aiol_link *link) {
+    return AIOL_CONTAINER(link, aiol_sim_socket, link);
+}
+
+/* ---- what is under way ---- */
+
+/* When something sent to s now arrives: never before what was sent earlier. */
+static aioloop_time aiol_sim_arrival(aiol_sim *sim, aiol_sim_socket *s) {
+    aioloop_time at = aiol_time_add(sim->now, aiol_sim_delay(sim));
+    if (at > s->last_arrival)
+        s->last_arrival = at;
+    return s->last_arrival;
+}
+
+static void aiol_sim_append(aiol_sim *sim, aiol_sim_socket *s, aiol_sim_piece *piece) {
+    piece->arrives = aiol_sim_arrival(sim, s);
+    if (s->tail == NULL)
+        s->head = piece;
+    else
+        s->tail->next = piece;
+    s->tail = piece;
+    if (s->coming == NULL)
+        s->coming = piece;
+    s->size += piece->size;
+}
+
+static void aiol_sim_send_end(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->end_sent || s->dead)
+        return;
+    s->end_sent = true;
+    s->end_at = aiol_sim_arrival(sim, s);
+}
+
+static void aiol_sim_send_reset(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->reset_sent || s->dead)
+        return;
+    s->reset_sent = true;
+    s->reset_at = aiol_sim_arrival(sim, s);
+}
+
+/* Copies the first bytes; they stay. */
+static void aiol_sim_peek(const aiol_sim_socket *s, void *to, size_t size) {
+    const aiol_sim_piece *piece = s->head;
+    unsigned char *at = (unsigned char *)to;
+    while (size != 0) {
+        size_t n = aiol_min_size(size, piece->size);
+        memcpy(at, (const unsigned char *)(piece + 1) + piece->start, n);
+        at += n;
+        size -= n;
+        piece = piece->next;
+    }
+}
+
+/* Drops the first bytes, which have arrived. */
+static void aiol_sim_consume(aiol_sim *sim, aiol_sim_socket *s, size_t size) {
+    size = aiol_min_size(size, s->arrived); /* a break may have dropped them */
+    s->arrived -= size;
+    s->size -= size;
+    s->stash -= aiol_min_size(s->stash, size);
+    if (s->stash == 0)
+        s->read_noticed = false;
+    while (size != 0) {
+        aiol_sim_piece *piece = s->head;
+        size_t n = aiol_min_size(size, piece->size);
+        piece->start += n;
+        piece->size -= n;
+        size -= n;
+        if (piece->size == 0) {
+            s->head = piece->next;
+            if (s->head == NULL)
+                s->tail = NULL;
+            aiol_free(sim->engine.allocator, piece, piece->block_size);
+        }
+    }
+}
+
+/* Loses all that the engine does not have already. */
+static void aiol_sim_drop(aiol_sim *sim, aiol_sim_socket *s) {
+    aiol_sim_piece **at = &s->head;
+    size_t left = s->stash;
+    s->tail = NULL;
+    while (left != 0) {
+        s->tail = *at;
+        s->tail->size = aiol_min_size(s->tail->size, left);
+        left -= s->tail->size;
+        at = &s->tail->next;
+    }
+    aiol_sim_free_pieces(sim, *at);
+    *at = NULL;
+    s->coming = NULL;
+    s->size = s->stash;
+    s->arrived = s->stash;
+}
+
+/* The connection is no more for this end, which is told once in each direction. */
+static void aiol_sim_kill(aiol_sim *sim, aiol_sim_socket *s, int read_error, int write_error) {
+    aiol_sim_drop(sim, s);
+    s->dead = true;
+    s->peer = NULL;
+    s->end_sent = true;
+    s->end_arrived = true;
+    s->reset_sent = false;
+    s->read_error = read_error;
+    s->write_error = write_error;
+}
+
+/* As Linux: whoever has read to the end hears of a reset only when it writes. */
+static void aiol_sim_reset_arrives(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->end_arrived && s->arrived == 0)
+        aiol_sim_kill(sim, s, 0, AIOLOOP_EPIPE);
+    else
+        aiol_sim_kill(sim, s, AIOLOOP_ECONNRESET, AIOLOOP_ECONNRESET);
+}
+
+/* Lets arrive what is due at s. True if something did. */
+static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
+    bool moved = false;
+    if (sim->partition)
+        return false;
+    for (; s->coming != NULL && s->coming->arrives <= sim->now; s->coming = s->coming->next) {
+        s->arrived += s->coming->size;
+        moved = true;
+    }
+    if (s->end_sent && !s->end_arrived && s->coming == NULL && s->end_at <= sim->now) {
+        s->end_arrived = true;
+        moved = true;
+    }
+    if (s->reset_sent && s->reset_at <= sim->now) {
+        aiol_sim_reset_arrives(sim, s);
+        moved = true;
+    }
+    return moved;
+}
+
+/* When the next thing happens to s by itself. */
+static aioloop_time aiol_sim_next_at(const aiol_sim_socket *s) {
+    aioloop_time at = AIOLOOP_FOREVER;
+    if (s->coming != NULL)
+        at = s->coming->arrives;
+    else if (s->end_sent && !s->end_arrived)
+        at = s->end_at;
+    if (s->reset_sent && s->reset_at < at)
+        at = s->reset_at;
+    if (s->stage == AIOL_SIM_CONNECTING && !s->connect_waits && s->connect_at < at)
+        at = s->connect_at;
+    return at;
+}
+
+static aioloop_time aiol_sim_next_event(aiol_sim *sim) {
+    aioloop_time next = AIOLOOP_FOREVER;
+    aiol_link *link;
+    if (sim->partition)
+        return next;
+    AIOL_SIM_EACH(sim, link) {
+        aioloop_time at = aiol_sim_next_at(aiol_sim_at(link));
+        if (at < next)
+            next = at;
+    }
+    return next;
+}
+
+/* The network is whole again: all that is under way to s sets out anew. */
+static void aiol_sim_resume(aiol_sim *sim, aiol_sim_socket *s) {
+    aiol_sim_piece *piece;
+    s->last_arrival = sim->now;
+    for (piece = s->coming; piece != NULL; piece = piece->next)
+        piece->arrives = aiol_sim_arrival(sim, s);
+    if (s->end_sent && !s->end_arrived)
+        s->end_at = aiol_sim_arrival(sim, s);
+    if (s->reset_sent)
+        s->reset_at = aiol_sim_arrival(sim, s);
+    if (s->stage == AIOL_SIM_CONNECTING && !s->connect_waits)
+        s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
+}
+
+/* ---- sending ---- */
+
+static size_t aiol_sim_total(const aiol_op *op) {
+    size_t total = 0;
+    int i;
+    for (i = 0; i < op->u.send.count; i++)
+        total += op->u.send.pieces[i].size;
+    return total;
+}
+
+/* How many bytes fit on the way to s. What the engine has in its stash was received, as a kernel sees it. */
+static size_t aiol_sim_room(const aiol_sim *sim, const aiol_sim_socket *s) {
+    size_t held = s->size - s->stash;
+    return held < sim->buffer ? sim->buffer - held : 0;
+}
+
+/* A closed or dead end takes everything: that is how a sender finds out. */
+static bool aiol_sim_writable(const aiol_sim *sim, const aiol_sim_socket *s) {
+    return s->stage == AIOL_SIM_CONNECTED && (s->peer == NULL || s->write_shut || aiol_sim_room(sim, s->peer) != 0);
+}
+
+static void aiol_sim_gather(const aiol_op *op, unsigned char *to, size_t size) {
+    int i;
+    for (i = 0; size != 0; i++) {
+        const aioloop_buf *from = &op->u.send.pieces[i];
+        size_t n = aiol_min_size(size, from->size);
+        if (n != 0)
+            memcpy(to, from->data, n);
+        to += n;
+        size -= n;
+    }
+}
+
+/* Puts at most limit bytes of a SEND on their way: how many, a code, or AIOL_PENDING if there is no room. */
+static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_op *op, size_t limit) {
+    size_t total = aiol_min_size(aiol_sim_total(op), limit);
+    aiol_sim_piece *piece;
+    if (s->write_error != 0) {
+        int error = s->write_error;
+        s->write_error = 0;
+        return error;
+    }
+    if (s->stage != AIOL_SIM_CONNECTED)
+        return AIOLOOP_ENOTCONN;
+    if (s->dead || s->write_shut)
+        return AIOLOOP_EPIPE;
+    if (total == 0)
+        return 0;
+    if (s->peer == NULL) { /* goes to a closed socket, which answers by a reset */
+        aiol_sim_send_reset(sim, s);
+        return (int64_t)total;
+    }
+    total = aiol_min_size(total, aiol_sim_room(sim, s->peer));
+    if (total == 0)
+        return AIOL_PENDING;
+    piece = (aiol_sim_piece *)aiol_alloc(sim->engine.allocator, sizeof(*piece) + total);
+    if (piece == NULL)
+        return AIOLOOP_ENOBUFS;
+    memset(piece, 0, sizeof(*piece));
+    piece->size = total;
+    piece->block_size = sizeof(*piece) + total;
+    aiol_sim_gather(op, (unsigned char *)(piece + 1), total);
+    aiol_sim_append(sim, s->peer, piece);
+    return (int64_t)total;
+}
+
+/* What a delayed SEND takes at most: often only a part. */
+static size_t aiol_sim_limit(aiol_sim *sim, const aiol_op *op) {
+    return aiol_sim_coin(sim) ? SIZE_MAX : aiol_sim_part(sim, aiol_sim_total(op));
+}
+
+/* ---- binding and connecting ---- */
+
+/* True if two Internet addresses name a common place. */
+static bool aiol_sim_overlap(const aiol_sim_socket *s, const aioloop_address *a, const aiol_sim_socket *t) {
+    const aioloop_address *b = &t->local.address;
+    if (a->port != b->port)
+        return false;
+    if (a->family == b->family)
+        return aiol_sim_is_wildcard(a) || aiol_sim_is_wildcard(b) || memcmp(a->u.ip, b->u.ip, aiol_sim_ip_size(a)) == 0;
+    if (a->family == AIOLOOP_INET6)
+        return aiol_sim_is_wildcard(a) && !s->v6_only;
+    return aiol_sim_is_wildcard(b) && !t->v6_only;
+}
+
+/* True if another socket is in the way of s at this address; listening: only listeners are. */
+static bool aiol_sim_conflict(aiol_sim *sim, const aiol_sim_socket *s, const aioloop_address *a, bool listening) {
+    aiol_link *link;
+    AIOL_SIM_EACH(sim, link) {
+        const aiol_sim_socket *t = aiol_sim_at(link);
+        if (t == s || !t->bound || (t->family == AIOLOOP_UNIX) != (a->family == AIOLOOP_UNIX))
+            continue;
+        if (a->family == AIOLOOP_UNIX) {
+            if (!aiol_sim_is_file(a) && aioloop_address_equal(a, &t->local.address))
+                return true;
+            continue;
+        }
+        if (!aiol_sim_overlap(s, a, t) || (s->reuse_port && t->reuse_port))
+            continue;
+        if (t->stage == AIOL_SIM_LISTENING || !(listening || (s->reuse_address && t->reuse_address)))
+            return true;
+    }
+    return false;
+}
+
+static bool aiol_sim_port_used(aiol_sim *sim, uint16_t port) {
+    aiol_link *link;
+    AIOL_SIM_EACH(sim, link) {
+        const aioloop_address *a = &aiol_sim_at(link)->local.address;
+        if (a->family != AIOLOOP_UNIX && a->port == port)
+            return true;
+    }
+    return false;
+}
+
+/* A port nobody has, or 0. */
+static uint16_t aiol_sim_free_port(aiol_sim *sim) {
+    int tries;
+    for (tries = AIOL_SIM_FIRST_PORT; tries <= AIOL_SIM_LAST_PORT; tries++) {
+        uint16_t port = sim->port;
+        sim->port = port == AIOL_SIM_LAST_PORT ? AIOL_SIM_FIRST_PORT : (uint16_t)(port + 1);
+        if (!aiol_sim_port_used(sim, port))
+            return port;
+    }
+    return 0;
+}
+
+/* How well a listener fits a destination; 0: not at all. */
+static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode) {
+    const aioloop_address *a = &s->local.address;
+    if (s->stage != AIOL_SIM_LISTENING)
+        return 0;
+    if (to->family == AIOLOOP_UNIX)
+        return inode != 0 ? s->inode == inode : aioloop_address_equal(a, to);
+    if (a->family == AIOLOOP_UNIX || a->port != to->port)
+        return 0;
+    if (a->family != to->family)
+        return a->family == AIOLOOP_INET6 && !s->v6_only && aiol_sim_is_wildcard(a) ? 1 : 0;
+    if (memcmp(a->u.ip, to->u.ip, aiol_sim_ip_size(a)) == 0)
+        return 3;
+    return aiol_sim_is_wildcard(a) ? 2 : 0;
+}
+
+/* Who listens at an address; among equals (REUSE_PORT) the seed chooses. */
+static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, aiol_sim_socket **out) {
+    aiol_sim_socket *best = NULL;
+    int best_fit = 0;
+    uint32_t equals = 0;
+    uint64_t inode = 0;
+    aiol_link *link;
+    if (aiol_sim_is_file(to)) {
+        const aiol_sim_file *file = *aiol_sim_find_file(sim, to->u.path, to->path_size);
+        if (file == NULL)
+            return AIOLOOP_ENOENT;
+        inode = file->inode;
+    }
+    AIOL_SIM_EACH(sim, link) {
+        aiol_sim_socket *s = aiol_sim_at(link);
+        int fit = aiol_sim_fit(s, to, inode);
+        if (fit == 0 || fit < best_fit)
+            continue;
+        equals = fit == best_fit ? equals + 1 : 1;
+        if (equals == 1 || aiol_sim_below(sim, equals) == 0)
+            best = s;
+        best_fit = fit;
+    }
+    *out = best;
+    return best == NULL ? AIOLOOP_ECONNREFUSED : 0;
+}
+
+/* The spare end of s becomes the other end of its connection and waits to be accepted. */
+static void aiol_sim_join(aiol_sim *sim, aiol_sim_socket *s, aiol_sim_socket *listener) {
+    aiol_sim_socket *t = s->spare;
+    aiol_sim_socket **at;
+    s->spare = NULL;
+    aiol_sim_enter(sim, t);
+    t->family = listener->family;
+    aiol_sim_name_set(&t->local, &s->remote.address);
+    aiol_sim_name_set(&t->remote, &s->local.address);
+    if (t->family != s->family) {
+        aiol_sim_map_v4(&t->local.address);
+        aiol_sim_map_v4(&t->remote.address);
+    }
+    s->stage = AIOL_SIM_CONNECTED;
+    t->stage = AIOL_SIM_CONNECTED;
+    s->peer = t;
+    t->peer = s;
+    for (at = &listener->queue; *at != NULL; at = &(*at)->queue_next)
+        ;
+    *at = t;
+    listener->queue_count++;
+}
+
+/* The connect of s has reached its destination. False if it goes on waiting there. */
+static bool aiol_sim_connect_arrives(aiol_sim *sim, aiol_sim_socket *s) {
+    aiol_sim_socket *listener = NULL;
+    int err = aiol_sim_listener(sim, &s->remote.address, &listener);
+    if (err == 0 && listener->queue_count - listener->stash >= listener->backlog) {
+        if (s->family != AIOLOOP_UNIX) {
+            s->connect_waits = true;
+            return false;
+        }
+        err = AIOLOOP_EAGAIN;
+    }
+    s->connect_waits = false;
+    s->connect_result = err;
+    s->write_due = sim->turn + aiol_sim_below(sim, 4);
+    if (err < 0)
+        s->stage = AIOL_SIM_NEW;
+    else
+        aiol_sim_join(sim, s, listener);
+    return true;
+}
+
+/* A client without a name gets one. */
+static int aiol_sim_name_client(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->family == AIOLOOP_UNIX)
+        return 0;
+    if (s->local.address.port == 0) {
+        s->local.address.port = aiol_sim_free_port(sim);
+        if (s->local.address.port == 0)
+            return AIOLOOP_EADDRNOTAVAIL;
+        s->bound = true;
+    }
+    if (aiol_sim_is_wildcard(&s->local.address))
+        aiol_sim_set_loopback(&s->local.address);
+    return 0;
+}
+
+/* Sets out. 0, or what is wrong with it. */
+static int aiol_sim_connect(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
+    int err;
+    switch ((aiol_sim_stage)s->stage) {
+    case AIOL_SIM_LISTENING:
+    case AIOL_SIM_CONNECTED:
+        return AIOLOOP_EISCONN;
+    case AIOL_SIM_CONNECTING:
+        return AIOLOOP_EALREADY;
+    case AIOL_SIM_NEW:
+        break;
+    }
+    if (to->family != s->family)
+        return AIOLOOP_EAFNOSUPPORT;
+    err = aiol_sim_name_client(sim, s);
+    if (err < 0)
+        return err;
+    aiol_sim_name_set(&s->remote, to);
+    if (to->family != AIOLOOP_UNIX && aiol_sim_is_wildcard(to))
+        aiol_sim_set_loopback(&s->remote.address);
+    s->stage = AIOL_SIM_CONNECTING;
+    s->connect_waits = false;
+    s->connect_result = 0;
+    s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
+    return 0;
+}
+
+/* ---- closing ---- */
+
+/* Takes the first connection out of a listener's queue. */
+static aiol_sim_socket *aiol_sim_dequeue(aiol_sim_socket *listener) {
+    aiol_sim_socket *s = listener->queue;
+    listener->queue = s->queue_next;
+    s->queue_next = NULL;
+    listener->queue_count--;
+    if (listener->stash != 0 && --listener->stash == 0)
+        listener->read_noticed = false;
+    return s;
+}
+
+/* Says good-bye to the other end: in order, or by a reset if something was sent that nobody will read. */
+static void aiol_sim_hang_up(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
+    aiol_sim_socket *peer = s->peer;
+    if (peer == NULL)
+        return;
+    s->peer = NULL;
+    peer->peer = NULL;
+    if (reset || s->arrived != 0) {
+        aiol_sim_send_reset(sim, peer);
+        return;
+    }
+    aiol_sim_send_end(sim, peer);
+    if (s->size != 0) { /* under way: answered by a reset when it comes */
+        if (s->tail->arrives > peer->last_arrival)
+            peer->last_arrival = s->tail->arrives;
+        aiol_sim_send_reset(sim, peer);
+    }
+}
+
+static void aiol_sim_destroy(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
+    while (s->queue != NULL)
+        aiol_sim_destroy(sim, aiol_sim_dequeue(s), true);
+    aiol_sim_hang_up(sim, s, reset);
+    aiol_sim_free(sim, s);
+}
+
+/* ---- operations ---- */
+
+static aiol_sim_place aiol_sim_place_of(const aiol_op *op) {
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_SEND:
+    case AIOL_OP_CONNECT:
+        return AIOL_SIM_WRITER;
+    case AIOL_OP_POLL:
+        return op->u.poll.events == AIOL_POLL_READABLE ? AIOL_SIM_WATCH_READ : AIOL_SIM_WATCH_WRITE;
+    case AIOL_OP_RECV:
+    case AIOL_OP_ACCEPT:
+        break;
+    }
+    return AIOL_SIM_READER;
+}
+
+/* The socket lets go of an operation, and what was taken ahead for it is the socket's again. */
+static void aiol_sim_detach(aiol_sim_socket *s, aiol_sim_place place) {
+    s->ops[place]->state = AIOL_OP_IDLE;
+    s->ops[place] = NULL;
+    if (place == AIOL_SIM_READER) {
+        s->stash = 0;
+        s->read_noticed = false;
+    }
+}
+
+static int64_t aiol_sim_arm(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
+    aiol_sim_place place = aiol_sim_place_of(op);
+    AIOL_ASSERT(s->ops[place] == NULL);
+    s->ops[place] = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->generation = ++sim->generation;
+    op->engine_flags = 0;
+    op->engine = NULL;
+    op->link = NULL;
+    return AIOL_PENDING;
+}
+
+static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
+    int err = aiol_sim_connect(sim, s, op->u.connect.address);
+    if (err < 0)
+        return err;
+    /* Nothing is between the ends of a Unix socket: the answer is there at once, as the system's. */
+    if (!sim->delayed && s->family == AIOLOOP_UNIX && !sim->partition && s->connect_at <= sim->now) {
+        aiol_sim_connect_arrives(sim, s);
+        return s->connect_result;
+    }
+    return aiol_sim_arm(sim, s, op);
+}
+
+static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, op->fd);
+    int64_t n = AIOL_PENDING;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    AIOL_ASSERT(s->ops[aiol_sim_place_of(op)] == NULL);
+    AIOL_ASSERT(s->transport || op->kind == AIOL_OP_POLL);
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_CONNECT:
+        return aiol_sim_submit_connect(sim, s, op);
+    case AIOL_OP_SEND:
+        if (!sim->delayed)
+            n = aiol_sim_transfer(sim, s, op, SIZE_MAX);
+        else if (s->stage != AIOL_SIM_CONNECTED)
+            n = AIOLOOP_ENOTCONN;
+        break;
+    case AIOL_OP_RECV:
+        if (s->stage != AIOL_SIM_CONNECTED)
+            n = AIOLOOP_ENOTCONN;
+        break;
+    case AIOL_OP_ACCEPT:
+        if (s->stage != AIOL_SIM_LISTENING)
+            n = AIOLOOP_EINVAL;
+        break;
+    case AIOL_OP_POLL:
+        break;
+    }
+    return n != AIOL_PENDING ? n : aiol_sim_arm(sim, s, op);
+}
+
+static int64_t aiol_sim_attempt(aiol_engine *e, aiol_op *op) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, op->fd);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    AIOL_ASSERT(s->ops[AIOL_SIM_WRITER] == NULL);
+    if (!sim->delayed)
+        return aiol_sim_transfer(sim, s, op, SIZE_MAX);
+    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+}
+
+static void aiol_sim_set_result(aiol_op *op, int64_t n) {
+    op->engine = (void *)(intptr_t)n;
+}
+
+static int64_t aiol_sim_result(const aiol_op *op) {
+    return (int64_t)(intptr_t)op->engine;
+}
+
+/* What a cancel of a delayed operation finds to have happened, or AIOLOOP_ECANCELED. A SEND may happen at the last moment. */
+static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
+    int64_t n = AIOLOOP_ECANCELED;
+    if (op->kind == AIOL_OP_SEND) {
+        if ((op->engine_flags & AIOL_SIM_HAPPENED) != 0)
+            return aiol_sim_result(op);
+        if (aiol_sim_coin(sim))
+            n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+        if (n == AIOL_PENDING)
+            n = AIOLOOP_ECANCELED;
+    } else if (op->kind == AIOL_OP_ACCEPT && s->stash != 0) {
+        aiol_sim_socket *taken = aiol_sim_dequeue(s);
+        aiol_sim_number(sim, taken);
+        n = taken->number;
+    }
+    return n;
+}
+
+static void aiol_sim_add_late(aiol_sim *sim, aiol_op *op, int64_t n) {
+    aiol_op **at;
+    op->state = AIOL_OP_CANCELLING;
+    op->generation = sim->turn + 1 + aiol_sim_below(sim, 3); /* the turn it is told in */
+    op->link = NULL;
+    aiol_sim_set_result(op, n);
+    for (at = &sim->late; *at != NULL; at = &(*at)->link)
+        ;
+    *at = op;
+}
+
+static int aiol_sim_cancel(aiol_engine *e, aiol_op *op) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, op->fd);
+    aiol_sim_place place = aiol_sim_place_of(op);
+    bool happened = (op->engine_flags & AIOL_SIM_HAPPENED) != 0;
+    int64_t n = 0;
+    bool late;
+    if (s == NULL || s->ops[place] != op) { /* a user closed what is watched */
+        op->state = AIOL_OP_IDLE;
+        return 0;
+    }
+    late = sim->delayed && (happened || aiol_sim_coin(sim)); /* a count must be told */
+    if (late)
+        n = aiol_sim_overtaken(sim, s, op);
+    if (op->kind == AIOL_OP_CONNECT && s->stage == AIOL_SIM_CONNECTING)
+        s->stage = AIOL_SIM_NEW;
+    aiol_sim_detach(s, place);
+    if (!late)
+        return 0;
+    aiol_sim_add_late(sim, op, n);
+    return AIOL_PENDING;
+}
+
+static void aiol_sim_stop(aiol_engine *e, aiol_op *op) {
+    (void)e;
+    if (op->state == AIOL_OP_ACTIVE)
+        op->state = AIOL_OP_STOPPED;
+}
+
+static void aiol_sim_start(aiol_engine *e, aiol_op *op) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, op->fd);
+    if (op->state != AIOL_OP_STOPPED)
+        return;
+    op->state = AIOL_OP_ACTIVE;
+    op->generation = ++sim->generation; /* nothing of this harvest */
+    if (s != NULL && aiol_sim_place_of(op) == AIOL_SIM_READER)
+        s->read_due = sim->turn;
+}
+
+/* While done() runs it is being asked about these very bytes, so there is nothing else to take. */
+static size_t aiol_sim_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, op->fd);
+    if (s == NULL || s->ops[AIOL_SIM_READER] != op || op->kind != AIOL_OP_RECV || s->offering)
+        return 0;
+    size = aiol_min_size(size, s->stash);
+    aiol_sim_peek(s, to, size);
+    aiol_sim_consume(sim, s, size);
+    return size;
+}
+
+static aiol_op *aiol_sim_watching(aiol_engine *e, aioloop_socket fd, unsigned event) {
+    aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
+    if (s == NULL)
+        return NULL;
+    return s->ops[event == AIOL_POLL_READABLE ? AIOL_SIM_WATCH_READ : AIOL_SIM_WATCH_WRITE];
+}
+
+static bool aiol_sim_owned(aiol_engine *e, aioloop_socket fd) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
+    return s != NULL && s->transport;
+}
+
+static bool aiol_sim_in_use(const aiol_sim_socket *s) {
+    int i;
+    for (i = 0; i < AIOL_SIM_PLACES; i++)
+        if (s->ops[i] != NULL)
+            return true;
+    return false;
+}
+
+/* There is nothing to reserve: making the socket did. */
+static int aiol_sim_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
+    aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->transport || (owner == AIOL_OWNER_TRANSPORT && aiol_sim_in_use(s)))
+        return AIOLOOP_EMISUSE;
+    s->transport = owner == AIOL_OWNER_TRANSPORT;
+    return 0;
+}
+
+static void aiol_sim_quiesce(aiol_engine *e, aioloop_socket fd) {
+    aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
+    if (s == NULL)
+        return;
+    AIOL_ASSERT(!aiol_sim_in_use(s));
+    s->transport = false;
+}
+
+/* ---- a step: all that happens without the clock ---- */
+
+/* True if there is something for a reader: bytes, an end, an error, a connection. */
+static bool aiol_sim_readable(const aiol_sim_socket *s) {
+    if (s->stage == AIOL_SIM_LISTENING)
+        return s->queue_count != 0;
+    return s->stage == AIOL_SIM_CONNECTED && (s->arrived != 0 || s->end_arrived || s->read_error != 0);
+}
+
+/* Delayed: the engine takes ahead what its reader will be told later, also while that is stopped. */
+static bool aiol_sim_prefetch(aiol_sim *sim, aiol_sim_socket *s) {
+    bool listening = s->stage == AIOL_SIM_LISTENING;
+    size_t share = listening ? AIOL_SIM_ACCEPT_SHARE : AIOL_SIM_SHARE;
+    size_t stash = aiol_min_size(listening ? s->queue_count : s->arrived, share);
+    bool moved = false;
+    if (s->ops[AIOL_SIM_READER] == NULL)
+        return false;
+    if (stash > s->stash) {
+        s->stash = stash;
+        moved = true;
+    }
+    if (!s->read_noticed && aiol_sim_readable(s)) {
+        s->read_noticed = true;
+        s->read_due = sim->turn + aiol_sim_below(sim, 4);
+        moved = true;
+    }
+    return moved;
+}
+
+/* Delayed: a SEND happens, and is told later. */
+static bool aiol_sim_send_happens(aiol_sim *sim, aiol_sim_socket *s) {
+    aiol_op *op = s->ops[AIOL_SIM_WRITER];
+    int64_t n;
+    if (op == NULL || op->kind != AIOL_OP_SEND || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
+        return false;
+    n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+    if (n == AIOL_PENDING)
+        return false;
+    op->engine_flags |= AIOL_SIM_HAPPENED;
+    aiol_sim_set_result(op, n);
+    s->write_due = sim->turn + aiol_sim_below(sim, 4);
+    return true;
+}
+
+static bool aiol_sim_connect_happens(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->stage != AIOL_SIM_CONNECTING || sim->partition || s->connect_at > sim->now)
+        return false;
+    return aiol_sim_connect_arrives(sim, s);
+}
+
+static bool aiol_sim_step(aiol_sim *sim) {
+    bool moved = false;
+    aiol_link *link;
+    AIOL_SIM_EACH(sim, link) {
+        aiol_sim_socket *s = aiol_sim_at(link);
+        moved |= aiol_sim_arrive(sim, s);
+        moved |= aiol_sim_connect_happens(sim, s); /* a new socket goes to the end: this pass meets it */
+        if (sim->delayed) {
+            moved |= aiol_sim_prefetch(sim, s);
+            moved |= aiol_sim_send_happens(sim, s);
+        }
+    }
+    return moved;
+}
+
+/* ---- the harvest ---- */
+
+/* True if this place's operation has something to be told, be it later. */
+static bool aiol_sim_pending(const aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
+    const aiol_op *op = s->ops[place];
+    if (op == NULL || op->state != AIOL_OP_ACTIVE)
+        return false;
+    switch (place) {
+    case AIOL_SIM_READER:
+        return sim->delayed ? s->read_noticed : aiol_sim_readable(s);
+    case AIOL_SIM_WATCH_READ:
+        return aiol_sim_readable(s);
+    case AIOL_SIM_WRITER:
+        if (op->kind == AIOL_OP_CONNECT)
+            return s->stage != AIOL_SIM_CONNECTING;
+        return sim->delayed ? (op->engine_flags & AIOL_SIM_HAPPENED) != 0 : aiol_sim_writable(sim, s);
+    case AIOL_SIM_WATCH_WRITE:
+        return aiol_sim_writable(sim, s);
+    case AIOL_SIM_PLACES:
+        break;
+    }
+    return false;
+}
+
+/* ... and now. */
+static bool aiol_sim_due(const aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
+    if (!sim->delayed || place == AIOL_SIM_WATCH_READ || place == AIOL_SIM_WATCH_WRITE)
+        return true;
+    return aiol_sim_reached(sim->turn, place == AIOL_SIM_READER ? s->read_due : s->write_due);
+}
+
+static void aiol_sim_shuffle(aiol_sim *sim) {
+    size_t i;
+    for (i = sim->ready_count; i > 1; i--) {
+        size_t j = aiol_sim_below(sim, (uint32_t)i);
+        aiol_sim_ready swap = sim->ready[i - 1];
+        sim->ready[i - 1] = sim->ready[j];
+        sim->ready[j] = swap;
+    }
+}
+
+/* Finds what is to be dispatched. True if there is something, or will be without any time passing. */
+static bool aiol_sim_harvest(aiol_sim *sim) {
+    bool busy = sim->late != NULL;
+    aiol_link *link;
+    sim->ready_next = 0;
+    sim->ready_count = 0;
+    sim->harvested = sim->generation;
+    AIOL_SIM_EACH(sim, link) {
+        const aiol_sim_socket *s = aiol_sim_at(link);
+        unsigned places = 0;
+        int i;
+        for (i = 0; i < AIOL_SIM_PLACES; i++) {
+            aiol_sim_place place = (aiol_sim_place)i;
+            if (!aiol_sim_pending(sim, s, place))
+                continue;
+            busy = true;
+            if (aiol_sim_due(sim, s, place))
+                places |= 1u << i;
+        }
+        if (places != 0) {
+            aiol_sim_ready *ready = &sim->ready[sim->ready_count++];
+            ready->number = s->number;
+            ready->serial = s->serial;
+            ready->places = places;
+        }
+    }
+    aiol_sim_shuffle(sim);
+    return busy;
+}
+
+/* ---- waiting ---- */
+
+#if AIOL_SIM_BLOCKS
+/* Waits in real time for another thread, the only one that can still do something. */
+static int aiol_sim_block(aiol_sim *sim) {
+    int n;
+    do {
+        struct pollfd waker;
+        waker.fd = sim->wake.reader;
+        waker.events = POLLIN;
+        waker.revents = 0;
+        n = AIOL_SYS(poll, poll(&waker, 1, AIOL_SIM_DEADLOCK));
+        if (n == -1 && errno != EINTR)
+            return aiol_error_from_errno(errno);
+        if (n > 0)
+            aiol_wake_drain(&sim->wake);
+        if (aiol_exchange_u32(&sim->woken, 0) != 0)
+            return 0;
+    } while (n != 0); /* a late signal of an earlier wake-up, or an interruption */
+    return AIOLOOP_EDEADLK;
+}
+
+static int aiol_sim_open_wake(aiol_sim *sim, unsigned without) {
+    return aiol_wake_open(&sim->wake, without);
+}
+
+static void aiol_sim_close_wake(aiol_sim *sim) {
+    aiol_wake_close(&sim->wake);
+}
+
+static void aiol_sim_wake(aiol_engine *e) {
+    aiol_sim *sim = aiol_sim_of(e);
+    if (aiol_exchange_u32(&sim->woken, 1) == 0)
+        aiol_wake_signal(&sim->wake);
+}
+#else
+static int aiol_sim_block(aiol_sim *sim) {
+    (void)sim;
+    return AIOLOOP_EDEADLK;
+}
+
+static int aiol_sim_open_wake(aiol_sim *sim, unsigned without) {
+    (void)sim;
+    (void)without;
+    return 0;
+}
+
+static void aiol_sim_close_wake(aiol_sim *sim) {
+    (void)sim;
+}
+
+static void aiol_sim_wake(aiol_engine *e) {
+    aiol_exchange_u32(&aiol_sim_of(e)->woken, 1);
+}
+#endif
+
+/* AIOLOOP_EDEADLK: nothing can ever happen. A real loop would hang. */
+static int aiol_sim_wait(aiol_engine *e, aioloop_time deadline) {
+    aiol_sim *sim = aiol_sim_of(e);
+    bool woken;
+    if (sim->ready_next < sim->ready_count) /* a halted dispatch left them */
+        return 0;
+    sim->turn++;
+    woken = aiol_exchange_u32(&sim->woken, 0) != 0;
+    for (;;) {
+        aioloop_time next;
+        while (aiol_sim_step(sim))
+            ;
+        if (aiol_sim_harvest(sim) || woken || deadline <= sim->now)
+            return 0;
+        next = aiol_sim_next_event(sim);
+        if (deadline < next)
+            next = deadline;
+        if (next == AIOLOOP_FOREVER)
+            return aiol_sim_block(sim);
+        AIOL_ASSERT(next > sim->now);
+        sim->now = next;
+    }
+}
+
+/* ---- dispatching ---- */
+
+static bool aiol_sim_halted(const aiol_budget *budget) {
+    return budget->halt != NULL && *budget->halt;
+}
+
+/* The socket an event was found for, if it is still there. */
+static aiol_sim_socket *aiol_sim_again(aiol_sim *sim, const aiol_sim_ready *ready) {
+    aiol_sim_socket *s = aiol_sim_find(sim, ready->number);
+    return s != NULL && s->serial == ready->serial ? s : NULL;
+}
+
+/* The same, if its reader is still that submission and active. */
+static aiol_sim_socket *aiol_sim_still(aiol_sim *sim, const aiol_sim_ready *ready, uint32_t generation) {
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    aiol_op *op = s == NULL ? NULL : s->ops[AIOL_SIM_READER];
+    return op != NULL && op->state == AIOL_OP_ACTIVE && op->generation == generation ? s : NULL;
+}
+
+/* The operation ends. */
+static void aiol_sim_finish(aiol_sim_socket *s, aiol_sim_place place, int64_t n) {
+    aiol_op *op = s->ops[place];
+    aiol_sim_detach(s, place);
+    op->done(op, n, NULL);
+}
+
+/* All bytes are told: the error, once, or the end. */
+static void aiol_sim_deliver_end(aiol_sim_socket *s) {
+    int error = s->read_error;
+    s->read_noticed = false;
+    if (error == 0 && !s->end_arrived)
+        return;
+    s->read_error = 0;
+    aiol_sim_finish(s, AIOL_SIM_READER, error);
+}
+
+/* Calls done() with the first size bytes. What it leaves is the engine's until it takes it. */
+static size_t aiol_sim_offer(aiol_sim *sim, const aiol_sim_ready *ready, aiol_op *op, void *buffer, size_t size) {
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    size_t taken;
+    aiol_sim_peek(s, buffer, size);
+    s->offering = true;
+    taken = aiol_min_size(op->done(op, (int64_t)size, buffer), size);
+    s = aiol_sim_again(sim, ready);
+    if (s == NULL)
+        return 0;
+    s->offering = false;
+    aiol_sim_consume(sim, s, taken);
+    if (taken < size && s->stash < size - taken && s->ops[AIOL_SIM_READER] != NULL)
+        s->stash = aiol_min_size(size - taken, s->arrived);
+    return taken;
+}
+
+/* How many bytes a RECV is offered next. */
+static size_t aiol_sim_offer_size(aiol_sim *sim, const aiol_sim_socket *s, size_t limit) {
+    size_t size = sim->delayed ? s->stash : s->arrived;
+    size = aiol_min_size(aiol_min_size(size, limit), AIOL_SIM_BUFFER);
+    return sim->delayed && aiol_sim_below(sim, 4) == 0 ? aiol_sim_part(sim, size) : size;
+}
+
+static void aiol_sim_deliver_recv(aiol_sim *sim, const aiol_sim_ready *ready, aiol_op *op, const aiol_budget *budget) {
+    uint32_t generation = op->generation;
+    size_t left = budget->bytes;
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    if (s->arrived == 0) {
+        aiol_sim_deliver_end(s);
+        return;
+    }
+    while (s != NULL && !aiol_sim_halted(budget)) {
+        size_t size = aiol_sim_offer_size(sim, s, left);
+        void *buffer = sim->scratch;
+        if (size == 0)
+            break;
+        if (op->u.recv.dest != NULL) {
+            size_t room = op->u.recv.dest(op, &buffer);
+            if (room == 0 || aiol_sim_still(sim, ready, generation) == NULL || aiol_sim_halted(budget))
+                break;
+            size = aiol_min_size(size, room);
+        }
+        if (aiol_sim_offer(sim, ready, op, buffer, size) < size)
+            break;
+        left -= size;
+        s = aiol_sim_still(sim, ready, generation);
+    }
+    s = aiol_sim_still(sim, ready, generation);
+    if (s != NULL && aiol_sim_readable(s))
+        sim->more = true;
+}
+
+static void aiol_sim_deliver_accept(aiol_sim *sim, const aiol_sim_ready *ready, aiol_op *op, const aiol_budget *budget) {
+    uint32_t generation = op->generation;
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    int left;
+    for (left = op->u.accept.budget; s != NULL; left--) {
+        aiol_sim_name peer;
+        aiol_sim_socket *taken;
+        if ((sim->delayed ? s->stash : s->queue_count) == 0)
+            return;
+        if (left <= 0 || aiol_sim_halted(budget)) {
+            sim->more = true;
+            return;
+        }
+        if (sim->accept_failures != 0) {
+            sim->accept_failures--;
+            aiol_sim_finish(s, AIOL_SIM_READER, sim->accept_error);
+            return;
+        }
+        taken = aiol_sim_dequeue(s);
+        aiol_sim_number(sim, taken);
+        aiol_sim_name_set(&peer, &taken->remote.address); /* its socket may be closed in there */
+        op->done(op, taken->number, &peer.address);
+        s = aiol_sim_still(sim, ready, generation);
+    }
+}
+
+static void aiol_sim_deliver_write(aiol_sim *sim, aiol_sim_socket *s, const aiol_op *op) {
+    int64_t n;
+    if (op->kind == AIOL_OP_CONNECT)
+        n = s->connect_result;
+    else if (sim->delayed)
+        n = aiol_sim_result(op);
+    else
+        n = aiol_sim_transfer(sim, s, op, SIZE_MAX);
+    if (n != AIOL_PENDING)
+        aiol_sim_finish(s, AIOL_SIM_WRITER, n);
+}
+
+/* Serves one operation, unless what was found for it is no longer so. */
+static void aiol_sim_deliver(aiol_sim *sim, const aiol_sim_ready *ready, aiol_sim_place place,
+                             const aiol_budget *budget) {
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    aiol_op *op;
+    if (s == NULL || !aiol_sim_pending(sim, s, place))
+        return;
+    op = s->ops[place];
+    if (!aiol_sim_reached(sim->harvested, op->generation)) /* submitted or started after the harvest */
+        return;
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_RECV:
+        aiol_sim_deliver_recv(sim, ready, op, budget);
+        break;
+    case AIOL_OP_ACCEPT:
+        aiol_sim_deliver_accept(sim, ready, op, budget);
+        break;
+    case AIOL_OP_SEND:
+    case AIOL_OP_CONNECT:
+        aiol_sim_deliver_write(sim, s, op);
+        break;
+    case AIOL_OP_POLL:
+        op->done(op, (int64_t)op->u.poll.events, NULL);
+        break;
+    }
+}
+
+/* Tells a cancelled operation its end. */
+static void aiol_sim_deliver_late(aiol_sim *sim, aiol_op *op) {
+    int64_t n = aiol_sim_result(op);
+    aiol_sim_socket *taken = op->kind == AIOL_OP_ACCEPT && n >= 0 ? aiol_sim_find(sim, (aioloop_socket)n) : NULL;
+    aiol_sim_name peer;
+    op->state = AIOL_OP_IDLE;
+    op->link = NULL;
+    if (taken != NULL)
+        aiol_sim_name_set(&peer, &taken->remote.address);
+    op->done(op, n, taken != NULL ? &peer.address : NULL);
+}
+
+/* The first cancelled operation whose turn has come, taken off the list; NULL if none. */
+static aiol_op *aiol_sim_next_late(aiol_sim *sim) {
+    aiol_op **at;
+    for (at = &sim->late; *at != NULL; at = &(*at)->link) {
+        aiol_op *op = *at;
+        if (aiol_sim_reached(sim->turn, op->generation)) {
+            *at = op->link;
+            return op;
+        }
+    }
+    return NULL;
+}
+
+static void aiol_sim_dispatch_late(aiol_sim *sim, const aiol_budget *budget) {
+    while (!aiol_sim_halted(budget)) {
+        aiol_op *op = aiol_sim_next_late(sim);
+        if (op == NULL)
+            return;
+        aiol_sim_deliver_late(sim, op);
+    }
+}
+
+static int aiol_sim_dispatch(aiol_engine *e, const aiol_budget *budget) {
+    aiol_sim *sim = aiol_sim_of(e);
+    sim->more = false;
+    if (sim->late != NULL && aiol_sim_coin(sim)) /* before the rest or after it */
+        aiol_sim_dispatch_late(sim, budget);
+    while (sim->ready_next < sim->ready_count && !aiol_sim_halted(budget)) {
+        aiol_sim_ready *ready = &sim->ready[sim->ready_next];
+        aiol_sim_ready copy = *ready; /* callbacks that open sockets move the array */
+        int place = 0;
+        if (ready->places == 0) {
+            sim->ready_next++;
+            continue;
+        }
+        while ((ready->places & 1u << place) == 0)
+            place++;
+        ready->places &= ~(1u << place);
+        aiol_sim_deliver(sim, &copy, (aiol_sim_place)place, budget);
+    }
+    aiol_sim_dispatch_late(sim, budget);
+    return sim->more || aiol_sim_halted(budget) ? 1 : 0;
+}
+
+/* ---- sockets: the calls ---- */
+
+static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s;
+    if (family != AIOLOOP_INET && family != AIOLOOP_INET6 && family != AIOLOOP_UNIX)
+        return AIOLOOP_EAFNOSUPPORT;
+    s = aiol_sim_make(sim, family);
+    if (s == NULL)
+        return AIOLOOP_ENOMEM;
+    s->spare = aiol_sim_make(sim, family);
+    if (s->spare == NULL) {
+        aiol_sim_free(sim, s);
+        return AIOLOOP_ENOMEM;
+    }
+    aiol_sim_enter(sim, s);
+    aiol_sim_number(sim, s);
+    *out = s->number;
+    return 0;
+}
+
+static int aiol_sim_socket_close(aiol_engine *e, aioloop_socket number) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    AIOL_ASSERT(!s->transport); /* quiesce first */
+    aiol_sim_destroy(sim, s, false);
+    return 0;
+}
+
+static int aiol_sim_bind_inet(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *address) {
+    aioloop_address a = *address;
+    if (!aiol_sim_is_wildcard(&a) && !aiol_sim_is_loopback(&a))
+        return AIOLOOP_EADDRNOTAVAIL;
+    if (a.port == 0) {
+        a.port = aiol_sim_free_port(sim);
+        if (a.port == 0)
+            return AIOLOOP_EADDRINUSE;
+    } else if (aiol_sim_conflict(sim, s, &a, false)) {
+        return AIOLOOP_EADDRINUSE;
+    }
+    aiol_sim_name_set(&s->local, &a);
+    return 0;
+}
+
+static int aiol_sim_bind_unix(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *address) {
+    int err;
+    if (address->path_size == 0)
+        return AIOLOOP_EINVAL;
+    if (aiol_sim_conflict(sim, s, address, false))
+        return AIOLOOP_EADDRINUSE;
+    err = aiol_sim_is_file(address) ? aiol_sim_make_file(sim, s, address) : 0;
+    if (err == 0)
+        aiol_sim_name_set(&s->local, address);
+    return err;
+}
+
+static int aiol_sim_bind(aiol_engine *e, aioloop_socket number, const aioloop_address *address) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    int err;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->bound || s->stage != AIOL_SIM_NEW)
+        return AIOLOOP_EINVAL;
+    if (address->family != s->family)
+        return AIOLOOP_EAFNOSUPPORT;
+    err = s->family == AIOLOOP_UNIX ? aiol_sim_bind_unix(sim, s, address) : aiol_sim_bind_inet(sim, s, address);
+    if (err == 0)
+        s->bound = true;
+    return err;
+}
+
+static int aiol_sim_listen(aiol_engine *e, aioloop_socket number, int backlog) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if ((s->stage != AIOL_SIM_NEW && s->stage != AIOL_SIM_LISTENING) || (s->family == AIOLOOP_UNIX && !s->bound))
+        return AIOLOOP_EINVAL;
+    if (!s->bound) {
+        int err = aiol_sim_bind_inet(sim, s, &s->local.address);
+        if (err < 0)
+            return err;
+        s->bound = true;
+    }
+    if (aiol_sim_conflict(sim, s, &s->local.address, true))
+        return AIOLOOP_EADDRINUSE;
+    s->stage = AIOL_SIM_LISTENING;
+    s->backlog = backlog < 1 ? 1 : (size_t)backlog;
+    return 0;
+}
+
+static int aiol_sim_shutdown(aiol_engine *e, aioloop_socket number) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->stage != AIOL_SIM_CONNECTED || s->dead)
+        return AIOLOOP_ENOTCONN;
+    s->write_shut = true;
+    if (s->peer != NULL)
+        aiol_sim_send_end(sim, s->peer);
+    return 0;
+}
+
+static int aiol_sim_set(aiol_engine *e, aioloop_socket number, aiol_socket_option option, int value) {
+    aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    switch (option) {
+    case AIOL_OPTION_REUSE_ADDRESS:
+        s->reuse_address = value != 0;
+        break;
+    case AIOL_OPTION_REUSE_PORT:
+        s->reuse_port = value != 0;
+        break;
+    case AIOL_OPTION_V6_ONLY:
+        s->v6_only = value != 0;
+        break;
+    case AIOL_OPTION_KEEP_ALIVE:
+    case AIOL_OPTION_NO_DELAY:
+        break;
+    }
+    return 0;
+}
+
+static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    *family = s->family;
+    return 0;
+}
+
+static int aiol_sim_adopt(aiol_engine *e, aioloop_socket number) {
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
+}
+
+static int aiol_sim_name_of(aiol_engine *e, aioloop_socket number, aioloop_address *address, aiol_path_room *room) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    aiol_sim_name_tell(&s->local, address, room);
+    return 0;
+}
+
+static int aiol_sim_peer_of(aiol_engine *e, aioloop_socket number, aioloop_address *address, aiol_path_room *room) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->stage != AIOL_SIM_CONNECTED || s->dead)
+        return AIOLOOP_ENOTCONN;
+    aiol_sim_name_tell(&s->remote, address, room);
+    return 0;
+}
+
+static int aiol_sim_path_identify(aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity) {
+    const aiol_sim_file *file = *aiol_sim_find_file(aiol_sim_of(e), path, size);
+    if (file == NULL)
+        return AIOLOOP_ENOENT;
+    identity->device = 0;
+    identity->inode = file->inode;
+    identity->is_socket = true;
+    return 0;
+}
+
+static int aiol_sim_path_remove(aiol_engine *e, const char *path, size_t size) {
+    aiol_sim_file **at = aiol_sim_find_file(aiol_sim_of(e), path, size);
+    aiol_sim_file *file = *at;
+    if (file == NULL)
+        return AIOLOOP_ENOENT;
+    *at = file->next;
+    aiol_free(e->allocator, file, sizeof(*file));
+    return 0;
+}
+
+/* ---- the engine: the rest of its calls ---- */
+
+static void aiol_sim_close(aiol_engine *e) {
+    aiol_sim *sim = aiol_sim_of(e);
+    const aioloop_allocator *a = e->allocator;
+    while (!aiol_list_empty(&sim->sockets))
+        aiol_sim_free(sim, aiol_sim_at(sim->sockets.next));
+    while (sim->files != NULL) {
+        aiol_sim_file *file = sim->files;
+        sim->files = file->next;
+        aiol_free(a, file, sizeof(*file));
+    }
+    aiol_sim_close_wake(sim);
+    aiol_free(a, sim->slots, sim->slots_capacity * sizeof(sim->slots[0]));
+    aiol_free(a, sim->ready, sim->ready_capacity * sizeof(sim->ready[0]));
+    aiol_free(a, sim->scratch, AIOL_SIM_BUFFER);
+    aiol_free(a, sim, sizeof(*sim));
+}
+
+static int aiol_sim_flush(aiol_engine *e) {
+    (void)e;
+    return 0;
+}
+
+static int aiol_sim_descriptor(aiol_engine *e) {
+    (void)e;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static aioloop_time aiol_sim_now(aiol_engine *e) {
+    return aiol_sim_of(e)->now;
+}
+
+static void aiol_sim_verify_ops(const aiol_sim_socket *s) {
+    int i;
+    for (i = 0; i < AIOL_SIM_PLACES; i++) {
+        const aiol_op *op = s->ops[i];
+        if (op == NULL)
+            continue;
+        AIOL_VERIFY(op->fd == s->number && (int)aiol_sim_place_of(op) == i);
+        AIOL_VERIFY(op->state == AIOL_OP_ACTIVE || op->state == AIOL_OP_STOPPED);
+        AIOL_VERIFY(s->transport || op->kind == AIOL_OP_POLL);
+    }
+}
+
+static void aiol_sim_verify_bytes(const aiol_sim_socket *s) {
+    const aiol_sim_piece *piece;
+    aioloop_time last = 0;
+    size_t size = 0;
+    bool coming = false;
+    for (piece = s->head; piece != NULL; piece = piece->next) {
+        if (piece == s->coming) {
+            AIOL_VERIFY(size == s->arrived);
+            coming = true;
+        }
+        AIOL_VERIFY(piece->size != 0 && piece->arrives >= last);
+        AIOL_VERIFY(piece->next != NULL || piece == s->tail);
+        size += piece->size;
+        last = piece->arrives;
+    }
+    AIOL_VERIFY(size == s->size && coming == (s->coming != NULL));
+    AIOL_VERIFY(s->coming != NULL || s->arrived == size);
+    AIOL_VERIFY(s->stash <= (s->stage == AIOL_SIM_LISTENING ? s->queue_count : s->arrived));
+    AIOL_VERIFY(s->stash == 0 || s->ops[AIOL_SIM_READER] != NULL);
+    AIOL_VERIFY(!s->dead || (s->peer == NULL && s->arrived == s->size));
+}
+
+static void aiol_sim_verify(aiol_engine *e) {
+    aiol_sim *sim = aiol_sim_of(e);
+    const aiol_op *op;
+    aiol_link *link;
+    size_t total = 0;
+    AIOL_SIM_EACH(sim, link) {
+        const aiol_sim_socket *s = aiol_sim_at(link);
+        const aiol_sim_socket *queued;
+        size_t count = 0;
+        AIOL_VERIFY(s->number == AIOL_NO_SOCKET || aiol_sim_find(sim, s->number) == s);
+        AIOL_VERIFY(s->peer == NULL || (s->peer->peer == s && s->stage == AIOL_SIM_CONNECTED));
+        for (queued = s->queue; queued != NULL; queued = queued->queue_next, count++)
+            AIOL_VERIFY(queued->number == AIOL_NO_SOCKET);
+        AIOL_VERIFY(count == s->queue_count && (count == 0 || s->stage == AIOL_SIM_LISTENING));
+        aiol_sim_verify_ops(s);
+        aiol_sim_verify_bytes(s);
+        total += s->spare != NULL ? 2 : 1;
+    }
+    AIOL_VERIFY(total == sim->sockets_total && total <= sim->slots_capacity && total <= sim->ready_capacity);
+    for (op = sim->late; op != NULL; op = op->link)
+        AIOL_VERIFY(op->state == AIOL_OP_CANCELLING);
+}
+
+static const aiol_socket_calls aiol_sim_socket_calls = {
+    aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
+    aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
+    aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
+};
+
+static const aiol_engine_calls aiol_sim_calls = {
+    aiol_sim_close,   aiol_sim_submit, aiol_sim_attempt,  aiol_sim_cancel, aiol_sim_stop,
+    aiol_sim_start,   aiol_sim_take,   aiol_sim_watching, aiol_sim_owned,  aiol_sim_attach,
+    aiol_sim_quiesce, aiol_sim_wait,   aiol_sim_dispatch, aiol_sim_flush,  aiol_sim_descriptor,
+    aiol_sim_wake,    aiol_sim_close,  aiol_sim_now,      aiol_sim_verify,
+};
+
+AIOLOOP_INTERNAL int aiol_sim_open(const aiol_engine_setup *setup, aiol_engine **out) {
+    const aioloop_allocator *a = setup->allocator;
+    aiol_sim *sim = (aiol_sim *)aiol_alloc_zero(a, sizeof(*sim));
+    int err = AIOLOOP_ENOMEM;
+    if (sim == NULL)
+        return err;
+    sim->scratch = (unsigned char *)aiol_alloc(a, AIOL_SIM_BUFFER);
+    if (sim->scratch == NULL)
+        goto free_sim;
+    err = aiol_sim_open_wake(sim, setup->without);
+    if (err < 0)
+        goto free_scratch;
+    sim->engine.name = "sim";
+    sim->engine.calls = &aiol_sim_calls;
+    sim->engine.sockets = &aiol_sim_socket_calls;
+    sim->engine.allocator = a;
+    sim->delayed = setup->delayed;
+    sim->random = setup->seed;
+    sim->now = AIOL_SIM_START;
+    sim->buffer = AIOL_SIM_BUFFER;
+    sim->port = AIOL_SIM_FIRST_PORT;
+    aiol_list_init(&sim->sockets);
+    *out = &sim->engine;
+    return 0;
+free_scratch:
+    aiol_free(a, sim->scratch, AIOL_SIM_BUFFER);
+free_sim:
+    aiol_free(a, sim, sizeof(*sim));
+    return err;
+}
+
+/* ---- what a test can do to the world ---- */
+
+AIOLOOP_INTERNAL bool aiol_sim_is(const aiol_engine *e) {
+    return e->calls == &aiol_sim_calls;
+}
+
+AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *a = aiol_sim_make(sim, AIOLOOP_UNIX);
+    aiol_sim_socket *b = a == NULL ? NULL : aiol_sim_make(sim, AIOLOOP_UNIX);
+    if (b == NULL) {
+        aiol_sim_free(sim, a);
+        return AIOLOOP_ENOMEM;
+    }
+    a->stage = AIOL_SIM_CONNECTED;
+    b->stage = AIOL_SIM_CONNECTED;
+    a->peer = b;
+    b->peer = a;
+    aiol_sim_enter(sim, a);
+    aiol_sim_enter(sim, b);
+    aiol_sim_number(sim, a);
+    aiol_sim_number(sim, b);
+    sockets[0] = a->number;
+    sockets[1] = b->number;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_sim_set_delay(aiol_engine *e, aioloop_time minimum, aioloop_time maximum) {
+    aiol_sim *sim = aiol_sim_of(e);
+    if (minimum < 0 || maximum < minimum)
+        return AIOLOOP_EINVAL;
+    sim->delay_min = minimum;
+    sim->delay_max = maximum;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
+    if (bytes == 0)
+        return AIOLOOP_EINVAL;
+    aiol_sim_of(e)->buffer = bytes;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_sim_set_partition(aiol_engine *e, bool on) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_link *link;
+    if (sim->partition && !on) {
+        AIOL_SIM_EACH(sim, link) {
+            aiol_sim_resume(sim, aiol_sim_at(link));
+        }
+    }
+    sim->partition = on;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_sim_break(aiol_engine *e, aioloop_socket number, int error) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (error >= 0 || s->stage != AIOL_SIM_CONNECTED || s->dead)
+        return AIOLOOP_EINVAL;
+    if (s->peer != NULL)
+        aiol_sim_kill(sim, s->peer, error, error);
+    aiol_sim_kill(sim, s, error, error);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_sim_fail_accepts(aiol_engine *e, int error, unsigned count) {
+    aiol_sim *sim = aiol_sim_of(e);
+    if (error >= 0)
+        return AIOLOOP_EINVAL;
+    sim->accept_error = error;
+    sim->accept_failures = count;
+    return 0;
+}
+
+AIOLOOP_INTERNAL uint32_t aiol_sim_random(aiol_engine *e, uint32_t bound) {
+    return aiol_sim_below(aiol_sim_of(e), bound);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#if AIOL_HAVE_PORT
+
+/* >> src/io/port.c */
+/*
+ * port.c - the smallest engine: a clock and a wait, and no descriptors.
+ *
+ * On a board without an operating system, over the functions of api/port.h. Callbacks, timers and futures need no more.
+ */
+#ifndef AIOL_IO_PORT_C
+#define AIOL_IO_PORT_C
+
+static void aiol_port_close(aiol_engine *e) {
+    aiol_free(e->allocator, e, sizeof(*e));
+}
+
+static int64_t aiol_port_submit(aiol_engine *e, aiol_op *op) {
+    (void)e;
+    (void)op;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_cancel(aiol_engine *e, aiol_op *op) {
+    (void)e;
+    (void)op;
+    return 0;
+}
+
+static void aiol_port_ignore(aiol_engine *e, aiol_op *op) {
+    (void)e;
+    (void)op;
+}
+
+static size_t aiol_port_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
+    (void)e;
+    (void)op;
+    (void)to;
+    (void)size;
+    return 0;
+}
+
+static aiol_op *aiol_port_watching(aiol_engine *e, aioloop_socket fd, unsigned event) {
+    (void)e;
+    (void)fd;
+    (void)event;
+    return NULL;
+}
+
+static bool aiol_port_owned(aiol_engine *e, aioloop_socket fd) {
+    (void)e;
+    (void)fd;
+    return false;
+}
+
+static int aiol_port_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
+    (void)e;
+    (void)fd;
+    (void)owner;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static void aiol_port_quiesce(aiol_engine *e, aioloop_socket fd) {
+    (void)e;
+    (void)fd;
+}
+
+static aioloop_time aiol_port_engine_now(aiol_engine *e) {
+    (void)e;
+    return aioloop_port_now();
+}
+
+static int aiol_port_wait(aiol_engine *e, aioloop_time deadline) {
+    (void)e;
+    if (deadline > 0)
+        aioloop_port_sleep_until(deadline);
+    return 0;
+}
+
+static int aiol_port_dispatch(aiol_engine *e, const aiol_budget *budget) {
+    (void)e;
+    (void)budget;
+    return 0;
+}
+
+static int aiol_port_flush(aiol_engine *e) {
+    (void)e;
+    return 0;
+}
+
+static int aiol_port_descriptor(aiol_engine *e) {
+    (void)e;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static void aiol_port_engine_wake(aiol_engine *e) {
+    (void)e;
+    aioloop_port_wake();
+}
+
+static void aiol_port_verify(aiol_engine *e) {
+    (void)e;
+}
+
+static const aiol_engine_calls aiol_port_calls = {
+    aiol_port_close,      aiol_port_submit, aiol_port_submit,     aiol_port_cancel,   aiol_port_ignore,
+    aiol_port_ignore,     aiol_port_take,   aiol_port_watching,   aiol_port_owned,    aiol_port_attach,
+    aiol_port_quiesce,    aiol_port_wait,   aiol_port_dispatch,   aiol_port_flush,    aiol_port_descriptor,
+    aiol_port_engine_wake, aiol_port_close, aiol_port_engine_now, aiol_port_verify,
+};
+
+static int aiol_port_open_socket(aiol_engine *e, int family, aioloop_socket *out) {
+    (void)e;
+    (void)family;
+    (void)out;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_of_socket(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_bind(aiol_engine *e, aioloop_socket s, const aioloop_address *address) {
+    (void)e;
+    (void)s;
+    (void)address;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_listen(aiol_engine *e, aioloop_socket s, int backlog) {
+    (void)e;
+    (void)s;
+    (void)backlog;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_set(aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value) {
+    (void)e;
+    (void)s;
+    (void)option;
+    (void)value;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+    (void)e;
+    (void)s;
+    (void)family;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_name(aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room) {
+    (void)e;
+    (void)s;
+    (void)address;
+    (void)room;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_path_identify(aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity) {
+    (void)e;
+    (void)path;
+    (void)size;
+    (void)identity;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_path_remove(aiol_engine *e, const char *path, size_t size) {
+    (void)e;
+    (void)path;
+    (void)size;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static const aiol_socket_calls aiol_port_sockets = {
+    aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
+    aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
+};
+
+static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {
+    aiol_engine *e = (aiol_engine *)aiol_alloc_zero(setup->allocator, sizeof(*e));
+    if (e == NULL)
+        return AIOLOOP_ENOMEM;
+    e->name = "port";
+    e->calls = &aiol_port_calls;
+    e->sockets = &aiol_port_sockets;
+    e->allocator = setup->allocator;
+    *out = e;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_process_id(void) {
+    return 1;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
+/* >> src/io/engine.c */
+/*
+ * engine.c - which engines there are, and how one is chosen by name.
+ *
+ * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of the table
+ * that opens serves when none is named.
+ */
+#ifndef AIOL_IO_ENGINE_C
+#define AIOL_IO_ENGINE_C
+
+#if AIOL_HAVE_REACTOR
+
+#endif
+#if AIOL_HAVE_SIM
+
+#endif
+#if AIOL_HAVE_PORT
+
+#endif
+
+#if !AIOL_HAVE_SIM
+/* What api/sim.h answers without the simulated engine. */
+AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
+    (void)e;
+    return false;
+}
+#define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_break(e, s, error) ((void)(e), (void)(s), (void)(error), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_fail_accepts(e, error, count) ((void)(e), (void)(error), (void)(count), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_random(e, bound) ((void)(e), (bound) - (bound))
+#endif
+
+typedef struct aiol_engine_kind {
+    const char *name;
+    bool on_request; /* only by name */
+    int (*open)(const aiol_engine_setup *setup, aiol_engine **out);
+} aiol_engine_kind;
+
+#if AIOL_HAVE_EPOLL
+static int aiol_engine_open_epoll(const aiol_engine_setup *setup, aiol_engine **out) {
+    return aiol_reactor_open(setup, &aiol_poller_epoll, out);
+}
+#endif
+#if AIOL_HAVE_POLL
+static int aiol_engine_open_poll(const aiol_engine_setup *setup, aiol_engine **out) {
+    return aiol_reactor_open(setup, &aiol_poller_poll, out);
+}
+#endif
+#if AIOL_HAVE_SELECT
+static int aiol_engine_open_select(const aiol_engine_setup *setup, aiol_engine **out) {
+    return aiol_reactor_open(setup, &aiol_poller_select, out);
+}
+#endif
+
+static const aiol_engine_kind aiol_engine_kinds[] = {
+#if AIOL_HAVE_PORT
+    {"port", false, aiol_port_open},
+#endif
+#if AIOL_HAVE_EPOLL
+    {"epoll", false, aiol_engine_open_epoll},
+#endif
+#if AIOL_HAVE_POLL
+    {"poll", false, aiol_engine_open_poll},
+#endif
+#if AIOL_HAVE_SELECT
+    {"select", false, aiol_engine_open_select},
+#endif
+#if AIOL_HAVE_SIM
+    {"sim", true, aiol_sim_open},
+#endif
+};
+
+/* Names that this build could know but does not have, for an answer better than "unknown". */
+static const char *const aiol_engine_names[] = {"epoll", "poll", "select", "sim", "port", "kqueue", "io_uring", "iocp"};
+
+static bool aiol_engine_word(const char *text, size_t size, const char *word) {
+    return strlen(word) == size && memcmp(text, word, size) == 0;
+}
+
+static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_t size) {
+    static const struct {
+        const char *word;
+        unsigned without;
+    } features[] = {{"no-accept4", AIOL_WITHOUT_ACCEPT4},
+                    {"no-epoll_pwait2", AIOL_WITHOUT_EPOLL_PWAIT2},
+                    {"no-eventfd", AIOL_WITHOUT_EVENTFD},
+                    {"no-pipe2", AIOL_WITHOUT_PIPE2}};
+    size_t i;
+    for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
+        if (aiol_engine_word(text, size, features[i].word)) {
+            setup->without |= features[i].without;
+            return true;
+        }
+    }
+    if (aiol_engine_word(text, size, "delayed")) {
+        setup->delayed = true;
+        return true;
+    }
+    if (size > 5 && size < 25 && memcmp(text, "seed=", 5) == 0) {
+        setup->seed = 0;
+        for (i = 5; i < size; i++) {
+            if (text[i] < '0' || text[i] > '9')
+                return false;
+            setup->seed = setup->seed * 10 + (uint64_t)(text[i] - '0');
+        }
+        return true;
+    }
+    return false;
+}
+
+/* choice NULL or "": the best that works. A message for people goes to text (256 bytes) on failure. */
+AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *setup, aiol_engine **out, char *text) {
+    size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
+    size_t size = choice == NULL ? 0 : strcspn(choice, ",");
+    const char *rest = choice == NULL ? "" : choice + size;
+    int err = AIOLOOP_ENOTAVAILABLE;
+    bool found = false;
+    size_t i;
+    while (*rest == ',') {
+        size_t length = strcspn(++rest, ",");
+        if (!aiol_engine_option(setup, rest, length)) {
+            snprintf(text, AIOL_ERROR_TEXT_SIZE, "unknown back end option \"%.*s\"", (int)aiol_min_size(length, 60), rest);
+            return AIOLOOP_EINVAL;
+        }
+        rest += length;
+    }
+    for (i = 0; i < count; i++) {
+        const aiol_engine_kind *kind = &aiol_engine_kinds[i];
+        if (size == 0 ? kind->on_request : !aiol_engine_word(choice, size, kind->name))
+            continue;
+        found = true;
+        err = kind->open(setup, out);
+        if (err == 0)
+            return 0;
+        snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
+        if (err == AIOLOOP_ENOMEM)
+            return err;
+    }
+    if (found || size == 0)
+        return err;
+    for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {
+        if (aiol_engine_word(choice, size, aiol_engine_names[i])) {
+            snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s is not in this build", aiol_engine_names[i]);
+            return AIOLOOP_ENOTAVAILABLE;
+        }
+    }
+    snprintf(text, AIOL_ERROR_TEXT_SIZE, "unknown back end \"%.*s\"", (int)aiol_min_size(size, 60), choice);
+    return AIOLOOP_EINVAL;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+/* core: asyncio's heart. */
+
+/* >> src/core/core.h */
+/*
+ * core.h - the loop, its callbacks and futures: the only place that knows what they look like.
+ *
+ * One queue holds everything that is to run: NODES, each a link and a function. A scheduled callback is a SLOT, which starts
+ * with a node; what must never fail for want of memory (a lost connection) has a node of its own inside.
+ */
+#ifndef AIOL_CORE_CORE_H
+#define AIOL_CORE_CORE_H
+
+typedef struct aiol_node {
+    struct aiol_node *next;
+    void (*run)(aioloop *loop, struct aiol_node *node);
+} aiol_node;
+
+typedef struct aiol_queue {
+    aiol_node *head;
+    aiol_node *tail; /* of a queue that is not empty */
+} aiol_queue;
+
+AIOL_INLINE void aiol_queue_push(aiol_queue *q, aiol_node *node) {
+    node->next = NULL;
+    if (q->head == NULL)
+        q->head = node;
+    else
+        q->tail->next = node;
+    q->tail = node;
+}
+
+/* Everything of `first` comes before everything of q; first becomes empty. */
+AIOL_INLINE void aiol_queue_prepend(aiol_queue *q, aiol_queue *first) {
+    if (first->head == NULL)
+        return;
+    first->tail->next = q->head;
+    if (q->head == NULL)
+        q->tail = first->tail;
+    q->head = first->head;
+    first->head = NULL;
+}
+
+/* FREE -> READY | TIMER | WAITING;  TIMER -> READY (due) | FREE;  WAITING (a done-callback) -> READY | FREE;
+ * READY -> RUNNING -> FREE;  READY -> CANCELLED -> FREE (when its turn comes). */
+typedef enum aiol_slot_state {
+    AIOL_SLOT_FREE,
+    AIOL_SLOT_READY,
+    AIOL_SLOT_TIMER,
+    AIOL_SLOT_WAITING,
+    AIOL_SLOT_RUNNING,
+    AIOL_SLOT_CANCELLED
+} aiol_slot_state;
+
+enum {
+    AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
+    AIOL_SLOT_EXPLICIT = 2, /* context is an aioloop_context, used itself */
+    AIOL_SLOT_HOLDS = 4     /* owns a reference of its future */
+};
+
+typedef struct aiol_slot {
+    union {
+        aiol_node node;
+        aiol_heap_item heap; /* a TIMER's; shares its place with the link alone */
+    } at;
+    uint64_t sequence; /* the handle's; 0: no handle is valid */
+    union {
+        aioloop_callback call;
+        aioloop_future_callback future;
+    } fn;
+    void *arg;
+    union {
+        aiol_map *map; /* the values captured; NULL: none */
+        aioloop_context *explicit_one;
+    } context;
+    union {
+        aioloop_time when; /* a TIMER's: the heap's key may be earlier (lazily re-armed) */
+        aioloop_future *future;
+    } u;
+    uint32_t site;  /* debug mode: where it was made; 0: unknown */
+    uint16_t index; /* in its chunk */
+    uint8_t state;
+    uint8_t flags;
+} aiol_slot;
+
+AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_slot) == 64, slot_is_a_cache_line);
+
+/* What belongs to a loop and must be ended with it: connections, servers, attempts, watchers. */
+struct aiol_resource;
+
+typedef struct aiol_resource_calls {
+    const char *name;                                   /* for the warning of debug mode */
+    void (*closed)(struct aiol_resource *resource);     /* the loop closes: give back what is the system's */
+    void (*destroy)(struct aiol_resource *resource);    /* the loop is freed: after closed */
+    bool (*open)(const struct aiol_resource *resource); /* it should have been closed before */
+} aiol_resource_calls;
+
+typedef struct aiol_resource {
+    aiol_link link;
+    const aiol_resource_calls *calls;
+    aioloop *loop;
+    uint32_t site;
+    uint32_t refs;
+} aiol_resource;
+
+/* What core calls of net, which stands above it. NULL until the first connection. */
+typedef struct aiol_net_calls {
+    void (*flush_unsent)(aioloop *loop);
+    void (*freed)(aioloop *loop);
+} aiol_net_calls;
+
+typedef struct aiol_site {
+    const char *file;
+    int line;
+} aiol_site;
+
+typedef struct aiol_slot_chunk {
+    struct aiol_slot_chunk *next;
+    aioloop *loop;
+    size_t count;
+    /* slots follow */
+} aiol_slot_chunk;
+
+#define AIOL_REMOTE_CHUNKS 32
+
+struct aioloop {
+    /* What every callback touches. */
+    aiol_queue ready;
+    aiol_queue batch; /* of this iteration, not run yet */
+    aiol_slot *free_slots;
+    uint64_t sequence;
+    uint32_t turn;     /* counts callbacks */
+    int raised;        /* the code that the running callback raised; 0: none */
+    aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
+    bool careful;      /* closed, or debug mode: the slow path looks which */
+    bool halt;         /* fatal: stop dispatching */
+    bool stopping;
+    bool closed;
+    bool debug;
+    bool more; /* the engine keeps something for the next iteration */
+    uint32_t running;
+    aiol_engine *engine;
+    aiol_budget budget;
+    const struct aiol_net_calls *net;
+
+    aiol_heap timers;
+    aiol_queue due;
+
+    /* What other threads touch. */
+    void *inbox; /* aiol_slot *, newest first */
+    uint32_t sleeping;
+    uint32_t wakers; /* threads that may be about to wake */
+    uint32_t posts_refused;
+    void *remote_free; /* not a pointer: see inbox.c */
+    void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    aiol_slot *remote_done; /* to go back to remote_free */
+
+    aioloop_allocator allocator;
+    aiol_slot_chunk *chunks;
+    aiol_link futures;
+    aiol_link resources;
+    aioloop_time closed_at;
+    int process;
+    uint32_t site;
+
+    aioloop_exception_handler handler;
+    void *handler_arg;
+    aioloop_log log;
+    void *log_arg;
+    aiol_error_slot error;
+    aioloop_time slow;
+    aiol_site *sites; /* index 1 is the first */
+    size_t site_count;
+    size_t site_capacity;
+    uint32_t iteration;
+    aiol_node *spare_writers; /* net's */
+    unsigned spare_writer_count;
+};
+
+/* ---- futures ---- */
+
+typedef enum aiol_future_state {
+    AIOL_FUTURE_PENDING,
+    AIOL_FUTURE_FINISHED,
+    AIOL_FUTURE_FAILED,
+    AIOL_FUTURE_CANCELLED
+} aiol_future_state;
+
+enum {
+    AIOL_FUTURE_UNCLAIMED = 1,
+    AIOL_FUTURE_LOOKED_AT = 2, /* its failure need not be reported */
+    AIOL_FUTURE_TAKEN = 4,     /* the pointer has an owner */
+    AIOL_FUTURE_STATIC = 8     /* one of the failed ones that no loop owns */
+};
+
+struct aioloop_future {
+    aiol_link link;
+    aioloop *loop;
+    /* Of the library's own operations: gives up what the future stands for. True: the future is to become cancelled now;
+     * false: the operation will end it later. NULL: the user's. */
+    bool (*cancel)(aioloop_future *future);
+    void *owner; /* the operation */
+    uint32_t refs;
+    uint8_t state;
+    uint8_t flags;
+    int code;
+    uint32_t site;
+    int64_t number;
+    void *pointer;
+    void (*dispose)(void *pointer);
+    aiol_slot *callbacks;
+    aiol_slot *callbacks_tail;
+    struct aioloop_error *error;
+};
+
+/* ---- running user code ---- */
+
+typedef struct aiol_frame {
+    aiol_map **home;
+    int raised;
+} aiol_frame;
+
+/* Before user code: its context's home becomes the current one. */
+AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **home) {
+    aiol_frame frame;
+    frame.home = aiol_thread.home;
+    frame.raised = loop->raised;
+    aiol_thread.home = home;
+    loop->raised = 0;
+    loop->turn++;
+    return frame;
+}
+
+/* After it: what it raised, or 0. */
+AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
+    int raised = loop->raised;
+    loop->raised = frame->raised;
+    aiol_thread.home = frame->home;
+    return raised;
+}
+
+/* At the end of a callback that the loop called: what it wrote goes out. */
+AIOL_INLINE void aiol_callback_end(aioloop *loop) {
+    if (AIOL_UNLIKELY(loop->unsent != NULL))
+        loop->net->flush_unsent(loop);
+}
+
+AIOL_INLINE aioloop_time aiol_loop_now(const aioloop *loop) {
+    return loop->engine == NULL ? loop->closed_at : loop->engine->calls->now(loop->engine);
+}
+
+/* log.c */
+AIOLOOP_INTERNAL uint32_t aiol_site_take(aioloop *loop);
+AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t site);
+AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context);
+AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL int aiol_check(aioloop *loop);
+
+/* handle.c */
+AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop);
+AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot);
+AIOLOOP_INTERNAL aioloop *aiol_slot_loop(const aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context);
+AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
+
+/* timer.c */
+AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop);
+AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop);
+AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
+
+/* future.c */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner);
+AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
+AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
+AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text);
+AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
+AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
+AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
+
+/* loop.c */
+AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, const aiol_resource_calls *calls);
+AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource);
+
+#endif
+
+/* >> src/core/log.c */
+/*
+ * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
+ *
+ * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot write
+ * is lost.
+ */
+#ifndef AIOL_CORE_LOG_C
+#define AIOL_CORE_LOG_C
+
+/* ---- where things were made ---- */
+
+/* The site of the call that runs, as an index; 0 when not in debug mode or not known. Forgets it. */
+AIOLOOP_INTERNAL uint32_t aiol_site_take(aioloop *loop) {
+    const char *file = aiol_thread.site_file;
+    int line = aiol_thread.site_line;
+    size_t i;
+    aiol_thread.site_file = NULL;
+    if (!loop->debug || file == NULL)
+        return 0;
+    for (i = 1; i < loop->site_count; i++)
+        if (loop->sites[i].line == line && loop->sites[i].file == file)
+            return (uint32_t)i;
+    if (loop->site_count == 0)
+        loop->site_count = 1;
+    if (aiol_grow(&loop->allocator, &loop->sites, &loop->site_capacity, sizeof(loop->sites[0]), loop->site_count + 1) < 0)
+        return 0;
+    loop->sites[loop->site_count].file = file;
+    loop->sites[loop->site_count].line = line;
+    return (uint32_t)loop->site_count++;
+}
+
+AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t site) {
+    return site == 0 ? NULL : &loop->sites[site];
+}
+
+/* ---- raising ---- */
+
+/* Remembers why a call fails, for aioloop_last_error. Returns code. */
+AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    aiol_error_set(loop != NULL ? &loop->error : &aiol_thread.error, code, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) {
+    va_list arguments;
+    if (code >= 0)
+        code = AIOLOOP_EINVAL;
+    if (loop == NULL)
+        return code;
+    va_start(arguments, format);
+    aiol_error_set(&loop->error, code, format, arguments);
+    va_end(arguments);
+    loop->raised = code;
+    return code;
+}
+
+AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop) {
+    return loop != NULL ? &loop->error.error : &aiol_thread.error.error;
+}
+
+/* What may make a call on the loop refused, when loop->careful says to look. 0, or the code with its message stored. */
+AIOLOOP_INTERNAL int aiol_check(aioloop *loop) {
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (loop->debug && aiol_load(&loop->running) != 0 && aiol_thread.running != loop)
+        return AIOLOOP_EMISUSE; /* another thread's: nothing of the loop may be touched */
+    return 0;
+}
+
+/* ---- logging ---- */
+
+static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
+    if (loop->log != NULL)
+        loop->log(loop, level, text, loop->log_arg);
+    else
+        fprintf(stderr, "%s\n", text);
+}
+
+AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg) {
+    if (loop == NULL)
+        return;
+    loop->log = fn;
+    loop->log_arg = arg;
+}
+
+AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+    char text[512];
+    const aiol_site *at = aiol_site_at(loop, site);
+    va_list arguments;
+    size_t length;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    length = strlen(text);
+    if (at != NULL)
+        snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
+    aiol_log_write(loop, AIOLOOP_LOG_WARNING, text);
+}
+
+/* A line of the default handler's text: "name: value". */
+static size_t aiol_log_line(char *text, size_t size, size_t length, const char *format, ...) AIOLOOP_PRINTF(4, 5);
+static size_t aiol_log_line(char *text, size_t size, size_t length, const char *format, ...) {
+    va_list arguments;
+    int n;
+    if (length >= size)
+        return length;
+    va_start(arguments, format);
+    n = vsnprintf(text + length, size - length, format, arguments);
+    va_end(arguments);
+    return n < 0 ? length : length + (size_t)n;
+}
+
+AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    char text[1024];
+    size_t n;
+    if (loop == NULL || context == NULL)
+        return;
+    n = aiol_log_line(text, sizeof(text), 0, "%s",
+                      context->message != NULL ? context->message : "Unhandled error in event loop");
+    if (context->error != 0)
+        n = aiol_log_line(text, sizeof(text), n, "\nerror: %s: %s", aioloop_error_name(context->error),
+                          context->detail != NULL ? context->detail : aioloop_strerror(context->error));
+    if (context->future != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nfuture: %p", (void *)context->future);
+    if (context->handle.slot != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nhandle: %llu", (unsigned long long)context->handle.sequence);
+    if (context->protocol != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nprotocol: %p", (const void *)context->protocol);
+    if (context->server != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nserver: %p", (void *)context->server);
+    if (context->socket != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nsocket: %ld", (long)*context->socket);
+    if (context->source_file != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nsource: %s:%d", context->source_file, context->source_line);
+    if (context->transport != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\ntransport: %p", (void *)context->transport);
+    (void)n;
+    aiol_log_write(loop, AIOLOOP_LOG_ERROR, text);
+}
+
+AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    int outer;
+    int raised;
+    if (loop == NULL || context == NULL)
+        return;
+    if (loop->handler == NULL) {
+        aioloop_default_exception_handler(loop, context);
+        return;
+    }
+    outer = loop->raised;
+    loop->raised = 0;
+    loop->handler(loop, context, loop->handler_arg);
+    raised = loop->raised;
+    loop->raised = outer;
+    if (raised == AIOLOOP_EFATAL) {
+        loop->halt = true;
+    } else if (raised != 0) {
+        aioloop_exception_context own;
+        memset(&own, 0, sizeof(own));
+        own.message = "Unhandled error in exception handler";
+        own.error = raised;
+        own.detail = aioloop_error_message(aioloop_last_error(loop));
+        aioloop_default_exception_handler(loop, &own);
+        aioloop_default_exception_handler(loop, context);
+    }
+}
+
+/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in what it
+ * concerns. The error's message is the loop's last one, if the code is the same. */
+AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context) {
+    char detail[AIOL_ERROR_TEXT_SIZE];
+    const aiol_site *at = aiol_site_at(loop, site);
+    if (code == AIOLOOP_EFATAL) {
+        loop->halt = true;
+        return;
+    }
+    context->error = code;
+    if (context->detail == NULL && loop->error.error.code == code && loop->error.buffer[0] != '\0') {
+        memcpy(detail, loop->error.buffer, sizeof(detail)); /* the handler may fail, and then store another */
+        context->detail = detail;
+    }
+    if (at != NULL) {
+        context->source_file = at->file;
+        context->source_line = at->line;
+    }
+    aioloop_call_exception_handler(loop, context);
+}
+
+AIOLOOP_API void aioloop_set_exception_handler(aioloop *loop, aioloop_exception_handler fn, void *arg) {
+    if (loop == NULL)
+        return;
+    loop->handler = fn;
+    loop->handler_arg = arg;
+}
+
+AIOLOOP_API aioloop_exception_handler aioloop_get_exception_handler(aioloop *loop, void **arg) {
+    if (loop == NULL)
+        return NULL;
+    if (arg != NULL)
+        *arg = loop->handler_arg;
+    return loop->handler;
+}
+
+/* ---- debug mode ---- */
+
+AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled) {
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+#if AIOLOOP_USE_DEBUG
+    loop->debug = enabled;
+    loop->careful = loop->closed || enabled;
+    aiol_thread.site_file = NULL;
+    return 0;
+#else
+    return enabled ? AIOLOOP_ENOTAVAILABLE : 0;
+#endif
+}
+
+AIOLOOP_API bool aioloop_get_debug(aioloop *loop) {
+    return loop != NULL && loop->debug;
+}
+
+AIOLOOP_API int aioloop_set_slow_callback_duration(aioloop *loop, aioloop_time duration) {
+    if (loop == NULL || duration < 0)
+        return AIOLOOP_EINVAL;
+    loop->slow = duration;
+    return 0;
+}
+
+AIOLOOP_API aioloop_time aioloop_get_slow_callback_duration(aioloop *loop) {
+    return loop == NULL ? 0 : loop->slow;
+}
+
+#endif
+
+/* >> src/core/handle.c */
+/*
+ * handle.c - callbacks and their handles.                                  (asyncio: events.Handle)
+ *
+ * Slots live in chunks that stay where they are until the loop is freed, so a handle may outlive its callback: the sequence number
+ * in it no longer matches then. Free slots are a stack, so a busy loop goes through few cache lines.
+ */
+#ifndef AIOL_CORE_HANDLE_C
+#define AIOL_CORE_HANDLE_C
+
+#define AIOL_SLOTS_FIRST 32u
+#define AIOL_SLOTS_MOST 1024u
+#define AIOL_HANDLE_CANCELLED ((uint64_t)1 << 63) /* in a handle's own copy of the sequence */
+
+static aiol_slot *aiol_slot_chunk_slots(aiol_slot_chunk *chunk) {
+    /* Slots begin at their own size from the start of the chunk. */
+    return (aiol_slot *)(void *)chunk + 1;
+}
+
+AIOL_STATIC_ASSERT(sizeof(aiol_slot_chunk) <= sizeof(aiol_slot), chunk_header_fits_a_slot);
+
+AIOLOOP_INTERNAL aioloop *aiol_slot_loop(const aiol_slot *slot) {
+    return ((const aiol_slot_chunk *)(const void *)(slot - slot->index - 1))->loop;
+}
+
+/* A chunk of count slots, all free and linked through node.next; NULL when there is no memory. */
+AIOLOOP_INTERNAL aiol_slot_chunk *aiol_slot_chunk_new(aioloop *loop, size_t count, uint8_t flags) {
+    aiol_slot_chunk *chunk = (aiol_slot_chunk *)aiol_alloc(&loop->allocator, (count + 1) * sizeof(aiol_slot));
+    aiol_slot *slots;
+    size_t i;
+    if (chunk == NULL)
+        return NULL;
+    chunk->next = NULL;
+    chunk->loop = loop;
+    chunk->count = count;
+    slots = aiol_slot_chunk_slots(chunk);
+    memset(slots, 0, count * sizeof(slots[0]));
+    for (i = 0; i < count; i++) {
+        slots[i].index = (uint16_t)i;
+        slots[i].flags = flags;
+        slots[i].at.node.next = i + 1 < count ? &slots[i + 1].at.node : NULL;
+    }
+    return chunk;
+}
+
+AIOLOOP_INTERNAL void aiol_slot_chunk_free(aioloop *loop, aiol_slot_chunk *chunk) {
+    aiol_free(&loop->allocator, chunk, (chunk->count + 1) * sizeof(aiol_slot));
+}
+
+static AIOL_NOINLINE bool aiol_slot_more(aioloop *loop) {
+    size_t count = loop->chunks == NULL ? AIOL_SLOTS_FIRST : loop->chunks->count * 2;
+    aiol_slot_chunk *chunk = aiol_slot_chunk_new(loop, count < AIOL_SLOTS_MOST ? count : AIOL_SLOTS_MOST, 0);
+    if (chunk == NULL)
+        return false;
+    chunk->next = loop->chunks;
+    loop->chunks = chunk;
+    loop->free_slots = aiol_slot_chunk_slots(chunk);
+    return true;
+}
+
+/* A slot with nothing in it but its place; NULL when there is no memory. */
+AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop) {
+    aiol_slot *slot = loop->free_slots;
+    if (AIOL_UNLIKELY(slot == NULL)) {
+        if (!aiol_slot_more(loop))
+            return NULL;
+        slot = loop->free_slots;
+    }
+    loop->free_slots = (aiol_slot *)(void *)slot->at.node.next;
+    return slot;
+}
+
+static void aiol_slot_drop_context(aiol_slot *slot) {
+    if (AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0)) {
+        slot->flags &= (uint8_t)~AIOL_SLOT_EXPLICIT;
+        aioloop_context_unref(slot->context.explicit_one);
+    } else {
+        aiol_map_unref(slot->context.map);
+    }
+    slot->context.map = NULL;
+}
+
+AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
+    if (AIOL_UNLIKELY(slot->context.map != NULL))
+        aiol_slot_drop_context(slot);
+    slot->sequence = 0;
+    slot->state = AIOL_SLOT_FREE;
+    slot->flags &= AIOL_SLOT_REMOTE;
+    if (AIOL_UNLIKELY(slot->flags != 0)) {
+        slot->at.node.next = &loop->remote_done->at.node;
+        loop->remote_done = slot;
+        return;
+    }
+    slot->at.node.next = (aiol_node *)(void *)loop->free_slots;
+    loop->free_slots = slot;
+}
+
+/* Captures the context that a callback will run in. */
+AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context) {
+    if (AIOL_UNLIKELY(context != NULL)) {
+        aioloop_context_ref(context);
+        slot->context.explicit_one = context;
+        slot->flags |= AIOL_SLOT_EXPLICIT;
+    } else {
+        slot->context.map = aiol_map_ref(*aiol_context_home());
+    }
+}
+
+AIOL_INLINE aiol_map **aiol_slot_home(aiol_slot *slot) {
+    return AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0) ? &slot->context.explicit_one->map : &slot->context.map;
+}
+
+/* ---- running ---- */
+
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_report(aioloop *loop, aiol_slot *slot, aioloop_future *future, int code) {
+    aioloop_exception_context context;
+    aiol_map **saved = aiol_thread.home;
+    memset(&context, 0, sizeof(context));
+    context.message = future != NULL ? "Error in done-callback" : "Error in callback";
+    context.future = future;
+    context.handle.slot = slot;
+    context.handle.sequence = slot->sequence;
+    aiol_thread.home = aiol_slot_home(slot); /* the handler runs in the context of what failed */
+    aiol_report(loop, code, slot->site, &context);
+    aiol_thread.home = saved;
+}
+
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_slow(aioloop *loop, const aiol_slot *slot, aioloop_time since) {
+    aioloop_time took = aiol_loop_now(loop) - since;
+    if (took >= loop->slow)
+        aiol_warn(loop, slot->site, "callback %llu took %lld ms", (unsigned long long)slot->sequence,
+                  (long long)(took / 1000000));
+}
+
+/* Runs a slot that call_soon or a timer queued. */
+AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node) {
+    aiol_slot *slot = (aiol_slot *)(void *)node;
+    if (slot->state != AIOL_SLOT_CANCELLED) {
+        aiol_frame frame = aiol_enter(loop, aiol_slot_home(slot));
+        aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+        int raised;
+        slot->state = AIOL_SLOT_RUNNING;
+        slot->fn.call(loop, slot->arg);
+        raised = aiol_leave(loop, &frame);
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_slot_report(loop, slot, NULL, raised);
+        if (AIOL_UNLIKELY(since != 0))
+            aiol_slot_slow(loop, slot, since);
+        aiol_callback_end(loop);
+    }
+    aiol_slot_free(loop, slot);
+}
+
+/* ---- scheduling ---- */
+
+AIOL_INLINE aioloop_handle aiol_handle_of(const aiol_slot *slot) {
+    aioloop_handle handle;
+    memset(&handle, 0, sizeof(handle));
+    if (slot != NULL) {
+        memcpy(&handle.slot, &slot, sizeof(slot));
+        handle.sequence = slot->sequence;
+    }
+    return handle;
+}
+
+/* A slot for fn, or NULL with the reason stored. */
+AIOL_INLINE aiol_slot *aiol_slot_for(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aiol_slot *slot;
+    if (AIOL_UNLIKELY(loop == NULL))
+        return NULL;
+    if (AIOL_UNLIKELY(loop->careful) && aiol_check(loop) < 0)
+        return NULL;
+    if (AIOL_UNLIKELY(fn == NULL)) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
+        return NULL;
+    }
+    slot = aiol_slot_new(loop);
+    if (AIOL_UNLIKELY(slot == NULL)) {
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    slot->sequence = ++loop->sequence;
+    slot->fn.call = fn;
+    slot->arg = arg;
+    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    aiol_slot_capture(slot, context);
+    return slot;
+}
+
+AIOL_INLINE aiol_slot *aiol_call_soon(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aiol_slot *slot = aiol_slot_for(loop, fn, arg, context);
+    if (AIOL_UNLIKELY(slot == NULL))
+        return NULL;
+    slot->state = AIOL_SLOT_READY;
+    slot->at.node.run = aiol_run_call;
+    aiol_queue_push(&loop->ready, &slot->at.node);
+    return slot;
+}
+
+AIOLOOP_API aioloop_handle(aioloop_call_soon)(aioloop *loop, aioloop_callback fn, void *arg) {
+    return aiol_handle_of(aiol_call_soon(loop, fn, arg, NULL));
+}
+
+AIOLOOP_API aioloop_handle(aioloop_call_soon_context)(aioloop *loop, aioloop_callback fn, void *arg,
+                                                      aioloop_context *context) {
+    return aiol_handle_of(aiol_call_soon(loop, fn, arg, context));
+}
+
+/* ---- handles ---- */
+
+/* The slot, if the handle's callback has not run and was not cancelled. */
+static aiol_slot *aiol_handle_slot(const aioloop_handle *handle) {
+    aiol_slot *slot;
+    if (handle == NULL || handle->slot == NULL)
+        return NULL;
+    slot = (aiol_slot *)handle->slot;
+    return slot->sequence != 0 && slot->sequence == handle->sequence ? slot : NULL;
+}
+
+AIOLOOP_API void aioloop_handle_cancel(aioloop_handle *handle) {
+    aiol_slot *slot = aiol_handle_slot(handle);
+    if (handle == NULL || handle->slot == NULL)
+        return;
+    handle->sequence |= AIOL_HANDLE_CANCELLED;
+    if (slot == NULL)
+        return;
+    switch ((aiol_slot_state)slot->state) {
+    case AIOL_SLOT_TIMER:
+        aiol_timer_cancel(aiol_slot_loop(slot), slot);
+        break;
+    case AIOL_SLOT_READY: /* leaves the queue when its turn comes */
+        slot->state = AIOL_SLOT_CANCELLED;
+        slot->sequence = 0;
+        break;
+    default:
+        break;
+    }
+}
+
+AIOLOOP_API void aioloop_timer_handle_cancel(aioloop_timer_handle *handle) {
+    if (handle != NULL)
+        aioloop_handle_cancel(&handle->handle);
+}
+
+AIOLOOP_API bool aioloop_handle_cancelled(const aioloop_handle *handle) {
+    return handle != NULL && handle->slot != NULL && (handle->sequence & AIOL_HANDLE_CANCELLED) != 0;
+}
+
+AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle) {
+    return handle == NULL || handle->slot == NULL;
+}
+
+#endif
+
+/* >> src/core/timer.c */
+/*
+ * timer.c - callbacks that run at a time.            (asyncio: events.TimerHandle, base_events._scheduled)
+ *
+ * A 4-ary heap ordered by (deadline, sequence): equal deadlines run in the order they were made.
+ *
+ * Re-arming to a later time only stores the new deadline in the slot; the heap's key, which is then too early, is put right
+ * when the entry comes up. A server that pushes an idle time-out back on every byte pays a store, not a sift.
+ */
+#ifndef AIOL_CORE_TIMER_C
+#define AIOL_CORE_TIMER_C
+
+static bool aiol_timer_before(const aiol_heap_item *a, const aiol_heap_item *b) {
+    return ((const aiol_slot *)(const void *)a)->sequence < ((const aiol_slot *)(const void *)b)->sequence;
+}
+
+/* The earliest deadline, AIOLOOP_FOREVER if there is none. Puts the keys right that stand first and are too early. */
+AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
+    aiol_heap *heap = &loop->timers;
+    while (heap->count != 0) {
+        aiol_slot *slot = (aiol_slot *)(void *)heap->entries[0].item;
+        if (slot->u.when <= heap->entries[0].key)
+            return slot->u.when;
+        aiol_heap_move(heap, &slot->at.heap, slot->u.when);
+    }
+    return AIOLOOP_FOREVER;
+}
+
+/* Queues what is due, in order, to run at the end of this iteration. */
+AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop) {
+    aioloop_time now = aiol_loop_now(loop);
+    while (aiol_timer_next(loop) <= now && loop->timers.count != 0) {
+        aiol_slot *slot = (aiol_slot *)(void *)loop->timers.entries[0].item;
+        if (slot->u.when == AIOLOOP_FOREVER)
+            break;
+        aiol_heap_remove(&loop->timers, &slot->at.heap);
+        slot->state = AIOL_SLOT_READY;
+        slot->at.node.run = aiol_run_call;
+        aiol_queue_push(&loop->due, &slot->at.node);
+    }
+}
+
+AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot) {
+    aiol_heap_remove(&loop->timers, &slot->at.heap);
+    aiol_slot_free(loop, slot);
+}
+
+static aioloop_timer_handle aiol_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg,
+                                         aioloop_context *context) {
+    aioloop_timer_handle handle;
+    aiol_slot *slot;
+    handle.handle = aiol_handle_of(NULL);
+    handle.when = when;
+    if (AIOL_UNLIKELY(loop != NULL && when == AIOLOOP_NOT_A_TIME)) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+        return handle;
+    }
+    slot = aiol_slot_for(loop, fn, arg, context);
+    if (AIOL_UNLIKELY(slot == NULL))
+        return handle;
+    slot->state = AIOL_SLOT_TIMER;
+    slot->u.when = when;
+    if (AIOL_UNLIKELY(aiol_heap_push(&loop->allocator, &loop->timers, when, &slot->at.heap) < 0)) {
+        aiol_slot_free(loop, slot);
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return handle;
+    }
+    handle.handle = aiol_handle_of(slot);
+    return handle;
+}
+
+AIOLOOP_API aioloop_timer_handle(aioloop_call_at)(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg) {
+    return aiol_call_at(loop, when, fn, arg, NULL);
+}
+
+AIOLOOP_API aioloop_timer_handle(aioloop_call_at_context)(aioloop *loop, aioloop_time when, aioloop_callback fn,
+                                                          void *arg, aioloop_context *context) {
+    return aiol_call_at(loop, when, fn, arg, context);
+}
+
+AIOLOOP_API aioloop_timer_handle(aioloop_call_later)(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg) {
+    aioloop_time when = delay;
+    if (AIOL_LIKELY(loop != NULL && delay != AIOLOOP_NOT_A_TIME))
+        when = aiol_time_add(aiol_loop_now(loop), delay);
+    return aiol_call_at(loop, when, fn, arg, NULL);
+}
+
+AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when) {
+    aiol_slot *slot;
+    if (handle == NULL || when == AIOLOOP_NOT_A_TIME)
+        return AIOLOOP_EINVAL;
+    slot = aiol_handle_slot(&handle->handle);
+    if (slot == NULL || slot->state != AIOL_SLOT_TIMER)
+        return AIOLOOP_EINVALIDSTATE;
+    if (when < slot->u.when) {
+        aioloop *loop = aiol_slot_loop(slot);
+        aiol_heap_move(&loop->timers, &slot->at.heap, when);
+    }
+    slot->u.when = when;
+    handle->when = when;
+    return 0;
+}
+
+#endif
+
+/* >> src/core/inbox.c */
+/*
+ * inbox.c - callbacks from other threads.                        (asyncio: loop.call_soon_threadsafe)
+ *
+ * A stack that any thread pushes to and the loop empties in one go and turns round; no locks. The loop says when it
+ * sleeps, and whoever finds it asleep wakes it, once: posts to a busy loop cost no system call.
+ *
+ * The slots come from a pool of their own: a stack of indices in which half a word names the top and the other half counts, so
+ * that a slot that was taken and given back meanwhile is noticed (the ABA problem). Its chunks never move, so reading a
+ * slot that another thread has just taken is harmless. A chunk is made by the thread that finds the pool empty.
+ *
+ * A slot of the pool keeps its index in the lower half of u.when for ever, and how often it was used in the upper; while it is
+ * free, `site` is the index + 1 of the next one.
+ */
+#ifndef AIOL_CORE_INBOX_C
+#define AIOL_CORE_INBOX_C
+
+#if AIOLOOP_USE_THREADS
+
+#define AIOL_REMOTE_FIRST 64u  /* slots of chunk 0; each next one has twice as many, */
+#define AIOL_REMOTE_DOUBLED 10u /* up to this one, and the rest have as many as it */
+#define AIOL_REMOTE_BITS (sizeof(uintptr_t) * 4)
+#define AIOL_REMOTE_MASK (((uintptr_t)1 << AIOL_REMOTE_BITS) - 1)
+
+static size_t aiol_remote_chunk_size(unsigned k) {
+    return (size_t)AIOL_REMOTE_FIRST << (k < AIOL_REMOTE_DOUBLED ? k : AIOL_REMOTE_DOUBLED);
+}
+
+static size_t aiol_remote_chunk_start(unsigned k) {
+    unsigned doubled = k < AIOL_REMOTE_DOUBLED + 1 ? k : AIOL_REMOTE_DOUBLED + 1;
+    return (((size_t)1 << doubled) - 1) * AIOL_REMOTE_FIRST +
+           (size_t)(k - doubled) * aiol_remote_chunk_size(AIOL_REMOTE_DOUBLED);
+}
+
+static aiol_slot *aiol_remote_slot(aioloop *loop, size_t index) {
+    unsigned k = 0;
+    while (index >= aiol_remote_chunk_start(k + 1))
+        k++;
+    return aiol_slot_chunk_slots((aiol_slot_chunk *)aiol_load(&loop->remote_chunks[k])) + (index - aiol_remote_chunk_start(k));
+}
+
+static uint32_t aiol_remote_index(const aiol_slot *slot) {
+    return (uint32_t)(uint64_t)slot->u.when;
+}
+
+/* Gives back a chain from first to last, linked through `site` already but for the last. */
+static void aiol_remote_push(aioloop *loop, aiol_slot *first, aiol_slot *last) {
+    void *top = aiol_load(&loop->remote_free);
+    uintptr_t word;
+    do {
+        aiol_store(&last->site, (uint32_t)((uintptr_t)top & AIOL_REMOTE_MASK));
+        word = (((uintptr_t)top >> AIOL_REMOTE_BITS) + 1) << AIOL_REMOTE_BITS | ((uintptr_t)aiol_remote_index(first) + 1);
+    } while (!aiol_cas_pointer(&loop->remote_free, &top, (void *)word));
+}
+
+static aiol_slot *aiol_remote_pop(aioloop *loop) {
+    void *top = aiol_load(&loop->remote_free);
+    for (;;) {
+        uintptr_t index = (uintptr_t)top & AIOL_REMOTE_MASK;
+        aiol_slot *slot;
+        uintptr_t word;
+        if (index == 0)
+            return NULL;
+        slot = aiol_remote_slot(loop, index - 1);
+        word = (((uintptr_t)top >> AIOL_REMOTE_BITS) + 1) << AIOL_REMOTE_BITS | aiol_load(&slot->site);
+        if (aiol_cas_pointer(&loop->remote_free, &top, (void *)word))
+            return slot;
+    }
+}
+
+/* Makes a chunk, keeps its first slot for the caller; NULL when there is no memory. */
+static AIOL_NOINLINE aiol_slot *aiol_remote_more(aioloop *loop) {
+    unsigned k;
+    for (k = 0; k < AIOL_REMOTE_CHUNKS; k++) {
+        size_t start = aiol_remote_chunk_start(k);
+        size_t size = aiol_remote_chunk_size(k);
+        aiol_slot_chunk *chunk;
+        aiol_slot *slots;
+        void *none = NULL;
+        size_t i;
+        if (aiol_load(&loop->remote_chunks[k]) != NULL)
+            continue;
+        if (start + size >= AIOL_REMOTE_MASK)
+            return NULL;
+        chunk = aiol_slot_chunk_new(loop, size, AIOL_SLOT_REMOTE);
+        if (chunk == NULL)
+            return NULL;
+        slots = aiol_slot_chunk_slots(chunk);
+        for (i = 0; i < size; i++) {
+            slots[i].u.when = (aioloop_time)(start + i);
+            slots[i].site = (uint32_t)(start + i + 2);
+        }
+        if (aiol_cas_pointer(&loop->remote_chunks[k], &none, chunk)) {
+            aiol_remote_push(loop, &slots[1], &slots[size - 1]);
+            return &slots[0];
+        }
+        aiol_slot_chunk_free(loop, chunk); /* another thread was faster; its chunk may have a slot for us */
+        slots = aiol_remote_pop(loop);
+        if (slots != NULL)
+            return slots;
+    }
+    return NULL;
+}
+
+static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aioloop_handle handle = aiol_handle_of(NULL);
+    aiol_slot *slot;
+    void *top;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
+        return handle;
+    slot = aiol_remote_pop(loop);
+    if (slot == NULL)
+        slot = aiol_remote_more(loop);
+    if (slot == NULL)
+        return handle;
+    slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
+    slot->sequence = (uint64_t)1 << 62 | (uint64_t)slot->u.when;
+    slot->fn.call = fn;
+    slot->arg = arg;
+    slot->state = AIOL_SLOT_READY;
+    slot->at.node.run = aiol_run_call;
+    aiol_store(&slot->site, 0);
+    aiol_slot_capture(slot, context);
+    handle = aiol_handle_of(slot); /* now: it may run and be free as soon as it is in the inbox */
+    top = aiol_load(&loop->inbox);
+    do {
+        slot->at.node.next = (aiol_node *)top;
+    } while (!aiol_cas_pointer(&loop->inbox, &top, slot));
+    if (aiol_load(&loop->sleeping) != 0) {
+        aiol_add_u32(&loop->wakers, 1); /* keeps aioloop_close from taking the engine away */
+        if (aiol_exchange_u32(&loop->sleeping, 0) != 0)
+            loop->engine->calls->wake(loop->engine);
+        aiol_add_u32(&loop->wakers, (uint32_t)-1);
+    }
+    return handle;
+}
+
+/* Queues what other threads have posted. */
+AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop) {
+    aiol_node *node;
+    aiol_node *turned = NULL;
+    if (aiol_load_relaxed(&loop->inbox) == NULL)
+        return;
+    node = (aiol_node *)aiol_exchange_pointer(&loop->inbox, NULL);
+    while (node != NULL) {
+        aiol_node *next = node->next;
+        node->next = turned;
+        turned = node;
+        node = next;
+    }
+    while (turned != NULL) {
+        aiol_node *next = turned->next;
+        aiol_queue_push(&loop->ready, turned);
+        turned = next;
+    }
+}
+
+/* Gives the slots back that have run. */
+AIOLOOP_INTERNAL void aiol_inbox_return(aioloop *loop) {
+    aiol_slot *first = loop->remote_done;
+    aiol_slot *last = first;
+    if (first == NULL)
+        return;
+    loop->remote_done = NULL;
+    while (last->at.node.next != NULL) {
+        aiol_slot *next = (aiol_slot *)(void *)last->at.node.next;
+        aiol_store(&last->site, aiol_remote_index(next) + 1);
+        last = next;
+    }
+    aiol_remote_push(loop, first, last);
+}
+
+AIOLOOP_INTERNAL void aiol_inbox_free(aioloop *loop) {
+    unsigned k;
+    for (k = 0; k < AIOL_REMOTE_CHUNKS; k++)
+        if (loop->remote_chunks[k] != NULL)
+            aiol_slot_chunk_free(loop, (aiol_slot_chunk *)loop->remote_chunks[k]);
+}
+
+/* Whether the loop may sleep: says that it does, and looks once more. Undone by aiol_inbox_awake. */
+AIOL_INLINE bool aiol_inbox_sleep(aioloop *loop) {
+    aiol_store(&loop->sleeping, 1);
+    return aiol_load(&loop->inbox) == NULL;
+}
+
+AIOL_INLINE void aiol_inbox_awake(aioloop *loop) {
+    aiol_store(&loop->sleeping, 0);
+}
+
+/* No post is accepted any more, and none is about to touch the engine when this returns. */
+AIOLOOP_INTERNAL void aiol_inbox_refuse(aioloop *loop) {
+    aiol_store(&loop->posts_refused, 1);
+    while (aiol_load(&loop->wakers) != 0)
+        ; /* a thread between two instructions of a wake-up; rare and short */
+}
+
+#else /* AIOLOOP_USE_THREADS */
+
+static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    (void)fn;
+    (void)arg;
+    (void)context;
+    if (loop != NULL)
+        aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
+    return aiol_handle_of(NULL);
+}
+
+#define aiol_inbox_drain(loop) ((void)(loop))
+#define aiol_inbox_return(loop) ((void)(loop))
+#define aiol_inbox_free(loop) ((void)(loop))
+#define aiol_inbox_sleep(loop) ((void)(loop), true)
+#define aiol_inbox_awake(loop) ((void)(loop))
+#define aiol_inbox_refuse(loop) ((void)(loop))
+
+#endif
+
+AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe)(aioloop *loop, aioloop_callback fn, void *arg) {
+    if (AIOL_KNOWS_ITS_THREAD && loop != NULL && aiol_thread.running == loop)
+        return aiol_handle_of(aiol_call_soon(loop, fn, arg, NULL));
+    return aiol_call_soon_threadsafe(loop, fn, arg, NULL);
+}
+
+AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe_context)(aioloop *loop, aioloop_callback fn, void *arg,
+                                                                 aioloop_context *context) {
+    if (AIOL_KNOWS_ITS_THREAD && loop != NULL && aiol_thread.running == loop)
+        return aiol_handle_of(aiol_call_soon(loop, fn, arg, context));
+    return aiol_call_soon_threadsafe(loop, fn, arg, context);
+}
+
+#endif
+
+/* >> src/core/future.c */
+/*
+ * future.c - results that are not there yet.                                   (asyncio: futures.py)
+ *
+ * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the ready
+ * queue. A queued one holds a reference.
+ *
+ * An unclaimed future has one reference that belongs to whoever uses it first; claiming makes it the caller's.
+ */
+#ifndef AIOL_CORE_FUTURE_C
+#define AIOL_CORE_FUTURE_C
+
+#define AIOL_FUTURE_FAILED_STATICALLY(code)                                                        \
+    {                                                                                              \
+        {NULL, NULL}, NULL, NULL, NULL, 1, AIOL_FUTURE_FAILED, AIOL_FUTURE_STATIC, code, 0, 0, NULL, NULL, NULL, NULL, NULL \
+    }
+
+static aioloop_future aiol_future_no_memory = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ENOMEM);
+static aioloop_future aiol_future_invalid = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EINVAL);
+static aioloop_future aiol_future_closed = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ECLOSED);
+static aioloop_future aiol_future_misuse = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EMISUSE);
+
+/* The future for calls that cannot make one. */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
+    switch (code) {
+    case AIOLOOP_ENOMEM:
+        return &aiol_future_no_memory;
+    case AIOLOOP_ECLOSED:
+        return &aiol_future_closed;
+    case AIOLOOP_EMISUSE:
+        return &aiol_future_misuse;
+    default:
+        return &aiol_future_invalid;
+    }
+}
+
+AIOL_INLINE bool aiol_future_is_static(const aioloop_future *f) {
+    return (f->flags & AIOL_FUTURE_STATIC) != 0;
+}
+
+/* ---- making and ending ---- */
+
+static aioloop_future *aiol_future_make(aioloop *loop) {
+    aioloop_future *f = (aioloop_future *)aiol_alloc(&loop->allocator, sizeof(*f));
+    if (f == NULL)
+        return NULL;
+    memset(f, 0, sizeof(*f));
+    f->loop = loop;
+    f->refs = 1;
+    f->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    aiol_list_append(&loop->futures, &f->link);
+    return f;
+}
+
+/* The future of an operation: unclaimed, and with a second reference for the operation, which it gives up with
+ * aiol_future_release when it has completed the future. NULL when there is no memory. */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner) {
+    aioloop_future *f = aiol_future_make(loop);
+    if (f == NULL)
+        return NULL;
+    f->cancel = cancel;
+    f->owner = owner;
+    f->refs = 2;
+    f->flags = AIOL_FUTURE_UNCLAIMED;
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
+    aioloop_future *f;
+    if (loop == NULL)
+        return &aiol_future_invalid;
+    f = aiol_future_make(loop);
+    return f == NULL ? &aiol_future_no_memory : f;
+}
+
+static void aiol_future_drop_callbacks(aioloop_future *f) {
+    while (f->callbacks != NULL) {
+        aiol_slot *slot = f->callbacks;
+        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
+        aiol_slot_free(f->loop, slot);
+    }
+}
+
+/* Frees it, whoever still refers to it. */
+AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
+    aioloop *loop = f->loop;
+    void *pointer = f->pointer;
+    void (*dispose)(void *) = (f->flags & AIOL_FUTURE_TAKEN) == 0 ? f->dispose : NULL;
+    aiol_future_drop_callbacks(f);
+    aiol_list_remove(&f->link);
+    aiol_error_free(&loop->allocator, f->error);
+    aiol_free(&loop->allocator, f, sizeof(*f));
+    if (dispose != NULL)
+        dispose(pointer);
+}
+
+static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = "Future error was never retrieved";
+    context.future = f;
+    context.detail = aioloop_error_message(f->error);
+    if (f->error == NULL)
+        context.detail = NULL;
+    f->flags |= AIOL_FUTURE_LOOKED_AT;
+    aiol_report(f->loop, f->code, f->site, &context);
+}
+
+AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f) {
+    f->refs++;
+}
+
+AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
+    AIOL_ASSERT(f->refs != 0);
+    if (f->refs == 1 && f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
+        aiol_future_report(f); /* the handler may claim it */
+    if (--f->refs == 0)
+        aiol_future_destroy(f);
+}
+
+/* The use of an unclaimed future ends. */
+static void aiol_future_end_use(aioloop_future *f) {
+    if ((f->flags & AIOL_FUTURE_UNCLAIMED) == 0)
+        return;
+    f->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    aiol_future_release(f);
+}
+
+AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
+    if (future == NULL || aiol_future_is_static(future))
+        return future;
+    if ((future->flags & AIOL_FUTURE_UNCLAIMED) != 0)
+        future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED; /* its reference is the caller's now */
+    else
+        future->refs++;
+    return future;
+}
+
+AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
+    if (future == NULL || aiol_future_is_static(future))
+        return;
+    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    aiol_future_release(future);
+}
+
+/* ---- completing ---- */
+
+/* Queues the callbacks. AIOLOOP_ECLOSED if there are some and the loop is closed. */
+static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
+    aioloop *loop = f->loop;
+    aiol_slot *slot;
+    AIOL_ASSERT(f->state == AIOL_FUTURE_PENDING);
+    f->state = (uint8_t)state;
+    if (f->callbacks == NULL)
+        return 0;
+    if (loop->closed) {
+        aiol_future_drop_callbacks(f);
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    }
+    while ((slot = f->callbacks) != NULL) {
+        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
+        slot->state = AIOL_SLOT_READY;
+        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+            slot->flags |= AIOL_SLOT_HOLDS;
+            f->refs++;
+        }
+        aiol_queue_push(&loop->ready, &slot->at.node);
+    }
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
+    f->number = number;
+    f->pointer = pointer;
+    f->dispose = dispose;
+    return aiol_future_done(f, AIOL_FUTURE_FINISHED);
+}
+
+/* With error (may be NULL; taken over). */
+AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error) {
+    f->code = code;
+    f->error = error;
+    aiol_future_done(f, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
+}
+
+/* With a message (may be NULL). Without memory for it the code alone has to do. */
+AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text) {
+    f->code = code;
+    f->error = text == NULL ? NULL : aiol_error_new(&f->loop->allocator, code, text, 0);
+    return aiol_future_done(f, AIOL_FUTURE_FAILED);
+}
+
+AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text) {
+    f->code = AIOLOOP_ECANCELED;
+    if (text != NULL && f->error == NULL)
+        f->error = aiol_error_new(&f->loop->allocator, AIOLOOP_ECANCELED, text, 0);
+    return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
+}
+
+/* 0 if the user may complete it. */
+static int aiol_future_settable(const aioloop_future *f) {
+    if (f == NULL)
+        return AIOLOOP_EINVAL;
+    if (f->state != AIOL_FUTURE_PENDING)
+        return AIOLOOP_EINVALIDSTATE;
+    return f->cancel != NULL ? AIOLOOP_EMISUSE : 0;
+}
+
+AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer, void (*dispose)(void *pointer)) {
+    int err = aiol_future_settable(future);
+    if (err == 0 && number < 0)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_future_finish(future, number, pointer, dispose);
+}
+
+AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    va_list arguments;
+    int err = aiol_future_settable(future);
+    if (err == 0 && (code >= 0 || code == AIOLOOP_ECANCELED))
+        err = AIOLOOP_EINVAL;
+    if (err < 0)
+        return err;
+    if (format == NULL)
+        return aiol_future_fail(future, code, NULL);
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    return aiol_future_fail(future, code, text);
+}
+
+AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
+    if (future == NULL)
+        return false;
+    if (!aiol_future_is_static(future))
+        future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (future->state != AIOL_FUTURE_PENDING)
+        return false;
+    if (future->cancel != NULL) {
+        bool now;
+        aiol_future_hold(future); /* the operation may let go of it */
+        now = future->cancel(future);
+        if (now && future->state == AIOL_FUTURE_PENDING)
+            aiol_future_end_cancelled(future, message);
+        else if (message != NULL && future->state == AIOL_FUTURE_PENDING && future->error == NULL)
+            future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        aiol_future_release(future);
+        return true;
+    }
+    aiol_future_end_cancelled(future, message);
+    return true;
+}
+
+/* ---- asking ---- */
+
+AIOLOOP_API bool aioloop_future_done(const aioloop_future *future) {
+    return future != NULL && future->state != AIOL_FUTURE_PENDING;
+}
+
+AIOLOOP_API bool aioloop_future_cancelled(const aioloop_future *future) {
+    return future != NULL && future->state == AIOL_FUTURE_CANCELLED;
+}
+
+AIOLOOP_API aioloop *aioloop_future_get_loop(const aioloop_future *future) {
+    return future == NULL ? NULL : future->loop;
+}
+
+AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out) {
+    if (future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return future->code;
+    if (future->state == AIOL_FUTURE_PENDING)
+        return AIOLOOP_EINVALIDSTATE;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (future->state != AIOL_FUTURE_FINISHED)
+        return future->code;
+    if (out != NULL) {
+        aiol_store_pointer(out, future->pointer);
+        future->flags |= AIOL_FUTURE_TAKEN;
+    }
+    return future->number;
+}
+
+AIOLOOP_API int aioloop_future_exception(aioloop_future *future) {
+    if (future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return future->code;
+    if (future->state == AIOL_FUTURE_PENDING)
+        return AIOLOOP_EINVALIDSTATE;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
+    return future->code;
+}
+
+static const struct aioloop_error aiol_static_errors[] = {{AIOLOOP_ENOMEM, 0, NULL, NULL},
+                                                         {AIOLOOP_EINVAL, 0, NULL, NULL},
+                                                         {AIOLOOP_ECLOSED, 0, NULL, NULL},
+                                                         {AIOLOOP_EMISUSE, 0, NULL, NULL}};
+
+AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future) {
+    size_t i = 0;
+    if (future == NULL)
+        return NULL;
+    if (aiol_future_is_static(future)) {
+        while (aiol_static_errors[i].code != future->code)
+            i++;
+        return &aiol_static_errors[i];
+    }
+    if (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_FINISHED)
+        return NULL;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (future->error == NULL) /* made when asked for; without memory there is no message to give */
+        future->error = aiol_error_new(&future->loop->allocator, future->code, NULL, 0);
+    return future->error != NULL ? future->error : &aiol_static_errors[0];
+}
+
+/* ---- callbacks ---- */
+
+AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
+    aiol_slot *slot = (aiol_slot *)(void *)node;
+    aioloop_future *f = slot->u.future;
+    aiol_frame frame = aiol_enter(loop, aiol_slot_home(slot));
+    aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+    int raised;
+    slot->state = AIOL_SLOT_RUNNING;
+    slot->fn.future(f, slot->arg);
+    raised = aiol_leave(loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_slot_report(loop, slot, f, raised);
+    if (AIOL_UNLIKELY(since != 0))
+        aiol_slot_slow(loop, slot, since);
+    aiol_callback_end(loop);
+    slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
+    aiol_slot_free(loop, slot);
+    aiol_future_release(f);
+}
+
+static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, void *arg, aioloop_context *context,
+                                uint8_t flags) {
+    aioloop *loop = f->loop;
+    aiol_slot *slot;
+    if (aiol_future_is_static(f))
+        return f->code;
+    if (loop->careful) {
+        int err = aiol_check(loop);
+        if (err < 0)
+            return err;
+    }
+    if (fn == NULL)
+        return AIOLOOP_EINVAL;
+    slot = aiol_slot_new(loop);
+    if (slot == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    slot->sequence = ++loop->sequence;
+    slot->fn.future = fn;
+    slot->arg = arg;
+    slot->u.future = f;
+    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    slot->flags |= flags;
+    slot->at.node.run = aiol_run_future;
+    aiol_slot_capture(slot, context);
+    if (f->state != AIOL_FUTURE_PENDING) {
+        slot->state = AIOL_SLOT_READY;
+        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+            slot->flags |= AIOL_SLOT_HOLDS;
+            f->refs++;
+        }
+        aiol_queue_push(&loop->ready, &slot->at.node);
+        return 0;
+    }
+    slot->state = AIOL_SLOT_WAITING;
+    slot->at.node.next = NULL;
+    if (f->callbacks == NULL)
+        f->callbacks = slot;
+    else
+        f->callbacks_tail->at.node.next = &slot->at.node;
+    f->callbacks_tail = slot;
+    return 0;
+}
+
+AIOLOOP_API int(aioloop_future_add_done_callback)(aioloop_future *future, aioloop_future_callback fn, void *arg) {
+    return future == NULL ? AIOLOOP_EINVAL : aiol_future_callback(future, fn, arg, NULL, 0);
+}
+
+AIOLOOP_API int aioloop_future_add_done_callback_context(aioloop_future *future, aioloop_future_callback fn, void *arg,
+                                                         aioloop_context *context) {
+    return future == NULL ? AIOLOOP_EINVAL : aiol_future_callback(future, fn, arg, context, 0);
+}
+
+AIOLOOP_API int(aioloop_future_then)(aioloop_future *future, aioloop_future_callback fn, void *arg) {
+    int err;
+    if (future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return future->code;
+    if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0)
+        return aiol_future_callback(future, fn, arg, NULL, 0);
+    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    err = aiol_future_callback(future, fn, arg, NULL, AIOL_SLOT_HOLDS); /* with the reference that was nobody's */
+    if (err < 0)
+        aiol_future_release(future);
+    return err;
+}
+
+AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg) {
+    aiol_slot *kept = NULL;
+    aiol_slot *slot;
+    size_t removed = 0;
+    size_t held = 0;
+    if (future == NULL || aiol_future_is_static(future))
+        return 0;
+    slot = future->callbacks;
+    future->callbacks = NULL;
+    while (slot != NULL) {
+        aiol_slot *next = (aiol_slot *)(void *)slot->at.node.next;
+        slot->at.node.next = NULL;
+        if (slot->fn.future == fn && slot->arg == arg) {
+            removed++;
+            if ((slot->flags & AIOL_SLOT_HOLDS) != 0)
+                held++;
+            slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
+            aiol_slot_free(future->loop, slot);
+        } else {
+            if (kept == NULL)
+                future->callbacks = slot;
+            else
+                kept->at.node.next = &slot->at.node;
+            kept = slot;
+        }
+        slot = next;
+    }
+    future->callbacks_tail = kept;
+    while (held-- > 0)
+        aiol_future_release(future);
+    return removed;
+}
+
+#endif
+
+/* >> src/core/loop.c */
+/*
+ * loop.c - one iteration, and the life of a loop.                          (asyncio: base_events.py)
+ *
+ * An iteration: wait and harvest, calling nobody; move the timers due now to the due list; run what was ready when that
+ * was done; dispatch the harvest; run the due list. What is queued meanwhile runs in the next one.
+ *
+ * A fatal error (halt) leaves each of the three where it stands; the next run goes on there.
+ */
+#ifndef AIOL_CORE_LOOP_C
+#define AIOL_CORE_LOOP_C
+
+#define AIOL_READ_BUDGET (256u * 1024u) /* bytes per connection and iteration */
+
+/* ---- resources ---- */
+
+AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, const aiol_resource_calls *calls) {
+    resource->loop = loop;
+    resource->calls = calls;
+    aiol_list_append(&loop->resources, &resource->link);
+}
+
+AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource) {
+    aiol_list_remove(&resource->link);
+}
+
+static aiol_resource *aiol_resource_of(aiol_link *link) {
+    return AIOL_CONTAINER(link, aiol_resource, link);
+}
+
+/* ---- making ---- */
+
+AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
+    const aioloop_allocator *allocator = &aiol_default_allocator;
+    const char *choice = config != NULL && config->backend != NULL ? config->backend : getenv("AIOLOOP_BACKEND");
+    const char *debug = getenv("AIOLOOP_DEBUG");
+    aiol_engine_setup setup;
+    aioloop *loop;
+    int err;
+    if (config != NULL && config->allocator != NULL)
+        allocator = config->allocator;
+    loop = (aioloop *)aiol_alloc_zero(allocator, sizeof(*loop));
+    if (loop == NULL) {
+        aiol_fail(NULL, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    loop->allocator = *allocator;
+    memset(&setup, 0, sizeof(setup));
+    setup.allocator = &loop->allocator;
+    setup.seed = 1;
+    err = aiol_engine_open(choice, &setup, &loop->engine, aiol_thread.error.buffer);
+    if (err < 0) {
+        aiol_thread.error.error.code = err;
+        aiol_thread.error.error.text = aiol_thread.error.buffer;
+        aiol_free(allocator, loop, sizeof(*loop));
+        return NULL;
+    }
+    loop->budget.bytes = AIOL_READ_BUDGET;
+    loop->budget.halt = &loop->halt;
+    loop->timers.before = aiol_timer_before;
+    loop->slow = AIOLOOP_MS(100);
+    loop->process = aiol_process_id();
+    aiol_list_init(&loop->futures);
+    aiol_list_init(&loop->resources);
+    loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
+                                                                             : debug != NULL && debug[0] != '\0');
+    loop->careful = loop->debug;
+    loop->site = aiol_site_take(loop);
+    return loop;
+}
+
+/* ---- finding ---- */
+
+AIOLOOP_API aioloop *aioloop_get_running_loop(void) {
+    if (aiol_thread.running == NULL || aiol_thread.running_process != aiol_process_id())
+        return NULL;
+    return aiol_thread.running;
+}
+
+static uint32_t aiol_first_thread_known; /* whether some thread has used the library's finding functions or made a loop */
+
+AIOLOOP_API aioloop *aioloop_get_event_loop(void) {
+    aioloop *loop = aioloop_get_running_loop();
+    if (loop != NULL)
+        return loop;
+    if (aiol_thread.current_was_set)
+        return aiol_thread.current;
+    if (aiol_exchange_u32(&aiol_first_thread_known, 1) != 0)
+        return NULL;
+    loop = (aioloop_new_event_loop)(NULL);
+    if (loop == NULL)
+        aiol_store(&aiol_first_thread_known, 0);
+    else
+        aioloop_set_event_loop(loop);
+    return loop;
+}
+
+AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
+    aiol_exchange_u32(&aiol_first_thread_known, 1);
+    aiol_thread.current = loop;
+    aiol_thread.current_was_set = true;
+}
+
+/* ---- one iteration ---- */
+
+/* Until when the engine may wait: 0 if there is something to do. */
+static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
+    aioloop_time next;
+    if (loop->ready.head != NULL || loop->batch.head != NULL || loop->due.head != NULL || loop->stopping || limit <= 0)
+        return 0;
+    if (loop->timers.count == 0)
+        return limit;
+    next = aiol_timer_next(loop);
+    return next < limit ? next : limit;
+}
+
+static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
+    aiol_engine *engine = loop->engine;
+    aioloop_time deadline = aiol_loop_deadline(loop, limit);
+    int err;
+    if (deadline <= 0)
+        return engine->calls->wait(engine, 0);
+    if (!aiol_inbox_sleep(loop))
+        deadline = 0;
+    err = engine->calls->wait(engine, deadline);
+    aiol_inbox_awake(loop);
+    return err;
+}
+
+static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
+    while (queue->head != NULL && !loop->halt) {
+        aiol_node *node = queue->head;
+        queue->head = node->next;
+        node->run(loop, node);
+    }
+}
+
+/* limit: a point on the clock. 0 or the error of the wait. */
+static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
+    int err;
+    aiol_callback_end(loop); /* what was written outside of any */
+    err = aiol_loop_wait(loop, limit);
+    loop->iteration++;
+    if (AIOL_UNLIKELY(err < 0))
+        return err;
+    aiol_inbox_drain(loop);
+    if (loop->timers.count != 0)
+        aiol_timer_move_due(loop);
+    if (loop->batch.head == NULL) {
+        loop->batch = loop->ready;
+        loop->ready.head = NULL;
+    } else { /* left by a halt: they come first, and count as ready now */
+        aiol_queue_prepend(&loop->ready, &loop->batch);
+        loop->batch = loop->ready;
+        loop->ready.head = NULL;
+    }
+    aiol_run_queue(loop, &loop->batch);
+    if (!loop->halt)
+        loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
+    aiol_run_queue(loop, &loop->due);
+    if (AIOL_UNLIKELY(loop->remote_done != NULL))
+        aiol_inbox_return(loop);
+    return 0;
+}
+
+/* ---- running ---- */
+
+/* Makes this thread the one that runs the loop. */
+static int aiol_loop_begin(aioloop *loop) {
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (aioloop_get_running_loop() != NULL)
+        return aioloop_get_running_loop() == loop ? aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running already")
+                                                  : AIOLOOP_EMISUSE;
+    if (loop->process != aiol_process_id())
+        return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
+    if (aiol_exchange_u32(&loop->running, 1) != 0)
+        return AIOLOOP_EMISUSE; /* in another thread */
+    aiol_thread.running = loop;
+    aiol_thread.running_process = loop->process;
+    loop->halt = false;
+    loop->raised = 0;
+    return 0;
+}
+
+static void aiol_loop_end(aioloop *loop) {
+    aiol_thread.running = NULL;
+    aiol_store(&loop->running, 0);
+}
+
+AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
+    int err = aiol_loop_begin(loop);
+    if (err < 0)
+        return err;
+    do {
+        err = aiol_loop_iterate(loop, AIOLOOP_FOREVER);
+        if (loop->halt)
+            err = AIOLOOP_EFATAL;
+    } while (err == 0 && !loop->stopping);
+    loop->stopping = false;
+    aiol_loop_end(loop);
+    if (err < 0 && err != AIOLOOP_EFATAL)
+        aiol_fail(loop, err, "the back end %s cannot wait: %s", loop->engine->name, aioloop_strerror(err));
+    return err;
+}
+
+static void aiol_loop_stop_on_done(aioloop_future *future, void *arg) {
+    (void)future;
+    aioloop_stop((aioloop *)arg);
+}
+
+AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *future, void *out) {
+    int64_t n;
+    if (loop == NULL || future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return aiol_fail(loop, future->code, NULL);
+    if (future->loop != loop) {
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
+        aiol_future_end_use(future);
+        return n;
+    }
+    n = loop->closed ? AIOLOOP_ECLOSED : 0;
+    aiol_future_hold(future);
+    aiol_future_end_use(future);
+    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0))
+        n = aiol_fail(loop, AIOLOOP_EMISUSE, "a loop is running already");
+    if (n == 0)
+        n = aiol_future_callback(future, aiol_loop_stop_on_done, loop, NULL, 0);
+    if (n == 0) {
+        n = aioloop_run_forever(loop);
+        aioloop_future_remove_done_callback(future, aiol_loop_stop_on_done, loop);
+    }
+    if (n == 0 && future->state == AIOL_FUTURE_PENDING) {
+        n = aiol_fail(loop, AIOLOOP_EMISUSE, "the loop was stopped before the future completed");
+    } else if (n == 0) {
+        n = aioloop_future_result(future, out);
+        if (n < 0)
+            aiol_fail(loop, (int)n, "%s", future->error != NULL ? aioloop_error_message(future->error) : "");
+    }
+    aiol_future_release(future);
+    return n;
+}
+
+AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
+    aioloop_time limit = AIOLOOP_FOREVER;
+    int err = aiol_loop_begin(loop);
+    if (err < 0)
+        return err;
+    if (max_wait <= 0)
+        limit = 0;
+    else if (max_wait != AIOLOOP_FOREVER)
+        limit = aiol_time_add(aiol_loop_now(loop), max_wait);
+    err = aiol_loop_iterate(loop, limit);
+    if (err == 0)
+        err = loop->engine->calls->flush(loop->engine);
+    if (loop->halt)
+        err = AIOLOOP_EFATAL;
+    loop->stopping = false;
+    aiol_loop_end(loop);
+    if (err < 0)
+        return err;
+    return loop->ready.head != NULL || loop->more ? 1 : 0;
+}
+
+AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
+    aioloop_time next;
+    if (loop == NULL || loop->closed)
+        return AIOLOOP_FOREVER;
+    next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
+    return next <= 0 || loop->more ? aiol_loop_now(loop) : next;
+}
+
+AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
+    int err;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return AIOLOOP_ECLOSED;
+    err = loop->engine->calls->flush(loop->engine);
+    return err < 0 ? err : loop->engine->calls->descriptor(loop->engine);
+}
+
+AIOLOOP_API const char *aioloop_backend_name(aioloop *loop) {
+    return loop == NULL || loop->engine == NULL ? "none" : loop->engine->name;
+}
+
+AIOLOOP_API void aioloop_stop(aioloop *loop) {
+    if (loop != NULL)
+        loop->stopping = true;
+}
+
+AIOLOOP_API bool aioloop_is_running(aioloop *loop) {
+    return loop != NULL && aiol_load(&loop->running) != 0;
+}
+
+AIOLOOP_API bool aioloop_is_closed(aioloop *loop) {
+    return loop != NULL && loop->closed;
+}
+
+AIOLOOP_API aioloop_time aioloop_now(aioloop *loop) {
+    return loop == NULL ? 0 : aiol_loop_now(loop);
+}
+
+/* ---- closing ---- */
+
+static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
+    while (queue->head != NULL) {
+        aiol_node *node = queue->head;
+        queue->head = node->next;
+        if (node->run == aiol_run_future) {
+            aiol_slot *slot = (aiol_slot *)(void *)node;
+            aioloop_future *f = slot->u.future;
+            aiol_slot_free(loop, slot);
+            aiol_future_release(f);
+        } else if (node->run == aiol_run_call) {
+            aiol_slot_free(loop, (aiol_slot *)(void *)node);
+        }
+        /* Other nodes are inside what they run for, and go with that. */
+    }
+}
+
+static void aiol_loop_drop_callbacks(aioloop *loop) {
+    aiol_inbox_drain(loop);
+    aiol_loop_drop_queue(loop, &loop->batch);
+    aiol_loop_drop_queue(loop, &loop->ready);
+    aiol_loop_drop_queue(loop, &loop->due);
+    while (loop->timers.count != 0)
+        aiol_timer_cancel(loop, (aiol_slot *)(void *)loop->timers.entries[0].item);
+    aiol_inbox_return(loop);
+}
+
+static bool aiol_loop_is_ours(const aioloop *loop) {
+    return loop->process == aiol_process_id();
+}
+
+AIOLOOP_API int aioloop_close(aioloop *loop) {
+    aiol_link *link;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return 0;
+    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    loop->closed_at = aiol_loop_now(loop);
+    loop->closed = true;
+    loop->careful = true;
+    aiol_inbox_refuse(loop);
+    for (link = loop->resources.next; link != &loop->resources; link = link->next)
+        aiol_resource_of(link)->calls->closed(aiol_resource_of(link));
+    if (aiol_loop_is_ours(loop))
+        loop->engine->calls->close(loop->engine);
+    else
+        loop->engine->calls->forget(loop->engine);
+    loop->engine = NULL;
+    aiol_loop_drop_callbacks(loop);
+    return 0;
+}
+
+/* What should have been ended before the loop was. */
+static void aiol_loop_warn_open(aioloop *loop) {
+    const aiol_link *link;
+    if (!loop->debug || !aiol_loop_is_ours(loop))
+        return;
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
+        if (resource->calls->open(resource))
+            aiol_warn(loop, resource->site, "unclosed %s", resource->calls->name);
+    }
+    if (!loop->closed)
+        aiol_warn(loop, loop->site, "unclosed event loop");
+}
+
+AIOLOOP_API int aioloop_free(aioloop *loop) {
+    aioloop_allocator allocator;
+    int err;
+    if (loop == NULL)
+        return 0;
+    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    aiol_loop_warn_open(loop);
+    err = aioloop_close(loop);
+    if (err < 0)
+        return err;
+    if (aiol_thread.current == loop)
+        aiol_thread.current = NULL;
+    if (aiol_thread.running == loop) /* a forked child, inside the parent's run */
+        aiol_thread.running = NULL;
+    while (!aiol_list_empty(&loop->resources)) {
+        aiol_resource *resource = aiol_resource_of(loop->resources.next);
+        resource->calls->destroy(resource);
+    }
+    if (loop->net != NULL)
+        loop->net->freed(loop);
+    while (!aiol_list_empty(&loop->futures))
+        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
+    aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    while (loop->chunks != NULL) {
+        aiol_slot_chunk *chunk = loop->chunks;
+        loop->chunks = chunk->next;
+        aiol_slot_chunk_free(loop, chunk);
+    }
+    aiol_inbox_free(loop);
+    allocator = loop->allocator;
+    aiol_free(&allocator, loop->timers.entries, loop->timers.capacity * sizeof(loop->timers.entries[0]));
+    aiol_free(&allocator, loop->sites, loop->site_capacity * sizeof(loop->sites[0]));
+    aiol_free(&allocator, loop, sizeof(*loop));
+    return 0;
+}
+
+AIOLOOP_API void aioloop_verify(aioloop *loop) {
+#if AIOLOOP_USE_DEBUG
+    if (loop == NULL || loop->closed)
+        return;
+    aiol_heap_verify(&loop->timers);
+    loop->engine->calls->verify(loop->engine);
+#else
+    (void)loop;
+#endif
+}
+
+#endif
+
+/* >> src/core/watch.c */
+/*
+ * watch.c - watchers: callbacks for descriptors that the user owns.      (asyncio: selector_events.add_reader)
+ *
+ * A watcher is a POLL operation. Removing it ends the operation; if the engine still owes it a last call (CANCELLING), the watcher
+ * lives until that has come.
+ */
+#ifndef AIOL_CORE_WATCH_C
+#define AIOL_CORE_WATCH_C
+
+typedef struct aiol_watcher {
+    aiol_resource resource;
+    aiol_op op;
+    aioloop_callback fn;
+    void *arg;
+    aiol_map *context;
+    uint32_t changed; /* the iteration in which it was set last: no event of that one is its */
+    bool removed;
+    bool running; /* its callback is on the stack */
+} aiol_watcher;
+
+static void aiol_watcher_free(aiol_watcher *w) {
+    aioloop *loop = w->resource.loop;
+    aiol_map_unref(w->context);
+    aiol_resource_remove(&w->resource);
+    aiol_free(&loop->allocator, w, sizeof(*w));
+}
+
+static void aiol_watcher_free_if_over(aiol_watcher *w) {
+    if (w->removed && !w->running && w->op.state == AIOL_OP_IDLE)
+        aiol_watcher_free(w);
+}
+
+static AIOL_NOINLINE void aiol_watcher_report(aiol_watcher *w, int code) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = "Error in watcher";
+    context.socket = &w->op.fd;
+    aiol_report(w->resource.loop, code, w->resource.site, &context);
+}
+
+static size_t aiol_watcher_ready(aiol_op *op, int64_t n, const void *data) {
+    aiol_watcher *w = AIOL_CONTAINER(op, aiol_watcher, op);
+    aioloop *loop = w->resource.loop;
+    (void)data;
+    if (!w->removed && w->changed != loop->iteration) {
+        aiol_frame frame = aiol_enter(loop, &w->context);
+        int raised;
+        w->running = true;
+        /* The engine gave up on the descriptor (n < 0): the callback finds out why by using it, once. */
+        if (n < 0)
+            w->removed = true;
+        w->fn(loop, w->arg);
+        w->running = false;
+        raised = loop->raised;
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_watcher_report(w, raised);
+        aiol_leave(loop, &frame);
+        aiol_callback_end(loop);
+    }
+    aiol_watcher_free_if_over(w);
+    return 0;
+}
+
+static void aiol_watcher_remove(aiol_watcher *w) {
+    w->removed = true;
+    aiol_op_cancel(w->resource.loop->engine, &w->op);
+    aiol_watcher_free_if_over(w);
+}
+
+static void aiol_watcher_closed(aiol_resource *resource) {
+    aiol_watcher *w = AIOL_CONTAINER(resource, aiol_watcher, resource);
+    w->removed = true;
+    w->op.state = AIOL_OP_IDLE; /* the engine goes as a whole */
+}
+
+static void aiol_watcher_destroy(aiol_resource *resource) {
+    aiol_watcher_free(AIOL_CONTAINER(resource, aiol_watcher, resource));
+}
+
+static bool aiol_watcher_open(const aiol_resource *resource) {
+    (void)resource;
+    return false; /* forgetting to remove one harms nobody */
+}
+
+static const aiol_resource_calls aiol_watcher_calls = {"watcher", aiol_watcher_closed, aiol_watcher_destroy,
+                                                       aiol_watcher_open};
+
+static aiol_watcher *aiol_watcher_find(aioloop *loop, aioloop_socket fd, unsigned event) {
+    aiol_op *op = loop->engine->calls->watching(loop->engine, fd, event);
+    return op == NULL ? NULL : AIOL_CONTAINER(op, aiol_watcher, op);
+}
+
+/* What a watcher calls from now on. */
+static void aiol_watcher_set(aiol_watcher *w, aioloop_callback fn, void *arg) {
+    aiol_map *old = w->context;
+    w->fn = fn;
+    w->arg = arg;
+    w->context = aiol_map_ref(*aiol_context_home());
+    w->changed = w->resource.loop->iteration;
+    w->resource.site = aiol_site_take(w->resource.loop);
+    aiol_map_unref(old);
+}
+
+static int aiol_watch(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg, unsigned event) {
+    aiol_watcher *w;
+    int64_t n;
+    int err;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->careful && (err = aiol_check(loop)) < 0)
+        return err;
+    if (fn == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
+    err = loop->engine->calls->attach(loop->engine, fd, AIOL_OWNER_WATCHER);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport" : "descriptor %ld",
+                         (long)fd);
+    w = aiol_watcher_find(loop, fd, event);
+    if (w != NULL) {
+        aiol_watcher_set(w, fn, arg);
+        return 0;
+    }
+    w = (aiol_watcher *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    if (w == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    w->op.kind = AIOL_OP_POLL;
+    w->op.fd = fd;
+    w->op.done = aiol_watcher_ready;
+    w->op.u.poll.events = event;
+    aiol_resource_add(loop, &w->resource, &aiol_watcher_calls);
+    aiol_watcher_set(w, fn, arg);
+    n = aiol_op_submit(loop->engine, &w->op);
+    if (n == AIOL_PENDING)
+        return 0;
+    aiol_watcher_free(w);
+    return aiol_fail(loop, (int)n, "descriptor %ld cannot be watched", (long)fd);
+}
+
+static int aiol_unwatch(aioloop *loop, aioloop_socket fd, unsigned event) {
+    aiol_watcher *w;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed || fd < 0)
+        return 0;
+    if (loop->engine->calls->owned(loop->engine, fd))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "descriptor %ld belongs to a transport", (long)fd);
+    w = aiol_watcher_find(loop, fd, event);
+    if (w == NULL)
+        return 0;
+    aiol_watcher_remove(w);
+    return 1;
+}
+
+AIOLOOP_API int(aioloop_add_reader)(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg) {
+    return aiol_watch(loop, fd, fn, arg, AIOL_POLL_READABLE);
+}
+
+AIOLOOP_API int(aioloop_add_writer)(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg) {
+    return aiol_watch(loop, fd, fn, arg, AIOL_POLL_WRITABLE);
+}
+
+AIOLOOP_API int aioloop_remove_reader(aioloop *loop, aioloop_socket fd) {
+    return aiol_unwatch(loop, fd, AIOL_POLL_READABLE);
+}
+
+AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd) {
+    return aiol_unwatch(loop, fd, AIOL_POLL_WRITABLE);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+/* net: transports and servers. */
+
+/* >> src/net/net.h */
+/*
+ * net.h - what transports and servers look like inside.
+ */
+#ifndef AIOL_NET_NET_H
+#define AIOL_NET_NET_H
+
+/* NEW -> OPEN -> CLOSING (sending what is buffered) -> ENDING (operations still at the engine) -> DOOMED (connection_lost is
+ * queued) -> LOST. Every step may be left out, none is taken back. */
+typedef enum aiol_transport_state {
+    AIOL_TRANSPORT_NEW,
+    AIOL_TRANSPORT_OPEN,
+    AIOL_TRANSPORT_CLOSING,
+    AIOL_TRANSPORT_ENDING,
+    AIOL_TRANSPORT_DOOMED,
+    AIOL_TRANSPORT_LOST
+} aiol_transport_state;
+
+enum {
+    AIOL_TRANSPORT_READ_PAUSED = 1,
+    AIOL_TRANSPORT_READ_ENDED = 2,   /* the peer's end was delivered */
+    AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
+    AIOL_TRANSPORT_WRITE_ENDED = 8   /* write_eof */
+};
+
+/* One kind of transport: what the functions of transport.h call. */
+typedef struct aiol_transport_calls {
+    /* release NULL: copy; else count is 1 and the piece is lent. */
+    int (*write)(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg);
+    int (*write_eof)(aioloop_transport *t);
+    bool can_write_eof;
+    void (*close)(aioloop_transport *t);
+    void (*abort)(aioloop_transport *t, int error);
+    void (*pause_reading)(aioloop_transport *t);
+    void (*resume_reading)(aioloop_transport *t);
+    void (*protocol_changed)(aioloop_transport *t);
+} aiol_transport_calls;
+
+/* What a transport needs while it has something to send; taken from a stock of the loop's, and given back. */
+typedef struct aiol_writer {
+    aiol_op op;
+    aiol_node unsent; /* in loop->unsent while queued */
+    aioloop_transport *transport;
+    aiol_bytes bytes;
+    bool queued;
+    aioloop_buf pieces[16];
+} aiol_writer;
+
+struct aioloop_transport {
+    aiol_resource resource;
+    const aiol_transport_calls *calls;
+    const aioloop_protocol *protocol;
+    void *self;
+    aiol_map *context;
+    aioloop_server *server; /* that accepted it, while it lives */
+    aiol_link siblings;     /* in the server's clients */
+    aiol_writer *writer;    /* NULL: nothing to send */
+    aiol_node doom;         /* runs connection_lost */
+    uint32_t write_turn;    /* the callback in which it wrote last */
+    int error;              /* what connection_lost will say */
+    uint8_t state;
+    uint8_t flags;
+    uint8_t dropped; /* writes after the end */
+    size_t high;
+    size_t low;
+    aiol_op recv;
+    aioloop_address local;
+    aioloop_address peer;
+    size_t block_size;
+};
+
+/* Where a connection comes from, and whose it will be. */
+typedef struct aiol_stream_setup {
+    aioloop *loop;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aiol_map *context; /* borrowed */
+    aioloop_server *server;
+    aioloop_socket socket;
+    const aioloop_address *local;
+    const aioloop_address *peer;
+    uint32_t site;
+    bool attached; /* the engine knows the socket already */
+} aiol_stream_setup;
+
+/* transport.c */
+AIOLOOP_INTERNAL void aiol_transport_report(aioloop_transport *t, int code, const char *message);
+AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t);
+AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t);
+
+/* stream.c */
+AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out);
+AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
+
+/* server.c */
+AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
+
+#endif
+
+/* >> src/net/transport.c */
+/*
+ * transport.c - what all transports have in common.                       (asyncio: transports.py)
+ */
+#ifndef AIOL_NET_TRANSPORT_C
+#define AIOL_NET_TRANSPORT_C
+
+#define AIOL_HIGH_WATER 65536u
+#define AIOL_WRITERS_KEPT 64
+#define AIOL_WRITES_DROPPED_WARNING 5
+
+/* ---- reporting ---- */
+
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_transport_report(aioloop_transport *t, int code, const char *message) {
+    aioloop_exception_context context;
+    aiol_map **saved = aiol_thread.home;
+    memset(&context, 0, sizeof(context));
+    context.message = message;
+    context.transport = t;
+    context.protocol = t->protocol;
+    aiol_thread.home = &t->context;
+    aiol_report(t->resource.loop, code, t->resource.site, &context);
+    aiol_thread.home = saved;
+}
+
+/* ---- writers ---- */
+
+/* NULL when there is no memory. */
+AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    aiol_node *spare = loop->spare_writers;
+    aiol_writer *w;
+    if (spare != NULL) {
+        w = AIOL_CONTAINER(spare, aiol_writer, unsent);
+        loop->spare_writers = spare->next;
+        loop->spare_writer_count--;
+    } else {
+        w = (aiol_writer *)aiol_alloc(&loop->allocator, sizeof(*w));
+        if (w == NULL)
+            return NULL;
+    }
+    memset(w, 0, offsetof(aiol_writer, pieces));
+    w->transport = t;
+    t->writer = w;
+    return w;
+}
+
+static void aiol_writer_free(aioloop *loop, aiol_writer *w) {
+    aiol_free(&loop->allocator, w, sizeof(*w));
+}
+
+/* The transport has nothing more to send. */
+AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    aiol_writer *w = t->writer;
+    AIOL_ASSERT(w->bytes.size == 0 && w->bytes.done == NULL && !w->queued && w->op.state == AIOL_OP_IDLE);
+    t->writer = NULL;
+    if (loop->spare_writer_count >= AIOL_WRITERS_KEPT) {
+        aiol_writer_free(loop, w);
+        return;
+    }
+    w->unsent.next = loop->spare_writers;
+    loop->spare_writers = &w->unsent;
+    loop->spare_writer_count++;
+}
+
+/* The loop is freed. */
+AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
+    while (loop->spare_writers != NULL) {
+        aiol_writer *w = AIOL_CONTAINER(loop->spare_writers, aiol_writer, unsent);
+        loop->spare_writers = w->unsent.next;
+        aiol_writer_free(loop, w);
+    }
+}
+
+/* ---- flow control ---- */
+
+static size_t aiol_transport_buffered(const aioloop_transport *t) {
+    return t->writer == NULL ? 0 : t->writer->bytes.size;
+}
+
+static void aiol_transport_flow(aioloop_transport *t, void (*method)(aioloop_transport *, void *), const char *message) {
+    aioloop *loop = t->resource.loop;
+    aiol_frame frame;
+    int raised;
+    if (method == NULL)
+        return;
+    frame = aiol_enter(loop, &t->context);
+    method(t, t->self);
+    raised = aiol_leave(loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_transport_report(t, raised, message);
+}
+
+AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t) {
+    if (aiol_transport_buffered(t) <= t->high || (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0)
+        return;
+    t->flags |= AIOL_TRANSPORT_WRITE_PAUSED;
+    aiol_transport_flow(t, t->protocol->pause_writing, "Error in pause_writing");
+}
+
+AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
+    if (aiol_transport_buffered(t) > t->low || (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0)
+        return;
+    t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED;
+    aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
+}
+
+AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *transport, int64_t high, int64_t low) {
+    if (transport == NULL || high < -1 || low < -1)
+        return AIOLOOP_EINVAL;
+    if (high == -1)
+        high = low == -1 ? (int64_t)AIOL_HIGH_WATER : low > INT64_MAX / 4 ? INT64_MAX : 4 * low;
+    if (low == -1)
+        low = high / 4;
+    if (low > high)
+        return AIOLOOP_EINVAL;
+    transport->high = (uint64_t)high > SIZE_MAX ? SIZE_MAX : (size_t)high;
+    transport->low = (uint64_t)low > SIZE_MAX ? SIZE_MAX : (size_t)low;
+    aiol_transport_maybe_pause(transport);
+    return 0;
+}
+
+AIOLOOP_API void aioloop_transport_get_write_buffer_limits(const aioloop_transport *transport, size_t *low, size_t *high) {
+    if (transport == NULL)
+        return;
+    if (low != NULL)
+        *low = transport->low;
+    if (high != NULL)
+        *high = transport->high;
+}
+
+AIOLOOP_API size_t aioloop_transport_get_write_buffer_size(const aioloop_transport *transport) {
+    return transport == NULL ? 0 : aiol_transport_buffered(transport);
+}
+
+/* ---- owners ---- */
+
+AIOLOOP_API aioloop_transport *aioloop_transport_ref(aioloop_transport *transport) {
+    if (transport != NULL)
+        transport->resource.refs++;
+    return transport;
+}
+
+static void aiol_transport_destroy(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    aiol_resource_remove(&t->resource);
+    aiol_map_unref(t->context);
+    if (t->writer != NULL)
+        aiol_writer_free(loop, t->writer);
+    aiol_free(&loop->allocator, t, t->block_size);
+}
+
+AIOLOOP_API void aioloop_transport_unref(aioloop_transport *transport) {
+    if (transport == NULL)
+        return;
+    AIOL_ASSERT(transport->resource.refs != 0);
+    if (--transport->resource.refs == 0)
+        aiol_transport_destroy(transport);
+}
+
+/* As a future's dispose. */
+static void aiol_transport_dispose(void *pointer) {
+    aioloop_transport_unref((aioloop_transport *)pointer);
+}
+
+/* ---- the public face ---- */
+
+AIOLOOP_API aioloop *aioloop_transport_get_loop(const aioloop_transport *transport) {
+    return transport == NULL ? NULL : transport->resource.loop;
+}
+
+/* A write that comes too late: dropped, and said once. */
+static int aiol_transport_dropped(aioloop_transport *t) {
+    if (t->dropped < AIOL_WRITES_DROPPED_WARNING && ++t->dropped == AIOL_WRITES_DROPPED_WARNING)
+        aiol_warn(t->resource.loop, t->resource.site, "writing to a transport that is closed");
+    return 0;
+}
+
+AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size) {
+    aioloop_buf piece;
+    if (transport == NULL || (data == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    piece.data = data;
+    piece.size = size;
+    return transport->calls->write(transport, &piece, 1, NULL, NULL);
+}
+
+AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count) {
+    size_t i;
+    if (transport == NULL || (pieces == NULL && count != 0))
+        return AIOLOOP_EINVAL;
+    for (i = 0; i < count; i++)
+        if (pieces[i].data == NULL && pieces[i].size != 0)
+            return AIOLOOP_EINVAL;
+    return transport->calls->write(transport, pieces, count, NULL, NULL);
+}
+
+AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
+                                              void (*release)(const void *data, size_t size, void *arg), void *arg) {
+    aioloop_buf piece;
+    if (transport == NULL || data == NULL || release == NULL)
+        return AIOLOOP_EINVAL;
+    piece.data = data;
+    piece.size = size;
+    return transport->calls->write(transport, &piece, 1, release, arg);
+}
+
+AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport) {
+    return transport == NULL ? AIOLOOP_EINVAL : transport->calls->write_eof(transport);
+}
+
+AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport) {
+    return transport != NULL && transport->calls->can_write_eof;
+}
+
+AIOLOOP_API bool aioloop_transport_is_closing(const aioloop_transport *transport) {
+    return transport == NULL || transport->state > AIOL_TRANSPORT_OPEN;
+}
+
+AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport) {
+    if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+        return;
+    transport->flags |= AIOL_TRANSPORT_READ_PAUSED;
+    transport->calls->pause_reading(transport);
+}
+
+AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport) {
+    if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
+        return;
+    transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+    transport->calls->resume_reading(transport);
+}
+
+AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport) {
+    return !aioloop_transport_is_closing(transport) && (transport->flags & AIOL_TRANSPORT_READ_PAUSED) == 0;
+}
+
+AIOLOOP_API void aioloop_transport_close(aioloop_transport *transport) {
+    if (transport != NULL && transport->state < AIOL_TRANSPORT_CLOSING && !transport->resource.loop->closed)
+        transport->calls->close(transport);
+}
+
+AIOLOOP_API void aioloop_transport_abort(aioloop_transport *transport) {
+    if (transport != NULL && transport->state < AIOL_TRANSPORT_ENDING && !transport->resource.loop->closed)
+        transport->calls->abort(transport, 0);
+}
+
+AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, const aioloop_protocol *protocol, void *self) {
+    if (transport == NULL || protocol == NULL)
+        return AIOLOOP_EINVAL;
+    transport->protocol = protocol;
+    transport->self = self;
+    transport->calls->protocol_changed(transport);
+    return 0;
+}
+
+AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop_transport *transport, void **self) {
+    if (transport == NULL)
+        return NULL;
+    if (self != NULL)
+        *self = transport->self;
+    return transport->protocol;
+}
+
+AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
+                                                         const void *fallback) {
+    if (transport == NULL || name == NULL)
+        return fallback;
+    if (strcmp(name, "peername") == 0)
+        return transport->peer.family != AIOLOOP_UNSPEC ? &transport->peer : fallback;
+    if (strcmp(name, "sockname") == 0)
+        return transport->local.family != AIOLOOP_UNSPEC ? &transport->local : fallback;
+    if (strcmp(name, "socket") == 0)
+        return transport->recv.fd != AIOL_NO_SOCKET ? &transport->recv.fd : fallback;
+    return fallback;
+}
+
+#endif
+
+/* >> src/net/stream.c */
+/*
+ * stream.c - connections: bytes in order, both ways.    (asyncio: selector_events._SelectorSocketTransport)
+ *
+ * Reading is one source (t->recv) for the life of the connection. Writing tries the socket at once when nothing waits; what
+ * it does not take is queued in a writer, and one send at a time works the queue off. Further writes in the same callback
+ * are queued without trying and go out together when the callback ends.
+ *
+ * The end: aiol_stream_end cancels both operations; when the engine has given both back, the doom node is queued; it calls
+ * connection_lost, closes the socket and drops the loop's reference. So nothing is called from inside close or abort, the
+ * engine never has an operation of a transport that is gone, and ending needs no memory.
+ */
+#ifndef AIOL_NET_STREAM_C
+#define AIOL_NET_STREAM_C
+
+static void aiol_stream_end(aioloop_transport *t, int error);
+
+/* ---- ending ---- */
+
+static void aiol_stream_close_socket(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    aioloop_socket s = t->recv.fd;
+    if (s == AIOL_NO_SOCKET)
+        return;
+    t->recv.fd = AIOL_NO_SOCKET;
+    e->calls->quiesce(e, s);
+    e->sockets->close(e, s);
+}
+
+static void aiol_stream_lost(aioloop *loop, aiol_node *node) {
+    aioloop_transport *t = AIOL_CONTAINER(node, aioloop_transport, doom);
+    aioloop_server *server = t->server;
+    t->state = AIOL_TRANSPORT_LOST;
+    if (t->protocol->connection_lost != NULL) {
+        aiol_frame frame = aiol_enter(loop, &t->context);
+        int raised;
+        t->protocol->connection_lost(t, t->self, t->error);
+        raised = aiol_leave(loop, &frame);
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in connection_lost");
+    }
+    if (t->writer != NULL) {
+        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+        aiol_writer_put(t);
+    }
+    aiol_stream_close_socket(t);
+    if (server != NULL)
+        aiol_server_lost(server, t);
+    aioloop_transport_unref(t);
+    aiol_callback_end(loop);
+}
+
+/* Queues connection_lost when the engine has given the operations back. */
+static void aiol_stream_doom_if_over(aioloop_transport *t) {
+    if (t->state != AIOL_TRANSPORT_ENDING || t->recv.state != AIOL_OP_IDLE)
+        return;
+    if (t->writer != NULL) {
+        if (t->writer->op.state != AIOL_OP_IDLE)
+            return;
+        aiol_bytes_clear(&t->writer->bytes, &t->resource.loop->allocator);
+    }
+    t->state = AIOL_TRANSPORT_DOOMED;
+    t->doom.run = aiol_stream_lost;
+    aiol_queue_push(&t->resource.loop->ready, &t->doom);
+}
+
+/* Takes the transport off the list of those that have a send to start. */
+static void aiol_stream_unqueue(aioloop_transport *t) {
+    aiol_writer *w = t->writer;
+    aiol_node **at;
+    if (w == NULL || !w->queued)
+        return;
+    for (at = &t->resource.loop->unsent; *at != &w->unsent; at = &(*at)->next)
+        ;
+    *at = w->unsent.next;
+    w->queued = false;
+}
+
+/* Ends the connection now; what is buffered is dropped. */
+static void aiol_stream_end(aioloop_transport *t, int error) {
+    aiol_engine *e = t->resource.loop->engine;
+    if (t->state >= AIOL_TRANSPORT_ENDING)
+        return;
+    t->state = AIOL_TRANSPORT_ENDING;
+    t->error = error;
+    aiol_op_cancel(e, &t->recv);
+    if (t->writer != NULL) {
+        aiol_stream_unqueue(t);
+        aiol_op_cancel(e, &t->writer->op);
+    }
+    aiol_stream_doom_if_over(t);
+}
+
+/* The protocol failed: reported, and the connection ends with that error. */
+static void aiol_stream_failed(aioloop_transport *t, int code, const char *message) {
+    aiol_transport_report(t, code, message);
+    aiol_stream_end(t, code);
+}
+
+static void aiol_stream_close(aioloop_transport *t) {
+    t->state = AIOL_TRANSPORT_CLOSING;
+    aiol_op_cancel(t->resource.loop->engine, &t->recv);
+    if (t->writer == NULL || t->writer->bytes.size == 0)
+        aiol_stream_end(t, 0);
+}
+
+/* ---- reading ---- */
+
+static void aiol_stream_peer_ended(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    bool keep = false;
+    int raised = 0;
+    t->flags |= AIOL_TRANSPORT_READ_ENDED;
+    if (t->protocol->eof_received != NULL) {
+        aiol_frame frame = aiol_enter(loop, &t->context);
+        keep = t->protocol->eof_received(t, t->self);
+        raised = aiol_leave(loop, &frame);
+    }
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_stream_failed(t, raised, "Error in eof_received");
+    else if (!keep)
+        aioloop_transport_close(t);
+}
+
+/* The operation's done(). */
+static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    aioloop *loop = t->resource.loop;
+    aiol_frame frame;
+    int raised;
+    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN)) { /* a cancelled one comes back; the bytes are nobody's any more */
+        aiol_stream_doom_if_over(t);
+        return n > 0 ? (size_t)n : 0;
+    }
+    if (AIOL_UNLIKELY(n <= 0)) {
+        if (n == 0)
+            aiol_stream_peer_ended(t);
+        else
+            aiol_stream_end(t, (int)n);
+        aiol_callback_end(loop);
+        return 0;
+    }
+    frame = aiol_enter(loop, &t->context);
+    if (op->u.recv.dest == NULL) {
+        if (t->protocol->data_received != NULL)
+            t->protocol->data_received(t, t->self, data, (size_t)n);
+    } else if (t->protocol->buffer_updated != NULL) {
+        t->protocol->buffer_updated(t, t->self, (size_t)n);
+    }
+    raised = aiol_leave(loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_stream_failed(t, raised, "Error in data_received");
+    aiol_callback_end(loop);
+    return (size_t)n;
+}
+
+/* Where a buffered protocol wants the next bytes. */
+static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    aioloop *loop = t->resource.loop;
+    aiol_frame frame = aiol_enter(loop, &t->context);
+    size_t size = t->protocol->get_buffer(t, t->self, 0, buffer);
+    int raised = aiol_leave(loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0 || ((size == 0 || *buffer == NULL) && t->state == AIOL_TRANSPORT_OPEN))) {
+        if (raised == 0)
+            raised = aiol_fail(loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
+        aiol_stream_failed(t, raised, "Error in get_buffer");
+    }
+    aiol_callback_end(loop);
+    return t->state == AIOL_TRANSPORT_OPEN && op->state == AIOL_OP_ACTIVE ? size : 0;
+}
+
+static void aiol_stream_start_reading(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    int64_t n;
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_READ_PAUSED | AIOL_TRANSPORT_READ_ENDED)) != 0)
+        return;
+    if (t->recv.state == AIOL_OP_STOPPED) {
+        e->calls->start(e, &t->recv);
+    } else if (t->recv.state == AIOL_OP_IDLE) {
+        n = aiol_op_submit(e, &t->recv);
+        if (n != AIOL_PENDING)
+            aiol_stream_end(t, n < 0 ? (int)n : AIOLOOP_EIO);
+    }
+}
+
+static void aiol_stream_pause_reading(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    if (t->recv.state == AIOL_OP_ACTIVE)
+        e->calls->stop(e, &t->recv);
+}
+
+static void aiol_stream_protocol_changed(aioloop_transport *t) {
+    t->recv.u.recv.dest = t->protocol->get_buffer != NULL ? aiol_stream_dest : NULL;
+}
+
+/* ---- writing ---- */
+
+/* All that was buffered has gone. */
+static void aiol_stream_drained(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    aiol_writer_put(t);
+    if (t->state == AIOL_TRANSPORT_CLOSING)
+        aiol_stream_end(t, 0);
+    else if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
+        e->sockets->shutdown(e, t->recv.fd); /* what it says of a peer that is gone, reading says too */
+}
+
+/* Sends until the system takes no more. Calls no user code. */
+static void aiol_stream_send(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    aiol_writer *w = t->writer;
+    while (w->bytes.size != 0) {
+        int64_t n;
+        w->op.u.send.pieces = w->pieces;
+        w->op.u.send.count = aiol_bytes_pieces(&w->bytes, w->pieces, (int)(sizeof(w->pieces) / sizeof(w->pieces[0])));
+        n = aiol_op_submit(e, &w->op);
+        if (n == AIOL_PENDING)
+            return;
+        if (n < 0) {
+            aiol_stream_end(t, (int)n);
+            return;
+        }
+        aiol_bytes_consume(&w->bytes, e->allocator, (size_t)n);
+    }
+    aiol_bytes_consume(&w->bytes, e->allocator, 0); /* lent pieces of no bytes */
+}
+
+/* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its consequences.
+ * Any of these may write, close or abort. */
+static void aiol_stream_after_send(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    if (t->writer->bytes.done != NULL)
+        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+    if (t->state <= AIOL_TRANSPORT_CLOSING)
+        aiol_transport_maybe_resume(t);
+    if (t->state <= AIOL_TRANSPORT_CLOSING && t->writer != NULL && t->writer->bytes.size == 0 && t->writer->bytes.done == NULL &&
+        t->writer->op.state == AIOL_OP_IDLE) {
+        aiol_stream_unqueue(t);
+        aiol_stream_drained(t);
+    }
+}
+
+/* The operation's done(). */
+static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
+    aiol_writer *w = AIOL_CONTAINER(op, aiol_writer, op);
+    aioloop_transport *t = w->transport;
+    aioloop *loop = t->resource.loop;
+    (void)data;
+    if (n > 0)
+        aiol_bytes_consume(&w->bytes, &loop->allocator, (size_t)n);
+    if (t->state >= AIOL_TRANSPORT_ENDING) {
+        aiol_stream_doom_if_over(t);
+        return 0;
+    }
+    if (n < 0) {
+        aiol_stream_end(t, (int)n);
+        return 0;
+    }
+    aiol_stream_send(t);
+    if (t->state <= AIOL_TRANSPORT_CLOSING)
+        aiol_stream_after_send(t);
+    aiol_callback_end(loop);
+    return 0;
+}
+
+/* The end of a callback: starts the sends of what it wrote. */
+static void aiol_stream_flush(aioloop *loop) {
+    while (loop->unsent != NULL) {
+        aiol_writer *w = AIOL_CONTAINER(loop->unsent, aiol_writer, unsent);
+        aioloop_transport *t = w->transport;
+        loop->unsent = w->unsent.next;
+        w->queued = false;
+        if (w->op.state != AIOL_OP_IDLE)
+            continue;
+        aiol_stream_send(t);
+        if (t->state <= AIOL_TRANSPORT_CLOSING)
+            aiol_stream_after_send(t);
+    }
+}
+
+/* A writer for the transport, ready for use; NULL when there is no memory. */
+static aiol_writer *aiol_stream_writer(aioloop_transport *t) {
+    aiol_writer *w = t->writer;
+    if (w != NULL)
+        return w;
+    w = aiol_writer_get(t);
+    if (w == NULL)
+        return NULL;
+    w->op.kind = AIOL_OP_SEND;
+    w->op.fd = t->recv.fd;
+    w->op.done = aiol_stream_sent;
+    return w;
+}
+
+/* Queues the pieces but for the first `sent` bytes. All or nothing. */
+static int aiol_stream_enqueue(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
+                               aiol_release_fn release, void *arg) {
+    aioloop *loop = t->resource.loop;
+    aiol_writer *w = aiol_stream_writer(t);
+    aiol_bytes rest;
+    size_t i;
+    int err = 0;
+    if (w == NULL)
+        return AIOLOOP_ENOMEM;
+    if (release != NULL)
+        return aiol_bytes_lend(&w->bytes, &loop->allocator, pieces->data, pieces->size, sent, release, arg);
+    if (count == 1)
+        return aiol_bytes_append(&w->bytes, &loop->allocator, (const char *)pieces->data + sent, pieces->size - sent);
+    /* Several: into a queue of their own first, so that none stays behind if memory ends in the middle. */
+    memset(&rest, 0, sizeof(rest));
+    for (i = 0; i < count && err == 0; i++) {
+        size_t skip = aiol_min_size(sent, pieces[i].size);
+        sent -= skip;
+        if (skip < pieces[i].size)
+            err = aiol_bytes_append(&rest, &loop->allocator, (const char *)pieces[i].data + skip, pieces[i].size - skip);
+    }
+    if (err < 0)
+        aiol_bytes_clear(&rest, &loop->allocator);
+    else
+        aiol_bytes_join(&w->bytes, &rest);
+    return err;
+}
+
+/* A writer that was made for nothing goes back. */
+static void aiol_stream_drop_empty_writer(aioloop_transport *t) {
+    if (t->writer != NULL && t->writer->bytes.size == 0 && t->writer->bytes.done == NULL && !t->writer->queued &&
+        t->writer->op.state == AIOL_OP_IDLE)
+        aiol_writer_put(t);
+}
+
+/* A write that finds nothing waiting, the first in this callback: straight to the system. The bytes taken, or AIOL_PENDING. */
+static int64_t aiol_stream_try(aioloop_transport *t, const aioloop_buf *pieces, size_t count) {
+    aiol_op op;
+    op.kind = AIOL_OP_SEND;
+    op.state = AIOL_OP_IDLE;
+    op.fd = t->recv.fd;
+    op.u.send.pieces = pieces;
+    op.u.send.count = (int)aiol_min_size(count, AIOL_IOV_MAX);
+    return aiol_op_attempt(t->resource.loop->engine, &op);
+}
+
+static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_release_fn release) {
+    if (t->resource.loop->closed)
+        return release != NULL ? AIOLOOP_ECLOSED : 0;
+    if (t->state == AIOL_TRANSPORT_OPEN) /* write_eof was called */
+        return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, "write after write_eof");
+    if (release != NULL)
+        return AIOLOOP_ENOTCONN;
+    return aiol_transport_dropped(t);
+}
+
+static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
+    aioloop *loop = t->resource.loop;
+    size_t size = count == 1 ? pieces->size : 0;
+    int64_t n = 0;
+    bool tried = false;
+    int err;
+    size_t i;
+    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
+        return size == 0 && count <= 1 && release == NULL ? 0 : aiol_stream_write_late(t, release);
+    for (i = 0; count != 1 && i < count; i++)
+        size += pieces[i].size;
+    if (size == 0 && release == NULL)
+        return 0;
+    if (t->writer == NULL && t->write_turn != loop->turn && release == NULL) {
+        n = aiol_stream_try(t, pieces, count);
+        t->write_turn = loop->turn;
+        if (AIOL_LIKELY((uint64_t)n == size))
+            return 0;
+        if (n < 0 && n != AIOL_PENDING) {
+            aiol_stream_end(t, (int)n);
+            return 0;
+        }
+        tried = true;
+        if (n == AIOL_PENDING)
+            n = 0;
+    }
+    t->write_turn = loop->turn;
+    err = aiol_stream_enqueue(t, pieces, count, (size_t)n, release, arg);
+    if (err < 0) {
+        aiol_stream_drop_empty_writer(t);
+        if (n == 0)
+            return aiol_fail(loop, err, NULL);
+        aiol_stream_end(t, err); /* part of it is sent: the stream would be torn */
+        return 0;
+    }
+    if (tried && t->writer->op.state == AIOL_OP_IDLE) {
+        aiol_stream_send(t);
+    } else if (t->writer->op.state == AIOL_OP_IDLE && !t->writer->queued) {
+        t->writer->queued = true;
+        t->writer->unsent.next = loop->unsent;
+        loop->unsent = &t->writer->unsent;
+    }
+    if (t->state == AIOL_TRANSPORT_OPEN) {
+        aiol_transport_maybe_pause(t);
+        aiol_stream_drop_empty_writer(t);
+    }
+    return 0;
+}
+
+static int aiol_stream_write_eof(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0 || t->resource.loop->closed)
+        return 0;
+    t->flags |= AIOL_TRANSPORT_WRITE_ENDED;
+    if (t->writer == NULL)
+        e->sockets->shutdown(e, t->recv.fd);
+    return 0;
+}
+
+static const aiol_transport_calls aiol_stream_calls = {
+    aiol_stream_write, aiol_stream_write_eof,     true,                      aiol_stream_close,
+    aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed,
+};
+
+/* ---- with the loop ---- */
+
+/* The loop closes: the socket goes, nobody is told; lent memory is given back. */
+static void aiol_stream_loop_closed(aiol_resource *resource) {
+    aioloop_transport *t = AIOL_CONTAINER(resource, aioloop_transport, resource);
+    aioloop *loop = resource->loop;
+    aiol_engine *e = loop->engine;
+    bool ours = loop->process == aiol_process_id();
+    if (t->recv.fd != AIOL_NO_SOCKET) {
+        if (ours) {
+            aiol_op_cancel(e, &t->recv);
+            if (t->writer != NULL)
+                aiol_op_cancel(e, &t->writer->op);
+            e->calls->quiesce(e, t->recv.fd);
+        }
+        e->sockets->close(e, t->recv.fd);
+        t->recv.fd = AIOL_NO_SOCKET;
+    }
+    t->state = AIOL_TRANSPORT_LOST;
+    t->recv.state = AIOL_OP_IDLE;
+    if (t->writer != NULL) {
+        t->writer->op.state = AIOL_OP_IDLE;
+        aiol_stream_unqueue(t);
+        aiol_bytes_clear(&t->writer->bytes, &loop->allocator);
+        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+    }
+}
+
+static void aiol_stream_destroy(aiol_resource *resource) {
+    aiol_transport_destroy(AIOL_CONTAINER(resource, aioloop_transport, resource));
+}
+
+static bool aiol_stream_is_open(const aiol_resource *resource) {
+    return AIOL_CONTAINER(resource, const aioloop_transport, resource)->state < AIOL_TRANSPORT_DOOMED;
+}
+
+static const aiol_resource_calls aiol_stream_resource = {"transport", aiol_stream_loop_closed, aiol_stream_destroy,
+                                                         aiol_stream_is_open};
+
+static const aiol_net_calls aiol_stream_net = {aiol_stream_flush, aiol_writer_free_spare};
+
+/* ---- making ---- */
+
+#define AIOL_ALIGNMENT 16u
+
+static size_t aiol_align(size_t size) {
+    return (size + AIOL_ALIGNMENT - 1) / AIOL_ALIGNMENT * AIOL_ALIGNMENT;
+}
+
+/* Copies an address; the path of a Unix one to *room, which moves on. */
+static void aiol_stream_name(aioloop_address *to, const aioloop_address *from, char **room) {
+    if (from == NULL)
+        return;
+    *to = *from;
+    if (from->family == AIOLOOP_UNIX && from->path_size != 0) {
+        memcpy(*room, from->u.path, from->path_size);
+        to->u.path = *room;
+        *room += from->path_size;
+    }
+}
+
+static size_t aiol_stream_path_size(const aioloop_address *address) {
+    return address != NULL && address->family == AIOLOOP_UNIX ? address->path_size : 0;
+}
+
+/* A transport for a connected socket, with the loop's reference; nobody is called yet. On failure the socket is still the
+ * caller's. */
+AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out) {
+    aioloop *loop = setup->loop;
+    size_t start = aiol_align(sizeof(aioloop_transport));
+    size_t instance = aiol_align(setup->protocol->instance_size);
+    size_t size = start + instance + aiol_stream_path_size(setup->local) + aiol_stream_path_size(setup->peer);
+    aioloop_transport *t;
+    char *room;
+    int err = 0;
+    if (setup->protocol->instance_size > SIZE_MAX / 2)
+        return AIOLOOP_ENOMEM;
+    t = (aioloop_transport *)aiol_alloc_zero(&loop->allocator, size);
+    if (t == NULL)
+        return AIOLOOP_ENOMEM;
+    if (!setup->attached)
+        err = loop->engine->calls->attach(loop->engine, setup->socket, AIOL_OWNER_TRANSPORT);
+    if (err < 0) {
+        aiol_free(&loop->allocator, t, size);
+        return err;
+    }
+    t->block_size = size;
+    t->calls = &aiol_stream_calls;
+    t->protocol = setup->protocol;
+    t->self = setup->protocol->instance_size != 0 ? (void *)((char *)t + start) : setup->arg;
+    t->context = aiol_map_ref(setup->context);
+    t->server = setup->server;
+    t->high = AIOL_HIGH_WATER;
+    t->low = AIOL_HIGH_WATER / 4;
+    t->write_turn = loop->turn - 1;
+    t->recv.kind = AIOL_OP_RECV;
+    t->recv.fd = setup->socket;
+    t->recv.done = aiol_stream_received;
+    aiol_stream_protocol_changed(t);
+    room = (char *)t + start + instance;
+    aiol_stream_name(&t->local, setup->local, &room);
+    aiol_stream_name(&t->peer, setup->peer, &room);
+    t->resource.refs = 1;
+    t->resource.site = setup->site;
+    aiol_resource_add(loop, &t->resource, &aiol_stream_resource);
+    loop->net = &aiol_stream_net;
+    *out = t;
+    return 0;
+}
+
+/* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone with its
+ * socket. Only from the loop. */
+AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
+    aioloop *loop = t->resource.loop;
+    aiol_frame frame;
+    int raised = 0;
+    if (t->protocol->factory != NULL) {
+        int err;
+        frame = aiol_enter(loop, &t->context);
+        err = t->protocol->factory(t->self, arg);
+        raised = aiol_leave(loop, &frame);
+        if (err >= 0 && raised < 0)
+            err = raised;
+        if (err < 0) {
+            if (err == AIOLOOP_EFATAL)
+                loop->halt = true;
+            t->state = AIOL_TRANSPORT_LOST;
+            aiol_stream_close_socket(t);
+            aioloop_transport_unref(t);
+            return err;
+        }
+    }
+    t->state = AIOL_TRANSPORT_OPEN;
+    if (t->protocol->connection_made != NULL) {
+        frame = aiol_enter(loop, &t->context);
+        t->protocol->connection_made(t, t->self);
+        raised = aiol_leave(loop, &frame);
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in connection_made");
+    }
+    aiol_stream_start_reading(t);
+    return 0;
+}
+
+#endif
+
+/* >> src/net/socket.c */
+/*
+ * socket.c - what connecting and listening share: addresses of a host, given sockets, options that exclude each other.
+ */
+#ifndef AIOL_NET_SOCKET_C
+#define AIOL_NET_SOCKET_C
+
+#define AIOL_ADDRESS_TEXT 160
+
+/* The addresses of a host that need no look-up: a numeric one has itself, "localhost" both loopbacks, and, with wildcard, NULL and
+ * "" every interface of both families. Appends at most two to found, of the family wanted (AIOLOOP_UNSPEC: any). How many, or a
+ * code with its message stored. */
+static int aiol_host_addresses(aioloop *loop, const char *host, int port, int family, bool wildcard, aioloop_address *found) {
+    static const char *const local[] = {"::1", "127.0.0.1"};
+    static const char *const any[] = {"0.0.0.0", "::"};
+    const char *const *hosts = NULL;
+    size_t count = 2;
+    size_t i;
+    int n = 0;
+    if (port < 0 || port > 65535)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (family != AIOLOOP_UNSPEC && family != AIOLOOP_INET && family != AIOLOOP_INET6)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", family);
+    if (wildcard && (host == NULL || host[0] == '\0')) {
+        hosts = any;
+    } else if (strcmp(host, "localhost") == 0) {
+        hosts = local;
+    } else {
+        hosts = &host;
+        count = 1;
+    }
+    for (i = 0; i < count; i++) {
+        aioloop_address address;
+        if (aioloop_address_parse(&address, hosts[i], port) < 0)
+            return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "looking up \"%.100s\" needs the resolver, which is not in this version",
+                             host);
+        if (family == AIOLOOP_UNSPEC || family == address.family)
+            found[n++] = address;
+    }
+    return n != 0 ? n : aiol_fail(loop, AIOLOOP_ELOOKUP, "\"%.100s\" has no address of this family", host);
+}
+
+/* Refuses TLS, which this build does not have, and its options without it. */
+static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, const char *server_hostname,
+                                  aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+    if (handshake_timeout < 0 || shutdown_timeout < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (ssl != NULL)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "TLS is not in this build");
+    if (server_hostname != NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "server_hostname is only meaningful with ssl");
+    if (handshake_timeout != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_timeout is only meaningful with ssl");
+    if (shutdown_timeout != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_shutdown_timeout is only meaningful with ssl");
+    return 0;
+}
+
+/* Checks a socket given by the user, and makes it ready. unix_only: it must be of that family. Until this succeeds
+ * nothing is changed and the socket stays the user's. */
+static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
+    aiol_engine *e = loop->engine;
+    int family = AIOLOOP_UNSPEC;
+    int err = e->sockets->inspect(e, s, &family);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "a stream socket is needed: %ld" : "socket %ld", (long)s);
+    if (unix_only && family != AIOLOOP_UNIX)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix stream socket is needed: %ld", (long)s);
+    if (e->calls->owned(e, s))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", (long)s);
+    err = e->sockets->adopt(e, s);
+    if (err == 0 && family != AIOLOOP_UNIX)
+        e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
+    return err < 0 ? aiol_fail(loop, err, "socket %ld", (long)s) : 0;
+}
+
+/* A future that has failed already, with the loop's last message. */
+static aioloop_future *aiol_future_failed_now(aioloop *loop, int code) {
+    aioloop_future *f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    aiol_future_fail(f, code, loop->error.error.code == code && loop->error.buffer[0] != '\0' ? loop->error.buffer : NULL);
+    aiol_future_release(f);
+    return f;
+}
+
+/* The arguments every call that makes connections has. NULL, or the future that refuses them. */
+static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protocol) {
+    int err;
+    if (loop == NULL || protocol == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    if (!loop->careful)
+        return NULL;
+    err = aiol_check(loop);
+    return err < 0 ? aiol_future_failed(err) : NULL;
+}
+
+#endif
+
+/* >> src/net/connect.c */
+/*
+ * connect.c - opening connections.                    (asyncio: base_events.create_connection)
+ *
+ * A connector tries one address after the other, with one CONNECT operation, until one answers, and then becomes a
+ * transport. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that the future is
+ * settled; the connector goes when its operation is the engine's no more and it is not queued.
+ */
+#ifndef AIOL_NET_CONNECT_C
+#define AIOL_NET_CONNECT_C
+
+typedef struct aiol_connector {
+    aiol_resource resource;
+    aioloop_future *future;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aiol_map *context;
+    aiol_op op; /* CONNECT; its fd is the socket in use, or AIOL_NO_SOCKET */
+    aiol_node node;
+    aioloop_timer_handle timer;
+    aioloop_address addresses[2];
+    int address_count;
+    int next;
+    aioloop_address bind_to[2];
+    int bind_count;
+    bool all_errors;
+    bool over;
+    bool queued;
+    bool attached;
+    int error_count;
+    struct aioloop_error *errors[2];
+    char path[108];
+} aiol_connector;
+
+static void aiol_connector_close_socket(aiol_connector *c) {
+    aiol_engine *e = c->resource.loop->engine;
+    if (c->op.fd == AIOL_NO_SOCKET)
+        return;
+    if (c->attached)
+        e->calls->quiesce(e, c->op.fd);
+    e->sockets->close(e, c->op.fd);
+    c->op.fd = AIOL_NO_SOCKET;
+    c->attached = false;
+}
+
+static void aiol_connector_free(aiol_connector *c) {
+    aioloop *loop = c->resource.loop;
+    int i;
+    for (i = 0; i < c->error_count; i++)
+        aiol_error_free(&loop->allocator, c->errors[i]);
+    aioloop_timer_handle_cancel(&c->timer);
+    aiol_map_unref(c->context);
+    aiol_resource_remove(&c->resource);
+    aiol_free(&loop->allocator, c, sizeof(*c));
+}
+
+static void aiol_connector_free_if_over(aiol_connector *c) {
+    if (c->over && !c->queued && c->op.state == AIOL_OP_IDLE)
+        aiol_connector_free(c);
+}
+
+/* The future is settled; whatever is under way is given up. */
+static void aiol_connector_settle(aiol_connector *c) {
+    aioloop_future *f = c->future;
+    c->over = true;
+    c->future = NULL;
+    aiol_op_cancel(c->resource.loop->engine, &c->op);
+    aiol_connector_close_socket(c);
+    f->owner = NULL;
+    aiol_future_release(f);
+    aiol_connector_free_if_over(c);
+}
+
+static bool aiol_connector_cancel(aioloop_future *future) {
+    if (future->owner != NULL)
+        aiol_connector_settle((aiol_connector *)future->owner);
+    return true;
+}
+
+static void aiol_connector_timed_out(aioloop *loop, void *arg) {
+    aiol_connector *c = (aiol_connector *)arg;
+    (void)loop;
+    aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, NULL);
+    aiol_connector_settle(c);
+}
+
+/* ---- errors ---- */
+
+/* Remembers why an address failed; what: "connect to", "bind to". */
+static void aiol_connector_failed(aiol_connector *c, int code, const char *what, const aioloop_address *address) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    char name[AIOL_ADDRESS_TEXT];
+    aioloop_address_format(address, name, sizeof(name));
+    snprintf(text, sizeof(text), "%s %s: %s", what, name, aioloop_strerror(code));
+    c->errors[c->error_count] = aiol_error_new(&c->resource.loop->allocator, code, text, 0);
+    if (c->errors[c->error_count] != NULL)
+        c->error_count++;
+}
+
+/* Every address failed with the last code: one error, or all of them in one. */
+static void aiol_connector_give_up(aiol_connector *c, int code) {
+    const aioloop_allocator *a = &c->resource.loop->allocator;
+    struct aioloop_error *error = NULL;
+    int count = c->error_count;
+    bool same = count < 2 || strcmp(c->errors[0]->text, c->errors[1]->text) == 0;
+    int i;
+    if (count != 0)
+        code = c->errors[0]->code;
+    if (count != 0 && same && !c->all_errors) {
+        error = c->errors[0];
+        c->errors[0] = c->errors[--c->error_count];
+    } else if (count != 0) {
+        char text[2 * AIOL_ERROR_TEXT_SIZE];
+        snprintf(text, sizeof(text), count == 1 ? "%s" : "%s, %s", c->errors[0]->text, count == 1 ? "" : c->errors[1]->text);
+        error = aiol_error_new(a, code, text, c->all_errors ? (unsigned)count : 0);
+        if (error != NULL && c->all_errors) {
+            for (i = 0; i < count; i++)
+                error->list[i] = c->errors[i];
+            error->count = (unsigned)count;
+            c->error_count = 0;
+        }
+    }
+    aiol_future_fail_with(c->future, code, error);
+    aiol_connector_settle(c);
+}
+
+/* ---- attempts ---- */
+
+/* Binds to the first local address of the family that can be bound. */
+static int aiol_connector_bind(aiol_connector *c, const aioloop_address *to) {
+    aiol_engine *e = c->resource.loop->engine;
+    int err = AIOLOOP_EAFNOSUPPORT;
+    int tried = -1;
+    int i;
+    for (i = 0; i < c->bind_count; i++) {
+        if (c->bind_to[i].family != to->family)
+            continue;
+        tried = i;
+        err = e->sockets->bind(e, c->op.fd, &c->bind_to[i]);
+        if (err == 0)
+            return 0;
+    }
+    if (tried >= 0)
+        aiol_connector_failed(c, err, "bind to", &c->bind_to[tried]);
+    else
+        aiol_connector_failed(c, err, "no local address has the family of", to);
+    return err;
+}
+
+/* Starts with one address. 0: connected; AIOL_PENDING; or its error, remembered. */
+static int64_t aiol_connector_attempt(aiol_connector *c, const aioloop_address *to) {
+    aiol_engine *e = c->resource.loop->engine;
+    int64_t n = e->sockets->open(e, to->family, &c->op.fd);
+    if (n < 0) {
+        c->op.fd = AIOL_NO_SOCKET;
+        aiol_connector_failed(c, (int)n, "socket for", to);
+        return n;
+    }
+    if (c->bind_count != 0) {
+        n = aiol_connector_bind(c, to);
+        if (n < 0)
+            return n;
+    }
+    n = e->calls->attach(e, c->op.fd, AIOL_OWNER_TRANSPORT);
+    if (n == 0) {
+        c->attached = true;
+        c->op.u.connect.address = to;
+        n = aiol_op_submit(e, &c->op);
+    }
+    if (n < 0 && n != AIOL_PENDING)
+        aiol_connector_failed(c, (int)n, "connect to", to);
+    return n;
+}
+
+/* Goes on with the next address, until one is pending or connected. Calls no user code. */
+static void aiol_connector_advance(aiol_connector *c) {
+    int64_t n = AIOLOOP_ELOOKUP;
+    while (c->next < c->address_count) {
+        aiol_connector_close_socket(c);
+        n = aiol_connector_attempt(c, &c->addresses[c->next++]);
+        if (n == AIOL_PENDING)
+            return;
+        if (n == 0) { /* not from inside the call: the protocol is told by the loop */
+            c->queued = true;
+            aiol_queue_push(&c->resource.loop->ready, &c->node);
+            return;
+        }
+    }
+    aiol_connector_give_up(c, (int)n);
+}
+
+/* The socket is connected: it becomes a transport. */
+static void aiol_connector_made(aiol_connector *c) {
+    aioloop *loop = c->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_address local;
+    aioloop_address peer;
+    aiol_path_room local_room;
+    aiol_path_room peer_room;
+    aiol_stream_setup setup;
+    aioloop_transport *t = NULL;
+    aioloop_future *f = c->future;
+    int err;
+    memset(&setup, 0, sizeof(setup));
+    setup.loop = loop;
+    setup.protocol = c->protocol;
+    setup.arg = c->arg;
+    setup.context = c->context;
+    setup.socket = c->op.fd;
+    setup.site = c->resource.site;
+    if (e->sockets->name(e, c->op.fd, &local, &local_room) == 0)
+        setup.local = &local;
+    if (e->sockets->peer(e, c->op.fd, &peer, &peer_room) == 0)
+        setup.peer = &peer;
+    if (setup.peer != NULL && peer.family != AIOLOOP_UNIX)
+        e->sockets->set(e, c->op.fd, AIOL_OPTION_NO_DELAY, 1);
+    setup.attached = c->attached;
+    err = aiol_stream_new(&setup, &t);
+    if (err < 0) {
+        aiol_future_fail(f, err, NULL);
+        aiol_connector_settle(c);
+        return;
+    }
+    c->op.fd = AIOL_NO_SOCKET; /* the transport's now */
+    c->attached = false;
+    aiol_future_hold(f);
+    aioloop_transport_ref(t);
+    c->queued = true; /* keeps the connector while user code runs that may cancel the future */
+    err = aiol_stream_begin(t, c->arg);
+    c->queued = false;
+    if (err < 0 && !c->over)
+        aiol_future_fail(f, err, loop->error.error.code == err && loop->error.buffer[0] != '\0' ? loop->error.buffer : NULL);
+    if (err == 0 && !c->over)
+        aiol_future_finish(f, 0, t, aiol_transport_dispose); /* with the reference taken above */
+    else
+        aioloop_transport_unref(t);
+    if (err == 0 && c->over)
+        aioloop_transport_abort(t);
+    if (!c->over)
+        aiol_connector_settle(c);
+    else
+        aiol_connector_free_if_over(c);
+    aiol_future_release(f);
+    aiol_callback_end(loop);
+}
+
+static size_t aiol_connector_done(aiol_op *op, int64_t n, const void *data) {
+    aiol_connector *c = AIOL_CONTAINER(op, aiol_connector, op);
+    (void)data;
+    if (c->over) {
+        aiol_connector_free_if_over(c);
+    } else if (n == 0) {
+        aiol_connector_made(c);
+    } else {
+        aiol_connector_failed(c, (int)n, "connect to", &c->addresses[c->next - 1]);
+        aiol_connector_advance(c);
+    }
+    return 0;
+}
+
+static void aiol_connector_run(aioloop *loop, aiol_node *node) {
+    aiol_connector *c = AIOL_CONTAINER(node, aiol_connector, node);
+    (void)loop;
+    c->queued = false;
+    if (c->over)
+        aiol_connector_free_if_over(c);
+    else
+        aiol_connector_made(c);
+}
+
+/* ---- with the loop ---- */
+
+static void aiol_connector_loop_closed(aiol_resource *resource) {
+    aiol_connector *c = AIOL_CONTAINER(resource, aiol_connector, resource);
+    aiol_engine *e = resource->loop->engine;
+    c->over = true;
+    c->queued = false;
+    if (c->op.fd != AIOL_NO_SOCKET && resource->loop->process == aiol_process_id()) {
+        aiol_op_cancel(e, &c->op);
+        aiol_connector_close_socket(c);
+    } else if (c->op.fd != AIOL_NO_SOCKET) {
+        e->sockets->close(e, c->op.fd);
+        c->op.fd = AIOL_NO_SOCKET;
+    }
+    c->op.state = AIOL_OP_IDLE;
+    if (c->future != NULL)
+        c->future->owner = NULL; /* it stays pending */
+}
+
+static void aiol_connector_destroy(aiol_resource *resource) {
+    aiol_connector_free(AIOL_CONTAINER(resource, aiol_connector, resource));
+}
+
+static bool aiol_connector_is_open(const aiol_resource *resource) {
+    return !AIOL_CONTAINER(resource, const aiol_connector, resource)->over;
+}
+
+static const aiol_resource_calls aiol_connector_resource = {"connection attempt", aiol_connector_loop_closed,
+                                                            aiol_connector_destroy, aiol_connector_is_open};
+
+/* A connector with its future; NULL when there is no memory. */
+static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_time timeout) {
+    aiol_connector *c = (aiol_connector *)aiol_alloc_zero(&loop->allocator, sizeof(*c));
+    if (c == NULL)
+        return NULL;
+    c->future = aiol_future_new(loop, aiol_connector_cancel, c);
+    if (c->future == NULL) {
+        aiol_free(&loop->allocator, c, sizeof(*c));
+        return NULL;
+    }
+    c->protocol = protocol;
+    c->arg = arg;
+    c->context = aiol_map_ref(*aiol_context_home());
+    c->op.kind = AIOL_OP_CONNECT;
+    c->op.fd = AIOL_NO_SOCKET;
+    c->op.done = aiol_connector_done;
+    c->node.run = aiol_connector_run;
+    c->resource.site = c->future->site;
+    aiol_resource_add(loop, &c->resource, &aiol_connector_resource);
+    if (timeout > 0) {
+        c->timer = (aioloop_call_later)(loop, timeout, aiol_connector_timed_out, c);
+        if (aioloop_handle_is_null(&c->timer.handle)) {
+            aioloop_future *f = c->future;
+            aiol_connector_settle(c);
+            f->cancel = NULL;
+            aioloop_future_unref(f);
+            return NULL;
+        }
+    }
+    return c;
+}
+
+/* ---- the calls ---- */
+
+/* Makes a connection of a socket that is connected already. */
+static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s,
+                                          aioloop_time timeout, bool unix_only) {
+    aiol_connector *c;
+    int err = aiol_given_socket(loop, s, unix_only);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    c = aiol_connector_new(loop, protocol, arg, timeout);
+    if (c == NULL) {
+        loop->engine->sockets->close(loop->engine, s); /* it was taken over */
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    c->op.fd = s;
+    c->queued = true;
+    aiol_queue_push(&loop->ready, &c->node);
+    return c->future;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                        const char *host, int port,
+                                                        const aioloop_connection_options *options) {
+    static const aioloop_connection_options defaults = AIOLOOP_ZERO;
+    const aioloop_connection_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_address addresses[2];
+    aioloop_address bind_to[2];
+    aioloop_future *f;
+    aiol_connector *c;
+    int bind_count = 0;
+    int n;
+    if (refused != NULL)
+        return refused;
+    n = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (n == 0 && o->timeout < 0)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->local_host != NULL))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "host, port and local address exclude a socket");
+    if (n == 0 && o->sock == NULL && host == NULL)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port, or a socket, are needed");
+    if (n < 0)
+        return aiol_future_failed_now(loop, n);
+    if (o->sock != NULL)
+        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false);
+    if (o->local_host != NULL)
+        bind_count = aiol_host_addresses(loop, o->local_host, o->local_port, AIOLOOP_UNSPEC, false, bind_to);
+    if (bind_count < 0)
+        return aiol_future_failed_now(loop, bind_count);
+    n = aiol_host_addresses(loop, host, port, o->family, false, addresses);
+    if (n < 0)
+        return aiol_future_failed_now(loop, n);
+    c = aiol_connector_new(loop, protocol, arg, o->timeout);
+    if (c == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    c->address_count = n;
+    memcpy(c->addresses, addresses, (size_t)n * sizeof(addresses[0]));
+    c->bind_count = bind_count;
+    memcpy(c->bind_to, bind_to, (size_t)bind_count * sizeof(bind_to[0]));
+    c->all_errors = o->all_errors;
+    f = c->future; /* the connector may be gone after this */
+    aiol_connector_advance(c);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                             const char *path,
+                                                             const aioloop_unix_connection_options *options) {
+    static const aioloop_unix_connection_options defaults = AIOLOOP_ZERO;
+    const aioloop_unix_connection_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_address address;
+    aioloop_future *f;
+    aiol_connector *c;
+    int err;
+    if (refused != NULL)
+        return refused;
+    memset(&address, 0, sizeof(address));
+    err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (err == 0 && o->timeout < 0)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (err == 0 && o->sock != NULL && path != NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
+    if (err == 0 && o->sock == NULL && path == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
+    if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
+        aiol_fail(loop, err, "not a path of a Unix socket");
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    if (o->sock != NULL)
+        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, true);
+    c = aiol_connector_new(loop, protocol, arg, o->timeout);
+    if (c == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    memcpy(c->path, address.u.path, address.path_size);
+    address.u.path = c->path;
+    c->addresses[0] = address;
+    c->address_count = 1;
+    f = c->future;
+    aiol_connector_advance(c);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                              aioloop_socket sock,
+                                                              const aioloop_accepted_socket_options *options) {
+    static const aioloop_accepted_socket_options defaults = AIOLOOP_ZERO;
+    const aioloop_accepted_socket_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    int err;
+    if (refused != NULL)
+        return refused;
+    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (err == 0 && o->timeout < 0)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false);
+}
+
+#endif
+
+/* >> src/net/server.c */
+/*
+ * server.c - listening.                              (asyncio: base_events.Server, selector_events._start_serving)
+ *
+ * A server has one LISTENER per socket. The loop holds a reference from the making until the server is closed, its connections
+ * are lost, and the engine has given every listener's operation back. wait_closed futures wait in an array with room
+ * reserved; completing them needs no memory.
+ */
+#ifndef AIOL_NET_SERVER_C
+#define AIOL_NET_SERVER_C
+
+#define AIOL_ACCEPT_RETRY AIOLOOP_MS(1000)
+#define AIOL_BACKLOG 100
+
+typedef enum aiol_server_state { AIOL_SERVER_BOUND, AIOL_SERVER_SERVING, AIOL_SERVER_CLOSED } aiol_server_state;
+
+typedef struct aiol_listener {
+    aiol_op op; /* ACCEPT */
+    aioloop_server *server;
+    aioloop_address address;
+    aioloop_timer_handle retry; /* after an accept that failed for want of something */
+    bool attached;
+    bool cleanup; /* remove the file, if it is still this one: */
+    aiol_path_identity identity;
+    char path[108];
+} aiol_listener;
+
+struct aioloop_server {
+    aiol_resource resource;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aiol_map *context;
+    aiol_server_state state;
+    int backlog;
+    aiol_link clients;
+    aioloop_future *serving; /* serve_forever's; held */
+    aioloop_future **waiters; /* wait_closed's; held */
+    size_t waiter_count;
+    size_t waiter_capacity;
+    bool loop_holds; /* the loop's reference is there */
+    size_t bound_count;       /* listeners in use */
+    size_t listener_count;    /* listeners there is room for */
+    aiol_listener *listeners; /* in the same block */
+};
+
+/* ---- ending ---- */
+
+static size_t aiol_server_block_size(size_t listeners) {
+    return aiol_align(sizeof(aioloop_server)) + listeners * sizeof(aiol_listener);
+}
+
+static void aiol_server_destroy(aioloop_server *server) {
+    aioloop *loop = server->resource.loop;
+    while (!aiol_list_empty(&server->clients)) { /* only when the loop is freed: they go by themselves */
+        aioloop_transport *t = AIOL_CONTAINER(server->clients.next, aioloop_transport, siblings);
+        aiol_list_remove(&t->siblings);
+        t->server = NULL;
+    }
+    aiol_map_unref(server->context);
+    aiol_resource_remove(&server->resource);
+    aiol_free(&loop->allocator, server->waiters, server->waiter_capacity * sizeof(server->waiters[0]));
+    aiol_free(&loop->allocator, server, aiol_server_block_size(server->listener_count));
+}
+
+AIOLOOP_API aioloop_server *aioloop_server_ref(aioloop_server *server) {
+    if (server != NULL)
+        server->resource.refs++;
+    return server;
+}
+
+AIOLOOP_API void aioloop_server_unref(aioloop_server *server) {
+    if (server == NULL)
+        return;
+    AIOL_ASSERT(server->resource.refs != 0);
+    if (--server->resource.refs == 0)
+        aiol_server_destroy(server);
+}
+
+static void aiol_server_dispose(void *pointer) {
+    aioloop_server_unref((aioloop_server *)pointer);
+}
+
+/* Settles what waits for the end, and lets the loop's reference go, when it is time. The server may be gone after this. */
+static void aiol_server_check_over(aioloop_server *server) {
+    size_t i;
+    if (server->state != AIOL_SERVER_CLOSED || !aiol_list_empty(&server->clients))
+        return;
+    aioloop_server_ref(server);
+    if (server->serving != NULL) {
+        aioloop_future *f = server->serving;
+        server->serving = NULL;
+        f->owner = NULL;
+        if (f->state == AIOL_FUTURE_PENDING)
+            aiol_future_end_cancelled(f, NULL);
+        aiol_future_release(f);
+    }
+    while (server->waiter_count != 0) {
+        aioloop_future *f = server->waiters[--server->waiter_count];
+        f->owner = NULL;
+        aiol_future_finish(f, 0, NULL, NULL);
+        aiol_future_release(f);
+    }
+    for (i = 0; i < server->listener_count; i++)
+        if (server->listeners[i].op.state != AIOL_OP_IDLE)
+            break;
+    if (i == server->listener_count && server->loop_holds) {
+        server->loop_holds = false;
+        aioloop_server_unref(server);
+    }
+    aioloop_server_unref(server);
+}
+
+/* A connection of the server is lost. */
+AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {
+    aiol_list_remove(&t->siblings);
+    t->server = NULL;
+    aiol_server_check_over(server);
+}
+
+static void aiol_listener_remove_file(aiol_listener *l) {
+    aiol_engine *e = l->server->resource.loop->engine;
+    aiol_path_identity now;
+    if (!l->cleanup || l->server->resource.loop->process != aiol_process_id())
+        return;
+    l->cleanup = false;
+    if (e->sockets->path_identify(e, l->address.u.path, l->address.path_size, &now) == 0 && now.is_socket &&
+        now.device == l->identity.device && now.inode == l->identity.inode)
+        e->sockets->path_remove(e, l->address.u.path, l->address.path_size);
+}
+
+static void aiol_listener_close(aiol_listener *l) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_socket s = l->op.fd;
+    aioloop_timer_handle_cancel(&l->retry);
+    if (s == AIOL_NO_SOCKET)
+        return;
+    l->op.fd = AIOL_NO_SOCKET;
+    aiol_listener_remove_file(l);
+    if (loop->process == aiol_process_id()) {
+        l->op.fd = s; /* cancel looks it up */
+        aiol_op_cancel(e, &l->op);
+        if (l->attached)
+            e->calls->quiesce(e, s);
+        l->op.fd = AIOL_NO_SOCKET;
+    }
+    e->sockets->close(e, s);
+}
+
+AIOLOOP_API void aioloop_server_close(aioloop_server *server) {
+    size_t i;
+    if (server == NULL || server->state == AIOL_SERVER_CLOSED)
+        return;
+    server->state = AIOL_SERVER_CLOSED;
+    for (i = 0; i < server->listener_count; i++)
+        aiol_listener_close(&server->listeners[i]);
+    aiol_server_check_over(server);
+}
+
+static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_transport *)) {
+    aiol_link *link;
+    aiol_link *next;
+    if (server == NULL)
+        return;
+    for (link = server->clients.next; link != &server->clients; link = next) {
+        next = link->next; /* ending calls nobody, so the list stays as it is */
+        end(AIOL_CONTAINER(link, aioloop_transport, siblings));
+    }
+}
+
+AIOLOOP_API void aioloop_server_close_clients(aioloop_server *server) {
+    aiol_server_end_clients(server, aioloop_transport_close);
+}
+
+AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server) {
+    aiol_server_end_clients(server, aioloop_transport_abort);
+}
+
+/* ---- accepting ---- */
+
+static void aiol_server_report(aioloop_server *server, int code, const char *message, const aioloop_socket *s) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = message;
+    context.server = server;
+    context.protocol = server->protocol;
+    context.socket = s;
+    aiol_report(server->resource.loop, code, server->resource.site, &context);
+}
+
+static void aiol_listener_accept_again(aioloop *loop, void *arg);
+
+/* Starts accepting, or does so in a second if that fails. */
+static void aiol_listener_submit(aiol_listener *l) {
+    aioloop *loop = l->server->resource.loop;
+    int64_t n = aiol_op_submit(loop->engine, &l->op);
+    if (n != AIOL_PENDING)
+        l->retry = (aioloop_call_later)(loop, AIOL_ACCEPT_RETRY, aiol_listener_accept_again, l);
+}
+
+static void aiol_listener_accept_again(aioloop *loop, void *arg) {
+    aiol_listener *l = (aiol_listener *)arg;
+    (void)loop;
+    if (l->server->state == AIOL_SERVER_SERVING && l->op.state == AIOL_OP_IDLE)
+        aiol_listener_submit(l);
+}
+
+/* Accepting failed for want of descriptors or memory: trying at once would fail again and again. */
+static void aiol_listener_failed(aiol_listener *l, int code) {
+    aioloop_server *server = l->server;
+    aioloop_server_ref(server);
+    aiol_server_report(server, code, "Error in accept: out of system resource", &l->op.fd);
+    if (server->state == AIOL_SERVER_SERVING) {
+        l->retry = (aioloop_call_later)(server->resource.loop, AIOL_ACCEPT_RETRY, aiol_listener_accept_again, l);
+        if (aioloop_handle_is_null(&l->retry.handle)) /* no memory for a pause either */
+            aiol_listener_submit(l);
+    }
+    aioloop_server_unref(server);
+}
+
+/* The local name of a connection accepted: the listener's own, unless that is a wildcard. */
+static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloop_socket s, aioloop_address *address,
+                                                  aiol_path_room *room) {
+    static const uint8_t any[16];
+    aiol_engine *e = l->server->resource.loop->engine;
+    size_t size = l->address.family == AIOLOOP_INET ? 4 : 16;
+    if (l->address.family == AIOLOOP_UNIX || memcmp(l->address.u.ip, any, size) != 0)
+        return &l->address;
+    return e->sockets->name(e, s, address, room) == 0 ? address : NULL;
+}
+
+/* The operation's done(). */
+static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
+    aiol_listener *l = AIOL_CONTAINER(op, aiol_listener, op);
+    aioloop_server *server = l->server;
+    aioloop *loop = server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_address local;
+    aiol_path_room room;
+    aiol_stream_setup setup;
+    aioloop_transport *t = NULL;
+    aioloop_socket s = (aioloop_socket)n;
+    int err;
+    if (n >= 0 && server->state != AIOL_SERVER_SERVING) { /* accepted as the server closed */
+        e->sockets->close(e, s);
+        n = AIOLOOP_ECANCELED;
+    }
+    if (n < 0) {
+        if (server->state == AIOL_SERVER_SERVING)
+            aiol_listener_failed(l, (int)n);
+        else
+            aiol_server_check_over(server);
+        return 0;
+    }
+    memset(&setup, 0, sizeof(setup));
+    setup.loop = loop;
+    setup.protocol = server->protocol;
+    setup.arg = server->arg;
+    setup.context = server->context;
+    setup.server = server;
+    setup.socket = s;
+    setup.peer = (const aioloop_address *)data;
+    setup.local = aiol_listener_local(l, s, &local, &room);
+    setup.site = server->resource.site;
+    err = aiol_stream_new(&setup, &t);
+    if (err < 0) {
+        aiol_server_report(server, err, "Error on transport creation for incoming connection", &s);
+        e->sockets->close(e, s);
+        return 0;
+    }
+    aiol_list_append(&server->clients, &t->siblings);
+    err = aiol_stream_begin(t, server->arg);
+    if (err < 0 && err != AIOLOOP_EFATAL)
+        aiol_server_report(server, err, "Error in factory for incoming connection", NULL);
+    aiol_callback_end(loop);
+    return 0;
+}
+
+/* ---- serving ---- */
+
+AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server) {
+    aiol_engine *e;
+    size_t i;
+    int err;
+    if (server == NULL)
+        return AIOLOOP_EINVAL;
+    if (server->state == AIOL_SERVER_CLOSED)
+        return server->resource.loop->closed ? AIOLOOP_ECLOSED
+                                             : aiol_fail(server->resource.loop, AIOLOOP_EMISUSE, "the server is closed");
+    if (server->state == AIOL_SERVER_SERVING)
+        return 0;
+    e = server->resource.loop->engine;
+    for (i = 0; i < server->bound_count; i++) {
+        err = e->sockets->listen(e, server->listeners[i].op.fd, server->backlog);
+        if (err < 0) {
+            char name[AIOL_ADDRESS_TEXT];
+            aioloop_address_format(&server->listeners[i].address, name, sizeof(name));
+            return aiol_fail(server->resource.loop, err, "listen on %s: %s", name, aioloop_strerror(err));
+        }
+    }
+    server->state = AIOL_SERVER_SERVING;
+    for (i = 0; i < server->bound_count; i++)
+        aiol_listener_submit(&server->listeners[i]);
+    return 0;
+}
+
+static bool aiol_server_serving_cancelled(aioloop_future *future) {
+    aioloop_server *server = (aioloop_server *)future->owner;
+    if (server == NULL)
+        return true;
+    aioloop_server_close(server);
+    return false; /* it was, or will be, when the connections are lost */
+}
+
+AIOLOOP_API aioloop_future *aioloop_server_serve_forever(aioloop_server *server) {
+    aioloop *loop;
+    aioloop_future *f;
+    int err;
+    if (server == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = server->resource.loop;
+    if (server->serving != NULL)
+        return aiol_future_failed_now(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the server is serving forever already"));
+    err = aioloop_server_start_serving(server);
+    if (err < 0)
+        return loop->closed ? aiol_future_failed(AIOLOOP_ECLOSED) : aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, aiol_server_serving_cancelled, server);
+    if (f == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    server->serving = f;
+    return f;
+}
+
+static bool aiol_server_wait_cancelled(aioloop_future *future) {
+    aioloop_server *server = (aioloop_server *)future->owner;
+    size_t i;
+    if (server == NULL)
+        return true;
+    for (i = 0; server->waiters[i] != future; i++)
+        ;
+    server->waiters[i] = server->waiters[--server->waiter_count];
+    future->owner = NULL;
+    aiol_future_release(future);
+    return true;
+}
+
+AIOLOOP_API aioloop_future *aioloop_server_wait_closed(aioloop_server *server) {
+    aioloop *loop;
+    aioloop_future *f;
+    if (server == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = server->resource.loop;
+    if (aiol_grow(&loop->allocator, &server->waiters, &server->waiter_capacity, sizeof(server->waiters[0]),
+                  server->waiter_count + 1) < 0)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    f = aiol_future_new(loop, aiol_server_wait_cancelled, server);
+    if (f == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    server->waiters[server->waiter_count++] = f;
+    aiol_server_check_over(server);
+    return f;
+}
+
+/* ---- asking ---- */
+
+AIOLOOP_API bool aioloop_server_is_serving(const aioloop_server *server) {
+    return server != NULL && server->state == AIOL_SERVER_SERVING;
+}
+
+AIOLOOP_API aioloop *aioloop_server_get_loop(const aioloop_server *server) {
+    return server == NULL ? NULL : server->resource.loop;
+}
+
+AIOLOOP_API size_t aioloop_server_socket_count(const aioloop_server *server) {
+    return server == NULL || server->state == AIOL_SERVER_CLOSED ? 0 : server->bound_count;
+}
+
+AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, aioloop_socket *sock, aioloop_address *address) {
+    if (i >= aioloop_server_socket_count(server))
+        return AIOLOOP_EINVAL;
+    if (sock != NULL)
+        *sock = server->listeners[i].op.fd;
+    if (address != NULL)
+        *address = server->listeners[i].address;
+    return 0;
+}
+
+/* ---- with the loop ---- */
+
+static void aiol_server_loop_closed(aiol_resource *resource) {
+    aioloop_server *server = AIOL_CONTAINER(resource, aioloop_server, resource);
+    size_t i;
+    for (i = 0; i < server->listener_count; i++) {
+        aiol_listener_close(&server->listeners[i]);
+        server->listeners[i].op.state = AIOL_OP_IDLE;
+    }
+    server->state = AIOL_SERVER_CLOSED;
+    if (server->serving != NULL)
+        server->serving->owner = NULL; /* they stay pending */
+    for (i = 0; i < server->waiter_count; i++)
+        server->waiters[i]->owner = NULL;
+}
+
+static void aiol_server_destroy_resource(aiol_resource *resource) {
+    aiol_server_destroy(AIOL_CONTAINER(resource, aioloop_server, resource));
+}
+
+static bool aiol_server_is_open(const aiol_resource *resource) {
+    return AIOL_CONTAINER(resource, const aioloop_server, resource)->state != AIOL_SERVER_CLOSED;
+}
+
+static const aiol_resource_calls aiol_server_resource = {"server", aiol_server_loop_closed, aiol_server_destroy_resource,
+                                                         aiol_server_is_open};
+
+/* ---- making ---- */
+
+/* A server without listeners, with room for count; NULL when there is no memory. */
+static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog) {
+    size_t size = aiol_server_block_size(count);
+    aioloop_server *server = (aioloop_server *)aiol_alloc_zero(&loop->allocator, size);
+    size_t i;
+    if (server == NULL)
+        return NULL;
+    server->protocol = protocol;
+    server->arg = arg;
+    server->context = aiol_map_ref(*aiol_context_home());
+    server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
+    server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
+    server->listener_count = count;
+    for (i = 0; i < count; i++) {
+        aiol_listener *l = &server->listeners[i];
+        l->server = server;
+        l->op.kind = AIOL_OP_ACCEPT;
+        l->op.fd = AIOL_NO_SOCKET;
+        l->op.done = aiol_listener_accepted;
+        l->op.u.accept.budget = server->backlog;
+    }
+    aiol_list_init(&server->clients);
+    server->resource.refs = 1;
+    server->resource.site = aiol_site_take(loop);
+    aiol_resource_add(loop, &server->resource, &aiol_server_resource);
+    return server;
+}
+
+/* Takes over a bound socket. On failure it is still the caller's. */
+static int aiol_listener_take(aiol_listener *l, aioloop_socket s, bool cleanup) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aiol_path_room room;
+    int err = e->sockets->name(e, s, &l->address, &room);
+    if (err == 0)
+        err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
+    if (err < 0)
+        return err;
+    l->attached = true;
+    l->op.fd = s;
+    if (l->address.family == AIOLOOP_UNIX) {
+        memcpy(l->path, room.bytes, aiol_min_size(l->address.path_size, sizeof(l->path)));
+        l->address.u.path = l->path;
+        if (cleanup && l->address.path_size != 0 && l->path[0] != '\0')
+            l->cleanup = e->sockets->path_identify(e, l->path, l->address.path_size, &l->identity) == 0;
+    }
+    return 0;
+}
+
+/* Binds a new socket to an address. AIOLOOP_EADDRNOTAVAIL and AIOLOOP_EAFNOSUPPORT: this host has no such thing. */
+static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, const aioloop_server_options *o) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_socket s = AIOL_NO_SOCKET;
+    int err = e->sockets->open(e, address->family, &s);
+    if (err < 0)
+        return err;
+    if (!o->no_reuse_address)
+        err = e->sockets->set(e, s, AIOL_OPTION_REUSE_ADDRESS, 1);
+    if (err == 0 && o->reuse_port) {
+        err = e->sockets->set(e, s, AIOL_OPTION_REUSE_PORT, 1);
+        if (err == AIOLOOP_ENOTAVAILABLE || err == AIOLOOP_ENOPROTOOPT)
+            err = aiol_fail(loop, AIOLOOP_EINVAL, "reuse_port is not supported here");
+    }
+    if (err == 0 && o->keep_alive)
+        err = e->sockets->set(e, s, AIOL_OPTION_KEEP_ALIVE, 1);
+    if (err == 0 && address->family == AIOLOOP_INET6)
+        err = e->sockets->set(e, s, AIOL_OPTION_V6_ONLY, 1);
+    if (err == 0)
+        e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* connections inherit it */
+    if (err == 0)
+        err = e->sockets->bind(e, s, address);
+    if (err == 0)
+        err = aiol_listener_take(l, s, false);
+    if (err < 0)
+        e->sockets->close(e, s);
+    return err;
+}
+
+/* Gives up a server in the making. */
+static aioloop_future *aiol_server_abandon(aioloop_server *server, int err) {
+    aioloop *loop = server->resource.loop;
+    size_t i;
+    for (i = 0; i < server->listener_count; i++)
+        aiol_listener_close(&server->listeners[i]);
+    aioloop_server_unref(server);
+    return aiol_future_failed_now(loop, err);
+}
+
+/* The server is bound: starts it unless that is deferred, and hands it out. */
+static aioloop_future *aiol_server_ready(aioloop_server *server, bool defer_serving) {
+    aioloop *loop = server->resource.loop;
+    aioloop_future *f;
+    int err = defer_serving ? 0 : aioloop_server_start_serving(server);
+    if (err < 0)
+        return aiol_server_abandon(server, err);
+    f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL) {
+        server->state = AIOL_SERVER_CLOSED;
+        for (err = 0; (size_t)err < server->listener_count; err++)
+            aiol_listener_close(&server->listeners[err]);
+        server->loop_holds = true; /* until its operations are idle */
+        aiol_server_check_over(server);
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    server->loop_holds = true;
+    aioloop_server_ref(server);
+    aiol_future_finish(f, (int64_t)server->bound_count, server, aiol_server_dispose);
+    aiol_future_release(f);
+    return f;
+}
+
+/* The addresses of all hosts, each once. Allocates; *capacity is for freeing. */
+static int aiol_server_addresses(aioloop *loop, const char *host, int port, const aioloop_server_options *o,
+                                 aioloop_address **addresses, size_t *capacity) {
+    size_t hosts = o->hosts != NULL ? o->host_count : 1;
+    size_t count = 0;
+    size_t h;
+    for (h = 0; h < hosts; h++) {
+        aioloop_address found[2];
+        int n = aiol_host_addresses(loop, o->hosts != NULL ? o->hosts[h] : host, port, o->family, true, found);
+        int i;
+        if (n < 0)
+            return n;
+        if (aiol_grow(&loop->allocator, addresses, capacity, sizeof(**addresses), count + (size_t)n) < 0)
+            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        for (i = 0; i < n; i++) {
+            size_t k = 0;
+            while (k < count && !aioloop_address_equal(&(*addresses)[k], &found[i]))
+                k++;
+            if (k == count)
+                (*addresses)[count++] = found[i];
+        }
+    }
+    return (int)count;
+}
+
+/* Binds every address that this host has. 0, or an error with its message stored. */
+static int aiol_server_bind(aioloop_server *server, const aioloop_address *addresses, const aioloop_server_options *o) {
+    aioloop *loop = server->resource.loop;
+    char names[AIOL_ERROR_TEXT_SIZE - 64];
+    size_t length = 0;
+    size_t bound = 0;
+    size_t i;
+    int last = 0;
+    names[0] = '\0';
+    for (i = 0; i < server->listener_count; i++) {
+        char name[AIOL_ADDRESS_TEXT];
+        int err = aiol_listener_bind(&server->listeners[bound], &addresses[i], o);
+        if (err == 0) {
+            bound++;
+            continue;
+        }
+        aioloop_address_format(&addresses[i], name, sizeof(name));
+        if (err != AIOLOOP_EADDRNOTAVAIL && err != AIOLOOP_EAFNOSUPPORT) {
+            if (err == AIOLOOP_EINVAL && loop->error.error.code == err)
+                return err; /* with a message of its own */
+            return aiol_fail(loop, err, "bind to %s: %s", name, aioloop_strerror(err));
+        }
+        last = err;
+        if (length < sizeof(names))
+            length += (size_t)snprintf(names + length, sizeof(names) - length, "%s%s", length == 0 ? "" : ", ", name);
+    }
+    if (bound == 0)
+        return aiol_fail(loop, last, "could not bind to any of %s: %s", names, aioloop_strerror(last));
+    server->bound_count = bound;
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                    const char *host, int port, const aioloop_server_options *options) {
+    static const aioloop_server_options defaults = AIOLOOP_ZERO;
+    const aioloop_server_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_address *addresses = NULL;
+    aioloop_server *server;
+    size_t capacity = 0;
+    int n;
+    if (refused != NULL)
+        return refused;
+    n = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (n == 0 && (o->timeout < 0 || o->backlog < 0))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
+    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
+    if (n == 0 && o->hosts != NULL && (host != NULL || o->host_count == 0))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    if (n == 0 && o->sock != NULL)
+        n = aiol_given_socket(loop, *o->sock, false);
+    else if (n == 0)
+        n = aiol_server_addresses(loop, host, port, o, &addresses, &capacity);
+    if (n < 0) {
+        aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
+        return aiol_future_failed_now(loop, n);
+    }
+    server = aiol_server_new(loop, protocol, arg, o->sock != NULL ? 1 : (size_t)n, o->backlog);
+    if (server == NULL) {
+        n = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    } else if (o->sock != NULL) {
+        n = aiol_listener_take(&server->listeners[0], *o->sock, false);
+        server->bound_count = n == 0;
+    } else {
+        n = aiol_server_bind(server, addresses, o);
+    }
+    aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
+    if (n < 0 && o->sock != NULL)
+        loop->engine->sockets->close(loop->engine, *o->sock); /* it was taken over */
+    if (server == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    return n < 0 ? aiol_server_abandon(server, n) : aiol_server_ready(server, o->defer_serving);
+}
+
+/* Binds a new Unix socket to a path, where a socket file may stand in the way. */
+static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *address, bool cleanup) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aiol_path_identity identity;
+    char name[AIOL_ADDRESS_TEXT];
+    aioloop_socket s = AIOL_NO_SOCKET;
+    int err;
+    if (address->u.path[0] != '\0' &&
+        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
+        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
+    err = e->sockets->open(e, AIOLOOP_UNIX, &s);
+    if (err < 0)
+        return aiol_fail(loop, err, NULL);
+    err = e->sockets->bind(e, s, address);
+    if (err == 0)
+        err = aiol_listener_take(l, s, cleanup);
+    if (err == 0)
+        return 0;
+    e->sockets->close(e, s);
+    aioloop_address_format(address, name, sizeof(name));
+    return aiol_fail(loop, err, "bind to %s: %s", name, aioloop_strerror(err));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                         const char *path, const aioloop_unix_server_options *options) {
+    static const aioloop_unix_server_options defaults = AIOLOOP_ZERO;
+    const aioloop_unix_server_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_address address;
+    aioloop_server *server;
+    int err;
+    if (refused != NULL)
+        return refused;
+    memset(&address, 0, sizeof(address));
+    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (err == 0 && (o->timeout < 0 || o->backlog < 0))
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
+    if (err == 0 && o->sock != NULL && path != NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
+    if (err == 0 && o->sock == NULL && path == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
+    if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
+        aiol_fail(loop, err, "not a path of a Unix socket");
+    if (err == 0 && o->sock != NULL)
+        err = aiol_given_socket(loop, *o->sock, true);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    server = aiol_server_new(loop, protocol, arg, 1, o->backlog);
+    if (server == NULL) {
+        if (o->sock != NULL)
+            loop->engine->sockets->close(loop->engine, *o->sock);
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    if (o->sock == NULL) {
+        err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
+    } else {
+        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket);
+        if (err < 0)
+            loop->engine->sockets->close(loop->engine, *o->sock);
+    }
+    server->bound_count = err == 0;
+    return err < 0 ? aiol_server_abandon(server, err) : aiol_server_ready(server, o->defer_serving);
+}
+
+#endif
+
+/* >> src/net/simulate.c */
+/*
+ * simulate.c - the public face of the simulated engine (api/sim.h). The only place above io/ that asks for one engine by name,
+ * because it is that engine's own.
+ */
+#ifndef AIOL_NET_SIMULATE_C
+#define AIOL_NET_SIMULATE_C
+
+/* 0 if the loop runs on the simulated engine. */
+static int aiol_simulated(const aioloop *loop) {
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return AIOLOOP_ECLOSED;
+    return aiol_sim_is(loop->engine) ? 0 : AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && sockets == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
+}
+
+AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && loop->engine->calls->owned(loop->engine, socket))
+        err = AIOLOOP_EMISUSE;
+    return err < 0 ? err : loop->engine->sockets->close(loop->engine, socket);
+}
+
+AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aioloop_time maximum) {
+    int err = aiol_simulated(loop);
+    return err < 0 ? err : aiol_sim_set_delay(loop->engine, minimum, maximum);
+}
+
+AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes) {
+    int err = aiol_simulated(loop);
+    return err < 0 ? err : aiol_sim_set_buffer(loop->engine, bytes);
+}
+
+AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on) {
+    int err = aiol_simulated(loop);
+    return err < 0 ? err : aiol_sim_set_partition(loop->engine, on);
+}
+
+AIOLOOP_API int aioloop_sim_break(aioloop_transport *transport, int error) {
+    int err = transport == NULL ? AIOLOOP_EINVAL : aiol_simulated(transport->resource.loop);
+    if (err == 0 && (transport->recv.fd == AIOL_NO_SOCKET || error >= 0))
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_break(transport->resource.loop->engine, transport->recv.fd, error);
+}
+
+AIOLOOP_API int aioloop_sim_fail_accepts(aioloop *loop, int error, unsigned count) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && error >= 0)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_fail_accepts(loop->engine, error, count);
+}
+
+AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound) {
+    return aiol_simulated(loop) < 0 || bound == 0 ? 0 : aiol_sim_random(loop->engine, bound);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* AIOLOOP_IMPLEMENTATION */

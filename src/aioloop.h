@@ -1,0 +1,122 @@
+#ifndef AIOLOOP_H
+#define AIOLOOP_H
+
+/* The implementation needs what the system's headers hide unless asked, so it asks before the first of them. */
+#if defined(AIOLOOP_IMPLEMENTATION) && !defined(_WIN32)
+#if defined(__GLIBC__) && defined(_FEATURES_H) && !defined(__USE_GNU)
+#error "aioloop.h: with AIOLOOP_IMPLEMENTATION include it before any system header, or compile with -D_GNU_SOURCE"
+#endif
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#if defined(__APPLE__) && !defined(_DARWIN_C_SOURCE)
+#define _DARWIN_C_SOURCE 1
+#endif
+#endif
+
+#include "api/manual.h"
+#include "api/config.h"
+#include "api/error.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "api/base.h"
+#include "api/context.h"
+#include "api/loop.h"
+#include "api/future.h"
+#include "api/net.h"
+#include "api/transport.h"
+#include "api/server.h"
+#include "api/sim.h"
+#include "api/port.h"
+
+#ifdef __cplusplus
+}
+#endif
+
+#include "api/sites.h"
+
+#endif /* AIOLOOP_H */
+
+#if defined(AIOLOOP_IMPLEMENTATION) && !defined(AIOLOOP_IMPLEMENTED)
+#define AIOLOOP_IMPLEMENTED
+
+#include "base/platform.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* base: memory, structures, errors; knows neither loop nor socket. */
+#include "base/util.h"
+#include "base/atomic.h"
+#include "base/list.h"
+#include "base/mem.c"
+#include "base/error.c"
+#include "base/context.c"
+#include "base/heap.h"
+#include "base/bytes.c"
+
+/* sys: one call of the system, one function. */
+#include "sys/sys.h"
+#include "sys/address.c"
+#if AIOL_OS_POSIX
+#include "sys/clock.c"
+#include "sys/socket_posix.c"
+#include "sys/path_posix.c"
+#endif
+
+/* poll: which descriptors are ready. */
+#if AIOL_HAVE_REACTOR
+#include "poll/poll.h"
+#include "poll/wake.c"
+#if AIOL_HAVE_EPOLL
+#include "poll/epoll.c"
+#endif
+#if AIOL_HAVE_POLL
+#include "poll/poll.c"
+#endif
+#if AIOL_HAVE_SELECT
+#include "poll/select.c"
+#endif
+#endif
+
+/* io: operations that complete. The waist. */
+#include "io/op.h"
+#if AIOL_HAVE_REACTOR
+#include "io/reactor.c"
+#endif
+#if AIOL_HAVE_SIM
+#include "io/sim.c"
+#endif
+#if AIOL_HAVE_PORT
+#include "io/port.c"
+#endif
+#include "io/engine.c"
+
+/* core: asyncio's heart. */
+#include "core/core.h"
+#include "core/log.c"
+#include "core/handle.c"
+#include "core/timer.c"
+#include "core/inbox.c"
+#include "core/future.c"
+#include "core/loop.c"
+#include "core/watch.c"
+
+/* net: transports and servers. */
+#include "net/net.h"
+#include "net/transport.c"
+#include "net/stream.c"
+#include "net/socket.c"
+#include "net/connect.c"
+#include "net/server.c"
+#include "net/simulate.c"
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* AIOLOOP_IMPLEMENTATION */

@@ -1,0 +1,3 @@
+/*
+ * aioloop.h - Python's asyncio event loop, for C. One header.
+ */

@@ -1,0 +1,59 @@
+/*
+ * atomic.h - the few atomic operations the library needs.
+ *
+ * Three branches: the builtins of GCC and Clang; and, with AIOLOOP_USE_THREADS 0, plain memory, which is what compilers
+ * without atomics (tcc) get. On a firmware port the port's lock makes them atomic against interrupts where the
+ * builtins would not (see aiol_port_guard in io/port.c).
+ */
+#ifndef AIOL_BASE_ATOMIC_H
+#define AIOL_BASE_ATOMIC_H
+
+#include "base/platform.h"
+
+#if !AIOLOOP_USE_THREADS
+#define aiol_load(pointer) (*(pointer))
+#define aiol_load_relaxed(pointer) (*(pointer))
+#define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
+AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
+    uint32_t old = *pointer;
+    *pointer = value;
+    return old;
+}
+AIOL_INLINE uint32_t aiol_add_u32(uint32_t *pointer, uint32_t value) {
+    return *pointer += value;
+}
+AIOL_INLINE void *aiol_exchange_pointer(void **pointer, void *value) {
+    void *old = *pointer;
+    *pointer = value;
+    return old;
+}
+AIOL_INLINE bool aiol_cas_pointer(void **pointer, void **expected, void *value) {
+    if (*pointer != *expected) {
+        *expected = *pointer;
+        return false;
+    }
+    *pointer = value;
+    return true;
+}
+#elif defined(__GNUC__) || defined(__clang__)
+#define aiol_load(pointer) __atomic_load_n(pointer, __ATOMIC_SEQ_CST)
+#define aiol_load_relaxed(pointer) __atomic_load_n(pointer, __ATOMIC_RELAXED)
+#define aiol_store(pointer, value) __atomic_store_n(pointer, value, __ATOMIC_SEQ_CST)
+AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
+    return __atomic_exchange_n(pointer, value, __ATOMIC_SEQ_CST);
+}
+AIOL_INLINE uint32_t aiol_add_u32(uint32_t *pointer, uint32_t value) {
+    return __atomic_add_fetch(pointer, value, __ATOMIC_SEQ_CST);
+}
+AIOL_INLINE void *aiol_exchange_pointer(void **pointer, void *value) {
+    return __atomic_exchange_n(pointer, value, __ATOMIC_SEQ_CST);
+}
+AIOL_INLINE bool aiol_cas_pointer(void **pointer, void **expected, void *value) {
+    return __atomic_compare_exchange_n(pointer, expected, value, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
+}
+#else
+#error "aioloop.h: this compiler has no atomic operations; compile with AIOLOOP_USE_THREADS 0"
+#endif
+
+#endif

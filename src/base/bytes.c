@@ -1,0 +1,181 @@
+/*
+ * bytes.c - a queue of bytes in chunks: what was written and not yet sent.
+ *
+ * Bytes are copied into the last chunk or a new one, or a chunk stands for memory that was lent. Chunks do not move, so
+ * an operation may point into them while more is appended. Appending takes all or nothing. A lent chunk that is used
+ * up, or dropped, goes to the `done` list; its release function is user code and is called by the owner when
+ * that is allowed (aiol_bytes_release), never from in here.
+ */
+#ifndef AIOL_BASE_BYTES_C
+#define AIOL_BASE_BYTES_C
+
+#include "base/mem.c"
+
+#define AIOL_CHUNK_SIZE 4096u
+
+typedef void (*aiol_release_fn)(const void *data, size_t size, void *arg);
+
+typedef struct aiol_chunk {
+    struct aiol_chunk *next;
+    const unsigned char *start; /* the first byte still there */
+    size_t size;                /* bytes still there */
+    size_t room;                /* bytes that fit behind them; 0 for lent memory */
+    size_t block_size;          /* of this allocation */
+    aiol_release_fn release;    /* lent memory: NULL if not */
+    void *arg;
+    const void *lent;
+    size_t lent_size;
+} aiol_chunk;
+
+typedef struct aiol_bytes {
+    aiol_chunk *head;
+    aiol_chunk *tail;
+    aiol_chunk *done; /* lent chunks to be released */
+    size_t size;
+} aiol_bytes;
+
+static void aiol_bytes_link(aiol_bytes *q, aiol_chunk *chunk) {
+    chunk->next = NULL;
+    if (q->tail == NULL)
+        q->head = chunk;
+    else
+        q->tail->next = chunk;
+    q->tail = chunk;
+    q->size += chunk->size;
+}
+
+/* 0 or AIOLOOP_ENOMEM with nothing taken. */
+AIOLOOP_INTERNAL int aiol_bytes_append(aiol_bytes *q, const aioloop_allocator *a, const void *data, size_t size) {
+    const unsigned char *from = (const unsigned char *)data;
+    size_t here = q->tail == NULL ? 0 : aiol_min_size(q->tail->room, size);
+    aiol_chunk *chunk = NULL;
+    if (here < size) {
+        size_t rest = size - here;
+        size_t block = rest > AIOL_CHUNK_SIZE - sizeof(*chunk) ? rest + sizeof(*chunk) : AIOL_CHUNK_SIZE;
+        if (rest > SIZE_MAX - sizeof(*chunk))
+            return AIOLOOP_ENOMEM;
+        chunk = (aiol_chunk *)aiol_alloc(a, block);
+        if (chunk == NULL)
+            return AIOLOOP_ENOMEM;
+        memset(chunk, 0, sizeof(*chunk));
+        chunk->block_size = block;
+        chunk->start = (unsigned char *)(chunk + 1);
+        chunk->size = rest;
+        chunk->room = block - sizeof(*chunk) - rest;
+        memcpy(chunk + 1, from + here, rest);
+    }
+    if (here != 0) {
+        aiol_chunk *tail = q->tail;
+        memcpy((unsigned char *)tail + tail->block_size - tail->room, from, here);
+        tail->room -= here;
+        tail->size += here;
+        q->size += here;
+    }
+    if (chunk != NULL)
+        aiol_bytes_link(q, chunk);
+    return 0;
+}
+
+/* Appends lent memory, of which skip bytes are sent already. 0 or AIOLOOP_ENOMEM, and then it is not lent. */
+AIOLOOP_INTERNAL int aiol_bytes_lend(aiol_bytes *q, const aioloop_allocator *a, const void *data, size_t size,
+                                     size_t skip, aiol_release_fn release, void *arg) {
+    aiol_chunk *chunk = (aiol_chunk *)aiol_alloc_zero(a, sizeof(*chunk));
+    if (chunk == NULL)
+        return AIOLOOP_ENOMEM;
+    chunk->block_size = sizeof(*chunk);
+    chunk->start = (const unsigned char *)data + skip;
+    chunk->size = size - skip;
+    chunk->release = release;
+    chunk->arg = arg;
+    chunk->lent = data;
+    chunk->lent_size = size;
+    aiol_bytes_link(q, chunk);
+    return 0;
+}
+
+/* Moves everything of from, which becomes empty, behind q. */
+AIOLOOP_INTERNAL void aiol_bytes_join(aiol_bytes *q, aiol_bytes *from) {
+    if (from->head == NULL)
+        return;
+    if (q->tail == NULL)
+        q->head = from->head;
+    else
+        q->tail->next = from->head;
+    q->tail = from->tail;
+    q->size += from->size;
+    memset(from, 0, sizeof(*from));
+}
+
+/* Describes the first bytes in at most max pieces; returns how many. They stay where they are until consumed. */
+AIOLOOP_INTERNAL int aiol_bytes_pieces(const aiol_bytes *q, aioloop_buf *pieces, int max) {
+    const aiol_chunk *chunk;
+    int n = 0;
+    for (chunk = q->head; chunk != NULL && n < max; chunk = chunk->next) {
+        if (chunk->size == 0)
+            continue;
+        pieces[n].data = chunk->start;
+        pieces[n].size = chunk->size;
+        n++;
+    }
+    return n;
+}
+
+static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
+    aiol_chunk *chunk = q->head;
+    aiol_chunk **end;
+    q->head = chunk->next;
+    if (q->head == NULL)
+        q->tail = NULL;
+    q->size -= chunk->size;
+    if (chunk->release == NULL) {
+        aiol_free(a, chunk, chunk->block_size);
+        return;
+    }
+    for (end = &q->done; *end != NULL; end = &(*end)->next)
+        ;
+    chunk->next = NULL;
+    *end = chunk;
+}
+
+/* Drops the first n bytes. */
+AIOLOOP_INTERNAL void aiol_bytes_consume(aiol_bytes *q, const aioloop_allocator *a, size_t n) {
+    AIOL_ASSERT(n <= q->size);
+    while (q->head != NULL && n >= q->head->size) {
+        n -= q->head->size;
+        aiol_bytes_pop(q, a);
+    }
+    if (n != 0) {
+        q->head->start += n;
+        q->head->size -= n;
+        q->size -= n;
+    }
+}
+
+/* Drops everything. */
+AIOLOOP_INTERNAL void aiol_bytes_clear(aiol_bytes *q, const aioloop_allocator *a) {
+    while (q->head != NULL)
+        aiol_bytes_pop(q, a);
+    AIOL_ASSERT(q->size == 0);
+}
+
+/* Gives lent memory back to its owners. Calls user code, which may append to q; so each chunk leaves the list first. */
+AIOLOOP_INTERNAL void aiol_bytes_release(aiol_bytes *q, const aioloop_allocator *a) {
+    while (q->done != NULL) {
+        aiol_chunk *chunk = q->done;
+        q->done = chunk->next;
+        chunk->release(chunk->lent, chunk->lent_size, chunk->arg);
+        aiol_free(a, chunk, chunk->block_size);
+    }
+}
+
+AIOLOOP_INTERNAL void aiol_bytes_verify(const aiol_bytes *q) {
+    const aiol_chunk *chunk;
+    size_t size = 0;
+    for (chunk = q->head; chunk != NULL; chunk = chunk->next) {
+        size += chunk->size;
+        AIOL_VERIFY(chunk->next != NULL || chunk == q->tail);
+    }
+    AIOL_VERIFY(size == q->size);
+}
+
+#endif

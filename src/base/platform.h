@@ -1,0 +1,185 @@
+/*
+ * platform.h - what compiler and system this is, what they have, and every system header.
+ *
+ * The only file (with the spine, sys/, poll/ and io/) that asks. Every AIOL_HAVE_... and AIOL_OS_... is
+ * always defined, to 0 or 1. System headers stand here in one order, so that nothing depends on what a
+ * user included before.
+ */
+#ifndef AIOL_BASE_PLATFORM_H
+#define AIOL_BASE_PLATFORM_H
+
+#ifndef AIOLOOP_USE_THREADS
+#define AIOLOOP_USE_THREADS 1
+#endif
+#ifndef AIOLOOP_USE_DEBUG
+#define AIOLOOP_USE_DEBUG 1
+#endif
+#ifndef AIOLOOP_PORT
+#define AIOLOOP_PORT 0
+#endif
+
+#if AIOLOOP_PORT
+#define AIOL_OS_NONE 1
+#define AIOL_OS_POSIX 0
+#elif defined(__unix__) || defined(__APPLE__) || defined(__linux__)
+#define AIOL_OS_NONE 0
+#define AIOL_OS_POSIX 1
+#else
+#error "aioloop.h: there is no back end for this system yet; with AIOLOOP_PORT 1 it runs on the five functions of port.h"
+#endif
+
+#if defined(__linux__) && AIOL_OS_POSIX
+#define AIOL_OS_LINUX 1
+#else
+#define AIOL_OS_LINUX 0
+#endif
+
+/* ---- back ends ---- */
+
+#ifndef AIOLOOP_BACKENDS
+#if AIOL_OS_LINUX
+#define AIOLOOP_BACKENDS                                                                           \
+    (AIOLOOP_BACKEND_EPOLL | AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
+#elif AIOL_OS_POSIX
+#define AIOLOOP_BACKENDS (AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
+#else
+#define AIOLOOP_BACKENDS 0
+#endif
+#endif
+
+#define AIOL_HAVE_EPOLL (AIOL_OS_LINUX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_EPOLL) != 0)
+#define AIOL_HAVE_POLL (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_POLL) != 0)
+#define AIOL_HAVE_SELECT (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SELECT) != 0)
+#define AIOL_HAVE_SIM (((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SIM) != 0)
+#define AIOL_HAVE_PORT AIOL_OS_NONE
+#define AIOL_HAVE_REACTOR (AIOL_HAVE_EPOLL || AIOL_HAVE_POLL || AIOL_HAVE_SELECT)
+
+#if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT
+#error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
+#endif
+
+/* ---- system headers ---- */
+
+/* tcc with glibc: <sys/cdefs.h> makes __attribute__ vanish, and struct epoll_event is then not packed. */
+#if defined(__TINYC__) && AIOL_OS_LINUX
+#include <features.h>
+#undef __attribute__
+#endif
+
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if AIOL_OS_POSIX
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/types.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <time.h>
+#include <unistd.h>
+#if AIOL_HAVE_POLL
+#include <poll.h>
+#endif
+#if AIOL_HAVE_SELECT
+#include <sys/select.h>
+#endif
+#if AIOL_OS_LINUX
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#if AIOL_HAVE_EPOLL
+#include <sys/epoll.h>
+#endif
+#endif
+#endif
+
+/* ---- what the system's calls can do ---- */
+
+#define AIOL_HAVE_EVENTFD AIOL_OS_LINUX
+#if AIOL_OS_LINUX || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__)
+#define AIOL_HAVE_ACCEPT4 1
+#define AIOL_HAVE_PIPE2 1
+#else
+#define AIOL_HAVE_ACCEPT4 0
+#define AIOL_HAVE_PIPE2 0
+#endif
+#if AIOL_OS_LINUX && defined(SYS_epoll_pwait2)
+#define AIOL_HAVE_EPOLL_PWAIT2 1
+#else
+#define AIOL_HAVE_EPOLL_PWAIT2 0
+#endif
+
+/* ---- the compiler ---- */
+
+#if defined(__GNUC__) || defined(__clang__)
+#define AIOL_LIKELY(x) __builtin_expect(!!(x), 1)
+#define AIOL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define AIOL_UNUSED __attribute__((unused))
+#define AIOL_NOINLINE __attribute__((noinline))
+#else
+#define AIOL_LIKELY(x) (x)
+#define AIOL_UNLIKELY(x) (x)
+#define AIOL_UNUSED
+#define AIOL_NOINLINE
+#endif
+
+#ifndef AIOLOOP_INTERNAL
+#define AIOLOOP_INTERNAL AIOL_UNUSED static
+#endif
+
+/* Inline in the sense of every standard from C99 and C++: a function of this translation unit. */
+#define AIOL_INLINE AIOL_UNUSED static inline
+
+#if !AIOLOOP_USE_THREADS || AIOLOOP_PORT
+#define AIOL_THREAD_LOCAL
+#elif defined(__cplusplus)
+#define AIOL_THREAD_LOCAL thread_local
+#elif defined(__GNUC__) || defined(__clang__)
+#define AIOL_THREAD_LOCAL __thread
+#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L && !defined(__STDC_NO_THREADS__)
+#define AIOL_THREAD_LOCAL _Thread_local
+#else
+#error "aioloop.h: this compiler has no thread-local variables; compile with AIOLOOP_USE_THREADS 0"
+#endif
+
+/* Without an operating system a call may come from an interrupt of the loop's own thread. */
+#define AIOL_KNOWS_ITS_THREAD (!AIOLOOP_PORT)
+
+/* ---- where memory comes from, and how tests make the system fail ---- */
+
+#ifndef AIOLOOP_MALLOC
+#define AIOLOOP_MALLOC(size) malloc(size)
+#define AIOLOOP_REALLOC(pointer, size) realloc(pointer, size)
+#define AIOLOOP_FREE(pointer) free(pointer)
+#endif
+
+/* AIOL_SYS(name, call): a call of the system that answers -1 and errno. AIOLOOP_FAULT(name), if defined, is asked before
+ * it: 0 to go on, else the errno to fail with. The tests make every call fail this way, one at a time. */
+#ifdef AIOLOOP_FAULT
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+    int AIOLOOP_FAULT(const char *name);
+AIOL_INLINE int aiol_fault(const char *name) {
+    int error = AIOLOOP_FAULT(name);
+    if (error == 0)
+        return 0;
+    errno = error;
+    return 1;
+}
+#define AIOL_SYS(name, call) (aiol_fault(#name) ? -1 : (call))
+#else
+#define AIOL_SYS(name, call) (call)
+#endif
+
+#endif

@@ -1,0 +1,292 @@
+/*
+ * core.h - the loop, its callbacks and futures: the only place that knows what they look like.
+ *
+ * One queue holds everything that is to run: NODES, each a link and a function. A scheduled callback is a SLOT, which starts
+ * with a node; what must never fail for want of memory (a lost connection) has a node of its own inside.
+ */
+#ifndef AIOL_CORE_CORE_H
+#define AIOL_CORE_CORE_H
+
+#include "api/loop.h"
+#include "api/future.h"
+#include "base/atomic.h"
+#include "base/context.c"
+#include "base/heap.h"
+#include "base/list.h"
+#include "io/op.h"
+
+typedef struct aiol_node {
+    struct aiol_node *next;
+    void (*run)(aioloop *loop, struct aiol_node *node);
+} aiol_node;
+
+typedef struct aiol_queue {
+    aiol_node *head;
+    aiol_node *tail; /* of a queue that is not empty */
+} aiol_queue;
+
+AIOL_INLINE void aiol_queue_push(aiol_queue *q, aiol_node *node) {
+    node->next = NULL;
+    if (q->head == NULL)
+        q->head = node;
+    else
+        q->tail->next = node;
+    q->tail = node;
+}
+
+/* Everything of `first` comes before everything of q; first becomes empty. */
+AIOL_INLINE void aiol_queue_prepend(aiol_queue *q, aiol_queue *first) {
+    if (first->head == NULL)
+        return;
+    first->tail->next = q->head;
+    if (q->head == NULL)
+        q->tail = first->tail;
+    q->head = first->head;
+    first->head = NULL;
+}
+
+/* FREE -> READY | TIMER | WAITING;  TIMER -> READY (due) | FREE;  WAITING (a done-callback) -> READY | FREE;
+ * READY -> RUNNING -> FREE;  READY -> CANCELLED -> FREE (when its turn comes). */
+typedef enum aiol_slot_state {
+    AIOL_SLOT_FREE,
+    AIOL_SLOT_READY,
+    AIOL_SLOT_TIMER,
+    AIOL_SLOT_WAITING,
+    AIOL_SLOT_RUNNING,
+    AIOL_SLOT_CANCELLED
+} aiol_slot_state;
+
+enum {
+    AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
+    AIOL_SLOT_EXPLICIT = 2, /* context is an aioloop_context, used itself */
+    AIOL_SLOT_HOLDS = 4     /* owns a reference of its future */
+};
+
+typedef struct aiol_slot {
+    union {
+        aiol_node node;
+        aiol_heap_item heap; /* a TIMER's; shares its place with the link alone */
+    } at;
+    uint64_t sequence; /* the handle's; 0: no handle is valid */
+    union {
+        aioloop_callback call;
+        aioloop_future_callback future;
+    } fn;
+    void *arg;
+    union {
+        aiol_map *map; /* the values captured; NULL: none */
+        aioloop_context *explicit_one;
+    } context;
+    union {
+        aioloop_time when; /* a TIMER's: the heap's key may be earlier (lazily re-armed) */
+        aioloop_future *future;
+    } u;
+    uint32_t site;  /* debug mode: where it was made; 0: unknown */
+    uint16_t index; /* in its chunk */
+    uint8_t state;
+    uint8_t flags;
+} aiol_slot;
+
+AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_slot) == 64, slot_is_a_cache_line);
+
+/* What belongs to a loop and must be ended with it: connections, servers, attempts, watchers. */
+struct aiol_resource;
+
+typedef struct aiol_resource_calls {
+    const char *name;                                   /* for the warning of debug mode */
+    void (*closed)(struct aiol_resource *resource);     /* the loop closes: give back what is the system's */
+    void (*destroy)(struct aiol_resource *resource);    /* the loop is freed: after closed */
+    bool (*open)(const struct aiol_resource *resource); /* it should have been closed before */
+} aiol_resource_calls;
+
+typedef struct aiol_resource {
+    aiol_link link;
+    const aiol_resource_calls *calls;
+    aioloop *loop;
+    uint32_t site;
+    uint32_t refs;
+} aiol_resource;
+
+/* What core calls of net, which stands above it. NULL until the first connection. */
+typedef struct aiol_net_calls {
+    void (*flush_unsent)(aioloop *loop);
+    void (*freed)(aioloop *loop);
+} aiol_net_calls;
+
+typedef struct aiol_site {
+    const char *file;
+    int line;
+} aiol_site;
+
+typedef struct aiol_slot_chunk {
+    struct aiol_slot_chunk *next;
+    aioloop *loop;
+    size_t count;
+    /* slots follow */
+} aiol_slot_chunk;
+
+#define AIOL_REMOTE_CHUNKS 32
+
+struct aioloop {
+    /* What every callback touches. */
+    aiol_queue ready;
+    aiol_queue batch; /* of this iteration, not run yet */
+    aiol_slot *free_slots;
+    uint64_t sequence;
+    uint32_t turn;     /* counts callbacks */
+    int raised;        /* the code that the running callback raised; 0: none */
+    aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
+    bool careful;      /* closed, or debug mode: the slow path looks which */
+    bool halt;         /* fatal: stop dispatching */
+    bool stopping;
+    bool closed;
+    bool debug;
+    bool more; /* the engine keeps something for the next iteration */
+    uint32_t running;
+    aiol_engine *engine;
+    aiol_budget budget;
+    const struct aiol_net_calls *net;
+
+    aiol_heap timers;
+    aiol_queue due;
+
+    /* What other threads touch. */
+    void *inbox; /* aiol_slot *, newest first */
+    uint32_t sleeping;
+    uint32_t wakers; /* threads that may be about to wake */
+    uint32_t posts_refused;
+    void *remote_free; /* not a pointer: see inbox.c */
+    void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    aiol_slot *remote_done; /* to go back to remote_free */
+
+    aioloop_allocator allocator;
+    aiol_slot_chunk *chunks;
+    aiol_link futures;
+    aiol_link resources;
+    aioloop_time closed_at;
+    int process;
+    uint32_t site;
+
+    aioloop_exception_handler handler;
+    void *handler_arg;
+    aioloop_log log;
+    void *log_arg;
+    aiol_error_slot error;
+    aioloop_time slow;
+    aiol_site *sites; /* index 1 is the first */
+    size_t site_count;
+    size_t site_capacity;
+    uint32_t iteration;
+    aiol_node *spare_writers; /* net's */
+    unsigned spare_writer_count;
+};
+
+/* ---- futures ---- */
+
+typedef enum aiol_future_state {
+    AIOL_FUTURE_PENDING,
+    AIOL_FUTURE_FINISHED,
+    AIOL_FUTURE_FAILED,
+    AIOL_FUTURE_CANCELLED
+} aiol_future_state;
+
+enum {
+    AIOL_FUTURE_UNCLAIMED = 1,
+    AIOL_FUTURE_LOOKED_AT = 2, /* its failure need not be reported */
+    AIOL_FUTURE_TAKEN = 4,     /* the pointer has an owner */
+    AIOL_FUTURE_STATIC = 8     /* one of the failed ones that no loop owns */
+};
+
+struct aioloop_future {
+    aiol_link link;
+    aioloop *loop;
+    /* Of the library's own operations: gives up what the future stands for. True: the future is to become cancelled now;
+     * false: the operation will end it later. NULL: the user's. */
+    bool (*cancel)(aioloop_future *future);
+    void *owner; /* the operation */
+    uint32_t refs;
+    uint8_t state;
+    uint8_t flags;
+    int code;
+    uint32_t site;
+    int64_t number;
+    void *pointer;
+    void (*dispose)(void *pointer);
+    aiol_slot *callbacks;
+    aiol_slot *callbacks_tail;
+    struct aioloop_error *error;
+};
+
+/* ---- running user code ---- */
+
+typedef struct aiol_frame {
+    aiol_map **home;
+    int raised;
+} aiol_frame;
+
+/* Before user code: its context's home becomes the current one. */
+AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **home) {
+    aiol_frame frame;
+    frame.home = aiol_thread.home;
+    frame.raised = loop->raised;
+    aiol_thread.home = home;
+    loop->raised = 0;
+    loop->turn++;
+    return frame;
+}
+
+/* After it: what it raised, or 0. */
+AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
+    int raised = loop->raised;
+    loop->raised = frame->raised;
+    aiol_thread.home = frame->home;
+    return raised;
+}
+
+/* At the end of a callback that the loop called: what it wrote goes out. */
+AIOL_INLINE void aiol_callback_end(aioloop *loop) {
+    if (AIOL_UNLIKELY(loop->unsent != NULL))
+        loop->net->flush_unsent(loop);
+}
+
+AIOL_INLINE aioloop_time aiol_loop_now(const aioloop *loop) {
+    return loop->engine == NULL ? loop->closed_at : loop->engine->calls->now(loop->engine);
+}
+
+/* log.c */
+AIOLOOP_INTERNAL uint32_t aiol_site_take(aioloop *loop);
+AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t site);
+AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context);
+AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL int aiol_check(aioloop *loop);
+
+/* handle.c */
+AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop);
+AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot);
+AIOLOOP_INTERNAL aioloop *aiol_slot_loop(const aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context);
+AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
+
+/* timer.c */
+AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop);
+AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop);
+AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
+
+/* future.c */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner);
+AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
+AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
+AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text);
+AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
+AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
+AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
+
+/* loop.c */
+AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, const aiol_resource_calls *calls);
+AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource);
+
+#endif

@@ -1,0 +1,440 @@
+/*
+ * future.c - results that are not there yet.                                   (asyncio: futures.py)
+ *
+ * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the ready
+ * queue. A queued one holds a reference.
+ *
+ * An unclaimed future has one reference that belongs to whoever uses it first; claiming makes it the caller's.
+ */
+#ifndef AIOL_CORE_FUTURE_C
+#define AIOL_CORE_FUTURE_C
+
+#include "core/inbox.c"
+
+#define AIOL_FUTURE_FAILED_STATICALLY(code)                                                        \
+    {                                                                                              \
+        {NULL, NULL}, NULL, NULL, NULL, 1, AIOL_FUTURE_FAILED, AIOL_FUTURE_STATIC, code, 0, 0, NULL, NULL, NULL, NULL, NULL \
+    }
+
+static aioloop_future aiol_future_no_memory = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ENOMEM);
+static aioloop_future aiol_future_invalid = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EINVAL);
+static aioloop_future aiol_future_closed = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ECLOSED);
+static aioloop_future aiol_future_misuse = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EMISUSE);
+
+/* The future for calls that cannot make one. */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
+    switch (code) {
+    case AIOLOOP_ENOMEM:
+        return &aiol_future_no_memory;
+    case AIOLOOP_ECLOSED:
+        return &aiol_future_closed;
+    case AIOLOOP_EMISUSE:
+        return &aiol_future_misuse;
+    default:
+        return &aiol_future_invalid;
+    }
+}
+
+AIOL_INLINE bool aiol_future_is_static(const aioloop_future *f) {
+    return (f->flags & AIOL_FUTURE_STATIC) != 0;
+}
+
+/* ---- making and ending ---- */
+
+static aioloop_future *aiol_future_make(aioloop *loop) {
+    aioloop_future *f = (aioloop_future *)aiol_alloc(&loop->allocator, sizeof(*f));
+    if (f == NULL)
+        return NULL;
+    memset(f, 0, sizeof(*f));
+    f->loop = loop;
+    f->refs = 1;
+    f->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    aiol_list_append(&loop->futures, &f->link);
+    return f;
+}
+
+/* The future of an operation: unclaimed, and with a second reference for the operation, which it gives up with
+ * aiol_future_release when it has completed the future. NULL when there is no memory. */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner) {
+    aioloop_future *f = aiol_future_make(loop);
+    if (f == NULL)
+        return NULL;
+    f->cancel = cancel;
+    f->owner = owner;
+    f->refs = 2;
+    f->flags = AIOL_FUTURE_UNCLAIMED;
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
+    aioloop_future *f;
+    if (loop == NULL)
+        return &aiol_future_invalid;
+    f = aiol_future_make(loop);
+    return f == NULL ? &aiol_future_no_memory : f;
+}
+
+static void aiol_future_drop_callbacks(aioloop_future *f) {
+    while (f->callbacks != NULL) {
+        aiol_slot *slot = f->callbacks;
+        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
+        aiol_slot_free(f->loop, slot);
+    }
+}
+
+/* Frees it, whoever still refers to it. */
+AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
+    aioloop *loop = f->loop;
+    void *pointer = f->pointer;
+    void (*dispose)(void *) = (f->flags & AIOL_FUTURE_TAKEN) == 0 ? f->dispose : NULL;
+    aiol_future_drop_callbacks(f);
+    aiol_list_remove(&f->link);
+    aiol_error_free(&loop->allocator, f->error);
+    aiol_free(&loop->allocator, f, sizeof(*f));
+    if (dispose != NULL)
+        dispose(pointer);
+}
+
+static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = "Future error was never retrieved";
+    context.future = f;
+    context.detail = aioloop_error_message(f->error);
+    if (f->error == NULL)
+        context.detail = NULL;
+    f->flags |= AIOL_FUTURE_LOOKED_AT;
+    aiol_report(f->loop, f->code, f->site, &context);
+}
+
+AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f) {
+    f->refs++;
+}
+
+AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
+    AIOL_ASSERT(f->refs != 0);
+    if (f->refs == 1 && f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
+        aiol_future_report(f); /* the handler may claim it */
+    if (--f->refs == 0)
+        aiol_future_destroy(f);
+}
+
+/* The use of an unclaimed future ends. */
+static void aiol_future_end_use(aioloop_future *f) {
+    if ((f->flags & AIOL_FUTURE_UNCLAIMED) == 0)
+        return;
+    f->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    aiol_future_release(f);
+}
+
+AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
+    if (future == NULL || aiol_future_is_static(future))
+        return future;
+    if ((future->flags & AIOL_FUTURE_UNCLAIMED) != 0)
+        future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED; /* its reference is the caller's now */
+    else
+        future->refs++;
+    return future;
+}
+
+AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
+    if (future == NULL || aiol_future_is_static(future))
+        return;
+    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    aiol_future_release(future);
+}
+
+/* ---- completing ---- */
+
+/* Queues the callbacks. AIOLOOP_ECLOSED if there are some and the loop is closed. */
+static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
+    aioloop *loop = f->loop;
+    aiol_slot *slot;
+    AIOL_ASSERT(f->state == AIOL_FUTURE_PENDING);
+    f->state = (uint8_t)state;
+    if (f->callbacks == NULL)
+        return 0;
+    if (loop->closed) {
+        aiol_future_drop_callbacks(f);
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    }
+    while ((slot = f->callbacks) != NULL) {
+        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
+        slot->state = AIOL_SLOT_READY;
+        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+            slot->flags |= AIOL_SLOT_HOLDS;
+            f->refs++;
+        }
+        aiol_queue_push(&loop->ready, &slot->at.node);
+    }
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
+    f->number = number;
+    f->pointer = pointer;
+    f->dispose = dispose;
+    return aiol_future_done(f, AIOL_FUTURE_FINISHED);
+}
+
+/* With error (may be NULL; taken over). */
+AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error) {
+    f->code = code;
+    f->error = error;
+    aiol_future_done(f, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
+}
+
+/* With a message (may be NULL). Without memory for it the code alone has to do. */
+AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text) {
+    f->code = code;
+    f->error = text == NULL ? NULL : aiol_error_new(&f->loop->allocator, code, text, 0);
+    return aiol_future_done(f, AIOL_FUTURE_FAILED);
+}
+
+AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text) {
+    f->code = AIOLOOP_ECANCELED;
+    if (text != NULL && f->error == NULL)
+        f->error = aiol_error_new(&f->loop->allocator, AIOLOOP_ECANCELED, text, 0);
+    return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
+}
+
+/* 0 if the user may complete it. */
+static int aiol_future_settable(const aioloop_future *f) {
+    if (f == NULL)
+        return AIOLOOP_EINVAL;
+    if (f->state != AIOL_FUTURE_PENDING)
+        return AIOLOOP_EINVALIDSTATE;
+    return f->cancel != NULL ? AIOLOOP_EMISUSE : 0;
+}
+
+AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer, void (*dispose)(void *pointer)) {
+    int err = aiol_future_settable(future);
+    if (err == 0 && number < 0)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_future_finish(future, number, pointer, dispose);
+}
+
+AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    va_list arguments;
+    int err = aiol_future_settable(future);
+    if (err == 0 && (code >= 0 || code == AIOLOOP_ECANCELED))
+        err = AIOLOOP_EINVAL;
+    if (err < 0)
+        return err;
+    if (format == NULL)
+        return aiol_future_fail(future, code, NULL);
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    return aiol_future_fail(future, code, text);
+}
+
+AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
+    if (future == NULL)
+        return false;
+    if (!aiol_future_is_static(future))
+        future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (future->state != AIOL_FUTURE_PENDING)
+        return false;
+    if (future->cancel != NULL) {
+        bool now;
+        aiol_future_hold(future); /* the operation may let go of it */
+        now = future->cancel(future);
+        if (now && future->state == AIOL_FUTURE_PENDING)
+            aiol_future_end_cancelled(future, message);
+        else if (message != NULL && future->state == AIOL_FUTURE_PENDING && future->error == NULL)
+            future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        aiol_future_release(future);
+        return true;
+    }
+    aiol_future_end_cancelled(future, message);
+    return true;
+}
+
+/* ---- asking ---- */
+
+AIOLOOP_API bool aioloop_future_done(const aioloop_future *future) {
+    return future != NULL && future->state != AIOL_FUTURE_PENDING;
+}
+
+AIOLOOP_API bool aioloop_future_cancelled(const aioloop_future *future) {
+    return future != NULL && future->state == AIOL_FUTURE_CANCELLED;
+}
+
+AIOLOOP_API aioloop *aioloop_future_get_loop(const aioloop_future *future) {
+    return future == NULL ? NULL : future->loop;
+}
+
+AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out) {
+    if (future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return future->code;
+    if (future->state == AIOL_FUTURE_PENDING)
+        return AIOLOOP_EINVALIDSTATE;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (future->state != AIOL_FUTURE_FINISHED)
+        return future->code;
+    if (out != NULL) {
+        aiol_store_pointer(out, future->pointer);
+        future->flags |= AIOL_FUTURE_TAKEN;
+    }
+    return future->number;
+}
+
+AIOLOOP_API int aioloop_future_exception(aioloop_future *future) {
+    if (future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return future->code;
+    if (future->state == AIOL_FUTURE_PENDING)
+        return AIOLOOP_EINVALIDSTATE;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
+    return future->code;
+}
+
+static const struct aioloop_error aiol_static_errors[] = {{AIOLOOP_ENOMEM, 0, NULL, NULL},
+                                                         {AIOLOOP_EINVAL, 0, NULL, NULL},
+                                                         {AIOLOOP_ECLOSED, 0, NULL, NULL},
+                                                         {AIOLOOP_EMISUSE, 0, NULL, NULL}};
+
+AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future) {
+    size_t i = 0;
+    if (future == NULL)
+        return NULL;
+    if (aiol_future_is_static(future)) {
+        while (aiol_static_errors[i].code != future->code)
+            i++;
+        return &aiol_static_errors[i];
+    }
+    if (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_FINISHED)
+        return NULL;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (future->error == NULL) /* made when asked for; without memory there is no message to give */
+        future->error = aiol_error_new(&future->loop->allocator, future->code, NULL, 0);
+    return future->error != NULL ? future->error : &aiol_static_errors[0];
+}
+
+/* ---- callbacks ---- */
+
+AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
+    aiol_slot *slot = (aiol_slot *)(void *)node;
+    aioloop_future *f = slot->u.future;
+    aiol_frame frame = aiol_enter(loop, aiol_slot_home(slot));
+    aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+    int raised;
+    slot->state = AIOL_SLOT_RUNNING;
+    slot->fn.future(f, slot->arg);
+    raised = aiol_leave(loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_slot_report(loop, slot, f, raised);
+    if (AIOL_UNLIKELY(since != 0))
+        aiol_slot_slow(loop, slot, since);
+    aiol_callback_end(loop);
+    slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
+    aiol_slot_free(loop, slot);
+    aiol_future_release(f);
+}
+
+static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, void *arg, aioloop_context *context,
+                                uint8_t flags) {
+    aioloop *loop = f->loop;
+    aiol_slot *slot;
+    if (aiol_future_is_static(f))
+        return f->code;
+    if (loop->careful) {
+        int err = aiol_check(loop);
+        if (err < 0)
+            return err;
+    }
+    if (fn == NULL)
+        return AIOLOOP_EINVAL;
+    slot = aiol_slot_new(loop);
+    if (slot == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    slot->sequence = ++loop->sequence;
+    slot->fn.future = fn;
+    slot->arg = arg;
+    slot->u.future = f;
+    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    slot->flags |= flags;
+    slot->at.node.run = aiol_run_future;
+    aiol_slot_capture(slot, context);
+    if (f->state != AIOL_FUTURE_PENDING) {
+        slot->state = AIOL_SLOT_READY;
+        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+            slot->flags |= AIOL_SLOT_HOLDS;
+            f->refs++;
+        }
+        aiol_queue_push(&loop->ready, &slot->at.node);
+        return 0;
+    }
+    slot->state = AIOL_SLOT_WAITING;
+    slot->at.node.next = NULL;
+    if (f->callbacks == NULL)
+        f->callbacks = slot;
+    else
+        f->callbacks_tail->at.node.next = &slot->at.node;
+    f->callbacks_tail = slot;
+    return 0;
+}
+
+AIOLOOP_API int(aioloop_future_add_done_callback)(aioloop_future *future, aioloop_future_callback fn, void *arg) {
+    return future == NULL ? AIOLOOP_EINVAL : aiol_future_callback(future, fn, arg, NULL, 0);
+}
+
+AIOLOOP_API int aioloop_future_add_done_callback_context(aioloop_future *future, aioloop_future_callback fn, void *arg,
+                                                         aioloop_context *context) {
+    return future == NULL ? AIOLOOP_EINVAL : aiol_future_callback(future, fn, arg, context, 0);
+}
+
+AIOLOOP_API int(aioloop_future_then)(aioloop_future *future, aioloop_future_callback fn, void *arg) {
+    int err;
+    if (future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return future->code;
+    if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0)
+        return aiol_future_callback(future, fn, arg, NULL, 0);
+    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    err = aiol_future_callback(future, fn, arg, NULL, AIOL_SLOT_HOLDS); /* with the reference that was nobody's */
+    if (err < 0)
+        aiol_future_release(future);
+    return err;
+}
+
+AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg) {
+    aiol_slot *kept = NULL;
+    aiol_slot *slot;
+    size_t removed = 0;
+    size_t held = 0;
+    if (future == NULL || aiol_future_is_static(future))
+        return 0;
+    slot = future->callbacks;
+    future->callbacks = NULL;
+    while (slot != NULL) {
+        aiol_slot *next = (aiol_slot *)(void *)slot->at.node.next;
+        slot->at.node.next = NULL;
+        if (slot->fn.future == fn && slot->arg == arg) {
+            removed++;
+            if ((slot->flags & AIOL_SLOT_HOLDS) != 0)
+                held++;
+            slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
+            aiol_slot_free(future->loop, slot);
+        } else {
+            if (kept == NULL)
+                future->callbacks = slot;
+            else
+                kept->at.node.next = &slot->at.node;
+            kept = slot;
+        }
+        slot = next;
+    }
+    future->callbacks_tail = kept;
+    while (held-- > 0)
+        aiol_future_release(future);
+    return removed;
+}
+
+#endif

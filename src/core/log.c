@@ -1,0 +1,239 @@
+/*
+ * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
+ *
+ * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot write
+ * is lost.
+ */
+#ifndef AIOL_CORE_LOG_C
+#define AIOL_CORE_LOG_C
+
+#include "core/core.h"
+
+/* ---- where things were made ---- */
+
+/* The site of the call that runs, as an index; 0 when not in debug mode or not known. Forgets it. */
+AIOLOOP_INTERNAL uint32_t aiol_site_take(aioloop *loop) {
+    const char *file = aiol_thread.site_file;
+    int line = aiol_thread.site_line;
+    size_t i;
+    aiol_thread.site_file = NULL;
+    if (!loop->debug || file == NULL)
+        return 0;
+    for (i = 1; i < loop->site_count; i++)
+        if (loop->sites[i].line == line && loop->sites[i].file == file)
+            return (uint32_t)i;
+    if (loop->site_count == 0)
+        loop->site_count = 1;
+    if (aiol_grow(&loop->allocator, &loop->sites, &loop->site_capacity, sizeof(loop->sites[0]), loop->site_count + 1) < 0)
+        return 0;
+    loop->sites[loop->site_count].file = file;
+    loop->sites[loop->site_count].line = line;
+    return (uint32_t)loop->site_count++;
+}
+
+AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t site) {
+    return site == 0 ? NULL : &loop->sites[site];
+}
+
+/* ---- raising ---- */
+
+/* Remembers why a call fails, for aioloop_last_error. Returns code. */
+AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    aiol_error_set(loop != NULL ? &loop->error : &aiol_thread.error, code, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
+AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) {
+    va_list arguments;
+    if (code >= 0)
+        code = AIOLOOP_EINVAL;
+    if (loop == NULL)
+        return code;
+    va_start(arguments, format);
+    aiol_error_set(&loop->error, code, format, arguments);
+    va_end(arguments);
+    loop->raised = code;
+    return code;
+}
+
+AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop) {
+    return loop != NULL ? &loop->error.error : &aiol_thread.error.error;
+}
+
+/* What may make a call on the loop refused, when loop->careful says to look. 0, or the code with its message stored. */
+AIOLOOP_INTERNAL int aiol_check(aioloop *loop) {
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (loop->debug && aiol_load(&loop->running) != 0 && aiol_thread.running != loop)
+        return AIOLOOP_EMISUSE; /* another thread's: nothing of the loop may be touched */
+    return 0;
+}
+
+/* ---- logging ---- */
+
+static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
+    if (loop->log != NULL)
+        loop->log(loop, level, text, loop->log_arg);
+    else
+        fprintf(stderr, "%s\n", text);
+}
+
+AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg) {
+    if (loop == NULL)
+        return;
+    loop->log = fn;
+    loop->log_arg = arg;
+}
+
+AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+    char text[512];
+    const aiol_site *at = aiol_site_at(loop, site);
+    va_list arguments;
+    size_t length;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof(text), format, arguments);
+    va_end(arguments);
+    length = strlen(text);
+    if (at != NULL)
+        snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
+    aiol_log_write(loop, AIOLOOP_LOG_WARNING, text);
+}
+
+/* A line of the default handler's text: "name: value". */
+static size_t aiol_log_line(char *text, size_t size, size_t length, const char *format, ...) AIOLOOP_PRINTF(4, 5);
+static size_t aiol_log_line(char *text, size_t size, size_t length, const char *format, ...) {
+    va_list arguments;
+    int n;
+    if (length >= size)
+        return length;
+    va_start(arguments, format);
+    n = vsnprintf(text + length, size - length, format, arguments);
+    va_end(arguments);
+    return n < 0 ? length : length + (size_t)n;
+}
+
+AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    char text[1024];
+    size_t n;
+    if (loop == NULL || context == NULL)
+        return;
+    n = aiol_log_line(text, sizeof(text), 0, "%s",
+                      context->message != NULL ? context->message : "Unhandled error in event loop");
+    if (context->error != 0)
+        n = aiol_log_line(text, sizeof(text), n, "\nerror: %s: %s", aioloop_error_name(context->error),
+                          context->detail != NULL ? context->detail : aioloop_strerror(context->error));
+    if (context->future != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nfuture: %p", (void *)context->future);
+    if (context->handle.slot != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nhandle: %llu", (unsigned long long)context->handle.sequence);
+    if (context->protocol != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nprotocol: %p", (const void *)context->protocol);
+    if (context->server != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nserver: %p", (void *)context->server);
+    if (context->socket != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nsocket: %ld", (long)*context->socket);
+    if (context->source_file != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nsource: %s:%d", context->source_file, context->source_line);
+    if (context->transport != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\ntransport: %p", (void *)context->transport);
+    (void)n;
+    aiol_log_write(loop, AIOLOOP_LOG_ERROR, text);
+}
+
+AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    int outer;
+    int raised;
+    if (loop == NULL || context == NULL)
+        return;
+    if (loop->handler == NULL) {
+        aioloop_default_exception_handler(loop, context);
+        return;
+    }
+    outer = loop->raised;
+    loop->raised = 0;
+    loop->handler(loop, context, loop->handler_arg);
+    raised = loop->raised;
+    loop->raised = outer;
+    if (raised == AIOLOOP_EFATAL) {
+        loop->halt = true;
+    } else if (raised != 0) {
+        aioloop_exception_context own;
+        memset(&own, 0, sizeof(own));
+        own.message = "Unhandled error in exception handler";
+        own.error = raised;
+        own.detail = aioloop_error_message(aioloop_last_error(loop));
+        aioloop_default_exception_handler(loop, &own);
+        aioloop_default_exception_handler(loop, context);
+    }
+}
+
+/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in what it
+ * concerns. The error's message is the loop's last one, if the code is the same. */
+AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context) {
+    char detail[AIOL_ERROR_TEXT_SIZE];
+    const aiol_site *at = aiol_site_at(loop, site);
+    if (code == AIOLOOP_EFATAL) {
+        loop->halt = true;
+        return;
+    }
+    context->error = code;
+    if (context->detail == NULL && loop->error.error.code == code && loop->error.buffer[0] != '\0') {
+        memcpy(detail, loop->error.buffer, sizeof(detail)); /* the handler may fail, and then store another */
+        context->detail = detail;
+    }
+    if (at != NULL) {
+        context->source_file = at->file;
+        context->source_line = at->line;
+    }
+    aioloop_call_exception_handler(loop, context);
+}
+
+AIOLOOP_API void aioloop_set_exception_handler(aioloop *loop, aioloop_exception_handler fn, void *arg) {
+    if (loop == NULL)
+        return;
+    loop->handler = fn;
+    loop->handler_arg = arg;
+}
+
+AIOLOOP_API aioloop_exception_handler aioloop_get_exception_handler(aioloop *loop, void **arg) {
+    if (loop == NULL)
+        return NULL;
+    if (arg != NULL)
+        *arg = loop->handler_arg;
+    return loop->handler;
+}
+
+/* ---- debug mode ---- */
+
+AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled) {
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+#if AIOLOOP_USE_DEBUG
+    loop->debug = enabled;
+    loop->careful = loop->closed || enabled;
+    aiol_thread.site_file = NULL;
+    return 0;
+#else
+    return enabled ? AIOLOOP_ENOTAVAILABLE : 0;
+#endif
+}
+
+AIOLOOP_API bool aioloop_get_debug(aioloop *loop) {
+    return loop != NULL && loop->debug;
+}
+
+AIOLOOP_API int aioloop_set_slow_callback_duration(aioloop *loop, aioloop_time duration) {
+    if (loop == NULL || duration < 0)
+        return AIOLOOP_EINVAL;
+    loop->slow = duration;
+    return 0;
+}
+
+AIOLOOP_API aioloop_time aioloop_get_slow_callback_duration(aioloop *loop) {
+    return loop == NULL ? 0 : loop->slow;
+}
+
+#endif

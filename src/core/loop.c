@@ -1,0 +1,426 @@
+/*
+ * loop.c - one iteration, and the life of a loop.                          (asyncio: base_events.py)
+ *
+ * An iteration: wait and harvest, calling nobody; move the timers due now to the due list; run what was ready when that
+ * was done; dispatch the harvest; run the due list. What is queued meanwhile runs in the next one.
+ *
+ * A fatal error (halt) leaves each of the three where it stands; the next run goes on there.
+ */
+#ifndef AIOL_CORE_LOOP_C
+#define AIOL_CORE_LOOP_C
+
+#include "core/future.c"
+#include "io/engine.c"
+
+#define AIOL_READ_BUDGET (256u * 1024u) /* bytes per connection and iteration */
+
+/* ---- resources ---- */
+
+AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, const aiol_resource_calls *calls) {
+    resource->loop = loop;
+    resource->calls = calls;
+    aiol_list_append(&loop->resources, &resource->link);
+}
+
+AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource) {
+    aiol_list_remove(&resource->link);
+}
+
+static aiol_resource *aiol_resource_of(aiol_link *link) {
+    return AIOL_CONTAINER(link, aiol_resource, link);
+}
+
+/* ---- making ---- */
+
+AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
+    const aioloop_allocator *allocator = &aiol_default_allocator;
+    const char *choice = config != NULL && config->backend != NULL ? config->backend : getenv("AIOLOOP_BACKEND");
+    const char *debug = getenv("AIOLOOP_DEBUG");
+    aiol_engine_setup setup;
+    aioloop *loop;
+    int err;
+    if (config != NULL && config->allocator != NULL)
+        allocator = config->allocator;
+    loop = (aioloop *)aiol_alloc_zero(allocator, sizeof(*loop));
+    if (loop == NULL) {
+        aiol_fail(NULL, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    loop->allocator = *allocator;
+    memset(&setup, 0, sizeof(setup));
+    setup.allocator = &loop->allocator;
+    setup.seed = 1;
+    err = aiol_engine_open(choice, &setup, &loop->engine, aiol_thread.error.buffer);
+    if (err < 0) {
+        aiol_thread.error.error.code = err;
+        aiol_thread.error.error.text = aiol_thread.error.buffer;
+        aiol_free(allocator, loop, sizeof(*loop));
+        return NULL;
+    }
+    loop->budget.bytes = AIOL_READ_BUDGET;
+    loop->budget.halt = &loop->halt;
+    loop->timers.before = aiol_timer_before;
+    loop->slow = AIOLOOP_MS(100);
+    loop->process = aiol_process_id();
+    aiol_list_init(&loop->futures);
+    aiol_list_init(&loop->resources);
+    loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
+                                                                             : debug != NULL && debug[0] != '\0');
+    loop->careful = loop->debug;
+    loop->site = aiol_site_take(loop);
+    return loop;
+}
+
+/* ---- finding ---- */
+
+AIOLOOP_API aioloop *aioloop_get_running_loop(void) {
+    if (aiol_thread.running == NULL || aiol_thread.running_process != aiol_process_id())
+        return NULL;
+    return aiol_thread.running;
+}
+
+static uint32_t aiol_first_thread_known; /* whether some thread has used the library's finding functions or made a loop */
+
+AIOLOOP_API aioloop *aioloop_get_event_loop(void) {
+    aioloop *loop = aioloop_get_running_loop();
+    if (loop != NULL)
+        return loop;
+    if (aiol_thread.current_was_set)
+        return aiol_thread.current;
+    if (aiol_exchange_u32(&aiol_first_thread_known, 1) != 0)
+        return NULL;
+    loop = (aioloop_new_event_loop)(NULL);
+    if (loop == NULL)
+        aiol_store(&aiol_first_thread_known, 0);
+    else
+        aioloop_set_event_loop(loop);
+    return loop;
+}
+
+AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
+    aiol_exchange_u32(&aiol_first_thread_known, 1);
+    aiol_thread.current = loop;
+    aiol_thread.current_was_set = true;
+}
+
+/* ---- one iteration ---- */
+
+/* Until when the engine may wait: 0 if there is something to do. */
+static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
+    aioloop_time next;
+    if (loop->ready.head != NULL || loop->batch.head != NULL || loop->due.head != NULL || loop->stopping || limit <= 0)
+        return 0;
+    if (loop->timers.count == 0)
+        return limit;
+    next = aiol_timer_next(loop);
+    return next < limit ? next : limit;
+}
+
+static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
+    aiol_engine *engine = loop->engine;
+    aioloop_time deadline = aiol_loop_deadline(loop, limit);
+    int err;
+    if (deadline <= 0)
+        return engine->calls->wait(engine, 0);
+    if (!aiol_inbox_sleep(loop))
+        deadline = 0;
+    err = engine->calls->wait(engine, deadline);
+    aiol_inbox_awake(loop);
+    return err;
+}
+
+static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
+    while (queue->head != NULL && !loop->halt) {
+        aiol_node *node = queue->head;
+        queue->head = node->next;
+        node->run(loop, node);
+    }
+}
+
+/* limit: a point on the clock. 0 or the error of the wait. */
+static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
+    int err;
+    aiol_callback_end(loop); /* what was written outside of any */
+    err = aiol_loop_wait(loop, limit);
+    loop->iteration++;
+    if (AIOL_UNLIKELY(err < 0))
+        return err;
+    aiol_inbox_drain(loop);
+    if (loop->timers.count != 0)
+        aiol_timer_move_due(loop);
+    if (loop->batch.head == NULL) {
+        loop->batch = loop->ready;
+        loop->ready.head = NULL;
+    } else { /* left by a halt: they come first, and count as ready now */
+        aiol_queue_prepend(&loop->ready, &loop->batch);
+        loop->batch = loop->ready;
+        loop->ready.head = NULL;
+    }
+    aiol_run_queue(loop, &loop->batch);
+    if (!loop->halt)
+        loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
+    aiol_run_queue(loop, &loop->due);
+    if (AIOL_UNLIKELY(loop->remote_done != NULL))
+        aiol_inbox_return(loop);
+    return 0;
+}
+
+/* ---- running ---- */
+
+/* Makes this thread the one that runs the loop. */
+static int aiol_loop_begin(aioloop *loop) {
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (aioloop_get_running_loop() != NULL)
+        return aioloop_get_running_loop() == loop ? aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running already")
+                                                  : AIOLOOP_EMISUSE;
+    if (loop->process != aiol_process_id())
+        return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
+    if (aiol_exchange_u32(&loop->running, 1) != 0)
+        return AIOLOOP_EMISUSE; /* in another thread */
+    aiol_thread.running = loop;
+    aiol_thread.running_process = loop->process;
+    loop->halt = false;
+    loop->raised = 0;
+    return 0;
+}
+
+static void aiol_loop_end(aioloop *loop) {
+    aiol_thread.running = NULL;
+    aiol_store(&loop->running, 0);
+}
+
+AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
+    int err = aiol_loop_begin(loop);
+    if (err < 0)
+        return err;
+    do {
+        err = aiol_loop_iterate(loop, AIOLOOP_FOREVER);
+        if (loop->halt)
+            err = AIOLOOP_EFATAL;
+    } while (err == 0 && !loop->stopping);
+    loop->stopping = false;
+    aiol_loop_end(loop);
+    if (err < 0 && err != AIOLOOP_EFATAL)
+        aiol_fail(loop, err, "the back end %s cannot wait: %s", loop->engine->name, aioloop_strerror(err));
+    return err;
+}
+
+static void aiol_loop_stop_on_done(aioloop_future *future, void *arg) {
+    (void)future;
+    aioloop_stop((aioloop *)arg);
+}
+
+AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *future, void *out) {
+    int64_t n;
+    if (loop == NULL || future == NULL)
+        return AIOLOOP_EINVAL;
+    if (aiol_future_is_static(future))
+        return aiol_fail(loop, future->code, NULL);
+    if (future->loop != loop) {
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
+        aiol_future_end_use(future);
+        return n;
+    }
+    n = loop->closed ? AIOLOOP_ECLOSED : 0;
+    aiol_future_hold(future);
+    aiol_future_end_use(future);
+    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0))
+        n = aiol_fail(loop, AIOLOOP_EMISUSE, "a loop is running already");
+    if (n == 0)
+        n = aiol_future_callback(future, aiol_loop_stop_on_done, loop, NULL, 0);
+    if (n == 0) {
+        n = aioloop_run_forever(loop);
+        aioloop_future_remove_done_callback(future, aiol_loop_stop_on_done, loop);
+    }
+    if (n == 0 && future->state == AIOL_FUTURE_PENDING) {
+        n = aiol_fail(loop, AIOLOOP_EMISUSE, "the loop was stopped before the future completed");
+    } else if (n == 0) {
+        n = aioloop_future_result(future, out);
+        if (n < 0)
+            aiol_fail(loop, (int)n, "%s", future->error != NULL ? aioloop_error_message(future->error) : "");
+    }
+    aiol_future_release(future);
+    return n;
+}
+
+AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
+    aioloop_time limit = AIOLOOP_FOREVER;
+    int err = aiol_loop_begin(loop);
+    if (err < 0)
+        return err;
+    if (max_wait <= 0)
+        limit = 0;
+    else if (max_wait != AIOLOOP_FOREVER)
+        limit = aiol_time_add(aiol_loop_now(loop), max_wait);
+    err = aiol_loop_iterate(loop, limit);
+    if (err == 0)
+        err = loop->engine->calls->flush(loop->engine);
+    if (loop->halt)
+        err = AIOLOOP_EFATAL;
+    loop->stopping = false;
+    aiol_loop_end(loop);
+    if (err < 0)
+        return err;
+    return loop->ready.head != NULL || loop->more ? 1 : 0;
+}
+
+AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
+    aioloop_time next;
+    if (loop == NULL || loop->closed)
+        return AIOLOOP_FOREVER;
+    next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
+    return next <= 0 || loop->more ? aiol_loop_now(loop) : next;
+}
+
+AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
+    int err;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return AIOLOOP_ECLOSED;
+    err = loop->engine->calls->flush(loop->engine);
+    return err < 0 ? err : loop->engine->calls->descriptor(loop->engine);
+}
+
+AIOLOOP_API const char *aioloop_backend_name(aioloop *loop) {
+    return loop == NULL || loop->engine == NULL ? "none" : loop->engine->name;
+}
+
+AIOLOOP_API void aioloop_stop(aioloop *loop) {
+    if (loop != NULL)
+        loop->stopping = true;
+}
+
+AIOLOOP_API bool aioloop_is_running(aioloop *loop) {
+    return loop != NULL && aiol_load(&loop->running) != 0;
+}
+
+AIOLOOP_API bool aioloop_is_closed(aioloop *loop) {
+    return loop != NULL && loop->closed;
+}
+
+AIOLOOP_API aioloop_time aioloop_now(aioloop *loop) {
+    return loop == NULL ? 0 : aiol_loop_now(loop);
+}
+
+/* ---- closing ---- */
+
+static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
+    while (queue->head != NULL) {
+        aiol_node *node = queue->head;
+        queue->head = node->next;
+        if (node->run == aiol_run_future) {
+            aiol_slot *slot = (aiol_slot *)(void *)node;
+            aioloop_future *f = slot->u.future;
+            aiol_slot_free(loop, slot);
+            aiol_future_release(f);
+        } else if (node->run == aiol_run_call) {
+            aiol_slot_free(loop, (aiol_slot *)(void *)node);
+        }
+        /* Other nodes are inside what they run for, and go with that. */
+    }
+}
+
+static void aiol_loop_drop_callbacks(aioloop *loop) {
+    aiol_inbox_drain(loop);
+    aiol_loop_drop_queue(loop, &loop->batch);
+    aiol_loop_drop_queue(loop, &loop->ready);
+    aiol_loop_drop_queue(loop, &loop->due);
+    while (loop->timers.count != 0)
+        aiol_timer_cancel(loop, (aiol_slot *)(void *)loop->timers.entries[0].item);
+    aiol_inbox_return(loop);
+}
+
+static bool aiol_loop_is_ours(const aioloop *loop) {
+    return loop->process == aiol_process_id();
+}
+
+AIOLOOP_API int aioloop_close(aioloop *loop) {
+    aiol_link *link;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return 0;
+    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    loop->closed_at = aiol_loop_now(loop);
+    loop->closed = true;
+    loop->careful = true;
+    aiol_inbox_refuse(loop);
+    for (link = loop->resources.next; link != &loop->resources; link = link->next)
+        aiol_resource_of(link)->calls->closed(aiol_resource_of(link));
+    if (aiol_loop_is_ours(loop))
+        loop->engine->calls->close(loop->engine);
+    else
+        loop->engine->calls->forget(loop->engine);
+    loop->engine = NULL;
+    aiol_loop_drop_callbacks(loop);
+    return 0;
+}
+
+/* What should have been ended before the loop was. */
+static void aiol_loop_warn_open(aioloop *loop) {
+    const aiol_link *link;
+    if (!loop->debug || !aiol_loop_is_ours(loop))
+        return;
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
+        if (resource->calls->open(resource))
+            aiol_warn(loop, resource->site, "unclosed %s", resource->calls->name);
+    }
+    if (!loop->closed)
+        aiol_warn(loop, loop->site, "unclosed event loop");
+}
+
+AIOLOOP_API int aioloop_free(aioloop *loop) {
+    aioloop_allocator allocator;
+    int err;
+    if (loop == NULL)
+        return 0;
+    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    aiol_loop_warn_open(loop);
+    err = aioloop_close(loop);
+    if (err < 0)
+        return err;
+    if (aiol_thread.current == loop)
+        aiol_thread.current = NULL;
+    if (aiol_thread.running == loop) /* a forked child, inside the parent's run */
+        aiol_thread.running = NULL;
+    while (!aiol_list_empty(&loop->resources)) {
+        aiol_resource *resource = aiol_resource_of(loop->resources.next);
+        resource->calls->destroy(resource);
+    }
+    if (loop->net != NULL)
+        loop->net->freed(loop);
+    while (!aiol_list_empty(&loop->futures))
+        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
+    aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    while (loop->chunks != NULL) {
+        aiol_slot_chunk *chunk = loop->chunks;
+        loop->chunks = chunk->next;
+        aiol_slot_chunk_free(loop, chunk);
+    }
+    aiol_inbox_free(loop);
+    allocator = loop->allocator;
+    aiol_free(&allocator, loop->timers.entries, loop->timers.capacity * sizeof(loop->timers.entries[0]));
+    aiol_free(&allocator, loop->sites, loop->site_capacity * sizeof(loop->sites[0]));
+    aiol_free(&allocator, loop, sizeof(*loop));
+    return 0;
+}
+
+AIOLOOP_API void aioloop_verify(aioloop *loop) {
+#if AIOLOOP_USE_DEBUG
+    if (loop == NULL || loop->closed)
+        return;
+    aiol_heap_verify(&loop->timers);
+    loop->engine->calls->verify(loop->engine);
+#else
+    (void)loop;
+#endif
+}
+
+#endif

@@ -1,0 +1,105 @@
+/*
+ * timer.c - callbacks that run at a time.            (asyncio: events.TimerHandle, base_events._scheduled)
+ *
+ * A 4-ary heap ordered by (deadline, sequence): equal deadlines run in the order they were made.
+ *
+ * Re-arming to a later time only stores the new deadline in the slot; the heap's key, which is then too early, is put right
+ * when the entry comes up. A server that pushes an idle time-out back on every byte pays a store, not a sift.
+ */
+#ifndef AIOL_CORE_TIMER_C
+#define AIOL_CORE_TIMER_C
+
+#include "core/handle.c"
+
+static bool aiol_timer_before(const aiol_heap_item *a, const aiol_heap_item *b) {
+    return ((const aiol_slot *)(const void *)a)->sequence < ((const aiol_slot *)(const void *)b)->sequence;
+}
+
+/* The earliest deadline, AIOLOOP_FOREVER if there is none. Puts the keys right that stand first and are too early. */
+AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
+    aiol_heap *heap = &loop->timers;
+    while (heap->count != 0) {
+        aiol_slot *slot = (aiol_slot *)(void *)heap->entries[0].item;
+        if (slot->u.when <= heap->entries[0].key)
+            return slot->u.when;
+        aiol_heap_move(heap, &slot->at.heap, slot->u.when);
+    }
+    return AIOLOOP_FOREVER;
+}
+
+/* Queues what is due, in order, to run at the end of this iteration. */
+AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop) {
+    aioloop_time now = aiol_loop_now(loop);
+    while (aiol_timer_next(loop) <= now && loop->timers.count != 0) {
+        aiol_slot *slot = (aiol_slot *)(void *)loop->timers.entries[0].item;
+        if (slot->u.when == AIOLOOP_FOREVER)
+            break;
+        aiol_heap_remove(&loop->timers, &slot->at.heap);
+        slot->state = AIOL_SLOT_READY;
+        slot->at.node.run = aiol_run_call;
+        aiol_queue_push(&loop->due, &slot->at.node);
+    }
+}
+
+AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot) {
+    aiol_heap_remove(&loop->timers, &slot->at.heap);
+    aiol_slot_free(loop, slot);
+}
+
+static aioloop_timer_handle aiol_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg,
+                                         aioloop_context *context) {
+    aioloop_timer_handle handle;
+    aiol_slot *slot;
+    handle.handle = aiol_handle_of(NULL);
+    handle.when = when;
+    if (AIOL_UNLIKELY(loop != NULL && when == AIOLOOP_NOT_A_TIME)) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+        return handle;
+    }
+    slot = aiol_slot_for(loop, fn, arg, context);
+    if (AIOL_UNLIKELY(slot == NULL))
+        return handle;
+    slot->state = AIOL_SLOT_TIMER;
+    slot->u.when = when;
+    if (AIOL_UNLIKELY(aiol_heap_push(&loop->allocator, &loop->timers, when, &slot->at.heap) < 0)) {
+        aiol_slot_free(loop, slot);
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return handle;
+    }
+    handle.handle = aiol_handle_of(slot);
+    return handle;
+}
+
+AIOLOOP_API aioloop_timer_handle(aioloop_call_at)(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg) {
+    return aiol_call_at(loop, when, fn, arg, NULL);
+}
+
+AIOLOOP_API aioloop_timer_handle(aioloop_call_at_context)(aioloop *loop, aioloop_time when, aioloop_callback fn,
+                                                          void *arg, aioloop_context *context) {
+    return aiol_call_at(loop, when, fn, arg, context);
+}
+
+AIOLOOP_API aioloop_timer_handle(aioloop_call_later)(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg) {
+    aioloop_time when = delay;
+    if (AIOL_LIKELY(loop != NULL && delay != AIOLOOP_NOT_A_TIME))
+        when = aiol_time_add(aiol_loop_now(loop), delay);
+    return aiol_call_at(loop, when, fn, arg, NULL);
+}
+
+AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when) {
+    aiol_slot *slot;
+    if (handle == NULL || when == AIOLOOP_NOT_A_TIME)
+        return AIOLOOP_EINVAL;
+    slot = aiol_handle_slot(&handle->handle);
+    if (slot == NULL || slot->state != AIOL_SLOT_TIMER)
+        return AIOLOOP_EINVALIDSTATE;
+    if (when < slot->u.when) {
+        aioloop *loop = aiol_slot_loop(slot);
+        aiol_heap_move(&loop->timers, &slot->at.heap, when);
+    }
+    slot->u.when = when;
+    handle->when = when;
+    return 0;
+}
+
+#endif

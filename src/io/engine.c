@@ -1,0 +1,154 @@
+/*
+ * engine.c - which engines there are, and how one is chosen by name.
+ *
+ * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of the table
+ * that opens serves when none is named.
+ */
+#ifndef AIOL_IO_ENGINE_C
+#define AIOL_IO_ENGINE_C
+
+#include "io/op.h"
+#if AIOL_HAVE_REACTOR
+#include "io/reactor.c"
+#endif
+#if AIOL_HAVE_SIM
+#include "io/sim.c"
+#endif
+#if AIOL_HAVE_PORT
+#include "io/port.c"
+#endif
+
+#if !AIOL_HAVE_SIM
+/* What api/sim.h answers without the simulated engine. */
+AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
+    (void)e;
+    return false;
+}
+#define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_break(e, s, error) ((void)(e), (void)(s), (void)(error), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_fail_accepts(e, error, count) ((void)(e), (void)(error), (void)(count), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_random(e, bound) ((void)(e), (bound) - (bound))
+#endif
+
+typedef struct aiol_engine_kind {
+    const char *name;
+    bool on_request; /* only by name */
+    int (*open)(const aiol_engine_setup *setup, aiol_engine **out);
+} aiol_engine_kind;
+
+#if AIOL_HAVE_EPOLL
+static int aiol_engine_open_epoll(const aiol_engine_setup *setup, aiol_engine **out) {
+    return aiol_reactor_open(setup, &aiol_poller_epoll, out);
+}
+#endif
+#if AIOL_HAVE_POLL
+static int aiol_engine_open_poll(const aiol_engine_setup *setup, aiol_engine **out) {
+    return aiol_reactor_open(setup, &aiol_poller_poll, out);
+}
+#endif
+#if AIOL_HAVE_SELECT
+static int aiol_engine_open_select(const aiol_engine_setup *setup, aiol_engine **out) {
+    return aiol_reactor_open(setup, &aiol_poller_select, out);
+}
+#endif
+
+static const aiol_engine_kind aiol_engine_kinds[] = {
+#if AIOL_HAVE_PORT
+    {"port", false, aiol_port_open},
+#endif
+#if AIOL_HAVE_EPOLL
+    {"epoll", false, aiol_engine_open_epoll},
+#endif
+#if AIOL_HAVE_POLL
+    {"poll", false, aiol_engine_open_poll},
+#endif
+#if AIOL_HAVE_SELECT
+    {"select", false, aiol_engine_open_select},
+#endif
+#if AIOL_HAVE_SIM
+    {"sim", true, aiol_sim_open},
+#endif
+};
+
+/* Names that this build could know but does not have, for an answer better than "unknown". */
+static const char *const aiol_engine_names[] = {"epoll", "poll", "select", "sim", "port", "kqueue", "io_uring", "iocp"};
+
+static bool aiol_engine_word(const char *text, size_t size, const char *word) {
+    return strlen(word) == size && memcmp(text, word, size) == 0;
+}
+
+static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_t size) {
+    static const struct {
+        const char *word;
+        unsigned without;
+    } features[] = {{"no-accept4", AIOL_WITHOUT_ACCEPT4},
+                    {"no-epoll_pwait2", AIOL_WITHOUT_EPOLL_PWAIT2},
+                    {"no-eventfd", AIOL_WITHOUT_EVENTFD},
+                    {"no-pipe2", AIOL_WITHOUT_PIPE2}};
+    size_t i;
+    for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
+        if (aiol_engine_word(text, size, features[i].word)) {
+            setup->without |= features[i].without;
+            return true;
+        }
+    }
+    if (aiol_engine_word(text, size, "delayed")) {
+        setup->delayed = true;
+        return true;
+    }
+    if (size > 5 && size < 25 && memcmp(text, "seed=", 5) == 0) {
+        setup->seed = 0;
+        for (i = 5; i < size; i++) {
+            if (text[i] < '0' || text[i] > '9')
+                return false;
+            setup->seed = setup->seed * 10 + (uint64_t)(text[i] - '0');
+        }
+        return true;
+    }
+    return false;
+}
+
+/* choice NULL or "": the best that works. A message for people goes to text (256 bytes) on failure. */
+AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *setup, aiol_engine **out, char *text) {
+    size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
+    size_t size = choice == NULL ? 0 : strcspn(choice, ",");
+    const char *rest = choice == NULL ? "" : choice + size;
+    int err = AIOLOOP_ENOTAVAILABLE;
+    bool found = false;
+    size_t i;
+    while (*rest == ',') {
+        size_t length = strcspn(++rest, ",");
+        if (!aiol_engine_option(setup, rest, length)) {
+            snprintf(text, AIOL_ERROR_TEXT_SIZE, "unknown back end option \"%.*s\"", (int)aiol_min_size(length, 60), rest);
+            return AIOLOOP_EINVAL;
+        }
+        rest += length;
+    }
+    for (i = 0; i < count; i++) {
+        const aiol_engine_kind *kind = &aiol_engine_kinds[i];
+        if (size == 0 ? kind->on_request : !aiol_engine_word(choice, size, kind->name))
+            continue;
+        found = true;
+        err = kind->open(setup, out);
+        if (err == 0)
+            return 0;
+        snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
+        if (err == AIOLOOP_ENOMEM)
+            return err;
+    }
+    if (found || size == 0)
+        return err;
+    for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {
+        if (aiol_engine_word(choice, size, aiol_engine_names[i])) {
+            snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s is not in this build", aiol_engine_names[i]);
+            return AIOLOOP_ENOTAVAILABLE;
+        }
+    }
+    snprintf(text, AIOL_ERROR_TEXT_SIZE, "unknown back end \"%.*s\"", (int)aiol_min_size(size, 60), choice);
+    return AIOLOOP_EINVAL;
+}
+
+#endif

@@ -1,0 +1,167 @@
+/*
+ * op.h - the waist: operations, and what an engine does with them.
+ *
+ * Everything above (transports, servers, watchers) is written against this file alone; everything below (the reactor over
+ * any poller, the simulated engine, later io_uring, IOCP and ports) implements it. Nothing above may ask which engine runs.
+ *
+ * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the operation
+ * is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources (RECV, ACCEPT,
+ * POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error only.
+ *
+ *     IDLE -submit-> ACTIVE -done-> IDLE          ACTIVE|STOPPED -cancel-> IDLE, or CANCELLING -done-> IDLE
+ *     ACTIVE <-stop/start-> STOPPED
+ *
+ * The kernel is never given memory of the user to read into. A SEND lends memory until it is done.
+ */
+#ifndef AIOL_IO_OP_H
+#define AIOL_IO_OP_H
+
+#include "sys/sys.h"
+
+/* Not a result: done() will come. Out of the way of counts and codes. */
+#define AIOL_PENDING INT32_MIN
+
+typedef enum aiol_op_kind { AIOL_OP_SEND, AIOL_OP_CONNECT, AIOL_OP_RECV, AIOL_OP_ACCEPT, AIOL_OP_POLL } aiol_op_kind;
+
+typedef enum aiol_op_state {
+    AIOL_OP_IDLE,      /* the owner's */
+    AIOL_OP_ACTIVE,    /* the engine's; done() will come */
+    AIOL_OP_STOPPED,   /* a source: no done(); what still arrives is kept, in order */
+    AIOL_OP_CANCELLING /* done() will come exactly once more, whatever it says */
+} aiol_op_state;
+
+enum { AIOL_POLL_READABLE = 1, AIOL_POLL_WRITABLE = 2 };
+
+typedef struct aiol_op {
+    uint8_t kind;
+    uint8_t state;
+    uint8_t flags; /* the owner's */
+    uint8_t engine_flags;
+    uint32_t generation; /* the engine's: events found before the submission miss */
+    aioloop_socket fd;
+    struct aiol_op *link; /* the engine's */
+    /* n: a count (SEND, RECV: bytes; 0 of RECV is the end of the stream; ACCEPT: the new socket, with data the peer's
+     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns how many
+     * bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after start. Called
+     * only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is IDLE. A
+     * CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which its owner must
+     * then close). */
+    size_t (*done)(struct aiol_op *op, int64_t n, const void *data);
+    union {
+        struct {
+            const aioloop_buf *pieces; /* AIOL_IOV_MAX at most; they and what they name stay as they are until done */
+            int count;
+        } send;
+        struct {
+            const aioloop_address *address; /* read by submit alone */
+        } connect;
+        struct {
+            /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
+             * done() follows with data in that place; 0: none now. May do what done() may. */
+            size_t (*dest)(struct aiol_op *op, void **buffer);
+        } recv;
+        struct {
+            int budget; /* connections in one iteration */
+        } accept;
+        struct {
+            unsigned events; /* one of AIOL_POLL_...: done() in every iteration while it is so */
+        } poll;
+    } u;
+    void *engine; /* the engine's: what it keeps for this operation */
+} aiol_op;
+
+/* An idle connection pays for one. */
+AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_op) <= 64, op_is_small);
+
+typedef struct aiol_budget {
+    size_t bytes;     /* per source and iteration */
+    const bool *halt; /* set by a callback: dispatch no more, keep the rest */
+} aiol_budget;
+
+/* Who attaches a descriptor. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+
+struct aiol_engine;
+
+/* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
+typedef struct aiol_socket_calls {
+    int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
+    int (*close)(struct aiol_engine *e, aioloop_socket s);
+    int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
+    int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
+    int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
+    int (*set)(struct aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value);
+    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int *family);
+    int (*adopt)(struct aiol_engine *e, aioloop_socket s);
+    int (*name)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+    int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+    int (*path_identify)(struct aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity);
+    int (*path_remove)(struct aiol_engine *e, const char *path, size_t size);
+} aiol_socket_calls;
+
+typedef struct aiol_engine_calls {
+    void (*close)(struct aiol_engine *e);
+
+    /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what attach
+     * reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what the system
+     * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
+    int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
+    /* A SEND that is not to wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. The
+     * operation is IDLE before and after, so it and its memory may be on the stack. */
+    int64_t (*attempt)(struct aiol_engine *e, aiol_op *op);
+    /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
+    int (*cancel)(struct aiol_engine *e, aiol_op *op);
+    void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
+    void (*start)(struct aiol_engine *e, aiol_op *op); /* what was kept first, in the next dispatch */
+    size_t (*take)(struct aiol_engine *e, aiol_op *op, void *to, size_t size); /* STOPPED: empties what was kept */
+    aiol_op *(*watching)(struct aiol_engine *e, aioloop_socket fd, unsigned event); /* the active POLL, or NULL */
+    bool (*owned)(struct aiol_engine *e, aioloop_socket fd); /* attached by a transport */
+
+    /* Before any operation on fd; reserves. A transport's descriptor is nobody else's: AIOLOOP_EMISUSE. */
+    int (*attach)(struct aiol_engine *e, aioloop_socket fd, aiol_owner owner);
+    /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
+    void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
+
+    int (*wait)(struct aiol_engine *e, aioloop_time deadline); /* flush, wait, harvest; calls nobody. Past: no wait */
+    int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
+    int (*flush)(struct aiol_engine *e); /* tells the system everything: before a foreign main loop sleeps */
+    int (*descriptor)(struct aiol_engine *e);
+    void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */
+    void (*forget)(struct aiol_engine *e); /* instead of close, in a forked child: touches nothing shared */
+    aioloop_time (*now)(struct aiol_engine *e);
+    void (*verify)(struct aiol_engine *e);
+} aiol_engine_calls;
+
+typedef struct aiol_engine {
+    const char *name;
+    const aiol_engine_calls *calls;
+    const aiol_socket_calls *sockets;
+    const aioloop_allocator *allocator;
+} aiol_engine;
+
+AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {
+    AIOL_ASSERT(op->state == AIOL_OP_IDLE);
+    return e->calls->submit(e, op);
+}
+
+AIOL_INLINE int64_t aiol_op_attempt(aiol_engine *e, aiol_op *op) {
+    return e->calls->attempt(e, op);
+}
+
+AIOL_INLINE int aiol_op_cancel(aiol_engine *e, aiol_op *op) {
+    if (op->state == AIOL_OP_IDLE)
+        return 0;
+    if (op->state == AIOL_OP_CANCELLING)
+        return AIOL_PENDING;
+    return e->calls->cancel(e, op);
+}
+
+/* How an engine is made. */
+typedef struct aiol_engine_setup {
+    const aioloop_allocator *allocator;
+    unsigned without; /* AIOL_WITHOUT_... */
+    bool delayed;     /* sim */
+    uint64_t seed;    /* sim */
+} aiol_engine_setup;
+
+#endif

@@ -1,0 +1,102 @@
+/*
+ * net.h - what transports and servers look like inside.
+ */
+#ifndef AIOL_NET_NET_H
+#define AIOL_NET_NET_H
+
+#include "api/server.h"
+#include "core/core.h"
+
+/* NEW -> OPEN -> CLOSING (sending what is buffered) -> ENDING (operations still at the engine) -> DOOMED (connection_lost is
+ * queued) -> LOST. Every step may be left out, none is taken back. */
+typedef enum aiol_transport_state {
+    AIOL_TRANSPORT_NEW,
+    AIOL_TRANSPORT_OPEN,
+    AIOL_TRANSPORT_CLOSING,
+    AIOL_TRANSPORT_ENDING,
+    AIOL_TRANSPORT_DOOMED,
+    AIOL_TRANSPORT_LOST
+} aiol_transport_state;
+
+enum {
+    AIOL_TRANSPORT_READ_PAUSED = 1,
+    AIOL_TRANSPORT_READ_ENDED = 2,   /* the peer's end was delivered */
+    AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
+    AIOL_TRANSPORT_WRITE_ENDED = 8   /* write_eof */
+};
+
+/* One kind of transport: what the functions of transport.h call. */
+typedef struct aiol_transport_calls {
+    /* release NULL: copy; else count is 1 and the piece is lent. */
+    int (*write)(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg);
+    int (*write_eof)(aioloop_transport *t);
+    bool can_write_eof;
+    void (*close)(aioloop_transport *t);
+    void (*abort)(aioloop_transport *t, int error);
+    void (*pause_reading)(aioloop_transport *t);
+    void (*resume_reading)(aioloop_transport *t);
+    void (*protocol_changed)(aioloop_transport *t);
+} aiol_transport_calls;
+
+/* What a transport needs while it has something to send; taken from a stock of the loop's, and given back. */
+typedef struct aiol_writer {
+    aiol_op op;
+    aiol_node unsent; /* in loop->unsent while queued */
+    aioloop_transport *transport;
+    aiol_bytes bytes;
+    bool queued;
+    aioloop_buf pieces[16];
+} aiol_writer;
+
+struct aioloop_transport {
+    aiol_resource resource;
+    const aiol_transport_calls *calls;
+    const aioloop_protocol *protocol;
+    void *self;
+    aiol_map *context;
+    aioloop_server *server; /* that accepted it, while it lives */
+    aiol_link siblings;     /* in the server's clients */
+    aiol_writer *writer;    /* NULL: nothing to send */
+    aiol_node doom;         /* runs connection_lost */
+    uint32_t write_turn;    /* the callback in which it wrote last */
+    int error;              /* what connection_lost will say */
+    uint8_t state;
+    uint8_t flags;
+    uint8_t dropped; /* writes after the end */
+    size_t high;
+    size_t low;
+    aiol_op recv;
+    aioloop_address local;
+    aioloop_address peer;
+    size_t block_size;
+};
+
+/* Where a connection comes from, and whose it will be. */
+typedef struct aiol_stream_setup {
+    aioloop *loop;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aiol_map *context; /* borrowed */
+    aioloop_server *server;
+    aioloop_socket socket;
+    const aioloop_address *local;
+    const aioloop_address *peer;
+    uint32_t site;
+    bool attached; /* the engine knows the socket already */
+} aiol_stream_setup;
+
+/* transport.c */
+AIOLOOP_INTERNAL void aiol_transport_report(aioloop_transport *t, int code, const char *message);
+AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t);
+AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t);
+
+/* stream.c */
+AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out);
+AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
+
+/* server.c */
+AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
+
+#endif

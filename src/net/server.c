@@ -1,0 +1,695 @@
+/*
+ * server.c - listening.                              (asyncio: base_events.Server, selector_events._start_serving)
+ *
+ * A server has one LISTENER per socket. The loop holds a reference from the making until the server is closed, its connections
+ * are lost, and the engine has given every listener's operation back. wait_closed futures wait in an array with room
+ * reserved; completing them needs no memory.
+ */
+#ifndef AIOL_NET_SERVER_C
+#define AIOL_NET_SERVER_C
+
+#include "net/connect.c"
+
+#define AIOL_ACCEPT_RETRY AIOLOOP_MS(1000)
+#define AIOL_BACKLOG 100
+
+typedef enum aiol_server_state { AIOL_SERVER_BOUND, AIOL_SERVER_SERVING, AIOL_SERVER_CLOSED } aiol_server_state;
+
+typedef struct aiol_listener {
+    aiol_op op; /* ACCEPT */
+    aioloop_server *server;
+    aioloop_address address;
+    aioloop_timer_handle retry; /* after an accept that failed for want of something */
+    bool attached;
+    bool cleanup; /* remove the file, if it is still this one: */
+    aiol_path_identity identity;
+    char path[108];
+} aiol_listener;
+
+struct aioloop_server {
+    aiol_resource resource;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aiol_map *context;
+    aiol_server_state state;
+    int backlog;
+    aiol_link clients;
+    aioloop_future *serving; /* serve_forever's; held */
+    aioloop_future **waiters; /* wait_closed's; held */
+    size_t waiter_count;
+    size_t waiter_capacity;
+    bool loop_holds; /* the loop's reference is there */
+    size_t bound_count;       /* listeners in use */
+    size_t listener_count;    /* listeners there is room for */
+    aiol_listener *listeners; /* in the same block */
+};
+
+/* ---- ending ---- */
+
+static size_t aiol_server_block_size(size_t listeners) {
+    return aiol_align(sizeof(aioloop_server)) + listeners * sizeof(aiol_listener);
+}
+
+static void aiol_server_destroy(aioloop_server *server) {
+    aioloop *loop = server->resource.loop;
+    while (!aiol_list_empty(&server->clients)) { /* only when the loop is freed: they go by themselves */
+        aioloop_transport *t = AIOL_CONTAINER(server->clients.next, aioloop_transport, siblings);
+        aiol_list_remove(&t->siblings);
+        t->server = NULL;
+    }
+    aiol_map_unref(server->context);
+    aiol_resource_remove(&server->resource);
+    aiol_free(&loop->allocator, server->waiters, server->waiter_capacity * sizeof(server->waiters[0]));
+    aiol_free(&loop->allocator, server, aiol_server_block_size(server->listener_count));
+}
+
+AIOLOOP_API aioloop_server *aioloop_server_ref(aioloop_server *server) {
+    if (server != NULL)
+        server->resource.refs++;
+    return server;
+}
+
+AIOLOOP_API void aioloop_server_unref(aioloop_server *server) {
+    if (server == NULL)
+        return;
+    AIOL_ASSERT(server->resource.refs != 0);
+    if (--server->resource.refs == 0)
+        aiol_server_destroy(server);
+}
+
+static void aiol_server_dispose(void *pointer) {
+    aioloop_server_unref((aioloop_server *)pointer);
+}
+
+/* Settles what waits for the end, and lets the loop's reference go, when it is time. The server may be gone after this. */
+static void aiol_server_check_over(aioloop_server *server) {
+    size_t i;
+    if (server->state != AIOL_SERVER_CLOSED || !aiol_list_empty(&server->clients))
+        return;
+    aioloop_server_ref(server);
+    if (server->serving != NULL) {
+        aioloop_future *f = server->serving;
+        server->serving = NULL;
+        f->owner = NULL;
+        if (f->state == AIOL_FUTURE_PENDING)
+            aiol_future_end_cancelled(f, NULL);
+        aiol_future_release(f);
+    }
+    while (server->waiter_count != 0) {
+        aioloop_future *f = server->waiters[--server->waiter_count];
+        f->owner = NULL;
+        aiol_future_finish(f, 0, NULL, NULL);
+        aiol_future_release(f);
+    }
+    for (i = 0; i < server->listener_count; i++)
+        if (server->listeners[i].op.state != AIOL_OP_IDLE)
+            break;
+    if (i == server->listener_count && server->loop_holds) {
+        server->loop_holds = false;
+        aioloop_server_unref(server);
+    }
+    aioloop_server_unref(server);
+}
+
+/* A connection of the server is lost. */
+AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {
+    aiol_list_remove(&t->siblings);
+    t->server = NULL;
+    aiol_server_check_over(server);
+}
+
+static void aiol_listener_remove_file(aiol_listener *l) {
+    aiol_engine *e = l->server->resource.loop->engine;
+    aiol_path_identity now;
+    if (!l->cleanup || l->server->resource.loop->process != aiol_process_id())
+        return;
+    l->cleanup = false;
+    if (e->sockets->path_identify(e, l->address.u.path, l->address.path_size, &now) == 0 && now.is_socket &&
+        now.device == l->identity.device && now.inode == l->identity.inode)
+        e->sockets->path_remove(e, l->address.u.path, l->address.path_size);
+}
+
+static void aiol_listener_close(aiol_listener *l) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_socket s = l->op.fd;
+    aioloop_timer_handle_cancel(&l->retry);
+    if (s == AIOL_NO_SOCKET)
+        return;
+    l->op.fd = AIOL_NO_SOCKET;
+    aiol_listener_remove_file(l);
+    if (loop->process == aiol_process_id()) {
+        l->op.fd = s; /* cancel looks it up */
+        aiol_op_cancel(e, &l->op);
+        if (l->attached)
+            e->calls->quiesce(e, s);
+        l->op.fd = AIOL_NO_SOCKET;
+    }
+    e->sockets->close(e, s);
+}
+
+AIOLOOP_API void aioloop_server_close(aioloop_server *server) {
+    size_t i;
+    if (server == NULL || server->state == AIOL_SERVER_CLOSED)
+        return;
+    server->state = AIOL_SERVER_CLOSED;
+    for (i = 0; i < server->listener_count; i++)
+        aiol_listener_close(&server->listeners[i]);
+    aiol_server_check_over(server);
+}
+
+static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_transport *)) {
+    aiol_link *link;
+    aiol_link *next;
+    if (server == NULL)
+        return;
+    for (link = server->clients.next; link != &server->clients; link = next) {
+        next = link->next; /* ending calls nobody, so the list stays as it is */
+        end(AIOL_CONTAINER(link, aioloop_transport, siblings));
+    }
+}
+
+AIOLOOP_API void aioloop_server_close_clients(aioloop_server *server) {
+    aiol_server_end_clients(server, aioloop_transport_close);
+}
+
+AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server) {
+    aiol_server_end_clients(server, aioloop_transport_abort);
+}
+
+/* ---- accepting ---- */
+
+static void aiol_server_report(aioloop_server *server, int code, const char *message, const aioloop_socket *s) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = message;
+    context.server = server;
+    context.protocol = server->protocol;
+    context.socket = s;
+    aiol_report(server->resource.loop, code, server->resource.site, &context);
+}
+
+static void aiol_listener_accept_again(aioloop *loop, void *arg);
+
+/* Starts accepting, or does so in a second if that fails. */
+static void aiol_listener_submit(aiol_listener *l) {
+    aioloop *loop = l->server->resource.loop;
+    int64_t n = aiol_op_submit(loop->engine, &l->op);
+    if (n != AIOL_PENDING)
+        l->retry = (aioloop_call_later)(loop, AIOL_ACCEPT_RETRY, aiol_listener_accept_again, l);
+}
+
+static void aiol_listener_accept_again(aioloop *loop, void *arg) {
+    aiol_listener *l = (aiol_listener *)arg;
+    (void)loop;
+    if (l->server->state == AIOL_SERVER_SERVING && l->op.state == AIOL_OP_IDLE)
+        aiol_listener_submit(l);
+}
+
+/* Accepting failed for want of descriptors or memory: trying at once would fail again and again. */
+static void aiol_listener_failed(aiol_listener *l, int code) {
+    aioloop_server *server = l->server;
+    aioloop_server_ref(server);
+    aiol_server_report(server, code, "Error in accept: out of system resource", &l->op.fd);
+    if (server->state == AIOL_SERVER_SERVING) {
+        l->retry = (aioloop_call_later)(server->resource.loop, AIOL_ACCEPT_RETRY, aiol_listener_accept_again, l);
+        if (aioloop_handle_is_null(&l->retry.handle)) /* no memory for a pause either */
+            aiol_listener_submit(l);
+    }
+    aioloop_server_unref(server);
+}
+
+/* The local name of a connection accepted: the listener's own, unless that is a wildcard. */
+static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloop_socket s, aioloop_address *address,
+                                                  aiol_path_room *room) {
+    static const uint8_t any[16];
+    aiol_engine *e = l->server->resource.loop->engine;
+    size_t size = l->address.family == AIOLOOP_INET ? 4 : 16;
+    if (l->address.family == AIOLOOP_UNIX || memcmp(l->address.u.ip, any, size) != 0)
+        return &l->address;
+    return e->sockets->name(e, s, address, room) == 0 ? address : NULL;
+}
+
+/* The operation's done(). */
+static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
+    aiol_listener *l = AIOL_CONTAINER(op, aiol_listener, op);
+    aioloop_server *server = l->server;
+    aioloop *loop = server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_address local;
+    aiol_path_room room;
+    aiol_stream_setup setup;
+    aioloop_transport *t = NULL;
+    aioloop_socket s = (aioloop_socket)n;
+    int err;
+    if (n >= 0 && server->state != AIOL_SERVER_SERVING) { /* accepted as the server closed */
+        e->sockets->close(e, s);
+        n = AIOLOOP_ECANCELED;
+    }
+    if (n < 0) {
+        if (server->state == AIOL_SERVER_SERVING)
+            aiol_listener_failed(l, (int)n);
+        else
+            aiol_server_check_over(server);
+        return 0;
+    }
+    memset(&setup, 0, sizeof(setup));
+    setup.loop = loop;
+    setup.protocol = server->protocol;
+    setup.arg = server->arg;
+    setup.context = server->context;
+    setup.server = server;
+    setup.socket = s;
+    setup.peer = (const aioloop_address *)data;
+    setup.local = aiol_listener_local(l, s, &local, &room);
+    setup.site = server->resource.site;
+    err = aiol_stream_new(&setup, &t);
+    if (err < 0) {
+        aiol_server_report(server, err, "Error on transport creation for incoming connection", &s);
+        e->sockets->close(e, s);
+        return 0;
+    }
+    aiol_list_append(&server->clients, &t->siblings);
+    err = aiol_stream_begin(t, server->arg);
+    if (err < 0 && err != AIOLOOP_EFATAL)
+        aiol_server_report(server, err, "Error in factory for incoming connection", NULL);
+    aiol_callback_end(loop);
+    return 0;
+}
+
+/* ---- serving ---- */
+
+AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server) {
+    aiol_engine *e;
+    size_t i;
+    int err;
+    if (server == NULL)
+        return AIOLOOP_EINVAL;
+    if (server->state == AIOL_SERVER_CLOSED)
+        return server->resource.loop->closed ? AIOLOOP_ECLOSED
+                                             : aiol_fail(server->resource.loop, AIOLOOP_EMISUSE, "the server is closed");
+    if (server->state == AIOL_SERVER_SERVING)
+        return 0;
+    e = server->resource.loop->engine;
+    for (i = 0; i < server->bound_count; i++) {
+        err = e->sockets->listen(e, server->listeners[i].op.fd, server->backlog);
+        if (err < 0) {
+            char name[AIOL_ADDRESS_TEXT];
+            aioloop_address_format(&server->listeners[i].address, name, sizeof(name));
+            return aiol_fail(server->resource.loop, err, "listen on %s: %s", name, aioloop_strerror(err));
+        }
+    }
+    server->state = AIOL_SERVER_SERVING;
+    for (i = 0; i < server->bound_count; i++)
+        aiol_listener_submit(&server->listeners[i]);
+    return 0;
+}
+
+static bool aiol_server_serving_cancelled(aioloop_future *future) {
+    aioloop_server *server = (aioloop_server *)future->owner;
+    if (server == NULL)
+        return true;
+    aioloop_server_close(server);
+    return false; /* it was, or will be, when the connections are lost */
+}
+
+AIOLOOP_API aioloop_future *aioloop_server_serve_forever(aioloop_server *server) {
+    aioloop *loop;
+    aioloop_future *f;
+    int err;
+    if (server == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = server->resource.loop;
+    if (server->serving != NULL)
+        return aiol_future_failed_now(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the server is serving forever already"));
+    err = aioloop_server_start_serving(server);
+    if (err < 0)
+        return loop->closed ? aiol_future_failed(AIOLOOP_ECLOSED) : aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, aiol_server_serving_cancelled, server);
+    if (f == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    server->serving = f;
+    return f;
+}
+
+static bool aiol_server_wait_cancelled(aioloop_future *future) {
+    aioloop_server *server = (aioloop_server *)future->owner;
+    size_t i;
+    if (server == NULL)
+        return true;
+    for (i = 0; server->waiters[i] != future; i++)
+        ;
+    server->waiters[i] = server->waiters[--server->waiter_count];
+    future->owner = NULL;
+    aiol_future_release(future);
+    return true;
+}
+
+AIOLOOP_API aioloop_future *aioloop_server_wait_closed(aioloop_server *server) {
+    aioloop *loop;
+    aioloop_future *f;
+    if (server == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = server->resource.loop;
+    if (aiol_grow(&loop->allocator, &server->waiters, &server->waiter_capacity, sizeof(server->waiters[0]),
+                  server->waiter_count + 1) < 0)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    f = aiol_future_new(loop, aiol_server_wait_cancelled, server);
+    if (f == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    server->waiters[server->waiter_count++] = f;
+    aiol_server_check_over(server);
+    return f;
+}
+
+/* ---- asking ---- */
+
+AIOLOOP_API bool aioloop_server_is_serving(const aioloop_server *server) {
+    return server != NULL && server->state == AIOL_SERVER_SERVING;
+}
+
+AIOLOOP_API aioloop *aioloop_server_get_loop(const aioloop_server *server) {
+    return server == NULL ? NULL : server->resource.loop;
+}
+
+AIOLOOP_API size_t aioloop_server_socket_count(const aioloop_server *server) {
+    return server == NULL || server->state == AIOL_SERVER_CLOSED ? 0 : server->bound_count;
+}
+
+AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, aioloop_socket *sock, aioloop_address *address) {
+    if (i >= aioloop_server_socket_count(server))
+        return AIOLOOP_EINVAL;
+    if (sock != NULL)
+        *sock = server->listeners[i].op.fd;
+    if (address != NULL)
+        *address = server->listeners[i].address;
+    return 0;
+}
+
+/* ---- with the loop ---- */
+
+static void aiol_server_loop_closed(aiol_resource *resource) {
+    aioloop_server *server = AIOL_CONTAINER(resource, aioloop_server, resource);
+    size_t i;
+    for (i = 0; i < server->listener_count; i++) {
+        aiol_listener_close(&server->listeners[i]);
+        server->listeners[i].op.state = AIOL_OP_IDLE;
+    }
+    server->state = AIOL_SERVER_CLOSED;
+    if (server->serving != NULL)
+        server->serving->owner = NULL; /* they stay pending */
+    for (i = 0; i < server->waiter_count; i++)
+        server->waiters[i]->owner = NULL;
+}
+
+static void aiol_server_destroy_resource(aiol_resource *resource) {
+    aiol_server_destroy(AIOL_CONTAINER(resource, aioloop_server, resource));
+}
+
+static bool aiol_server_is_open(const aiol_resource *resource) {
+    return AIOL_CONTAINER(resource, const aioloop_server, resource)->state != AIOL_SERVER_CLOSED;
+}
+
+static const aiol_resource_calls aiol_server_resource = {"server", aiol_server_loop_closed, aiol_server_destroy_resource,
+                                                         aiol_server_is_open};
+
+/* ---- making ---- */
+
+/* A server without listeners, with room for count; NULL when there is no memory. */
+static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog) {
+    size_t size = aiol_server_block_size(count);
+    aioloop_server *server = (aioloop_server *)aiol_alloc_zero(&loop->allocator, size);
+    size_t i;
+    if (server == NULL)
+        return NULL;
+    server->protocol = protocol;
+    server->arg = arg;
+    server->context = aiol_map_ref(*aiol_context_home());
+    server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
+    server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
+    server->listener_count = count;
+    for (i = 0; i < count; i++) {
+        aiol_listener *l = &server->listeners[i];
+        l->server = server;
+        l->op.kind = AIOL_OP_ACCEPT;
+        l->op.fd = AIOL_NO_SOCKET;
+        l->op.done = aiol_listener_accepted;
+        l->op.u.accept.budget = server->backlog;
+    }
+    aiol_list_init(&server->clients);
+    server->resource.refs = 1;
+    server->resource.site = aiol_site_take(loop);
+    aiol_resource_add(loop, &server->resource, &aiol_server_resource);
+    return server;
+}
+
+/* Takes over a bound socket. On failure it is still the caller's. */
+static int aiol_listener_take(aiol_listener *l, aioloop_socket s, bool cleanup) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aiol_path_room room;
+    int err = e->sockets->name(e, s, &l->address, &room);
+    if (err == 0)
+        err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
+    if (err < 0)
+        return err;
+    l->attached = true;
+    l->op.fd = s;
+    if (l->address.family == AIOLOOP_UNIX) {
+        memcpy(l->path, room.bytes, aiol_min_size(l->address.path_size, sizeof(l->path)));
+        l->address.u.path = l->path;
+        if (cleanup && l->address.path_size != 0 && l->path[0] != '\0')
+            l->cleanup = e->sockets->path_identify(e, l->path, l->address.path_size, &l->identity) == 0;
+    }
+    return 0;
+}
+
+/* Binds a new socket to an address. AIOLOOP_EADDRNOTAVAIL and AIOLOOP_EAFNOSUPPORT: this host has no such thing. */
+static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, const aioloop_server_options *o) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_socket s = AIOL_NO_SOCKET;
+    int err = e->sockets->open(e, address->family, &s);
+    if (err < 0)
+        return err;
+    if (!o->no_reuse_address)
+        err = e->sockets->set(e, s, AIOL_OPTION_REUSE_ADDRESS, 1);
+    if (err == 0 && o->reuse_port) {
+        err = e->sockets->set(e, s, AIOL_OPTION_REUSE_PORT, 1);
+        if (err == AIOLOOP_ENOTAVAILABLE || err == AIOLOOP_ENOPROTOOPT)
+            err = aiol_fail(loop, AIOLOOP_EINVAL, "reuse_port is not supported here");
+    }
+    if (err == 0 && o->keep_alive)
+        err = e->sockets->set(e, s, AIOL_OPTION_KEEP_ALIVE, 1);
+    if (err == 0 && address->family == AIOLOOP_INET6)
+        err = e->sockets->set(e, s, AIOL_OPTION_V6_ONLY, 1);
+    if (err == 0)
+        e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* connections inherit it */
+    if (err == 0)
+        err = e->sockets->bind(e, s, address);
+    if (err == 0)
+        err = aiol_listener_take(l, s, false);
+    if (err < 0)
+        e->sockets->close(e, s);
+    return err;
+}
+
+/* Gives up a server in the making. */
+static aioloop_future *aiol_server_abandon(aioloop_server *server, int err) {
+    aioloop *loop = server->resource.loop;
+    size_t i;
+    for (i = 0; i < server->listener_count; i++)
+        aiol_listener_close(&server->listeners[i]);
+    aioloop_server_unref(server);
+    return aiol_future_failed_now(loop, err);
+}
+
+/* The server is bound: starts it unless that is deferred, and hands it out. */
+static aioloop_future *aiol_server_ready(aioloop_server *server, bool defer_serving) {
+    aioloop *loop = server->resource.loop;
+    aioloop_future *f;
+    int err = defer_serving ? 0 : aioloop_server_start_serving(server);
+    if (err < 0)
+        return aiol_server_abandon(server, err);
+    f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL) {
+        server->state = AIOL_SERVER_CLOSED;
+        for (err = 0; (size_t)err < server->listener_count; err++)
+            aiol_listener_close(&server->listeners[err]);
+        server->loop_holds = true; /* until its operations are idle */
+        aiol_server_check_over(server);
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    server->loop_holds = true;
+    aioloop_server_ref(server);
+    aiol_future_finish(f, (int64_t)server->bound_count, server, aiol_server_dispose);
+    aiol_future_release(f);
+    return f;
+}
+
+/* The addresses of all hosts, each once. Allocates; *capacity is for freeing. */
+static int aiol_server_addresses(aioloop *loop, const char *host, int port, const aioloop_server_options *o,
+                                 aioloop_address **addresses, size_t *capacity) {
+    size_t hosts = o->hosts != NULL ? o->host_count : 1;
+    size_t count = 0;
+    size_t h;
+    for (h = 0; h < hosts; h++) {
+        aioloop_address found[2];
+        int n = aiol_host_addresses(loop, o->hosts != NULL ? o->hosts[h] : host, port, o->family, true, found);
+        int i;
+        if (n < 0)
+            return n;
+        if (aiol_grow(&loop->allocator, addresses, capacity, sizeof(**addresses), count + (size_t)n) < 0)
+            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        for (i = 0; i < n; i++) {
+            size_t k = 0;
+            while (k < count && !aioloop_address_equal(&(*addresses)[k], &found[i]))
+                k++;
+            if (k == count)
+                (*addresses)[count++] = found[i];
+        }
+    }
+    return (int)count;
+}
+
+/* Binds every address that this host has. 0, or an error with its message stored. */
+static int aiol_server_bind(aioloop_server *server, const aioloop_address *addresses, const aioloop_server_options *o) {
+    aioloop *loop = server->resource.loop;
+    char names[AIOL_ERROR_TEXT_SIZE - 64];
+    size_t length = 0;
+    size_t bound = 0;
+    size_t i;
+    int last = 0;
+    names[0] = '\0';
+    for (i = 0; i < server->listener_count; i++) {
+        char name[AIOL_ADDRESS_TEXT];
+        int err = aiol_listener_bind(&server->listeners[bound], &addresses[i], o);
+        if (err == 0) {
+            bound++;
+            continue;
+        }
+        aioloop_address_format(&addresses[i], name, sizeof(name));
+        if (err != AIOLOOP_EADDRNOTAVAIL && err != AIOLOOP_EAFNOSUPPORT) {
+            if (err == AIOLOOP_EINVAL && loop->error.error.code == err)
+                return err; /* with a message of its own */
+            return aiol_fail(loop, err, "bind to %s: %s", name, aioloop_strerror(err));
+        }
+        last = err;
+        if (length < sizeof(names))
+            length += (size_t)snprintf(names + length, sizeof(names) - length, "%s%s", length == 0 ? "" : ", ", name);
+    }
+    if (bound == 0)
+        return aiol_fail(loop, last, "could not bind to any of %s: %s", names, aioloop_strerror(last));
+    server->bound_count = bound;
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                    const char *host, int port, const aioloop_server_options *options) {
+    static const aioloop_server_options defaults = AIOLOOP_ZERO;
+    const aioloop_server_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_address *addresses = NULL;
+    aioloop_server *server;
+    size_t capacity = 0;
+    int n;
+    if (refused != NULL)
+        return refused;
+    n = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (n == 0 && (o->timeout < 0 || o->backlog < 0))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
+    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
+    if (n == 0 && o->hosts != NULL && (host != NULL || o->host_count == 0))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    if (n == 0 && o->sock != NULL)
+        n = aiol_given_socket(loop, *o->sock, false);
+    else if (n == 0)
+        n = aiol_server_addresses(loop, host, port, o, &addresses, &capacity);
+    if (n < 0) {
+        aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
+        return aiol_future_failed_now(loop, n);
+    }
+    server = aiol_server_new(loop, protocol, arg, o->sock != NULL ? 1 : (size_t)n, o->backlog);
+    if (server == NULL) {
+        n = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    } else if (o->sock != NULL) {
+        n = aiol_listener_take(&server->listeners[0], *o->sock, false);
+        server->bound_count = n == 0;
+    } else {
+        n = aiol_server_bind(server, addresses, o);
+    }
+    aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
+    if (n < 0 && o->sock != NULL)
+        loop->engine->sockets->close(loop->engine, *o->sock); /* it was taken over */
+    if (server == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    return n < 0 ? aiol_server_abandon(server, n) : aiol_server_ready(server, o->defer_serving);
+}
+
+/* Binds a new Unix socket to a path, where a socket file may stand in the way. */
+static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *address, bool cleanup) {
+    aioloop *loop = l->server->resource.loop;
+    aiol_engine *e = loop->engine;
+    aiol_path_identity identity;
+    char name[AIOL_ADDRESS_TEXT];
+    aioloop_socket s = AIOL_NO_SOCKET;
+    int err;
+    if (address->u.path[0] != '\0' &&
+        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
+        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
+    err = e->sockets->open(e, AIOLOOP_UNIX, &s);
+    if (err < 0)
+        return aiol_fail(loop, err, NULL);
+    err = e->sockets->bind(e, s, address);
+    if (err == 0)
+        err = aiol_listener_take(l, s, cleanup);
+    if (err == 0)
+        return 0;
+    e->sockets->close(e, s);
+    aioloop_address_format(address, name, sizeof(name));
+    return aiol_fail(loop, err, "bind to %s: %s", name, aioloop_strerror(err));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                         const char *path, const aioloop_unix_server_options *options) {
+    static const aioloop_unix_server_options defaults = AIOLOOP_ZERO;
+    const aioloop_unix_server_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_address address;
+    aioloop_server *server;
+    int err;
+    if (refused != NULL)
+        return refused;
+    memset(&address, 0, sizeof(address));
+    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (err == 0 && (o->timeout < 0 || o->backlog < 0))
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
+    if (err == 0 && o->sock != NULL && path != NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
+    if (err == 0 && o->sock == NULL && path == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
+    if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
+        aiol_fail(loop, err, "not a path of a Unix socket");
+    if (err == 0 && o->sock != NULL)
+        err = aiol_given_socket(loop, *o->sock, true);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    server = aiol_server_new(loop, protocol, arg, 1, o->backlog);
+    if (server == NULL) {
+        if (o->sock != NULL)
+            loop->engine->sockets->close(loop->engine, *o->sock);
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    if (o->sock == NULL) {
+        err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
+    } else {
+        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket);
+        if (err < 0)
+            loop->engine->sockets->close(loop->engine, *o->sock);
+    }
+    server->bound_count = err == 0;
+    return err < 0 ? aiol_server_abandon(server, err) : aiol_server_ready(server, o->defer_serving);
+}
+
+#endif

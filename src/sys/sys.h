@@ -1,0 +1,74 @@
+/*
+ * sys.h - the system's calls as the library uses them: one call, one function.
+ *
+ * Each returns 0 or above, or an AIOLOOP_E code; out-parameters are untouched on failure. EINTR is retried where the call
+ * can be. Nothing here knows a loop. Sockets are made non-blocking and close-on-exec from birth. `without` is a sum of
+ * AIOL_WITHOUT_..., the features to do without, for tests.
+ */
+#ifndef AIOL_SYS_SYS_H
+#define AIOL_SYS_SYS_H
+
+#include "api/net.h"
+#include "base/error.c"
+
+enum {
+    AIOL_WITHOUT_ACCEPT4 = 1,
+    AIOL_WITHOUT_EPOLL_PWAIT2 = 2,
+    AIOL_WITHOUT_EVENTFD = 4,
+    AIOL_WITHOUT_PIPE2 = 8
+};
+
+#define AIOL_NO_SOCKET ((aioloop_socket)-1)
+#define AIOL_IOV_MAX 64 /* pieces of one send */
+
+typedef enum aiol_socket_option {
+    AIOL_OPTION_REUSE_ADDRESS,
+    AIOL_OPTION_REUSE_PORT,
+    AIOL_OPTION_KEEP_ALIVE,
+    AIOL_OPTION_NO_DELAY,
+    AIOL_OPTION_V6_ONLY
+} aiol_socket_option;
+
+/* What a socket file is, to know it again. */
+typedef struct aiol_path_identity {
+    uint64_t device;
+    uint64_t inode;
+    bool is_socket;
+} aiol_path_identity;
+
+/* Room for the path that an address of a Unix socket points to. */
+typedef struct aiol_path_room {
+    char bytes[108];
+} aiol_path_room;
+
+#if AIOL_OS_POSIX
+AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
+AIOLOOP_INTERNAL int aiol_process_id(void);
+
+AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
+AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
+AIOLOOP_INTERNAL int aiol_socket_bind(aioloop_socket s, const aioloop_address *address);
+AIOLOOP_INTERNAL int aiol_socket_listen(aioloop_socket s, int backlog);
+AIOLOOP_INTERNAL int aiol_socket_accept(aioloop_socket s, unsigned without, aioloop_socket *out,
+                                        aioloop_address *peer, aiol_path_room *room);
+/* 0: connected; AIOLOOP_EINPROGRESS: ask aiol_socket_connected once it is writable. */
+AIOLOOP_INTERNAL int aiol_socket_connect(aioloop_socket s, const aioloop_address *address);
+AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
+/* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
+AIOLOOP_INTERNAL int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
+AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
+AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
+/* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
+AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
+AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+/* 0 if s is a descriptor of any kind. */
+AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
+
+AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
+AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
+#endif
+
+#endif

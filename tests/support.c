@@ -1,0 +1,363 @@
+/*
+ * support.c - see support.h. Also the one file of the test programs that holds the implementation.
+ */
+#define AIOLOOP_IMPLEMENTATION
+#include "support.h"
+
+#include <errno.h>
+
+#define TEST_LOOPS_MAX 16
+#define TEST_LOG_SIZE 8192
+
+static struct {
+    aioloop *loops[TEST_LOOPS_MAX];
+    aioloop_socket sockets[64]; /* of test_socketpair, until given away or closed */
+    int socket_count;
+    test_report reports[16];
+    int report_count;
+    char log[TEST_LOG_SIZE];
+    int log_lines;
+} test_state;
+
+/* ---- reports ---- */
+
+static void test_on_error(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    test_report *r;
+    (void)loop;
+    (void)arg;
+    if (test_state.report_count++ >= 16)
+        return;
+    r = &test_state.reports[test_state.report_count - 1];
+    r->context = *context;
+    snprintf(r->message, sizeof(r->message), "%s", context->message != NULL ? context->message : "");
+    snprintf(r->detail, sizeof(r->detail), "%s", context->detail != NULL ? context->detail : "");
+    r->context.message = r->message;
+    r->context.detail = r->detail;
+}
+
+int test_reports(void) {
+    return test_state.report_count;
+}
+
+const test_report *test_report_at(int i) {
+    CHECK(i >= 0 && i < test_state.report_count && i < 16);
+    return &test_state.reports[i];
+}
+
+void test_reports_clear(void) {
+    test_state.report_count = 0;
+}
+
+static void test_on_log(aioloop *loop, aioloop_log_level level, const char *text, void *arg) {
+    size_t length = strlen(test_state.log);
+    (void)loop;
+    (void)level;
+    (void)arg;
+    test_state.log_lines++;
+    snprintf(test_state.log + length, sizeof(test_state.log) - length, "%s%s", length == 0 ? "" : "\n", text);
+}
+
+int test_log_lines(void) {
+    return test_state.log_lines;
+}
+
+const char *test_log_text(void) {
+    return test_state.log;
+}
+
+void test_log_clear(void) {
+    test_state.log_lines = 0;
+    test_state.log[0] = '\0';
+}
+
+/* ---- loops ---- */
+
+/* After a test was given up: the loop may be in the middle of anything. */
+static void test_clean_up(void) {
+    int i;
+    for (i = 0; i < TEST_LOOPS_MAX; i++) {
+        aioloop *loop = test_state.loops[i];
+        if (loop == NULL)
+            continue;
+        test_state.loops[i] = NULL;
+        loop->running = 0;
+        loop->debug = false;
+        if (!loop->closed && aiol_sim_is(loop->engine))
+            test_state.socket_count = 0;
+        if (!loop->closed)
+            aioloop_close(loop);
+        aioloop_free(loop);
+    }
+    aiol_thread.running = NULL;
+    aiol_thread.home = NULL;
+    aiol_map_unref(aiol_thread.base);
+    aiol_thread.base = NULL;
+    while (test_state.socket_count > 0)
+        close(test_state.sockets[--test_state.socket_count]);
+}
+
+static const char *test_code_name(long long number) {
+    return number < 0 && number > INT_MIN ? aioloop_error_name((int)number) : NULL;
+}
+
+aioloop *test_loop_with(const aioloop_config *config) {
+    aioloop *loop;
+    int i = 0;
+    test_cleanup_hook = test_clean_up;
+    test_number_hook = test_code_name;
+    loop = aioloop_new_event_loop(config);
+    if (loop == NULL)
+        FAIL("no loop: %s", aioloop_error_message(aioloop_last_error(NULL)));
+    while (i < TEST_LOOPS_MAX && test_state.loops[i] != NULL)
+        i++;
+    CHECK(i < TEST_LOOPS_MAX);
+    test_state.loops[i] = loop;
+    aioloop_set_exception_handler(loop, test_on_error, NULL);
+    aioloop_set_log(loop, test_on_log, NULL);
+    return loop;
+}
+
+aioloop *test_loop(void) {
+    return test_loop_with(NULL);
+}
+
+void test_end(aioloop *loop) {
+    int i;
+    int err;
+    aioloop_verify(loop);
+    if (test_state.report_count != 0)
+        FAIL("%d errors were reported, the first: %s: %s (%s)", test_state.report_count, test_state.reports[0].message,
+             aioloop_error_name(test_state.reports[0].context.error), test_state.reports[0].detail);
+    for (i = 0; i < TEST_LOOPS_MAX; i++)
+        if (test_state.loops[i] == loop)
+            test_state.loops[i] = NULL;
+    err = aioloop_free(loop);
+    CHECK_EQ(err, 0);
+}
+
+bool test_simulated(aioloop *loop) {
+    return strcmp(aioloop_backend_name(loop), "sim") == 0;
+}
+
+void test_needs_real_descriptors(aioloop *loop) {
+    if (test_simulated(loop)) {
+        test_end(loop);
+        SKIP("needs descriptors of the system");
+    }
+}
+
+void test_socketpair(aioloop *loop, aioloop_socket sockets[2]) {
+    if (test_simulated(loop)) {
+        int err = aioloop_sim_socketpair(loop, sockets);
+        CHECK_EQ(err, 0);
+        return;
+    }
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+    CHECK(test_state.socket_count < 62);
+    test_state.sockets[test_state.socket_count++] = sockets[0];
+    test_state.sockets[test_state.socket_count++] = sockets[1];
+}
+
+/* The socket is a transport's now. */
+static void test_socket_given(aioloop_socket s) {
+    int i;
+    for (i = 0; i < test_state.socket_count; i++)
+        if (test_state.sockets[i] == s)
+            test_state.sockets[i] = test_state.sockets[--test_state.socket_count];
+}
+
+void test_close_socket(aioloop *loop, aioloop_socket s) {
+    test_socket_given(s);
+    if (test_simulated(loop))
+        aioloop_sim_close(loop, s);
+    else
+        close(s);
+}
+
+/* ---- running ---- */
+
+void test_run_until(aioloop *loop, const int *count, int wanted, const char *what) {
+    aioloop_time start = aioloop_now(loop);
+    while (*count < wanted) {
+        /* What a fault has broken will not come: no need to wait long. A test without one has all the time. */
+        aioloop_time limit = test_injected() ? AIOLOOP_MS(300) : (aioloop_time)(10e9 * test_slowdown());
+        int err = aioloop_run_once(loop, AIOLOOP_MS(50));
+        CHECK_GE(err, 0);
+        if (*count < wanted && aioloop_now(loop) - start > limit)
+            FAIL("waited in vain for %s: %d of %d", what, *count, wanted);
+    }
+}
+
+void test_spin(aioloop *loop, int n) {
+    while (n-- > 0) {
+        int err = aioloop_run_once(loop, 0);
+        CHECK_GE(err, 0);
+    }
+}
+
+static void test_time_over(aioloop *loop, void *arg) {
+    (void)loop;
+    *(bool *)arg = true;
+}
+
+void test_run_for(aioloop *loop, aioloop_time time) {
+    bool over = false;
+    aioloop_timer_handle timer = aioloop_call_later(loop, time, test_time_over, &over);
+    CHECK(!aioloop_handle_is_null(&timer.handle));
+    while (!over) {
+        int err = aioloop_run_once(loop, AIOLOOP_FOREVER);
+        CHECK_GE(err, 0);
+    }
+}
+
+/* ---- peers ---- */
+
+static void test_peer_note(test_peer *peer, char call) {
+    size_t n = strlen(peer->calls);
+    if (n + 1 < sizeof(peer->calls)) {
+        peer->calls[n] = call;
+        peer->calls[n + 1] = '\0';
+    }
+}
+
+static void test_peer_made(aioloop_transport *transport, void *self) {
+    test_peer *peer = (test_peer *)self;
+    test_peer_note(peer, 'm');
+    peer->transport = aioloop_transport_ref(transport);
+    peer->made++;
+    if (peer->on_made != NULL)
+        peer->on_made(peer);
+}
+
+static void test_peer_keep(test_peer *peer, const void *data, size_t size) {
+    if (peer->received < sizeof(peer->data)) {
+        size_t room = sizeof(peer->data) - peer->received;
+        memcpy(peer->data + peer->received, data, size < room ? size : room);
+    }
+    peer->received += size;
+    peer->datas++;
+    if (peer->echo)
+        aioloop_transport_write(peer->transport, data, size);
+    if (peer->on_data != NULL)
+        peer->on_data(peer, data, size);
+}
+
+static void test_peer_data(aioloop_transport *transport, void *self, const void *data, size_t size) {
+    (void)transport;
+    test_peer_note((test_peer *)self, 'd');
+    test_peer_keep((test_peer *)self, data, size);
+}
+
+static bool test_peer_eof(aioloop_transport *transport, void *self) {
+    test_peer *peer = (test_peer *)self;
+    (void)transport;
+    test_peer_note(peer, 'e');
+    peer->eof++;
+    if (peer->on_eof != NULL)
+        peer->on_eof(peer);
+    return peer->keep_open;
+}
+
+static void test_peer_lost(aioloop_transport *transport, void *self, int error) {
+    test_peer *peer = (test_peer *)self;
+    (void)transport;
+    test_peer_note(peer, 'l');
+    peer->lost++;
+    peer->error = error;
+    if (peer->on_lost != NULL)
+        peer->on_lost(peer);
+}
+
+static void test_peer_pause(aioloop_transport *transport, void *self) {
+    test_peer *peer = (test_peer *)self;
+    (void)transport;
+    test_peer_note(peer, 'p');
+    peer->paused++;
+    if (peer->on_pause != NULL)
+        peer->on_pause(peer);
+}
+
+static void test_peer_resume(aioloop_transport *transport, void *self) {
+    test_peer *peer = (test_peer *)self;
+    (void)transport;
+    test_peer_note(peer, 'r');
+    peer->resumed++;
+    if (peer->on_resume != NULL)
+        peer->on_resume(peer);
+}
+
+static char test_peer_place[64];
+
+static size_t test_peer_buffer(aioloop_transport *transport, void *self, size_t hint, void **buffer) {
+    (void)transport;
+    (void)self;
+    (void)hint;
+    *buffer = test_peer_place;
+    return sizeof(test_peer_place);
+}
+
+static void test_peer_updated(aioloop_transport *transport, void *self, size_t size) {
+    (void)transport;
+    CHECK_LE(size, sizeof(test_peer_place));
+    test_peer_note((test_peer *)self, 'b');
+    test_peer_keep((test_peer *)self, test_peer_place, size);
+}
+
+const aioloop_protocol test_protocol = {0,
+                                        NULL,
+                                        test_peer_made,
+                                        test_peer_data,
+                                        test_peer_eof,
+                                        test_peer_lost,
+                                        test_peer_pause,
+                                        test_peer_resume,
+                                        NULL,
+                                        NULL};
+const aioloop_protocol test_buffered_protocol = {0,
+                                                 NULL,
+                                                 test_peer_made,
+                                                 NULL,
+                                                 test_peer_eof,
+                                                 test_peer_lost,
+                                                 test_peer_pause,
+                                                 test_peer_resume,
+                                                 test_peer_buffer,
+                                                 test_peer_updated};
+
+void test_peer_drop(test_peer *peer) {
+    aioloop_transport_unref(peer->transport);
+    peer->transport = NULL;
+}
+
+void test_connect_pair(aioloop *loop, test_peer *a, test_peer *b) {
+    aioloop_socket s[2];
+    int64_t rc;
+    test_socketpair(loop, s);
+    test_socket_given(s[0]);
+    rc = aioloop_run_until_complete(loop, aioloop_connect_accepted_socket(loop, &test_protocol, a, s[0], NULL), NULL);
+    CHECK_EQ(rc, 0);
+    test_socket_given(s[1]);
+    rc = aioloop_run_until_complete(loop, aioloop_connect_accepted_socket(loop, &test_protocol, b, s[1], NULL), NULL);
+    CHECK_EQ(rc, 0);
+}
+
+aioloop_server *test_serve(aioloop *loop, const aioloop_protocol *protocol, void *arg, int *port) {
+    aioloop_server *server = NULL;
+    aioloop_address address;
+    int64_t rc;
+    int err;
+    rc = aioloop_run_until_complete(loop, aioloop_create_server(loop, protocol, arg, "127.0.0.1", 0, NULL), &server);
+    CHECK_EQ(rc, 1);
+    err = aioloop_server_socket(server, 0, NULL, &address);
+    CHECK_EQ(err, 0);
+    *port = address.port;
+    return server;
+}
+
+aioloop_transport *test_dial(aioloop *loop, const aioloop_protocol *protocol, void *arg, int port) {
+    aioloop_transport *transport = NULL;
+    int64_t rc = aioloop_run_until_complete(
+        loop, aioloop_create_connection(loop, protocol, arg, "127.0.0.1", port, NULL), &transport);
+    CHECK_EQ(rc, 0);
+    return transport;
+}

@@ -1,0 +1,481 @@
+#!/usr/bin/env python3
+"""Runs the benchmarks of tests/bench against epoll by hand, libev and libuv, and says which targets hold.
+
+Two kinds of figures. Counts (instructions under callgrind, system calls under strace, bytes of memory) are
+taken once, as the difference of a short and a long run, so that starting and ending cancel out; they repeat
+almost to the digit on any machine. Times are taken in rounds in which every program runs once, one after the
+other; the table has the medians, and a target that is relative to another program is compared within each round
+before the median is taken, so that a machine that slows down slows both. Nothing else should run meanwhile.
+
+Raw results are JSON lines: the machine, one line for each run, one for each row of the table."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import resource
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SOURCE = os.path.join(ROOT, "tests", "bench")
+BUILD = os.path.join(ROOT, "build", "bench")
+CFLAGS = ["-O2", "-g", "-std=gnu99", "-Wall", "-Wextra"]
+PROGRAMS = ["aioloop", "hand", "libev", "libuv"]
+LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
+TOOLS = ["valgrind", "strace"]
+TIMEOUT = 600
+
+CORES = sorted(os.sched_getaffinity(0))
+CORE = str(CORES[0])
+CORE2 = str(CORES[1 % len(CORES)])
+
+
+class Failed(Exception):
+    """A program could not be measured; the text says why."""
+
+
+# ---- building ----
+
+
+def compile_program(name, libraries, flags):
+    command = ["gcc", *CFLAGS, *flags, "-I" + ROOT, "-o", os.path.join(BUILD, name),
+               os.path.join(SOURCE, "bench_%s.c" % name), *libraries, "-lpthread"]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def has_header(header):
+    test = subprocess.run(["gcc", "-E", "-include", header, "-x", "c", "/dev/null"],
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return test.returncode == 0
+
+
+def missing_packages():
+    missing = [package for _, header, package in LIBRARIES.values() if not has_header(header)]
+    return missing + [tool for tool in TOOLS if shutil.which(tool) is None]
+
+
+def install():
+    """The peers and the tools come from Debian; without the right to install them they are left out."""
+    missing = missing_packages()
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        print("installing with apt-get:", " ".join(missing), flush=True)
+        subprocess.run(["apt-get", "install", "-y", "-q", *missing], stdout=subprocess.DEVNULL)
+        missing = missing_packages()
+    for package in missing:
+        print("missing: %s (install it to have its figures)" % package)
+
+
+def build(aioloop_flags):
+    """Compiles everything that can be; answers the names of the programs that are there."""
+    os.makedirs(BUILD, exist_ok=True)
+    load = compile_program("load", [], [])
+    if load.returncode != 0:
+        sys.exit("tests/bench/bench_load.c does not compile:\n" + load.stdout)
+    there = []
+    for name in PROGRAMS:
+        flags, libraries = [], []
+        if name in LIBRARIES:
+            library, header, _ = LIBRARIES[name]
+            libraries = [library]
+            if not has_header(header):
+                continue
+        if name == "aioloop":
+            flags = aioloop_flags
+            if not flags and not os.path.exists(os.path.join(ROOT, "aioloop.h")):
+                print("aioloop.h is not there yet: only the peers are measured")
+                continue
+        result = compile_program(name, libraries, flags)
+        if result.stdout:
+            print(result.stdout.rstrip())
+        if result.returncode == 0:
+            there.append(name)
+        else:
+            print("bench_%s.c does not compile: left out" % name)
+    return there
+
+
+# ---- running ----
+
+
+def program(name):
+    return os.path.join(BUILD, name)
+
+
+def environment():
+    """What would change aioloop's behaviour must not leak in."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("AIOLOOP_")}
+
+
+def run(command):
+    try:
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, env=environment())
+    except subprocess.TimeoutExpired:
+        raise Failed("took more than %d s" % TIMEOUT)
+    if result.returncode != 0:
+        raise Failed("exit status %d: %s" % (result.returncode, result.stderr.strip()[-300:]))
+    if "warning:" in result.stderr:
+        print(result.stderr.strip())
+    return result.stdout
+
+
+def run_json(*command):
+    return json.loads(run([str(word) for word in command]))
+
+
+class Server:
+    """An echo server, perhaps under a tool. It ends when its standard input does, or by itself with --once."""
+
+    def __init__(self, name, *arguments, under=()):
+        self.process = subprocess.Popen([*under, program(name), "echo", *arguments], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, env=environment())
+        words = self.process.stdout.readline().split()
+        if len(words) != 2 or words[0] != "port":
+            self.process.kill()
+            self.process.wait()
+            raise Failed("the server did not start")
+        self.port = words[1]
+
+    def __enter__(self):
+        return self
+
+    def figures(self):
+        self.process.stdin.write("?")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def wait(self):
+        """For a server that ends by itself."""
+        status = self.process.wait(TIMEOUT)
+        if status != 0:
+            raise Failed("the server ended with status %d" % status)
+
+    def __exit__(self, kind, *_):
+        try:
+            self.process.stdin.close()
+            status = self.process.wait(10 if kind is None else 1)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            status = -9
+        self.process.stdout.close()
+        if kind is None and status != 0:
+            raise Failed("the server ended with status %d" % status)
+
+
+def rounds_of(server, connections, count):
+    run([program("load"), "rounds", "--port", server.port, "--connections", str(connections),
+         "--count", str(count), "--core", CORE2])
+    server.wait()
+
+
+# ---- counts ----
+
+
+def callgrind_command(file):
+    return ["valgrind", "--tool=callgrind", "--callgrind-out-file=" + file]
+
+
+def callgrind_total(file):
+    with open(file) as lines:
+        for line in lines:
+            if line.startswith(("summary:", "totals:")):
+                return int(line.split()[1])
+    raise Failed("callgrind wrote no total")
+
+
+def instructions(name, mode, live, short, long):
+    file = os.path.join(BUILD, "callgrind.out")
+    totals = []
+    for count in (short, long):
+        run([*callgrind_command(file), program(name), mode, "--live", str(live), "--count", str(count)])
+        totals.append(callgrind_total(file))
+    return {"instructions": (totals[1] - totals[0]) / (long - short)}
+
+
+def instructions_echo(name, short, long):
+    file = os.path.join(BUILD, "callgrind.out")
+    totals = []
+    for count in (short, long):
+        with Server(name, "--once", under=callgrind_command(file)) as server:
+            rounds_of(server, 1, count)
+        totals.append(callgrind_total(file))
+    return {"instructions": (totals[1] - totals[0]) / (long - short)}
+
+
+def strace_calls(file):
+    """System calls by name from the table of strace -c: per cent, seconds, usecs/call, calls, [errors,] name."""
+    calls = {}
+    with open(file) as lines:
+        for line in lines:
+            words = line.split()
+            if len(words) >= 5 and words[3].isdigit() and words[-1] != "total":
+                calls[words[-1]] = int(words[3])
+    return calls
+
+
+def system_calls(name, connections, short, long):
+    file = os.path.join(BUILD, "strace.out")
+    counted = []
+    for count in (short, long):
+        under = ["strace", "-f", "-c", "-o", file]
+        with Server(name, "--once", "--core", CORE, under=under) as server:
+            rounds_of(server, connections, count)
+        counted.append(strace_calls(file))
+    messages = (long - short) * connections
+    by_name = {call: round((counted[1][call] - counted[0].get(call, 0)) / messages, 4) for call in counted[1]}
+    by_name = {call: value for call, value in by_name.items() if value != 0}
+    return {"calls": (sum(counted[1].values()) - sum(counted[0].values())) / messages, "by_name": by_name}
+
+
+def idle_memory(name, few, many):
+    """Bytes that the server has from malloc (headers and rounding included) for each further connection, after
+    each has echoed one message and rests. What mallinfo2 cannot see (a library's own mmap) shows in rss_anon."""
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < many + 100:
+        raise Failed("needs %d open files; raise the hard limit (ulimit -Hn)" % (many + 100))
+    figures = []
+    with Server(name, "--core", CORE) as server:
+        load = subprocess.Popen([program("load"), "hold", "--port", server.port, "--core", CORE2],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            for count in (few, many):
+                load.stdin.write("%d\n" % count)
+                load.stdin.flush()
+                if load.stdout.readline() != "held %d\n" % count:
+                    raise Failed("the connections could not be opened")
+                figures.append(server.figures())
+                if figures[-1]["connections"] != count:
+                    raise Failed("the server has %d connections" % figures[-1]["connections"])
+        finally:
+            load.stdin.close()
+            load.wait(TIMEOUT)
+            load.stdout.close()
+    return {key: (figures[1][key] - figures[0][key]) / (many - few) for key in ("heap", "rss_anon")}
+
+
+# ---- times ----
+
+
+def echo(name, size, connections, seconds):
+    with Server(name, "--core", CORE) as server:
+        return run_json(program("load"), "load", "--port", server.port, "--connections", connections, "--size",
+                        size, "--seconds", seconds, "--pid", server.process.pid, "--core", CORE2)
+
+
+def timed(name, mode, *arguments):
+    return run_json(program(name), mode, *arguments, "--core", CORE)
+
+
+# ---- what is measured, and what it has to be ----
+
+
+class Row:
+    """One line of the table: a figure of a benchmark. target: at most this; relative: times by hand's figure."""
+
+    def __init__(self, key, text, unit, target=None, relative=False, digits=1):
+        self.key, self.text, self.unit, self.target = key, text, unit, target
+        self.relative, self.digits = relative, digits
+
+
+class Bench:
+    def __init__(self, name, tool, measure, *rows):
+        self.name, self.tool, self.measure, self.rows = name, tool, measure, rows
+
+    def is_time(self):
+        return self.tool == "time"
+
+
+def benchmarks(quick):
+    few = 4 if quick else 1  # how many times less work
+    seconds = 0.4 if quick else 1.0
+
+    def count(mode, live):
+        return lambda name: instructions(name, mode, live, 20000, 20000 + 40000 // few // 10000 * 10000)
+
+    def micro(mode, live, operations):
+        return lambda name: timed(name, mode, "--live", live, "--count", operations // few)
+
+    def served(size, connections):
+        return lambda name: echo(name, size, connections, seconds)
+
+    def echo_rows(what):
+        return (Row("server_cpu_us", "echo %s: server CPU a request" % what, "us", 1.03, True, 2),
+                Row("rate", "echo %s: requests" % what, "/s", digits=0))
+
+    ir = "instr."
+    return [
+        Bench("ir.echo", "valgrind", lambda name: instructions_echo(name, 500, 500 + 2000 // few),
+              Row("instructions", "echo 64 B x 1: a round trip", ir, 300)),
+        Bench("ir.soon", "valgrind", count("soon", 1000),
+              Row("instructions", "call_soon, 1,000 live: a callback", ir, 70)),
+        Bench("ir.chain", "valgrind", count("soon", 1),
+              Row("instructions", "call_soon, one live: an iteration", ir, 250)),
+        Bench("ir.timers", "valgrind", count("timers", 10000),
+              Row("instructions", "timer: arm, half cancelled, half fired", ir, 330)),
+        Bench("ir.rearm", "valgrind", count("rearm", 10000),
+              Row("instructions", "re-arm one of 10,000 timers", ir, 60)),
+        # The second target allows for the wait that a hundred messages share.
+        Bench("calls.1", "strace", lambda name: system_calls(name, 1, 200, 200 + 1000 // few),
+              Row("calls", "system calls a round trip, 1 connection", "calls", 3.0, digits=2)),
+        Bench("calls.100", "strace", lambda name: system_calls(name, 100, 20, 20 + 100 // few),
+              Row("calls", "system calls a round trip, 100 connections", "calls", 2.05, digits=2)),
+        Bench("idle", "memory", lambda name: idle_memory(name, 1000, 10000),
+              Row("heap", "idle connection: user memory", "B", 400, digits=0)),
+        Bench("echo.1k", "time", served(1024, 10), *echo_rows("1 KiB x 10")),
+        Bench("echo.64", "time", served(64, 100), *echo_rows("64 B x 100")),
+        Bench("echo.100k", "time", served(102400, 10), *echo_rows("100 KiB x 10")),
+        Bench("soon", "time", micro("soon", 1000, 10000000), Row("ns", "call_soon, batch of 1,000", "ns", 6)),
+        Bench("chain", "time", micro("soon", 1, 1000000), Row("ns", "call_soon, chain", "ns")),
+        Bench("million", "time", lambda name: timed(name, "million", "--live", 1000000),
+              Row("arm_ns", "1e6 timers: arm", "ns", 47), Row("cancel_ns", "1e6 timers: cancel", "ns", 36),
+              Row("fire_ns", "1e6 timers: fire", "ns", 362),
+              Row("peak_mib", "1e6 timers: peak memory", "MiB", 74)),
+        Bench("rearm", "time", micro("rearm", 10000, 5000000), Row("ns", "re-arm one of 10,000 timers", "ns")),
+        Bench("posts", "time",
+              lambda name: timed(name, "posts", "--count", 2000000 // few, "--core2", CORE2),
+              Row("wall_ns", "posts from a thread on another core", "ns", 60)),
+        Bench("posts.1core", "time",
+              lambda name: timed(name, "posts", "--count", 2000000 // few, "--core2", CORE),
+              Row("wall_ns", "posts from a thread on the same core", "ns")),
+        # libuv 1.44 (Debian 12) spins while the other thread should have the only core: 70 us. Newer ones do not.
+        Bench("wakeup", "time", lambda name: timed(name, "wakeup", "--count", 20000 // few),
+              Row("wall_us", "wake-up round trip of two threads, one core", "us", 5.5, digits=2)),
+    ]
+
+
+# ---- results ----
+
+
+class Report:
+    def __init__(self, file, names):
+        self.file, self.names = file, names
+        self.lines = []
+        self.failed = False
+
+    def raw(self, **what):
+        self.file.write(json.dumps(what) + "\n")
+        self.file.flush()
+
+    def bench(self, bench, samples):
+        """samples: for each program the figures of its rounds."""
+        for row in bench.rows:
+            values = {name: [figures[row.key] for figures in runs] for name, runs in samples.items() if runs}
+            middle = {name: statistics.median(runs) for name, runs in values.items()}
+            measured, best, verdict = None, None, "-"
+            if "aioloop" in values and row.target is not None and not row.relative:
+                measured, best = middle["aioloop"], min(values["aioloop"])
+            elif "aioloop" in values and row.target is not None and "hand" in values:
+                ratios = [a / h for a, h in zip(values["aioloop"], values["hand"])]
+                measured, best = statistics.median(ratios), min(ratios)
+            if measured is not None:
+                # Compared as printed: 3.004 system calls are three.
+                verdict = "holds" if round(measured, 2) <= row.target else "MISSES"
+            self.add(row, middle, measured, best, verdict, bench.is_time())
+            self.raw(row=row.text, bench=bench.name, unit=row.unit, target=row.target,
+                     relative_to="hand" if row.relative else None, measured=measured,
+                     medians={name: round(value, 4) for name, value in middle.items()},
+                     holds={"holds": True, "MISSES": False}.get(verdict))
+
+    def add(self, row, middle, measured, best, verdict, is_time):
+        def number(value):
+            return "-" if value is None else "{:,.{}f}".format(value, row.digits)
+
+        target = "-" if row.target is None else ("%gx hand" if row.relative else "%g") % row.target
+        if verdict == "MISSES" and is_time:
+            verdict += " (best %s%.3g)" % ("x" if row.relative else "", best)
+        elif verdict == "holds" and row.relative:
+            verdict += " (x%.3g)" % measured
+        if verdict.startswith("MISSES") and row.relative:
+            verdict += " x%.3g" % measured
+        cells = [row.text, row.unit, target, number(middle.get("aioloop")), verdict]
+        self.lines.append(cells + [number(middle.get(name)) for name in PROGRAMS if name != "aioloop"])
+
+    def table(self):
+        head = ["", "unit", "target", "aioloop", "verdict"] + [name for name in PROGRAMS if name != "aioloop"]
+        widths = [max(len(line[i]) for line in [head, *self.lines]) for i in range(len(head))]
+        left = (0, 1, 4)
+        for line in [head, *self.lines]:
+            print("  ".join(cell.ljust(width) if i in left else cell.rjust(width)
+                            for i, (cell, width) in enumerate(zip(line, widths))).rstrip())
+
+
+def machine():
+    model = "unknown"
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                model = re.sub(r"\s+", " ", line.split(":", 1)[1].strip())
+                break
+    compiler = subprocess.run(["gcc", "--version"], stdout=subprocess.PIPE, text=True).stdout.split("\n")[0]
+    return {"cpu": model, "cores": len(CORES), "kernel": platform.release(), "compiler": compiler}
+
+
+def wanted(bench, only):
+    """A benchmark by its name, or all whose names begin with it and a dot."""
+    return not only or any(bench.name == name or bench.name.startswith(name.rstrip(".") + ".") for name in only)
+
+
+def measure(bench, names, rounds, report):
+    samples = {name: [] for name in names}
+    print("%s ..." % bench.name, end="", flush=True, file=sys.stderr)
+    for number in range(rounds if bench.is_time() else 1):
+        for name in names:
+            if samples[name] is None:
+                continue
+            try:
+                figures = bench.measure(name)
+            except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
+                print("\n%s, %s: %s" % (bench.name, name, error), file=sys.stderr)
+                samples[name] = None
+                report.failed = True
+                continue
+            if "wall_ns" in figures:
+                figures["wall_us"] = figures["wall_ns"] / 1000
+            samples[name].append(figures)
+            report.raw(bench=bench.name, program=name, round=number, **figures)
+    print("\r\033[K" if sys.stderr.isatty() else "", end="\n" if not sys.stderr.isatty() else "", file=sys.stderr)
+    report.bench(bench, {name: runs for name, runs in samples.items() if runs})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    names = ", ".join(bench.name for bench in benchmarks(False))
+    parser.add_argument("--only", action="append", default=[], metavar="NAME",
+                        help="only this benchmark, or group (ir, calls, echo, posts); may be repeated. There are: " + names)
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of what is timed (default 7; quick 2)")
+    parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: to see that all runs")
+    parser.add_argument("--out", default=os.path.join(ROOT, "build", "bench.json"), metavar="FILE",
+                        help="raw results (default build/bench.json)")
+    parser.add_argument("--aioloop-cflags", default="", metavar="FLAGS", help="more flags to compile aioloop with")
+    options = parser.parse_args()
+    rounds = options.rounds or (2 if options.quick else 7)
+    chosen = [bench for bench in benchmarks(options.quick) if wanted(bench, options.only)]
+    if not chosen:
+        parser.error("no such benchmark; there are: " + names)
+
+    install()
+    there = build(shlex.split(options.aioloop_cflags))
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print("the machine is busy (load %.1f): trust the counts, not the times" % load)
+    os.makedirs(os.path.dirname(os.path.abspath(options.out)), exist_ok=True)
+    with open(options.out, "w") as file:
+        report = Report(file, there)
+        report.raw(machine=machine(), rounds=rounds, quick=options.quick,
+                   aioloop_cflags=options.aioloop_cflags)
+        for bench in chosen:
+            if bench.tool in TOOLS and shutil.which(bench.tool) is None:
+                continue
+            measure(bench, there, rounds, report)
+        report.table()
+    return 1 if report.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
