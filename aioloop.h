@@ -406,13 +406,13 @@ AIOLOOP_API bool aioloop_is_running(aioloop *loop);
 AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 
 /* loop.close(): drops what is queued without calling it, closes the sockets of transports and servers without telling
- * their protocols, gives everything back to the system. The objects stay valid until aioloop_free and answer AIOLOOP_ECLOSED.
+ * their protocols, gives everything back to the system. In debug mode what was open is reported. The objects stay valid until aioloop_free and answer AIOLOOP_ECLOSED.
  * 0, also when repeated; AIOLOOP_EMISUSE while the loop runs. */
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
- * In debug mode what had not been ended is reported first. In a forked child this touches nothing that the parent shares.
- * AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
+ * Failures of futures that nobody looked at are reported, in debug mode also what had not been ended. In a forked child this
+ * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After close too. */
@@ -1615,9 +1615,10 @@ AIOLOOP_INTERNAL void aiol_error_free(const aioloop_allocator *a, struct aioloop
  * context.c - context variables, and what a thread remembers.                  (Python: contextvars)
  *
  * A map is an immutable set of values; changing a variable makes a new map, so capturing the current values is taking a
- * counter, and the empty map is NULL and costs nothing. The current context is a HOME: the place that holds a map
- * pointer. Whoever runs user code makes the place it keeps for that work the thread's home; a change replaces the
- * pointer there. Counters are atomic, because work and its context may go to another thread.
+ * counter, and the empty map is NULL and costs nothing. aiol_thread.map is the current one. Where it belongs to something that
+ * lives on (a connection, a context object), aiol_thread.place is the pointer that owns it, and a change is stored there too;
+ * else (place NULL) aiol_thread.map is itself the owner. Counters are atomic, because work and its context may go to another
+ * thread.
  */
 #ifndef AIOL_BASE_CONTEXT_C
 #define AIOL_BASE_CONTEXT_C
@@ -1645,19 +1646,17 @@ typedef struct aiol_thread_state {
     aioloop *running;
     aioloop *current;     /* asyncio.set_event_loop */
     bool current_was_set; /* also to NULL */
+    bool counted;         /* first is known */
+    bool first;           /* the process's first thread: see aioloop_get_event_loop */
     int running_process;  /* whose running is; a forked child has another */
-    aiol_map **home;      /* NULL: &base */
-    aiol_map *base;
+    aiol_map *map;    /* the current values */
+    aiol_map **place; /* that owns them; NULL: map does */
     const char *site_file; /* where the next object is made */
     int site_line;
     aiol_error_slot error; /* what had no loop to tell */
 } aiol_thread_state;
 
 static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
-
-AIOL_INLINE aiol_map **aiol_context_home(void) {
-    return aiol_thread.home != NULL ? aiol_thread.home : &aiol_thread.base;
-}
 
 static size_t aiol_map_size(uint32_t count) {
     return sizeof(aiol_map) + (count == 0 ? 0 : count - 1) * sizeof(aiol_context_cell *);
@@ -1691,12 +1690,42 @@ AIOL_INLINE void aiol_map_unref(aiol_map *map) {
         aiol_map_release(map);
 }
 
-/* Stores at *out a map like old but with cell for var (or, cell NULL, without var). Takes over the caller's reference to
- * cell when it succeeds. */
-static int aiol_map_with(aiol_map *old, const aioloop_context_var *var, aiol_context_cell *cell, aiol_map **out) {
+/* What was current before something else is. */
+typedef struct aiol_context_frame {
+    aiol_map *map;
+    aiol_map **place;
+} aiol_context_frame;
+
+/* Makes the values that place owns the current ones. */
+AIOL_INLINE aiol_context_frame aiol_context_enter(aiol_map **place) {
+    aiol_context_frame frame;
+    frame.map = aiol_thread.map;
+    frame.place = aiol_thread.place;
+    aiol_thread.map = *place;
+    aiol_thread.place = place;
+    return frame;
+}
+
+/* Reads the place again: what ran inside may have changed what it owns. */
+AIOL_INLINE void aiol_context_leave(const aiol_context_frame *frame) {
+    aiol_thread.place = frame->place;
+    aiol_thread.map = frame->place != NULL ? *frame->place : frame->map;
+}
+
+/* Stores at *out a map like old but with cell for var (or, cell NULL, without var); NULL if nothing is left. Takes over the
+ * caller's reference to cell when it succeeds. */
+static int aiol_map_with(const aiol_map *old, const aioloop_context_var *var, aiol_context_cell *cell, aiol_map **out) {
     uint32_t old_count = old == NULL ? 0 : old->count;
-    aiol_map *map = (aiol_map *)aiol_alloc(&aiol_default_allocator, aiol_map_size(old_count + 1));
+    uint32_t count = cell == NULL ? 0 : 1;
+    aiol_map *map;
     uint32_t i;
+    for (i = 0; i < old_count; i++)
+        if (old->cells[i]->var != var)
+            count++;
+    *out = NULL;
+    if (count == 0)
+        return 0;
+    map = (aiol_map *)aiol_alloc(&aiol_default_allocator, aiol_map_size(count));
     if (map == NULL)
         return AIOLOOP_ENOMEM;
     map->refs = 1;
@@ -1704,32 +1733,17 @@ static int aiol_map_with(aiol_map *old, const aioloop_context_var *var, aiol_con
     for (i = 0; i < old_count; i++) {
         if (old->cells[i]->var == var)
             continue;
-        map->cells[map->count] = old->cells[i];
-        aiol_add_u32(&map->cells[map->count]->refs, 1);
-        map->count++;
+        aiol_add_u32(&old->cells[i]->refs, 1);
+        map->cells[map->count++] = old->cells[i];
     }
     if (cell != NULL)
         map->cells[map->count++] = cell;
-    if (map->count < old_count + 1) {
-        /* Free is told the size, so the block must have the size that its count says. A failure to shrink cannot matter. */
-        aiol_map *fit = NULL;
-        if (map->count != 0)
-            fit = (aiol_map *)aiol_default_allocator.allocate(NULL, map, aiol_map_size(old_count + 1),
-                                                              aiol_map_size(map->count));
-        else
-            aiol_free(&aiol_default_allocator, map, aiol_map_size(old_count + 1));
-        if (map->count != 0 && fit == NULL) {
-            *out = map;
-            return 0;
-        }
-        map = fit;
-    }
     *out = map;
     return 0;
 }
 
 AIOLOOP_API void *aioloop_context_get(const aioloop_context_var *var) {
-    const aiol_map *map = *aiol_context_home();
+    const aiol_map *map = aiol_thread.map;
     uint32_t i;
     if (var == NULL)
         return NULL;
@@ -1740,8 +1754,7 @@ AIOLOOP_API void *aioloop_context_get(const aioloop_context_var *var) {
 }
 
 AIOLOOP_API int aioloop_context_set(const aioloop_context_var *var, void *value, void (*dispose)(void *value)) {
-    aiol_map **home = aiol_context_home();
-    aiol_map *old = *home;
+    aiol_map *old = aiol_thread.map;
     aiol_map *map = NULL;
     aiol_context_cell *cell = NULL;
     int err;
@@ -1761,7 +1774,9 @@ AIOLOOP_API int aioloop_context_set(const aioloop_context_var *var, void *value,
         aiol_free(&aiol_default_allocator, cell, sizeof(*cell));
         return err;
     }
-    *home = map;
+    aiol_thread.map = map;
+    if (aiol_thread.place != NULL)
+        *aiol_thread.place = map;
     aiol_map_unref(old);
     return 0;
 }
@@ -1772,7 +1787,7 @@ AIOLOOP_API aioloop_context *aioloop_copy_context(void) {
         return NULL;
     context->refs = 1;
     context->current = false;
-    context->map = aiol_map_ref(*aiol_context_home());
+    context->map = aiol_map_ref(aiol_thread.map);
     return context;
 }
 
@@ -1789,16 +1804,16 @@ AIOLOOP_API void aioloop_context_unref(aioloop_context *context) {
 }
 
 AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg) {
-    aiol_map **saved = aiol_thread.home;
+    aiol_context_frame frame;
     if (context == NULL || fn == NULL)
         return AIOLOOP_EINVAL;
-    if (context->current)
+    if (context->current || aiol_thread.place == &context->map) /* the latter in a callback that runs in it */
         return AIOLOOP_EMISUSE;
     aioloop_context_ref(context);
     context->current = true;
-    aiol_thread.home = &context->map;
+    frame = aiol_context_enter(&context->map);
     fn(arg);
-    aiol_thread.home = saved;
+    aiol_context_leave(&frame);
     context->current = false;
     aioloop_context_unref(context);
     return 0;
@@ -1817,7 +1832,7 @@ AIOLOOP_API aioloop_time aioloop_seconds(double seconds) {
         return AIOLOOP_FOREVER;
     if (ns <= -9.2e18)
         return AIOLOOP_NOT_A_TIME + 1;
-    return (aioloop_time)ns;
+    return (aioloop_time)(ns < 0 ? ns - 0.5 : ns + 0.5);
 }
 
 #endif
@@ -1847,53 +1862,52 @@ typedef struct aiol_heap {
     aiol_heap_entry *entries;
     size_t count;
     size_t capacity;
-    bool (*before)(const aiol_heap_item *a, const aiol_heap_item *b); /* for equal keys */
 } aiol_heap;
 
-AIOL_INLINE bool aiol_heap_less(const aiol_heap *h, aiol_heap_entry a, aiol_heap_entry b) {
-    return a.key < b.key || (a.key == b.key && h->before(a.item, b.item));
+/* Which of two items with equal keys comes first. The user of the heap defines it (core.h): a function pointer would cost what
+ * the comparison itself does. */
+AIOL_INLINE bool aiol_heap_before(const aiol_heap_item *a, const aiol_heap_item *b);
+
+/* Keys are rarely equal, so most comparisons end after one. */
+AIOL_INLINE bool aiol_heap_less(const aiol_heap_entry *a, const aiol_heap_entry *b) {
+    return a->key <= b->key && (a->key < b->key || aiol_heap_before(a->item, b->item));
 }
 
-AIOL_INLINE void aiol_heap_put(aiol_heap *h, size_t i, aiol_heap_entry entry) {
-    h->entries[i] = entry;
-    entry.item->index = (uint32_t)i;
+AIOL_INLINE void aiol_heap_put(aiol_heap_entry *entries, size_t i, const aiol_heap_entry *entry) {
+    entries[i] = *entry;
+    entry->item->index = (uint32_t)i;
 }
 
-static void aiol_heap_up(aiol_heap *h, size_t i, aiol_heap_entry entry) {
-    while (i > 0) {
+/* Puts entry at i or above it, but not above top. */
+AIOL_INLINE void aiol_heap_up(aiol_heap_entry *entries, size_t i, size_t top, aiol_heap_entry entry) {
+    while (i > top) {
         size_t parent = (i - 1) / 4;
-        if (!aiol_heap_less(h, entry, h->entries[parent]))
+        if (!aiol_heap_less(&entry, &entries[parent]))
             break;
-        aiol_heap_put(h, i, h->entries[parent]);
+        aiol_heap_put(entries, i, &entries[parent]);
         i = parent;
     }
-    aiol_heap_put(h, i, entry);
+    aiol_heap_put(entries, i, &entry);
 }
 
+/* Puts entry at i or below it. The hole goes all the way down, where an entry that was the last mostly belongs, and the entry
+ * up from there: that spares a comparison at each level. */
 static void aiol_heap_down(aiol_heap *h, size_t i, aiol_heap_entry entry) {
+    aiol_heap_entry *entries = h->entries;
     size_t count = h->count;
-    for (;;) {
-        size_t child = 4 * i + 1;
-        size_t best = child;
-        size_t end = child + 4;
-        aiol_heap_entry least;
-        if (child >= count)
-            break;
-        if (end > count)
-            end = count;
-        least = h->entries[child];
-        for (child++; child < end; child++) {
-            if (aiol_heap_less(h, h->entries[child], least)) {
-                least = h->entries[child];
-                best = child;
-            }
-        }
-        if (!aiol_heap_less(h, least, entry))
-            break;
-        aiol_heap_put(h, i, least);
-        i = best;
+    size_t top = i;
+    size_t child;
+    while ((child = 4 * i + 1) < count) {
+        const aiol_heap_entry *best = &entries[child];
+        const aiol_heap_entry *other = best + 1;
+        const aiol_heap_entry *end = child + 4 <= count ? best + 4 : entries + count;
+        for (; other < end; other++)
+            if (aiol_heap_less(other, best))
+                best = other;
+        aiol_heap_put(entries, i, best);
+        i = (size_t)(best - entries);
     }
-    aiol_heap_put(h, i, entry);
+    aiol_heap_up(entries, i, top, entry);
 }
 
 /* 0 or AIOLOOP_ENOMEM. */
@@ -1909,7 +1923,7 @@ AIOL_INLINE int aiol_heap_push(const aioloop_allocator *a, aiol_heap *h, int64_t
     }
     entry.key = key;
     entry.item = item;
-    aiol_heap_up(h, h->count++, entry);
+    aiol_heap_up(h->entries, h->count++, 0, entry);
     return 0;
 }
 
@@ -1921,8 +1935,8 @@ AIOLOOP_INTERNAL void aiol_heap_remove(aiol_heap *h, aiol_heap_item *item) {
     last = h->entries[--h->count];
     if (i == h->count)
         return;
-    if (i > 0 && aiol_heap_less(h, last, h->entries[(i - 1) / 4]))
-        aiol_heap_up(h, i, last);
+    if (i > 0 && aiol_heap_less(&last, &h->entries[(i - 1) / 4]))
+        aiol_heap_up(h->entries, i, 0, last);
     else
         aiol_heap_down(h, i, last);
 }
@@ -1935,7 +1949,7 @@ AIOLOOP_INTERNAL void aiol_heap_move(aiol_heap *h, aiol_heap_item *item, int64_t
     entry.key = key;
     entry.item = item;
     if (earlier)
-        aiol_heap_up(h, i, entry);
+        aiol_heap_up(h->entries, i, 0, entry);
     else
         aiol_heap_down(h, i, entry);
 }
@@ -1944,7 +1958,7 @@ AIOLOOP_INTERNAL void aiol_heap_verify(const aiol_heap *h) {
     size_t i;
     for (i = 0; i < h->count; i++) {
         AIOL_VERIFY(h->entries[i].item->index == i);
-        AIOL_VERIFY(i == 0 || !aiol_heap_less(h, h->entries[i], h->entries[(i - 1) / 4]));
+        AIOL_VERIFY(i == 0 || !aiol_heap_less(&h->entries[i], &h->entries[(i - 1) / 4]));
     }
 }
 
@@ -1957,7 +1971,7 @@ AIOLOOP_INTERNAL void aiol_heap_verify(const aiol_heap *h) {
  * Bytes are copied into the last chunk or a new one, or a chunk stands for memory that was lent. Chunks do not move, so
  * an operation may point into them while more is appended. Appending takes all or nothing. A lent chunk that is used
  * up, or dropped, goes to the `done` list; its release function is user code and is called by the owner when
- * that is allowed (aiol_bytes_release), never from in here.
+ * that is allowed (aiol_bytes_release_first), never from in here.
  */
 #ifndef AIOL_BASE_BYTES_C
 #define AIOL_BASE_BYTES_C
@@ -2109,14 +2123,13 @@ AIOLOOP_INTERNAL void aiol_bytes_clear(aiol_bytes *q, const aioloop_allocator *a
     AIOL_ASSERT(q->size == 0);
 }
 
-/* Gives lent memory back to its owners. Calls user code, which may append to q; so each chunk leaves the list first. */
-AIOLOOP_INTERNAL void aiol_bytes_release(aiol_bytes *q, const aioloop_allocator *a) {
-    while (q->done != NULL) {
-        aiol_chunk *chunk = q->done;
-        q->done = chunk->next;
-        chunk->release(chunk->lent, chunk->lent_size, chunk->arg);
-        aiol_free(a, chunk, chunk->block_size);
-    }
+/* Gives the first of the done list back to its owner. Calls user code, which may do anything to q, also end it. */
+AIOLOOP_INTERNAL void aiol_bytes_release_first(aiol_bytes *q, const aioloop_allocator *a) {
+    aiol_chunk *chunk = q->done;
+    const aiol_chunk was = *chunk;
+    q->done = was.next;
+    aiol_free(a, chunk, was.block_size);
+    was.release(was.lent, was.lent_size, was.arg);
 }
 
 AIOLOOP_INTERNAL void aiol_bytes_verify(const aiol_bytes *q) {
@@ -3067,9 +3080,9 @@ static int aiol_epoll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigne
     return aiol_error_from_errno(errno);
 }
 
-static int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events, int max) {
+static AIOL_NOINLINE int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events, int max) {
 #if AIOL_HAVE_EPOLL_PWAIT2
-    if (timeout > 0 && (p->without & AIOL_WITHOUT_EPOLL_PWAIT2) == 0) { /* e) */
+    if ((p->without & AIOL_WITHOUT_EPOLL_PWAIT2) == 0) { /* e) */
         int64_t spec[2];
         int n;
         spec[0] = timeout / 1000000000;
@@ -3085,8 +3098,14 @@ static int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event 
 
 static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
     struct epoll_event events[AIOL_EPOLL_BATCH];
-    int n = aiol_epoll_wait_ns(p, timeout, events, max < AIOL_EPOLL_BATCH ? max : AIOL_EPOLL_BATCH);
+    int n;
     int i;
+    if (max > AIOL_EPOLL_BATCH)
+        max = AIOL_EPOLL_BATCH;
+    if (timeout <= 0)
+        n = AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, max, timeout == 0 ? 0 : -1));
+    else
+        n = aiol_epoll_wait_ns(p, timeout, events, max);
     if (n == -1)
         return errno == EINTR ? 0 : aiol_error_from_errno(errno);
     for (i = 0; i < n; i++) {
@@ -3459,7 +3478,8 @@ typedef struct aiol_engine_calls {
     /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
     void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
 
-    int (*wait)(struct aiol_engine *e, aioloop_time deadline); /* flush, wait, harvest; calls nobody. Past: no wait */
+    /* Flush, wait (not if deadline is past), harvest; calls nobody. 1: there is something to dispatch; 0: not; or a code. */
+    int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
     int (*flush)(struct aiol_engine *e); /* tells the system everything: before a foreign main loop sleeps */
     int (*descriptor)(struct aiol_engine *e);
@@ -3525,7 +3545,7 @@ typedef struct aiol_engine_setup {
 #define AIOL_IO_REACTOR_C
 
 #define AIOL_REACTOR_BATCH 256
-#define AIOL_REACTOR_BUFFER 65536u
+#define AIOL_REACTOR_BUFFER (256u * 1024u)
 
 enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
 enum { AIOL_OP_KEPT = 1 };                                            /* engine_flags: on the list of kept sources */
@@ -3842,11 +3862,8 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
 /* Keeps the wake-up to itself. */
 static void aiol_reactor_harvest(aiol_reactor *r, int found) {
     int i;
-    r->harvest++;
-    r->ready_next = 0;
-    r->ready_count = 0;
     for (i = 0; i < found; i++) {
-        if (r->ready[i].fd == r->wake.reader)
+        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader))
             aiol_wake_drain(&r->wake);
         else
             r->ready[r->ready_count++] = r->ready[i];
@@ -3858,24 +3875,33 @@ static aioloop_time aiol_reactor_now(aiol_engine *e) {
     return aiol_clock_now();
 }
 
+/* How long to wait, in nanoseconds; below 0: for ever. */
+static int64_t aiol_reactor_timeout(const aiol_reactor *r, aioloop_time deadline) {
+    int64_t timeout;
+    if (r->kept != NULL || deadline <= 0)
+        return 0;
+    if (deadline == AIOLOOP_FOREVER)
+        return -1;
+    timeout = deadline - aiol_clock_now();
+    return timeout < 0 ? 0 : timeout;
+}
+
 static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
     aiol_reactor *r = (aiol_reactor *)e;
-    int64_t timeout = -1;
     int n;
-    if (r->ready_next < r->ready_count) /* a halted dispatch left them */
-        return 0;
+    if (AIOL_UNLIKELY(r->ready_next < r->ready_count)) /* a halted dispatch left them */
+        return 1;
     if (r->dirty_count != 0 && aiol_reactor_flush(e) < 0)
-        return 0; /* dispatch tells whose it is */
-    if (r->kept != NULL || deadline <= 0) {
-        timeout = 0;
-    } else if (deadline != AIOLOOP_FOREVER) {
-        timeout = deadline - aiol_clock_now();
-        if (timeout < 0)
-            timeout = 0;
-    }
-    n = r->poll.poller->wait(&r->poll, timeout, r->ready, AIOL_REACTOR_BATCH);
-    aiol_reactor_harvest(r, n < 0 ? 0 : n);
-    return n < 0 ? n : 0;
+        return 1; /* dispatch tells whose it is */
+    n = r->poll.poller->wait(&r->poll, aiol_reactor_timeout(r, deadline), r->ready, AIOL_REACTOR_BATCH);
+    r->harvest++;
+    r->ready_next = 0;
+    r->ready_count = 0;
+    if (n > 0)
+        aiol_reactor_harvest(r, n);
+    else if (n < 0)
+        return n;
+    return r->ready_count != 0 || r->kept != NULL;
 }
 
 /* ---- dispatching ---- */
@@ -5480,7 +5506,7 @@ static int aiol_sim_wait(aiol_engine *e, aioloop_time deadline) {
     aiol_sim *sim = aiol_sim_of(e);
     bool woken;
     if (sim->ready_next < sim->ready_count) /* a halted dispatch left them */
-        return 0;
+        return 1;
     sim->turn++;
     woken = aiol_exchange_u32(&sim->woken, 0) != 0;
     for (;;) {
@@ -5488,7 +5514,7 @@ static int aiol_sim_wait(aiol_engine *e, aioloop_time deadline) {
         while (aiol_sim_step(sim))
             ;
         if (aiol_sim_harvest(sim) || woken || deadline <= sim->now)
-            return 0;
+            return 1; /* also with nothing: a dispatch is a step of the delayed personality */
         next = aiol_sim_next_event(sim);
         if (deadline < next)
             next = deadline;
@@ -5574,9 +5600,12 @@ static void aiol_sim_deliver_recv(aiol_sim *sim, const aiol_sim_ready *ready, ai
             break;
         if (op->u.recv.dest != NULL) {
             size_t room = op->u.recv.dest(op, &buffer);
-            if (room == 0 || aiol_sim_still(sim, ready, generation) == NULL || aiol_sim_halted(budget))
+            s = aiol_sim_still(sim, ready, generation);
+            if (room == 0 || s == NULL || aiol_sim_halted(budget))
                 break;
-            size = aiol_min_size(size, room);
+            size = aiol_min_size(aiol_min_size(size, room), sim->delayed ? s->stash : s->arrived);
+            if (size == 0) /* broken in there */
+                break;
         }
         if (aiol_sim_offer(sim, ready, op, buffer, size) < size)
             break;
@@ -6479,41 +6508,46 @@ typedef struct aiol_node {
     void (*run)(aioloop *loop, struct aiol_node *node);
 } aiol_node;
 
+/* First in, first out. end is where the next node is linked: the last node's next, or head of an empty queue. */
 typedef struct aiol_queue {
     aiol_node *head;
-    aiol_node *tail; /* of a queue that is not empty */
+    aiol_node **end;
 } aiol_queue;
+
+AIOL_INLINE void aiol_queue_init(aiol_queue *q) {
+    q->head = NULL;
+    q->end = &q->head;
+}
 
 AIOL_INLINE void aiol_queue_push(aiol_queue *q, aiol_node *node) {
     node->next = NULL;
-    if (q->head == NULL)
-        q->head = node;
-    else
-        q->tail->next = node;
-    q->tail = node;
+    *q->end = node;
+    q->end = &node->next;
 }
 
-/* Everything of `first` comes before everything of q; first becomes empty. */
-AIOL_INLINE void aiol_queue_prepend(aiol_queue *q, aiol_queue *first) {
-    if (first->head == NULL)
+/* The oldest node, or NULL. */
+AIOL_INLINE aiol_node *aiol_queue_pop(aiol_queue *q) {
+    aiol_node *node = q->head;
+    if (node != NULL) {
+        q->head = node->next;
+        if (q->head == NULL)
+            q->end = &q->head;
+    }
+    return node;
+}
+
+/* Moves everything of from, which becomes empty, behind what is in q. */
+AIOL_INLINE void aiol_queue_append(aiol_queue *q, aiol_queue *from) {
+    if (from->head == NULL)
         return;
-    first->tail->next = q->head;
-    if (q->head == NULL)
-        q->tail = first->tail;
-    q->head = first->head;
-    first->head = NULL;
+    *q->end = from->head;
+    q->end = from->end;
+    aiol_queue_init(from);
 }
 
-/* FREE -> READY | TIMER | WAITING;  TIMER -> READY (due) | FREE;  WAITING (a done-callback) -> READY | FREE;
- * READY -> RUNNING -> FREE;  READY -> CANCELLED -> FREE (when its turn comes). */
-typedef enum aiol_slot_state {
-    AIOL_SLOT_FREE,
-    AIOL_SLOT_READY,
-    AIOL_SLOT_TIMER,
-    AIOL_SLOT_WAITING,
-    AIOL_SLOT_RUNNING,
-    AIOL_SLOT_CANCELLED
-} aiol_slot_state;
+/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  WAITING: a done-callback, until its future is
+ * done. */
+typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_WAITING } aiol_slot_state;
 
 enum {
     AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
@@ -6521,6 +6555,8 @@ enum {
     AIOL_SLOT_HOLDS = 4     /* owns a reference of its future */
 };
 
+/* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence 0. So
+ * scheduling one writes only what differs. */
 typedef struct aiol_slot {
     union {
         aiol_node node;
@@ -6547,6 +6583,11 @@ typedef struct aiol_slot {
 } aiol_slot;
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_slot) == 64, slot_is_a_cache_line);
+
+/* Of timers with equal deadlines the one made first. */
+AIOL_INLINE bool aiol_heap_before(const aiol_heap_item *a, const aiol_heap_item *b) {
+    return ((const aiol_slot *)(const void *)a)->sequence < ((const aiol_slot *)(const void *)b)->sequence;
+}
 
 /* What belongs to a loop and must be ended with it: connections, servers, attempts, watchers. */
 struct aiol_resource;
@@ -6590,17 +6631,22 @@ struct aioloop {
     /* What every callback touches. */
     aiol_queue ready;
     aiol_queue batch; /* of this iteration, not run yet */
+    aiol_queue left;  /* what a halt kept from running */
     aiol_slot *free_slots;
     uint64_t sequence;
+    aiol_map *map;     /* what is current between callbacks; owned while the loop runs */
+    aiol_map **outer_place; /* whose it was before */
     uint32_t turn;     /* counts callbacks */
+    bool attention;    /* something is to be done when the callback ends: raised or unsent says what */
+    bool careful;      /* closed, or debug mode: the slow path looks which */
     int raised;        /* the code that the running callback raised; 0: none */
     aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
-    bool careful;      /* closed, or debug mode: the slow path looks which */
     bool halt;         /* fatal: stop dispatching */
     bool stopping;
     bool closed;
     bool debug;
     bool more; /* the engine keeps something for the next iteration */
+    aioloop_future *awaited; /* what run_until_complete runs for */
     uint32_t running;
     aiol_engine *engine;
     aiol_budget budget;
@@ -6679,16 +6725,15 @@ struct aioloop_future {
 /* ---- running user code ---- */
 
 typedef struct aiol_frame {
-    aiol_map **home;
+    aiol_context_frame context;
     int raised;
 } aiol_frame;
 
-/* Before user code: its context's home becomes the current one. */
-AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **home) {
+/* Before user code: its context becomes the current one. */
+AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **place) {
     aiol_frame frame;
-    frame.home = aiol_thread.home;
+    frame.context = aiol_context_enter(place);
     frame.raised = loop->raised;
-    aiol_thread.home = home;
     loop->raised = 0;
     loop->turn++;
     return frame;
@@ -6698,12 +6743,13 @@ AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **home) {
 AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     int raised = loop->raised;
     loop->raised = frame->raised;
-    aiol_thread.home = frame->home;
+    aiol_context_leave(&frame->context);
     return raised;
 }
 
-/* At the end of a callback that the loop called: what it wrote goes out. */
+/* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
+    loop->attention = false;
     if (AIOL_UNLIKELY(loop->unsent != NULL))
         loop->net->flush_unsent(loop);
 }
@@ -6718,6 +6764,8 @@ AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t sit
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context);
 AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL void aiol_slow(aioloop *loop, uint32_t site, aioloop_time since, const char *what);
+AIOLOOP_INTERNAL bool aiol_wrong_thread(aioloop *loop);
 AIOLOOP_INTERNAL int aiol_check(aioloop *loop);
 
 /* handle.c */
@@ -6726,6 +6774,8 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot);
 AIOLOOP_INTERNAL aioloop *aiol_slot_loop(const aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context);
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node);
 
 /* timer.c */
 AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop);
@@ -6745,6 +6795,7 @@ AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* loop.c */
+AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, const aiol_resource_calls *calls);
 AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource);
 
@@ -6807,6 +6858,7 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     aiol_error_set(&loop->error, code, format, arguments);
     va_end(arguments);
     loop->raised = code;
+    loop->attention = true;
     return code;
 }
 
@@ -6814,22 +6866,28 @@ AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop) {
     return loop != NULL ? &loop->error.error : &aiol_thread.error.error;
 }
 
+/* True in debug mode if another thread runs the loop: nothing of the loop may be touched. */
+AIOLOOP_INTERNAL bool aiol_wrong_thread(aioloop *loop) {
+    return loop->debug && aiol_load(&loop->running) != 0 && aiol_thread.running != loop;
+}
+
 /* What may make a call on the loop refused, when loop->careful says to look. 0, or the code with its message stored. */
 AIOLOOP_INTERNAL int aiol_check(aioloop *loop) {
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
-    if (loop->debug && aiol_load(&loop->running) != 0 && aiol_thread.running != loop)
-        return AIOLOOP_EMISUSE; /* another thread's: nothing of the loop may be touched */
-    return 0;
+    return aiol_wrong_thread(loop) ? AIOLOOP_EMISUSE : 0;
 }
 
 /* ---- logging ---- */
 
+/* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
+    int raised = loop->raised;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
         fprintf(stderr, "%s\n", text);
+    loop->raised = raised;
 }
 
 AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg) {
@@ -6851,6 +6909,13 @@ AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format
     if (at != NULL)
         snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
     aiol_log_write(loop, AIOLOOP_LOG_WARNING, text);
+}
+
+/* Debug mode: what ran took from `since` until now; said if that was long. */
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slow(aioloop *loop, uint32_t site, aioloop_time since, const char *what) {
+    aioloop_time took = aiol_loop_now(loop) - since;
+    if (took >= loop->slow)
+        aiol_warn(loop, site, "%s took %lld ms", what, (long long)(took / 1000000));
 }
 
 /* A line of the default handler's text: "name: value". */
@@ -6909,7 +6974,7 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
     raised = loop->raised;
     loop->raised = outer;
     if (raised == AIOLOOP_EFATAL) {
-        loop->halt = true;
+        aiol_loop_halt(loop);
     } else if (raised != 0) {
         aioloop_exception_context own;
         memset(&own, 0, sizeof(own));
@@ -6927,7 +6992,7 @@ AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloo
     char detail[AIOL_ERROR_TEXT_SIZE];
     const aiol_site *at = aiol_site_at(loop, site);
     if (code == AIOLOOP_EFATAL) {
-        loop->halt = true;
+        aiol_loop_halt(loop);
         return;
     }
     context->error = code;
@@ -6964,7 +7029,7 @@ AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled) {
         return AIOLOOP_EINVAL;
 #if AIOLOOP_USE_DEBUG
     loop->debug = enabled;
-    loop->careful = loop->closed || enabled;
+    loop->careful = enabled || loop->closed;
     aiol_thread.site_file = NULL;
     return 0;
 #else
@@ -7029,6 +7094,7 @@ AIOLOOP_INTERNAL aiol_slot_chunk *aiol_slot_chunk_new(aioloop *loop, size_t coun
     for (i = 0; i < count; i++) {
         slots[i].index = (uint16_t)i;
         slots[i].flags = flags;
+        slots[i].at.node.run = aiol_run_call;
         slots[i].at.node.next = i + 1 < count ? &slots[i + 1].at.node : NULL;
     }
     return chunk;
@@ -7061,8 +7127,8 @@ AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop) {
     return slot;
 }
 
-static void aiol_slot_drop_context(aiol_slot *slot) {
-    if (AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0)) {
+static AIOL_NOINLINE void aiol_slot_drop_context(aiol_slot *slot) {
+    if ((slot->flags & AIOL_SLOT_EXPLICIT) != 0) {
         slot->flags &= (uint8_t)~AIOL_SLOT_EXPLICIT;
         aioloop_context_unref(slot->context.explicit_one);
     } else {
@@ -7075,10 +7141,12 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     if (AIOL_UNLIKELY(slot->context.map != NULL))
         aiol_slot_drop_context(slot);
     slot->sequence = 0;
-    slot->state = AIOL_SLOT_FREE;
+    slot->site = 0;
+    slot->state = AIOL_SLOT_READY;
+    slot->at.node.run = aiol_run_call;
     slot->flags &= AIOL_SLOT_REMOTE;
     if (AIOL_UNLIKELY(slot->flags != 0)) {
-        slot->at.node.next = &loop->remote_done->at.node;
+        slot->at.node.next = (aiol_node *)(void *)loop->remote_done;
         loop->remote_done = slot;
         return;
     }
@@ -7093,27 +7161,24 @@ AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *contex
         slot->context.explicit_one = context;
         slot->flags |= AIOL_SLOT_EXPLICIT;
     } else {
-        slot->context.map = aiol_map_ref(*aiol_context_home());
+        slot->context.map = aiol_map_ref(aiol_thread.map);
     }
 }
 
-AIOL_INLINE aiol_map **aiol_slot_home(aiol_slot *slot) {
-    return AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0) ? &slot->context.explicit_one->map : &slot->context.map;
+/* Where the values are that a slot's callback runs with. */
+AIOL_INLINE aiol_map **aiol_slot_place(aiol_slot *slot) {
+    return (slot->flags & AIOL_SLOT_EXPLICIT) != 0 ? &slot->context.explicit_one->map : &slot->context.map;
 }
 
-/* ---- running ---- */
-
+/* Called while the context of what failed is current: the handler runs in it. */
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_report(aioloop *loop, aiol_slot *slot, aioloop_future *future, int code) {
     aioloop_exception_context context;
-    aiol_map **saved = aiol_thread.home;
     memset(&context, 0, sizeof(context));
     context.message = future != NULL ? "Error in done-callback" : "Error in callback";
     context.future = future;
     context.handle.slot = slot;
     context.handle.sequence = slot->sequence;
-    aiol_thread.home = aiol_slot_home(slot); /* the handler runs in the context of what failed */
     aiol_report(loop, code, slot->site, &context);
-    aiol_thread.home = saved;
 }
 
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_slow(aioloop *loop, const aiol_slot *slot, aioloop_time since) {
@@ -7123,78 +7188,132 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_slow(aioloop *loop, const aiol_slo
                   (long long)(took / 1000000));
 }
 
-/* Runs a slot that call_soon or a timer queued. */
+/* After a callback: what it raised is reported, what it wrote goes out. */
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_attend(aioloop *loop, aiol_slot *slot, aioloop_future *future) {
+    int raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0)
+        aiol_slot_report(loop, slot, future, raised);
+    aiol_callback_end(loop);
+}
+
+/* Runs a slot with captured values, when nothing else is to be done about it: the path of nearly every callback. The values
+ * become the thread's own, until the next one or aiol_run_queue lets them go. What the callback left to be done shows in
+ * loop->attention. */
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
-    if (slot->state != AIOL_SLOT_CANCELLED) {
-        aiol_frame frame = aiol_enter(loop, aiol_slot_home(slot));
-        aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
-        int raised;
-        slot->state = AIOL_SLOT_RUNNING;
-        slot->fn.call(loop, slot->arg);
-        raised = aiol_leave(loop, &frame);
-        if (AIOL_UNLIKELY(raised != 0))
-            aiol_slot_report(loop, slot, NULL, raised);
-        if (AIOL_UNLIKELY(since != 0))
-            aiol_slot_slow(loop, slot, since);
-        aiol_callback_end(loop);
-    }
+    if (AIOL_UNLIKELY(aiol_thread.map != NULL))
+        aiol_map_release(aiol_thread.map); /* the last one's */
+    aiol_thread.map = slot->context.map;
+    slot->context.map = NULL;
+    loop->turn++;
+    slot->fn.call(loop, slot->arg);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_slot_attend(loop, slot, NULL);
+    slot->sequence = 0;
+    node->run = aiol_run_call; /* it may have cancelled its own handle */
+    node->next = (aiol_node *)(void *)loop->free_slots;
+    loop->free_slots = slot;
+}
+
+/* The same for debug mode, explicit contexts and slots of the pool of other threads. */
+AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node) {
+    aiol_slot *slot = (aiol_slot *)(void *)node;
+    aiol_frame frame = aiol_enter(loop, aiol_slot_place(slot));
+    aioloop_time since = loop->debug ? aiol_loop_now(loop) : 0;
+    slot->fn.call(loop, slot->arg);
+    if (since != 0)
+        aiol_slot_slow(loop, slot, since);
+    aiol_slot_attend(loop, slot, NULL);
+    aiol_leave(loop, &frame);
     aiol_slot_free(loop, slot);
+}
+
+/* Runs in the place of a slot that was cancelled while it was queued. */
+AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node) {
+    aiol_slot_free(loop, (aiol_slot *)(void *)node);
 }
 
 /* ---- scheduling ---- */
 
-AIOL_INLINE aioloop_handle aiol_handle_of(const aiol_slot *slot) {
+AIOL_INLINE aioloop_handle aiol_handle_of(aiol_slot *slot) {
     aioloop_handle handle;
-    memset(&handle, 0, sizeof(handle));
-    if (slot != NULL) {
-        memcpy(&handle.slot, &slot, sizeof(slot));
-        handle.sequence = slot->sequence;
-    }
+    handle.slot = slot;
+    handle.sequence = slot->sequence;
     return handle;
 }
 
-/* A slot for fn, or NULL with the reason stored. */
-AIOL_INLINE aiol_slot *aiol_slot_for(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+AIOL_INLINE aioloop_handle aiol_handle_null(void) {
+    aioloop_handle handle;
+    handle.slot = NULL;
+    handle.sequence = 0;
+    return handle;
+}
+
+/* Fills a fresh slot. */
+AIOL_INLINE void aiol_slot_fill(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg) {
+    slot->sequence = ++loop->sequence;
+    slot->fn.call = fn;
+    slot->arg = arg;
+}
+
+/* A slot for fn with everything that may be special about it; NULL with the reason stored. */
+AIOLOOP_INTERNAL AIOL_NOINLINE aiol_slot *aiol_slot_carefully(aioloop *loop, aioloop_callback fn, void *arg,
+                                                              aioloop_context *context) {
     aiol_slot *slot;
-    if (AIOL_UNLIKELY(loop == NULL))
+    if (loop == NULL || (loop->careful && aiol_check(loop) < 0))
         return NULL;
-    if (AIOL_UNLIKELY(loop->careful) && aiol_check(loop) < 0)
-        return NULL;
-    if (AIOL_UNLIKELY(fn == NULL)) {
+    if (fn == NULL) {
         aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
         return NULL;
     }
     slot = aiol_slot_new(loop);
-    if (AIOL_UNLIKELY(slot == NULL)) {
+    if (slot == NULL) {
         aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
         return NULL;
     }
-    slot->sequence = ++loop->sequence;
-    slot->fn.call = fn;
-    slot->arg = arg;
-    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    aiol_slot_fill(loop, slot, fn, arg);
+    slot->site = loop->debug ? aiol_site_take(loop) : 0;
     aiol_slot_capture(slot, context);
+    if (loop->debug || context != NULL)
+        slot->at.node.run = aiol_run_call_carefully;
     return slot;
 }
 
-AIOL_INLINE aiol_slot *aiol_call_soon(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aiol_slot *slot = aiol_slot_for(loop, fn, arg, context);
-    if (AIOL_UNLIKELY(slot == NULL))
-        return NULL;
-    slot->state = AIOL_SLOT_READY;
-    slot->at.node.run = aiol_run_call;
-    aiol_queue_push(&loop->ready, &slot->at.node);
+/* True if the short way will do: nothing to check, and a slot at hand. */
+AIOL_INLINE bool aiol_slot_easily(const aioloop *loop, aioloop_callback fn) {
+    return AIOL_LIKELY(loop != NULL && fn != NULL && loop->free_slots != NULL && !loop->careful);
+}
+
+/* The slot at hand. */
+AIOL_INLINE aiol_slot *aiol_slot_take(aioloop *loop, aioloop_callback fn, void *arg) {
+    aiol_slot *slot = loop->free_slots;
+    loop->free_slots = (aiol_slot *)(void *)slot->at.node.next;
+    aiol_slot_fill(loop, slot, fn, arg);
+    slot->context.map = aiol_map_ref(aiol_thread.map);
     return slot;
+}
+
+AIOL_INLINE aioloop_handle aiol_slot_ready(aioloop *loop, aiol_slot *slot) {
+    aiol_queue_push(&loop->ready, &slot->at.node);
+    return aiol_handle_of(slot);
+}
+
+static AIOL_NOINLINE aioloop_handle aiol_call_soon_carefully(aioloop *loop, aioloop_callback fn, void *arg,
+                                                             aioloop_context *context) {
+    aiol_slot *slot = aiol_slot_carefully(loop, fn, arg, context);
+    return slot == NULL ? aiol_handle_null() : aiol_slot_ready(loop, slot);
 }
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon)(aioloop *loop, aioloop_callback fn, void *arg) {
-    return aiol_handle_of(aiol_call_soon(loop, fn, arg, NULL));
+    if (aiol_slot_easily(loop, fn))
+        return aiol_slot_ready(loop, aiol_slot_take(loop, fn, arg));
+    return aiol_call_soon_carefully(loop, fn, arg, NULL);
 }
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon_context)(aioloop *loop, aioloop_callback fn, void *arg,
                                                       aioloop_context *context) {
-    return aiol_handle_of(aiol_call_soon(loop, fn, arg, context));
+    return aiol_call_soon_carefully(loop, fn, arg, context);
 }
 
 /* ---- handles ---- */
@@ -7215,16 +7334,11 @@ AIOLOOP_API void aioloop_handle_cancel(aioloop_handle *handle) {
     handle->sequence |= AIOL_HANDLE_CANCELLED;
     if (slot == NULL)
         return;
-    switch ((aiol_slot_state)slot->state) {
-    case AIOL_SLOT_TIMER:
+    if (slot->state == AIOL_SLOT_TIMER) {
         aiol_timer_cancel(aiol_slot_loop(slot), slot);
-        break;
-    case AIOL_SLOT_READY: /* leaves the queue when its turn comes */
-        slot->state = AIOL_SLOT_CANCELLED;
+    } else { /* leaves the queue when its turn comes; one that runs already is not touched by this */
+        slot->at.node.run = aiol_run_nothing;
         slot->sequence = 0;
-        break;
-    default:
-        break;
     }
 }
 
@@ -7255,10 +7369,6 @@ AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle) {
 #ifndef AIOL_CORE_TIMER_C
 #define AIOL_CORE_TIMER_C
 
-static bool aiol_timer_before(const aiol_heap_item *a, const aiol_heap_item *b) {
-    return ((const aiol_slot *)(const void *)a)->sequence < ((const aiol_slot *)(const void *)b)->sequence;
-}
-
 /* The earliest deadline, AIOLOOP_FOREVER if there is none. Puts the keys right that stand first and are too early. */
 AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
     aiol_heap *heap = &loop->timers;
@@ -7280,7 +7390,6 @@ AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_READY;
-        slot->at.node.run = aiol_run_call;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
 }
@@ -7290,44 +7399,58 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot) {
     aiol_slot_free(loop, slot);
 }
 
-static aioloop_timer_handle aiol_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg,
-                                         aioloop_context *context) {
+static AIOL_NOINLINE aioloop_timer_handle aiol_timer_null(aioloop_time when) {
     aioloop_timer_handle handle;
-    aiol_slot *slot;
-    handle.handle = aiol_handle_of(NULL);
+    handle.handle = aiol_handle_null();
     handle.when = when;
-    if (AIOL_UNLIKELY(loop != NULL && when == AIOLOOP_NOT_A_TIME)) {
-        aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
-        return handle;
-    }
-    slot = aiol_slot_for(loop, fn, arg, context);
-    if (AIOL_UNLIKELY(slot == NULL))
-        return handle;
+    return handle;
+}
+
+AIOL_INLINE aioloop_timer_handle aiol_timer_start(aioloop *loop, aiol_slot *slot, aioloop_time when) {
+    aioloop_timer_handle handle;
     slot->state = AIOL_SLOT_TIMER;
     slot->u.when = when;
     if (AIOL_UNLIKELY(aiol_heap_push(&loop->allocator, &loop->timers, when, &slot->at.heap) < 0)) {
         aiol_slot_free(loop, slot);
         aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-        return handle;
+        return aiol_timer_null(when);
     }
     handle.handle = aiol_handle_of(slot);
+    handle.when = when;
     return handle;
 }
 
+static AIOL_NOINLINE aioloop_timer_handle aiol_call_at_carefully(aioloop *loop, aioloop_time when, aioloop_callback fn,
+                                                                 void *arg, aioloop_context *context) {
+    aiol_slot *slot;
+    if (loop != NULL && when == AIOLOOP_NOT_A_TIME) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+        return aiol_timer_null(when);
+    }
+    slot = aiol_slot_carefully(loop, fn, arg, context);
+    return slot == NULL ? aiol_timer_null(when) : aiol_timer_start(loop, slot, when);
+}
+
+AIOL_INLINE aioloop_timer_handle aiol_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg) {
+    if (aiol_slot_easily(loop, fn) && when != AIOLOOP_NOT_A_TIME)
+        return aiol_timer_start(loop, aiol_slot_take(loop, fn, arg), when);
+    return aiol_call_at_carefully(loop, when, fn, arg, NULL);
+}
+
 AIOLOOP_API aioloop_timer_handle(aioloop_call_at)(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg) {
-    return aiol_call_at(loop, when, fn, arg, NULL);
+    return aiol_call_at(loop, when, fn, arg);
 }
 
 AIOLOOP_API aioloop_timer_handle(aioloop_call_at_context)(aioloop *loop, aioloop_time when, aioloop_callback fn,
                                                           void *arg, aioloop_context *context) {
-    return aiol_call_at(loop, when, fn, arg, context);
+    return aiol_call_at_carefully(loop, when, fn, arg, context);
 }
 
 AIOLOOP_API aioloop_timer_handle(aioloop_call_later)(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg) {
     aioloop_time when = delay;
     if (AIOL_LIKELY(loop != NULL && delay != AIOLOOP_NOT_A_TIME))
         when = aiol_time_add(aiol_loop_now(loop), delay);
-    return aiol_call_at(loop, when, fn, arg, NULL);
+    return aiol_call_at(loop, when, fn, arg);
 }
 
 AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when) {
@@ -7453,7 +7576,7 @@ static AIOL_NOINLINE aiol_slot *aiol_remote_more(aioloop *loop) {
 }
 
 static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle handle = aiol_handle_of(NULL);
+    aioloop_handle handle = aiol_handle_null();
     aiol_slot *slot;
     void *top;
     aiol_thread.site_file = NULL;
@@ -7468,8 +7591,7 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     slot->sequence = (uint64_t)1 << 62 | (uint64_t)slot->u.when;
     slot->fn.call = fn;
     slot->arg = arg;
-    slot->state = AIOL_SLOT_READY;
-    slot->at.node.run = aiol_run_call;
+    slot->at.node.run = aiol_run_call_carefully;
     aiol_store(&slot->site, 0);
     aiol_slot_capture(slot, context);
     handle = aiol_handle_of(slot); /* now: it may run and be free as soon as it is in the inbox */
@@ -7538,11 +7660,17 @@ AIOL_INLINE void aiol_inbox_awake(aioloop *loop) {
     aiol_store(&loop->sleeping, 0);
 }
 
+/* Whether something was posted that the loop has not seen. */
+AIOL_INLINE bool aiol_inbox_waits(aioloop *loop) {
+    return aiol_load(&loop->inbox) != NULL;
+}
+
 /* No post is accepted any more, and none is about to touch the engine when this returns. */
 AIOLOOP_INTERNAL void aiol_inbox_refuse(aioloop *loop) {
     aiol_store(&loop->posts_refused, 1);
-    while (aiol_load(&loop->wakers) != 0)
-        ; /* a thread between two instructions of a wake-up; rare and short */
+    aiol_store(&loop->sleeping, 0);
+    while (aiol_load(&loop->wakers) != 0 && loop->process == aiol_process_id())
+        ; /* a thread between two instructions of a wake-up; rare and short (a forked child has no such thread) */
 }
 
 #else /* AIOLOOP_USE_THREADS */
@@ -7553,7 +7681,7 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     (void)context;
     if (loop != NULL)
         aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
-    return aiol_handle_of(NULL);
+    return aiol_handle_null();
 }
 
 #define aiol_inbox_drain(loop) ((void)(loop))
@@ -7561,20 +7689,21 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
 #define aiol_inbox_free(loop) ((void)(loop))
 #define aiol_inbox_sleep(loop) ((void)(loop), true)
 #define aiol_inbox_awake(loop) ((void)(loop))
+#define aiol_inbox_waits(loop) ((void)(loop), false)
 #define aiol_inbox_refuse(loop) ((void)(loop))
 
 #endif
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe)(aioloop *loop, aioloop_callback fn, void *arg) {
     if (AIOL_KNOWS_ITS_THREAD && loop != NULL && aiol_thread.running == loop)
-        return aiol_handle_of(aiol_call_soon(loop, fn, arg, NULL));
+        return (aioloop_call_soon)(loop, fn, arg);
     return aiol_call_soon_threadsafe(loop, fn, arg, NULL);
 }
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe_context)(aioloop *loop, aioloop_callback fn, void *arg,
                                                                  aioloop_context *context) {
     if (AIOL_KNOWS_ITS_THREAD && loop != NULL && aiol_thread.running == loop)
-        return aiol_handle_of(aiol_call_soon(loop, fn, arg, context));
+        return aiol_call_soon_carefully(loop, fn, arg, context);
     return aiol_call_soon_threadsafe(loop, fn, arg, context);
 }
 
@@ -7651,6 +7780,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
     aioloop_future *f;
     if (loop == NULL)
         return &aiol_future_invalid;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return &aiol_future_misuse;
     f = aiol_future_make(loop);
     return f == NULL ? &aiol_future_no_memory : f;
 }
@@ -7783,6 +7914,8 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
 static int aiol_future_settable(const aioloop_future *f) {
     if (f == NULL)
         return AIOLOOP_EINVAL;
+    if (f->loop != NULL && AIOL_UNLIKELY(f->loop->debug) && aiol_wrong_thread(f->loop))
+        return AIOLOOP_EMISUSE;
     if (f->state != AIOL_FUTURE_PENDING)
         return AIOLOOP_EINVALIDSTATE;
     return f->cancel != NULL ? AIOLOOP_EMISUSE : 0;
@@ -7812,10 +7945,11 @@ AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, c
 }
 
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
-    if (future == NULL)
+    if (future == NULL || aiol_future_is_static(future))
         return false;
-    if (!aiol_future_is_static(future))
-        future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
+        return false;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
     if (future->state != AIOL_FUTURE_PENDING)
         return false;
     if (future->cancel != NULL) {
@@ -7902,18 +8036,14 @@ AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future) {
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
     aioloop_future *f = slot->u.future;
-    aiol_frame frame = aiol_enter(loop, aiol_slot_home(slot));
+    aiol_frame frame = aiol_enter(loop, aiol_slot_place(slot));
     aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
-    int raised;
-    slot->state = AIOL_SLOT_RUNNING;
     slot->fn.future(f, slot->arg);
-    raised = aiol_leave(loop, &frame);
-    if (AIOL_UNLIKELY(raised != 0))
-        aiol_slot_report(loop, slot, f, raised);
     if (AIOL_UNLIKELY(since != 0))
         aiol_slot_slow(loop, slot, since);
-    aiol_callback_end(loop);
-    slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_slot_attend(loop, slot, f);
+    aiol_leave(loop, &frame);
     aiol_slot_free(loop, slot);
     aiol_future_release(f);
 }
@@ -8027,7 +8157,7 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
  * An iteration: wait and harvest, calling nobody; move the timers due now to the due list; run what was ready when that
  * was done; dispatch the harvest; run the due list. What is queued meanwhile runs in the next one.
  *
- * A fatal error (halt) leaves each of the three where it stands; the next run goes on there.
+ * A fatal error keeps the rest of all three for the next run.
  */
 #ifndef AIOL_CORE_LOOP_C
 #define AIOL_CORE_LOOP_C
@@ -8051,6 +8181,16 @@ static aiol_resource *aiol_resource_of(aiol_link *link) {
 }
 
 /* ---- making ---- */
+
+static uint32_t aiol_first_thread_known; /* whether some thread has made, set or asked for a loop */
+
+static bool aiol_thread_is_first(void) {
+    if (!aiol_thread.counted) {
+        aiol_thread.counted = true;
+        aiol_thread.first = aiol_exchange_u32(&aiol_first_thread_known, 1) == 0;
+    }
+    return aiol_thread.first;
+}
 
 AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     const aioloop_allocator *allocator = &aiol_default_allocator;
@@ -8079,15 +8219,20 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     }
     loop->budget.bytes = AIOL_READ_BUDGET;
     loop->budget.halt = &loop->halt;
-    loop->timers.before = aiol_timer_before;
     loop->slow = AIOLOOP_MS(100);
     loop->process = aiol_process_id();
+    aiol_queue_init(&loop->ready);
+    aiol_queue_init(&loop->batch);
+    aiol_queue_init(&loop->left);
+    aiol_queue_init(&loop->due);
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->resources);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
     loop->careful = loop->debug;
     loop->site = aiol_site_take(loop);
+    (void)aiol_thread_is_first();
+    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch the descriptor */
     return loop;
 }
 
@@ -8099,26 +8244,22 @@ AIOLOOP_API aioloop *aioloop_get_running_loop(void) {
     return aiol_thread.running;
 }
 
-static uint32_t aiol_first_thread_known; /* whether some thread has used the library's finding functions or made a loop */
-
 AIOLOOP_API aioloop *aioloop_get_event_loop(void) {
     aioloop *loop = aioloop_get_running_loop();
     if (loop != NULL)
         return loop;
     if (aiol_thread.current_was_set)
         return aiol_thread.current;
-    if (aiol_exchange_u32(&aiol_first_thread_known, 1) != 0)
+    if (!aiol_thread_is_first())
         return NULL;
     loop = (aioloop_new_event_loop)(NULL);
-    if (loop == NULL)
-        aiol_store(&aiol_first_thread_known, 0);
-    else
+    if (loop != NULL)
         aioloop_set_event_loop(loop);
     return loop;
 }
 
 AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
-    aiol_exchange_u32(&aiol_first_thread_known, 1);
+    (void)aiol_thread_is_first();
     aiol_thread.current = loop;
     aiol_thread.current_was_set = true;
 }
@@ -8128,7 +8269,8 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* Until when the engine may wait: 0 if there is something to do. */
 static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
-    if (loop->ready.head != NULL || loop->batch.head != NULL || loop->due.head != NULL || loop->stopping || limit <= 0)
+    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL ||
+        loop->stopping || limit <= 0)
         return 0;
     if (loop->timers.count == 0)
         return limit;
@@ -8149,12 +8291,29 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
     return err;
 }
 
+/* A fatal error: nothing more is called in this iteration, and what was to be comes first in the next. */
+AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
+    loop->halt = true;
+    aiol_queue_append(&loop->left, &loop->batch);
+    aiol_queue_append(&loop->left, &loop->due);
+}
+
+/* Nothing is pushed to the queue meanwhile; a halt empties it. */
 static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
-    while (queue->head != NULL && !loop->halt) {
-        aiol_node *node = queue->head;
+    aiol_node *node = queue->head;
+    if (node == NULL)
+        return;
+    aiol_thread.map = NULL;
+    aiol_thread.place = NULL;
+    do {
         queue->head = node->next;
         node->run(loop, node);
-    }
+        node = queue->head;
+    } while (node != NULL);
+    queue->end = &queue->head;
+    aiol_map_unref(aiol_thread.map);
+    aiol_thread.map = loop->map;
+    aiol_thread.place = &loop->map;
 }
 
 /* limit: a point on the clock. 0 or the error of the wait. */
@@ -8168,18 +8327,14 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    if (loop->batch.head == NULL) {
-        loop->batch = loop->ready;
-        loop->ready.head = NULL;
-    } else { /* left by a halt: they come first, and count as ready now */
-        aiol_queue_prepend(&loop->ready, &loop->batch);
-        loop->batch = loop->ready;
-        loop->ready.head = NULL;
-    }
+    aiol_queue_append(&loop->batch, &loop->left);
+    aiol_queue_append(&loop->batch, &loop->ready);
     aiol_run_queue(loop, &loop->batch);
-    if (!loop->halt)
+    loop->more = err > 0;
+    if (err > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
-    aiol_run_queue(loop, &loop->due);
+    if (!loop->halt)
+        aiol_run_queue(loop, &loop->due);
     if (AIOL_UNLIKELY(loop->remote_done != NULL))
         aiol_inbox_return(loop);
     return 0;
@@ -8202,13 +8357,22 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* in another thread */
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
+    loop->map = aiol_thread.map;
+    loop->outer_place = aiol_thread.place;
+    aiol_thread.place = &loop->map;
+    aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
+    loop->attention = false;
     return 0;
 }
 
 static void aiol_loop_end(aioloop *loop) {
     aiol_thread.running = NULL;
+    aiol_thread.place = loop->outer_place;
+    if (loop->outer_place != NULL)
+        *loop->outer_place = loop->map;
+    (void)aiol_inbox_sleep(loop);
     aiol_store(&loop->running, 0);
 }
 
@@ -8228,9 +8392,11 @@ AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
     return err;
 }
 
+/* Only the run that waits for it: a stop or a fatal error may have ended that one before this was called. */
 static void aiol_loop_stop_on_done(aioloop_future *future, void *arg) {
-    (void)future;
-    aioloop_stop((aioloop *)arg);
+    aioloop *loop = (aioloop *)arg;
+    if (loop->awaited == future)
+        loop->stopping = true;
 }
 
 AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *future, void *out) {
@@ -8252,7 +8418,9 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
     if (n == 0)
         n = aiol_future_callback(future, aiol_loop_stop_on_done, loop, NULL, 0);
     if (n == 0) {
+        loop->awaited = future;
         n = aioloop_run_forever(loop);
+        loop->awaited = NULL;
         aioloop_future_remove_done_callback(future, aiol_loop_stop_on_done, loop);
     }
     if (n == 0 && future->state == AIOL_FUTURE_PENDING) {
@@ -8268,7 +8436,11 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
 
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aioloop_time limit = AIOLOOP_FOREVER;
-    int err = aiol_loop_begin(loop);
+    aioloop_time next;
+    int err;
+    if (max_wait == AIOLOOP_NOT_A_TIME)
+        return AIOLOOP_EINVAL;
+    err = aiol_loop_begin(loop);
     if (err < 0)
         return err;
     if (max_wait <= 0)
@@ -8284,7 +8456,8 @@ AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aiol_loop_end(loop);
     if (err < 0)
         return err;
-    return loop->ready.head != NULL || loop->more ? 1 : 0;
+    next = aioloop_next_deadline(loop);
+    return next != AIOLOOP_FOREVER && next <= aiol_loop_now(loop) ? 1 : 0;
 }
 
 AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
@@ -8292,7 +8465,7 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
     if (loop == NULL || loop->closed)
         return AIOLOOP_FOREVER;
     next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
-    return next <= 0 || loop->more ? aiol_loop_now(loop) : next;
+    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
 }
 
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
@@ -8319,7 +8492,7 @@ AIOLOOP_API bool aioloop_is_running(aioloop *loop) {
 }
 
 AIOLOOP_API bool aioloop_is_closed(aioloop *loop) {
-    return loop != NULL && loop->closed;
+    return loop != NULL && aiol_load(&loop->closed);
 }
 
 AIOLOOP_API aioloop_time aioloop_now(aioloop *loop) {
@@ -8329,15 +8502,14 @@ AIOLOOP_API aioloop_time aioloop_now(aioloop *loop) {
 /* ---- closing ---- */
 
 static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
-    while (queue->head != NULL) {
-        aiol_node *node = queue->head;
-        queue->head = node->next;
+    aiol_node *node;
+    while ((node = aiol_queue_pop(queue)) != NULL) {
         if (node->run == aiol_run_future) {
             aiol_slot *slot = (aiol_slot *)(void *)node;
             aioloop_future *f = slot->u.future;
             aiol_slot_free(loop, slot);
             aiol_future_release(f);
-        } else if (node->run == aiol_run_call) {
+        } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_nothing) {
             aiol_slot_free(loop, (aiol_slot *)(void *)node);
         }
         /* Other nodes are inside what they run for, and go with that. */
@@ -8346,6 +8518,7 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
 
 static void aiol_loop_drop_callbacks(aioloop *loop) {
     aiol_inbox_drain(loop);
+    aiol_loop_drop_queue(loop, &loop->left);
     aiol_loop_drop_queue(loop, &loop->batch);
     aiol_loop_drop_queue(loop, &loop->ready);
     aiol_loop_drop_queue(loop, &loop->due);
@@ -8358,6 +8531,16 @@ static bool aiol_loop_is_ours(const aioloop *loop) {
     return loop->process == aiol_process_id();
 }
 
+/* What should have been ended before the loop was. */
+static void aiol_loop_warn_open(aioloop *loop) {
+    const aiol_link *link;
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
+        if (resource->calls->open(resource))
+            aiol_warn(loop, resource->site, "unclosed %s", resource->calls->name);
+    }
+}
+
 AIOLOOP_API int aioloop_close(aioloop *loop) {
     aiol_link *link;
     if (loop == NULL)
@@ -8366,8 +8549,10 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    if (loop->debug && aiol_loop_is_ours(loop))
+        aiol_loop_warn_open(loop);
     loop->closed_at = aiol_loop_now(loop);
-    loop->closed = true;
+    aiol_store(&loop->closed, true);
     loop->careful = true;
     aiol_inbox_refuse(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
@@ -8381,18 +8566,19 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     return 0;
 }
 
-/* What should have been ended before the loop was. */
-static void aiol_loop_warn_open(aioloop *loop) {
-    const aiol_link *link;
-    if (!loop->debug || !aiol_loop_is_ours(loop))
+/* The failures that nobody looked at, of futures whose owners never let go. The handler may drop any of them. */
+static void aiol_loop_report_failures(aioloop *loop) {
+    aiol_link *link = loop->futures.next;
+    if (!aiol_loop_is_ours(loop))
         return;
-    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
-        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
-        if (resource->calls->open(resource))
-            aiol_warn(loop, resource->site, "unclosed %s", resource->calls->name);
+    while (link != &loop->futures) {
+        aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
+        aiol_future_hold(f);
+        if (f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
+            aiol_future_report(f);
+        link = link->next;
+        aiol_future_release(f);
     }
-    if (!loop->closed)
-        aiol_warn(loop, loop->site, "unclosed event loop");
 }
 
 AIOLOOP_API int aioloop_free(aioloop *loop) {
@@ -8402,22 +8588,25 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
-    aiol_loop_warn_open(loop);
+    if (loop->debug && !loop->closed && aiol_loop_is_ours(loop))
+        aiol_warn(loop, loop->site, "unclosed event loop");
     err = aioloop_close(loop);
     if (err < 0)
         return err;
+    aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;
     if (aiol_thread.running == loop) /* a forked child, inside the parent's run */
         aiol_thread.running = NULL;
+    /* Futures first: a result that nobody took may be a reference of a transport or server. */
+    while (!aiol_list_empty(&loop->futures))
+        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
     while (!aiol_list_empty(&loop->resources)) {
         aiol_resource *resource = aiol_resource_of(loop->resources.next);
         resource->calls->destroy(resource);
     }
     if (loop->net != NULL)
         loop->net->freed(loop);
-    while (!aiol_list_empty(&loop->futures))
-        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
     while (loop->chunks != NULL) {
         aiol_slot_chunk *chunk = loop->chunks;
@@ -8492,18 +8681,21 @@ static size_t aiol_watcher_ready(aiol_op *op, int64_t n, const void *data) {
     (void)data;
     if (!w->removed && w->changed != loop->iteration) {
         aiol_frame frame = aiol_enter(loop, &w->context);
+        aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
         int raised;
         w->running = true;
         /* The engine gave up on the descriptor (n < 0): the callback finds out why by using it, once. */
         if (n < 0)
             w->removed = true;
         w->fn(loop, w->arg);
-        w->running = false;
+        if (AIOL_UNLIKELY(since != 0))
+            aiol_slow(loop, w->resource.site, since, "watcher");
         raised = loop->raised;
         if (AIOL_UNLIKELY(raised != 0))
             aiol_watcher_report(w, raised);
         aiol_leave(loop, &frame);
         aiol_callback_end(loop);
+        w->running = false; /* now: the exception handler may remove the watcher too */
     }
     aiol_watcher_free_if_over(w);
     return 0;
@@ -8543,7 +8735,7 @@ static void aiol_watcher_set(aiol_watcher *w, aioloop_callback fn, void *arg) {
     aiol_map *old = w->context;
     w->fn = fn;
     w->arg = arg;
-    w->context = aiol_map_ref(*aiol_context_home());
+    w->context = aiol_map_ref(aiol_thread.map);
     w->changed = w->resource.loop->iteration;
     w->resource.site = aiol_site_take(w->resource.loop);
     aiol_map_unref(old);
@@ -8590,6 +8782,8 @@ static int aiol_unwatch(aioloop *loop, aioloop_socket fd, unsigned event) {
         return AIOLOOP_EINVAL;
     if (loop->closed || fd < 0)
         return 0;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return AIOLOOP_EMISUSE;
     if (loop->engine->calls->owned(loop->engine, fd))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "descriptor %ld belongs to a transport", (long)fd);
     w = aiol_watcher_find(loop, fd, event);
@@ -8736,14 +8930,37 @@ AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport
 
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_transport_report(aioloop_transport *t, int code, const char *message) {
     aioloop_exception_context context;
-    aiol_map **saved = aiol_thread.home;
+    aiol_context_frame frame;
     memset(&context, 0, sizeof(context));
     context.message = message;
     context.transport = t;
     context.protocol = t->protocol;
-    aiol_thread.home = &t->context;
+    frame = aiol_context_enter(&t->context);
     aiol_report(t->resource.loop, code, t->resource.site, &context);
-    aiol_thread.home = saved;
+    aiol_context_leave(&frame);
+}
+
+/* ---- calling the protocol ---- */
+
+typedef struct aiol_transport_frame {
+    aiol_frame frame;
+    aioloop_time since; /* in debug mode; else 0 */
+} aiol_transport_frame;
+
+AIOL_INLINE aiol_transport_frame aiol_transport_enter(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    aiol_transport_frame frame;
+    frame.frame = aiol_enter(loop, &t->context);
+    frame.since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+    return frame;
+}
+
+/* What the method raised, or 0. */
+AIOL_INLINE int aiol_transport_leave(aioloop_transport *t, const aiol_transport_frame *frame, const char *method) {
+    aioloop *loop = t->resource.loop;
+    if (AIOL_UNLIKELY(frame->since != 0))
+        aiol_slow(loop, t->resource.site, frame->since, method);
+    return aiol_leave(loop, &frame->frame);
 }
 
 /* ---- writers ---- */
@@ -8776,7 +8993,7 @@ static void aiol_writer_free(aioloop *loop, aiol_writer *w) {
 AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_writer *w = t->writer;
-    AIOL_ASSERT(w->bytes.size == 0 && w->bytes.done == NULL && !w->queued && w->op.state == AIOL_OP_IDLE);
+    AIOL_ASSERT(w->bytes.head == NULL && w->bytes.done == NULL && !w->queued && w->op.state == AIOL_OP_IDLE);
     t->writer = NULL;
     if (loop->spare_writer_count >= AIOL_WRITERS_KEPT) {
         aiol_writer_free(loop, w);
@@ -8798,19 +9015,20 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
 
 /* ---- flow control ---- */
 
+/* What an ending connection still has is dropped, be it that the engine holds it a little longer. */
 static size_t aiol_transport_buffered(const aioloop_transport *t) {
-    return t->writer == NULL ? 0 : t->writer->bytes.size;
+    return t->writer == NULL || t->state >= AIOL_TRANSPORT_ENDING ? 0 : t->writer->bytes.size;
 }
 
 static void aiol_transport_flow(aioloop_transport *t, void (*method)(aioloop_transport *, void *), const char *message) {
-    aioloop *loop = t->resource.loop;
-    aiol_frame frame;
+    const char *name = (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0 ? "pause_writing" : "resume_writing";
+    aiol_transport_frame frame;
     int raised;
     if (method == NULL)
         return;
-    frame = aiol_enter(loop, &t->context);
+    frame = aiol_transport_enter(t);
     method(t, t->self);
-    raised = aiol_leave(loop, &frame);
+    raised = aiol_transport_leave(t, &frame, name);
     if (AIOL_UNLIKELY(raised != 0))
         aiol_transport_report(t, raised, message);
 }
@@ -9030,20 +9248,33 @@ static void aiol_stream_close_socket(aioloop_transport *t) {
     e->sockets->close(e, s);
 }
 
+/* Gives lent memory back to its owners. User code, which may even make the writer go (by a write that fails). */
+static void aiol_stream_release(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    while (t->writer != NULL && t->writer->bytes.done != NULL) {
+        aiol_frame frame = aiol_enter(loop, &t->context);
+        int raised;
+        aiol_bytes_release_first(&t->writer->bytes, &loop->allocator);
+        raised = aiol_leave(loop, &frame);
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in release");
+    }
+}
+
 static void aiol_stream_lost(aioloop *loop, aiol_node *node) {
     aioloop_transport *t = AIOL_CONTAINER(node, aioloop_transport, doom);
     aioloop_server *server = t->server;
     t->state = AIOL_TRANSPORT_LOST;
     if (t->protocol->connection_lost != NULL) {
-        aiol_frame frame = aiol_enter(loop, &t->context);
+        aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
         t->protocol->connection_lost(t, t->self, t->error);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))
             aiol_transport_report(t, raised, "Error in connection_lost");
     }
     if (t->writer != NULL) {
-        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+        aiol_stream_release(t);
         aiol_writer_put(t);
     }
     aiol_stream_close_socket(t);
@@ -9110,14 +9341,13 @@ static void aiol_stream_close(aioloop_transport *t) {
 /* ---- reading ---- */
 
 static void aiol_stream_peer_ended(aioloop_transport *t) {
-    aioloop *loop = t->resource.loop;
     bool keep = false;
     int raised = 0;
     t->flags |= AIOL_TRANSPORT_READ_ENDED;
     if (t->protocol->eof_received != NULL) {
-        aiol_frame frame = aiol_enter(loop, &t->context);
+        aiol_transport_frame frame = aiol_transport_enter(t);
         keep = t->protocol->eof_received(t, t->self);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "eof_received");
     }
     if (AIOL_UNLIKELY(raised != 0))
         aiol_stream_failed(t, raised, "Error in eof_received");
@@ -9129,7 +9359,7 @@ static void aiol_stream_peer_ended(aioloop_transport *t) {
 static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
     aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
     aioloop *loop = t->resource.loop;
-    aiol_frame frame;
+    aiol_transport_frame frame;
     int raised;
     if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN)) { /* a cancelled one comes back; the bytes are nobody's any more */
         aiol_stream_doom_if_over(t);
@@ -9143,14 +9373,14 @@ static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
         aiol_callback_end(loop);
         return 0;
     }
-    frame = aiol_enter(loop, &t->context);
+    frame = aiol_transport_enter(t);
     if (op->u.recv.dest == NULL) {
         if (t->protocol->data_received != NULL)
             t->protocol->data_received(t, t->self, data, (size_t)n);
     } else if (t->protocol->buffer_updated != NULL) {
         t->protocol->buffer_updated(t, t->self, (size_t)n);
     }
-    raised = aiol_leave(loop, &frame);
+    raised = aiol_transport_leave(t, &frame, "data_received");
     if (AIOL_UNLIKELY(raised != 0))
         aiol_stream_failed(t, raised, "Error in data_received");
     aiol_callback_end(loop);
@@ -9161,9 +9391,9 @@ static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
 static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
     aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
     aioloop *loop = t->resource.loop;
-    aiol_frame frame = aiol_enter(loop, &t->context);
+    aiol_transport_frame frame = aiol_transport_enter(t);
     size_t size = t->protocol->get_buffer(t, t->self, 0, buffer);
-    int raised = aiol_leave(loop, &frame);
+    int raised = aiol_transport_leave(t, &frame, "get_buffer");
     if (AIOL_UNLIKELY(raised != 0 || ((size == 0 || *buffer == NULL) && t->state == AIOL_TRANSPORT_OPEN))) {
         if (raised == 0)
             raised = aiol_fail(loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
@@ -9232,12 +9462,11 @@ static void aiol_stream_send(aioloop_transport *t) {
 /* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its consequences.
  * Any of these may write, close or abort. */
 static void aiol_stream_after_send(aioloop_transport *t) {
-    aioloop *loop = t->resource.loop;
-    if (t->writer->bytes.done != NULL)
-        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+    aiol_stream_release(t);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_transport_maybe_resume(t);
-    if (t->state <= AIOL_TRANSPORT_CLOSING && t->writer != NULL && t->writer->bytes.size == 0 && t->writer->bytes.done == NULL &&
+    /* Its head, not its size: a release may have lent a piece of no bytes. */
+    if (t->state <= AIOL_TRANSPORT_CLOSING && t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL &&
         t->writer->op.state == AIOL_OP_IDLE) {
         aiol_stream_unqueue(t);
         aiol_stream_drained(t);
@@ -9327,7 +9556,7 @@ static int aiol_stream_enqueue(aioloop_transport *t, const aioloop_buf *pieces, 
 
 /* A writer that was made for nothing goes back. */
 static void aiol_stream_drop_empty_writer(aioloop_transport *t) {
-    if (t->writer != NULL && t->writer->bytes.size == 0 && t->writer->bytes.done == NULL && !t->writer->queued &&
+    if (t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL && !t->writer->queued &&
         t->writer->op.state == AIOL_OP_IDLE)
         aiol_writer_put(t);
 }
@@ -9360,10 +9589,10 @@ static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, si
     bool tried = false;
     int err;
     size_t i;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
-        return size == 0 && count <= 1 && release == NULL ? 0 : aiol_stream_write_late(t, release);
     for (i = 0; count != 1 && i < count; i++)
         size += pieces[i].size;
+    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
+        return size == 0 && release == NULL ? 0 : aiol_stream_write_late(t, release);
     if (size == 0 && release == NULL)
         return 0;
     if (t->writer == NULL && t->write_turn != loop->turn && release == NULL) {
@@ -9394,6 +9623,7 @@ static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, si
         t->writer->queued = true;
         t->writer->unsent.next = loop->unsent;
         loop->unsent = &t->writer->unsent;
+        loop->attention = true;
     }
     if (t->state == AIOL_TRANSPORT_OPEN) {
         aiol_transport_maybe_pause(t);
@@ -9441,7 +9671,7 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
         t->writer->op.state = AIOL_OP_IDLE;
         aiol_stream_unqueue(t);
         aiol_bytes_clear(&t->writer->bytes, &loop->allocator);
-        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+        aiol_stream_release(t);
     }
 }
 
@@ -9531,29 +9761,31 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
  * socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     aioloop *loop = t->resource.loop;
-    aiol_frame frame;
+    aiol_transport_frame frame;
     int raised = 0;
     if (t->protocol->factory != NULL) {
         int err;
-        frame = aiol_enter(loop, &t->context);
+        frame = aiol_transport_enter(t);
         err = t->protocol->factory(t->self, arg);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "factory");
         if (err >= 0 && raised < 0)
             err = raised;
         if (err < 0) {
             if (err == AIOLOOP_EFATAL)
-                loop->halt = true;
+                aiol_loop_halt(loop);
             t->state = AIOL_TRANSPORT_LOST;
             aiol_stream_close_socket(t);
+            if (t->server != NULL)
+                aiol_server_lost(t->server, t);
             aioloop_transport_unref(t);
             return err;
         }
     }
     t->state = AIOL_TRANSPORT_OPEN;
     if (t->protocol->connection_made != NULL) {
-        frame = aiol_enter(loop, &t->context);
+        frame = aiol_transport_enter(t);
         t->protocol->connection_made(t, t->self);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "connection_made");
         if (AIOL_UNLIKELY(raised != 0))
             aiol_transport_report(t, raised, "Error in connection_made");
     }
@@ -9621,8 +9853,8 @@ static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl,
     return 0;
 }
 
-/* Checks a socket given by the user, and makes it ready. unix_only: it must be of that family. Until this succeeds
- * nothing is changed and the socket stays the user's. */
+/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it must be of
+ * that family. Until this succeeds nothing is changed and the socket stays the user's. */
 static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
     aiol_engine *e = loop->engine;
     int family = AIOLOOP_UNSPEC;
@@ -9633,10 +9865,23 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
         return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix stream socket is needed: %ld", (long)s);
     if (e->calls->owned(e, s))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", (long)s);
+    err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched" : "socket %ld", (long)s);
     err = e->sockets->adopt(e, s);
-    if (err == 0 && family != AIOLOOP_UNIX)
+    if (err < 0) {
+        e->calls->quiesce(e, s);
+        return aiol_fail(loop, err, "socket %ld", (long)s);
+    }
+    if (family != AIOLOOP_UNIX)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
-    return err < 0 ? aiol_fail(loop, err, "socket %ld", (long)s) : 0;
+    return 0;
+}
+
+/* Closes a given socket that was made ready in vain. */
+static void aiol_given_socket_close(aioloop *loop, aioloop_socket s) {
+    loop->engine->calls->quiesce(loop->engine, s);
+    loop->engine->sockets->close(loop->engine, s);
 }
 
 /* A future that has failed already, with the loop's last message. */
@@ -9691,6 +9936,7 @@ typedef struct aiol_connector {
     bool over;
     bool queued;
     bool attached;
+    int failure; /* the code of the first attempt that failed; 0: none did */
     int error_count;
     struct aioloop_error *errors[2];
     char path[108];
@@ -9712,7 +9958,6 @@ static void aiol_connector_free(aiol_connector *c) {
     int i;
     for (i = 0; i < c->error_count; i++)
         aiol_error_free(&loop->allocator, c->errors[i]);
-    aioloop_timer_handle_cancel(&c->timer);
     aiol_map_unref(c->context);
     aiol_resource_remove(&c->resource);
     aiol_free(&loop->allocator, c, sizeof(*c));
@@ -9728,6 +9973,7 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_future *f = c->future;
     c->over = true;
     c->future = NULL;
+    aioloop_timer_handle_cancel(&c->timer); /* now: the operation may keep the connector for a while */
     aiol_op_cancel(c->resource.loop->engine, &c->op);
     aiol_connector_close_socket(c);
     f->owner = NULL;
@@ -9756,20 +10002,21 @@ static void aiol_connector_failed(aiol_connector *c, int code, const char *what,
     char name[AIOL_ADDRESS_TEXT];
     aioloop_address_format(address, name, sizeof(name));
     snprintf(text, sizeof(text), "%s %s: %s", what, name, aioloop_strerror(code));
+    if (c->failure == 0)
+        c->failure = code;
     c->errors[c->error_count] = aiol_error_new(&c->resource.loop->allocator, code, text, 0);
     if (c->errors[c->error_count] != NULL)
         c->error_count++;
 }
 
-/* Every address failed with the last code: one error, or all of them in one. */
-static void aiol_connector_give_up(aiol_connector *c, int code) {
+/* Every address failed: one error, or all of them in one; the code of the first, also when there was no memory for texts. */
+static void aiol_connector_give_up(aiol_connector *c) {
     const aioloop_allocator *a = &c->resource.loop->allocator;
     struct aioloop_error *error = NULL;
     int count = c->error_count;
+    int code = c->failure;
     bool same = count < 2 || strcmp(c->errors[0]->text, c->errors[1]->text) == 0;
     int i;
-    if (count != 0)
-        code = c->errors[0]->code;
     if (count != 0 && same && !c->all_errors) {
         error = c->errors[0];
         c->errors[0] = c->errors[--c->error_count];
@@ -9838,8 +10085,8 @@ static int64_t aiol_connector_attempt(aiol_connector *c, const aioloop_address *
 
 /* Goes on with the next address, until one is pending or connected. Calls no user code. */
 static void aiol_connector_advance(aiol_connector *c) {
-    int64_t n = AIOLOOP_ELOOKUP;
     while (c->next < c->address_count) {
+        int64_t n;
         aiol_connector_close_socket(c);
         n = aiol_connector_attempt(c, &c->addresses[c->next++]);
         if (n == AIOL_PENDING)
@@ -9850,7 +10097,7 @@ static void aiol_connector_advance(aiol_connector *c) {
             return;
         }
     }
-    aiol_connector_give_up(c, (int)n);
+    aiol_connector_give_up(c);
 }
 
 /* The socket is connected: it becomes a transport. */
@@ -9974,7 +10221,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     }
     c->protocol = protocol;
     c->arg = arg;
-    c->context = aiol_map_ref(*aiol_context_home());
+    c->context = aiol_map_ref(aiol_thread.map);
     c->op.kind = AIOL_OP_CONNECT;
     c->op.fd = AIOL_NO_SOCKET;
     c->op.done = aiol_connector_done;
@@ -10005,10 +10252,11 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
         return aiol_future_failed_now(loop, err);
     c = aiol_connector_new(loop, protocol, arg, timeout);
     if (c == NULL) {
-        loop->engine->sockets->close(loop->engine, s); /* it was taken over */
+        aiol_given_socket_close(loop, s); /* it was taken over */
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
     c->op.fd = s;
+    c->attached = true;
     c->queued = true;
     aiol_queue_push(&loop->ready, &c->node);
     return c->future;
@@ -10281,8 +10529,10 @@ static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_
     if (server == NULL)
         return;
     for (link = server->clients.next; link != &server->clients; link = next) {
+        aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
         next = link->next; /* ending calls nobody, so the list stays as it is */
-        end(AIOL_CONTAINER(link, aioloop_transport, siblings));
+        if (t->state != AIOL_TRANSPORT_NEW) /* one whose factory runs is no connection yet */
+            end(t);
     }
 }
 
@@ -10387,9 +10637,11 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
         return 0;
     }
     aiol_list_append(&server->clients, &t->siblings);
+    aioloop_server_ref(server); /* the factory may close it */
     err = aiol_stream_begin(t, server->arg);
     if (err < 0 && err != AIOLOOP_EFATAL)
         aiol_server_report(server, err, "Error in factory for incoming connection", NULL);
+    aioloop_server_unref(server);
     aiol_callback_end(loop);
     return 0;
 }
@@ -10541,7 +10793,7 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
         return NULL;
     server->protocol = protocol;
     server->arg = arg;
-    server->context = aiol_map_ref(*aiol_context_home());
+    server->context = aiol_map_ref(aiol_thread.map);
     server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
     server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
     server->listener_count = count;
@@ -10560,13 +10812,13 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
     return server;
 }
 
-/* Takes over a bound socket. On failure it is still the caller's. */
-static int aiol_listener_take(aiol_listener *l, aioloop_socket s, bool cleanup) {
+/* Takes over a bound socket. On failure it is still the caller's. given: it is attached already. */
+static int aiol_listener_take(aiol_listener *l, aioloop_socket s, bool cleanup, bool given) {
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
     aiol_path_room room;
     int err = e->sockets->name(e, s, &l->address, &room);
-    if (err == 0)
+    if (err == 0 && !given)
         err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
     if (err < 0)
         return err;
@@ -10605,7 +10857,7 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
     if (err == 0)
         err = e->sockets->bind(e, s, address);
     if (err == 0)
-        err = aiol_listener_take(l, s, false);
+        err = aiol_listener_take(l, s, false, false);
     if (err < 0)
         e->sockets->close(e, s);
     return err;
@@ -10731,14 +10983,14 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     if (server == NULL) {
         n = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     } else if (o->sock != NULL) {
-        n = aiol_listener_take(&server->listeners[0], *o->sock, false);
+        n = aiol_listener_take(&server->listeners[0], *o->sock, false, true);
         server->bound_count = n == 0;
     } else {
         n = aiol_server_bind(server, addresses, o);
     }
     aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
     if (n < 0 && o->sock != NULL)
-        loop->engine->sockets->close(loop->engine, *o->sock); /* it was taken over */
+        aiol_given_socket_close(loop, *o->sock); /* it was taken over */
     if (server == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     return n < 0 ? aiol_server_abandon(server, n) : aiol_server_ready(server, o->defer_serving);
@@ -10760,7 +11012,7 @@ static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *addr
         return aiol_fail(loop, err, NULL);
     err = e->sockets->bind(e, s, address);
     if (err == 0)
-        err = aiol_listener_take(l, s, cleanup);
+        err = aiol_listener_take(l, s, cleanup, false);
     if (err == 0)
         return 0;
     e->sockets->close(e, s);
@@ -10795,15 +11047,15 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     server = aiol_server_new(loop, protocol, arg, 1, o->backlog);
     if (server == NULL) {
         if (o->sock != NULL)
-            loop->engine->sockets->close(loop->engine, *o->sock);
+            aiol_given_socket_close(loop, *o->sock);
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
     if (o->sock == NULL) {
         err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
     } else {
-        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket);
+        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket, true);
         if (err < 0)
-            loop->engine->sockets->close(loop->engine, *o->sock);
+            aiol_given_socket_close(loop, *o->sock);
     }
     server->bound_count = err == 0;
     return err < 0 ? aiol_server_abandon(server, err) : aiol_server_ready(server, o->defer_serving);

@@ -93,6 +93,28 @@ void test_connect_pair(aioloop *loop, test_peer *a, test_peer *b);
 aioloop_server *test_serve(aioloop *loop, const aioloop_protocol *protocol, void *arg, int *port);
 aioloop_transport *test_dial(aioloop *loop, const aioloop_protocol *protocol, void *arg, int port);
 
+/* A descriptor of the system that the test itself opened: closed when the test gives up, until it is closed with
+ * test_close_socket or forgotten, because it is the library's now. The first returns s, and FAILs below 0. */
+int test_keep_socket(int s);
+void test_forget_socket(aioloop_socket s);
+
+/* True if ::1 can be used. */
+bool test_has_ipv6(aioloop *loop);
+
+/* Makes a connection of one socket of test_socketpair. */
+void test_adopt(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s);
+
+/* Runs the loop until the peer has received size bytes, as test_run_until. */
+void test_run_until_received(aioloop *loop, const test_peer *peer, size_t size);
+
+/* The end of a test with two connections: aborts what is not lost yet, waits for both losses and drops the references;
+ * nothing may come after connection_lost. The loop lives on. */
+void test_end_pair(aioloop *loop, test_peer *a, test_peer *b);
+
+/* A socket for watchers that is readable for ever, or soon will be: its other end is a transport that has written. */
+aioloop_socket test_feed(aioloop *loop, test_peer *far);
+void test_feed_end(aioloop *loop, aioloop_socket s, test_peer *far);
+
 #ifdef __cplusplus
 }
 #endif

@@ -131,14 +131,14 @@ enum { CALLS_MAX = 48, UNKNOWN_MAX = 8, HOW_MAX = 256 };
 
 /* What a run tells its parent; in shared memory where there is any, so that it survives a crash and
  * also hears of what a forked child of the test does. */
-typedef struct test_report {
+typedef struct run_report {
     long reached; /* the fault has been injected */
     long allocations;
     long calls[CALLS_MAX];
     const char *unknown[UNKNOWN_MAX]; /* calls that the table of faults lacks; literals, so the
                                          addresses mean the same in the parent */
     char how[HOW_MAX];                /* the first complaint */
-} test_report;
+} run_report;
 
 /* The fault to inject: the k-th allocation, or the k-th call of a name; 0 for none. */
 typedef struct fault_plan {
@@ -148,8 +148,8 @@ typedef struct fault_plan {
     long call_number;
 } fault_plan;
 
-static test_report own_report;
-static test_report *report = &own_report;
+static run_report own_report;
+static run_report *report = &own_report;
 static fault_plan plan;
 
 enum { PHASE_IDLE, PHASE_BODY, PHASE_CLEANUP };
@@ -1199,12 +1199,12 @@ typedef struct job {
     int state;       /* the verdict, STATE_... */
     char how[HOW_MAX];
     char *output;
-    test_report *report;
+    run_report *report;
 #if TEST_POSIX
     pid_t pid;
     int file;
 #else
-    test_report no_report;
+    run_report no_report;
     HANDLE process;
     HANDLE group;
     HANDLE file;
@@ -1237,10 +1237,10 @@ static void handle(int signal_number, void (*handler)(int)) {
     sigaction(signal_number, &action, NULL);
 }
 
-static test_report *shared_report(void) {
-    void *p = mmap(NULL, sizeof(test_report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+static run_report *shared_report(void) {
+    void *p = mmap(NULL, sizeof(run_report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                    -1, 0);
-    return p != MAP_FAILED ? (test_report *)p : &own_report;
+    return p != MAP_FAILED ? (run_report *)p : &own_report;
 }
 
 /* SIGCHLD stays blocked except inside pselect, so that no end of a child is missed. */
@@ -1715,7 +1715,7 @@ static struct {
     int ended;    /* the series: a run did not reach its fault, or enough failed */
     int counted;  /* stage 0 is over */
     long series_failures;
-    test_report plain; /* what stage 0 counted */
+    run_report plain; /* what stage 0 counted */
     long allocation_faults;
     long call_faults;
     const char *unknown[UNKNOWN_MAX];
@@ -1850,7 +1850,7 @@ static void torture_print_failure(job *j) {
     fflush(stdout);
 }
 
-static void torture_note_unknown(const test_report *from) {
+static void torture_note_unknown(const run_report *from) {
     size_t i;
     size_t k;
     for (i = 0; i < UNKNOWN_MAX && from->unknown[i] != NULL; i++) {

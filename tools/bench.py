@@ -10,6 +10,7 @@ before the median is taken, so that a machine that slows down slows both. Nothin
 Raw results are JSON lines: the machine, one line for each run, one for each row of the table."""
 
 import argparse
+import atexit
 import json
 import os
 import platform
@@ -20,11 +21,14 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE = os.path.join(ROOT, "tests", "bench")
-BUILD = os.path.join(ROOT, "build", "bench")
-CFLAGS = ["-O2", "-g", "-std=gnu99", "-Wall", "-Wextra"]
+# The programs are built in a folder of the run's own: a "make clean" meanwhile must not take them away.
+BUILD = tempfile.mkdtemp(prefix="aioloop-bench-")
+atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
+CFLAGS = ["-O2", "-g", "-DNDEBUG", "-std=gnu99", "-Wall", "-Wextra"]
 PROGRAMS = ["aioloop", "hand", "libev", "libuv"]
 LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
 TOOLS = ["valgrind", "strace"]
@@ -72,7 +76,6 @@ def install():
 
 def build(aioloop_flags):
     """Compiles everything that can be; answers the names of the programs that are there."""
-    os.makedirs(BUILD, exist_ok=True)
     load = compile_program("load", [], [])
     if load.returncode != 0:
         sys.exit("tests/bench/bench_load.c does not compile:\n" + load.stdout)
@@ -353,14 +356,18 @@ def benchmarks(quick):
 
 
 class Report:
-    def __init__(self, file, names):
-        self.file, self.names = file, names
-        self.lines = []
+    def __init__(self, path):
+        self.path = path
+        self.raws, self.lines = [], []
         self.failed = False
 
     def raw(self, **what):
-        self.file.write(json.dumps(what) + "\n")
-        self.file.flush()
+        self.raws.append(json.dumps(what))
+
+    def write(self):
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        with open(self.path, "w") as file:
+            file.write("".join(line + "\n" for line in self.raws))
 
     def bench(self, bench, samples):
         """samples: for each program the figures of its rounds."""
@@ -387,12 +394,10 @@ class Report:
             return "-" if value is None else "{:,.{}f}".format(value, row.digits)
 
         target = "-" if row.target is None else ("%gx hand" if row.relative else "%g") % row.target
-        if verdict == "MISSES" and is_time:
-            verdict += " (best %s%.3g)" % ("x" if row.relative else "", best)
-        elif verdict == "holds" and row.relative:
-            verdict += " (x%.3g)" % measured
-        if verdict.startswith("MISSES") and row.relative:
+        if verdict != "-" and row.relative:
             verdict += " x%.3g" % measured
+        if verdict.startswith("MISSES") and is_time:
+            verdict += " (best %s%.3g)" % ("x" if row.relative else "", best)
         cells = [row.text, row.unit, target, number(middle.get("aioloop")), verdict]
         self.lines.append(cells + [number(middle.get(name)) for name in PROGRAMS if name != "aioloop"])
 
@@ -447,7 +452,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     names = ", ".join(bench.name for bench in benchmarks(False))
     parser.add_argument("--only", action="append", default=[], metavar="NAME",
-                        help="only this benchmark, or group (ir, calls, echo, posts); may be repeated. There are: " + names)
+                        help="only this benchmark or group (ir, calls, echo); may be repeated. There are: " + names)
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of what is timed (default 7; quick 2)")
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: to see that all runs")
     parser.add_argument("--out", default=os.path.join(ROOT, "build", "bench.json"), metavar="FILE",
@@ -464,15 +469,14 @@ def main():
     load = os.getloadavg()[0]
     if load > 0.5:
         print("the machine is busy (load %.1f): trust the counts, not the times" % load)
-    os.makedirs(os.path.dirname(os.path.abspath(options.out)), exist_ok=True)
-    with open(options.out, "w") as file:
-        report = Report(file, there)
-        report.raw(machine=machine(), rounds=rounds, quick=options.quick,
-                   aioloop_cflags=options.aioloop_cflags)
+    report = Report(options.out)
+    report.raw(machine=machine(), rounds=rounds, quick=options.quick, aioloop_cflags=options.aioloop_cflags)
+    try:
         for bench in chosen:
-            if bench.tool in TOOLS and shutil.which(bench.tool) is None:
-                continue
-            measure(bench, there, rounds, report)
+            if bench.tool not in TOOLS or shutil.which(bench.tool) is not None:
+                measure(bench, there, rounds, report)
+    finally:
+        report.write()
         report.table()
     return 1 if report.failed else 0
 

@@ -83,13 +83,13 @@ AIOLOOP_API bool aioloop_is_running(aioloop *loop);
 AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 
 /* loop.close(): drops what is queued without calling it, closes the sockets of transports and servers without telling
- * their protocols, gives everything back to the system. The objects stay valid until aioloop_free and answer AIOLOOP_ECLOSED.
+ * their protocols, gives everything back to the system. In debug mode what was open is reported. The objects stay valid until aioloop_free and answer AIOLOOP_ECLOSED.
  * 0, also when repeated; AIOLOOP_EMISUSE while the loop runs. */
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
- * In debug mode what had not been ended is reported first. In a forked child this touches nothing that the parent shares.
- * AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
+ * Failures of futures that nobody looked at are reported, in debug mode also what had not been ended. In a forked child this
+ * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After close too. */

@@ -4,7 +4,7 @@
  * Bytes are copied into the last chunk or a new one, or a chunk stands for memory that was lent. Chunks do not move, so
  * an operation may point into them while more is appended. Appending takes all or nothing. A lent chunk that is used
  * up, or dropped, goes to the `done` list; its release function is user code and is called by the owner when
- * that is allowed (aiol_bytes_release), never from in here.
+ * that is allowed (aiol_bytes_release_first), never from in here.
  */
 #ifndef AIOL_BASE_BYTES_C
 #define AIOL_BASE_BYTES_C
@@ -158,14 +158,13 @@ AIOLOOP_INTERNAL void aiol_bytes_clear(aiol_bytes *q, const aioloop_allocator *a
     AIOL_ASSERT(q->size == 0);
 }
 
-/* Gives lent memory back to its owners. Calls user code, which may append to q; so each chunk leaves the list first. */
-AIOLOOP_INTERNAL void aiol_bytes_release(aiol_bytes *q, const aioloop_allocator *a) {
-    while (q->done != NULL) {
-        aiol_chunk *chunk = q->done;
-        q->done = chunk->next;
-        chunk->release(chunk->lent, chunk->lent_size, chunk->arg);
-        aiol_free(a, chunk, chunk->block_size);
-    }
+/* Gives the first of the done list back to its owner. Calls user code, which may do anything to q, also end it. */
+AIOLOOP_INTERNAL void aiol_bytes_release_first(aiol_bytes *q, const aioloop_allocator *a) {
+    aiol_chunk *chunk = q->done;
+    const aiol_chunk was = *chunk;
+    q->done = was.next;
+    aiol_free(a, chunk, was.block_size);
+    was.release(was.lent, was.lent_size, was.arg);
 }
 
 AIOLOOP_INTERNAL void aiol_bytes_verify(const aiol_bytes *q) {

@@ -2,9 +2,10 @@
  * context.c - context variables, and what a thread remembers.                  (Python: contextvars)
  *
  * A map is an immutable set of values; changing a variable makes a new map, so capturing the current values is taking a
- * counter, and the empty map is NULL and costs nothing. The current context is a HOME: the place that holds a map
- * pointer. Whoever runs user code makes the place it keeps for that work the thread's home; a change replaces the
- * pointer there. Counters are atomic, because work and its context may go to another thread.
+ * counter, and the empty map is NULL and costs nothing. aiol_thread.map is the current one. Where it belongs to something that
+ * lives on (a connection, a context object), aiol_thread.place is the pointer that owns it, and a change is stored there too;
+ * else (place NULL) aiol_thread.map is itself the owner. Counters are atomic, because work and its context may go to another
+ * thread.
  */
 #ifndef AIOL_BASE_CONTEXT_C
 #define AIOL_BASE_CONTEXT_C
@@ -35,19 +36,17 @@ typedef struct aiol_thread_state {
     aioloop *running;
     aioloop *current;     /* asyncio.set_event_loop */
     bool current_was_set; /* also to NULL */
+    bool counted;         /* first is known */
+    bool first;           /* the process's first thread: see aioloop_get_event_loop */
     int running_process;  /* whose running is; a forked child has another */
-    aiol_map **home;      /* NULL: &base */
-    aiol_map *base;
+    aiol_map *map;    /* the current values */
+    aiol_map **place; /* that owns them; NULL: map does */
     const char *site_file; /* where the next object is made */
     int site_line;
     aiol_error_slot error; /* what had no loop to tell */
 } aiol_thread_state;
 
 static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
-
-AIOL_INLINE aiol_map **aiol_context_home(void) {
-    return aiol_thread.home != NULL ? aiol_thread.home : &aiol_thread.base;
-}
 
 static size_t aiol_map_size(uint32_t count) {
     return sizeof(aiol_map) + (count == 0 ? 0 : count - 1) * sizeof(aiol_context_cell *);
@@ -81,12 +80,42 @@ AIOL_INLINE void aiol_map_unref(aiol_map *map) {
         aiol_map_release(map);
 }
 
-/* Stores at *out a map like old but with cell for var (or, cell NULL, without var). Takes over the caller's reference to
- * cell when it succeeds. */
-static int aiol_map_with(aiol_map *old, const aioloop_context_var *var, aiol_context_cell *cell, aiol_map **out) {
+/* What was current before something else is. */
+typedef struct aiol_context_frame {
+    aiol_map *map;
+    aiol_map **place;
+} aiol_context_frame;
+
+/* Makes the values that place owns the current ones. */
+AIOL_INLINE aiol_context_frame aiol_context_enter(aiol_map **place) {
+    aiol_context_frame frame;
+    frame.map = aiol_thread.map;
+    frame.place = aiol_thread.place;
+    aiol_thread.map = *place;
+    aiol_thread.place = place;
+    return frame;
+}
+
+/* Reads the place again: what ran inside may have changed what it owns. */
+AIOL_INLINE void aiol_context_leave(const aiol_context_frame *frame) {
+    aiol_thread.place = frame->place;
+    aiol_thread.map = frame->place != NULL ? *frame->place : frame->map;
+}
+
+/* Stores at *out a map like old but with cell for var (or, cell NULL, without var); NULL if nothing is left. Takes over the
+ * caller's reference to cell when it succeeds. */
+static int aiol_map_with(const aiol_map *old, const aioloop_context_var *var, aiol_context_cell *cell, aiol_map **out) {
     uint32_t old_count = old == NULL ? 0 : old->count;
-    aiol_map *map = (aiol_map *)aiol_alloc(&aiol_default_allocator, aiol_map_size(old_count + 1));
+    uint32_t count = cell == NULL ? 0 : 1;
+    aiol_map *map;
     uint32_t i;
+    for (i = 0; i < old_count; i++)
+        if (old->cells[i]->var != var)
+            count++;
+    *out = NULL;
+    if (count == 0)
+        return 0;
+    map = (aiol_map *)aiol_alloc(&aiol_default_allocator, aiol_map_size(count));
     if (map == NULL)
         return AIOLOOP_ENOMEM;
     map->refs = 1;
@@ -94,32 +123,17 @@ static int aiol_map_with(aiol_map *old, const aioloop_context_var *var, aiol_con
     for (i = 0; i < old_count; i++) {
         if (old->cells[i]->var == var)
             continue;
-        map->cells[map->count] = old->cells[i];
-        aiol_add_u32(&map->cells[map->count]->refs, 1);
-        map->count++;
+        aiol_add_u32(&old->cells[i]->refs, 1);
+        map->cells[map->count++] = old->cells[i];
     }
     if (cell != NULL)
         map->cells[map->count++] = cell;
-    if (map->count < old_count + 1) {
-        /* Free is told the size, so the block must have the size that its count says. A failure to shrink cannot matter. */
-        aiol_map *fit = NULL;
-        if (map->count != 0)
-            fit = (aiol_map *)aiol_default_allocator.allocate(NULL, map, aiol_map_size(old_count + 1),
-                                                              aiol_map_size(map->count));
-        else
-            aiol_free(&aiol_default_allocator, map, aiol_map_size(old_count + 1));
-        if (map->count != 0 && fit == NULL) {
-            *out = map;
-            return 0;
-        }
-        map = fit;
-    }
     *out = map;
     return 0;
 }
 
 AIOLOOP_API void *aioloop_context_get(const aioloop_context_var *var) {
-    const aiol_map *map = *aiol_context_home();
+    const aiol_map *map = aiol_thread.map;
     uint32_t i;
     if (var == NULL)
         return NULL;
@@ -130,8 +144,7 @@ AIOLOOP_API void *aioloop_context_get(const aioloop_context_var *var) {
 }
 
 AIOLOOP_API int aioloop_context_set(const aioloop_context_var *var, void *value, void (*dispose)(void *value)) {
-    aiol_map **home = aiol_context_home();
-    aiol_map *old = *home;
+    aiol_map *old = aiol_thread.map;
     aiol_map *map = NULL;
     aiol_context_cell *cell = NULL;
     int err;
@@ -151,7 +164,9 @@ AIOLOOP_API int aioloop_context_set(const aioloop_context_var *var, void *value,
         aiol_free(&aiol_default_allocator, cell, sizeof(*cell));
         return err;
     }
-    *home = map;
+    aiol_thread.map = map;
+    if (aiol_thread.place != NULL)
+        *aiol_thread.place = map;
     aiol_map_unref(old);
     return 0;
 }
@@ -162,7 +177,7 @@ AIOLOOP_API aioloop_context *aioloop_copy_context(void) {
         return NULL;
     context->refs = 1;
     context->current = false;
-    context->map = aiol_map_ref(*aiol_context_home());
+    context->map = aiol_map_ref(aiol_thread.map);
     return context;
 }
 
@@ -179,16 +194,16 @@ AIOLOOP_API void aioloop_context_unref(aioloop_context *context) {
 }
 
 AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg) {
-    aiol_map **saved = aiol_thread.home;
+    aiol_context_frame frame;
     if (context == NULL || fn == NULL)
         return AIOLOOP_EINVAL;
-    if (context->current)
+    if (context->current || aiol_thread.place == &context->map) /* the latter in a callback that runs in it */
         return AIOLOOP_EMISUSE;
     aioloop_context_ref(context);
     context->current = true;
-    aiol_thread.home = &context->map;
+    frame = aiol_context_enter(&context->map);
     fn(arg);
-    aiol_thread.home = saved;
+    aiol_context_leave(&frame);
     context->current = false;
     aioloop_context_unref(context);
     return 0;
@@ -207,7 +222,7 @@ AIOLOOP_API aioloop_time aioloop_seconds(double seconds) {
         return AIOLOOP_FOREVER;
     if (ns <= -9.2e18)
         return AIOLOOP_NOT_A_TIME + 1;
-    return (aioloop_time)ns;
+    return (aioloop_time)(ns < 0 ? ns - 0.5 : ns + 0.5);
 }
 
 #endif

@@ -24,53 +24,52 @@ typedef struct aiol_heap {
     aiol_heap_entry *entries;
     size_t count;
     size_t capacity;
-    bool (*before)(const aiol_heap_item *a, const aiol_heap_item *b); /* for equal keys */
 } aiol_heap;
 
-AIOL_INLINE bool aiol_heap_less(const aiol_heap *h, aiol_heap_entry a, aiol_heap_entry b) {
-    return a.key < b.key || (a.key == b.key && h->before(a.item, b.item));
+/* Which of two items with equal keys comes first. The user of the heap defines it (core.h): a function pointer would cost what
+ * the comparison itself does. */
+AIOL_INLINE bool aiol_heap_before(const aiol_heap_item *a, const aiol_heap_item *b);
+
+/* Keys are rarely equal, so most comparisons end after one. */
+AIOL_INLINE bool aiol_heap_less(const aiol_heap_entry *a, const aiol_heap_entry *b) {
+    return a->key <= b->key && (a->key < b->key || aiol_heap_before(a->item, b->item));
 }
 
-AIOL_INLINE void aiol_heap_put(aiol_heap *h, size_t i, aiol_heap_entry entry) {
-    h->entries[i] = entry;
-    entry.item->index = (uint32_t)i;
+AIOL_INLINE void aiol_heap_put(aiol_heap_entry *entries, size_t i, const aiol_heap_entry *entry) {
+    entries[i] = *entry;
+    entry->item->index = (uint32_t)i;
 }
 
-static void aiol_heap_up(aiol_heap *h, size_t i, aiol_heap_entry entry) {
-    while (i > 0) {
+/* Puts entry at i or above it, but not above top. */
+AIOL_INLINE void aiol_heap_up(aiol_heap_entry *entries, size_t i, size_t top, aiol_heap_entry entry) {
+    while (i > top) {
         size_t parent = (i - 1) / 4;
-        if (!aiol_heap_less(h, entry, h->entries[parent]))
+        if (!aiol_heap_less(&entry, &entries[parent]))
             break;
-        aiol_heap_put(h, i, h->entries[parent]);
+        aiol_heap_put(entries, i, &entries[parent]);
         i = parent;
     }
-    aiol_heap_put(h, i, entry);
+    aiol_heap_put(entries, i, &entry);
 }
 
+/* Puts entry at i or below it. The hole goes all the way down, where an entry that was the last mostly belongs, and the entry
+ * up from there: that spares a comparison at each level. */
 static void aiol_heap_down(aiol_heap *h, size_t i, aiol_heap_entry entry) {
+    aiol_heap_entry *entries = h->entries;
     size_t count = h->count;
-    for (;;) {
-        size_t child = 4 * i + 1;
-        size_t best = child;
-        size_t end = child + 4;
-        aiol_heap_entry least;
-        if (child >= count)
-            break;
-        if (end > count)
-            end = count;
-        least = h->entries[child];
-        for (child++; child < end; child++) {
-            if (aiol_heap_less(h, h->entries[child], least)) {
-                least = h->entries[child];
-                best = child;
-            }
-        }
-        if (!aiol_heap_less(h, least, entry))
-            break;
-        aiol_heap_put(h, i, least);
-        i = best;
+    size_t top = i;
+    size_t child;
+    while ((child = 4 * i + 1) < count) {
+        const aiol_heap_entry *best = &entries[child];
+        const aiol_heap_entry *other = best + 1;
+        const aiol_heap_entry *end = child + 4 <= count ? best + 4 : entries + count;
+        for (; other < end; other++)
+            if (aiol_heap_less(other, best))
+                best = other;
+        aiol_heap_put(entries, i, best);
+        i = (size_t)(best - entries);
     }
-    aiol_heap_put(h, i, entry);
+    aiol_heap_up(entries, i, top, entry);
 }
 
 /* 0 or AIOLOOP_ENOMEM. */
@@ -86,7 +85,7 @@ AIOL_INLINE int aiol_heap_push(const aioloop_allocator *a, aiol_heap *h, int64_t
     }
     entry.key = key;
     entry.item = item;
-    aiol_heap_up(h, h->count++, entry);
+    aiol_heap_up(h->entries, h->count++, 0, entry);
     return 0;
 }
 
@@ -98,8 +97,8 @@ AIOLOOP_INTERNAL void aiol_heap_remove(aiol_heap *h, aiol_heap_item *item) {
     last = h->entries[--h->count];
     if (i == h->count)
         return;
-    if (i > 0 && aiol_heap_less(h, last, h->entries[(i - 1) / 4]))
-        aiol_heap_up(h, i, last);
+    if (i > 0 && aiol_heap_less(&last, &h->entries[(i - 1) / 4]))
+        aiol_heap_up(h->entries, i, 0, last);
     else
         aiol_heap_down(h, i, last);
 }
@@ -112,7 +111,7 @@ AIOLOOP_INTERNAL void aiol_heap_move(aiol_heap *h, aiol_heap_item *item, int64_t
     entry.key = key;
     entry.item = item;
     if (earlier)
-        aiol_heap_up(h, i, entry);
+        aiol_heap_up(h->entries, i, 0, entry);
     else
         aiol_heap_down(h, i, entry);
 }
@@ -121,7 +120,7 @@ AIOLOOP_INTERNAL void aiol_heap_verify(const aiol_heap *h) {
     size_t i;
     for (i = 0; i < h->count; i++) {
         AIOL_VERIFY(h->entries[i].item->index == i);
-        AIOL_VERIFY(i == 0 || !aiol_heap_less(h, h->entries[i], h->entries[(i - 1) / 4]));
+        AIOL_VERIFY(i == 0 || !aiol_heap_less(&h->entries[i], &h->entries[(i - 1) / 4]));
     }
 }
 

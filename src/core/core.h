@@ -20,41 +20,46 @@ typedef struct aiol_node {
     void (*run)(aioloop *loop, struct aiol_node *node);
 } aiol_node;
 
+/* First in, first out. end is where the next node is linked: the last node's next, or head of an empty queue. */
 typedef struct aiol_queue {
     aiol_node *head;
-    aiol_node *tail; /* of a queue that is not empty */
+    aiol_node **end;
 } aiol_queue;
+
+AIOL_INLINE void aiol_queue_init(aiol_queue *q) {
+    q->head = NULL;
+    q->end = &q->head;
+}
 
 AIOL_INLINE void aiol_queue_push(aiol_queue *q, aiol_node *node) {
     node->next = NULL;
-    if (q->head == NULL)
-        q->head = node;
-    else
-        q->tail->next = node;
-    q->tail = node;
+    *q->end = node;
+    q->end = &node->next;
 }
 
-/* Everything of `first` comes before everything of q; first becomes empty. */
-AIOL_INLINE void aiol_queue_prepend(aiol_queue *q, aiol_queue *first) {
-    if (first->head == NULL)
+/* The oldest node, or NULL. */
+AIOL_INLINE aiol_node *aiol_queue_pop(aiol_queue *q) {
+    aiol_node *node = q->head;
+    if (node != NULL) {
+        q->head = node->next;
+        if (q->head == NULL)
+            q->end = &q->head;
+    }
+    return node;
+}
+
+/* Moves everything of from, which becomes empty, behind what is in q. */
+AIOL_INLINE void aiol_queue_append(aiol_queue *q, aiol_queue *from) {
+    if (from->head == NULL)
         return;
-    first->tail->next = q->head;
-    if (q->head == NULL)
-        q->tail = first->tail;
-    q->head = first->head;
-    first->head = NULL;
+    *q->end = from->head;
+    q->end = from->end;
+    aiol_queue_init(from);
 }
 
-/* FREE -> READY | TIMER | WAITING;  TIMER -> READY (due) | FREE;  WAITING (a done-callback) -> READY | FREE;
- * READY -> RUNNING -> FREE;  READY -> CANCELLED -> FREE (when its turn comes). */
-typedef enum aiol_slot_state {
-    AIOL_SLOT_FREE,
-    AIOL_SLOT_READY,
-    AIOL_SLOT_TIMER,
-    AIOL_SLOT_WAITING,
-    AIOL_SLOT_RUNNING,
-    AIOL_SLOT_CANCELLED
-} aiol_slot_state;
+/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  WAITING: a done-callback, until its future is
+ * done. */
+typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_WAITING } aiol_slot_state;
 
 enum {
     AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
@@ -62,6 +67,8 @@ enum {
     AIOL_SLOT_HOLDS = 4     /* owns a reference of its future */
 };
 
+/* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence 0. So
+ * scheduling one writes only what differs. */
 typedef struct aiol_slot {
     union {
         aiol_node node;
@@ -88,6 +95,11 @@ typedef struct aiol_slot {
 } aiol_slot;
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_slot) == 64, slot_is_a_cache_line);
+
+/* Of timers with equal deadlines the one made first. */
+AIOL_INLINE bool aiol_heap_before(const aiol_heap_item *a, const aiol_heap_item *b) {
+    return ((const aiol_slot *)(const void *)a)->sequence < ((const aiol_slot *)(const void *)b)->sequence;
+}
 
 /* What belongs to a loop and must be ended with it: connections, servers, attempts, watchers. */
 struct aiol_resource;
@@ -131,17 +143,22 @@ struct aioloop {
     /* What every callback touches. */
     aiol_queue ready;
     aiol_queue batch; /* of this iteration, not run yet */
+    aiol_queue left;  /* what a halt kept from running */
     aiol_slot *free_slots;
     uint64_t sequence;
+    aiol_map *map;     /* what is current between callbacks; owned while the loop runs */
+    aiol_map **outer_place; /* whose it was before */
     uint32_t turn;     /* counts callbacks */
+    bool attention;    /* something is to be done when the callback ends: raised or unsent says what */
+    bool careful;      /* closed, or debug mode: the slow path looks which */
     int raised;        /* the code that the running callback raised; 0: none */
     aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
-    bool careful;      /* closed, or debug mode: the slow path looks which */
     bool halt;         /* fatal: stop dispatching */
     bool stopping;
     bool closed;
     bool debug;
     bool more; /* the engine keeps something for the next iteration */
+    aioloop_future *awaited; /* what run_until_complete runs for */
     uint32_t running;
     aiol_engine *engine;
     aiol_budget budget;
@@ -220,16 +237,15 @@ struct aioloop_future {
 /* ---- running user code ---- */
 
 typedef struct aiol_frame {
-    aiol_map **home;
+    aiol_context_frame context;
     int raised;
 } aiol_frame;
 
-/* Before user code: its context's home becomes the current one. */
-AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **home) {
+/* Before user code: its context becomes the current one. */
+AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **place) {
     aiol_frame frame;
-    frame.home = aiol_thread.home;
+    frame.context = aiol_context_enter(place);
     frame.raised = loop->raised;
-    aiol_thread.home = home;
     loop->raised = 0;
     loop->turn++;
     return frame;
@@ -239,12 +255,13 @@ AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **home) {
 AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     int raised = loop->raised;
     loop->raised = frame->raised;
-    aiol_thread.home = frame->home;
+    aiol_context_leave(&frame->context);
     return raised;
 }
 
-/* At the end of a callback that the loop called: what it wrote goes out. */
+/* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
+    loop->attention = false;
     if (AIOL_UNLIKELY(loop->unsent != NULL))
         loop->net->flush_unsent(loop);
 }
@@ -259,6 +276,8 @@ AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t sit
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context);
 AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL void aiol_slow(aioloop *loop, uint32_t site, aioloop_time since, const char *what);
+AIOLOOP_INTERNAL bool aiol_wrong_thread(aioloop *loop);
 AIOLOOP_INTERNAL int aiol_check(aioloop *loop);
 
 /* handle.c */
@@ -267,6 +286,8 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot);
 AIOLOOP_INTERNAL aioloop *aiol_slot_loop(const aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context);
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node);
 
 /* timer.c */
 AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop);
@@ -286,6 +307,7 @@ AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* loop.c */
+AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, const aiol_resource_calls *calls);
 AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource);
 

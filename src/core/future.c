@@ -70,6 +70,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
     aioloop_future *f;
     if (loop == NULL)
         return &aiol_future_invalid;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return &aiol_future_misuse;
     f = aiol_future_make(loop);
     return f == NULL ? &aiol_future_no_memory : f;
 }
@@ -202,6 +204,8 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
 static int aiol_future_settable(const aioloop_future *f) {
     if (f == NULL)
         return AIOLOOP_EINVAL;
+    if (f->loop != NULL && AIOL_UNLIKELY(f->loop->debug) && aiol_wrong_thread(f->loop))
+        return AIOLOOP_EMISUSE;
     if (f->state != AIOL_FUTURE_PENDING)
         return AIOLOOP_EINVALIDSTATE;
     return f->cancel != NULL ? AIOLOOP_EMISUSE : 0;
@@ -231,10 +235,11 @@ AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, c
 }
 
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
-    if (future == NULL)
+    if (future == NULL || aiol_future_is_static(future))
         return false;
-    if (!aiol_future_is_static(future))
-        future->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
+        return false;
+    future->flags |= AIOL_FUTURE_LOOKED_AT;
     if (future->state != AIOL_FUTURE_PENDING)
         return false;
     if (future->cancel != NULL) {
@@ -321,18 +326,14 @@ AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future) {
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
     aioloop_future *f = slot->u.future;
-    aiol_frame frame = aiol_enter(loop, aiol_slot_home(slot));
+    aiol_frame frame = aiol_enter(loop, aiol_slot_place(slot));
     aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
-    int raised;
-    slot->state = AIOL_SLOT_RUNNING;
     slot->fn.future(f, slot->arg);
-    raised = aiol_leave(loop, &frame);
-    if (AIOL_UNLIKELY(raised != 0))
-        aiol_slot_report(loop, slot, f, raised);
     if (AIOL_UNLIKELY(since != 0))
         aiol_slot_slow(loop, slot, since);
-    aiol_callback_end(loop);
-    slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_slot_attend(loop, slot, f);
+    aiol_leave(loop, &frame);
     aiol_slot_free(loop, slot);
     aiol_future_release(f);
 }

@@ -39,6 +39,7 @@ AIOLOOP_INTERNAL aiol_slot_chunk *aiol_slot_chunk_new(aioloop *loop, size_t coun
     for (i = 0; i < count; i++) {
         slots[i].index = (uint16_t)i;
         slots[i].flags = flags;
+        slots[i].at.node.run = aiol_run_call;
         slots[i].at.node.next = i + 1 < count ? &slots[i + 1].at.node : NULL;
     }
     return chunk;
@@ -71,8 +72,8 @@ AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop) {
     return slot;
 }
 
-static void aiol_slot_drop_context(aiol_slot *slot) {
-    if (AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0)) {
+static AIOL_NOINLINE void aiol_slot_drop_context(aiol_slot *slot) {
+    if ((slot->flags & AIOL_SLOT_EXPLICIT) != 0) {
         slot->flags &= (uint8_t)~AIOL_SLOT_EXPLICIT;
         aioloop_context_unref(slot->context.explicit_one);
     } else {
@@ -85,10 +86,12 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     if (AIOL_UNLIKELY(slot->context.map != NULL))
         aiol_slot_drop_context(slot);
     slot->sequence = 0;
-    slot->state = AIOL_SLOT_FREE;
+    slot->site = 0;
+    slot->state = AIOL_SLOT_READY;
+    slot->at.node.run = aiol_run_call;
     slot->flags &= AIOL_SLOT_REMOTE;
     if (AIOL_UNLIKELY(slot->flags != 0)) {
-        slot->at.node.next = &loop->remote_done->at.node;
+        slot->at.node.next = (aiol_node *)(void *)loop->remote_done;
         loop->remote_done = slot;
         return;
     }
@@ -103,27 +106,24 @@ AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *contex
         slot->context.explicit_one = context;
         slot->flags |= AIOL_SLOT_EXPLICIT;
     } else {
-        slot->context.map = aiol_map_ref(*aiol_context_home());
+        slot->context.map = aiol_map_ref(aiol_thread.map);
     }
 }
 
-AIOL_INLINE aiol_map **aiol_slot_home(aiol_slot *slot) {
-    return AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0) ? &slot->context.explicit_one->map : &slot->context.map;
+/* Where the values are that a slot's callback runs with. */
+AIOL_INLINE aiol_map **aiol_slot_place(aiol_slot *slot) {
+    return (slot->flags & AIOL_SLOT_EXPLICIT) != 0 ? &slot->context.explicit_one->map : &slot->context.map;
 }
 
-/* ---- running ---- */
-
+/* Called while the context of what failed is current: the handler runs in it. */
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_report(aioloop *loop, aiol_slot *slot, aioloop_future *future, int code) {
     aioloop_exception_context context;
-    aiol_map **saved = aiol_thread.home;
     memset(&context, 0, sizeof(context));
     context.message = future != NULL ? "Error in done-callback" : "Error in callback";
     context.future = future;
     context.handle.slot = slot;
     context.handle.sequence = slot->sequence;
-    aiol_thread.home = aiol_slot_home(slot); /* the handler runs in the context of what failed */
     aiol_report(loop, code, slot->site, &context);
-    aiol_thread.home = saved;
 }
 
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_slow(aioloop *loop, const aiol_slot *slot, aioloop_time since) {
@@ -133,78 +133,132 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_slow(aioloop *loop, const aiol_slo
                   (long long)(took / 1000000));
 }
 
-/* Runs a slot that call_soon or a timer queued. */
+/* After a callback: what it raised is reported, what it wrote goes out. */
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_attend(aioloop *loop, aiol_slot *slot, aioloop_future *future) {
+    int raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0)
+        aiol_slot_report(loop, slot, future, raised);
+    aiol_callback_end(loop);
+}
+
+/* Runs a slot with captured values, when nothing else is to be done about it: the path of nearly every callback. The values
+ * become the thread's own, until the next one or aiol_run_queue lets them go. What the callback left to be done shows in
+ * loop->attention. */
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
-    if (slot->state != AIOL_SLOT_CANCELLED) {
-        aiol_frame frame = aiol_enter(loop, aiol_slot_home(slot));
-        aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
-        int raised;
-        slot->state = AIOL_SLOT_RUNNING;
-        slot->fn.call(loop, slot->arg);
-        raised = aiol_leave(loop, &frame);
-        if (AIOL_UNLIKELY(raised != 0))
-            aiol_slot_report(loop, slot, NULL, raised);
-        if (AIOL_UNLIKELY(since != 0))
-            aiol_slot_slow(loop, slot, since);
-        aiol_callback_end(loop);
-    }
+    if (AIOL_UNLIKELY(aiol_thread.map != NULL))
+        aiol_map_release(aiol_thread.map); /* the last one's */
+    aiol_thread.map = slot->context.map;
+    slot->context.map = NULL;
+    loop->turn++;
+    slot->fn.call(loop, slot->arg);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_slot_attend(loop, slot, NULL);
+    slot->sequence = 0;
+    node->run = aiol_run_call; /* it may have cancelled its own handle */
+    node->next = (aiol_node *)(void *)loop->free_slots;
+    loop->free_slots = slot;
+}
+
+/* The same for debug mode, explicit contexts and slots of the pool of other threads. */
+AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node) {
+    aiol_slot *slot = (aiol_slot *)(void *)node;
+    aiol_frame frame = aiol_enter(loop, aiol_slot_place(slot));
+    aioloop_time since = loop->debug ? aiol_loop_now(loop) : 0;
+    slot->fn.call(loop, slot->arg);
+    if (since != 0)
+        aiol_slot_slow(loop, slot, since);
+    aiol_slot_attend(loop, slot, NULL);
+    aiol_leave(loop, &frame);
     aiol_slot_free(loop, slot);
+}
+
+/* Runs in the place of a slot that was cancelled while it was queued. */
+AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node) {
+    aiol_slot_free(loop, (aiol_slot *)(void *)node);
 }
 
 /* ---- scheduling ---- */
 
-AIOL_INLINE aioloop_handle aiol_handle_of(const aiol_slot *slot) {
+AIOL_INLINE aioloop_handle aiol_handle_of(aiol_slot *slot) {
     aioloop_handle handle;
-    memset(&handle, 0, sizeof(handle));
-    if (slot != NULL) {
-        memcpy(&handle.slot, &slot, sizeof(slot));
-        handle.sequence = slot->sequence;
-    }
+    handle.slot = slot;
+    handle.sequence = slot->sequence;
     return handle;
 }
 
-/* A slot for fn, or NULL with the reason stored. */
-AIOL_INLINE aiol_slot *aiol_slot_for(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+AIOL_INLINE aioloop_handle aiol_handle_null(void) {
+    aioloop_handle handle;
+    handle.slot = NULL;
+    handle.sequence = 0;
+    return handle;
+}
+
+/* Fills a fresh slot. */
+AIOL_INLINE void aiol_slot_fill(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg) {
+    slot->sequence = ++loop->sequence;
+    slot->fn.call = fn;
+    slot->arg = arg;
+}
+
+/* A slot for fn with everything that may be special about it; NULL with the reason stored. */
+AIOLOOP_INTERNAL AIOL_NOINLINE aiol_slot *aiol_slot_carefully(aioloop *loop, aioloop_callback fn, void *arg,
+                                                              aioloop_context *context) {
     aiol_slot *slot;
-    if (AIOL_UNLIKELY(loop == NULL))
+    if (loop == NULL || (loop->careful && aiol_check(loop) < 0))
         return NULL;
-    if (AIOL_UNLIKELY(loop->careful) && aiol_check(loop) < 0)
-        return NULL;
-    if (AIOL_UNLIKELY(fn == NULL)) {
+    if (fn == NULL) {
         aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
         return NULL;
     }
     slot = aiol_slot_new(loop);
-    if (AIOL_UNLIKELY(slot == NULL)) {
+    if (slot == NULL) {
         aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
         return NULL;
     }
-    slot->sequence = ++loop->sequence;
-    slot->fn.call = fn;
-    slot->arg = arg;
-    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    aiol_slot_fill(loop, slot, fn, arg);
+    slot->site = loop->debug ? aiol_site_take(loop) : 0;
     aiol_slot_capture(slot, context);
+    if (loop->debug || context != NULL)
+        slot->at.node.run = aiol_run_call_carefully;
     return slot;
 }
 
-AIOL_INLINE aiol_slot *aiol_call_soon(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aiol_slot *slot = aiol_slot_for(loop, fn, arg, context);
-    if (AIOL_UNLIKELY(slot == NULL))
-        return NULL;
-    slot->state = AIOL_SLOT_READY;
-    slot->at.node.run = aiol_run_call;
-    aiol_queue_push(&loop->ready, &slot->at.node);
+/* True if the short way will do: nothing to check, and a slot at hand. */
+AIOL_INLINE bool aiol_slot_easily(const aioloop *loop, aioloop_callback fn) {
+    return AIOL_LIKELY(loop != NULL && fn != NULL && loop->free_slots != NULL && !loop->careful);
+}
+
+/* The slot at hand. */
+AIOL_INLINE aiol_slot *aiol_slot_take(aioloop *loop, aioloop_callback fn, void *arg) {
+    aiol_slot *slot = loop->free_slots;
+    loop->free_slots = (aiol_slot *)(void *)slot->at.node.next;
+    aiol_slot_fill(loop, slot, fn, arg);
+    slot->context.map = aiol_map_ref(aiol_thread.map);
     return slot;
+}
+
+AIOL_INLINE aioloop_handle aiol_slot_ready(aioloop *loop, aiol_slot *slot) {
+    aiol_queue_push(&loop->ready, &slot->at.node);
+    return aiol_handle_of(slot);
+}
+
+static AIOL_NOINLINE aioloop_handle aiol_call_soon_carefully(aioloop *loop, aioloop_callback fn, void *arg,
+                                                             aioloop_context *context) {
+    aiol_slot *slot = aiol_slot_carefully(loop, fn, arg, context);
+    return slot == NULL ? aiol_handle_null() : aiol_slot_ready(loop, slot);
 }
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon)(aioloop *loop, aioloop_callback fn, void *arg) {
-    return aiol_handle_of(aiol_call_soon(loop, fn, arg, NULL));
+    if (aiol_slot_easily(loop, fn))
+        return aiol_slot_ready(loop, aiol_slot_take(loop, fn, arg));
+    return aiol_call_soon_carefully(loop, fn, arg, NULL);
 }
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon_context)(aioloop *loop, aioloop_callback fn, void *arg,
                                                       aioloop_context *context) {
-    return aiol_handle_of(aiol_call_soon(loop, fn, arg, context));
+    return aiol_call_soon_carefully(loop, fn, arg, context);
 }
 
 /* ---- handles ---- */
@@ -225,16 +279,11 @@ AIOLOOP_API void aioloop_handle_cancel(aioloop_handle *handle) {
     handle->sequence |= AIOL_HANDLE_CANCELLED;
     if (slot == NULL)
         return;
-    switch ((aiol_slot_state)slot->state) {
-    case AIOL_SLOT_TIMER:
+    if (slot->state == AIOL_SLOT_TIMER) {
         aiol_timer_cancel(aiol_slot_loop(slot), slot);
-        break;
-    case AIOL_SLOT_READY: /* leaves the queue when its turn comes */
-        slot->state = AIOL_SLOT_CANCELLED;
+    } else { /* leaves the queue when its turn comes; one that runs already is not touched by this */
+        slot->at.node.run = aiol_run_nothing;
         slot->sequence = 0;
-        break;
-    default:
-        break;
     }
 }
 

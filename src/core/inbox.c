@@ -104,7 +104,7 @@ static AIOL_NOINLINE aiol_slot *aiol_remote_more(aioloop *loop) {
 }
 
 static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle handle = aiol_handle_of(NULL);
+    aioloop_handle handle = aiol_handle_null();
     aiol_slot *slot;
     void *top;
     aiol_thread.site_file = NULL;
@@ -119,8 +119,7 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     slot->sequence = (uint64_t)1 << 62 | (uint64_t)slot->u.when;
     slot->fn.call = fn;
     slot->arg = arg;
-    slot->state = AIOL_SLOT_READY;
-    slot->at.node.run = aiol_run_call;
+    slot->at.node.run = aiol_run_call_carefully;
     aiol_store(&slot->site, 0);
     aiol_slot_capture(slot, context);
     handle = aiol_handle_of(slot); /* now: it may run and be free as soon as it is in the inbox */
@@ -189,11 +188,17 @@ AIOL_INLINE void aiol_inbox_awake(aioloop *loop) {
     aiol_store(&loop->sleeping, 0);
 }
 
+/* Whether something was posted that the loop has not seen. */
+AIOL_INLINE bool aiol_inbox_waits(aioloop *loop) {
+    return aiol_load(&loop->inbox) != NULL;
+}
+
 /* No post is accepted any more, and none is about to touch the engine when this returns. */
 AIOLOOP_INTERNAL void aiol_inbox_refuse(aioloop *loop) {
     aiol_store(&loop->posts_refused, 1);
-    while (aiol_load(&loop->wakers) != 0)
-        ; /* a thread between two instructions of a wake-up; rare and short */
+    aiol_store(&loop->sleeping, 0);
+    while (aiol_load(&loop->wakers) != 0 && loop->process == aiol_process_id())
+        ; /* a thread between two instructions of a wake-up; rare and short (a forked child has no such thread) */
 }
 
 #else /* AIOLOOP_USE_THREADS */
@@ -204,7 +209,7 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     (void)context;
     if (loop != NULL)
         aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
-    return aiol_handle_of(NULL);
+    return aiol_handle_null();
 }
 
 #define aiol_inbox_drain(loop) ((void)(loop))
@@ -212,20 +217,21 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
 #define aiol_inbox_free(loop) ((void)(loop))
 #define aiol_inbox_sleep(loop) ((void)(loop), true)
 #define aiol_inbox_awake(loop) ((void)(loop))
+#define aiol_inbox_waits(loop) ((void)(loop), false)
 #define aiol_inbox_refuse(loop) ((void)(loop))
 
 #endif
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe)(aioloop *loop, aioloop_callback fn, void *arg) {
     if (AIOL_KNOWS_ITS_THREAD && loop != NULL && aiol_thread.running == loop)
-        return aiol_handle_of(aiol_call_soon(loop, fn, arg, NULL));
+        return (aioloop_call_soon)(loop, fn, arg);
     return aiol_call_soon_threadsafe(loop, fn, arg, NULL);
 }
 
 AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe_context)(aioloop *loop, aioloop_callback fn, void *arg,
                                                                  aioloop_context *context) {
     if (AIOL_KNOWS_ITS_THREAD && loop != NULL && aiol_thread.running == loop)
-        return aiol_handle_of(aiol_call_soon(loop, fn, arg, context));
+        return aiol_call_soon_carefully(loop, fn, arg, context);
     return aiol_call_soon_threadsafe(loop, fn, arg, context);
 }
 

@@ -56,6 +56,7 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     aiol_error_set(&loop->error, code, format, arguments);
     va_end(arguments);
     loop->raised = code;
+    loop->attention = true;
     return code;
 }
 
@@ -63,22 +64,28 @@ AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop) {
     return loop != NULL ? &loop->error.error : &aiol_thread.error.error;
 }
 
+/* True in debug mode if another thread runs the loop: nothing of the loop may be touched. */
+AIOLOOP_INTERNAL bool aiol_wrong_thread(aioloop *loop) {
+    return loop->debug && aiol_load(&loop->running) != 0 && aiol_thread.running != loop;
+}
+
 /* What may make a call on the loop refused, when loop->careful says to look. 0, or the code with its message stored. */
 AIOLOOP_INTERNAL int aiol_check(aioloop *loop) {
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
-    if (loop->debug && aiol_load(&loop->running) != 0 && aiol_thread.running != loop)
-        return AIOLOOP_EMISUSE; /* another thread's: nothing of the loop may be touched */
-    return 0;
+    return aiol_wrong_thread(loop) ? AIOLOOP_EMISUSE : 0;
 }
 
 /* ---- logging ---- */
 
+/* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
+    int raised = loop->raised;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
         fprintf(stderr, "%s\n", text);
+    loop->raised = raised;
 }
 
 AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg) {
@@ -100,6 +107,13 @@ AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format
     if (at != NULL)
         snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
     aiol_log_write(loop, AIOLOOP_LOG_WARNING, text);
+}
+
+/* Debug mode: what ran took from `since` until now; said if that was long. */
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slow(aioloop *loop, uint32_t site, aioloop_time since, const char *what) {
+    aioloop_time took = aiol_loop_now(loop) - since;
+    if (took >= loop->slow)
+        aiol_warn(loop, site, "%s took %lld ms", what, (long long)(took / 1000000));
 }
 
 /* A line of the default handler's text: "name: value". */
@@ -158,7 +172,7 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
     raised = loop->raised;
     loop->raised = outer;
     if (raised == AIOLOOP_EFATAL) {
-        loop->halt = true;
+        aiol_loop_halt(loop);
     } else if (raised != 0) {
         aioloop_exception_context own;
         memset(&own, 0, sizeof(own));
@@ -176,7 +190,7 @@ AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloo
     char detail[AIOL_ERROR_TEXT_SIZE];
     const aiol_site *at = aiol_site_at(loop, site);
     if (code == AIOLOOP_EFATAL) {
-        loop->halt = true;
+        aiol_loop_halt(loop);
         return;
     }
     context->error = code;
@@ -213,7 +227,7 @@ AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled) {
         return AIOLOOP_EINVAL;
 #if AIOLOOP_USE_DEBUG
     loop->debug = enabled;
-    loop->careful = loop->closed || enabled;
+    loop->careful = enabled || loop->closed;
     aiol_thread.site_file = NULL;
     return 0;
 #else

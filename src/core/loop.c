@@ -4,7 +4,7 @@
  * An iteration: wait and harvest, calling nobody; move the timers due now to the due list; run what was ready when that
  * was done; dispatch the harvest; run the due list. What is queued meanwhile runs in the next one.
  *
- * A fatal error (halt) leaves each of the three where it stands; the next run goes on there.
+ * A fatal error keeps the rest of all three for the next run.
  */
 #ifndef AIOL_CORE_LOOP_C
 #define AIOL_CORE_LOOP_C
@@ -31,6 +31,16 @@ static aiol_resource *aiol_resource_of(aiol_link *link) {
 }
 
 /* ---- making ---- */
+
+static uint32_t aiol_first_thread_known; /* whether some thread has made, set or asked for a loop */
+
+static bool aiol_thread_is_first(void) {
+    if (!aiol_thread.counted) {
+        aiol_thread.counted = true;
+        aiol_thread.first = aiol_exchange_u32(&aiol_first_thread_known, 1) == 0;
+    }
+    return aiol_thread.first;
+}
 
 AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     const aioloop_allocator *allocator = &aiol_default_allocator;
@@ -59,15 +69,20 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     }
     loop->budget.bytes = AIOL_READ_BUDGET;
     loop->budget.halt = &loop->halt;
-    loop->timers.before = aiol_timer_before;
     loop->slow = AIOLOOP_MS(100);
     loop->process = aiol_process_id();
+    aiol_queue_init(&loop->ready);
+    aiol_queue_init(&loop->batch);
+    aiol_queue_init(&loop->left);
+    aiol_queue_init(&loop->due);
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->resources);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
     loop->careful = loop->debug;
     loop->site = aiol_site_take(loop);
+    (void)aiol_thread_is_first();
+    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch the descriptor */
     return loop;
 }
 
@@ -79,26 +94,22 @@ AIOLOOP_API aioloop *aioloop_get_running_loop(void) {
     return aiol_thread.running;
 }
 
-static uint32_t aiol_first_thread_known; /* whether some thread has used the library's finding functions or made a loop */
-
 AIOLOOP_API aioloop *aioloop_get_event_loop(void) {
     aioloop *loop = aioloop_get_running_loop();
     if (loop != NULL)
         return loop;
     if (aiol_thread.current_was_set)
         return aiol_thread.current;
-    if (aiol_exchange_u32(&aiol_first_thread_known, 1) != 0)
+    if (!aiol_thread_is_first())
         return NULL;
     loop = (aioloop_new_event_loop)(NULL);
-    if (loop == NULL)
-        aiol_store(&aiol_first_thread_known, 0);
-    else
+    if (loop != NULL)
         aioloop_set_event_loop(loop);
     return loop;
 }
 
 AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
-    aiol_exchange_u32(&aiol_first_thread_known, 1);
+    (void)aiol_thread_is_first();
     aiol_thread.current = loop;
     aiol_thread.current_was_set = true;
 }
@@ -108,7 +119,8 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* Until when the engine may wait: 0 if there is something to do. */
 static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
-    if (loop->ready.head != NULL || loop->batch.head != NULL || loop->due.head != NULL || loop->stopping || limit <= 0)
+    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL ||
+        loop->stopping || limit <= 0)
         return 0;
     if (loop->timers.count == 0)
         return limit;
@@ -129,12 +141,29 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
     return err;
 }
 
+/* A fatal error: nothing more is called in this iteration, and what was to be comes first in the next. */
+AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
+    loop->halt = true;
+    aiol_queue_append(&loop->left, &loop->batch);
+    aiol_queue_append(&loop->left, &loop->due);
+}
+
+/* Nothing is pushed to the queue meanwhile; a halt empties it. */
 static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
-    while (queue->head != NULL && !loop->halt) {
-        aiol_node *node = queue->head;
+    aiol_node *node = queue->head;
+    if (node == NULL)
+        return;
+    aiol_thread.map = NULL;
+    aiol_thread.place = NULL;
+    do {
         queue->head = node->next;
         node->run(loop, node);
-    }
+        node = queue->head;
+    } while (node != NULL);
+    queue->end = &queue->head;
+    aiol_map_unref(aiol_thread.map);
+    aiol_thread.map = loop->map;
+    aiol_thread.place = &loop->map;
 }
 
 /* limit: a point on the clock. 0 or the error of the wait. */
@@ -148,18 +177,14 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    if (loop->batch.head == NULL) {
-        loop->batch = loop->ready;
-        loop->ready.head = NULL;
-    } else { /* left by a halt: they come first, and count as ready now */
-        aiol_queue_prepend(&loop->ready, &loop->batch);
-        loop->batch = loop->ready;
-        loop->ready.head = NULL;
-    }
+    aiol_queue_append(&loop->batch, &loop->left);
+    aiol_queue_append(&loop->batch, &loop->ready);
     aiol_run_queue(loop, &loop->batch);
-    if (!loop->halt)
+    loop->more = err > 0;
+    if (err > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
-    aiol_run_queue(loop, &loop->due);
+    if (!loop->halt)
+        aiol_run_queue(loop, &loop->due);
     if (AIOL_UNLIKELY(loop->remote_done != NULL))
         aiol_inbox_return(loop);
     return 0;
@@ -182,13 +207,22 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* in another thread */
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
+    loop->map = aiol_thread.map;
+    loop->outer_place = aiol_thread.place;
+    aiol_thread.place = &loop->map;
+    aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
+    loop->attention = false;
     return 0;
 }
 
 static void aiol_loop_end(aioloop *loop) {
     aiol_thread.running = NULL;
+    aiol_thread.place = loop->outer_place;
+    if (loop->outer_place != NULL)
+        *loop->outer_place = loop->map;
+    (void)aiol_inbox_sleep(loop);
     aiol_store(&loop->running, 0);
 }
 
@@ -208,9 +242,11 @@ AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
     return err;
 }
 
+/* Only the run that waits for it: a stop or a fatal error may have ended that one before this was called. */
 static void aiol_loop_stop_on_done(aioloop_future *future, void *arg) {
-    (void)future;
-    aioloop_stop((aioloop *)arg);
+    aioloop *loop = (aioloop *)arg;
+    if (loop->awaited == future)
+        loop->stopping = true;
 }
 
 AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *future, void *out) {
@@ -232,7 +268,9 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
     if (n == 0)
         n = aiol_future_callback(future, aiol_loop_stop_on_done, loop, NULL, 0);
     if (n == 0) {
+        loop->awaited = future;
         n = aioloop_run_forever(loop);
+        loop->awaited = NULL;
         aioloop_future_remove_done_callback(future, aiol_loop_stop_on_done, loop);
     }
     if (n == 0 && future->state == AIOL_FUTURE_PENDING) {
@@ -248,7 +286,11 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
 
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aioloop_time limit = AIOLOOP_FOREVER;
-    int err = aiol_loop_begin(loop);
+    aioloop_time next;
+    int err;
+    if (max_wait == AIOLOOP_NOT_A_TIME)
+        return AIOLOOP_EINVAL;
+    err = aiol_loop_begin(loop);
     if (err < 0)
         return err;
     if (max_wait <= 0)
@@ -264,7 +306,8 @@ AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aiol_loop_end(loop);
     if (err < 0)
         return err;
-    return loop->ready.head != NULL || loop->more ? 1 : 0;
+    next = aioloop_next_deadline(loop);
+    return next != AIOLOOP_FOREVER && next <= aiol_loop_now(loop) ? 1 : 0;
 }
 
 AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
@@ -272,7 +315,7 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
     if (loop == NULL || loop->closed)
         return AIOLOOP_FOREVER;
     next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
-    return next <= 0 || loop->more ? aiol_loop_now(loop) : next;
+    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
 }
 
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
@@ -299,7 +342,7 @@ AIOLOOP_API bool aioloop_is_running(aioloop *loop) {
 }
 
 AIOLOOP_API bool aioloop_is_closed(aioloop *loop) {
-    return loop != NULL && loop->closed;
+    return loop != NULL && aiol_load(&loop->closed);
 }
 
 AIOLOOP_API aioloop_time aioloop_now(aioloop *loop) {
@@ -309,15 +352,14 @@ AIOLOOP_API aioloop_time aioloop_now(aioloop *loop) {
 /* ---- closing ---- */
 
 static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
-    while (queue->head != NULL) {
-        aiol_node *node = queue->head;
-        queue->head = node->next;
+    aiol_node *node;
+    while ((node = aiol_queue_pop(queue)) != NULL) {
         if (node->run == aiol_run_future) {
             aiol_slot *slot = (aiol_slot *)(void *)node;
             aioloop_future *f = slot->u.future;
             aiol_slot_free(loop, slot);
             aiol_future_release(f);
-        } else if (node->run == aiol_run_call) {
+        } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_nothing) {
             aiol_slot_free(loop, (aiol_slot *)(void *)node);
         }
         /* Other nodes are inside what they run for, and go with that. */
@@ -326,6 +368,7 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
 
 static void aiol_loop_drop_callbacks(aioloop *loop) {
     aiol_inbox_drain(loop);
+    aiol_loop_drop_queue(loop, &loop->left);
     aiol_loop_drop_queue(loop, &loop->batch);
     aiol_loop_drop_queue(loop, &loop->ready);
     aiol_loop_drop_queue(loop, &loop->due);
@@ -338,6 +381,16 @@ static bool aiol_loop_is_ours(const aioloop *loop) {
     return loop->process == aiol_process_id();
 }
 
+/* What should have been ended before the loop was. */
+static void aiol_loop_warn_open(aioloop *loop) {
+    const aiol_link *link;
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
+        if (resource->calls->open(resource))
+            aiol_warn(loop, resource->site, "unclosed %s", resource->calls->name);
+    }
+}
+
 AIOLOOP_API int aioloop_close(aioloop *loop) {
     aiol_link *link;
     if (loop == NULL)
@@ -346,8 +399,10 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    if (loop->debug && aiol_loop_is_ours(loop))
+        aiol_loop_warn_open(loop);
     loop->closed_at = aiol_loop_now(loop);
-    loop->closed = true;
+    aiol_store(&loop->closed, true);
     loop->careful = true;
     aiol_inbox_refuse(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
@@ -361,18 +416,19 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     return 0;
 }
 
-/* What should have been ended before the loop was. */
-static void aiol_loop_warn_open(aioloop *loop) {
-    const aiol_link *link;
-    if (!loop->debug || !aiol_loop_is_ours(loop))
+/* The failures that nobody looked at, of futures whose owners never let go. The handler may drop any of them. */
+static void aiol_loop_report_failures(aioloop *loop) {
+    aiol_link *link = loop->futures.next;
+    if (!aiol_loop_is_ours(loop))
         return;
-    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
-        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
-        if (resource->calls->open(resource))
-            aiol_warn(loop, resource->site, "unclosed %s", resource->calls->name);
+    while (link != &loop->futures) {
+        aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
+        aiol_future_hold(f);
+        if (f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
+            aiol_future_report(f);
+        link = link->next;
+        aiol_future_release(f);
     }
-    if (!loop->closed)
-        aiol_warn(loop, loop->site, "unclosed event loop");
 }
 
 AIOLOOP_API int aioloop_free(aioloop *loop) {
@@ -382,22 +438,25 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
-    aiol_loop_warn_open(loop);
+    if (loop->debug && !loop->closed && aiol_loop_is_ours(loop))
+        aiol_warn(loop, loop->site, "unclosed event loop");
     err = aioloop_close(loop);
     if (err < 0)
         return err;
+    aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;
     if (aiol_thread.running == loop) /* a forked child, inside the parent's run */
         aiol_thread.running = NULL;
+    /* Futures first: a result that nobody took may be a reference of a transport or server. */
+    while (!aiol_list_empty(&loop->futures))
+        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
     while (!aiol_list_empty(&loop->resources)) {
         aiol_resource *resource = aiol_resource_of(loop->resources.next);
         resource->calls->destroy(resource);
     }
     if (loop->net != NULL)
         loop->net->freed(loop);
-    while (!aiol_list_empty(&loop->futures))
-        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
     while (loop->chunks != NULL) {
         aiol_slot_chunk *chunk = loop->chunks;

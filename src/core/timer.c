@@ -11,10 +11,6 @@
 
 #include "core/handle.c"
 
-static bool aiol_timer_before(const aiol_heap_item *a, const aiol_heap_item *b) {
-    return ((const aiol_slot *)(const void *)a)->sequence < ((const aiol_slot *)(const void *)b)->sequence;
-}
-
 /* The earliest deadline, AIOLOOP_FOREVER if there is none. Puts the keys right that stand first and are too early. */
 AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
     aiol_heap *heap = &loop->timers;
@@ -36,7 +32,6 @@ AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_READY;
-        slot->at.node.run = aiol_run_call;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
 }
@@ -46,44 +41,58 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot) {
     aiol_slot_free(loop, slot);
 }
 
-static aioloop_timer_handle aiol_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg,
-                                         aioloop_context *context) {
+static AIOL_NOINLINE aioloop_timer_handle aiol_timer_null(aioloop_time when) {
     aioloop_timer_handle handle;
-    aiol_slot *slot;
-    handle.handle = aiol_handle_of(NULL);
+    handle.handle = aiol_handle_null();
     handle.when = when;
-    if (AIOL_UNLIKELY(loop != NULL && when == AIOLOOP_NOT_A_TIME)) {
-        aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
-        return handle;
-    }
-    slot = aiol_slot_for(loop, fn, arg, context);
-    if (AIOL_UNLIKELY(slot == NULL))
-        return handle;
+    return handle;
+}
+
+AIOL_INLINE aioloop_timer_handle aiol_timer_start(aioloop *loop, aiol_slot *slot, aioloop_time when) {
+    aioloop_timer_handle handle;
     slot->state = AIOL_SLOT_TIMER;
     slot->u.when = when;
     if (AIOL_UNLIKELY(aiol_heap_push(&loop->allocator, &loop->timers, when, &slot->at.heap) < 0)) {
         aiol_slot_free(loop, slot);
         aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-        return handle;
+        return aiol_timer_null(when);
     }
     handle.handle = aiol_handle_of(slot);
+    handle.when = when;
     return handle;
 }
 
+static AIOL_NOINLINE aioloop_timer_handle aiol_call_at_carefully(aioloop *loop, aioloop_time when, aioloop_callback fn,
+                                                                 void *arg, aioloop_context *context) {
+    aiol_slot *slot;
+    if (loop != NULL && when == AIOLOOP_NOT_A_TIME) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+        return aiol_timer_null(when);
+    }
+    slot = aiol_slot_carefully(loop, fn, arg, context);
+    return slot == NULL ? aiol_timer_null(when) : aiol_timer_start(loop, slot, when);
+}
+
+AIOL_INLINE aioloop_timer_handle aiol_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg) {
+    if (aiol_slot_easily(loop, fn) && when != AIOLOOP_NOT_A_TIME)
+        return aiol_timer_start(loop, aiol_slot_take(loop, fn, arg), when);
+    return aiol_call_at_carefully(loop, when, fn, arg, NULL);
+}
+
 AIOLOOP_API aioloop_timer_handle(aioloop_call_at)(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg) {
-    return aiol_call_at(loop, when, fn, arg, NULL);
+    return aiol_call_at(loop, when, fn, arg);
 }
 
 AIOLOOP_API aioloop_timer_handle(aioloop_call_at_context)(aioloop *loop, aioloop_time when, aioloop_callback fn,
                                                           void *arg, aioloop_context *context) {
-    return aiol_call_at(loop, when, fn, arg, context);
+    return aiol_call_at_carefully(loop, when, fn, arg, context);
 }
 
 AIOLOOP_API aioloop_timer_handle(aioloop_call_later)(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg) {
     aioloop_time when = delay;
     if (AIOL_LIKELY(loop != NULL && delay != AIOLOOP_NOT_A_TIME))
         when = aiol_time_add(aiol_loop_now(loop), delay);
-    return aiol_call_at(loop, when, fn, arg, NULL);
+    return aiol_call_at(loop, when, fn, arg);
 }
 
 AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when) {

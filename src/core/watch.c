@@ -46,18 +46,21 @@ static size_t aiol_watcher_ready(aiol_op *op, int64_t n, const void *data) {
     (void)data;
     if (!w->removed && w->changed != loop->iteration) {
         aiol_frame frame = aiol_enter(loop, &w->context);
+        aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
         int raised;
         w->running = true;
         /* The engine gave up on the descriptor (n < 0): the callback finds out why by using it, once. */
         if (n < 0)
             w->removed = true;
         w->fn(loop, w->arg);
-        w->running = false;
+        if (AIOL_UNLIKELY(since != 0))
+            aiol_slow(loop, w->resource.site, since, "watcher");
         raised = loop->raised;
         if (AIOL_UNLIKELY(raised != 0))
             aiol_watcher_report(w, raised);
         aiol_leave(loop, &frame);
         aiol_callback_end(loop);
+        w->running = false; /* now: the exception handler may remove the watcher too */
     }
     aiol_watcher_free_if_over(w);
     return 0;
@@ -97,7 +100,7 @@ static void aiol_watcher_set(aiol_watcher *w, aioloop_callback fn, void *arg) {
     aiol_map *old = w->context;
     w->fn = fn;
     w->arg = arg;
-    w->context = aiol_map_ref(*aiol_context_home());
+    w->context = aiol_map_ref(aiol_thread.map);
     w->changed = w->resource.loop->iteration;
     w->resource.site = aiol_site_take(w->resource.loop);
     aiol_map_unref(old);
@@ -144,6 +147,8 @@ static int aiol_unwatch(aioloop *loop, aioloop_socket fd, unsigned event) {
         return AIOLOOP_EINVAL;
     if (loop->closed || fd < 0)
         return 0;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return AIOLOOP_EMISUSE;
     if (loop->engine->calls->owned(loop->engine, fd))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "descriptor %ld belongs to a transport", (long)fd);
     w = aiol_watcher_find(loop, fd, event);

@@ -122,7 +122,8 @@ typedef struct aiol_engine_calls {
     /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
     void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
 
-    int (*wait)(struct aiol_engine *e, aioloop_time deadline); /* flush, wait, harvest; calls nobody. Past: no wait */
+    /* Flush, wait (not if deadline is past), harvest; calls nobody. 1: there is something to dispatch; 0: not; or a code. */
+    int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
     int (*flush)(struct aiol_engine *e); /* tells the system everything: before a foreign main loop sleeps */
     int (*descriptor)(struct aiol_engine *e);

@@ -19,7 +19,7 @@
 #include "poll/wake.c"
 
 #define AIOL_REACTOR_BATCH 256
-#define AIOL_REACTOR_BUFFER 65536u
+#define AIOL_REACTOR_BUFFER (256u * 1024u)
 
 enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
 enum { AIOL_OP_KEPT = 1 };                                            /* engine_flags: on the list of kept sources */
@@ -336,11 +336,8 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
 /* Keeps the wake-up to itself. */
 static void aiol_reactor_harvest(aiol_reactor *r, int found) {
     int i;
-    r->harvest++;
-    r->ready_next = 0;
-    r->ready_count = 0;
     for (i = 0; i < found; i++) {
-        if (r->ready[i].fd == r->wake.reader)
+        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader))
             aiol_wake_drain(&r->wake);
         else
             r->ready[r->ready_count++] = r->ready[i];
@@ -352,24 +349,33 @@ static aioloop_time aiol_reactor_now(aiol_engine *e) {
     return aiol_clock_now();
 }
 
+/* How long to wait, in nanoseconds; below 0: for ever. */
+static int64_t aiol_reactor_timeout(const aiol_reactor *r, aioloop_time deadline) {
+    int64_t timeout;
+    if (r->kept != NULL || deadline <= 0)
+        return 0;
+    if (deadline == AIOLOOP_FOREVER)
+        return -1;
+    timeout = deadline - aiol_clock_now();
+    return timeout < 0 ? 0 : timeout;
+}
+
 static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
     aiol_reactor *r = (aiol_reactor *)e;
-    int64_t timeout = -1;
     int n;
-    if (r->ready_next < r->ready_count) /* a halted dispatch left them */
-        return 0;
+    if (AIOL_UNLIKELY(r->ready_next < r->ready_count)) /* a halted dispatch left them */
+        return 1;
     if (r->dirty_count != 0 && aiol_reactor_flush(e) < 0)
-        return 0; /* dispatch tells whose it is */
-    if (r->kept != NULL || deadline <= 0) {
-        timeout = 0;
-    } else if (deadline != AIOLOOP_FOREVER) {
-        timeout = deadline - aiol_clock_now();
-        if (timeout < 0)
-            timeout = 0;
-    }
-    n = r->poll.poller->wait(&r->poll, timeout, r->ready, AIOL_REACTOR_BATCH);
-    aiol_reactor_harvest(r, n < 0 ? 0 : n);
-    return n < 0 ? n : 0;
+        return 1; /* dispatch tells whose it is */
+    n = r->poll.poller->wait(&r->poll, aiol_reactor_timeout(r, deadline), r->ready, AIOL_REACTOR_BATCH);
+    r->harvest++;
+    r->ready_next = 0;
+    r->ready_count = 0;
+    if (n > 0)
+        aiol_reactor_harvest(r, n);
+    else if (n < 0)
+        return n;
+    return r->ready_count != 0 || r->kept != NULL;
 }
 
 /* ---- dispatching ---- */

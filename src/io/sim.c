@@ -1276,7 +1276,7 @@ static int aiol_sim_wait(aiol_engine *e, aioloop_time deadline) {
     aiol_sim *sim = aiol_sim_of(e);
     bool woken;
     if (sim->ready_next < sim->ready_count) /* a halted dispatch left them */
-        return 0;
+        return 1;
     sim->turn++;
     woken = aiol_exchange_u32(&sim->woken, 0) != 0;
     for (;;) {
@@ -1284,7 +1284,7 @@ static int aiol_sim_wait(aiol_engine *e, aioloop_time deadline) {
         while (aiol_sim_step(sim))
             ;
         if (aiol_sim_harvest(sim) || woken || deadline <= sim->now)
-            return 0;
+            return 1; /* also with nothing: a dispatch is a step of the delayed personality */
         next = aiol_sim_next_event(sim);
         if (deadline < next)
             next = deadline;
@@ -1370,9 +1370,12 @@ static void aiol_sim_deliver_recv(aiol_sim *sim, const aiol_sim_ready *ready, ai
             break;
         if (op->u.recv.dest != NULL) {
             size_t room = op->u.recv.dest(op, &buffer);
-            if (room == 0 || aiol_sim_still(sim, ready, generation) == NULL || aiol_sim_halted(budget))
+            s = aiol_sim_still(sim, ready, generation);
+            if (room == 0 || s == NULL || aiol_sim_halted(budget))
                 break;
-            size = aiol_min_size(size, room);
+            size = aiol_min_size(aiol_min_size(size, room), sim->delayed ? s->stash : s->arrived);
+            if (size == 0) /* broken in there */
+                break;
         }
         if (aiol_sim_offer(sim, ready, op, buffer, size) < size)
             break;

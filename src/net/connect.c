@@ -28,6 +28,7 @@ typedef struct aiol_connector {
     bool over;
     bool queued;
     bool attached;
+    int failure; /* the code of the first attempt that failed; 0: none did */
     int error_count;
     struct aioloop_error *errors[2];
     char path[108];
@@ -49,7 +50,6 @@ static void aiol_connector_free(aiol_connector *c) {
     int i;
     for (i = 0; i < c->error_count; i++)
         aiol_error_free(&loop->allocator, c->errors[i]);
-    aioloop_timer_handle_cancel(&c->timer);
     aiol_map_unref(c->context);
     aiol_resource_remove(&c->resource);
     aiol_free(&loop->allocator, c, sizeof(*c));
@@ -65,6 +65,7 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_future *f = c->future;
     c->over = true;
     c->future = NULL;
+    aioloop_timer_handle_cancel(&c->timer); /* now: the operation may keep the connector for a while */
     aiol_op_cancel(c->resource.loop->engine, &c->op);
     aiol_connector_close_socket(c);
     f->owner = NULL;
@@ -93,20 +94,21 @@ static void aiol_connector_failed(aiol_connector *c, int code, const char *what,
     char name[AIOL_ADDRESS_TEXT];
     aioloop_address_format(address, name, sizeof(name));
     snprintf(text, sizeof(text), "%s %s: %s", what, name, aioloop_strerror(code));
+    if (c->failure == 0)
+        c->failure = code;
     c->errors[c->error_count] = aiol_error_new(&c->resource.loop->allocator, code, text, 0);
     if (c->errors[c->error_count] != NULL)
         c->error_count++;
 }
 
-/* Every address failed with the last code: one error, or all of them in one. */
-static void aiol_connector_give_up(aiol_connector *c, int code) {
+/* Every address failed: one error, or all of them in one; the code of the first, also when there was no memory for texts. */
+static void aiol_connector_give_up(aiol_connector *c) {
     const aioloop_allocator *a = &c->resource.loop->allocator;
     struct aioloop_error *error = NULL;
     int count = c->error_count;
+    int code = c->failure;
     bool same = count < 2 || strcmp(c->errors[0]->text, c->errors[1]->text) == 0;
     int i;
-    if (count != 0)
-        code = c->errors[0]->code;
     if (count != 0 && same && !c->all_errors) {
         error = c->errors[0];
         c->errors[0] = c->errors[--c->error_count];
@@ -175,8 +177,8 @@ static int64_t aiol_connector_attempt(aiol_connector *c, const aioloop_address *
 
 /* Goes on with the next address, until one is pending or connected. Calls no user code. */
 static void aiol_connector_advance(aiol_connector *c) {
-    int64_t n = AIOLOOP_ELOOKUP;
     while (c->next < c->address_count) {
+        int64_t n;
         aiol_connector_close_socket(c);
         n = aiol_connector_attempt(c, &c->addresses[c->next++]);
         if (n == AIOL_PENDING)
@@ -187,7 +189,7 @@ static void aiol_connector_advance(aiol_connector *c) {
             return;
         }
     }
-    aiol_connector_give_up(c, (int)n);
+    aiol_connector_give_up(c);
 }
 
 /* The socket is connected: it becomes a transport. */
@@ -311,7 +313,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     }
     c->protocol = protocol;
     c->arg = arg;
-    c->context = aiol_map_ref(*aiol_context_home());
+    c->context = aiol_map_ref(aiol_thread.map);
     c->op.kind = AIOL_OP_CONNECT;
     c->op.fd = AIOL_NO_SOCKET;
     c->op.done = aiol_connector_done;
@@ -342,10 +344,11 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
         return aiol_future_failed_now(loop, err);
     c = aiol_connector_new(loop, protocol, arg, timeout);
     if (c == NULL) {
-        loop->engine->sockets->close(loop->engine, s); /* it was taken over */
+        aiol_given_socket_close(loop, s); /* it was taken over */
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
     c->op.fd = s;
+    c->attached = true;
     c->queued = true;
     aiol_queue_push(&loop->ready, &c->node);
     return c->future;

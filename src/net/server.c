@@ -164,8 +164,10 @@ static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_
     if (server == NULL)
         return;
     for (link = server->clients.next; link != &server->clients; link = next) {
+        aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
         next = link->next; /* ending calls nobody, so the list stays as it is */
-        end(AIOL_CONTAINER(link, aioloop_transport, siblings));
+        if (t->state != AIOL_TRANSPORT_NEW) /* one whose factory runs is no connection yet */
+            end(t);
     }
 }
 
@@ -270,9 +272,11 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
         return 0;
     }
     aiol_list_append(&server->clients, &t->siblings);
+    aioloop_server_ref(server); /* the factory may close it */
     err = aiol_stream_begin(t, server->arg);
     if (err < 0 && err != AIOLOOP_EFATAL)
         aiol_server_report(server, err, "Error in factory for incoming connection", NULL);
+    aioloop_server_unref(server);
     aiol_callback_end(loop);
     return 0;
 }
@@ -424,7 +428,7 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
         return NULL;
     server->protocol = protocol;
     server->arg = arg;
-    server->context = aiol_map_ref(*aiol_context_home());
+    server->context = aiol_map_ref(aiol_thread.map);
     server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
     server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
     server->listener_count = count;
@@ -443,13 +447,13 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
     return server;
 }
 
-/* Takes over a bound socket. On failure it is still the caller's. */
-static int aiol_listener_take(aiol_listener *l, aioloop_socket s, bool cleanup) {
+/* Takes over a bound socket. On failure it is still the caller's. given: it is attached already. */
+static int aiol_listener_take(aiol_listener *l, aioloop_socket s, bool cleanup, bool given) {
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
     aiol_path_room room;
     int err = e->sockets->name(e, s, &l->address, &room);
-    if (err == 0)
+    if (err == 0 && !given)
         err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
     if (err < 0)
         return err;
@@ -488,7 +492,7 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
     if (err == 0)
         err = e->sockets->bind(e, s, address);
     if (err == 0)
-        err = aiol_listener_take(l, s, false);
+        err = aiol_listener_take(l, s, false, false);
     if (err < 0)
         e->sockets->close(e, s);
     return err;
@@ -614,14 +618,14 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     if (server == NULL) {
         n = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     } else if (o->sock != NULL) {
-        n = aiol_listener_take(&server->listeners[0], *o->sock, false);
+        n = aiol_listener_take(&server->listeners[0], *o->sock, false, true);
         server->bound_count = n == 0;
     } else {
         n = aiol_server_bind(server, addresses, o);
     }
     aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
     if (n < 0 && o->sock != NULL)
-        loop->engine->sockets->close(loop->engine, *o->sock); /* it was taken over */
+        aiol_given_socket_close(loop, *o->sock); /* it was taken over */
     if (server == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     return n < 0 ? aiol_server_abandon(server, n) : aiol_server_ready(server, o->defer_serving);
@@ -643,7 +647,7 @@ static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *addr
         return aiol_fail(loop, err, NULL);
     err = e->sockets->bind(e, s, address);
     if (err == 0)
-        err = aiol_listener_take(l, s, cleanup);
+        err = aiol_listener_take(l, s, cleanup, false);
     if (err == 0)
         return 0;
     e->sockets->close(e, s);
@@ -678,15 +682,15 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     server = aiol_server_new(loop, protocol, arg, 1, o->backlog);
     if (server == NULL) {
         if (o->sock != NULL)
-            loop->engine->sockets->close(loop->engine, *o->sock);
+            aiol_given_socket_close(loop, *o->sock);
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
     if (o->sock == NULL) {
         err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
     } else {
-        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket);
+        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket, true);
         if (err < 0)
-            loop->engine->sockets->close(loop->engine, *o->sock);
+            aiol_given_socket_close(loop, *o->sock);
     }
     server->bound_count = err == 0;
     return err < 0 ? aiol_server_abandon(server, err) : aiol_server_ready(server, o->defer_serving);

@@ -57,8 +57,8 @@ static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl,
     return 0;
 }
 
-/* Checks a socket given by the user, and makes it ready. unix_only: it must be of that family. Until this succeeds
- * nothing is changed and the socket stays the user's. */
+/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it must be of
+ * that family. Until this succeeds nothing is changed and the socket stays the user's. */
 static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
     aiol_engine *e = loop->engine;
     int family = AIOLOOP_UNSPEC;
@@ -69,10 +69,23 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
         return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix stream socket is needed: %ld", (long)s);
     if (e->calls->owned(e, s))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", (long)s);
+    err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched" : "socket %ld", (long)s);
     err = e->sockets->adopt(e, s);
-    if (err == 0 && family != AIOLOOP_UNIX)
+    if (err < 0) {
+        e->calls->quiesce(e, s);
+        return aiol_fail(loop, err, "socket %ld", (long)s);
+    }
+    if (family != AIOLOOP_UNIX)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
-    return err < 0 ? aiol_fail(loop, err, "socket %ld", (long)s) : 0;
+    return 0;
+}
+
+/* Closes a given socket that was made ready in vain. */
+static void aiol_given_socket_close(aioloop *loop, aioloop_socket s) {
+    loop->engine->calls->quiesce(loop->engine, s);
+    loop->engine->sockets->close(loop->engine, s);
 }
 
 /* A future that has failed already, with the loop's last message. */

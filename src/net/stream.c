@@ -28,20 +28,33 @@ static void aiol_stream_close_socket(aioloop_transport *t) {
     e->sockets->close(e, s);
 }
 
+/* Gives lent memory back to its owners. User code, which may even make the writer go (by a write that fails). */
+static void aiol_stream_release(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    while (t->writer != NULL && t->writer->bytes.done != NULL) {
+        aiol_frame frame = aiol_enter(loop, &t->context);
+        int raised;
+        aiol_bytes_release_first(&t->writer->bytes, &loop->allocator);
+        raised = aiol_leave(loop, &frame);
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in release");
+    }
+}
+
 static void aiol_stream_lost(aioloop *loop, aiol_node *node) {
     aioloop_transport *t = AIOL_CONTAINER(node, aioloop_transport, doom);
     aioloop_server *server = t->server;
     t->state = AIOL_TRANSPORT_LOST;
     if (t->protocol->connection_lost != NULL) {
-        aiol_frame frame = aiol_enter(loop, &t->context);
+        aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
         t->protocol->connection_lost(t, t->self, t->error);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))
             aiol_transport_report(t, raised, "Error in connection_lost");
     }
     if (t->writer != NULL) {
-        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+        aiol_stream_release(t);
         aiol_writer_put(t);
     }
     aiol_stream_close_socket(t);
@@ -108,14 +121,13 @@ static void aiol_stream_close(aioloop_transport *t) {
 /* ---- reading ---- */
 
 static void aiol_stream_peer_ended(aioloop_transport *t) {
-    aioloop *loop = t->resource.loop;
     bool keep = false;
     int raised = 0;
     t->flags |= AIOL_TRANSPORT_READ_ENDED;
     if (t->protocol->eof_received != NULL) {
-        aiol_frame frame = aiol_enter(loop, &t->context);
+        aiol_transport_frame frame = aiol_transport_enter(t);
         keep = t->protocol->eof_received(t, t->self);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "eof_received");
     }
     if (AIOL_UNLIKELY(raised != 0))
         aiol_stream_failed(t, raised, "Error in eof_received");
@@ -127,7 +139,7 @@ static void aiol_stream_peer_ended(aioloop_transport *t) {
 static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
     aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
     aioloop *loop = t->resource.loop;
-    aiol_frame frame;
+    aiol_transport_frame frame;
     int raised;
     if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN)) { /* a cancelled one comes back; the bytes are nobody's any more */
         aiol_stream_doom_if_over(t);
@@ -141,14 +153,14 @@ static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
         aiol_callback_end(loop);
         return 0;
     }
-    frame = aiol_enter(loop, &t->context);
+    frame = aiol_transport_enter(t);
     if (op->u.recv.dest == NULL) {
         if (t->protocol->data_received != NULL)
             t->protocol->data_received(t, t->self, data, (size_t)n);
     } else if (t->protocol->buffer_updated != NULL) {
         t->protocol->buffer_updated(t, t->self, (size_t)n);
     }
-    raised = aiol_leave(loop, &frame);
+    raised = aiol_transport_leave(t, &frame, "data_received");
     if (AIOL_UNLIKELY(raised != 0))
         aiol_stream_failed(t, raised, "Error in data_received");
     aiol_callback_end(loop);
@@ -159,9 +171,9 @@ static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
 static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
     aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
     aioloop *loop = t->resource.loop;
-    aiol_frame frame = aiol_enter(loop, &t->context);
+    aiol_transport_frame frame = aiol_transport_enter(t);
     size_t size = t->protocol->get_buffer(t, t->self, 0, buffer);
-    int raised = aiol_leave(loop, &frame);
+    int raised = aiol_transport_leave(t, &frame, "get_buffer");
     if (AIOL_UNLIKELY(raised != 0 || ((size == 0 || *buffer == NULL) && t->state == AIOL_TRANSPORT_OPEN))) {
         if (raised == 0)
             raised = aiol_fail(loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
@@ -230,12 +242,11 @@ static void aiol_stream_send(aioloop_transport *t) {
 /* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its consequences.
  * Any of these may write, close or abort. */
 static void aiol_stream_after_send(aioloop_transport *t) {
-    aioloop *loop = t->resource.loop;
-    if (t->writer->bytes.done != NULL)
-        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+    aiol_stream_release(t);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_transport_maybe_resume(t);
-    if (t->state <= AIOL_TRANSPORT_CLOSING && t->writer != NULL && t->writer->bytes.size == 0 && t->writer->bytes.done == NULL &&
+    /* Its head, not its size: a release may have lent a piece of no bytes. */
+    if (t->state <= AIOL_TRANSPORT_CLOSING && t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL &&
         t->writer->op.state == AIOL_OP_IDLE) {
         aiol_stream_unqueue(t);
         aiol_stream_drained(t);
@@ -325,7 +336,7 @@ static int aiol_stream_enqueue(aioloop_transport *t, const aioloop_buf *pieces, 
 
 /* A writer that was made for nothing goes back. */
 static void aiol_stream_drop_empty_writer(aioloop_transport *t) {
-    if (t->writer != NULL && t->writer->bytes.size == 0 && t->writer->bytes.done == NULL && !t->writer->queued &&
+    if (t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL && !t->writer->queued &&
         t->writer->op.state == AIOL_OP_IDLE)
         aiol_writer_put(t);
 }
@@ -358,10 +369,10 @@ static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, si
     bool tried = false;
     int err;
     size_t i;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
-        return size == 0 && count <= 1 && release == NULL ? 0 : aiol_stream_write_late(t, release);
     for (i = 0; count != 1 && i < count; i++)
         size += pieces[i].size;
+    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
+        return size == 0 && release == NULL ? 0 : aiol_stream_write_late(t, release);
     if (size == 0 && release == NULL)
         return 0;
     if (t->writer == NULL && t->write_turn != loop->turn && release == NULL) {
@@ -392,6 +403,7 @@ static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, si
         t->writer->queued = true;
         t->writer->unsent.next = loop->unsent;
         loop->unsent = &t->writer->unsent;
+        loop->attention = true;
     }
     if (t->state == AIOL_TRANSPORT_OPEN) {
         aiol_transport_maybe_pause(t);
@@ -439,7 +451,7 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
         t->writer->op.state = AIOL_OP_IDLE;
         aiol_stream_unqueue(t);
         aiol_bytes_clear(&t->writer->bytes, &loop->allocator);
-        aiol_bytes_release(&t->writer->bytes, &loop->allocator);
+        aiol_stream_release(t);
     }
 }
 
@@ -529,29 +541,31 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
  * socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     aioloop *loop = t->resource.loop;
-    aiol_frame frame;
+    aiol_transport_frame frame;
     int raised = 0;
     if (t->protocol->factory != NULL) {
         int err;
-        frame = aiol_enter(loop, &t->context);
+        frame = aiol_transport_enter(t);
         err = t->protocol->factory(t->self, arg);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "factory");
         if (err >= 0 && raised < 0)
             err = raised;
         if (err < 0) {
             if (err == AIOLOOP_EFATAL)
-                loop->halt = true;
+                aiol_loop_halt(loop);
             t->state = AIOL_TRANSPORT_LOST;
             aiol_stream_close_socket(t);
+            if (t->server != NULL)
+                aiol_server_lost(t->server, t);
             aioloop_transport_unref(t);
             return err;
         }
     }
     t->state = AIOL_TRANSPORT_OPEN;
     if (t->protocol->connection_made != NULL) {
-        frame = aiol_enter(loop, &t->context);
+        frame = aiol_transport_enter(t);
         t->protocol->connection_made(t, t->self);
-        raised = aiol_leave(loop, &frame);
+        raised = aiol_transport_leave(t, &frame, "connection_made");
         if (AIOL_UNLIKELY(raised != 0))
             aiol_transport_report(t, raised, "Error in connection_made");
     }

@@ -15,14 +15,37 @@
 
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_transport_report(aioloop_transport *t, int code, const char *message) {
     aioloop_exception_context context;
-    aiol_map **saved = aiol_thread.home;
+    aiol_context_frame frame;
     memset(&context, 0, sizeof(context));
     context.message = message;
     context.transport = t;
     context.protocol = t->protocol;
-    aiol_thread.home = &t->context;
+    frame = aiol_context_enter(&t->context);
     aiol_report(t->resource.loop, code, t->resource.site, &context);
-    aiol_thread.home = saved;
+    aiol_context_leave(&frame);
+}
+
+/* ---- calling the protocol ---- */
+
+typedef struct aiol_transport_frame {
+    aiol_frame frame;
+    aioloop_time since; /* in debug mode; else 0 */
+} aiol_transport_frame;
+
+AIOL_INLINE aiol_transport_frame aiol_transport_enter(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    aiol_transport_frame frame;
+    frame.frame = aiol_enter(loop, &t->context);
+    frame.since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+    return frame;
+}
+
+/* What the method raised, or 0. */
+AIOL_INLINE int aiol_transport_leave(aioloop_transport *t, const aiol_transport_frame *frame, const char *method) {
+    aioloop *loop = t->resource.loop;
+    if (AIOL_UNLIKELY(frame->since != 0))
+        aiol_slow(loop, t->resource.site, frame->since, method);
+    return aiol_leave(loop, &frame->frame);
 }
 
 /* ---- writers ---- */
@@ -55,7 +78,7 @@ static void aiol_writer_free(aioloop *loop, aiol_writer *w) {
 AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_writer *w = t->writer;
-    AIOL_ASSERT(w->bytes.size == 0 && w->bytes.done == NULL && !w->queued && w->op.state == AIOL_OP_IDLE);
+    AIOL_ASSERT(w->bytes.head == NULL && w->bytes.done == NULL && !w->queued && w->op.state == AIOL_OP_IDLE);
     t->writer = NULL;
     if (loop->spare_writer_count >= AIOL_WRITERS_KEPT) {
         aiol_writer_free(loop, w);
@@ -77,19 +100,20 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
 
 /* ---- flow control ---- */
 
+/* What an ending connection still has is dropped, be it that the engine holds it a little longer. */
 static size_t aiol_transport_buffered(const aioloop_transport *t) {
-    return t->writer == NULL ? 0 : t->writer->bytes.size;
+    return t->writer == NULL || t->state >= AIOL_TRANSPORT_ENDING ? 0 : t->writer->bytes.size;
 }
 
 static void aiol_transport_flow(aioloop_transport *t, void (*method)(aioloop_transport *, void *), const char *message) {
-    aioloop *loop = t->resource.loop;
-    aiol_frame frame;
+    const char *name = (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0 ? "pause_writing" : "resume_writing";
+    aiol_transport_frame frame;
     int raised;
     if (method == NULL)
         return;
-    frame = aiol_enter(loop, &t->context);
+    frame = aiol_transport_enter(t);
     method(t, t->self);
-    raised = aiol_leave(loop, &frame);
+    raised = aiol_transport_leave(t, &frame, name);
     if (AIOL_UNLIKELY(raised != 0))
         aiol_transport_report(t, raised, message);
 }

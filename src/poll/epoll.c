@@ -52,9 +52,9 @@ static int aiol_epoll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigne
     return aiol_error_from_errno(errno);
 }
 
-static int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events, int max) {
+static AIOL_NOINLINE int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events, int max) {
 #if AIOL_HAVE_EPOLL_PWAIT2
-    if (timeout > 0 && (p->without & AIOL_WITHOUT_EPOLL_PWAIT2) == 0) { /* e) */
+    if ((p->without & AIOL_WITHOUT_EPOLL_PWAIT2) == 0) { /* e) */
         int64_t spec[2];
         int n;
         spec[0] = timeout / 1000000000;
@@ -70,8 +70,14 @@ static int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event 
 
 static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
     struct epoll_event events[AIOL_EPOLL_BATCH];
-    int n = aiol_epoll_wait_ns(p, timeout, events, max < AIOL_EPOLL_BATCH ? max : AIOL_EPOLL_BATCH);
+    int n;
     int i;
+    if (max > AIOL_EPOLL_BATCH)
+        max = AIOL_EPOLL_BATCH;
+    if (timeout <= 0)
+        n = AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, max, timeout == 0 ? 0 : -1));
+    else
+        n = aiol_epoll_wait_ns(p, timeout, events, max);
     if (n == -1)
         return errno == EINTR ? 0 : aiol_error_from_errno(errno);
     for (i = 0; i < n; i++) {
