@@ -101,6 +101,11 @@
 
 #endif
 
+/* >> src/aioloop.h */
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* >> src/api/error.h */
 /*
  * error.h - one signed number says everything.                          (asyncio: exceptions.py)
@@ -222,11 +227,6 @@ AIOLOOP_API const char *aioloop_error_message(const aioloop_error *error);
 AIOLOOP_API size_t aioloop_error_count(const aioloop_error *error);
 AIOLOOP_API const aioloop_error *aioloop_error_at(const aioloop_error *error, size_t i);
 
-#endif
-
-/* >> src/aioloop.h */
-#ifdef __cplusplus
-extern "C" {
 #endif
 
 /* >> src/api/base.h */
@@ -406,8 +406,8 @@ AIOLOOP_API bool aioloop_is_running(aioloop *loop);
 AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 
 /* loop.close(): drops what is queued without calling it, closes the sockets of transports and servers without telling
- * their protocols, gives everything back to the system. In debug mode what was open is reported. The objects stay valid until aioloop_free and answer AIOLOOP_ECLOSED.
- * 0, also when repeated; AIOLOOP_EMISUSE while the loop runs. */
+ * their protocols, gives everything back to the system; in debug mode what was open is reported. The objects stay valid
+ * until aioloop_free and answer AIOLOOP_ECLOSED. 0, also when repeated; AIOLOOP_EMISUSE while the loop runs. */
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
@@ -3245,7 +3245,8 @@ static const aiol_poller aiol_poller_poll = {"poll",        aiol_poll_open, aiol
  * select.c - readiness by select(), for systems with nothing else.
  *
  *   a) A descriptor of FD_SETSIZE (1024) or above would be written outside the set: it is refused.
- *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, and the closed ones told as ready.
+ *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, the closed ones told as ready, and the
+ *      others asked alone.
  *   c) Costs a pass over all numbers up to the largest at each wait.
  *   d) Counts in microseconds; some systems refuse more than a hundred million seconds.
  */
@@ -3298,16 +3299,29 @@ static int aiol_select_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsign
     return 0;
 }
 
-/* b) Leaves in the sets the closed descriptors alone. */
-static void aiol_select_find_closed(const aiol_select_state *s, fd_set *readable, fd_set *writable) {
+/* b) Leaves in the sets the closed descriptors, and of the others those that are ready now. */
+static void aiol_select_without_closed(const aiol_select_state *s, fd_set *readable, fd_set *writable) {
+    struct timeval now = {0, 0};
     int fd;
     *readable = s->readable;
     *writable = s->writable;
     for (fd = 0; fd < s->end; fd++) {
-        if (fcntl(fd, F_GETFD) != -1) {
+        if (fcntl(fd, F_GETFD) == -1) {
             FD_CLR(fd, readable);
             FD_CLR(fd, writable);
         }
+    }
+    if (AIOL_SYS(select, select(s->end, readable, writable, NULL, &now)) == -1) {
+        FD_ZERO(readable);
+        FD_ZERO(writable);
+    }
+    for (fd = 0; fd < s->end; fd++) {
+        if (fcntl(fd, F_GETFD) != -1)
+            continue;
+        if (FD_ISSET(fd, &s->readable))
+            FD_SET(fd, readable);
+        if (FD_ISSET(fd, &s->writable))
+            FD_SET(fd, writable);
     }
 }
 
@@ -3326,7 +3340,7 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
     limit.tv_usec = (suseconds_t)(timeout < 0 ? 0 : (timeout + 999) / 1000 % 1000000);
     found = AIOL_SYS(select, select(end, &readable, &writable, NULL, timeout < 0 ? NULL : &limit));
     if (found == -1 && errno == EBADF)
-        aiol_select_find_closed(s, &readable, &writable);
+        aiol_select_without_closed(s, &readable, &writable);
     else if (found == -1)
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     else if (found == 0)
@@ -3678,23 +3692,21 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aiol_op *op) {
     aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, op->fd);
+    const aioloop_buf *pieces = op->u.send.pieces;
+    size_t size = pieces->size;
     int64_t n;
-    size_t size = 0;
     int i;
-    if ((entry->flags & AIOL_FD_FULL) != 0)
+    if (AIOL_UNLIKELY((entry->flags & AIOL_FD_FULL) != 0))
         return AIOL_PENDING;
-    n = aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count);
-    if (n < 0) {
-        if (n != AIOLOOP_EAGAIN)
-            return n;
-        entry->flags |= AIOL_FD_FULL;
-        return AIOL_PENDING;
-    }
-    for (i = 0; i < op->u.send.count; i++)
-        size += op->u.send.pieces[i].size;
-    if ((size_t)n < size)
-        entry->flags |= AIOL_FD_FULL;
-    return n;
+    n = aiol_socket_send(op->fd, pieces, op->u.send.count);
+    for (i = 1; i < op->u.send.count; i++)
+        size += pieces[i].size;
+    if (AIOL_LIKELY((uint64_t)n == size))
+        return n;
+    if (n < 0 && n != AIOLOOP_EAGAIN)
+        return n;
+    entry->flags |= AIOL_FD_FULL;
+    return n < 0 ? AIOL_PENDING : n;
 }
 
 static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
@@ -3862,11 +3874,13 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
 /* Keeps the wake-up to itself. */
 static void aiol_reactor_harvest(aiol_reactor *r, int found) {
     int i;
+    r->ready_count = found;
     for (i = 0; i < found; i++) {
-        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader))
+        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader)) {
             aiol_wake_drain(&r->wake);
-        else
-            r->ready[r->ready_count++] = r->ready[i];
+            r->ready[i] = r->ready[--r->ready_count];
+            break; /* it is there once */
+        }
     }
 }
 
@@ -3906,49 +3920,35 @@ static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
 
 /* ---- dispatching ---- */
 
-/* Offers bytes to a RECV and stashes what it leaves; offered is the stash itself or the engine's buffer. False if the operation
- * is not to be touched any more. */
-static bool aiol_reactor_deliver(aiol_reactor *r, aiol_op *op, const unsigned char *data, size_t size) {
-    size_t taken;
-    aiol_stash *stash;
-    r->current = op;
-    taken = op->done(op, (int64_t)size, data);
-    if (r->current != op)
-        return false;
-    if (taken >= size)
-        return true;
-    stash = (aiol_stash *)aiol_alloc(r->base.allocator, sizeof(*stash) + size - taken);
+/* Keeps what a RECV did not take. */
+static AIOL_NOINLINE void aiol_reactor_stash(aiol_reactor *r, aiol_op *op, const unsigned char *data, size_t size) {
+    aiol_stash *stash = (aiol_stash *)aiol_alloc(r->base.allocator, sizeof(*stash) + size);
     if (stash == NULL) {
         aiol_reactor_finish(r, op, AIOLOOP_ENOMEM);
-        return false;
+        return;
     }
     stash->start = 0;
-    stash->end = size - taken;
-    stash->block_size = sizeof(*stash) + size - taken;
-    memcpy(stash + 1, data + taken, size - taken);
+    stash->end = size;
+    stash->block_size = sizeof(*stash) + size;
+    memcpy(stash + 1, data, size);
     op->engine = stash;
     if (op->state == AIOL_OP_ACTIVE)
         aiol_reactor_keep(r, op);
-    return false;
 }
 
-/* Where the next bytes of a RECV go: *size of them at *to. False if nowhere now. */
+/* Asks where the next bytes of a RECV go: *size of them at *to. False if nowhere now. */
 static bool aiol_reactor_place(aiol_reactor *r, aiol_op *op, unsigned char **to, size_t *size) {
     void *buffer = NULL;
-    if (op->u.recv.dest == NULL) {
-        *to = r->buffer;
-        *size = AIOL_REACTOR_BUFFER;
-        return true;
-    }
     r->current = op;
     *size = op->u.recv.dest(op, &buffer);
     *to = (unsigned char *)buffer;
     return r->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
 }
 
-static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+/* Into memory of the receiver's. */
+static AIOL_NOINLINE void aiol_reactor_recv_into(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
     size_t left = budget->bytes;
-    for (;;) {
+    while (op->u.recv.dest != NULL) { /* a callback may change it */
         unsigned char *to;
         size_t size;
         int64_t n;
@@ -3961,10 +3961,39 @@ static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *b
             aiol_reactor_finish(r, op, n);
             return;
         }
-        if (!aiol_reactor_deliver(r, op, to, (size_t)n))
+        r->current = op;
+        op->done(op, n, to);
+        if (r->current != op || (size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
             return;
+        if (AIOL_UNLIKELY(op->u.recv.dest == NULL)) /* its owner changed its mind; the poller tells again */
+            return;
+        left -= (size_t)n;
+    }
+}
+
+/* Into the engine's buffer. */
+static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+    size_t left = budget->bytes;
+    while (op->u.recv.dest == NULL) {
+        int64_t n = aiol_socket_recv(op->fd, r->buffer, AIOL_REACTOR_BUFFER);
+        size_t taken;
+        if (AIOL_UNLIKELY(n <= 0)) {
+            if (n != AIOLOOP_EAGAIN)
+                aiol_reactor_finish(r, op, n);
+            return;
+        }
+        r->current = op;
+        taken = op->done(op, n, r->buffer);
+        if (r->current != op)
+            return;
+        if (AIOL_UNLIKELY(taken < (size_t)n)) {
+            aiol_reactor_stash(r, op, r->buffer + taken, (size_t)n - taken);
+            return;
+        }
         /* A short read has emptied the socket; the poller tells when there is more. */
-        if ((size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+        if ((size_t)n < AIOL_REACTOR_BUFFER || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            return;
+        if (AIOL_UNLIKELY(op->u.recv.dest != NULL))
             return;
         left -= (size_t)n;
     }
@@ -3995,7 +4024,11 @@ static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budge
         op->done(op, AIOL_POLL_READABLE, NULL);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_reactor_accept(r, op, budget);
-    else if (op->engine == NULL) /* else the stash goes first */
+    else if (op->engine != NULL)
+        return; /* the stash goes first */
+    else if (op->u.recv.dest != NULL)
+        aiol_reactor_recv_into(r, op, budget);
+    else
         aiol_reactor_recv(r, op, budget);
 }
 
@@ -4054,38 +4087,49 @@ static void aiol_reactor_offer(aiol_reactor *r, const aiol_budget *budget) {
             if (r->current == op && op->state == AIOL_OP_ACTIVE && op->engine != NULL)
                 aiol_reactor_keep(r, op);
         } else {
-            op->engine = NULL; /* deliver makes a new one of what is left */
-            aiol_reactor_deliver(r, op, (unsigned char *)(stash + 1) + stash->start, stash->end - stash->start);
+            const unsigned char *data = (const unsigned char *)(stash + 1) + stash->start;
+            size_t taken;
+            there = stash->end - stash->start;
+            op->engine = NULL; /* what is left of it goes into a new one */
+            r->current = op;
+            taken = op->done(op, (int64_t)there, data);
+            if (r->current == op && taken < there)
+                aiol_reactor_stash(r, op, data + taken, there - taken);
             aiol_free(r->base.allocator, stash, stash->block_size);
         }
     }
 }
 
-static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
-    aiol_reactor *r = (aiol_reactor *)e;
+/* What could not be told to the poller. */
+static AIOL_NOINLINE void aiol_reactor_refuse_all(aiol_reactor *r, const aiol_budget *budget) {
     while (r->dirty_count != 0 && !*budget->halt) {
-        int err = aiol_reactor_flush(e);
+        int err = aiol_reactor_flush(&r->base);
         if (err == 0)
             break;
         aiol_reactor_refuse(r, err);
     }
-    if (r->kept != NULL)
+}
+
+static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (AIOL_UNLIKELY(r->dirty_count != 0))
+        aiol_reactor_refuse_all(r, budget);
+    if (AIOL_UNLIKELY(r->kept != NULL))
         aiol_reactor_offer(r, budget);
     while (r->ready_next < r->ready_count && !*budget->halt) {
-        const aiol_ready found = r->ready[r->ready_next];
-        if (r->fds[found.fd].generation != found.generation) {
+        aiol_ready *found = &r->ready[r->ready_next];
+        const aiol_reactor_fd *entry = &r->fds[found->fd];
+        if (AIOL_LIKELY((found->events & AIOL_READABLE) != 0 && entry->generation == found->generation)) {
+            found->events &= (unsigned)~AIOL_READABLE; /* a halt comes back for the rest */
+            aiol_reactor_readable(r, entry->in, budget);
+            if (found->events != 0)
+                continue; /* the write comes after it; callbacks may have moved the table */
+        } else if (entry->generation == found->generation) {
             r->ready_next++;
+            aiol_reactor_writable(r, found->fd);
             continue;
         }
-        if ((found.events & AIOL_READABLE) != 0) {
-            r->ready[r->ready_next].events &= (unsigned)~AIOL_READABLE; /* a halt comes back for the rest */
-            aiol_reactor_readable(r, r->fds[found.fd].in, budget);
-            if (*budget->halt)
-                break;
-        }
         r->ready_next++;
-        if ((found.events & AIOL_WRITABLE) != 0 && r->fds[found.fd].generation == found.generation)
-            aiol_reactor_writable(r, found.fd);
     }
     return r->kept != NULL || r->ready_next < r->ready_count ? 1 : 0;
 }
@@ -5294,7 +5338,7 @@ static bool aiol_sim_in_use(const aiol_sim_socket *s) {
 static int aiol_sim_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
     aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
     if (s == NULL)
-        return AIOLOOP_EBADF;
+        return fd < 0 ? AIOLOOP_EINVAL : AIOLOOP_EBADF;
     if (s->transport || (owner == AIOL_OWNER_TRANSPORT && aiol_sim_in_use(s)))
         return AIOLOOP_EMISUSE;
     s->transport = owner == AIOL_OWNER_TRANSPORT;
@@ -6747,6 +6791,19 @@ AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     return raised;
 }
 
+/* The same for what the engine calls, and cheaper: between callbacks it is always the loop's own map that is current, and
+ * nothing is raised. Afterwards loop->attention says whether there is something to do about it. */
+AIOL_INLINE void aiol_dispatch_enter(aioloop *loop, aiol_map **place) {
+    aiol_thread.map = *place;
+    aiol_thread.place = place;
+    loop->turn++;
+}
+
+AIOL_INLINE void aiol_dispatch_leave(aioloop *loop) {
+    aiol_thread.map = loop->map;
+    aiol_thread.place = &loop->map;
+}
+
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
@@ -6776,6 +6833,11 @@ AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *contex
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node);
+
+/* inbox.c */
+#if AIOLOOP_USE_THREADS
+AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop);
+#endif
 
 /* timer.c */
 AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop);
@@ -7067,6 +7129,7 @@ AIOLOOP_API aioloop_time aioloop_get_slow_callback_duration(aioloop *loop) {
 #define AIOL_SLOTS_FIRST 32u
 #define AIOL_SLOTS_MOST 1024u
 #define AIOL_HANDLE_CANCELLED ((uint64_t)1 << 63) /* in a handle's own copy of the sequence */
+#define AIOL_HANDLE_REMOTE ((uint64_t)1 << 62)    /* in the sequence of a slot of the pool that other threads use */
 
 static aiol_slot *aiol_slot_chunk_slots(aiol_slot_chunk *chunk) {
     /* Slots begin at their own size from the start of the chunk. */
@@ -7141,7 +7204,6 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     if (AIOL_UNLIKELY(slot->context.map != NULL))
         aiol_slot_drop_context(slot);
     slot->sequence = 0;
-    slot->site = 0;
     slot->state = AIOL_SLOT_READY;
     slot->at.node.run = aiol_run_call;
     slot->flags &= AIOL_SLOT_REMOTE;
@@ -7150,6 +7212,7 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
         loop->remote_done = slot;
         return;
     }
+    slot->site = 0; /* of the others it is a link that threads read */
     slot->at.node.next = (aiol_node *)(void *)loop->free_slots;
     loop->free_slots = slot;
 }
@@ -7324,6 +7387,10 @@ static aiol_slot *aiol_handle_slot(const aioloop_handle *handle) {
     if (handle == NULL || handle->slot == NULL)
         return NULL;
     slot = (aiol_slot *)handle->slot;
+#if AIOLOOP_USE_THREADS
+    if (AIOL_UNLIKELY((handle->sequence & AIOL_HANDLE_REMOTE) != 0))
+        aiol_inbox_drain(aiol_slot_loop(slot)); /* gives it its sequence */
+#endif
     return slot->sequence != 0 && slot->sequence == handle->sequence ? slot : NULL;
 }
 
@@ -7516,6 +7583,12 @@ static uint32_t aiol_remote_index(const aiol_slot *slot) {
     return (uint32_t)(uint64_t)slot->u.when;
 }
 
+/* What the handle has from the beginning and the slot once the loop has looked: handles of earlier uses may still be asked
+ * for, in the loop's thread, while another thread fills the slot anew. */
+static uint64_t aiol_remote_sequence(const aiol_slot *slot) {
+    return AIOL_HANDLE_REMOTE | (uint64_t)slot->u.when;
+}
+
 /* Gives back a chain from first to last, linked through `site` already but for the last. */
 static void aiol_remote_push(aioloop *loop, aiol_slot *first, aiol_slot *last) {
     void *top = aiol_load(&loop->remote_free);
@@ -7588,13 +7661,13 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     if (slot == NULL)
         return handle;
     slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
-    slot->sequence = (uint64_t)1 << 62 | (uint64_t)slot->u.when;
     slot->fn.call = fn;
     slot->arg = arg;
     slot->at.node.run = aiol_run_call_carefully;
     aiol_store(&slot->site, 0);
     aiol_slot_capture(slot, context);
-    handle = aiol_handle_of(slot); /* now: it may run and be free as soon as it is in the inbox */
+    handle.slot = slot; /* now: it may run and be free as soon as it is in the inbox */
+    handle.sequence = aiol_remote_sequence(slot);
     top = aiol_load(&loop->inbox);
     do {
         slot->at.node.next = (aiol_node *)top;
@@ -7623,6 +7696,8 @@ AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop) {
     }
     while (turned != NULL) {
         aiol_node *next = turned->next;
+        aiol_slot *slot = (aiol_slot *)(void *)turned;
+        slot->sequence = aiol_remote_sequence(slot);
         aiol_queue_push(&loop->ready, turned);
         turned = next;
     }
@@ -8301,8 +8376,6 @@ AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
 static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_node *node = queue->head;
-    if (node == NULL)
-        return;
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
     do {
@@ -8327,13 +8400,15 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    aiol_queue_append(&loop->batch, &loop->left);
+    if (AIOL_UNLIKELY(loop->left.head != NULL))
+        aiol_queue_append(&loop->batch, &loop->left);
     aiol_queue_append(&loop->batch, &loop->ready);
-    aiol_run_queue(loop, &loop->batch);
+    if (loop->batch.head != NULL)
+        aiol_run_queue(loop, &loop->batch);
     loop->more = err > 0;
     if (err > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
-    if (!loop->halt)
+    if (loop->due.head != NULL && !loop->halt)
         aiol_run_queue(loop, &loop->due);
     if (AIOL_UNLIKELY(loop->remote_done != NULL))
         aiol_inbox_return(loop);
@@ -9134,7 +9209,7 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
-    return transport->calls->write(transport, pieces, count, NULL, NULL);
+    return count == 0 ? 0 : transport->calls->write(transport, pieces, count, NULL, NULL);
 }
 
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
@@ -9355,44 +9430,69 @@ static void aiol_stream_peer_ended(aioloop_transport *t) {
         aioloop_transport_close(t);
 }
 
-/* The operation's done(). */
-static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
-    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+/* After the protocol had bytes: an error ends the connection, what was written goes out. */
+static AIOL_NOINLINE void aiol_stream_attend(aioloop_transport *t, const char *message) {
     aioloop *loop = t->resource.loop;
-    aiol_transport_frame frame;
-    int raised;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN)) { /* a cancelled one comes back; the bytes are nobody's any more */
+    int raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0)
+        aiol_stream_failed(t, raised, message);
+    aiol_callback_end(loop);
+}
+
+AIOL_INLINE size_t aiol_stream_deliver(aioloop_transport *t, const void *data, size_t size) {
+    aioloop *loop = t->resource.loop;
+    const aioloop_protocol *protocol = t->protocol;
+    aiol_dispatch_enter(loop, &t->context);
+    if (t->recv.u.recv.dest == NULL) {
+        if (protocol->data_received != NULL)
+            protocol->data_received(t, t->self, data, size);
+    } else if (protocol->buffer_updated != NULL) {
+        protocol->buffer_updated(t, t->self, size);
+    }
+    aiol_dispatch_leave(loop);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_stream_attend(t, "Error in data_received");
+    return size;
+}
+
+/* Something other than bytes for an open transport; or debug mode, which measures. */
+static AIOL_NOINLINE size_t aiol_stream_received_rarely(aioloop_transport *t, int64_t n, const void *data) {
+    aioloop *loop = t->resource.loop;
+    if (t->state != AIOL_TRANSPORT_OPEN) { /* a cancelled one comes back; the bytes are nobody's any more */
         aiol_stream_doom_if_over(t);
         return n > 0 ? (size_t)n : 0;
     }
-    if (AIOL_UNLIKELY(n <= 0)) {
-        if (n == 0)
-            aiol_stream_peer_ended(t);
-        else
-            aiol_stream_end(t, (int)n);
-        aiol_callback_end(loop);
-        return 0;
+    if (n > 0) {
+        aioloop_time since = aiol_loop_now(loop);
+        aiol_stream_deliver(t, data, (size_t)n);
+        aiol_slow(loop, t->resource.site, since, "data_received");
+        return (size_t)n;
     }
-    frame = aiol_transport_enter(t);
-    if (op->u.recv.dest == NULL) {
-        if (t->protocol->data_received != NULL)
-            t->protocol->data_received(t, t->self, data, (size_t)n);
-    } else if (t->protocol->buffer_updated != NULL) {
-        t->protocol->buffer_updated(t, t->self, (size_t)n);
-    }
-    raised = aiol_transport_leave(t, &frame, "data_received");
-    if (AIOL_UNLIKELY(raised != 0))
-        aiol_stream_failed(t, raised, "Error in data_received");
+    if (n == 0)
+        aiol_stream_peer_ended(t);
+    else
+        aiol_stream_end(t, (int)n);
     aiol_callback_end(loop);
-    return (size_t)n;
+    return 0;
+}
+
+/* The operation's done(). */
+static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    if (AIOL_UNLIKELY(n <= 0 || t->state != AIOL_TRANSPORT_OPEN || t->resource.loop->debug))
+        return aiol_stream_received_rarely(t, n, data);
+    return aiol_stream_deliver(t, data, (size_t)n);
 }
 
 /* Where a buffered protocol wants the next bytes. */
 static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
     aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
     aioloop *loop = t->resource.loop;
+    const aioloop_protocol *protocol = t->protocol;
+    void *self = t->self;
     aiol_transport_frame frame = aiol_transport_enter(t);
-    size_t size = t->protocol->get_buffer(t, t->self, 0, buffer);
+    size_t size = protocol->get_buffer(t, self, 0, buffer);
     int raised = aiol_transport_leave(t, &frame, "get_buffer");
     if (AIOL_UNLIKELY(raised != 0 || ((size == 0 || *buffer == NULL) && t->state == AIOL_TRANSPORT_OPEN))) {
         if (raised == 0)
@@ -9400,6 +9500,8 @@ static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
         aiol_stream_failed(t, raised, "Error in get_buffer");
     }
     aiol_callback_end(loop);
+    if (AIOL_UNLIKELY(t->protocol != protocol || t->self != self)) /* the new one is asked next time */
+        return 0;
     return t->state == AIOL_TRANSPORT_OPEN && op->state == AIOL_OP_ACTIVE ? size : 0;
 }
 
@@ -9582,37 +9684,44 @@ static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_relea
     return aiol_transport_dropped(t);
 }
 
+static AIOL_NOINLINE int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
+                                                bool tried, aiol_release_fn release, void *arg);
+
 static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
     aioloop *loop = t->resource.loop;
-    size_t size = count == 1 ? pieces->size : 0;
-    int64_t n = 0;
-    bool tried = false;
-    int err;
+    size_t size = pieces->size;
+    int64_t n;
     size_t i;
     for (i = 0; count != 1 && i < count; i++)
         size += pieces[i].size;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
-        return size == 0 && release == NULL ? 0 : aiol_stream_write_late(t, release);
-    if (size == 0 && release == NULL)
+    for (i = 1; i < count; i++)
+        size += pieces[i].size;
+    if (AIOL_UNLIKELY(size == 0 && release == NULL))
         return 0;
-    if (t->writer == NULL && t->write_turn != loop->turn && release == NULL) {
-        n = aiol_stream_try(t, pieces, count);
-        t->write_turn = loop->turn;
-        if (AIOL_LIKELY((uint64_t)n == size))
-            return 0;
-        if (n < 0 && n != AIOL_PENDING) {
-            aiol_stream_end(t, (int)n);
-            return 0;
-        }
-        tried = true;
-        if (n == AIOL_PENDING)
-            n = 0;
-    }
+    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
+        return aiol_stream_write_late(t, release);
+    if (t->writer != NULL || t->write_turn == loop->turn || release != NULL)
+        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
     t->write_turn = loop->turn;
-    err = aiol_stream_enqueue(t, pieces, count, (size_t)n, release, arg);
+    n = aiol_stream_try(t, pieces, count);
+    if (AIOL_LIKELY((uint64_t)n == size))
+        return 0;
+    if (n < 0 && n != AIOL_PENDING) {
+        aiol_stream_end(t, (int)n);
+        return 0;
+    }
+    return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, true, NULL, NULL);
+}
+
+/* Queues what was not sent. tried: the system takes no more now; else it goes when the callback ends. */
+static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent, bool tried,
+                                  aiol_release_fn release, void *arg) {
+    aioloop *loop = t->resource.loop;
+    int err = aiol_stream_enqueue(t, pieces, count, sent, release, arg);
+    t->write_turn = loop->turn;
     if (err < 0) {
         aiol_stream_drop_empty_writer(t);
-        if (n == 0)
+        if (sent == 0)
             return aiol_fail(loop, err, NULL);
         aiol_stream_end(t, err); /* part of it is sent: the stream would be torn */
         return 0;
@@ -10589,7 +10698,7 @@ static void aiol_listener_failed(aiol_listener *l, int code) {
 /* The local name of a connection accepted: the listener's own, unless that is a wildcard. */
 static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloop_socket s, aioloop_address *address,
                                                   aiol_path_room *room) {
-    static const uint8_t any[16];
+    static const uint8_t any[16] = {0};
     aiol_engine *e = l->server->resource.loop->engine;
     size_t size = l->address.family == AIOLOOP_INET ? 4 : 16;
     if (l->address.family == AIOLOOP_UNIX || memcmp(l->address.u.ip, any, size) != 0)

@@ -16,12 +16,12 @@
 
 #include "api/manual.h"
 #include "api/config.h"
-#include "api/error.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+#include "api/error.h"
 #include "api/base.h"
 #include "api/context.h"
 #include "api/loop.h"

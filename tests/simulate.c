@@ -421,6 +421,8 @@ static void sim_join(sim_end *a, sim_end *b) {
 static bool sim_is_gone(const sim_end *e) {
     if (e == NULL || e->stage == SIM_LOST || e->stage == SIM_NEVER)
         return true;
+    if (e->stage == SIM_WAITING) /* its making may have failed, and nobody has looked yet */
+        return sim.fault_fired;
     return e->stage == SIM_OPEN && aioloop_transport_is_closing(e->transport);
 }
 
@@ -820,7 +822,7 @@ static void sim_connect_failed(sim_future *sf, int64_t code) {
     sim_end *e = sf->end;
     SIM_CHECK(sim_is_connect_error(sf, code), "end %d: connecting fails with %s (%lld) for no reason", e->id,
               aioloop_error_name((int)code), (long long)code);
-    if (e->stage == SIM_WAITING)
+    if (e->stage == SIM_WAITING && !e->in_factory) /* a factory that cancels has its connection made, and aborted */
         e->stage = SIM_NEVER;
     SIM_CHECK(e->stage == SIM_NEVER || e->gave_up, "end %d: its connecting failed and it was made", e->id);
 }
@@ -944,8 +946,11 @@ static void sim_cancel_future(sim_future *sf) {
     cancelled = aioloop_future_cancel(sf->future, sim_one_in(2) ? NULL : "because");
     sim.in_call--;
     SIM_CHECK(cancelled == !done, "cancelling a future answers %d", cancelled);
-    if (done)
+    if (done) { /* its error will not be reported any more */
+        if (sf->use == SIM_CLAIM)
+            sim_take_result(sf, sf->future);
         return;
+    }
     sf->cancelled = true;
     if (sf->kind == SIM_SERVE) {
         sf->server->closed = true;
@@ -1872,8 +1877,11 @@ static uint64_t sim_progress(void) {
 /* Two ends that were closed while each had something to send that the other will not read: nothing but an abort helps them. */
 static bool sim_is_stuck(const sim_end *e) {
     const sim_end *peer = e->peer;
-    return e->stage == SIM_OPEN && e->closing && peer != NULL && peer->stage == SIM_OPEN && peer->closing &&
-           aioloop_transport_get_write_buffer_size(e->transport) != 0;
+    if (e->stage != SIM_OPEN || !e->closing || aioloop_transport_get_write_buffer_size(e->transport) == 0)
+        return false;
+    if (peer == NULL) /* Unix: the other may be any */
+        return e->kind == SIM_UNIX;
+    return peer->stage == SIM_OPEN && peer->closing;
 }
 
 /* What e still waits for; NULL: nothing. */
@@ -1978,8 +1986,8 @@ static void sim_close_orderly(void) {
             continue;
         if (peer != NULL && peer->stage == SIM_OPEN && !peer->closing && !peer->eof && !e->broken && !e->write_ended) {
             peer->last = true; /* it closes when it has read everything */
+            peer->strict = sim.fault_at == 0 || sim.fault_fired; /* unless an allocation is still to fail */
             sim_write_size(e, 1 + sim_below(20000));
-            peer->strict = !sim.fault_fired || sim.fault_at == 0;
             peer->strict_error = 0;
             e->strict = peer->strict;
             e->strict_error = 0;

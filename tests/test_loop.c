@@ -18,6 +18,13 @@
 #define LOOP_HAS(bit) (((bit) & (AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)) != 0)
 #endif
 
+/* Without threads there are no posts, but to the loop that runs. */
+#if defined(AIOLOOP_USE_THREADS) && AIOLOOP_USE_THREADS == 0
+#define LOOP_POSTS 0
+#else
+#define LOOP_POSTS 1
+#endif
+
 /* ---- what the tests share: a line of letters that says what ran in which order ---- */
 
 static char loop_log[512];
@@ -57,6 +64,12 @@ static aioloop_handle loop_soon(aioloop *loop, aioloop_callback fn, void *arg) {
 static aioloop_timer_handle loop_later(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg) {
     aioloop_timer_handle h = aioloop_call_later(loop, delay, fn, arg);
     CHECK(!aioloop_handle_is_null(&h.handle));
+    return h;
+}
+
+static aioloop_handle loop_post(aioloop *loop, aioloop_callback fn, void *arg) {
+    aioloop_handle h = LOOP_POSTS ? aioloop_call_soon_threadsafe(loop, fn, arg) : aioloop_call_soon(loop, fn, arg);
+    CHECK(!aioloop_handle_is_null(&h));
     return h;
 }
 
@@ -697,8 +710,7 @@ TEST(loop_close_drops_what_is_queued_and_gives_everything_back, "RUN-16") {
     loop_soon(loop, loop_letter, LOOP_LETTER('a'));
     loop_later(loop, 0, loop_letter, LOOP_LETTER('b'));
     loop_later(loop, AIOLOOP_MS(1), loop_letter, LOOP_LETTER('c'));
-    posted = aioloop_call_soon_threadsafe(loop, loop_letter, LOOP_LETTER('d'));
-    CHECK(!aioloop_handle_is_null(&posted));
+    posted = loop_post(loop, loop_letter, LOOP_LETTER('d'));
     CHECK_EQ(aioloop_future_add_done_callback(f, loop_letter_future, LOOP_LETTER('e')), 0);
     CHECK_EQ(aioloop_future_set_result(f, 0, NULL, NULL), 0);
     aioloop_transport_abort(a.transport); /* its connection_lost is queued, or will be */
@@ -935,8 +947,7 @@ TEST(loop_next_deadline_tells_when_there_is_something_to_do, "") {
     CHECK_LE(aioloop_next_deadline(loop), aioloop_now(loop));
     test_spin(loop, 1);
     CHECK_EQ(aioloop_next_deadline(loop), AIOLOOP_FOREVER);
-    h = aioloop_call_soon_threadsafe(loop, loop_letter, LOOP_LETTER('p'));
-    CHECK(!aioloop_handle_is_null(&h));
+    loop_post(loop, loop_letter, LOOP_LETTER('p'));
     CHECK_LE(aioloop_next_deadline(loop), aioloop_now(loop));
     test_spin(loop, 1);
     CHECK_STR(loop_log, "p");
@@ -1181,13 +1192,11 @@ TEST(loop_cancelled_callback_never_starts, "HND-01 SOON-03") {
     loop_soon(loop, loop_letter, LOOP_LETTER('d'));
     test_spin(loop, 2);
     CHECK_STR(loop_log, "bd");
-    posted = aioloop_call_soon_threadsafe(loop, loop_letter, LOOP_LETTER('e'));
-    CHECK(!aioloop_handle_is_null(&posted));
+    posted = loop_post(loop, loop_letter, LOOP_LETTER('e'));
     aioloop_handle_cancel(&posted); /* before the loop has looked at it */
     test_spin(loop, 2);
     CHECK_STR(loop_log, "bd");
-    posted = aioloop_call_soon_threadsafe(loop, loop_letter, LOOP_LETTER('f'));
-    CHECK(!aioloop_handle_is_null(&posted));
+    posted = loop_post(loop, loop_letter, LOOP_LETTER('f'));
     copy = posted; /* a copy cancels as well */
     aioloop_handle_cancel(&copy);
     aioloop_handle_cancel(&posted);
@@ -1214,8 +1223,7 @@ TEST(loop_late_cancel_hits_nobody_else, "HND-02") {
         int ran = 0;
         for (i = 0; i < 8; i++) {
             old[i] = round % 2 == 0 ? loop_soon(loop, loop_letter, LOOP_LETTER('.'))
-                                    : aioloop_call_soon_threadsafe(loop, loop_letter, LOOP_LETTER('.'));
-            CHECK(!aioloop_handle_is_null(&old[i]));
+                                    : loop_post(loop, loop_letter, LOOP_LETTER('.'));
         }
         memcpy(copies, old, sizeof(old));
         if (round == 2)
@@ -1223,9 +1231,10 @@ TEST(loop_late_cancel_hits_nobody_else, "HND-02") {
                 aioloop_handle_cancel(&old[i]);
         test_spin(loop, 1);
         for (i = 0; i < 8; i++) {
-            aioloop_handle fresh = round % 2 == 0 ? loop_soon(loop, loop_count, &ran)
-                                                  : aioloop_call_soon_threadsafe(loop, loop_count, &ran);
-            CHECK(!aioloop_handle_is_null(&fresh));
+            if (round % 2 == 0)
+                loop_soon(loop, loop_count, &ran);
+            else
+                loop_post(loop, loop_count, &ran);
         }
         for (i = 0; i < 8; i++) {
             aioloop_handle_cancel(&old[i]);

@@ -83,8 +83,8 @@ AIOLOOP_API bool aioloop_is_running(aioloop *loop);
 AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 
 /* loop.close(): drops what is queued without calling it, closes the sockets of transports and servers without telling
- * their protocols, gives everything back to the system. In debug mode what was open is reported. The objects stay valid until aioloop_free and answer AIOLOOP_ECLOSED.
- * 0, also when repeated; AIOLOOP_EMISUSE while the loop runs. */
+ * their protocols, gives everything back to the system; in debug mode what was open is reported. The objects stay valid
+ * until aioloop_free and answer AIOLOOP_ECLOSED. 0, also when repeated; AIOLOOP_EMISUSE while the loop runs. */
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.

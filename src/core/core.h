@@ -259,6 +259,19 @@ AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     return raised;
 }
 
+/* The same for what the engine calls, and cheaper: between callbacks it is always the loop's own map that is current, and
+ * nothing is raised. Afterwards loop->attention says whether there is something to do about it. */
+AIOL_INLINE void aiol_dispatch_enter(aioloop *loop, aiol_map **place) {
+    aiol_thread.map = *place;
+    aiol_thread.place = place;
+    loop->turn++;
+}
+
+AIOL_INLINE void aiol_dispatch_leave(aioloop *loop) {
+    aiol_thread.map = loop->map;
+    aiol_thread.place = &loop->map;
+}
+
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
@@ -288,6 +301,11 @@ AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *contex
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node);
+
+/* inbox.c */
+#if AIOLOOP_USE_THREADS
+AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop);
+#endif
 
 /* timer.c */
 AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop);

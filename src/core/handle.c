@@ -12,6 +12,7 @@
 #define AIOL_SLOTS_FIRST 32u
 #define AIOL_SLOTS_MOST 1024u
 #define AIOL_HANDLE_CANCELLED ((uint64_t)1 << 63) /* in a handle's own copy of the sequence */
+#define AIOL_HANDLE_REMOTE ((uint64_t)1 << 62)    /* in the sequence of a slot of the pool that other threads use */
 
 static aiol_slot *aiol_slot_chunk_slots(aiol_slot_chunk *chunk) {
     /* Slots begin at their own size from the start of the chunk. */
@@ -86,7 +87,6 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     if (AIOL_UNLIKELY(slot->context.map != NULL))
         aiol_slot_drop_context(slot);
     slot->sequence = 0;
-    slot->site = 0;
     slot->state = AIOL_SLOT_READY;
     slot->at.node.run = aiol_run_call;
     slot->flags &= AIOL_SLOT_REMOTE;
@@ -95,6 +95,7 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
         loop->remote_done = slot;
         return;
     }
+    slot->site = 0; /* of the others it is a link that threads read */
     slot->at.node.next = (aiol_node *)(void *)loop->free_slots;
     loop->free_slots = slot;
 }
@@ -269,6 +270,10 @@ static aiol_slot *aiol_handle_slot(const aioloop_handle *handle) {
     if (handle == NULL || handle->slot == NULL)
         return NULL;
     slot = (aiol_slot *)handle->slot;
+#if AIOLOOP_USE_THREADS
+    if (AIOL_UNLIKELY((handle->sequence & AIOL_HANDLE_REMOTE) != 0))
+        aiol_inbox_drain(aiol_slot_loop(slot)); /* gives it its sequence */
+#endif
     return slot->sequence != 0 && slot->sequence == handle->sequence ? slot : NULL;
 }
 

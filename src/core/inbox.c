@@ -44,6 +44,12 @@ static uint32_t aiol_remote_index(const aiol_slot *slot) {
     return (uint32_t)(uint64_t)slot->u.when;
 }
 
+/* What the handle has from the beginning and the slot once the loop has looked: handles of earlier uses may still be asked
+ * for, in the loop's thread, while another thread fills the slot anew. */
+static uint64_t aiol_remote_sequence(const aiol_slot *slot) {
+    return AIOL_HANDLE_REMOTE | (uint64_t)slot->u.when;
+}
+
 /* Gives back a chain from first to last, linked through `site` already but for the last. */
 static void aiol_remote_push(aioloop *loop, aiol_slot *first, aiol_slot *last) {
     void *top = aiol_load(&loop->remote_free);
@@ -116,13 +122,13 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     if (slot == NULL)
         return handle;
     slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
-    slot->sequence = (uint64_t)1 << 62 | (uint64_t)slot->u.when;
     slot->fn.call = fn;
     slot->arg = arg;
     slot->at.node.run = aiol_run_call_carefully;
     aiol_store(&slot->site, 0);
     aiol_slot_capture(slot, context);
-    handle = aiol_handle_of(slot); /* now: it may run and be free as soon as it is in the inbox */
+    handle.slot = slot; /* now: it may run and be free as soon as it is in the inbox */
+    handle.sequence = aiol_remote_sequence(slot);
     top = aiol_load(&loop->inbox);
     do {
         slot->at.node.next = (aiol_node *)top;
@@ -151,6 +157,8 @@ AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop) {
     }
     while (turned != NULL) {
         aiol_node *next = turned->next;
+        aiol_slot *slot = (aiol_slot *)(void *)turned;
+        slot->sequence = aiol_remote_sequence(slot);
         aiol_queue_push(&loop->ready, turned);
         turned = next;
     }

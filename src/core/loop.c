@@ -151,8 +151,6 @@ AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
 static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_node *node = queue->head;
-    if (node == NULL)
-        return;
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
     do {
@@ -177,13 +175,15 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    aiol_queue_append(&loop->batch, &loop->left);
+    if (AIOL_UNLIKELY(loop->left.head != NULL))
+        aiol_queue_append(&loop->batch, &loop->left);
     aiol_queue_append(&loop->batch, &loop->ready);
-    aiol_run_queue(loop, &loop->batch);
+    if (loop->batch.head != NULL)
+        aiol_run_queue(loop, &loop->batch);
     loop->more = err > 0;
     if (err > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
-    if (!loop->halt)
+    if (loop->due.head != NULL && !loop->halt)
         aiol_run_queue(loop, &loop->due);
     if (AIOL_UNLIKELY(loop->remote_done != NULL))
         aiol_inbox_return(loop);

@@ -152,23 +152,21 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aiol_op *op) {
     aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, op->fd);
+    const aioloop_buf *pieces = op->u.send.pieces;
+    size_t size = pieces->size;
     int64_t n;
-    size_t size = 0;
     int i;
-    if ((entry->flags & AIOL_FD_FULL) != 0)
+    if (AIOL_UNLIKELY((entry->flags & AIOL_FD_FULL) != 0))
         return AIOL_PENDING;
-    n = aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count);
-    if (n < 0) {
-        if (n != AIOLOOP_EAGAIN)
-            return n;
-        entry->flags |= AIOL_FD_FULL;
-        return AIOL_PENDING;
-    }
-    for (i = 0; i < op->u.send.count; i++)
-        size += op->u.send.pieces[i].size;
-    if ((size_t)n < size)
-        entry->flags |= AIOL_FD_FULL;
-    return n;
+    n = aiol_socket_send(op->fd, pieces, op->u.send.count);
+    for (i = 1; i < op->u.send.count; i++)
+        size += pieces[i].size;
+    if (AIOL_LIKELY((uint64_t)n == size))
+        return n;
+    if (n < 0 && n != AIOLOOP_EAGAIN)
+        return n;
+    entry->flags |= AIOL_FD_FULL;
+    return n < 0 ? AIOL_PENDING : n;
 }
 
 static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
@@ -336,11 +334,13 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
 /* Keeps the wake-up to itself. */
 static void aiol_reactor_harvest(aiol_reactor *r, int found) {
     int i;
+    r->ready_count = found;
     for (i = 0; i < found; i++) {
-        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader))
+        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader)) {
             aiol_wake_drain(&r->wake);
-        else
-            r->ready[r->ready_count++] = r->ready[i];
+            r->ready[i] = r->ready[--r->ready_count];
+            break; /* it is there once */
+        }
     }
 }
 
@@ -380,49 +380,35 @@ static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
 
 /* ---- dispatching ---- */
 
-/* Offers bytes to a RECV and stashes what it leaves; offered is the stash itself or the engine's buffer. False if the operation
- * is not to be touched any more. */
-static bool aiol_reactor_deliver(aiol_reactor *r, aiol_op *op, const unsigned char *data, size_t size) {
-    size_t taken;
-    aiol_stash *stash;
-    r->current = op;
-    taken = op->done(op, (int64_t)size, data);
-    if (r->current != op)
-        return false;
-    if (taken >= size)
-        return true;
-    stash = (aiol_stash *)aiol_alloc(r->base.allocator, sizeof(*stash) + size - taken);
+/* Keeps what a RECV did not take. */
+static AIOL_NOINLINE void aiol_reactor_stash(aiol_reactor *r, aiol_op *op, const unsigned char *data, size_t size) {
+    aiol_stash *stash = (aiol_stash *)aiol_alloc(r->base.allocator, sizeof(*stash) + size);
     if (stash == NULL) {
         aiol_reactor_finish(r, op, AIOLOOP_ENOMEM);
-        return false;
+        return;
     }
     stash->start = 0;
-    stash->end = size - taken;
-    stash->block_size = sizeof(*stash) + size - taken;
-    memcpy(stash + 1, data + taken, size - taken);
+    stash->end = size;
+    stash->block_size = sizeof(*stash) + size;
+    memcpy(stash + 1, data, size);
     op->engine = stash;
     if (op->state == AIOL_OP_ACTIVE)
         aiol_reactor_keep(r, op);
-    return false;
 }
 
-/* Where the next bytes of a RECV go: *size of them at *to. False if nowhere now. */
+/* Asks where the next bytes of a RECV go: *size of them at *to. False if nowhere now. */
 static bool aiol_reactor_place(aiol_reactor *r, aiol_op *op, unsigned char **to, size_t *size) {
     void *buffer = NULL;
-    if (op->u.recv.dest == NULL) {
-        *to = r->buffer;
-        *size = AIOL_REACTOR_BUFFER;
-        return true;
-    }
     r->current = op;
     *size = op->u.recv.dest(op, &buffer);
     *to = (unsigned char *)buffer;
     return r->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
 }
 
-static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+/* Into memory of the receiver's. */
+static AIOL_NOINLINE void aiol_reactor_recv_into(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
     size_t left = budget->bytes;
-    for (;;) {
+    while (op->u.recv.dest != NULL) { /* a callback may change it */
         unsigned char *to;
         size_t size;
         int64_t n;
@@ -435,10 +421,39 @@ static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *b
             aiol_reactor_finish(r, op, n);
             return;
         }
-        if (!aiol_reactor_deliver(r, op, to, (size_t)n))
+        r->current = op;
+        op->done(op, n, to);
+        if (r->current != op || (size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
             return;
+        if (AIOL_UNLIKELY(op->u.recv.dest == NULL)) /* its owner changed its mind; the poller tells again */
+            return;
+        left -= (size_t)n;
+    }
+}
+
+/* Into the engine's buffer. */
+static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+    size_t left = budget->bytes;
+    while (op->u.recv.dest == NULL) {
+        int64_t n = aiol_socket_recv(op->fd, r->buffer, AIOL_REACTOR_BUFFER);
+        size_t taken;
+        if (AIOL_UNLIKELY(n <= 0)) {
+            if (n != AIOLOOP_EAGAIN)
+                aiol_reactor_finish(r, op, n);
+            return;
+        }
+        r->current = op;
+        taken = op->done(op, n, r->buffer);
+        if (r->current != op)
+            return;
+        if (AIOL_UNLIKELY(taken < (size_t)n)) {
+            aiol_reactor_stash(r, op, r->buffer + taken, (size_t)n - taken);
+            return;
+        }
         /* A short read has emptied the socket; the poller tells when there is more. */
-        if ((size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+        if ((size_t)n < AIOL_REACTOR_BUFFER || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            return;
+        if (AIOL_UNLIKELY(op->u.recv.dest != NULL))
             return;
         left -= (size_t)n;
     }
@@ -469,7 +484,11 @@ static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budge
         op->done(op, AIOL_POLL_READABLE, NULL);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_reactor_accept(r, op, budget);
-    else if (op->engine == NULL) /* else the stash goes first */
+    else if (op->engine != NULL)
+        return; /* the stash goes first */
+    else if (op->u.recv.dest != NULL)
+        aiol_reactor_recv_into(r, op, budget);
+    else
         aiol_reactor_recv(r, op, budget);
 }
 
@@ -528,38 +547,49 @@ static void aiol_reactor_offer(aiol_reactor *r, const aiol_budget *budget) {
             if (r->current == op && op->state == AIOL_OP_ACTIVE && op->engine != NULL)
                 aiol_reactor_keep(r, op);
         } else {
-            op->engine = NULL; /* deliver makes a new one of what is left */
-            aiol_reactor_deliver(r, op, (unsigned char *)(stash + 1) + stash->start, stash->end - stash->start);
+            const unsigned char *data = (const unsigned char *)(stash + 1) + stash->start;
+            size_t taken;
+            there = stash->end - stash->start;
+            op->engine = NULL; /* what is left of it goes into a new one */
+            r->current = op;
+            taken = op->done(op, (int64_t)there, data);
+            if (r->current == op && taken < there)
+                aiol_reactor_stash(r, op, data + taken, there - taken);
             aiol_free(r->base.allocator, stash, stash->block_size);
         }
     }
 }
 
-static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
-    aiol_reactor *r = (aiol_reactor *)e;
+/* What could not be told to the poller. */
+static AIOL_NOINLINE void aiol_reactor_refuse_all(aiol_reactor *r, const aiol_budget *budget) {
     while (r->dirty_count != 0 && !*budget->halt) {
-        int err = aiol_reactor_flush(e);
+        int err = aiol_reactor_flush(&r->base);
         if (err == 0)
             break;
         aiol_reactor_refuse(r, err);
     }
-    if (r->kept != NULL)
+}
+
+static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (AIOL_UNLIKELY(r->dirty_count != 0))
+        aiol_reactor_refuse_all(r, budget);
+    if (AIOL_UNLIKELY(r->kept != NULL))
         aiol_reactor_offer(r, budget);
     while (r->ready_next < r->ready_count && !*budget->halt) {
-        const aiol_ready found = r->ready[r->ready_next];
-        if (r->fds[found.fd].generation != found.generation) {
+        aiol_ready *found = &r->ready[r->ready_next];
+        const aiol_reactor_fd *entry = &r->fds[found->fd];
+        if (AIOL_LIKELY((found->events & AIOL_READABLE) != 0 && entry->generation == found->generation)) {
+            found->events &= (unsigned)~AIOL_READABLE; /* a halt comes back for the rest */
+            aiol_reactor_readable(r, entry->in, budget);
+            if (found->events != 0)
+                continue; /* the write comes after it; callbacks may have moved the table */
+        } else if (entry->generation == found->generation) {
             r->ready_next++;
+            aiol_reactor_writable(r, found->fd);
             continue;
         }
-        if ((found.events & AIOL_READABLE) != 0) {
-            r->ready[r->ready_next].events &= (unsigned)~AIOL_READABLE; /* a halt comes back for the rest */
-            aiol_reactor_readable(r, r->fds[found.fd].in, budget);
-            if (*budget->halt)
-                break;
-        }
         r->ready_next++;
-        if ((found.events & AIOL_WRITABLE) != 0 && r->fds[found.fd].generation == found.generation)
-            aiol_reactor_writable(r, found.fd);
     }
     return r->kept != NULL || r->ready_next < r->ready_count ? 1 : 0;
 }

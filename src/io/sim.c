@@ -1064,7 +1064,7 @@ static bool aiol_sim_in_use(const aiol_sim_socket *s) {
 static int aiol_sim_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
     aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
     if (s == NULL)
-        return AIOLOOP_EBADF;
+        return fd < 0 ? AIOLOOP_EINVAL : AIOLOOP_EBADF;
     if (s->transport || (owner == AIOL_OWNER_TRANSPORT && aiol_sim_in_use(s)))
         return AIOLOOP_EMISUSE;
     s->transport = owner == AIOL_OWNER_TRANSPORT;

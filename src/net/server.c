@@ -224,7 +224,7 @@ static void aiol_listener_failed(aiol_listener *l, int code) {
 /* The local name of a connection accepted: the listener's own, unless that is a wildcard. */
 static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloop_socket s, aioloop_address *address,
                                                   aiol_path_room *room) {
-    static const uint8_t any[16];
+    static const uint8_t any[16] = {0};
     aiol_engine *e = l->server->resource.loop->engine;
     size_t size = l->address.family == AIOLOOP_INET ? 4 : 16;
     if (l->address.family == AIOLOOP_UNIX || memcmp(l->address.u.ip, any, size) != 0)

@@ -135,44 +135,69 @@ static void aiol_stream_peer_ended(aioloop_transport *t) {
         aioloop_transport_close(t);
 }
 
-/* The operation's done(). */
-static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
-    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+/* After the protocol had bytes: an error ends the connection, what was written goes out. */
+static AIOL_NOINLINE void aiol_stream_attend(aioloop_transport *t, const char *message) {
     aioloop *loop = t->resource.loop;
-    aiol_transport_frame frame;
-    int raised;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN)) { /* a cancelled one comes back; the bytes are nobody's any more */
+    int raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0)
+        aiol_stream_failed(t, raised, message);
+    aiol_callback_end(loop);
+}
+
+AIOL_INLINE size_t aiol_stream_deliver(aioloop_transport *t, const void *data, size_t size) {
+    aioloop *loop = t->resource.loop;
+    const aioloop_protocol *protocol = t->protocol;
+    aiol_dispatch_enter(loop, &t->context);
+    if (t->recv.u.recv.dest == NULL) {
+        if (protocol->data_received != NULL)
+            protocol->data_received(t, t->self, data, size);
+    } else if (protocol->buffer_updated != NULL) {
+        protocol->buffer_updated(t, t->self, size);
+    }
+    aiol_dispatch_leave(loop);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_stream_attend(t, "Error in data_received");
+    return size;
+}
+
+/* Something other than bytes for an open transport; or debug mode, which measures. */
+static AIOL_NOINLINE size_t aiol_stream_received_rarely(aioloop_transport *t, int64_t n, const void *data) {
+    aioloop *loop = t->resource.loop;
+    if (t->state != AIOL_TRANSPORT_OPEN) { /* a cancelled one comes back; the bytes are nobody's any more */
         aiol_stream_doom_if_over(t);
         return n > 0 ? (size_t)n : 0;
     }
-    if (AIOL_UNLIKELY(n <= 0)) {
-        if (n == 0)
-            aiol_stream_peer_ended(t);
-        else
-            aiol_stream_end(t, (int)n);
-        aiol_callback_end(loop);
-        return 0;
+    if (n > 0) {
+        aioloop_time since = aiol_loop_now(loop);
+        aiol_stream_deliver(t, data, (size_t)n);
+        aiol_slow(loop, t->resource.site, since, "data_received");
+        return (size_t)n;
     }
-    frame = aiol_transport_enter(t);
-    if (op->u.recv.dest == NULL) {
-        if (t->protocol->data_received != NULL)
-            t->protocol->data_received(t, t->self, data, (size_t)n);
-    } else if (t->protocol->buffer_updated != NULL) {
-        t->protocol->buffer_updated(t, t->self, (size_t)n);
-    }
-    raised = aiol_transport_leave(t, &frame, "data_received");
-    if (AIOL_UNLIKELY(raised != 0))
-        aiol_stream_failed(t, raised, "Error in data_received");
+    if (n == 0)
+        aiol_stream_peer_ended(t);
+    else
+        aiol_stream_end(t, (int)n);
     aiol_callback_end(loop);
-    return (size_t)n;
+    return 0;
+}
+
+/* The operation's done(). */
+static size_t aiol_stream_received(aiol_op *op, int64_t n, const void *data) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    if (AIOL_UNLIKELY(n <= 0 || t->state != AIOL_TRANSPORT_OPEN || t->resource.loop->debug))
+        return aiol_stream_received_rarely(t, n, data);
+    return aiol_stream_deliver(t, data, (size_t)n);
 }
 
 /* Where a buffered protocol wants the next bytes. */
 static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
     aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
     aioloop *loop = t->resource.loop;
+    const aioloop_protocol *protocol = t->protocol;
+    void *self = t->self;
     aiol_transport_frame frame = aiol_transport_enter(t);
-    size_t size = t->protocol->get_buffer(t, t->self, 0, buffer);
+    size_t size = protocol->get_buffer(t, self, 0, buffer);
     int raised = aiol_transport_leave(t, &frame, "get_buffer");
     if (AIOL_UNLIKELY(raised != 0 || ((size == 0 || *buffer == NULL) && t->state == AIOL_TRANSPORT_OPEN))) {
         if (raised == 0)
@@ -180,6 +205,8 @@ static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
         aiol_stream_failed(t, raised, "Error in get_buffer");
     }
     aiol_callback_end(loop);
+    if (AIOL_UNLIKELY(t->protocol != protocol || t->self != self)) /* the new one is asked next time */
+        return 0;
     return t->state == AIOL_TRANSPORT_OPEN && op->state == AIOL_OP_ACTIVE ? size : 0;
 }
 
@@ -362,37 +389,44 @@ static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_relea
     return aiol_transport_dropped(t);
 }
 
+static AIOL_NOINLINE int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
+                                                bool tried, aiol_release_fn release, void *arg);
+
 static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
     aioloop *loop = t->resource.loop;
-    size_t size = count == 1 ? pieces->size : 0;
-    int64_t n = 0;
-    bool tried = false;
-    int err;
+    size_t size = pieces->size;
+    int64_t n;
     size_t i;
     for (i = 0; count != 1 && i < count; i++)
         size += pieces[i].size;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
-        return size == 0 && release == NULL ? 0 : aiol_stream_write_late(t, release);
-    if (size == 0 && release == NULL)
+    for (i = 1; i < count; i++)
+        size += pieces[i].size;
+    if (AIOL_UNLIKELY(size == 0 && release == NULL))
         return 0;
-    if (t->writer == NULL && t->write_turn != loop->turn && release == NULL) {
-        n = aiol_stream_try(t, pieces, count);
-        t->write_turn = loop->turn;
-        if (AIOL_LIKELY((uint64_t)n == size))
-            return 0;
-        if (n < 0 && n != AIOL_PENDING) {
-            aiol_stream_end(t, (int)n);
-            return 0;
-        }
-        tried = true;
-        if (n == AIOL_PENDING)
-            n = 0;
-    }
+    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
+        return aiol_stream_write_late(t, release);
+    if (t->writer != NULL || t->write_turn == loop->turn || release != NULL)
+        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
     t->write_turn = loop->turn;
-    err = aiol_stream_enqueue(t, pieces, count, (size_t)n, release, arg);
+    n = aiol_stream_try(t, pieces, count);
+    if (AIOL_LIKELY((uint64_t)n == size))
+        return 0;
+    if (n < 0 && n != AIOL_PENDING) {
+        aiol_stream_end(t, (int)n);
+        return 0;
+    }
+    return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, true, NULL, NULL);
+}
+
+/* Queues what was not sent. tried: the system takes no more now; else it goes when the callback ends. */
+static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent, bool tried,
+                                  aiol_release_fn release, void *arg) {
+    aioloop *loop = t->resource.loop;
+    int err = aiol_stream_enqueue(t, pieces, count, sent, release, arg);
+    t->write_turn = loop->turn;
     if (err < 0) {
         aiol_stream_drop_empty_writer(t);
-        if (n == 0)
+        if (sent == 0)
             return aiol_fail(loop, err, NULL);
         aiol_stream_end(t, err); /* part of it is sent: the stream would be torn */
         return 0;

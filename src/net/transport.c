@@ -219,7 +219,7 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
-    return transport->calls->write(transport, pieces, count, NULL, NULL);
+    return count == 0 ? 0 : transport->calls->write(transport, pieces, count, NULL, NULL);
 }
 
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,

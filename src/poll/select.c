@@ -2,7 +2,8 @@
  * select.c - readiness by select(), for systems with nothing else.
  *
  *   a) A descriptor of FD_SETSIZE (1024) or above would be written outside the set: it is refused.
- *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, and the closed ones told as ready.
+ *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, the closed ones told as ready, and the
+ *      others asked alone.
  *   c) Costs a pass over all numbers up to the largest at each wait.
  *   d) Counts in microseconds; some systems refuse more than a hundred million seconds.
  */
@@ -57,16 +58,29 @@ static int aiol_select_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsign
     return 0;
 }
 
-/* b) Leaves in the sets the closed descriptors alone. */
-static void aiol_select_find_closed(const aiol_select_state *s, fd_set *readable, fd_set *writable) {
+/* b) Leaves in the sets the closed descriptors, and of the others those that are ready now. */
+static void aiol_select_without_closed(const aiol_select_state *s, fd_set *readable, fd_set *writable) {
+    struct timeval now = {0, 0};
     int fd;
     *readable = s->readable;
     *writable = s->writable;
     for (fd = 0; fd < s->end; fd++) {
-        if (fcntl(fd, F_GETFD) != -1) {
+        if (fcntl(fd, F_GETFD) == -1) {
             FD_CLR(fd, readable);
             FD_CLR(fd, writable);
         }
+    }
+    if (AIOL_SYS(select, select(s->end, readable, writable, NULL, &now)) == -1) {
+        FD_ZERO(readable);
+        FD_ZERO(writable);
+    }
+    for (fd = 0; fd < s->end; fd++) {
+        if (fcntl(fd, F_GETFD) != -1)
+            continue;
+        if (FD_ISSET(fd, &s->readable))
+            FD_SET(fd, readable);
+        if (FD_ISSET(fd, &s->writable))
+            FD_SET(fd, writable);
     }
 }
 
@@ -85,7 +99,7 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
     limit.tv_usec = (suseconds_t)(timeout < 0 ? 0 : (timeout + 999) / 1000 % 1000000);
     found = AIOL_SYS(select, select(end, &readable, &writable, NULL, timeout < 0 ? NULL : &limit));
     if (found == -1 && errno == EBADF)
-        aiol_select_find_closed(s, &readable, &writable);
+        aiol_select_without_closed(s, &readable, &writable);
     else if (found == -1)
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     else if (found == 0)
