@@ -3064,7 +3064,7 @@ static int aiol_epoll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigne
     struct epoll_event event;
     int operation = old == 0 ? EPOLL_CTL_ADD : events == 0 ? EPOLL_CTL_DEL : EPOLL_CTL_MOD;
     memset(&event, 0, sizeof(event));
-    event.events = ((events & AIOL_READABLE) != 0 ? (uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP : 0u) |
+    event.events = ((events & AIOL_READABLE) != 0 ? (uint32_t)EPOLLIN : 0u) |
                    ((events & AIOL_WRITABLE) != 0 ? (uint32_t)EPOLLOUT : 0u);
     event.data.u64 = (uint64_t)generation << 32 | (uint32_t)fd;
     if (AIOL_SYS(epoll_ctl, epoll_ctl(p->fd, operation, fd, &event)) == 0)
@@ -3110,10 +3110,11 @@ static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int
         return errno == EINTR ? 0 : aiol_error_from_errno(errno);
     for (i = 0; i < n; i++) {
         uint32_t found = events[i].events;
-        unsigned mask = ((found & (uint32_t)(EPOLLIN | EPOLLRDHUP)) != 0 ? (unsigned)AIOL_READABLE : 0u) |
-                        ((found & (uint32_t)EPOLLOUT) != 0 ? (unsigned)AIOL_WRITABLE : 0u);
-        if ((found & (uint32_t)(EPOLLERR | EPOLLHUP)) != 0)
-            mask |= AIOL_READABLE | AIOL_WRITABLE;
+        unsigned mask = (found & (uint32_t)EPOLLIN) != 0 ? (unsigned)AIOL_READABLE : 0u;
+        if ((found & (uint32_t)EPOLLOUT) != 0)
+            mask |= AIOL_WRITABLE;
+        if (AIOL_UNLIKELY((found & ~(uint32_t)(EPOLLIN | EPOLLOUT)) != 0)) /* EPOLLERR, EPOLLHUP */
+            mask = AIOL_READABLE | AIOL_WRITABLE;
         ready[i].fd = (aioloop_socket)(uint32_t)events[i].data.u64;
         ready[i].generation = (uint32_t)(events[i].data.u64 >> 32);
         ready[i].events = mask;
@@ -3476,9 +3477,9 @@ typedef struct aiol_engine_calls {
      * reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what the system
      * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
-    /* A SEND that is not to wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. The
-     * operation is IDLE before and after, so it and its memory may be on the stack. */
-    int64_t (*attempt)(struct aiol_engine *e, aiol_op *op);
+    /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. While no
+     * SEND is active on fd. The memory is the caller's again on return. */
+    int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
     void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
@@ -3513,10 +3514,6 @@ typedef struct aiol_engine {
 AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {
     AIOL_ASSERT(op->state == AIOL_OP_IDLE);
     return e->calls->submit(e, op);
-}
-
-AIOL_INLINE int64_t aiol_op_attempt(aiol_engine *e, aiol_op *op) {
-    return e->calls->attempt(e, op);
 }
 
 AIOL_INLINE int aiol_op_cancel(aiol_engine *e, aiol_op *op) {
@@ -3690,16 +3687,15 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
     return AIOL_PENDING;
 }
 
-static int64_t aiol_reactor_attempt(aiol_engine *e, aiol_op *op) {
-    aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, op->fd);
-    const aioloop_buf *pieces = op->u.send.pieces;
+static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, fd);
     size_t size = pieces->size;
     int64_t n;
     int i;
     if (AIOL_UNLIKELY((entry->flags & AIOL_FD_FULL) != 0))
         return AIOL_PENDING;
-    n = aiol_socket_send(op->fd, pieces, op->u.send.count);
-    for (i = 1; i < op->u.send.count; i++)
+    n = aiol_socket_send(fd, pieces, count);
+    for (i = 1; i < count; i++)
         size += pieces[i].size;
     if (AIOL_LIKELY((uint64_t)n == size))
         return n;
@@ -3729,7 +3725,7 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     int64_t n;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
-        n = aiol_reactor_attempt(e, op);
+        n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -4047,7 +4043,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
         aiol_reactor_finish(r, op, aiol_socket_connected(fd));
         return;
     default:
-        n = aiol_reactor_attempt(&r->base, op);
+        n = aiol_reactor_attempt(&r->base, fd, op->u.send.pieces, op->u.send.count);
         if (n != AIOL_PENDING)
             aiol_reactor_finish(r, op, n);
         return;
@@ -5214,15 +5210,21 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
     return n != AIOL_PENDING ? n : aiol_sim_arm(sim, s, op);
 }
 
-static int64_t aiol_sim_attempt(aiol_engine *e, aiol_op *op) {
+static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
     aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *s = aiol_sim_find(sim, op->fd);
+    aiol_sim_socket *s = aiol_sim_find(sim, fd);
+    aiol_op op;
     if (s == NULL)
         return AIOLOOP_EBADF;
     AIOL_ASSERT(s->ops[AIOL_SIM_WRITER] == NULL);
+    memset(&op, 0, sizeof(op));
+    op.kind = AIOL_OP_SEND;
+    op.fd = fd;
+    op.u.send.pieces = pieces;
+    op.u.send.count = count;
     if (!sim->delayed)
-        return aiol_sim_transfer(sim, s, op, SIZE_MAX);
-    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+        return aiol_sim_transfer(sim, s, &op, SIZE_MAX);
+    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, &op, aiol_sim_limit(sim, &op));
 }
 
 static void aiol_sim_set_result(aiol_op *op, int64_t n) {
@@ -6200,6 +6202,14 @@ static int64_t aiol_port_submit(aiol_engine *e, aiol_op *op) {
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    (void)e;
+    (void)fd;
+    (void)pieces;
+    (void)count;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static int aiol_port_cancel(aiol_engine *e, aiol_op *op) {
     (void)e;
     (void)op;
@@ -6282,7 +6292,7 @@ static void aiol_port_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_port_calls = {
-    aiol_port_close,      aiol_port_submit, aiol_port_submit,     aiol_port_cancel,   aiol_port_ignore,
+    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_cancel,   aiol_port_ignore,
     aiol_port_ignore,     aiol_port_take,   aiol_port_watching,   aiol_port_owned,    aiol_port_attach,
     aiol_port_quiesce,    aiol_port_wait,   aiol_port_dispatch,   aiol_port_flush,    aiol_port_descriptor,
     aiol_port_engine_wake, aiol_port_close, aiol_port_engine_now, aiol_port_verify,
@@ -7449,7 +7459,7 @@ AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
 }
 
 /* Queues what is due, in order, to run at the end of this iteration. */
-AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop) {
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
     aioloop_time now = aiol_loop_now(loop);
     while (aiol_timer_next(loop) <= now && loop->timers.count != 0) {
         aiol_slot *slot = (aiol_slot *)(void *)loop->timers.entries[0].item;
@@ -7681,8 +7691,12 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     return handle;
 }
 
+AIOL_INLINE bool aiol_inbox_full(const aioloop *loop) {
+    return aiol_load_relaxed(&loop->inbox) != NULL;
+}
+
 /* Queues what other threads have posted. */
-AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop) {
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_inbox_drain(aioloop *loop) {
     aiol_node *node;
     aiol_node *turned = NULL;
     if (aiol_load_relaxed(&loop->inbox) == NULL)
@@ -7759,6 +7773,7 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     return aiol_handle_null();
 }
 
+#define aiol_inbox_full(loop) ((void)(loop), false)
 #define aiol_inbox_drain(loop) ((void)(loop))
 #define aiol_inbox_return(loop) ((void)(loop))
 #define aiol_inbox_free(loop) ((void)(loop))
@@ -8374,7 +8389,7 @@ AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
 }
 
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
-static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
+static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_node *node = queue->head;
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
@@ -8389,24 +8404,30 @@ static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_thread.place = &loop->map;
 }
 
+/* Runs what was ready when the wait was over, behind what a halt has left. */
+static AIOL_NOINLINE void aiol_loop_run_ready(aioloop *loop) {
+    aiol_queue_append(&loop->batch, &loop->left);
+    aiol_queue_append(&loop->batch, &loop->ready);
+    aiol_run_queue(loop, &loop->batch);
+}
+
 /* limit: a point on the clock. 0 or the error of the wait. */
 static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
-    int err;
-    aiol_callback_end(loop); /* what was written outside of any */
-    err = aiol_loop_wait(loop, limit);
+    int n;
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_callback_end(loop); /* what was written outside of any */
+    n = aiol_loop_wait(loop, limit);
     loop->iteration++;
-    if (AIOL_UNLIKELY(err < 0))
-        return err;
-    aiol_inbox_drain(loop);
+    if (AIOL_UNLIKELY(n < 0))
+        return n;
+    if (AIOL_UNLIKELY(aiol_inbox_full(loop)))
+        aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    if (AIOL_UNLIKELY(loop->left.head != NULL))
-        aiol_queue_append(&loop->batch, &loop->left);
-    aiol_queue_append(&loop->batch, &loop->ready);
-    if (loop->batch.head != NULL)
-        aiol_run_queue(loop, &loop->batch);
-    loop->more = err > 0;
-    if (err > 0 && !loop->halt)
+    if (loop->ready.head != NULL || loop->left.head != NULL)
+        aiol_loop_run_ready(loop);
+    loop->more = n > 0;
+    if (n > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
     if (loop->due.head != NULL && !loop->halt)
         aiol_run_queue(loop, &loop->due);
@@ -8438,7 +8459,7 @@ static int aiol_loop_begin(aioloop *loop) {
     aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
-    loop->attention = false;
+    loop->attention = loop->unsent != NULL;
     return 0;
 }
 
@@ -8916,8 +8937,9 @@ enum {
 
 /* One kind of transport: what the functions of transport.h call. */
 typedef struct aiol_transport_calls {
-    /* release NULL: copy; else count is 1 and the piece is lent. */
-    int (*write)(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg);
+    int (*write)(aioloop_transport *t, const void *data, size_t size);
+    /* The same for pieces, at least one. release not NULL: the only one is lent. */
+    int (*write_pieces)(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg);
     int (*write_eof)(aioloop_transport *t);
     bool can_write_eof;
     void (*close)(aioloop_transport *t);
@@ -9194,12 +9216,9 @@ static int aiol_transport_dropped(aioloop_transport *t) {
 }
 
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size) {
-    aioloop_buf piece;
     if (transport == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
-    piece.data = data;
-    piece.size = size;
-    return transport->calls->write(transport, &piece, 1, NULL, NULL);
+    return transport->calls->write(transport, data, size);
 }
 
 AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count) {
@@ -9209,7 +9228,7 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
-    return count == 0 ? 0 : transport->calls->write(transport, pieces, count, NULL, NULL);
+    return count == 0 ? 0 : transport->calls->write_pieces(transport, pieces, count, NULL, NULL);
 }
 
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
@@ -9219,7 +9238,7 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
         return AIOLOOP_EINVAL;
     piece.data = data;
     piece.size = size;
-    return transport->calls->write(transport, &piece, 1, release, arg);
+    return transport->calls->write_pieces(transport, &piece, 1, release, arg);
 }
 
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport) {
@@ -9663,17 +9682,6 @@ static void aiol_stream_drop_empty_writer(aioloop_transport *t) {
         aiol_writer_put(t);
 }
 
-/* A write that finds nothing waiting, the first in this callback: straight to the system. The bytes taken, or AIOL_PENDING. */
-static int64_t aiol_stream_try(aioloop_transport *t, const aioloop_buf *pieces, size_t count) {
-    aiol_op op;
-    op.kind = AIOL_OP_SEND;
-    op.state = AIOL_OP_IDLE;
-    op.fd = t->recv.fd;
-    op.u.send.pieces = pieces;
-    op.u.send.count = (int)aiol_min_size(count, AIOL_IOV_MAX);
-    return aiol_op_attempt(t->resource.loop->engine, &op);
-}
-
 static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_release_fn release) {
     if (t->resource.loop->closed)
         return release != NULL ? AIOLOOP_ECLOSED : 0;
@@ -9687,30 +9695,52 @@ static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_relea
 static AIOL_NOINLINE int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
                                                 bool tried, aiol_release_fn release, void *arg);
 
-static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
-    aioloop *loop = t->resource.loop;
-    size_t size = pieces->size;
-    int64_t n;
-    size_t i;
-    for (i = 0; count != 1 && i < count; i++)
-        size += pieces[i].size;
-    for (i = 1; i < count; i++)
-        size += pieces[i].size;
-    if (AIOL_UNLIKELY(size == 0 && release == NULL))
-        return 0;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
-        return aiol_stream_write_late(t, release);
-    if (t->writer != NULL || t->write_turn == loop->turn || release != NULL)
-        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
-    t->write_turn = loop->turn;
-    n = aiol_stream_try(t, pieces, count);
-    if (AIOL_LIKELY((uint64_t)n == size))
-        return 0;
+/* True if a write may go straight to the system: nothing waits, and it is the first in this callback. */
+AIOL_INLINE bool aiol_stream_may_try(const aioloop_transport *t) {
+    return AIOL_LIKELY(t->state == AIOL_TRANSPORT_OPEN && (t->flags & AIOL_TRANSPORT_WRITE_ENDED) == 0 && t->writer == NULL &&
+                       t->write_turn != t->resource.loop->turn);
+}
+
+/* The system was tried and took n of the pieces (or failed), which is not all. */
+static AIOL_NOINLINE int aiol_stream_write_tried(aioloop_transport *t, const aioloop_buf *pieces, size_t count, int64_t n) {
     if (n < 0 && n != AIOL_PENDING) {
         aiol_stream_end(t, (int)n);
         return 0;
     }
     return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, true, NULL, NULL);
+}
+
+static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count,
+                                                  aiol_release_fn release, void *arg) {
+    aioloop *loop = t->resource.loop;
+    aiol_engine *e = loop->engine;
+    size_t size = 0;
+    int64_t n;
+    size_t i;
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if (size == 0 && release == NULL)
+        return 0;
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
+        return aiol_stream_write_late(t, release);
+    if (release != NULL || !aiol_stream_may_try(t))
+        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
+    t->write_turn = loop->turn;
+    n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX));
+    return (uint64_t)n == size ? 0 : aiol_stream_write_tried(t, pieces, count, n);
+}
+
+static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size) {
+    aiol_engine *e = t->resource.loop->engine;
+    aioloop_buf piece;
+    int64_t n;
+    piece.data = data;
+    piece.size = size;
+    if (AIOL_UNLIKELY(size == 0 || !aiol_stream_may_try(t)))
+        return aiol_stream_write_pieces(t, &piece, 1, NULL, NULL);
+    t->write_turn = t->resource.loop->turn;
+    n = e->calls->attempt(e, t->recv.fd, &piece, 1);
+    return AIOL_LIKELY((uint64_t)n == size) ? 0 : aiol_stream_write_tried(t, &piece, 1, n);
 }
 
 /* Queues what was not sent. tried: the system takes no more now; else it goes when the callback ends. */
@@ -9752,7 +9782,7 @@ static int aiol_stream_write_eof(aioloop_transport *t) {
 }
 
 static const aiol_transport_calls aiol_stream_calls = {
-    aiol_stream_write, aiol_stream_write_eof,     true,                      aiol_stream_close,
+    aiol_stream_write, aiol_stream_write_pieces, aiol_stream_write_eof,     true,                      aiol_stream_close,
     aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed,
 };
 

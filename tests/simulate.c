@@ -1772,6 +1772,7 @@ static void sim_check_all(void) {
         if (e->stage != SIM_OPEN)
             continue;
         sim_check_end(e);
+        SIM_CHECK(!e->gave_up || e->closing, "end %d: its connection was cancelled and lives", e->id);
         SIM_CHECK(e->closing || !e->write_paused || aioloop_transport_get_write_buffer_size(e->transport) != 0,
                   "end %d has nothing to write and is paused", e->id);
     }
@@ -2054,6 +2055,25 @@ static void sim_let_go(bool all) {
     }
 }
 
+/* Nothing is left but servers that were let go of while they served. A look inside: freeing the loop would free a leak too. */
+static void sim_check_empty(void) {
+    const aiol_link *link;
+    int left = 0;
+    int i;
+    for (i = 0; i < sim.server_count; i++)
+        left += !sim.servers[i].closed;
+    for (link = sim.loop->resources.next; link != &sim.loop->resources; link = link->next) {
+        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
+        SIM_CHECK(strcmp(resource->calls->name, "server") == 0 && left-- > 0, "a %s is left that nobody holds", resource->calls->name);
+    }
+    SIM_CHECK(left == 0, "a server that serves is gone");
+    for (i = 0; i < sim.future_count; i++) /* of those servers, dropped by us */
+        left += sim.futures[i].server != NULL && !sim.futures[i].server->closed;
+    for (link = sim.loop->futures.next; link != &sim.loop->futures; link = link->next)
+        left--;
+    SIM_CHECK(left >= 0, "a future is left that nobody holds");
+}
+
 /* A closed loop's objects are still there and answer. */
 static void sim_poke_closed(void) {
     int i;
@@ -2102,7 +2122,7 @@ static void sim_choose_profile(void) {
     int err;
     sim.size_limit = limits[sim_below(buffer < 64 ? 3 : 5)];
     sim.raise_in = sim_one_in(2) ? 0 : 10 + sim_below(100);
-    sim.operations = 40 + (int)sim_below(160);
+    sim.operations = 40 + (int)sim_below(sim_one_in(4) ? 600 : 160);
     sim.enabled = 0;
     for (i = 0; i < SIM_OPERATIONS; i++)
         if (i < 3 || sim_below(4) != 0)
@@ -2115,7 +2135,7 @@ static void sim_choose_profile(void) {
 }
 
 static void sim_script(void) {
-    int steps = 20 + (int)sim_below(120);
+    int steps = sim.operations / 2 + (int)sim_below(80);
     sim_op_listen(NULL);
     if (sim_one_in(2))
         sim_op_listen(NULL);
@@ -2164,6 +2184,7 @@ static void sim_run(uint64_t seed, bool delayed, uint64_t fault_at) {
         sim_check_finished();
         sim_let_go(true);
         sim_iterate(0);
+        sim_check_empty();
     } else {
         sim.phase = SIM_FREEING;
         sim_let_go(false);

@@ -74,12 +74,15 @@ void test_log_clear(void) {
 
 /* After a test was given up: the loop may be in the middle of anything. */
 static void test_clean_up(void) {
+    aiol_map *map = aiol_thread.place == NULL ? aiol_thread.map : NULL; /* the values that are the thread's own */
     int i;
     for (i = 0; i < TEST_LOOPS_MAX; i++) {
         aioloop *loop = test_state.loops[i];
         if (loop == NULL)
             continue;
         test_state.loops[i] = NULL;
+        if (loop->running != 0 && aiol_thread.running == loop && loop->outer_place == NULL)
+            map = loop->map; /* which keeps them while it runs */
         loop->running = 0;
         loop->debug = false;
         if (!loop->closed && aiol_sim_is(loop->engine))
@@ -91,6 +94,7 @@ static void test_clean_up(void) {
     aiol_thread.running = NULL;
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
+    aiol_map_unref(map);
     while (test_state.socket_count > 0)
         close(test_state.sockets[--test_state.socket_count]);
 }

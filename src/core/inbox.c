@@ -142,8 +142,12 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     return handle;
 }
 
+AIOL_INLINE bool aiol_inbox_full(const aioloop *loop) {
+    return aiol_load_relaxed(&loop->inbox) != NULL;
+}
+
 /* Queues what other threads have posted. */
-AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop) {
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_inbox_drain(aioloop *loop) {
     aiol_node *node;
     aiol_node *turned = NULL;
     if (aiol_load_relaxed(&loop->inbox) == NULL)
@@ -220,6 +224,7 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     return aiol_handle_null();
 }
 
+#define aiol_inbox_full(loop) ((void)(loop), false)
 #define aiol_inbox_drain(loop) ((void)(loop))
 #define aiol_inbox_return(loop) ((void)(loop))
 #define aiol_inbox_free(loop) ((void)(loop))

@@ -149,7 +149,7 @@ AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
 }
 
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
-static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
+static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_node *node = queue->head;
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
@@ -164,24 +164,30 @@ static void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_thread.place = &loop->map;
 }
 
+/* Runs what was ready when the wait was over, behind what a halt has left. */
+static AIOL_NOINLINE void aiol_loop_run_ready(aioloop *loop) {
+    aiol_queue_append(&loop->batch, &loop->left);
+    aiol_queue_append(&loop->batch, &loop->ready);
+    aiol_run_queue(loop, &loop->batch);
+}
+
 /* limit: a point on the clock. 0 or the error of the wait. */
 static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
-    int err;
-    aiol_callback_end(loop); /* what was written outside of any */
-    err = aiol_loop_wait(loop, limit);
+    int n;
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_callback_end(loop); /* what was written outside of any */
+    n = aiol_loop_wait(loop, limit);
     loop->iteration++;
-    if (AIOL_UNLIKELY(err < 0))
-        return err;
-    aiol_inbox_drain(loop);
+    if (AIOL_UNLIKELY(n < 0))
+        return n;
+    if (AIOL_UNLIKELY(aiol_inbox_full(loop)))
+        aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    if (AIOL_UNLIKELY(loop->left.head != NULL))
-        aiol_queue_append(&loop->batch, &loop->left);
-    aiol_queue_append(&loop->batch, &loop->ready);
-    if (loop->batch.head != NULL)
-        aiol_run_queue(loop, &loop->batch);
-    loop->more = err > 0;
-    if (err > 0 && !loop->halt)
+    if (loop->ready.head != NULL || loop->left.head != NULL)
+        aiol_loop_run_ready(loop);
+    loop->more = n > 0;
+    if (n > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
     if (loop->due.head != NULL && !loop->halt)
         aiol_run_queue(loop, &loop->due);
@@ -213,7 +219,7 @@ static int aiol_loop_begin(aioloop *loop) {
     aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
-    loop->attention = false;
+    loop->attention = loop->unsent != NULL;
     return 0;
 }
 

@@ -24,7 +24,7 @@ AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
 }
 
 /* Queues what is due, in order, to run at the end of this iteration. */
-AIOLOOP_INTERNAL void aiol_timer_move_due(aioloop *loop) {
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
     aioloop_time now = aiol_loop_now(loop);
     while (aiol_timer_next(loop) <= now && loop->timers.count != 0) {
         aiol_slot *slot = (aiol_slot *)(void *)loop->timers.entries[0].item;

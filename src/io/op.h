@@ -106,9 +106,9 @@ typedef struct aiol_engine_calls {
      * reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what the system
      * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
-    /* A SEND that is not to wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. The
-     * operation is IDLE before and after, so it and its memory may be on the stack. */
-    int64_t (*attempt)(struct aiol_engine *e, aiol_op *op);
+    /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. While no
+     * SEND is active on fd. The memory is the caller's again on return. */
+    int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
     void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
@@ -143,10 +143,6 @@ typedef struct aiol_engine {
 AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {
     AIOL_ASSERT(op->state == AIOL_OP_IDLE);
     return e->calls->submit(e, op);
-}
-
-AIOL_INLINE int64_t aiol_op_attempt(aiol_engine *e, aiol_op *op) {
-    return e->calls->attempt(e, op);
 }
 
 AIOL_INLINE int aiol_op_cancel(aiol_engine *e, aiol_op *op) {

@@ -19,6 +19,14 @@ static int64_t aiol_port_submit(aiol_engine *e, aiol_op *op) {
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    (void)e;
+    (void)fd;
+    (void)pieces;
+    (void)count;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static int aiol_port_cancel(aiol_engine *e, aiol_op *op) {
     (void)e;
     (void)op;
@@ -101,7 +109,7 @@ static void aiol_port_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_port_calls = {
-    aiol_port_close,      aiol_port_submit, aiol_port_submit,     aiol_port_cancel,   aiol_port_ignore,
+    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_cancel,   aiol_port_ignore,
     aiol_port_ignore,     aiol_port_take,   aiol_port_watching,   aiol_port_owned,    aiol_port_attach,
     aiol_port_quiesce,    aiol_port_wait,   aiol_port_dispatch,   aiol_port_flush,    aiol_port_descriptor,
     aiol_port_engine_wake, aiol_port_close, aiol_port_engine_now, aiol_port_verify,

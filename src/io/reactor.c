@@ -150,16 +150,15 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
     return AIOL_PENDING;
 }
 
-static int64_t aiol_reactor_attempt(aiol_engine *e, aiol_op *op) {
-    aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, op->fd);
-    const aioloop_buf *pieces = op->u.send.pieces;
+static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, fd);
     size_t size = pieces->size;
     int64_t n;
     int i;
     if (AIOL_UNLIKELY((entry->flags & AIOL_FD_FULL) != 0))
         return AIOL_PENDING;
-    n = aiol_socket_send(op->fd, pieces, op->u.send.count);
-    for (i = 1; i < op->u.send.count; i++)
+    n = aiol_socket_send(fd, pieces, count);
+    for (i = 1; i < count; i++)
         size += pieces[i].size;
     if (AIOL_LIKELY((uint64_t)n == size))
         return n;
@@ -189,7 +188,7 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     int64_t n;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
-        n = aiol_reactor_attempt(e, op);
+        n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -507,7 +506,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
         aiol_reactor_finish(r, op, aiol_socket_connected(fd));
         return;
     default:
-        n = aiol_reactor_attempt(&r->base, op);
+        n = aiol_reactor_attempt(&r->base, fd, op->u.send.pieces, op->u.send.count);
         if (n != AIOL_PENDING)
             aiol_reactor_finish(r, op, n);
         return;

@@ -940,15 +940,21 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
     return n != AIOL_PENDING ? n : aiol_sim_arm(sim, s, op);
 }
 
-static int64_t aiol_sim_attempt(aiol_engine *e, aiol_op *op) {
+static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
     aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *s = aiol_sim_find(sim, op->fd);
+    aiol_sim_socket *s = aiol_sim_find(sim, fd);
+    aiol_op op;
     if (s == NULL)
         return AIOLOOP_EBADF;
     AIOL_ASSERT(s->ops[AIOL_SIM_WRITER] == NULL);
+    memset(&op, 0, sizeof(op));
+    op.kind = AIOL_OP_SEND;
+    op.fd = fd;
+    op.u.send.pieces = pieces;
+    op.u.send.count = count;
     if (!sim->delayed)
-        return aiol_sim_transfer(sim, s, op, SIZE_MAX);
-    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+        return aiol_sim_transfer(sim, s, &op, SIZE_MAX);
+    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, &op, aiol_sim_limit(sim, &op));
 }
 
 static void aiol_sim_set_result(aiol_op *op, int64_t n) {

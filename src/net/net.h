@@ -27,8 +27,9 @@ enum {
 
 /* One kind of transport: what the functions of transport.h call. */
 typedef struct aiol_transport_calls {
-    /* release NULL: copy; else count is 1 and the piece is lent. */
-    int (*write)(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg);
+    int (*write)(aioloop_transport *t, const void *data, size_t size);
+    /* The same for pieces, at least one. release not NULL: the only one is lent. */
+    int (*write_pieces)(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg);
     int (*write_eof)(aioloop_transport *t);
     bool can_write_eof;
     void (*close)(aioloop_transport *t);

@@ -368,17 +368,6 @@ static void aiol_stream_drop_empty_writer(aioloop_transport *t) {
         aiol_writer_put(t);
 }
 
-/* A write that finds nothing waiting, the first in this callback: straight to the system. The bytes taken, or AIOL_PENDING. */
-static int64_t aiol_stream_try(aioloop_transport *t, const aioloop_buf *pieces, size_t count) {
-    aiol_op op;
-    op.kind = AIOL_OP_SEND;
-    op.state = AIOL_OP_IDLE;
-    op.fd = t->recv.fd;
-    op.u.send.pieces = pieces;
-    op.u.send.count = (int)aiol_min_size(count, AIOL_IOV_MAX);
-    return aiol_op_attempt(t->resource.loop->engine, &op);
-}
-
 static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_release_fn release) {
     if (t->resource.loop->closed)
         return release != NULL ? AIOLOOP_ECLOSED : 0;
@@ -392,30 +381,52 @@ static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_relea
 static AIOL_NOINLINE int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
                                                 bool tried, aiol_release_fn release, void *arg);
 
-static int aiol_stream_write(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
-    aioloop *loop = t->resource.loop;
-    size_t size = pieces->size;
-    int64_t n;
-    size_t i;
-    for (i = 0; count != 1 && i < count; i++)
-        size += pieces[i].size;
-    for (i = 1; i < count; i++)
-        size += pieces[i].size;
-    if (AIOL_UNLIKELY(size == 0 && release == NULL))
-        return 0;
-    if (AIOL_UNLIKELY(t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0))
-        return aiol_stream_write_late(t, release);
-    if (t->writer != NULL || t->write_turn == loop->turn || release != NULL)
-        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
-    t->write_turn = loop->turn;
-    n = aiol_stream_try(t, pieces, count);
-    if (AIOL_LIKELY((uint64_t)n == size))
-        return 0;
+/* True if a write may go straight to the system: nothing waits, and it is the first in this callback. */
+AIOL_INLINE bool aiol_stream_may_try(const aioloop_transport *t) {
+    return AIOL_LIKELY(t->state == AIOL_TRANSPORT_OPEN && (t->flags & AIOL_TRANSPORT_WRITE_ENDED) == 0 && t->writer == NULL &&
+                       t->write_turn != t->resource.loop->turn);
+}
+
+/* The system was tried and took n of the pieces (or failed), which is not all. */
+static AIOL_NOINLINE int aiol_stream_write_tried(aioloop_transport *t, const aioloop_buf *pieces, size_t count, int64_t n) {
     if (n < 0 && n != AIOL_PENDING) {
         aiol_stream_end(t, (int)n);
         return 0;
     }
     return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, true, NULL, NULL);
+}
+
+static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count,
+                                                  aiol_release_fn release, void *arg) {
+    aioloop *loop = t->resource.loop;
+    aiol_engine *e = loop->engine;
+    size_t size = 0;
+    int64_t n;
+    size_t i;
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if (size == 0 && release == NULL)
+        return 0;
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
+        return aiol_stream_write_late(t, release);
+    if (release != NULL || !aiol_stream_may_try(t))
+        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
+    t->write_turn = loop->turn;
+    n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX));
+    return (uint64_t)n == size ? 0 : aiol_stream_write_tried(t, pieces, count, n);
+}
+
+static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size) {
+    aiol_engine *e = t->resource.loop->engine;
+    aioloop_buf piece;
+    int64_t n;
+    piece.data = data;
+    piece.size = size;
+    if (AIOL_UNLIKELY(size == 0 || !aiol_stream_may_try(t)))
+        return aiol_stream_write_pieces(t, &piece, 1, NULL, NULL);
+    t->write_turn = t->resource.loop->turn;
+    n = e->calls->attempt(e, t->recv.fd, &piece, 1);
+    return AIOL_LIKELY((uint64_t)n == size) ? 0 : aiol_stream_write_tried(t, &piece, 1, n);
 }
 
 /* Queues what was not sent. tried: the system takes no more now; else it goes when the callback ends. */
@@ -457,7 +468,7 @@ static int aiol_stream_write_eof(aioloop_transport *t) {
 }
 
 static const aiol_transport_calls aiol_stream_calls = {
-    aiol_stream_write, aiol_stream_write_eof,     true,                      aiol_stream_close,
+    aiol_stream_write, aiol_stream_write_pieces, aiol_stream_write_eof,     true,                      aiol_stream_close,
     aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed,
 };
 

@@ -204,12 +204,9 @@ static int aiol_transport_dropped(aioloop_transport *t) {
 }
 
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size) {
-    aioloop_buf piece;
     if (transport == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
-    piece.data = data;
-    piece.size = size;
-    return transport->calls->write(transport, &piece, 1, NULL, NULL);
+    return transport->calls->write(transport, data, size);
 }
 
 AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count) {
@@ -219,7 +216,7 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
-    return count == 0 ? 0 : transport->calls->write(transport, pieces, count, NULL, NULL);
+    return count == 0 ? 0 : transport->calls->write_pieces(transport, pieces, count, NULL, NULL);
 }
 
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
@@ -229,7 +226,7 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
         return AIOLOOP_EINVAL;
     piece.data = data;
     piece.size = size;
-    return transport->calls->write(transport, &piece, 1, release, arg);
+    return transport->calls->write_pieces(transport, &piece, 1, release, arg);
 }
 
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport) {

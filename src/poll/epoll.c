@@ -36,7 +36,7 @@ static int aiol_epoll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigne
     struct epoll_event event;
     int operation = old == 0 ? EPOLL_CTL_ADD : events == 0 ? EPOLL_CTL_DEL : EPOLL_CTL_MOD;
     memset(&event, 0, sizeof(event));
-    event.events = ((events & AIOL_READABLE) != 0 ? (uint32_t)EPOLLIN | (uint32_t)EPOLLRDHUP : 0u) |
+    event.events = ((events & AIOL_READABLE) != 0 ? (uint32_t)EPOLLIN : 0u) |
                    ((events & AIOL_WRITABLE) != 0 ? (uint32_t)EPOLLOUT : 0u);
     event.data.u64 = (uint64_t)generation << 32 | (uint32_t)fd;
     if (AIOL_SYS(epoll_ctl, epoll_ctl(p->fd, operation, fd, &event)) == 0)
@@ -82,10 +82,11 @@ static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int
         return errno == EINTR ? 0 : aiol_error_from_errno(errno);
     for (i = 0; i < n; i++) {
         uint32_t found = events[i].events;
-        unsigned mask = ((found & (uint32_t)(EPOLLIN | EPOLLRDHUP)) != 0 ? (unsigned)AIOL_READABLE : 0u) |
-                        ((found & (uint32_t)EPOLLOUT) != 0 ? (unsigned)AIOL_WRITABLE : 0u);
-        if ((found & (uint32_t)(EPOLLERR | EPOLLHUP)) != 0)
-            mask |= AIOL_READABLE | AIOL_WRITABLE;
+        unsigned mask = (found & (uint32_t)EPOLLIN) != 0 ? (unsigned)AIOL_READABLE : 0u;
+        if ((found & (uint32_t)EPOLLOUT) != 0)
+            mask |= AIOL_WRITABLE;
+        if (AIOL_UNLIKELY((found & ~(uint32_t)(EPOLLIN | EPOLLOUT)) != 0)) /* EPOLLERR, EPOLLHUP */
+            mask = AIOL_READABLE | AIOL_WRITABLE;
         ready[i].fd = (aioloop_socket)(uint32_t)events[i].data.u64;
         ready[i].generation = (uint32_t)(events[i].data.u64 >> 32);
         ready[i].events = mask;
