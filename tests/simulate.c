@@ -2014,6 +2014,7 @@ static void sim_check_finished(void) {
 }
 
 static void sim_close_servers(void) {
+    int quiet;
     int i;
     for (i = 0; i < sim.server_count; i++) {
         sim_server *s = &sim.servers[i];
@@ -2031,8 +2032,17 @@ static void sim_close_servers(void) {
         else
             sim_cancel_future(sf);
     }
-    for (i = 0; i < 10; i++)
+    /* Servers that were let go of still accept clients that have long gone. */
+    for (quiet = 0; quiet < 10; quiet++) {
         sim_iterate(AIOLOOP_MS(100));
+        for (i = 1; i <= sim.end_count; i++) {
+            if (sim.ends[i].stage != SIM_OPEN)
+                continue;
+            quiet = 0;
+            if (!sim.ends[i].closing)
+                sim_end_it(&sim.ends[i], true);
+        }
+    }
 }
 
 /* Gives up everything that is ours, or leaves some of it to aioloop_free. */

@@ -590,6 +590,7 @@ TEST(context_of_a_connection_is_that_of_its_making, "CTX-04") {
     aioloop_server *server;
     aioloop_transport *t;
     int port = 0;
+    int i;
     memset(&client, 0, sizeof(client));
     memset(&server_side, 0, sizeof(server_side));
     plain = context_protocol(false);
@@ -607,8 +608,9 @@ TEST(context_of_a_connection_is_that_of_its_making, "CTX-04") {
     /* pause_writing is called inside write: still in the connection's context. */
     aioloop_transport_pause_reading(server_side.transport);
     CHECK_EQ(aioloop_transport_set_write_buffer_limits(t, 100, 10), 0);
-    while (client.paused == 0)
+    for (i = 0; i < 200 && client.paused == 0; i++)
         CHECK_EQ(aioloop_transport_write(t, much, sizeof(much)), 0);
+    CHECK_EQ(client.paused, 1);
     CHECK_EQ(context_get(), 'x');
     aioloop_transport_resume_reading(server_side.transport);
     test_run_until(loop, &client.resumed, 1, "resume_writing");

@@ -763,6 +763,21 @@ TEST(handler_may_claim_the_future_it_is_told_of, "FUT-10") {
     test_end(loop);
 }
 
+TEST(claimed_by_the_handler_it_is_not_reported_again, "FUT-10 ERR-07") {
+    aioloop *loop = test_loop();
+    aioloop_future *f = future_new(loop);
+    aioloop_future *kept = NULL;
+    future_left_reports = 0;
+    aioloop_set_exception_handler(loop, future_claim_reported, &kept);
+    CHECK_EQ(aioloop_future_set_exception(f, AIOLOOP_EIO, NULL), 0);
+    aioloop_future_unref(f);
+    CHECK_EQ(future_left_reports, 1);
+    CHECK_PTR(kept, f);
+    aioloop_future_unref(kept); /* nobody has looked still, but it was told */
+    CHECK_EQ(future_left_reports, 1);
+    test_end(loop);
+}
+
 /* ---- a closed loop ---- */
 
 TEST(finishing_after_the_loop_closed_says_so_and_finishes, "FUT-11") {

@@ -747,7 +747,7 @@ typedef struct watch_reuse {
     int replaced; /* the number */
     int errors;
     int fresh_calls;
-    aioloop_callback fn;
+    bool fatal; /* the run ends at once, and goes on with what was found already */
 } watch_reuse;
 
 static void watch_fresh(aioloop *loop, void *arg) {
@@ -764,6 +764,8 @@ static void watch_reuse_number(aioloop *loop, watch_reuse *u, int self) {
     u->errors += dup2(u->fresh, other) != other; /* closes it */
     u->errors += aioloop_add_reader(loop, other, watch_fresh, &u->fresh_calls) != 0;
     u->replaced = other;
+    if (u->fatal)
+        aioloop_raise(loop, AIOLOOP_EFATAL, NULL);
 }
 
 static void watch_reuse_first(aioloop *loop, void *arg) {
@@ -774,7 +776,7 @@ static void watch_reuse_second(aioloop *loop, void *arg) {
     watch_reuse_number(loop, (watch_reuse *)arg, 1);
 }
 
-TEST(number_reused_in_the_same_pass_gets_no_stale_event, "FD-06 FD-07") {
+static void watch_reuse_in_pass(bool fatal) {
     aioloop *loop = test_loop();
     watch_reuse u = AIOLOOP_ZERO;
     aioloop_socket a[2];
@@ -788,10 +790,13 @@ TEST(number_reused_in_the_same_pass_gets_no_stale_event, "FD-06 FD-07") {
     test_keep_socket(ends[1]);
     u.fds[0] = a[0];
     u.fds[1] = b[0];
+    u.fatal = fatal;
     CHECK_EQ(write(a[1], "x", 1), 1);
     CHECK_EQ(write(b[1], "x", 1), 1);
     CHECK_EQ(aioloop_add_reader(loop, a[0], watch_reuse_first, &u), 0);
     CHECK_EQ(aioloop_add_reader(loop, b[0], watch_reuse_second, &u), 0);
+    if (fatal)
+        CHECK_EQ(aioloop_run_forever(loop), AIOLOOP_EFATAL);
     test_run_until(loop, &u.calls, 3, "the one that is left");
     CHECK_EQ(u.errors, 0);
     CHECK_EQ(u.fresh_calls, 0); /* what was found was of the old file, and the pipe is empty */
@@ -806,6 +811,14 @@ TEST(number_reused_in_the_same_pass_gets_no_stale_event, "FD-06 FD-07") {
     test_close_socket(loop, ends[0]);
     test_close_socket(loop, ends[1]);
     test_end(loop);
+}
+
+TEST(number_reused_in_the_same_pass_gets_no_stale_event, "FD-06 FD-07") {
+    watch_reuse_in_pass(false);
+}
+
+TEST(number_reused_as_the_run_ends_gets_no_stale_event, "FD-06 FD-07") {
+    watch_reuse_in_pass(true);
 }
 
 TEST(number_reused_later_is_a_new_descriptor, "FD-01 FD-05") {

@@ -138,6 +138,7 @@ typedef struct aiol_slot_chunk {
 } aiol_slot_chunk;
 
 #define AIOL_REMOTE_CHUNKS 32
+#define AIOL_CACHE_LINE 64
 
 struct aioloop {
     /* What every callback touches. */
@@ -167,14 +168,19 @@ struct aioloop {
     aiol_heap timers;
     aiol_queue due;
 
-    /* What other threads touch. */
+    aiol_slot *remote_done; /* to go back to remote_free */
+
+    /* What other threads touch, on cache lines of its own: each post would else take the loop's away. */
+    char apart_1[AIOL_CACHE_LINE];
     void *inbox; /* aiol_slot *, newest first */
+    char apart_2[AIOL_CACHE_LINE];
+    void *remote_free; /* not a pointer: see inbox.c */
+    char apart_3[AIOL_CACHE_LINE];
     uint32_t sleeping;
     uint32_t wakers; /* threads that may be about to wake */
     uint32_t posts_refused;
-    void *remote_free; /* not a pointer: see inbox.c */
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
-    aiol_slot *remote_done; /* to go back to remote_free */
+    char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
     aiol_slot_chunk *chunks;

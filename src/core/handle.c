@@ -36,8 +36,8 @@ AIOLOOP_INTERNAL aiol_slot_chunk *aiol_slot_chunk_new(aioloop *loop, size_t coun
     chunk->loop = loop;
     chunk->count = count;
     slots = aiol_slot_chunk_slots(chunk);
-    memset(slots, 0, count * sizeof(slots[0]));
     for (i = 0; i < count; i++) {
+        memset(&slots[i], 0, sizeof(slots[0]));
         slots[i].index = (uint16_t)i;
         slots[i].flags = flags;
         slots[i].at.node.run = aiol_run_call;

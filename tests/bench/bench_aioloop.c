@@ -129,7 +129,8 @@ static void timer_fire(aioloop *l, void *arg) {
         aioloop_stop(l);
 }
 
-/* Every handle is kept, as a program keeps those of timers that it may cancel. */
+/* The clock is read once for a batch, as the peers' loops do; aioloop_call_later reads it for each timer, so that none can
+ * fire early. Every handle is kept, as a program keeps those of timers that it may cancel. */
 static aioloop_timer_handle *timers_new(long count) {
     aioloop_timer_handle *timers = (aioloop_timer_handle *)malloc((size_t)count * sizeof(*timers));
     bench_check(timers != NULL, "malloc");
@@ -142,9 +143,10 @@ static void bench_timers(const struct bench_args *args) {
     uint32_t chance = 1;
     struct bench_span begun = bench_start();
     for (long done = 0; done < args->count; done += args->live) {
+        aioloop_time now = aioloop_now(loop);
         for (long i = 0; i < args->live; i++)
-            timers[i] = aioloop_call_later(loop, bench_random(&chance, BENCH_TIMER_SPREAD_NS),
-                                           timer_fire, NULL);
+            timers[i] = aioloop_call_at(loop, now + bench_random(&chance, BENCH_TIMER_SPREAD_NS),
+                                        timer_fire, NULL);
         for (long i = 0; i < args->live; i += 2)
             aioloop_timer_handle_cancel(&timers[i]);
         fire_until = fired + args->live / 2;
@@ -158,13 +160,15 @@ static void bench_timers(const struct bench_args *args) {
 static void bench_million(const struct bench_args *args) {
     uint32_t chance = 1;
     int64_t at;
+    aioloop_time now;
     struct bench_million m = bench_million_begin();
     aioloop_timer_handle *timers = timers_new(args->live);
     at = bench_now();
+    now = aioloop_now(loop);
     fire_until = args->live / 2;
     for (long i = 0; i < args->live; i++)
-        timers[i] = aioloop_call_later(
-            loop, BENCH_MILLION_BASE_NS + bench_random(&chance, BENCH_MILLION_SPREAD_NS),
+        timers[i] = aioloop_call_at(
+            loop, now + BENCH_MILLION_BASE_NS + bench_random(&chance, BENCH_MILLION_SPREAD_NS),
             timer_fire, NULL);
     bench_million_armed(&m);
     for (long i = 0; i < args->live; i += 2)

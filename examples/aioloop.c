@@ -1,0 +1,3 @@
+/* The file that holds the implementation; every other file of a program just includes aioloop.h. */
+#define AIOLOOP_IMPLEMENTATION
+#include "../aioloop.h"
