@@ -23,14 +23,6 @@ static void echo_received(aioloop_transport *transport, void *self, const void *
         aioloop_transport_abort(transport);
 }
 
-/* The peer sends no more, but wants the rest of its answer. The default, without this, is to close - which sends what is
- * buffered, too. Closing here in so many words shows where a protocol would say goodbye. */
-static bool echo_eof(aioloop_transport *transport, void *self) {
-    (void)self;
-    aioloop_transport_close(transport);
-    return true;
-}
-
 /* A peer that sends without reading must not fill our memory: while it does not take, we do not read. */
 static void echo_pause(aioloop_transport *transport, void *self) {
     (void)self;
@@ -42,9 +34,9 @@ static void echo_resume(aioloop_transport *transport, void *self) {
     aioloop_transport_resume_reading(transport);
 }
 
+/* No eof_received: when the peer has sent all, the connection closes, once the rest of the echo is sent. */
 static const aioloop_protocol echo = {
     .data_received = echo_received,
-    .eof_received = echo_eof,
     .pause_writing = echo_pause,
     .resume_writing = echo_resume,
 };

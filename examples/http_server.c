@@ -183,7 +183,7 @@ static bool next_request(aioloop_transport *transport, struct connection *c) {
 static void answer_all(aioloop_transport *transport, struct connection *c) {
     while (!c->paused && !aioloop_transport_is_closing(transport) && next_request(transport, c))
         ;
-    if (c->paused || c->size == HEAD_MAX)
+    if (c->paused)
         aioloop_transport_pause_reading(transport);
     else
         aioloop_transport_resume_reading(transport);
