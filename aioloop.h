@@ -535,7 +535,8 @@ AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg);
 
 /* ---- debug mode ---- */
 
-/* loop.set_debug(), loop.get_debug(). In debug mode calls from a wrong thread are refused with AIOLOOP_EMISUSE, slow callbacks
+/* loop.set_debug(), loop.get_debug(). In debug mode calls that schedule, watch or complete something are refused with
+ * AIOLOOP_EMISUSE from a wrong thread, slow callbacks
  * are logged, objects remember where they were made, and what is left open is reported. AIOLOOP_ENOTAVAILABLE when built
  * with AIOLOOP_USE_DEBUG 0. */
 AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled);
@@ -6727,6 +6728,8 @@ struct aioloop {
     aioloop_allocator allocator;
     aiol_slot_chunk *chunks;
     aiol_link futures;
+    aiol_link ended; /* debug mode: futures in quarantine */
+    unsigned ended_count;
     aiol_link resources;
     aioloop_time closed_at;
     int process;
@@ -6870,6 +6873,7 @@ AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *t
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* loop.c */
@@ -7841,8 +7845,19 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
     }
 }
 
+/* Debug mode keeps ended futures for a while, as static ones that failed with AIOLOOP_EMISUSE, to notice their use. */
+#define AIOL_FUTURE_QUARANTINE 256u
+
+static AIOL_NOINLINE void aiol_future_used_after_end(const aioloop_future *f) {
+    if (f->loop != NULL)
+        aiol_warn(f->loop, f->site, "a future was used after its last owner had let it go");
+}
+
 AIOL_INLINE bool aiol_future_is_static(const aioloop_future *f) {
-    return (f->flags & AIOL_FUTURE_STATIC) != 0;
+    if (AIOL_LIKELY((f->flags & AIOL_FUTURE_STATIC) == 0))
+        return false;
+    aiol_future_used_after_end(f);
+    return true;
 }
 
 /* ---- making and ending ---- */
@@ -7890,6 +7905,27 @@ static void aiol_future_drop_callbacks(aioloop_future *f) {
     }
 }
 
+/* Frees the oldest futures of the quarantine until at most `left` are there. */
+AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left) {
+    while (loop->ended_count > left) {
+        aioloop_future *f = AIOL_CONTAINER(loop->ended.next, aioloop_future, link);
+        aiol_list_remove(&f->link);
+        loop->ended_count--;
+        aiol_free(&loop->allocator, f, sizeof(*f));
+    }
+}
+
+static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
+    aioloop *loop = f->loop;
+    f->flags = AIOL_FUTURE_STATIC;
+    f->state = AIOL_FUTURE_FAILED;
+    f->code = AIOLOOP_EMISUSE;
+    f->error = NULL;
+    aiol_list_append(&loop->ended, &f->link);
+    loop->ended_count++;
+    aiol_future_free_ended(loop, AIOL_FUTURE_QUARANTINE);
+}
+
 /* Frees it, whoever still refers to it. */
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
     aioloop *loop = f->loop;
@@ -7898,12 +7934,16 @@ AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
     aiol_future_drop_callbacks(f);
     aiol_list_remove(&f->link);
     aiol_error_free(&loop->allocator, f->error);
-    aiol_free(&loop->allocator, f, sizeof(*f));
+    if (AIOL_UNLIKELY(loop->debug))
+        aiol_future_quarantine(f);
+    else
+        aiol_free(&loop->allocator, f, sizeof(*f));
     if (dispose != NULL)
         dispose(pointer);
 }
 
 static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
+    const aiol_site *at = aiol_site_at(f->loop, f->site);
     aioloop_exception_context context;
     memset(&context, 0, sizeof(context));
     context.message = "Future error was never retrieved";
@@ -7911,8 +7951,13 @@ static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
     context.detail = aioloop_error_message(f->error);
     if (f->error == NULL)
         context.detail = NULL;
+    context.error = f->code;
+    if (at != NULL) {
+        context.source_file = at->file;
+        context.source_line = at->line;
+    }
     f->flags |= AIOL_FUTURE_LOOKED_AT;
-    aiol_report(f->loop, f->code, f->site, &context);
+    aioloop_call_exception_handler(f->loop, &context); /* not as if it were raised now: no code of it ends the run */
 }
 
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f) {
@@ -8322,6 +8367,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     aiol_queue_init(&loop->left);
     aiol_queue_init(&loop->due);
     aiol_list_init(&loop->futures);
+    aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
@@ -8703,6 +8749,7 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
     /* Futures first: a result that nobody took may be a reference of a transport or server. */
     while (!aiol_list_empty(&loop->futures))
         aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
+    aiol_future_free_ended(loop, 0);
     while (!aiol_list_empty(&loop->resources)) {
         aiol_resource *resource = aiol_resource_of(loop->resources.next);
         resource->calls->destroy(resource);
@@ -10605,12 +10652,13 @@ static void aiol_server_check_over(aioloop_server *server) {
             aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
     }
-    while (server->waiter_count != 0) {
-        aioloop_future *f = server->waiters[--server->waiter_count];
+    for (i = 0; i < server->waiter_count; i++) { /* completing calls nobody, so the array stays as it is */
+        aioloop_future *f = server->waiters[i];
         f->owner = NULL;
         aiol_future_finish(f, 0, NULL, NULL);
         aiol_future_release(f);
     }
+    server->waiter_count = 0;
     for (i = 0; i < server->listener_count; i++)
         if (server->listeners[i].op.state != AIOL_OP_IDLE)
             break;
@@ -10693,12 +10741,15 @@ AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server) {
 
 static void aiol_server_report(aioloop_server *server, int code, const char *message, const aioloop_socket *s) {
     aioloop_exception_context context;
+    aiol_context_frame frame;
     memset(&context, 0, sizeof(context));
     context.message = message;
     context.server = server;
     context.protocol = server->protocol;
     context.socket = s;
+    frame = aiol_context_enter(&server->context);
     aiol_report(server->resource.loop, code, server->resource.site, &context);
+    aiol_context_leave(&frame);
 }
 
 static void aiol_listener_accept_again(aioloop *loop, void *arg);
@@ -10853,7 +10904,8 @@ static bool aiol_server_wait_cancelled(aioloop_future *future) {
         return true;
     for (i = 0; server->waiters[i] != future; i++)
         ;
-    server->waiters[i] = server->waiters[--server->waiter_count];
+    for (server->waiter_count--; i < server->waiter_count; i++)
+        server->waiters[i] = server->waiters[i + 1];
     future->owner = NULL;
     aiol_future_release(future);
     return true;

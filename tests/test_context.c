@@ -101,7 +101,8 @@ static void context_change_here(void *arg) {
 }
 
 static void context_soon(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle h = context != NULL ? aioloop_call_soon_context(loop, fn, arg, context) : aioloop_call_soon(loop, fn, arg);
+    aioloop_handle h =
+        context != NULL ? aioloop_call_soon_context(loop, fn, arg, context) : aioloop_call_soon(loop, fn, arg);
     CHECK(!aioloop_handle_is_null(&h));
 }
 

@@ -653,3 +653,20 @@ TEST(unclosed_loop_is_a_warning_with_its_place, "DBG-05") {
     CHECK(strstr(text, "unclosed event loop") != NULL);
     CHECK(strstr(text, debug_place(line)) != NULL);
 }
+
+TEST(futures_used_after_their_end_are_noticed, "DBG-04") {
+    aioloop *loop = test_loop();
+    aioloop_future *f;
+    CHECK_EQ(aioloop_set_debug(loop, true), 0);
+    f = aioloop_create_future(loop);
+    CHECK(aioloop_future_get_loop(f) == loop);
+    aioloop_future_unref(f);
+    test_log_clear();
+    CHECK_EQ(aioloop_future_result(f, NULL), AIOLOOP_EMISUSE); /* a mistake, told instead of a crash */
+    CHECK(strstr(test_log_text(), "used after") != NULL);
+    CHECK(strstr(test_log_text(), "test_debug.c") != NULL);
+    aioloop_future_unref(f); /* once too often */
+    CHECK_EQ(test_log_lines(), 2);
+    test_log_clear();
+    test_end(loop);
+}

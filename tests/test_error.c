@@ -70,7 +70,7 @@ TEST(last_error_says_what_failed_on_this_loop, "") {
     CHECK_EQ(aioloop_close(loop), 0);
     h = aioloop_call_soon(loop, NULL, NULL);
     CHECK_EQ(aioloop_error_code(aioloop_last_error(loop)), AIOLOOP_ECLOSED);
-    CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), aioloop_strerror(AIOLOOP_ECLOSED)); /* not the old text */
+    CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), aioloop_strerror(AIOLOOP_ECLOSED)); /* a new text */
     test_end(other);
     test_end(loop);
 }
@@ -170,7 +170,8 @@ TEST(all_errors_lists_each_address, "") {
             CHECK(strstr(aioloop_error_message(error), aioloop_error_message(aioloop_error_at(error, i))) != NULL);
         }
         CHECK(aioloop_error_at(error, 2) == NULL);
-        CHECK(strcmp(aioloop_error_message(aioloop_error_at(error, 0)), aioloop_error_message(aioloop_error_at(error, 1))) != 0);
+        CHECK(strcmp(aioloop_error_message(aioloop_error_at(error, 0)),
+                     aioloop_error_message(aioloop_error_at(error, 1))) != 0);
         aioloop_future_unref(f);
     }
     CHECK_EQ(client.made, 0);
@@ -431,8 +432,9 @@ static void error_updated(aioloop_transport *transport, void *self, size_t size)
 
 static const aioloop_protocol error_protocol = {0,          error_factory, error_made,   error_data, error_eof,
                                                 error_lost, error_pause,   error_resume, NULL,       NULL};
-static const aioloop_protocol error_buffered = {0,          error_factory, error_made,   NULL,             error_eof,
-                                                error_lost, error_pause,   error_resume, error_get_buffer, error_updated};
+static const aioloop_protocol error_buffered = {0,          error_factory, error_made,   NULL,
+                                                error_eof,  error_lost,    error_pause,  error_resume,
+                                                error_get_buffer, error_updated};
 
 /* The run of a connection whose server side raises at `where`; what it says is in the first report. */
 static void error_live(char where, size_t to_write, const char *calls, int lost_with) {

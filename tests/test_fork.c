@@ -1,6 +1,6 @@
 /*
- * test_fork.c - a forked child: it has no running loop, makes one of its own, and frees the inherited one without the parent
- * noticing anything.
+ * test_fork.c - a forked child: it has no running loop, makes one of its own, and frees the inherited one without the
+ * parent noticing anything.
  */
 #include "support.h"
 
@@ -236,14 +236,17 @@ TEST_WITH(fork_child_leaves_the_file_of_a_server_alone, "GET-06", TEST_REAL_FDS)
     aioloop_transport *t = NULL;
     test_peer accepted = AIOLOOP_ZERO;
     test_peer client = AIOLOOP_ZERO;
+    aioloop_future *f;
     static char path[64];
     struct stat info;
     snprintf(path, sizeof(path), "/tmp/aioloop-test-fork-%ld", (long)getpid());
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_unix_server(loop, &test_protocol, &accepted, path, NULL), &server), 1);
+    f = aioloop_create_unix_server(loop, &test_protocol, &accepted, path, NULL);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, &server), 1);
     s->free_it = true;
     fork_soon(s);
     CHECK(stat(path, &info) == 0);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_unix_connection(loop, &test_protocol, &client, path, NULL), &t), 0);
+    f = aioloop_create_unix_connection(loop, &test_protocol, &client, path, NULL);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, &t), 0);
     test_run_until(loop, &accepted.made, 1, "the accepted connection");
     fork_check_pair(loop, &client, &accepted);
     aioloop_transport_unref(t);

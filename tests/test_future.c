@@ -1,5 +1,5 @@
 /*
- * test_future.c - futures: their states, their callbacks, who owns them and their results, and what is reported of them.
+ * test_future.c - futures: states, callbacks, who owns them and their results, and what is reported of them.
  *
  * Futures of the library's own operations come from aioloop_server_wait_closed, which needs no traffic.
  */
@@ -570,7 +570,7 @@ TEST(callback_may_drop_its_own_future, "FUT-05") {
     pair.mark = future_mark_of(&log, ' ');
     CHECK_EQ(aioloop_future_add_done_callback(pair.first, future_unref_all, &pair), 0);
     CHECK_EQ(aioloop_future_add_done_callback(pair.first, future_done, &b), 0);
-    CHECK_EQ(aioloop_future_add_done_callback(pair.second, future_done, &c), 0); /* pending when it goes: never called */
+    CHECK_EQ(aioloop_future_add_done_callback(pair.second, future_done, &c), 0); /* pending when it goes */
     CHECK_EQ(aioloop_future_set_result(pair.first, 5, NULL, NULL), 0);
     test_spin(loop, 2);
     CHECK_STR(log.order, "ub");

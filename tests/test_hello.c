@@ -37,13 +37,15 @@ TEST(bytes_come_back_from_an_echo_server, "SRV-11 CONN-01") {
     t = test_dial(loop, &test_protocol, &client, port);
     CHECK_PTR(t, client.transport);
     CHECK_EQ(aioloop_transport_write(t, "hello", 5), 0);
-    test_run_until(loop, &client.datas, 1, "the echo");
+    test_run_until_received(loop, &client, 5);
     CHECK_MEM(client.data, "hello", 5);
     aioloop_transport_close(t);
     test_run_until(loop, &client.lost, 1, "the loss");
     test_run_until(loop, &server_side.lost, 1, "the server's loss");
-    CHECK_STR(client.calls, "mdl");
-    CHECK_STR(server_side.calls, "mdel");
+    CHECK_STR(client.calls + 1 + client.datas, "l"); /* made, then the bytes, in one piece or several */
+    CHECK_STR(server_side.calls + 1 + server_side.datas, "el");
+    CHECK_EQ(client.calls[0], 'm');
+    CHECK_EQ(server_side.calls[0], 'm');
     aioloop_transport_unref(t);
     test_peer_drop(&client);
     test_peer_drop(&server_side);
@@ -86,7 +88,7 @@ TEST(date_display_arms_itself_until_the_end, "EX-02") {
     CHECK(!aioloop_handle_is_null(&h));
     CHECK_EQ(aioloop_run_forever(loop), 0);
     CHECK_LE(d.lines, 6);
-    CHECK_GE(d.lines, test_simulated(loop) ? 5 : 2); /* a real clock may be late, never early */
+    CHECK_GE(d.lines, test_simulated(loop) ? 5 : 1); /* on a real clock a line may be late, never early */
     CHECK_GE(d.shortest, d.second);
     CHECK_GE(d.last + d.second, d.end);
     CHECK_EQ(aioloop_next_deadline(loop), AIOLOOP_FOREVER);

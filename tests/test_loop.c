@@ -13,9 +13,9 @@
 #ifdef AIOLOOP_BACKENDS
 #define LOOP_HAS(bit) (((AIOLOOP_BACKENDS) & (bit)) != 0)
 #elif defined(__linux__)
-#define LOOP_HAS(bit) (((bit) & (AIOLOOP_BACKEND_EPOLL | AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)) != 0)
+#define LOOP_HAS(bit) ((bit) != 0)
 #else
-#define LOOP_HAS(bit) (((bit) & (AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)) != 0)
+#define LOOP_HAS(bit) ((bit) != AIOLOOP_BACKEND_EPOLL)
 #endif
 
 /* Without threads there are no posts, but to the loop that runs. */
@@ -125,7 +125,8 @@ TEST(loop_running_one_is_told_inside_everything_it_calls, "GET-01") {
     test_run_until(loop, &loop_found_itself, 3, "callback, timer and done-callback");
     protocol.connection_made = loop_find_in_protocol;
     test_socketpair(loop, s);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_connect_accepted_socket(loop, &protocol, NULL, s[0], NULL), &t), 0);
+    f = aioloop_connect_accepted_socket(loop, &protocol, NULL, s[0], NULL);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, &t), 0);
     test_forget_socket(s[0]); /* the transport's now */
     CHECK_EQ(loop_found_itself, 4);
     aioloop_transport_abort(t);
@@ -511,7 +512,8 @@ static void loop_run_inside(aioloop *loop, void *arg) {
     in->results[5] = (int)aioloop_run_until_complete(in->other, in->others, NULL);
     in->results[6] = aioloop_close(loop);
     in->results[7] = aioloop_free(loop);
-    in->still_running = aioloop_is_running(loop) && !aioloop_is_running(in->other) && aioloop_get_running_loop() == loop;
+    in->still_running =
+        aioloop_is_running(loop) && !aioloop_is_running(in->other) && aioloop_get_running_loop() == loop;
     loop_note('r');
 }
 
@@ -784,7 +786,7 @@ TEST(loop_closed_one_refuses_all_work, "RUN-17 SOON-07") {
     CHECK_EQ(aioloop_add_reader(loop, s[0], loop_letter, NULL), AIOLOOP_ECLOSED);
     CHECK_EQ(aioloop_add_writer(loop, s[0], loop_letter, NULL), AIOLOOP_ECLOSED);
     CHECK_EQ(aioloop_backend_fd(loop), AIOLOOP_ECLOSED);
-    loop_check_future(loop, aioloop_create_connection(loop, &test_protocol, NULL, "127.0.0.1", 1, NULL), AIOLOOP_ECLOSED);
+    loop_check_future(loop, aioloop_create_connection(loop, &test_protocol, NULL, "::1", 1, NULL), AIOLOOP_ECLOSED);
     loop_check_future(loop, aioloop_create_unix_connection(loop, &test_protocol, NULL, "/x", NULL), AIOLOOP_ECLOSED);
     loop_check_future(loop, aioloop_connect_accepted_socket(loop, &test_protocol, NULL, s[0], NULL), AIOLOOP_ECLOSED);
     loop_check_future(loop, aioloop_create_server(loop, &test_protocol, NULL, "127.0.0.1", 0, NULL), AIOLOOP_ECLOSED);
@@ -899,9 +901,12 @@ TEST(loop_run_once_waits_no_longer_than_it_may, "") {
         CHECK_GE(aioloop_now(loop) - start, AIOLOOP_MS(3));
     CHECK_EQ(aioloop_run_once(loop, AIOLOOP_NOT_A_TIME), AIOLOOP_EINVAL);
     /* A timer that is due ends the wait, one that is not is left alone. */
-    timer = loop_later(loop, AIOLOOP_MS(2), loop_count, &ran);
+    timer = loop_later(loop, AIOLOOP_MS(3600000), loop_count, &ran);
     CHECK_EQ(aioloop_run_once(loop, 0), 0);
+    CHECK_EQ(aioloop_run_once(loop, AIOLOOP_MS(1)), 0);
     CHECK_EQ(ran, 0);
+    aioloop_timer_handle_cancel(&timer);
+    timer = loop_later(loop, AIOLOOP_MS(2), loop_count, &ran);
     while (ran == 0)
         CHECK_EQ(aioloop_run_once(loop, AIOLOOP_FOREVER), 0);
     CHECK_GE(aioloop_now(loop), timer.when);
@@ -954,7 +959,8 @@ TEST(loop_next_deadline_tells_when_there_is_something_to_do, "") {
     test_connect_pair(loop, &a, &b); /* the second write of a turn waits for the next iteration */
     CHECK_EQ(aioloop_transport_write(a.transport, "a", 1), 0);
     CHECK_EQ(aioloop_transport_write(a.transport, "b", 1), 0);
-    CHECK_LE(aioloop_next_deadline(loop), aioloop_now(loop));
+    if (!test_simulated(loop)) /* where the first may still be under way, and the other waits for that */
+        CHECK_LE(aioloop_next_deadline(loop), aioloop_now(loop));
     aioloop_transport_abort(a.transport);
     aioloop_transport_abort(b.transport);
     test_run_until(loop, &a.lost, 1, "the loss");
@@ -974,7 +980,8 @@ static void loop_foreign(aioloop *loop, const int *count, int wanted) {
     CHECK_GE(watched.fd, 0);
     while (*count < wanted && rounds++ < 10000) {
         aioloop_time deadline = aioloop_next_deadline(loop);
-        aioloop_time left = deadline == AIOLOOP_FOREVER ? AIOLOOP_MS(5000) : deadline - aioloop_now(loop);
+        aioloop_time most = AIOLOOP_MS(test_injected() ? 100 : 5000);
+        aioloop_time left = deadline == AIOLOOP_FOREVER ? most : deadline - aioloop_now(loop);
         int n;
         watched.revents = 0;
         n = poll(&watched, 1, left <= 0 ? 0 : (int)(left / 1000000) + 1);
@@ -1479,7 +1486,7 @@ TEST(loop_null_is_answered_everywhere, "IMPL-03") {
     CHECK_EQ(aioloop_sim_fail_accepts(NULL, AIOLOOP_EMFILE, 1), AIOLOOP_EINVAL);
     CHECK_EQ(aioloop_sim_random(NULL, 5), 0);
     loop_check_future(loop, aioloop_create_future(NULL), AIOLOOP_EINVAL);
-    loop_check_future(loop, aioloop_create_connection(NULL, &test_protocol, NULL, "127.0.0.1", 1, NULL), AIOLOOP_EINVAL);
+    loop_check_future(loop, aioloop_create_connection(NULL, &test_protocol, NULL, "::1", 1, NULL), AIOLOOP_EINVAL);
     loop_check_future(loop, aioloop_create_connection(loop, NULL, NULL, "127.0.0.1", 1, NULL), AIOLOOP_EINVAL);
     loop_check_future(loop, aioloop_create_unix_connection(NULL, &test_protocol, NULL, "/x", NULL), AIOLOOP_EINVAL);
     loop_check_future(loop, aioloop_create_unix_connection(loop, NULL, NULL, "/x", NULL), AIOLOOP_EINVAL);

@@ -595,6 +595,7 @@ TEST(a_connection_lost_in_a_release_still_releases_the_rest, "TRN-08") {
     owned_begin(loop);
     owned.act = owned_act_abort;
     owned.wanted = 1;
+    CHECK_EQ(aioloop_transport_set_write_buffer_limits(owned.a.transport, 0, 0), 0);
     owned_lend(0); /* released first, in the same flush that would send the others */
     owned_lend(10);
     owned_lend(0);
@@ -605,6 +606,7 @@ TEST(a_connection_lost_in_a_release_still_releases_the_rest, "TRN-08") {
     h = aioloop_call_soon(loop, owned_tick, &ticks);
     CHECK(!aioloop_handle_is_null(&h));
     test_run_until(loop, &ticks, 1, "a callback");
+    CHECK_STR(owned.a.calls, "mpl"); /* after an abort nobody is told to go on writing */
     owned_end();
     test_end(loop);
 }

@@ -1,5 +1,6 @@
 /*
- * test_threads.c - call_soon_threadsafe: waking a sleeping loop, order, racing with close; and what a loop is to other threads.
+ * test_threads.c - call_soon_threadsafe: waking a sleeping loop, order, racing with close; and what a loop is to other
+ * threads.
  *
  * Each test is clean under TSan. Where a thread sleeps, that only makes it likely that the loop sleeps, too; nothing
  * depends on it.
@@ -93,7 +94,7 @@ TEST_WITH(thread_post_wakes_a_loop_that_sleeps_without_end, "SOON-05 RUN-01", TE
     pthread_t thread;
     aioloop_time used;
     w.loop = loop;
-    w.wait = AIOLOOP_MS(40);
+    w.wait = (aioloop_time)(40e6 * (test_slowdown() < 20 ? test_slowdown() : 20));
     thread = thread_start(thread_wake_late, &w);
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
     CHECK_EQ(aioloop_run_forever(loop), 0);

@@ -1,5 +1,5 @@
 /*
- * test_timer.c - delayed callbacks: when they come, in which order, moving them, and times at the ends of what there is.
+ * test_timer.c - delayed callbacks: when they come, in which order, moving them, and the ends of time.
  */
 #include "support.h"
 
@@ -107,7 +107,7 @@ TEST(timer_comes_when_the_wait_is_its_own, "LATER-01") {
         while (probe.runs == 0)
             CHECK_GE(aioloop_run_once(loop, AIOLOOP_FOREVER), 0);
         CHECK_GE(probe.came, probe.when);
-        CHECK_LT(probe.came - probe.when, (aioloop_time)(5e9 * test_slowdown())); /* only to see that it does not wait for more */
+        CHECK_LT(probe.came - probe.when, (aioloop_time)(5e9 * test_slowdown())); /* it waits for nothing else */
     }
     test_end(loop);
 }

@@ -1,8 +1,8 @@
 /*
  * test_watch.c - add_reader and add_writer: watching descriptors that the user owns.
  *
- * What can be watched on every back end is one end of a socket pair whose other end is a transport (watch_pair). Tests that read,
- * close or reuse what is watched need descriptors of the system.
+ * What can be watched on every back end is one end of a socket pair whose other end is a transport (watch_pair). Tests
+ * that read, close or reuse what is watched need descriptors of the system.
  */
 #include "support.h"
 
@@ -743,8 +743,7 @@ TEST(loop_never_closes_what_it_watches, "FD-12") {
 typedef struct watch_reuse {
     int fds[2];
     int calls;
-    int fresh;   /* the pipe that took the place of one of them */
-    int replaced; /* the number */
+    int fresh; /* the pipe that took the place of one of them */
     int errors;
     int fresh_calls;
     bool fatal; /* the run ends at once, and goes on with what was found already */
@@ -763,7 +762,6 @@ static void watch_reuse_number(aioloop *loop, watch_reuse *u, int self) {
     u->errors += aioloop_remove_reader(loop, other) != 1;
     u->errors += dup2(u->fresh, other) != other; /* closes it */
     u->errors += aioloop_add_reader(loop, other, watch_fresh, &u->fresh_calls) != 0;
-    u->replaced = other;
     if (u->fatal)
         aioloop_raise(loop, AIOLOOP_EFATAL, NULL);
 }
@@ -851,7 +849,7 @@ TEST(number_reused_later_is_a_new_descriptor, "FD-01 FD-05") {
     test_end(loop);
 }
 
-/* A mistake, but one that must not take the others' watchers down: the descriptor is closed before the watcher is removed. */
+/* A mistake, but one that must not harm others: the descriptor is closed before its watcher is removed. */
 TEST(descriptor_closed_too_early_harms_no_other, "FD-05") {
     aioloop *loop = test_loop();
     watch_mark gone = AIOLOOP_ZERO;

@@ -212,7 +212,8 @@ AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg);
 
 /* ---- debug mode ---- */
 
-/* loop.set_debug(), loop.get_debug(). In debug mode calls from a wrong thread are refused with AIOLOOP_EMISUSE, slow callbacks
+/* loop.set_debug(), loop.get_debug(). In debug mode calls that schedule, watch or complete something are refused with
+ * AIOLOOP_EMISUSE from a wrong thread, slow callbacks
  * are logged, objects remember where they were made, and what is left open is reported. AIOLOOP_ENOTAVAILABLE when built
  * with AIOLOOP_USE_DEBUG 0. */
 AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled);

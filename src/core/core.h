@@ -185,6 +185,8 @@ struct aioloop {
     aioloop_allocator allocator;
     aiol_slot_chunk *chunks;
     aiol_link futures;
+    aiol_link ended; /* debug mode: futures in quarantine */
+    unsigned ended_count;
     aiol_link resources;
     aioloop_time closed_at;
     int process;
@@ -328,6 +330,7 @@ AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *t
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* loop.c */

@@ -35,8 +35,19 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
     }
 }
 
+/* Debug mode keeps ended futures for a while, as static ones that failed with AIOLOOP_EMISUSE, to notice their use. */
+#define AIOL_FUTURE_QUARANTINE 256u
+
+static AIOL_NOINLINE void aiol_future_used_after_end(const aioloop_future *f) {
+    if (f->loop != NULL)
+        aiol_warn(f->loop, f->site, "a future was used after its last owner had let it go");
+}
+
 AIOL_INLINE bool aiol_future_is_static(const aioloop_future *f) {
-    return (f->flags & AIOL_FUTURE_STATIC) != 0;
+    if (AIOL_LIKELY((f->flags & AIOL_FUTURE_STATIC) == 0))
+        return false;
+    aiol_future_used_after_end(f);
+    return true;
 }
 
 /* ---- making and ending ---- */
@@ -84,6 +95,27 @@ static void aiol_future_drop_callbacks(aioloop_future *f) {
     }
 }
 
+/* Frees the oldest futures of the quarantine until at most `left` are there. */
+AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left) {
+    while (loop->ended_count > left) {
+        aioloop_future *f = AIOL_CONTAINER(loop->ended.next, aioloop_future, link);
+        aiol_list_remove(&f->link);
+        loop->ended_count--;
+        aiol_free(&loop->allocator, f, sizeof(*f));
+    }
+}
+
+static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
+    aioloop *loop = f->loop;
+    f->flags = AIOL_FUTURE_STATIC;
+    f->state = AIOL_FUTURE_FAILED;
+    f->code = AIOLOOP_EMISUSE;
+    f->error = NULL;
+    aiol_list_append(&loop->ended, &f->link);
+    loop->ended_count++;
+    aiol_future_free_ended(loop, AIOL_FUTURE_QUARANTINE);
+}
+
 /* Frees it, whoever still refers to it. */
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
     aioloop *loop = f->loop;
@@ -92,12 +124,16 @@ AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
     aiol_future_drop_callbacks(f);
     aiol_list_remove(&f->link);
     aiol_error_free(&loop->allocator, f->error);
-    aiol_free(&loop->allocator, f, sizeof(*f));
+    if (AIOL_UNLIKELY(loop->debug))
+        aiol_future_quarantine(f);
+    else
+        aiol_free(&loop->allocator, f, sizeof(*f));
     if (dispose != NULL)
         dispose(pointer);
 }
 
 static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
+    const aiol_site *at = aiol_site_at(f->loop, f->site);
     aioloop_exception_context context;
     memset(&context, 0, sizeof(context));
     context.message = "Future error was never retrieved";
@@ -105,8 +141,13 @@ static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
     context.detail = aioloop_error_message(f->error);
     if (f->error == NULL)
         context.detail = NULL;
+    context.error = f->code;
+    if (at != NULL) {
+        context.source_file = at->file;
+        context.source_line = at->line;
+    }
     f->flags |= AIOL_FUTURE_LOOKED_AT;
-    aiol_report(f->loop, f->code, f->site, &context);
+    aioloop_call_exception_handler(f->loop, &context); /* not as if it were raised now: no code of it ends the run */
 }
 
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f) {

@@ -76,6 +76,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     aiol_queue_init(&loop->left);
     aiol_queue_init(&loop->due);
     aiol_list_init(&loop->futures);
+    aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
@@ -457,6 +458,7 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
     /* Futures first: a result that nobody took may be a reference of a transport or server. */
     while (!aiol_list_empty(&loop->futures))
         aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
+    aiol_future_free_ended(loop, 0);
     while (!aiol_list_empty(&loop->resources)) {
         aiol_resource *resource = aiol_resource_of(loop->resources.next);
         resource->calls->destroy(resource);

@@ -95,12 +95,13 @@ static void aiol_server_check_over(aioloop_server *server) {
             aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
     }
-    while (server->waiter_count != 0) {
-        aioloop_future *f = server->waiters[--server->waiter_count];
+    for (i = 0; i < server->waiter_count; i++) { /* completing calls nobody, so the array stays as it is */
+        aioloop_future *f = server->waiters[i];
         f->owner = NULL;
         aiol_future_finish(f, 0, NULL, NULL);
         aiol_future_release(f);
     }
+    server->waiter_count = 0;
     for (i = 0; i < server->listener_count; i++)
         if (server->listeners[i].op.state != AIOL_OP_IDLE)
             break;
@@ -183,12 +184,15 @@ AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server) {
 
 static void aiol_server_report(aioloop_server *server, int code, const char *message, const aioloop_socket *s) {
     aioloop_exception_context context;
+    aiol_context_frame frame;
     memset(&context, 0, sizeof(context));
     context.message = message;
     context.server = server;
     context.protocol = server->protocol;
     context.socket = s;
+    frame = aiol_context_enter(&server->context);
     aiol_report(server->resource.loop, code, server->resource.site, &context);
+    aiol_context_leave(&frame);
 }
 
 static void aiol_listener_accept_again(aioloop *loop, void *arg);
@@ -343,7 +347,8 @@ static bool aiol_server_wait_cancelled(aioloop_future *future) {
         return true;
     for (i = 0; server->waiters[i] != future; i++)
         ;
-    server->waiters[i] = server->waiters[--server->waiter_count];
+    for (server->waiter_count--; i < server->waiter_count; i++)
+        server->waiters[i] = server->waiters[i + 1];
     future->owner = NULL;
     aiol_future_release(future);
     return true;
