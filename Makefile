@@ -24,24 +24,33 @@ JOBS = $(shell nproc 2>/dev/null || echo 2)
 SOURCES = $(wildcard src/*.h src/*/*.h src/*/*.c)
 TESTS = $(filter-out tests/test_main.c,$(wildcard tests/test_*.c))
 TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h Makefile
-LANG_FLAGS = -x c
-COMPILE = $(CC) -std=$(STD) -D_GNU_SOURCE $(OPT) $(WARNINGS) $(EXTRA) $(INCLUDE) -Itests
+# For C++: -x c++, because the files are called .c.
+LANG_FLAGS =
+COMPILE = $(CC) $(LANG_FLAGS) -std=$(STD) -D_GNU_SOURCE $(OPT) $(WARNINGS) $(EXTRA) $(INCLUDE) -Itests
 
-.PHONY: help all header check-header test demo conformance clean test-run
+MAKE_QUIETLY = $(MAKE) --no-print-directory -j$(JOBS)
+NEED = tools/need.sh $(if $(wildcard /etc/debian_version),/usr/include/stdio.h=libc6-dev)
+NEED_CXX = $(NEED) g++=g++
+NEED_CLANG = $(NEED_CXX) clang=clang
+
+.PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate soak conformance size bench \
+        demo examples interop check clean
 
 help:
 	@sed -n 's/^## //p' Makefile
 
 all: header examples
 
-## make demo         an echo server with 1,000 connections, measured
-## make test         the whole suite on every back end of this machine
 ## make header       regenerate aioloop.h from src/
 header: tools/amalgamate.py $(SOURCES)
 	@$(PYTHON) tools/amalgamate.py
 
 check-header:
+	@tools/need.sh $(PYTHON)=python3
 	@$(PYTHON) tools/amalgamate.py --check
+
+# ---- the suite ----
 
 $(OUT)/%.o: tests/%.c $(TEST_DEPS)
 	@mkdir -p $(OUT)
@@ -56,14 +65,183 @@ $(OUT)/unit_%: tests/unit_%.c tests/test_main.c $(TEST_DEPS)
 
 UNITS = $(patsubst tests/unit_%.c,$(OUT)/unit_%,$(wildcard tests/unit_*.c))
 
-# Runs the suite of one configuration on the back ends in RUN_ON.
+test-programs: $(OUT)/tests $(UNITS)
+
+# Runs the suite of one configuration on the back ends in RUN_ON, all of it even if something fails.
 RUN_ON = $(BACKENDS)
+RUN_FLAGS =
 RUNNER =
-test-run: $(OUT)/tests $(UNITS)
-	@for unit in $(UNITS); do echo "$(CONFIG) $$(basename $$unit)"; $(RUNNER) $$unit -j $(JOBS) || exit 1; done
-	@for backend in $(RUN_ON); do echo "$(CONFIG) on $$backend"; \
+test-run:
+	@$(MAKE_QUIETLY) test-programs
+	@rm -f $(OUT)/results.txt
+	@status=0; for backend in $(RUN_ON); do echo "$(CONFIG) on $$backend"; \
 	    AIOLOOP_BACKEND=$$backend $(RUNNER) $(OUT)/tests -j $(JOBS) --label $$backend \
-	        --results $(OUT)/results.txt $(RUN_FLAGS) || exit 1; done
+	        --results $(OUT)/results.txt $(RUN_FLAGS) || status=1; done; \
+	for unit in $(UNITS); do echo "$(CONFIG) $$(basename $$unit)"; \
+	    $(RUNNER) $$unit -j $(JOBS) --label unit --results $(OUT)/results.txt $(RUN_FLAGS) || status=1; done; \
+	exit $$status
+
+# After the suite, the tests of the tools; each file counts as one test.
+## make test         the whole suite on every back end of this machine, and the table of behaviours
+test: check-header
+	@$(NEED) $(firstword $(CC))=$(firstword $(CC))
+	@status=0; $(MAKE_QUIETLY) test-run RUN_ON="$(BACKENDS) $(FALLBACKS)" || status=1; \
+	for tool in amalgamate runner; do echo "$(CONFIG) test_$$tool.py"; \
+	    if CC="$(CC)" $(PYTHON) tests/test_$$tool.py; then word=pass; else word=fail; status=1; fi; \
+	    printf '%s\ttest_%s.py\t\t0\ttools\n' $$word $$tool >>$(OUT)/results.txt; done; \
+	$(MAKE_QUIETLY) conformance || status=1; \
+	exit $$status
+
+## make conformance  each of the 406 rows of asyncio's behaviour with the tests that prove it, after make test
+conformance:
+	@$(PYTHON) tools/conformance.py $(OUT)/results.txt
+
+## make test-split   the suite from src/ instead of aioloop.h
+test-split:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) test-run CONFIG=split INCLUDE=-Isrc RUN_ON="epoll sim,delayed"
+
+## make test-clang   the suite by clang
+test-clang:
+	@$(NEED_CLANG)
+	@$(MAKE_QUIETLY) test-run CONFIG=clang CC=clang
+
+## make test-c11     the suite as C11; -cxx11, -cxx17: as C++; -clangxx: as C++20 by clang
+test-c11:
+	@$(NEED) gcc=gcc
+	@$(MAKE_QUIETLY) test-run CONFIG=c11 STD=c11 RUN_ON="epoll sim,delayed"
+
+test-cxx11:
+	@$(NEED_CXX)
+	@$(MAKE_QUIETLY) test-run CONFIG=cxx11 CC=g++ STD=c++11 LANG_FLAGS="-x c++" RUN_ON="epoll sim,delayed"
+
+test-cxx17:
+	@$(NEED_CXX)
+	@$(MAKE_QUIETLY) test-run CONFIG=cxx17 CC=g++ STD=c++17 LANG_FLAGS="-x c++" RUN_ON="epoll sim,delayed"
+
+test-clangxx:
+	@$(NEED_CLANG)
+	@$(MAKE_QUIETLY) test-run CONFIG=clangxx CC=clang++ STD=c++20 LANG_FLAGS="-x c++" RUN_ON="epoll sim,delayed"
+
+# musl has no headers of the kernel: links to those of the system.
+MUSL = $(BUILD)/musl
+MACHINE_HEADERS = /usr/include/$(shell gcc -dumpmachine 2>/dev/null)
+## make test-musl    the suite with musl, statically linked
+test-musl:
+	@$(NEED) musl-gcc=musl-tools
+	@mkdir -p $(MUSL)/include
+	@ln -sfn /usr/include/linux $(MUSL)/include/linux
+	@ln -sfn /usr/include/asm-generic $(MUSL)/include/asm-generic
+	@ln -sfn $(MACHINE_HEADERS)/asm $(MUSL)/include/asm
+	@$(MAKE_QUIETLY) test-run CONFIG=musl CC=musl-gcc EXTRA="-static -isystem $(MUSL)/include"
+
+# No atomics and no thread-local variables there, so no threads.
+## make test-tcc     the suite by tcc, without threads
+test-tcc:
+	@$(NEED) tcc=tcc
+	@$(MAKE_QUIETLY) test-run CONFIG=tcc CC=tcc EXTRA="-DAIOLOOP_USE_THREADS=0" WARNINGS="-Wall -Werror" \
+	    RUN_FLAGS="--skip-flag threads"
+
+# ---- the suite under observation ----
+
+## make asan         the suite with AddressSanitizer and UndefinedBehaviorSanitizer; tsan: with ThreadSanitizer
+asan:
+	@$(NEED) gcc=gcc
+	@$(MAKE_QUIETLY) test-run CONFIG=asan \
+	    EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+
+tsan:
+	@$(NEED) gcc=gcc
+	@$(MAKE_QUIETLY) test-run CONFIG=tsan EXTRA="-fsanitize=thread" RUN_ON="epoll sim,delayed"
+
+## make valgrind     the suite under valgrind
+valgrind:
+	@$(NEED) valgrind=valgrind /usr/lib/debug/.build-id=libc6-dbg
+	@$(MAKE_QUIETLY) test-run CONFIG=default RUN_ON="epoll sim" OUT=$(BUILD)/valgrind \
+	    RUN_FLAGS='--wrap "valgrind -q --error-exitcode=99"'
+
+# TORTURE_ON: the back ends; TORTURE: more options, as words that choose tests.
+TORTURE_ON = epoll poll sim sim,delayed
+TORTURE =
+## make torture      the suite with each allocation and each system call failing, one at a time
+torture:
+	@$(NEED) gcc=gcc
+	@$(MAKE_QUIETLY) test-run CONFIG=torture UNITS= RUN_ON="$(TORTURE_ON)" RUN_FLAGS="--torture $(TORTURE)"
+
+# ---- the header ----
+
+## make strict       the header in every language standard, with every switch, with every warning an error
+strict:
+	@$(NEED_CLANG) $(PYTHON)=python3
+	@$(PYTHON) tools/strict.py -j $(JOBS)
+
+## make symbols      what the header leaves behind in a program: names that start with aioloop_ or AIOLOOP_
+symbols:
+	@$(NEED_CXX) nm=binutils $(PYTHON)=python3
+	@$(PYTHON) tools/symbols.py
+
+## make size         bytes of code and of each object
+size:
+	@$(NEED) $(CC)=$(CC) size=binutils $(PYTHON)=python3
+	@CC="$(CC)" $(PYTHON) tools/size.py
+
+# ---- programs ----
+
+PROGRAM = $(CC) -std=$(STD) -D_GNU_SOURCE -O2 -g $(WARNINGS) -I. -Itests
+
+$(BUILD)/simulate $(BUILD)/soak: $(BUILD)/%: tests/%.c aioloop.h Makefile
+	@mkdir -p $(BUILD)
+	@$(PROGRAM) $< -o $@ $(LIBS)
+
+# Each process plays SEEDS / JOBS of the seeds.
+FIRST = 1
+SEEDS = 10000
+## make simulate     random scripts on a simulated network, checked against a model (SEEDS=10000)
+simulate:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(BUILD)/simulate
+	@share=$$((($(SEEDS) + $(JOBS) - 1) / $(JOBS))); pids=; status=0; \
+	for i in $$(seq 0 $$(($(JOBS) - 1))); do \
+	    $(BUILD)/simulate --both $$(($(FIRST) + i * share)) $$share & pids="$$pids $$!"; \
+	    $(BUILD)/simulate --both --faults $$(($(FIRST) + i * share)) $$(((share + 9) / 10)) || status=1; \
+	done; for pid in $$pids; do wait $$pid || status=1; done; exit $$status
+
+## make soak         connections come and go for SECONDS=60; memory and descriptors must not grow
+SECONDS = 60
+soak:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(BUILD)/soak
+	@$(BUILD)/soak $(SECONDS)
+
+## make examples     every example, each compiled alone
+EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))
+examples:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(EXAMPLES) $(BUILD)/examples/.done
+
+$(BUILD)/examples/.done:
+	@mkdir -p $(BUILD)/examples
+
+$(BUILD)/examples/%: examples/%.c aioloop.h Makefile
+	@mkdir -p $(BUILD)/examples
+	@$(CC) -std=$(STD) -O2 -g $(WARNINGS) -I. $< -o $@ $(LIBS)
+
+## make demo         an echo server with 1,000 connections, measured
+demo:
+	@tools/demo.sh
+
+## make interop      talks to other programs: Python's asyncio, curl and the like
+interop:
+	@tools/interop.sh
+
+## make bench        instructions, system calls, bytes and times against other loops
+bench:
+	@tools/need.sh $(PYTHON)=python3
+	@$(PYTHON) tools/bench.py
+
+## make check        everything that CI runs
+check:
+	@.ci/run
 
 clean:
 	rm -rf $(BUILD)

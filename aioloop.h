@@ -415,7 +415,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop);
  * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
-/* loop.time(): the loop's clock now, read each time. After close too. */
+/* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
 AIOLOOP_API aioloop_time aioloop_now(aioloop *loop);
 
 /* ---- callbacks ---- */
@@ -3529,6 +3529,7 @@ AIOL_INLINE int aiol_op_cancel(aiol_engine *e, aiol_op *op) {
 typedef struct aiol_engine_setup {
     const aioloop_allocator *allocator;
     unsigned without; /* AIOL_WITHOUT_... */
+    bool simulated;   /* an option of the simulated engine was given */
     bool delayed;     /* sim */
     uint64_t seed;    /* sim */
 } aiol_engine_setup;
@@ -4300,6 +4301,10 @@ free_reactor:
 #define AIOL_IO_SIM_C
 
 /* Another thread can end a wait only where there is something to wait with; elsewhere a wait without end fails at once. */
+/* Work takes no time here, so that a test can count on exact times; but after so many iterations that did not wait each one
+ * takes so many nanoseconds. */
+#define AIOL_SIM_PATIENCE 10000
+#define AIOL_SIM_TICK 1000
 #define AIOL_SIM_BLOCKS (AIOLOOP_USE_THREADS && AIOL_HAVE_POLL)
 
 #if AIOL_SIM_BLOCKS
@@ -4461,6 +4466,7 @@ typedef struct aiol_sim {
 #if AIOL_SIM_BLOCKS
     aiol_wake wake;
 #endif
+    unsigned busy; /* iterations in a row that did not wait */
 } aiol_sim;
 
 static aiol_sim *aiol_sim_of(aiol_engine *e) {
@@ -5555,6 +5561,10 @@ static int aiol_sim_wait(aiol_engine *e, aioloop_time deadline) {
     if (sim->ready_next < sim->ready_count) /* a halted dispatch left them */
         return 1;
     sim->turn++;
+    if (deadline > sim->now)
+        sim->busy = 0;
+    else if (++sim->busy > AIOL_SIM_PATIENCE) /* a loop that never sleeps must not hold up its timers for ever */
+        sim->now += AIOL_SIM_TICK;
     woken = aiol_exchange_u32(&sim->woken, 0) != 0;
     for (;;) {
         aioloop_time next;
@@ -6489,10 +6499,12 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     }
     if (aiol_engine_word(text, size, "delayed")) {
         setup->delayed = true;
+        setup->simulated = true;
         return true;
     }
     if (size > 5 && size < 25 && memcmp(text, "seed=", 5) == 0) {
         setup->seed = 0;
+        setup->simulated = true;
         for (i = 5; i < size; i++) {
             if (text[i] < '0' || text[i] > '9')
                 return false;
@@ -6518,6 +6530,11 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
             return AIOLOOP_EINVAL;
         }
         rest += length;
+    }
+    if (size != 0 && (aiol_engine_word(choice, size, "sim") ? setup->without != 0 : setup->simulated)) {
+        snprintf(text, AIOL_ERROR_TEXT_SIZE, "an option of \"%.*s\" is another back end's", (int)aiol_min_size(strlen(choice), 100),
+                 choice);
+        return AIOLOOP_EINVAL;
     }
     for (i = 0; i < count; i++) {
         const aiol_engine_kind *kind = &aiol_engine_kinds[i];

@@ -57,7 +57,7 @@ static void wait_for(aioloop *loop, aioloop_future *future) {
 }
 
 int main(void) {
-    static const aioloop_protocol nothing = {0};
+    static const aioloop_protocol nothing = AIOLOOP_ZERO;
     static const aioloop_callback endings[] = {deliver, fail, cancel};
     int error;
     aioloop *loop = aioloop_new_event_loop(NULL);

@@ -96,7 +96,7 @@ static void pass(aioloop *loop, aioloop_time duration) {
 }
 
 int main(void) {
-    struct heart heart = {0};
+    struct heart heart = AIOLOOP_ZERO;
     aioloop_config config = AIOLOOP_ZERO;
     aioloop_address address;
     aioloop_server *server = NULL;

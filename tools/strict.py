@@ -38,7 +38,7 @@ static void hello(aioloop *loop, void *arg) {
     *(int *)arg += 1;
     aioloop_stop(loop);
 }
-int use_NAME(void);
+EXTERN_C int use_NAME(void);
 int use_NAME(void) {
     int calls = 0;
     aioloop *loop = aioloop_new_event_loop(NULL);
@@ -160,13 +160,9 @@ def all_checks():
     private = ["-DAIOLOOP_IMPLEMENTATION", "-DAIOLOOP_STATIC"]
     for one, two in (("gcc", "gcc"), ("gcc", "g++"), ("g++", "gcc"), ("clang", "gcc"), ("gcc", "clang"),
                      ("clang++", "g++"), ("g++", "g++")):
-        a = USE.replace("NAME", "a")
-        b = USE.replace("NAME", "b")
-        if "++" in one + two:
-            a, b = ('extern "C" int use_a(void);\n' if "++" in one else "") + a, \
-                   ('extern "C" int use_b(void);\n' if "++" in two else "") + b
-        yield Program(f"two files {one} {two}", [(one, a, implementation), (two, b, []), ("gcc", MAIN.replace("int use", "extern int use"), [])],
-                      "g++")
+        a = USE.replace("EXTERN_C", 'extern "C"' if "++" in one else "").replace("NAME", "a")
+        b = USE.replace("EXTERN_C", 'extern "C"' if "++" in two else "").replace("NAME", "b")
+        yield Program(f"two files {one} {two}", [(one, a, implementation), (two, b, []), ("gcc", MAIN, [])], "g++")
         yield Program(f"two private copies {one} {two}", [(one, a, private), (two, b, private), ("gcc", MAIN, [])], "g++")
 
 

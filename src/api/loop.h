@@ -92,7 +92,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop);
  * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
-/* loop.time(): the loop's clock now, read each time. After close too. */
+/* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
 AIOLOOP_API aioloop_time aioloop_now(aioloop *loop);
 
 /* ---- callbacks ---- */

@@ -97,10 +97,12 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     }
     if (aiol_engine_word(text, size, "delayed")) {
         setup->delayed = true;
+        setup->simulated = true;
         return true;
     }
     if (size > 5 && size < 25 && memcmp(text, "seed=", 5) == 0) {
         setup->seed = 0;
+        setup->simulated = true;
         for (i = 5; i < size; i++) {
             if (text[i] < '0' || text[i] > '9')
                 return false;
@@ -126,6 +128,11 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
             return AIOLOOP_EINVAL;
         }
         rest += length;
+    }
+    if (size != 0 && (aiol_engine_word(choice, size, "sim") ? setup->without != 0 : setup->simulated)) {
+        snprintf(text, AIOL_ERROR_TEXT_SIZE, "an option of \"%.*s\" is another back end's", (int)aiol_min_size(strlen(choice), 100),
+                 choice);
+        return AIOLOOP_EINVAL;
     }
     for (i = 0; i < count; i++) {
         const aiol_engine_kind *kind = &aiol_engine_kinds[i];
