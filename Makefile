@@ -35,7 +35,7 @@ NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
         test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate soak conformance size bench \
-        demo examples interop check clean
+        demo examples example-programs interop check clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -206,25 +206,29 @@ simulate:
 	    $(BUILD)/simulate --both --faults $$(($(FIRST) + i * share)) $$(((share + 9) / 10)) || status=1; \
 	done; for pid in $$pids; do wait $$pid || status=1; done; exit $$status
 
-## make soak         connections come and go for SECONDS=60; memory and descriptors must not grow
-SECONDS = 60
+# SOAK: --connections N --rounds R --cycles M
+SOAK =
+## make soak         10,000 connections at once and 100,000 one after the other; memory and descriptors must not grow
 soak:
 	@$(NEED) $(CC)=$(CC)
 	@$(MAKE_QUIETLY) $(BUILD)/soak
-	@$(BUILD)/soak $(SECONDS)
+	@$(BUILD)/soak $(SOAK)
 
 ## make examples     every example, each compiled alone
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))
 examples:
 	@$(NEED) $(CC)=$(CC)
-	@$(MAKE_QUIETLY) $(EXAMPLES) $(BUILD)/examples/.done
+	@$(MAKE_QUIETLY) example-programs
+	@echo "$(words $(EXAMPLES)) examples in $(BUILD)/examples"
 
-$(BUILD)/examples/.done:
-	@mkdir -p $(BUILD)/examples
+example-programs: $(EXAMPLES)
+
+# The one that has no main.
+$(BUILD)/examples/aioloop: EXTRA = -c
 
 $(BUILD)/examples/%: examples/%.c aioloop.h Makefile
 	@mkdir -p $(BUILD)/examples
-	@$(CC) -std=$(STD) -O2 -g $(WARNINGS) -I. $< -o $@ $(LIBS)
+	@$(CC) -std=$(STD) -O2 -g $(WARNINGS) $(EXTRA) -I. $< -o $@ $(LIBS)
 
 ## make demo         an echo server with 1,000 connections, measured
 demo:

@@ -3,19 +3,21 @@
  *
  *     simulate [--delayed|--readiness|--both] [--faults] [-v] FIRST COUNT
  *
- * Each seed from FIRST on makes a loop on the simulated network and plays a script of its own: connections of all kinds are opened,
- * written to, paused, half closed, broken, cancelled and handed to other protocols, from outside and from inside every callback,
- * while the model watches (TRN, BUF and FLOW rows of the conformance table): the order of the protocol's calls; every byte
- * that arrives (byte p of a stream is a function of p and of who wrote it); that an end of file comes only after all of
- * an orderly writer's bytes; that nothing is delivered while paused or closing; that an error has a reason; that
- * flow control alternates and agrees with the marks; that lent memory comes back once and is not read afterwards; that every
- * future settles. Then the network is healed: everything must arrive, everything closes, and every byte of memory must be back.
+ * Each seed from FIRST on makes a loop on the simulated network and plays a script of its own: connections of all
+ * kinds are opened, written to, paused, half closed, broken, cancelled and handed to other protocols, from outside
+ * and from inside every callback, while the model watches (TRN, BUF and FLOW rows of the conformance table): the
+ * order of the protocol's calls; every byte that arrives (byte p of a stream is a function of p and of who wrote it);
+ * that an end of file comes only after all of an orderly writer's bytes; that nothing is delivered while paused or
+ * closing; that an error has a reason; that flow control alternates and agrees with the marks; that lent memory comes
+ * back once and is not read afterwards; that every future settles. Then the network is healed: everything must
+ * arrive, everything closes, and every byte of memory must be back.
  *
- * With --faults each run is repeated with one of its allocations failing. Every 100th seed is played twice, and both runs must
- * leave the same trace. -v prints the script. A violation prints the seed and the command that replays it, and ends with 1.
+ * With --faults each run is repeated with one of its allocations failing. Every 100th seed is played twice, and both
+ * runs must leave the same trace. -v prints the script. A violation prints the seed and the command that replays it,
+ * and ends with 1.
  *
- * Not part of the test program: it has a main of its own and needs no runner. Long, because it is a model, a script and their
- * operations, which all look at each other.
+ * Not part of the test program: it has a main of its own and needs no runner. Long, because it is a model, a script
+ * and their operations, which all look at each other.
  */
 #define AIOLOOP_IMPLEMENTATION
 #include "aioloop.h"
@@ -27,7 +29,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SIM_ENDS 250    /* in one run; an end's id is the first byte it sends */
+#define SIM_ENDS 250 /* in one run; an end's id is the first byte it sends */
 #define SIM_SERVERS 12
 #define SIM_FUTURES 160
 #define SIM_TIMERS 160
@@ -60,7 +62,7 @@
 
 typedef enum sim_kind { SIM_TCP, SIM_UNIX, SIM_PAIR } sim_kind;
 
-/* RAW: a socket of a pair that no transport has yet. WAITING: its connection is being made. NEVER: and never will be. */
+/* RAW: a socket of a pair that no transport has yet. WAITING: its connection is being made. NEVER: it never will be. */
 typedef enum sim_stage { SIM_RAW, SIM_WAITING, SIM_OPEN, SIM_LOST, SIM_NEVER } sim_stage;
 
 struct sim_end;
@@ -91,30 +93,30 @@ typedef struct sim_end {
     void *self; /* the current one */
     const aioloop_protocol *protocol;
 
-    uint64_t written;  /* bytes that write accepted, the first being the id */
+    uint64_t written; /* bytes that write accepted, the first being the id */
     uint64_t received;
     bool read_paused;
     bool write_paused; /* the protocol was told */
     bool write_ended;
     bool eof;
-    bool closing;      /* is_closing was true once */
-    bool ended;        /* it was closed or aborted here: losing it without an error has a reason */
-    bool unclean;      /* what it wrote may be lost */
-    bool silent;       /* it had a protocol without eof_received at some time */
-    bool strict;       /* connection_lost must say strict_error */
+    bool closing; /* is_closing was true once */
+    bool ended;   /* it was closed or aborted here: losing it without an error has a reason */
+    bool unclean; /* what it wrote may be lost */
+    bool silent;  /* it had a protocol without eof_received at some time */
+    bool strict;  /* connection_lost must say strict_error */
     int strict_error;
-    bool raised;       /* a callback failed, with raised_code */
+    bool raised; /* a callback failed, with raised_code */
     int raised_code;
     bool broken;
     bool buffer_refused; /* get_buffer gave nothing */
-    bool gave_up;      /* the connection was cancelled while its factory or connection_made ran */
+    bool gave_up;        /* the connection was cancelled while its factory or connection_made ran */
     bool in_factory;
     bool in_lost;
-    bool last;         /* its peer closes first */
-    int lent;          /* pieces of memory that the library has */
+    bool last; /* its peer closes first */
+    int lent;  /* pieces of memory that the library has */
     size_t high;
     size_t low;
-    void *place;       /* get_buffer's answer, until buffer_updated */
+    void *place; /* get_buffer's answer, until buffer_updated */
     size_t place_size;
 } sim_end;
 
@@ -193,15 +195,15 @@ typedef struct sim_world {
     uint64_t hash;
     aioloop *loop;
     sim_phase phase;
-    int depth;      /* of operations inside callbacks */
-    int in_call;    /* inside a call that may call nobody but pause_writing and handlers */
-    int operations; /* left */
-    uint32_t enabled; /* which operations this run knows */
+    int depth;         /* of operations inside callbacks */
+    int in_call;       /* inside a call that may call nobody but pause_writing and handlers */
+    int operations;    /* left */
+    uint32_t enabled;  /* which operations this run knows */
     uint32_t raise_in; /* one callback in this many fails; 0: none */
     uint32_t size_limit;
     bool partition;
     bool accepts_fail;
-    bool fatal;     /* a callback raised AIOLOOP_EFATAL in this iteration */
+    bool fatal; /* a callback raised AIOLOOP_EFATAL in this iteration */
     bool broke[3];
 
     sim_end ends[SIM_ENDS];
@@ -238,8 +240,8 @@ static const char *sim_personality(void) {
 }
 
 static void sim_print_replay(void) {
-    fprintf(stderr, "replay: %s %s%s -v %llu 1\n", sim_total.program, sim_personality(), sim_total.faults ? " --faults" : "",
-            (unsigned long long)sim.seed);
+    fprintf(stderr, "replay: %s %s%s -v %llu 1\n", sim_total.program, sim_personality(),
+            sim_total.faults ? " --faults" : "", (unsigned long long)sim.seed);
 }
 
 static SIM_NORETURN void sim_fail(int line, const char *format, ...) SIM_PRINTF(2, 3);
@@ -247,7 +249,8 @@ static SIM_NORETURN void sim_fail(int line, const char *format, ...) SIM_PRINTF(
 static SIM_NORETURN void sim_fail(int line, const char *format, ...) {
     va_list arguments;
     fflush(stdout);
-    fprintf(stderr, "simulate.c:%d: seed %llu, %s: ", line, (unsigned long long)sim.seed, sim.delayed ? "delayed" : "readiness");
+    fprintf(stderr, "simulate.c:%d: seed %llu, %s: ", line, (unsigned long long)sim.seed,
+            sim.delayed ? "delayed" : "readiness");
     if (sim.fault_at != 0)
         fprintf(stderr, "allocation %llu failing: ", (unsigned long long)sim.fault_at);
     va_start(arguments, format);
@@ -258,10 +261,10 @@ static SIM_NORETURN void sim_fail(int line, const char *format, ...) {
     exit(1);
 }
 
-#define SIM_CHECK(condition, ...)                                                                  \
-    do {                                                                                           \
-        if (!(condition))                                                                          \
-            sim_fail(__LINE__, __VA_ARGS__);                                                       \
+#define SIM_CHECK(condition, ...)                                                                                      \
+    do {                                                                                                               \
+        if (!(condition))                                                                                              \
+            sim_fail(__LINE__, __VA_ARGS__);                                                                           \
     } while (0)
 
 static void sim_mix(uint64_t value) {
@@ -280,7 +283,8 @@ static void sim_trace(const char *what, int who, int64_t a, int64_t b) {
     sim_mix((uint64_t)a);
     sim_mix((uint64_t)b);
     if (sim_total.verbose)
-        printf("%12.6f %*s%-18s #%-3d %lld %lld\n", (double)now / 1e9, 2 * sim.depth, "", what, who, (long long)a, (long long)b);
+        printf("%12.6f %*s%-18s #%-3d %lld %lld\n", (double)now / 1e9, 2 * sim.depth, "", what, who, (long long)a,
+               (long long)b);
 }
 
 static void sim_on_signal(int number) {
@@ -296,7 +300,8 @@ static void sim_on_signal(int number) {
 #ifdef __cplusplus
 extern "C"
 #endif
-void __asan_on_error(void);
+    void
+    __asan_on_error(void);
 void __asan_on_error(void) {
     sim_print_replay();
 }
@@ -347,7 +352,8 @@ static void *sim_allocate(void *context, void *pointer, size_t old_size, size_t 
     (void)context;
     if (old != NULL) {
         SIM_CHECK(old->mark == SIM_MARK, "a block is freed that is none");
-        SIM_CHECK(old->size == old_size, "a block of %lu bytes is freed as %lu", (unsigned long)old->size, (unsigned long)old_size);
+        SIM_CHECK(old->size == old_size, "a block of %lu bytes is freed as %lu", (unsigned long)old->size,
+                  (unsigned long)old_size);
     }
     if (new_size != 0) {
         if (++sim.allocations == sim.fault_at) {
@@ -441,14 +447,17 @@ static void sim_check_end(sim_end *e) {
     if (closing && !e->closing)
         sim_trace("closing", e->id, 0, 0);
     e->closing = closing;
-    SIM_CHECK(aioloop_transport_is_reading(e->transport) == (!closing && !e->read_paused), "end %d: is_reading is wrong", e->id);
+    SIM_CHECK(aioloop_transport_is_reading(e->transport) == (!closing && !e->read_paused),
+              "end %d: is_reading is wrong", e->id);
     aioloop_transport_get_write_buffer_limits(e->transport, &low, &high);
-    SIM_CHECK(low == e->low && high == e->high, "end %d: the marks are %lu and %lu", e->id, (unsigned long)low, (unsigned long)high);
+    SIM_CHECK(low == e->low && high == e->high, "end %d: the marks are %lu and %lu", e->id, (unsigned long)low,
+              (unsigned long)high);
     size = aioloop_transport_get_write_buffer_size(e->transport);
     SIM_CHECK(closing || e->write_paused || size <= high, "end %d: %lu bytes are buffered and it is not paused", e->id,
               (unsigned long)size);
     SIM_CHECK(size <= e->written, "end %d: more is buffered than was written", e->id);
-    SIM_CHECK(e->stage != SIM_LOST || e->in_lost || size == 0, "end %d is lost and has %lu bytes", e->id, (unsigned long)size);
+    SIM_CHECK(e->stage != SIM_LOST || e->in_lost || size == 0, "end %d is lost and has %lu bytes", e->id,
+              (unsigned long)size);
     if (!sim.delayed && e->peer != NULL)
         SIM_CHECK(size + e->peer->received <= e->written, "end %d: bytes that have arrived count as buffered", e->id);
 }
@@ -608,7 +617,8 @@ static void sim_updated(aioloop_transport *transport, void *self, size_t size) {
     size_t i;
     SIM_CHECK(e->protocol->get_buffer != NULL, "end %d: buffer_updated of a plain protocol", e->id);
     SIM_CHECK(e->place != NULL, "end %d: buffer_updated without get_buffer", e->id);
-    SIM_CHECK(size <= e->place_size, "end %d: %lu bytes in a buffer of %lu", e->id, (unsigned long)size, (unsigned long)e->place_size);
+    SIM_CHECK(size <= e->place_size, "end %d: %lu bytes in a buffer of %lu", e->id, (unsigned long)size,
+              (unsigned long)e->place_size);
     for (i = e->place_size; i < e->place_size + 16; i++)
         SIM_CHECK(sim.place[i] == 0xee, "end %d: its buffer overran", e->id);
     e->place = NULL;
@@ -663,16 +673,18 @@ static void sim_lost(aioloop_transport *transport, void *self, int error) {
         e->ended = true;
         sim_check_eof(e);
     }
-    SIM_CHECK(!e->strict || error == e->strict_error, "end %d is lost with %s instead of %d", e->id, aioloop_error_name(error),
-              e->strict_error);
-    SIM_CHECK(sim_has_reason(e, error), "end %d is lost with %s (%d) for no reason", e->id, aioloop_error_name(error), error);
+    SIM_CHECK(!e->strict || error == e->strict_error, "end %d is lost with %s instead of %d", e->id,
+              aioloop_error_name(error), e->strict_error);
+    SIM_CHECK(sim_has_reason(e, error), "end %d is lost with %s (%d) for no reason", e->id, aioloop_error_name(error),
+              error);
     if (error != 0)
         e->unclean = true;
     e->stage = SIM_LOST;
     e->in_lost = true;
     if (e->kind == SIM_TCP && e->local.family != AIOLOOP_UNSPEC) {
         const void *peer = aioloop_transport_get_extra_info(transport, "peername", NULL);
-        SIM_CHECK(peer != NULL && aioloop_address_equal((const aioloop_address *)peer, &e->remote), "end %d lost its name", e->id);
+        SIM_CHECK(peer != NULL && aioloop_address_equal((const aioloop_address *)peer, &e->remote),
+                  "end %d lost its name", e->id);
     }
     sim_play(e);
     sim_raise("connection_lost", e->id);
@@ -768,11 +780,19 @@ static const aioloop_protocol sim_buffered = {0,        sim_client_factory, sim_
                                               sim_lost, sim_pause,          sim_resume, sim_get_buffer, sim_updated};
 static const aioloop_protocol sim_silent = {0,        NULL,      sim_made,   sim_data, NULL,
                                             sim_lost, sim_pause, sim_resume, NULL,     NULL};
-static const aioloop_protocol sim_accept_plain = {
-    sizeof(sim_instance), sim_accept_factory, sim_accepted, sim_data, sim_eof, sim_lost, sim_pause, sim_resume, NULL, NULL};
-static const aioloop_protocol sim_accept_buffered = {sizeof(sim_instance), sim_accept_factory, sim_accepted,   sim_wrong_data,
-                                                     sim_eof,              sim_lost,           sim_pause,      sim_resume,
-                                                     sim_get_buffer,       sim_updated};
+static const aioloop_protocol sim_accept_plain = {sizeof(sim_instance),
+                                                  sim_accept_factory,
+                                                  sim_accepted,
+                                                  sim_data,
+                                                  sim_eof,
+                                                  sim_lost,
+                                                  sim_pause,
+                                                  sim_resume,
+                                                  NULL,
+                                                  NULL};
+static const aioloop_protocol sim_accept_buffered = {
+    sizeof(sim_instance), sim_accept_factory, sim_accepted, sim_wrong_data, sim_eof, sim_lost, sim_pause,
+    sim_resume,           sim_get_buffer,     sim_updated};
 
 /* Gives an end one of the protocols and a fresh instance. */
 static void sim_dress(sim_end *e) {
@@ -835,14 +855,16 @@ static void sim_take_result(sim_future *sf, aioloop_future *f) {
     int64_t n = aioloop_future_result(f, take ? &pointer : NULL);
     sf->over = true;
     sim_trace("result", sf->end != NULL ? sf->end->id : 0, n, (int64_t)sf->kind);
-    SIM_CHECK(aioloop_future_cancelled(f) == (n == AIOLOOP_ECANCELED), "a future does not know whether it was cancelled");
+    SIM_CHECK(aioloop_future_cancelled(f) == (n == AIOLOOP_ECANCELED),
+              "a future does not know whether it was cancelled");
     SIM_CHECK((n < 0) == (aioloop_future_error(f) != NULL), "a future's error and its result differ");
     if (sf->kind == SIM_CONNECT && n == 0) {
         sim_end *e = sf->end;
         SIM_CHECK(e->stage == SIM_OPEN || e->stage == SIM_LOST, "end %d: connected in stage %d", e->id, (int)e->stage);
         SIM_CHECK(!sf->cancelled, "end %d: cancelled and connected", e->id);
         if (take) {
-            SIM_CHECK(pointer != NULL && (e->transport == NULL || e->transport == pointer), "end %d: a wrong transport", e->id);
+            SIM_CHECK(pointer != NULL && (e->transport == NULL || e->transport == pointer), "end %d: a wrong transport",
+                      e->id);
             e->transport = (aioloop_transport *)pointer;
             e->refs++;
             sim_check_end(e);
@@ -894,7 +916,8 @@ static void sim_use_future(sim_future *sf, aioloop_future *f) {
     sf->use = (sim_use)sim_below(SIM_USES);
     sim_trace("future", sf->end != NULL ? sf->end->id : 0, (int64_t)sf->kind, (int64_t)sf->use);
     if (aioloop_future_get_loop(f) == NULL) { /* one of the static ones */
-        SIM_CHECK(sim_is_fault(aioloop_future_exception(f)), "a call fails with %s", aioloop_error_name(aioloop_future_exception(f)));
+        SIM_CHECK(sim_is_fault(aioloop_future_exception(f)), "a call fails with %s",
+                  aioloop_error_name(aioloop_future_exception(f)));
         sf->over = true;
         sf->future = NULL;
         if (sf->end != NULL)
@@ -1000,7 +1023,8 @@ static void sim_on_error(aioloop *loop, const aioloop_exception_context *context
     } else if (context->error == AIOLOOP_EINVAL && strcmp(message, "Error in get_buffer") == 0) {
         SIM_CHECK(context->transport != NULL, "a report without its transport");
     } else if (sim.phase != SIM_FREEING) { /* when the loop closes, nobody can look at a result any more */
-        SIM_CHECK(sim_is_fault(context->error), "%s: %s is reported for no reason", message, aioloop_error_name(context->error));
+        SIM_CHECK(sim_is_fault(context->error), "%s: %s is reported for no reason", message,
+                  aioloop_error_name(context->error));
     }
     if (sim_one_in(4))
         sim_play(NULL);
@@ -1021,7 +1045,8 @@ static void sim_release(const void *data, size_t size, void *arg) {
     SIM_CHECK(l->data == data && l->size == size, "end %d: other memory is released than was lent", l->end->id);
     SIM_CHECK(!l->released, "end %d: memory is released twice", l->end->id);
     SIM_CHECK(!l->refused, "end %d: memory is released that was refused", l->end->id);
-    SIM_CHECK(sim.in_call == 0 || sim.phase == SIM_FREEING, "end %d: memory is released from inside a call", l->end->id);
+    SIM_CHECK(sim.in_call == 0 || sim.phase == SIM_FREEING, "end %d: memory is released from inside a call",
+              l->end->id);
     l->released = true;
     l->end->lent--;
     memset(l->data, 0xdd, l->size); /* whoever reads it now sends wrong bytes */
@@ -1099,7 +1124,8 @@ static void sim_write_size(sim_end *e, size_t size) {
         SIM_CHECK(e->written == position + size, "end %d: a write failed after it had paused", e->id);
         e->written = position;
     } else if (closing) {
-        SIM_CHECK(err == (way == 1 ? AIOLOOP_ENOTCONN : 0), "end %d: a late write answers %s", e->id, aioloop_error_name(err));
+        SIM_CHECK(err == (way == 1 ? AIOLOOP_ENOTCONN : 0), "end %d: a late write answers %s", e->id,
+                  aioloop_error_name(err));
     } else if (ended && (size != 0 || way == 1)) {
         SIM_CHECK(err == AIOLOOP_EMISUSE, "end %d: a write after write_eof answers %d", e->id, err);
     }
@@ -1219,8 +1245,8 @@ static void sim_op_protocol(sim_end *e) {
     err = aioloop_transport_set_protocol(e->transport, e->protocol, e->self);
     sim.in_call--;
     SIM_CHECK(err == 0, "end %d: set_protocol answers %d", e->id, err);
-    SIM_CHECK(aioloop_transport_get_protocol(e->transport, &self) == e->protocol && self == e->self, "end %d: get_protocol is wrong",
-              e->id);
+    SIM_CHECK(aioloop_transport_get_protocol(e->transport, &self) == e->protocol && self == e->self,
+              "end %d: get_protocol is wrong", e->id);
     sim_check_end(e);
 }
 
@@ -1347,7 +1373,8 @@ static aioloop_future *sim_start_connect(sim_future **out) {
         o.all_errors = sim_one_in(4);
         o.local_host = sim_one_in(6) ? "127.0.0.2" : NULL;
         sf->bound = o.local_host != NULL;
-        f = aioloop_create_connection(sim.loop, e->protocol, e->self, sim_one_in(4) ? "localhost" : "127.0.0.1", s->port, &o);
+        f = aioloop_create_connection(sim.loop, e->protocol, e->self, sim_one_in(4) ? "localhost" : "127.0.0.1",
+                                      s->port, &o);
     }
     sim.in_call--;
     *out = sf;
@@ -1476,7 +1503,8 @@ static void sim_op_unclaim(sim_end *e) {
             sf->over = true;
         if (sf->kind == SIM_CONNECT && sf->use == SIM_DROP && sf->cancelled)
             sf->over = true; /* cancelled ones are not reported */
-        if (sf->kind == SIM_CONNECT && sf->use == SIM_DROP && sf->end->stage != SIM_WAITING && sf->end->stage != SIM_NEVER)
+        if (sf->kind == SIM_CONNECT && sf->use == SIM_DROP && sf->end->stage != SIM_WAITING &&
+            sf->end->stage != SIM_NEVER)
             sf->over = true; /* it succeeded, or is about to */
         sim.in_call++;
         aioloop_future_unref(f);
@@ -1519,7 +1547,8 @@ static void sim_op_server_clients(sim_end *e) {
         aioloop_server_close_clients(s->server);
     sim.in_call--;
     for (i = 1; i <= sim.end_count; i++)
-        SIM_CHECK(sim.ends[i].server != s || sim.ends[i].stage != SIM_OPEN || aioloop_transport_is_closing(sim.ends[i].transport),
+        SIM_CHECK(sim.ends[i].server != s || sim.ends[i].stage != SIM_OPEN ||
+                      aioloop_transport_is_closing(sim.ends[i].transport),
                   "end %d survived the end of its server's clients", i);
 }
 
@@ -1695,14 +1724,30 @@ typedef struct sim_operation {
 } sim_operation;
 
 static const sim_operation sim_operations[] = {
-    {sim_op_connect, 16, false},      {sim_op_pair, 5, false},          {sim_op_listen, 2, false},
-    {sim_op_raw, 2, false},           {sim_op_write, 40, true},         {sim_op_write_eof, 5, true},
-    {sim_op_limits, 8, true},         {sim_op_pause, 14, true},         {sim_op_close, 5, true},
-    {sim_op_abort, 4, true},          {sim_op_protocol, 10, true},      {sim_op_break, 2, true},
-    {sim_op_ref, 8, true},            {sim_op_cancel, 5, false},        {sim_op_unclaim, 4, false},
-    {sim_op_server_close, 1, false},  {sim_op_server_clients, 1, false}, {sim_op_server_start, 2, false},
-    {sim_op_server_future, 3, false}, {sim_op_server_unref, 2, false},  {sim_op_network, 5, false},
-    {sim_op_fail_accepts, 1, false},  {sim_op_call, 10, false},         {sim_op_uncall, 4, false},
+    {sim_op_connect, 16, false},
+    {sim_op_pair, 5, false},
+    {sim_op_listen, 2, false},
+    {sim_op_raw, 2, false},
+    {sim_op_write, 40, true},
+    {sim_op_write_eof, 5, true},
+    {sim_op_limits, 8, true},
+    {sim_op_pause, 14, true},
+    {sim_op_close, 5, true},
+    {sim_op_abort, 4, true},
+    {sim_op_protocol, 10, true},
+    {sim_op_break, 2, true},
+    {sim_op_ref, 8, true},
+    {sim_op_cancel, 5, false},
+    {sim_op_unclaim, 4, false},
+    {sim_op_server_close, 1, false},
+    {sim_op_server_clients, 1, false},
+    {sim_op_server_start, 2, false},
+    {sim_op_server_future, 3, false},
+    {sim_op_server_unref, 2, false},
+    {sim_op_network, 5, false},
+    {sim_op_fail_accepts, 1, false},
+    {sim_op_call, 10, false},
+    {sim_op_uncall, 4, false},
     {sim_op_stop, 1, false},
 };
 
@@ -1770,7 +1815,8 @@ static void sim_check_all(void) {
         sim_end *e = &sim.ends[i];
         if (e->stage != SIM_OPEN && e->stage != SIM_LOST)
             continue;
-        SIM_CHECK(e->stage != SIM_LOST || e->lent == 0, "end %d is lost and %d pieces were not released", e->id, e->lent);
+        SIM_CHECK(e->stage != SIM_LOST || e->lent == 0, "end %d is lost and %d pieces were not released", e->id,
+                  e->lent);
         e->place = NULL;
         if (e->stage != SIM_OPEN)
             continue;
@@ -1829,8 +1875,8 @@ static void sim_run_for_a_future(void) {
     sim_trace("run_until_complete", sf->end->id, n, 0);
     if (n == 0) {
         sim_end *e = sf->end;
-        SIM_CHECK(pointer != NULL && (e->stage == SIM_OPEN || e->stage == SIM_LOST), "end %d: connected in stage %d", e->id,
-                  (int)e->stage);
+        SIM_CHECK(pointer != NULL && (e->stage == SIM_OPEN || e->stage == SIM_LOST), "end %d: connected in stage %d",
+                  e->id, (int)e->stage);
         SIM_CHECK(e->transport == NULL || e->transport == pointer, "end %d: a wrong transport", e->id);
         sf->over = true;
         e->transport = (aioloop_transport *)pointer;
@@ -1878,7 +1924,7 @@ static uint64_t sim_progress(void) {
     return sum + (uint64_t)sim.end_count;
 }
 
-/* Two ends that were closed while each had something to send that the other will not read: nothing but an abort helps them. */
+/* Two ends that were closed while each had something to send that the other will not read: only an abort helps them. */
 static bool sim_is_stuck(const sim_end *e) {
     const sim_end *peer = e->peer;
     if (e->stage != SIM_OPEN || !e->closing || aioloop_transport_get_write_buffer_size(e->transport) == 0)
@@ -1919,10 +1965,12 @@ static const char *sim_awaits(const sim_end *e) {
 static void sim_describe(int id) {
     const sim_end *e = &sim.ends[id];
     const sim_end *peer = e->peer;
-    fprintf(stderr, "end %d: %s, stage %d, wrote %llu, received %llu, peer %d in stage %d that received %llu and wrote %llu\n", id,
-            e->client ? "client" : "accepted", (int)e->stage, (unsigned long long)e->written, (unsigned long long)e->received,
-            peer != NULL ? peer->id : 0, peer != NULL ? (int)peer->stage : 0,
-            (unsigned long long)(peer != NULL ? peer->received : 0), (unsigned long long)(peer != NULL ? peer->written : 0));
+    fprintf(stderr,
+            "end %d: %s, stage %d, wrote %llu, received %llu, peer %d in stage %d that received %llu and wrote %llu\n",
+            id, e->client ? "client" : "accepted", (int)e->stage, (unsigned long long)e->written,
+            (unsigned long long)e->received, peer != NULL ? peer->id : 0, peer != NULL ? (int)peer->stage : 0,
+            (unsigned long long)(peer != NULL ? peer->received : 0),
+            (unsigned long long)(peer != NULL ? peer->written : 0));
 }
 
 /* Runs until nobody waits for anything. */
@@ -1976,7 +2024,7 @@ static void sim_heal(void) {
     }
 }
 
-/* Everybody who is connected to somebody writes a last word and closes: it must arrive, and nobody must see an error. */
+/* Everybody who is connected to somebody writes a last word and closes: it must arrive, and nobody sees an error. */
 static void sim_close_orderly(void) {
     int i;
     sim.phase = SIM_ORDERLY;
@@ -1989,7 +2037,7 @@ static void sim_close_orderly(void) {
         if (e->stage != SIM_OPEN || e->closing || e->last)
             continue;
         if (peer != NULL && peer->stage == SIM_OPEN && !peer->closing && !peer->eof && !e->broken && !e->write_ended) {
-            peer->last = true; /* it closes when it has read everything */
+            peer->last = true;                                   /* it closes when it has read everything */
             peer->strict = sim.fault_at == 0 || sim.fault_fired; /* unless an allocation is still to fail */
             sim_write_size(e, 1 + sim_below(20000));
             peer->strict_error = 0;
@@ -2068,7 +2116,7 @@ static void sim_let_go(bool all) {
     }
 }
 
-/* Nothing is left but servers that were let go of while they served. A look inside: freeing the loop would free a leak too. */
+/* Nothing is left but servers that were let go of while they served. A look inside: freeing the loop hides a leak. */
 static void sim_check_empty(void) {
     const aiol_link *link;
     int left = 0;
@@ -2077,7 +2125,8 @@ static void sim_check_empty(void) {
         left += !sim.servers[i].closed;
     for (link = sim.loop->resources.next; link != &sim.loop->resources; link = link->next) {
         const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
-        SIM_CHECK(strcmp(resource->calls->name, "server") == 0 && left-- > 0, "a %s is left that nobody holds", resource->calls->name);
+        SIM_CHECK(strcmp(resource->calls->name, "server") == 0 && left-- > 0, "a %s is left that nobody holds",
+                  resource->calls->name);
     }
     SIM_CHECK(left == 0, "a server that serves is gone");
     for (i = 0; i < sim.future_count; i++) /* of those servers, dropped by us */
@@ -2255,7 +2304,8 @@ int main(int argc, char **argv) {
             sim_total.verbose = true;
         } else if (strcmp(argv[i], "--faults") == 0) {
             sim_total.faults = true;
-        } else if (strcmp(argv[i], "--delayed") == 0 || strcmp(argv[i], "--readiness") == 0 || strcmp(argv[i], "--both") == 0) {
+        } else if (strcmp(argv[i], "--delayed") == 0 || strcmp(argv[i], "--readiness") == 0 ||
+                   strcmp(argv[i], "--both") == 0) {
             readiness = argv[i][2] != 'd';
             delayed = argv[i][2] != 'r';
         } else {
@@ -2281,8 +2331,9 @@ int main(int argc, char **argv) {
         if (delayed)
             sim_run_seed(seed, true);
     }
-    printf("%llu seeds%s%s%s: %llu operations, %llu callbacks, %llu bytes: no violation\n", (unsigned long long)numbers[1],
-           readiness ? ", readiness" : "", delayed ? ", delayed" : "", sim_total.faults ? ", faults" : "",
-           (unsigned long long)sim_total.operations, (unsigned long long)sim_total.callbacks, (unsigned long long)sim_total.bytes);
+    printf("%llu seeds%s%s%s: %llu operations, %llu callbacks, %llu bytes: no violation\n",
+           (unsigned long long)numbers[1], readiness ? ", readiness" : "", delayed ? ", delayed" : "",
+           sim_total.faults ? ", faults" : "", (unsigned long long)sim_total.operations,
+           (unsigned long long)sim_total.callbacks, (unsigned long long)sim_total.bytes);
     return 0;
 }

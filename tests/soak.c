@@ -1,19 +1,21 @@
 /*
  * soak.c - many connections at once, and many one after the other, on the system's own sockets.
  *
- *     soak [--connections N] [--rounds R] [--cycles M]
+ *     soak [--connections N] [--rounds R] [--cycles M] [SECONDS]
  *
- * First N connections (10,000) are held at the same time and echo for a few rounds; every byte is checked. Each costs two
- * descriptors where both ends are in one process, so if the limit is too low for that the clients get a process of their own, and
- * if it is still too low there are as many connections as fit. Then M connections (100,000) are opened and ended one after the
- * other, a few at a time, in several ways: TCP and Unix, in order, reset by the server, aborted, cancelled while connecting.
- * Memory must be flat after the first thousand, and at the end every byte and every descriptor must be back.
+ * First N connections (10,000) are held at the same time and echo for a few rounds; every byte is checked. Each costs
+ * two descriptors where both ends are in one process, so if the limit is too low for that the clients get a process
+ * of their own, and if it is still too low there are as many connections as fit. Then M connections (100,000) are
+ * opened and ended one after the other, a few at a time, in several ways: TCP and Unix, in order, reset by the
+ * server, aborted, cancelled while connecting. Memory must be flat after the first thousand, and at the end every
+ * byte and every descriptor must be back. With SECONDS the cycles go on for that long, shared among the back ends,
+ * however many they are.
  *
- * It runs on the back end of AIOLOOP_BACKEND, or on all real ones, one after the other. select counts to 1,024 only. Prints figures; what is
- * wrong ends it with 1.
+ * It runs on the back end of AIOLOOP_BACKEND, or on all real ones, one after the other. select counts to 1,024 only.
+ * Prints figures; what is wrong ends it with 1.
  *
- * About ports: the TCP connections of the cycles come from many local addresses, since each leaves one of its ports waiting for a
- * minute; those that the server resets leave none, since it has not read everything.
+ * About ports: the TCP connections of the cycles come from many local addresses, since each leaves one of its ports
+ * waiting for a minute; those that the server resets leave none, since it has not read everything.
  */
 #define AIOLOOP_IMPLEMENTATION
 #include "aioloop.h"
@@ -29,14 +31,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SOAK_SPARE_FDS 40      /* for the program, the loop and its listeners */
+#define SOAK_SPARE_FDS 40 /* for the program, the loop and its listeners */
 #define SOAK_SELECT_LIMIT 1024
-#define SOAK_OPENING 200       /* connects under way when many are opened */
-#define SOAK_WINDOW 64         /* cycles under way */
-#define SOAK_BATCH 1000        /* cycles between two looks at the memory */
-#define SOAK_MESSAGE 4000      /* the longest */
+#define SOAK_OPENING 200  /* connects under way when many are opened */
+#define SOAK_WINDOW 64    /* cycles under way */
+#define SOAK_BATCH 1000   /* cycles between two looks at the memory */
+#define SOAK_MESSAGE 4000 /* the longest */
 #define SOAK_CYCLE_MESSAGE 64
-#define SOAK_ADDRESSES 200     /* 127.0.0.2 and up */
+#define SOAK_ADDRESSES 200 /* 127.0.0.2 and up */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define SOAK_NORETURN __attribute__((noreturn))
@@ -50,6 +52,7 @@ static struct {
     uint32_t connections;
     uint32_t rounds;
     uint32_t cycles;
+    double seconds; /* for the cycles of one back end; 0: as many as asked for */
     const char *backend;
     aioloop *loop;
     size_t in_use; /* bytes of the library's memory */
@@ -144,7 +147,7 @@ static int soak_count_fds(long limit) {
 
 static struct {
     uint32_t wanted;
-    bool serving;   /* this process has the server */
+    bool serving;    /* this process has the server */
     bool connecting; /* this process has the clients */
     aioloop_server *server;
     int port;
@@ -175,7 +178,8 @@ typedef struct soak_client {
 static void hold_stop_if_over(void) {
     if (hold.connecting && hold.lost < hold.wanted)
         return;
-    if (hold.serving && (hold.server_lost < hold.accepted || (hold.connecting ? hold.accepted < hold.wanted : !hold.clients_gone)))
+    if (hold.serving &&
+        (hold.server_lost < hold.accepted || (hold.connecting ? hold.accepted < hold.wanted : !hold.clients_gone)))
         return;
     aioloop_stop(soak.loop);
 }
@@ -224,7 +228,8 @@ static int soak_listen(const aioloop_protocol *protocol, aioloop_server **server
     int64_t n;
     int err;
     options.backlog = 1024;
-    n = aioloop_run_until_complete(soak.loop, aioloop_create_server(soak.loop, protocol, NULL, "127.0.0.1", 0, &options), server);
+    n = aioloop_run_until_complete(soak.loop,
+                                   aioloop_create_server(soak.loop, protocol, NULL, "127.0.0.1", 0, &options), server);
     if (n < 0)
         soak_die("listening: %s", aioloop_strerror((int)n));
     err = aioloop_server_socket(*server, 0, NULL, &address);
@@ -301,7 +306,8 @@ static void hold_data(aioloop_transport *transport, void *self, const void *data
         soak_die("connection %u got more than it sent", (unsigned)c->index);
     for (i = 0; i < size; i++)
         if (bytes[i] != hold_byte(c->index, hold.round, c->got + (uint32_t)i))
-            soak_die("connection %u: byte %u of round %u is wrong", (unsigned)c->index, (unsigned)(c->got + i), (unsigned)hold.round);
+            soak_die("connection %u: byte %u of round %u is wrong", (unsigned)c->index, (unsigned)(c->got + i),
+                     (unsigned)hold.round);
     c->got += (uint32_t)size;
     hold.bytes += size;
     if (c->got == hold_size(hold.round) && ++hold.answered == hold.wanted) {
@@ -319,8 +325,8 @@ static void hold_lost(aioloop_transport *transport, void *self, int error) {
     hold_stop_if_over();
 }
 
-static const aioloop_protocol hold_client_protocol = {
-    sizeof(soak_client), hold_factory, hold_made, hold_data, NULL, hold_lost, NULL, NULL, NULL, NULL};
+static const aioloop_protocol hold_client_protocol = {sizeof(soak_client), hold_factory, hold_made, hold_data, NULL,
+                                                      hold_lost,           NULL,         NULL,      NULL,      NULL};
 
 static void hold_connected(aioloop_future *future, void *arg) {
     int64_t n = aioloop_future_result(future, NULL);
@@ -340,7 +346,8 @@ static void hold_connected(aioloop_future *future, void *arg) {
 static void hold_connect_more(void) {
     while (hold.opening < SOAK_OPENING && hold.started < hold.wanted) {
         int err = aioloop_future_then(
-            aioloop_create_connection(soak.loop, &hold_client_protocol, NULL, "127.0.0.1", hold.port, NULL), hold_connected, NULL);
+            aioloop_create_connection(soak.loop, &hold_client_protocol, NULL, "127.0.0.1", hold.port, NULL),
+            hold_connected, NULL);
         if (err < 0)
             soak_die("connecting: %s", aioloop_strerror(err));
         hold.opening++;
@@ -382,11 +389,13 @@ static void hold_run(long limit, int fds, int gone) {
     if (soak_count_fds(limit) > fds + 6) /* the loop's own */
         soak_die("%d descriptors are open where %d were", soak_count_fds(limit), fds);
     printf("%s: %u connections held by %s, %lu bytes of memory each", soak.backend, (unsigned)hold.wanted,
-           hold.serving && hold.connecting ? "one process" : hold.serving ? "the server's process" : "the clients' process",
+           hold.serving && hold.connecting ? "one process"
+           : hold.serving                  ? "the server's process"
+                                           : "the clients' process",
            (unsigned long)(hold.held / hold.wanted));
     if (hold.connecting)
-        printf("; opened in %.2f s, %u rounds of echoes in %.2f s, %.1f MB checked", hold.opened, (unsigned)soak.rounds, hold.echoed,
-               (double)hold.bytes / 1e6);
+        printf("; opened in %.2f s, %u rounds of echoes in %.2f s, %.1f MB checked", hold.opened, (unsigned)soak.rounds,
+               hold.echoed, (double)hold.bytes / 1e6);
     printf("; peak %.1f MB\n", (double)soak.peak / 1e6);
     fflush(stdout);
     soak_close_loop();
@@ -431,8 +440,8 @@ static void soak_hold(long limit) {
     if (usable < 1)
         soak_die("a limit of %ld descriptors is too low", limit);
     if (hold.wanted > (unsigned long)usable) {
-        printf("%s: a process has room for only %ld connections, not %u (limit: %ld descriptors)\n", soak.backend, usable,
-               (unsigned)hold.wanted, usable + SOAK_SPARE_FDS);
+        printf("%s: a process has room for only %ld connections, not %u (limit: %ld descriptors)\n", soak.backend,
+               usable, (unsigned)hold.wanted, usable + SOAK_SPARE_FDS);
         hold.wanted = (uint32_t)usable;
     }
     if (2 * (unsigned long)hold.wanted <= (unsigned long)usable) {
@@ -492,7 +501,7 @@ static struct {
     uint32_t started;
     uint32_t under_way;
     uint32_t ended;
-    uint32_t target;   /* of this batch */
+    uint32_t target; /* of this batch */
     uint32_t accepted;
     uint32_t lost;     /* by the servers */
     uint32_t expected; /* connections the servers must see; those cancelled on TCP may come too */
@@ -538,10 +547,10 @@ static void cycle_be_rude(aioloop_transport *transport, void *self, size_t size)
     aioloop_transport_abort(transport);
 }
 
-static const aioloop_protocol cycle_server_protocol = {
-    0, NULL, cycle_accepted, hold_echo, NULL, cycle_server_lost, NULL, NULL, NULL, NULL};
-static const aioloop_protocol cycle_rude_protocol = {
-    0, NULL, cycle_accepted, NULL, NULL, cycle_server_lost, NULL, NULL, cycle_one_byte, cycle_be_rude};
+static const aioloop_protocol cycle_server_protocol = {0,    NULL, cycle_accepted, hold_echo, NULL, cycle_server_lost,
+                                                       NULL, NULL, NULL,           NULL};
+static const aioloop_protocol cycle_rude_protocol = {0,    NULL, cycle_accepted, NULL,         NULL, cycle_server_lost,
+                                                     NULL, NULL, cycle_one_byte, cycle_be_rude};
 
 static void cycle_over(soak_cycle *c) {
     free(c);
@@ -594,7 +603,8 @@ static void cycle_lost(aioloop_transport *transport, void *self, int error) {
     cycle_over(c);
 }
 
-static const aioloop_protocol cycle_protocol = {0, NULL, cycle_made, cycle_data, NULL, cycle_lost, NULL, NULL, NULL, NULL};
+static const aioloop_protocol cycle_protocol = {0,          NULL, cycle_made, cycle_data, NULL,
+                                                cycle_lost, NULL, NULL,       NULL,       NULL};
 
 static void cycle_connected(aioloop_future *future, void *arg) {
     int64_t n = aioloop_future_result(future, NULL);
@@ -621,8 +631,8 @@ static void cycle_start(void) {
         char local[24];
         snprintf(local, sizeof(local), "127.0.0.%u", 2 + (unsigned)(c->index / CYCLE_KINDS % SOAK_ADDRESSES));
         o.local_host = local;
-        f = aioloop_create_connection(soak.loop, &cycle_protocol, c, "127.0.0.1", c->kind == CYCLE_RESET ? cycle.rude_port : cycle.port,
-                                      &o);
+        f = aioloop_create_connection(soak.loop, &cycle_protocol, c, "127.0.0.1",
+                                      c->kind == CYCLE_RESET ? cycle.rude_port : cycle.port, &o);
     } else {
         aioloop_unix_connection_options o = AIOLOOP_ZERO;
         o.path_size = cycle.path_size;
@@ -652,8 +662,9 @@ static void cycle_listen_unix(void) {
 #endif
     o.path_size = cycle.path_size;
     o.backlog = 1024;
-    n = aioloop_run_until_complete(
-        soak.loop, aioloop_create_unix_server(soak.loop, &cycle_server_protocol, NULL, cycle.path, &o), &cycle.unix_server);
+    n = aioloop_run_until_complete(soak.loop,
+                                   aioloop_create_unix_server(soak.loop, &cycle_server_protocol, NULL, cycle.path, &o),
+                                   &cycle.unix_server);
     if (n < 0)
         soak_die("listening: %s", aioloop_strerror((int)n));
 }
@@ -676,8 +687,9 @@ static void soak_cycle_all(long limit) {
     cycle.port = soak_listen(&cycle_server_protocol, &cycle.tcp_server);
     cycle.rude_port = soak_listen(&cycle_rude_protocol, &cycle.rude_server);
     cycle_listen_unix();
-    while (cycle.started < soak.cycles) {
-        cycle.target += soak.cycles - cycle.target < SOAK_BATCH ? soak.cycles - cycle.target : SOAK_BATCH;
+    while (soak.seconds > 0 ? soak_seconds(began) < soak.seconds : cycle.started < soak.cycles) {
+        bool last = soak.seconds <= 0 && soak.cycles - cycle.target < SOAK_BATCH;
+        cycle.target += last ? soak.cycles - cycle.target : SOAK_BATCH;
         cycle_start_more();
         soak_run();
         if (cycle.target <= SOAK_BATCH) {
@@ -685,24 +697,26 @@ static void soak_cycle_all(long limit) {
             peak = soak.peak;
             fds_idle = soak_count_fds(limit);
         }
-        /* How many are open at once depends on the system, so a queue may grow a little later; a leak grows with every cycle. */
+        /* How many are open at once is up to the system: a queue may grow a little later; a leak grows every time. */
         if (soak.in_use > idle + 8192)
             soak_die("after %u cycles %lu bytes are in use, after the first thousand %lu were", (unsigned)cycle.ended,
                      (unsigned long)soak.in_use, (unsigned long)idle);
         if (soak.peak > peak + peak / 4 + 16384)
-            soak_die("after %u cycles the peak is %lu bytes, after the first thousand it was %lu", (unsigned)cycle.ended,
-                     (unsigned long)soak.peak, (unsigned long)peak);
+            soak_die("after %u cycles the peak is %lu bytes, after the first thousand it was %lu",
+                     (unsigned)cycle.ended, (unsigned long)soak.peak, (unsigned long)peak);
     }
     seconds = soak_seconds(began);
     /* A connection that was cancelled may still come. */
     if (soak_count_fds(limit) > fds_idle + SOAK_WINDOW)
         soak_die("%d descriptors are open, after the first thousand cycles %d were", soak_count_fds(limit), fds_idle);
-    printf("%s: %u cycles in %.2f s (%.0f a second; %u TCP, %u Unix, %u reset, %u aborted, %u and %u cancelled), %.1f MB checked; "
+    printf("%s: %u cycles in %.2f s (%.0f a second; %u TCP, %u Unix, %u reset, %u aborted, %u and %u cancelled), %.1f "
+           "MB checked; "
            "memory idle %lu bytes, after the first thousand %lu; peak %lu, then %lu\n",
            soak.backend, (unsigned)cycle.ended, seconds, cycle.ended / seconds, (unsigned)cycle.of_kind[CYCLE_TCP],
-           (unsigned)cycle.of_kind[CYCLE_UNIX], (unsigned)cycle.of_kind[CYCLE_RESET], (unsigned)cycle.of_kind[CYCLE_ABORT],
-           (unsigned)cycle.of_kind[CYCLE_CANCEL], (unsigned)cycle.of_kind[CYCLE_TCP_CANCEL], (double)cycle.bytes / 1e6,
-           (unsigned long)soak.in_use, (unsigned long)idle, (unsigned long)soak.peak, (unsigned long)peak);
+           (unsigned)cycle.of_kind[CYCLE_UNIX], (unsigned)cycle.of_kind[CYCLE_RESET],
+           (unsigned)cycle.of_kind[CYCLE_ABORT], (unsigned)cycle.of_kind[CYCLE_CANCEL],
+           (unsigned)cycle.of_kind[CYCLE_TCP_CANCEL], (double)cycle.bytes / 1e6, (unsigned long)soak.in_use,
+           (unsigned long)idle, (unsigned long)soak.peak, (unsigned long)peak);
     fflush(stdout);
     cycle_end_server(cycle.tcp_server);
     cycle_end_server(cycle.rude_server);
@@ -739,7 +753,7 @@ static bool soak_has_backend(const char *name) {
 static void soak_backend(const char *name, long limit) {
     soak.backend = name;
     signal(SIGALRM, soak_on_alarm);
-    alarm(600);
+    alarm(600 + (unsigned)soak.seconds);
     if (soak.connections != 0)
         soak_hold(limit);
     if (soak.cycles != 0)
@@ -750,6 +764,7 @@ int main(int argc, char **argv) {
     static const char *const real[] = {"io_uring", "kqueue", "epoll", "poll", "select"};
     const char *wanted = getenv("AIOLOOP_BACKEND");
     long limit = soak_fd_limit();
+    unsigned count = 0;
     size_t i;
     int k;
     soak.connections = 10000;
@@ -760,8 +775,12 @@ int main(int argc, char **argv) {
                            : strcmp(argv[k], "--rounds") == 0    ? &soak.rounds
                            : strcmp(argv[k], "--cycles") == 0    ? &soak.cycles
                                                                  : NULL;
+        if (number == NULL && argv[k][0] >= '0' && argv[k][0] <= '9') {
+            soak.seconds = strtod(argv[k], NULL);
+            continue;
+        }
         if (number == NULL || k + 1 == argc) {
-            fprintf(stderr, "usage: %s [--connections N] [--rounds R] [--cycles M]\n", argv[0]);
+            fprintf(stderr, "usage: %s [--connections N] [--rounds R] [--cycles M] [SECONDS]\n", argv[0]);
             return 2;
         }
         *number = (uint32_t)strtoul(argv[++k], NULL, 10);
@@ -776,6 +795,9 @@ int main(int argc, char **argv) {
         soak_backend(wanted, limit);
         return 0;
     }
+    for (i = 0; i < sizeof(real) / sizeof(real[0]); i++)
+        count += soak_has_backend(real[i]);
+    soak.seconds /= count != 0 ? count : 1;
     for (i = 0; i < sizeof(real) / sizeof(real[0]); i++)
         if (soak_has_backend(real[i]))
             soak_backend(real[i], limit);

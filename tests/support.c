@@ -411,8 +411,9 @@ void test_run_until_received(aioloop *loop, const test_peer *peer, size_t size) 
         aioloop_time limit = test_injected() ? AIOLOOP_MS(300) : (aioloop_time)(10e9 * test_slowdown());
         int err = aioloop_run_once(loop, AIOLOOP_MS(50));
         CHECK_GE(err, 0);
-        if (peer->received < size && aioloop_now(loop) - start > limit)
-            FAIL("waited in vain for bytes: %lu of %lu", (unsigned long)peer->received, (unsigned long)size);
+        if (peer->received < size && (peer->lost != 0 || aioloop_now(loop) - start > limit))
+            FAIL("waited in vain for bytes: %lu of %lu, %s", (unsigned long)peer->received, (unsigned long)size,
+                 peer->lost != 0 ? "and the connection is lost" : "for too long");
     }
 }
 

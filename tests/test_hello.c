@@ -152,3 +152,41 @@ TEST(watched_socket_removes_itself_and_stops_the_loop, "EX-03") {
     test_feed_end(loop, p.s[0], &far);
     test_end(loop);
 }
+
+/* ---- a slot that is used again is as good as new ---- */
+
+typedef struct hello_self {
+    aioloop_handle handle;
+    int runs;
+} hello_self;
+
+static void hello_cancel_self(aioloop *loop, void *arg) {
+    hello_self *self = (hello_self *)arg;
+    (void)loop;
+    self->runs++;
+    aioloop_handle_cancel(&self->handle);
+}
+
+static void hello_count(aioloop *loop, void *arg) {
+    (void)loop;
+    ++*(int *)arg;
+}
+
+TEST(callback_that_cancels_itself_spoils_no_later_one, "HND-02") {
+    aioloop *loop = test_loop();
+    hello_self self = AIOLOOP_ZERO;
+    int later = 0;
+    int i;
+    for (i = 0; i < 3; i++) {
+        aioloop_handle h;
+        self.handle = aioloop_call_soon(loop, hello_cancel_self, &self);
+        CHECK(!aioloop_handle_is_null(&self.handle));
+        test_spin(loop, 1);
+        CHECK_EQ(self.runs, i + 1);
+        h = aioloop_call_soon(loop, hello_count, &later); /* in the slot that was just given back */
+        CHECK(!aioloop_handle_is_null(&h));
+        test_spin(loop, 1);
+        CHECK_EQ(later, i + 1);
+    }
+    test_end(loop);
+}

@@ -480,6 +480,21 @@ TEST(server_fails_when_one_address_is_in_use, "SRV-05") {
     test_end(loop);
 }
 
+/* Whatever the error is, the text names the address, and is no older one. */
+TEST_WITH(server_names_the_address_that_it_cannot_bind, "SRV-05", TEST_REAL_FDS) {
+    aioloop *loop = test_loop();
+    aioloop_future *f;
+    int64_t rc;
+    test_needs_real_descriptors(loop);
+    server_fails(loop, "127.0.0.1", -1, NULL, AIOLOOP_EINVAL);
+    f = aioloop_future_ref(aioloop_create_server(loop, &server_protocol, NULL, "fe80::1", 80, NULL)); /* on which link? */
+    rc = aioloop_run_until_complete(loop, f, NULL);
+    CHECK_LT(rc, 0);
+    CHECK(strstr(aioloop_error_message(aioloop_future_error(f)), "[fe80::1]:80") != NULL);
+    aioloop_future_unref(f);
+    test_end(loop);
+}
+
 TEST(server_skips_addresses_that_the_host_does_not_have, "SRV-06") {
     static const char *const some[] = {"198.51.100.7", "127.0.0.1", "203.0.113.9"};
     static const char *const none[] = {"198.51.100.7", "203.0.113.9"};
@@ -1155,8 +1170,9 @@ TEST(server_serve_forever_cancelled_waits_for_the_connections, "SOBJ-06 SOBJ-07"
     server = server_open(loop, &count, "127.0.0.1", &port, NULL);
     f = aioloop_future_ref(aioloop_server_serve_forever(server));
     aioloop_server_unref(server);
-    CHECK(aioloop_future_cancel(f, NULL));
+    CHECK(aioloop_future_cancel(f, "now"));
     CHECK(aioloop_future_cancelled(f));
+    CHECK_STR(aioloop_error_message(aioloop_future_error(f)), "now");
     aioloop_future_unref(f);
     test_end(loop);
 }

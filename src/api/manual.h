@@ -1,3 +1,226 @@
 /*
  * aioloop.h - Python's asyncio event loop, for C. One header.
+ *
+ * Callbacks, timers, futures, context variables, watched descriptors, TCP and Unix connections and servers with asyncio's
+ * protocols, transports and flow control; over epoll, poll, select, a simulated network with virtual time, or a firmware's
+ * clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
+ *
+ * This is the manual: how things fit together. What each function does, and how it can fail, stands above its declaration.
+ *
+ *
+ * USE
+ *
+ *   Copy this file into your project. One C or C++ file of the program holds the implementation:
+ *
+ *       #define AIOLOOP_IMPLEMENTATION
+ *       #include "aioloop.h"
+ *
+ *   All others just include it. In the one file it comes before any system header, because it asks the system for
+ *   more than the language standard shows (or compile that file with -D_GNU_SOURCE). The declarations include
+ *   <stddef.h>, <stdint.h> and <stdbool.h> and nothing else. The switches stand further down, at config.h; no
+ *   declaration depends on them.
+ *
+ *   A program makes a loop, puts something into it, and runs it:
+ *
+ *       static void echo(aioloop_transport *transport, void *self, const void *data, size_t size) {
+ *           (void)self;
+ *           aioloop_transport_write(transport, data, size);
+ *       }
+ *
+ *       aioloop_protocol protocol = AIOLOOP_ZERO;
+ *       protocol.data_received = echo;
+ *       aioloop *loop = aioloop_new_event_loop(NULL);
+ *       int64_t result = aioloop_run_until_complete(
+ *           loop, aioloop_create_server(loop, &protocol, NULL, "127.0.0.1", 8888, NULL), NULL);
+ *       if (result >= 0)
+ *           result = aioloop_run_forever(loop);
+ *       if (result < 0)
+ *           fprintf(stderr, "%s\n", aioloop_error_message(aioloop_last_error(loop)));
+ *       aioloop_free(loop);
+ *
+ *
+ * NAMES
+ *
+ *   Who knows asyncio's documentation can guess every name:
+ *
+ *       asyncio.new_event_loop()        aioloop_new_event_loop(config)
+ *       loop.call_soon(f, x)            aioloop_call_soon(loop, f, x)
+ *       handle.cancel()                 aioloop_handle_cancel(&handle), aioloop_timer_handle_cancel(&timer)
+ *       future.set_result(x)            aioloop_future_set_result(future, number, pointer, dispose)
+ *       transport.write(data)           aioloop_transport_write(transport, data, size)
+ *       server.wait_closed()            aioloop_server_wait_closed(server)
+ *       a Protocol's methods            members of aioloop_protocol, by the same names
+ *       keyword arguments               an options struct; NULL or all zero (AIOLOOP_ZERO) is asyncio's defaults
+ *       seconds, as a float             aioloop_time, nanoseconds: AIOLOOP_SECONDS(0.25), AIOLOOP_MS(250), AIOLOOP_US(n)
+ *       an exception                    a negative code, with a message where there is more to say
+ *       a coroutine of the loop         a function that starts the work and returns an aioloop_future *
+ *
+ *   Beyond asyncio: the member timeout in options, aioloop_run_once and its kin, aioloop_timer_handle_reschedule,
+ *   aioloop_transport_write_owned, allocators, the simulated back end.
+ *
+ *
+ * THE LOOP
+ *
+ *   A loop runs callbacks one after another, in one thread, and waits when there are none. Nothing of yours is ever
+ *   called from inside the call that caused it, but later, from the loop; so after a call returns, the world is as
+ *   you left it. The exceptions are pause_writing, which is called inside the write that goes too far, and the
+ *   exception handler and log.
+ *
+ *   One iteration of a loop:
+ *
+ *       1. wait until a descriptor is ready, a timer is due, another thread posts, or at once if callbacks are queued
+ *       2. set aside the timers that are due
+ *       3. run the callbacks that were queued before 2, in the order of their queueing
+ *       4. tell watchers, transports and servers what the wait has found
+ *       5. run the timers of 2, by time, equal times in the order they were made
+ *
+ *   What is queued in 3, 4 and 5 runs in the next iteration, so callbacks that queue callbacks do not starve the
+ *   network. A connection gets at most 256 KiB and a server `backlog` connections in one iteration, for the same
+ *   reason. aioloop_stop ends the run after the current iteration. What an earlier callback removed or closed gets no
+ *   event any more.
+ *
+ *   A program with a main loop of its own calls aioloop_run_once, sleeps until aioloop_next_deadline at the longest,
+ *   and watches aioloop_backend_fd if the back end has one (epoll has).
+ *
+ *
+ * CALLBACKS, TIMERS AND HANDLES
+ *
+ *   aioloop_call_soon and the like return a handle: a small value, not a pointer to free. Keep it to cancel, or drop
+ *   it. It may be asked and cancelled as long as its loop is not freed, also long after the callback has run. A timer
+ *   runs once and never early; a periodic one re-arms itself, best by adding to the time it was due. Idle time-outs
+ *   are pushed back by aioloop_timer_handle_reschedule, which is as cheap as a store when the time grows.
+ *
+ *
+ * FUTURES AND WHO OWNS THEM
+ *
+ *   A future is a result that is not there yet: a number >= 0 and a pointer, or a negative code with a message.
+ *
+ *   A future that a call returned is UNCLAIMED: use it once, and it is gone. The uses are aioloop_run_until_complete
+ *   and aioloop_future_then; aioloop_future_unref drops it. So calls nest:
+ *
+ *       aioloop_run_until_complete(loop, aioloop_server_wait_closed(server), NULL);
+ *
+ *   To use it more often, claim it with aioloop_future_ref: from then on uses borrow, and you unref it once. A future
+ *   of aioloop_create_future is claimed from birth. No call returns NULL: without memory you get a future that has
+ *   failed. Dropping a future does not stop the work; aioloop_future_cancel does. A failure that nobody looked at is
+ *   reported to the exception handler when the last owner lets go.
+ *
+ *   The pointer of a result belongs to whoever takes it first, by aioloop_future_result or an `out` argument that is
+ *   not NULL: a server or transport got that way is yours to unref. If nobody takes it, the library ends it.
+ *
+ *
+ * PROTOCOLS AND TRANSPORTS
+ *
+ *   A connection has two sides. The transport is the library's: you ask it to write, pause, close. The protocol is
+ *   yours: a table of functions that are told what happens, each of which may be NULL. The table is shared by all its
+ *   connections and usually static const; what differs between connections is self:
+ *
+ *       instance_size > 0    zeroed memory of that size, in the transport's own block, prepared by factory(self, arg)
+ *       instance_size 0      the arg that was given to the call that made the connection or the server
+ *
+ *   The order of calls: connection_made, then any number of data_received, pause_writing and resume_writing, at most
+ *   one eof_received, then connection_lost, once, after which nothing comes. Bytes arrive in pieces of any size;
+ *   where a message ends is the protocol's business. With get_buffer and buffer_updated set instead of data_received
+ *   the bytes are read straight into memory of yours.
+ *
+ *   Writing never waits. What the system does not take is kept and sent later, in order. Writes of one callback go
+ *   out together. When more than the high mark waits (64 KiB, see aioloop_transport_set_write_buffer_limits)
+ *   pause_writing is called, below the low mark resume_writing. A protocol that ignores this can be made to fill the
+ *   memory by a peer that does not read. The usual answer of one that passes bytes on is
+ *   aioloop_transport_pause_reading on their source. aioloop_transport_write_owned lends memory instead of having it
+ *   copied.
+ *
+ *   Ending: aioloop_transport_close sends what is buffered first; aioloop_transport_abort does not;
+ *   aioloop_transport_write_eof ends one direction. When the peer has ended its direction, eof_received is asked:
+ *   true keeps ours open. Without it the connection closes, after what is buffered has gone out.
+ *
+ *   Transports and servers are counted. The loop holds a reference until connection_lost has returned, so inside the
+ *   protocol's functions the transport is always valid, and a pointer kept in self is good until connection_lost. To
+ *   keep it longer, take a reference of your own. With a reference every call is safe, also after the loss.
+ *
+ *   A server is made listening; aioloop_server_close stops that and leaves its connections alone;
+ *   aioloop_server_close_clients and aioloop_server_abort_clients end those; aioloop_server_wait_closed is done when
+ *   all are gone. Descriptors given to a transport or server are the loop's to close; those watched by
+ *   aioloop_add_reader stay yours.
+ *
+ *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
+ *
+ *
+ * CONTEXTS
+ *
+ *   A context variable (Python's contextvars) is a value that follows the work: whatever is scheduled remembers the
+ *   values of the moment and sees them when it runs, while its own changes stay with it. Made for request numbers in
+ *   logs. Who sets none pays nothing.
+ *
+ *
+ * ERRORS
+ *
+ *   Every call that can fail returns a number below 0 when it has. The system's errors have Linux's numbers, negated,
+ *   on every system (AIOLOOP_ECONNREFUSED is -111 everywhere); the library's own begin at -20001. aioloop_strerror
+ *   gives the text, aioloop_error_name the name. More, such as the address that refused, is in
+ *   aioloop_last_error(loop) after the call, and in aioloop_future_error for a future. A call that fails has changed
+ *   nothing.
+ *
+ *   A callback that returns nothing fails by aioloop_raise. It goes where an uncaught exception would go: to the
+ *   exception handler, and for a protocol's function to the end of the connection, with that code. AIOLOOP_EFATAL
+ *   ends the run: aioloop_run_forever returns it, and what had not run yet is kept for the next run.
+ *
+ *   The default exception handler writes to the log, and the log goes to standard error; both can be replaced.
+ *
+ *
+ * DEBUG MODE
+ *
+ *   On with aioloop_config.debug, aioloop_set_debug, or the environment variable AIOLOOP_DEBUG. It refuses calls from
+ *   a wrong thread, says which callbacks took 100 ms or longer, notices a future that is used after its end, and
+ *   reports what was left open (connections, servers, and a loop that is freed without aioloop_close before). Compile
+ *   your files with AIOLOOP_DEBUG_SITES and the reports name file and line of what they are about.
+ *
+ *
+ * BACK ENDS
+ *
+ *   aioloop_config.backend, or else the environment variable AIOLOOP_BACKEND, or else the best that works:
+ *
+ *       epoll     Linux; any number of descriptors
+ *       poll      every POSIX system; each wait costs a pass over all descriptors
+ *       select    every POSIX system; descriptors below 1024 only
+ *       sim       no system at all: virtual time and a network in memory; by name only, see sim.h
+ *       port      with AIOLOOP_PORT: the user's clock and wait, no descriptors; see port.h
+ *
+ *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
+ *
+ *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2    do as on a system that has no such call
+ *       delayed                                           sim: operations complete late and in parts
+ *       seed=N                                            sim: which of the possible courses is taken
+ *
+ *   To test a program of yours, run it on sim: time-outs of hours cost microseconds, delays, partitions and broken
+ *   connections are calls, and a seed that found a fault finds it again.
+ *
+ *
+ * THREADS
+ *
+ *   A loop belongs to the thread that runs it. Any number of loops may run in as many threads. The one call on a loop
+ *   from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
+ *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
+ *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
+ *
+ *
+ * FORK
+ *
+ *   In the child of a fork the parent's loop must not be used; aioloop_free there gives the memory back and touches
+ *   nothing that the parent still uses. Make a new loop. All descriptors of the library are closed by exec.
+ *
+ *
+ * MEMORY
+ *
+ *   All of it comes from aioloop_config.allocator, else from AIOLOOP_MALLOC and its kin, else malloc. Running out of
+ *   it is an error like any other: the call that needs it says AIOLOOP_ENOMEM and has changed nothing. What ends
+ *   something (cancel, close, stop, a lost connection, a future's completion) needs none. aioloop_free frees all that
+ *   belongs to the loop, whoever still holds it: let no pointer to its futures, transports or servers outlive it.
+ *
+ *
+ * LIMITS
+ *
+ *   Times are 63 bits of nanoseconds, and sums that are too large mean never. The message of an error is cut at 255
+ *   bytes. A Unix path has 107 bytes at most. Sends raise no SIGPIPE. What one thread of the loop does too long, all
+ *   wait for: give long work to a thread.
  */

@@ -289,7 +289,8 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         now = future->cancel(future);
         if (now && future->state == AIOL_FUTURE_PENDING)
             aiol_future_end_cancelled(future, message);
-        else if (message != NULL && future->state == AIOL_FUTURE_PENDING && future->error == NULL)
+        else if (message != NULL && future->error == NULL &&
+                 (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
         aiol_future_release(future);
         return true;

@@ -117,11 +117,11 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
 AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *setup, aiol_engine **out, char *text) {
     size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
     size_t size = choice == NULL ? 0 : strcspn(choice, ",");
-    const char *rest = choice == NULL ? "" : choice + size;
+    const char *rest = choice == NULL ? NULL : choice + size;
     int err = AIOLOOP_ENOTAVAILABLE;
     bool found = false;
     size_t i;
-    while (*rest == ',') {
+    while (rest != NULL && *rest == ',') {
         size_t length = strcspn(++rest, ",");
         if (!aiol_engine_option(setup, rest, length)) {
             snprintf(text, AIOL_ERROR_TEXT_SIZE, "unknown back end option \"%.*s\"", (int)aiol_min_size(length, 60), rest);

@@ -473,7 +473,8 @@ static int aiol_listener_take(aiol_listener *l, aioloop_socket s, bool cleanup, 
     return 0;
 }
 
-/* Binds a new socket to an address. AIOLOOP_EADDRNOTAVAIL and AIOLOOP_EAFNOSUPPORT: this host has no such thing. */
+/* Binds a new socket to an address. AIOLOOP_EADDRNOTAVAIL and AIOLOOP_EAFNOSUPPORT: this host has no such thing;
+ * AIOLOOP_ENOTAVAILABLE: it cannot share ports. */
 static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, const aioloop_server_options *o) {
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
@@ -485,8 +486,8 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
         err = e->sockets->set(e, s, AIOL_OPTION_REUSE_ADDRESS, 1);
     if (err == 0 && o->reuse_port) {
         err = e->sockets->set(e, s, AIOL_OPTION_REUSE_PORT, 1);
-        if (err == AIOLOOP_ENOTAVAILABLE || err == AIOLOOP_ENOPROTOOPT)
-            err = aiol_fail(loop, AIOLOOP_EINVAL, "reuse_port is not supported here");
+        if (err == AIOLOOP_ENOPROTOOPT)
+            err = AIOLOOP_ENOTAVAILABLE;
     }
     if (err == 0 && o->keep_alive)
         err = e->sockets->set(e, s, AIOL_OPTION_KEEP_ALIVE, 1);
@@ -579,8 +580,8 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
         }
         aioloop_address_format(&addresses[i], name, sizeof(name));
         if (err != AIOLOOP_EADDRNOTAVAIL && err != AIOLOOP_EAFNOSUPPORT) {
-            if (err == AIOLOOP_EINVAL && loop->error.error.code == err)
-                return err; /* with a message of its own */
+            if (err == AIOLOOP_ENOTAVAILABLE)
+                return aiol_fail(loop, AIOLOOP_EINVAL, "reuse_port is not supported here");
             return aiol_fail(loop, err, "bind to %s: %s", name, aioloop_strerror(err));
         }
         last = err;
@@ -629,8 +630,10 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
         n = aiol_server_bind(server, addresses, o);
     }
     aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
-    if (n < 0 && o->sock != NULL)
+    if (n < 0 && o->sock != NULL) {
         aiol_given_socket_close(loop, *o->sock); /* it was taken over */
+        aiol_fail(loop, n, "socket %ld", (long)*o->sock);
+    }
     if (server == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     return n < 0 ? aiol_server_abandon(server, n) : aiol_server_ready(server, o->defer_serving);
@@ -694,8 +697,10 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
         err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
     } else {
         err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket, true);
-        if (err < 0)
+        if (err < 0) {
             aiol_given_socket_close(loop, *o->sock);
+            aiol_fail(loop, err, "socket %ld", (long)*o->sock);
+        }
     }
     server->bound_count = err == 0;
     return err < 0 ? aiol_server_abandon(server, err) : aiol_server_ready(server, o->defer_serving);

@@ -74,20 +74,26 @@ static void print_time(double ns) {
         printf("%7.2f ms", ns / 1e6);
 }
 
-/* A bar for each doubling of the time. */
+/* A bar for each step of 1, 2, 5, 10 ... */
 static void print_bars(void) {
-    uint64_t bars[64];
+    static const double steps[] = {1, 2, 5};
+    uint64_t bars[24];
+    double ends[24];
     uint64_t most = 1;
-    int first = 64, last = -1;
+    int first = 24, last = -1;
+    double power = 1e4;
     memset(bars, 0, sizeof(bars));
+    for (int k = 0; k < 24; k++) { /* from 10 us */
+        ends[k] = steps[k % 3] * power;
+        power *= k % 3 == 2 ? 10 : 1;
+    }
     for (unsigned i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
-        double end = range_end(i);
         int k = 0;
-        while ((double)((uint64_t)1 << k) < end && k < 63)
+        while (ends[k] < range_end(i) && k < 23)
             k++;
         bars[k] += counts[i];
     }
-    for (int k = 0; k < 64; k++) {
+    for (int k = 0; k < 24; k++) {
         if (bars[k] == 0)
             continue;
         first = k < first ? k : first;
@@ -97,7 +103,7 @@ static void print_bars(void) {
     for (int k = first; k <= last; k++) {
         int width = (int)((double)bars[k] * 50.0 / (double)most + 0.5);
         printf("  up to ");
-        print_time((double)((uint64_t)1 << k));
+        print_time(ends[k]);
         printf(" %6.2f %% ", (double)bars[k] * 100.0 / (double)answers);
         for (int i = 0; i < width; i++)
             putchar('#');
