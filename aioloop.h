@@ -21,11 +21,12 @@
 /*
  * aioloop.h - Python's asyncio event loop, for C. One header.
  *
- * Callbacks, timers, futures, context variables, watched descriptors, TCP and Unix connections and servers with asyncio's
- * protocols, transports and flow control; over epoll, poll, select, a simulated network with virtual time, or a firmware's
- * clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
+ * Callbacks, timers, futures, context variables, watched descriptors, TCP and Unix connections and servers with
+ * asyncio's protocols, transports and flow control; over epoll, poll, select, a simulated network with virtual time, or
+ * a firmware's clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
  *
- * This is the manual: how things fit together. What each function does, and how it can fail, stands above its declaration.
+ * This is the manual: how things fit together. What each function does, and how it can fail, stands above its
+ * declaration.
  *
  *
  * USE
@@ -71,7 +72,7 @@
  *       server.wait_closed()            aioloop_server_wait_closed(server)
  *       a Protocol's methods            members of aioloop_protocol, by the same names
  *       keyword arguments               an options struct; NULL or all zero (AIOLOOP_ZERO) is asyncio's defaults
- *       seconds, as a float             aioloop_time, nanoseconds: AIOLOOP_SECONDS(0.25), AIOLOOP_MS(250), AIOLOOP_US(n)
+ *       seconds, as a float             aioloop_time, nanoseconds: AIOLOOP_SECONDS(0.25), AIOLOOP_MS(250)
  *       an exception                    a negative code, with a message where there is more to say
  *       a coroutine of the loop         a function that starts the work and returns an aioloop_future *
  *

@@ -133,6 +133,9 @@ int main(void) {
 
     printf("%.0f simulated seconds in %.3f real ones\n", (double)(aioloop_now(loop) - begun) / 1e9,
            (double)(clock() - cpu) / CLOCKS_PER_SEC);
+    aioloop_sim_set_partition(loop, false);
+    aioloop_server_close(server);
+    expect(aioloop_run_until_complete(loop, aioloop_server_wait_closed(server), NULL) >= 0, "and all is cleaned up");
     aioloop_server_unref(server);
     aioloop_free(loop);
     return 0;

@@ -1,6 +1,7 @@
 /*
- * test_accept.c - accepting: sockets accepted elsewhere, many connections at once, accepts that fail for want of descriptors,
- * connections that are gone before they are accepted, and servers that are closed while accepts are in flight.
+ * test_accept.c - accepting: sockets accepted elsewhere, many connections at once, accepts that fail for want of
+ * descriptors, connections that are gone before they are accepted, and servers that are closed while accepts are in
+ * flight.
  */
 #include "support.h"
 
@@ -18,11 +19,11 @@
 /* Connections of one kind, all together. */
 typedef struct accept_count {
     int made, lost, datas;
-    int answered;   /* calls that have ended, well or not */
-    int error;      /* the last that was lost with one */
-    int most;       /* made in one pass, at most */
+    int answered; /* calls that have ended, well or not */
+    int error;    /* the last that was lost with one */
+    int most;     /* made in one pass, at most */
     int this_pass;
-    int close_at;   /* connection_made number so many closes the server */
+    int close_at; /* connection_made number so many closes the server */
     aioloop_server *server;
 } accept_count;
 
@@ -49,7 +50,8 @@ static void accept_lost(aioloop_transport *transport, void *self, int error) {
         count->error = error;
 }
 
-static const aioloop_protocol accept_protocol = {0, NULL, accept_made, accept_data, NULL, accept_lost, NULL, NULL, NULL, NULL};
+static const aioloop_protocol accept_protocol = {0,           NULL, accept_made, accept_data, NULL,
+                                                 accept_lost, NULL, NULL,        NULL,        NULL};
 
 static aioloop_server *accept_serve(aioloop *loop, accept_count *count, int backlog, int *port) {
     aioloop_server_options options = AIOLOOP_ZERO;
@@ -143,7 +145,9 @@ TEST_WITH(accept_elsewhere_makes_a_connection, "ACC-01 ACC-02 CONN-16", TEST_REA
     accept_raw_connect(client, ntohs(name.sin_port));
     s = test_keep_socket(accept(listener, NULL, NULL));
     served.echo = true;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &served, s, NULL), &t), 0);
+    CHECK_EQ(
+        aioloop_run_until_complete(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &served, s, NULL), &t),
+        0);
     test_forget_socket(s);
     CHECK_PTR(t, served.transport);
     CHECK(fcntl(s, F_GETFL) & O_NONBLOCK);
@@ -231,10 +235,11 @@ TEST(accept_elsewhere_cancelled_closes_the_socket, "ACC-02 CONN-17") {
     test_end(loop);
 }
 
-static void accept_refused(aioloop *loop, aioloop_socket s, const aioloop_accepted_socket_options *options, int wanted) {
+static void accept_refused(aioloop *loop, aioloop_socket s, const aioloop_accepted_socket_options *options,
+                           int wanted) {
     accept_count count = AIOLOOP_ZERO;
-    int64_t rc =
-        aioloop_run_until_complete(loop, aioloop_connect_accepted_socket(loop, &accept_protocol, &count, s, options), NULL);
+    int64_t rc = aioloop_run_until_complete(
+        loop, aioloop_connect_accepted_socket(loop, &accept_protocol, &count, s, options), NULL);
     CHECK_EQ(rc, wanted);
     CHECK_EQ(count.made, 0);
 }
@@ -306,7 +311,8 @@ TEST(accept_takes_several_in_one_pass_up_to_the_backlog, "SRV-12") {
     test_end(loop);
 }
 
-/* Hundreds in one pass, each served, and all gone again in one go. (SLOW: torture would fail each of its allocations.) */
+/* Hundreds in one pass, each served, and all gone again in one go. (SLOW: torture would fail each of its
+ * allocations.) */
 TEST_WITH(accept_survives_a_storm, "SRV-12 SRV-11 SOBJ-04", TEST_SLOW) {
     enum { STORM = 200 };
     aioloop *loop = test_loop();
@@ -538,8 +544,8 @@ TEST_WITH(accept_ignores_spurious_wake_ups, "SRV-15", TEST_REAL_FDS) {
     test_end(loop);
 }
 
-/* Reset before it is accepted. Linux hands out such a connection, other systems an error; nobody reports it, and those behind it
- * are accepted. */
+/* Reset before it is accepted. Linux hands out such a connection, other systems an error; nobody reports it, and
+ * those behind it are accepted. */
 TEST_WITH(accept_goes_on_behind_an_aborted_connection, "SRV-15", TEST_REAL_FDS) {
     aioloop *loop = test_loop();
     accept_count served = AIOLOOP_ZERO;
@@ -603,8 +609,8 @@ TEST(accept_of_clients_that_have_gone, "SRV-15") {
 
 /* ---- closed while accepts are in flight ---- */
 
-/* At every moment: before the poll, after it, while a completion engine already holds connections. Whatever was not told to a
- * protocol is closed, so that the clients see their end; what was told lives on. */
+/* At every moment: before the poll, after it, while a completion engine already holds connections. Whatever was not
+ * told to a protocol is closed, so that the clients see their end; what was told lives on. */
 TEST(accept_in_flight_when_the_server_is_closed, "SOBJ-01 SOBJ-03") {
     aioloop *loop = test_loop();
     int round;

@@ -7,8 +7,9 @@
 #include <unistd.h>
 
 #define BUFFERED_BIG (1024u * 1024u)
+#define BUFFERED_STREAM 450000u
 
-static unsigned char buffered_bytes[BUFFERED_BIG];
+static unsigned char buffered_bytes[BUFFERED_STREAM];
 static unsigned char buffered_room[BUFFERED_BIG]; /* what get_buffer lends */
 
 static unsigned char buffered_byte(size_t i) {
@@ -17,7 +18,9 @@ static unsigned char buffered_byte(size_t i) {
 
 static void buffered_fill(void) {
     size_t i;
-    for (i = 0; i < BUFFERED_BIG; i++)
+    if (buffered_bytes[1] != 0) /* done */
+        return;
+    for (i = 0; i < BUFFERED_STREAM; i++)
         buffered_bytes[i] = buffered_byte(i);
 }
 

@@ -9,7 +9,7 @@
 
 #define FLOW_BIG (4u * 1024u * 1024u)
 
-static unsigned char *flow_bytes; /* FLOW_BIG of them, made once and never changed */
+static unsigned char flow_bytes[FLOW_BIG]; /* the stream that every test sends */
 
 static unsigned char flow_byte(size_t i) {
     return (unsigned char)(i * 11 + i / 239 + i / 65521);
@@ -17,12 +17,11 @@ static unsigned char flow_byte(size_t i) {
 
 static unsigned char flow_room[1000000]; /* to read to */
 
-static void flow_fill(void) {
-    static unsigned char room[FLOW_BIG];
+/* Makes the first bytes of the stream: no more than the test needs, because in torture it runs a thousand times. */
+static void flow_fill(size_t size) {
     size_t i;
-    flow_bytes = room;
-    for (i = 0; i < FLOW_BIG; i++)
-        room[i] = flow_byte(i);
+    for (i = 0; i < size; i++)
+        flow_bytes[i] = flow_byte(i);
 }
 
 static void flow_check_stream(test_peer *peer, const void *data, size_t size) {
@@ -46,7 +45,7 @@ static size_t flow_block(aioloop *loop, test_peer *a, test_peer *b) {
         CHECK_EQ(aioloop_transport_write(a->transport, flow_bytes + total, 32768), 0);
         CHECK(!aioloop_transport_is_closing(a->transport));
         total += 32768;
-        CHECK(total < FLOW_BIG);
+        CHECK(total < FLOW_BIG / 8);
         do {
             size = aioloop_transport_get_write_buffer_size(a->transport);
             test_spin(loop, 8);
@@ -157,7 +156,7 @@ TEST(pause_comes_once_from_inside_the_write_above_the_mark, "FLOW-01") {
     int64_t size;
     int i;
     flow_writing = false;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     test_connect_pair(loop, &a, &b);
     a.on_pause = flow_pause_inside;
     a.on_resume = flow_resume_at_low;
@@ -208,7 +207,7 @@ TEST(resume_comes_at_the_low_mark_and_not_above_it, "FLOW-01") {
         SKIP("needs a connection that takes one byte at a time");
     }
     flow_writing = false;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     CHECK_EQ(aioloop_sim_set_buffer(loop, 1), 0);
     test_connect_pair(loop, &a, &b);
     b.on_data = flow_check_stream;
@@ -233,7 +232,7 @@ TEST(a_high_mark_of_zero_pauses_as_soon_as_anything_waits, "FLOW-04") {
     test_peer a = AIOLOOP_ZERO;
     test_peer b = AIOLOOP_ZERO;
     size_t total;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     test_connect_pair(loop, &a, &b);
     b.on_data = flow_check_stream;
     CHECK_EQ(aioloop_transport_set_write_buffer_limits(a.transport, 0, -1), 0);
@@ -253,7 +252,7 @@ TEST(marks_set_below_what_is_buffered_pause_at_once, "FLOW-04 FLOW-01") {
     test_peer a = AIOLOOP_ZERO;
     test_peer b = AIOLOOP_ZERO;
     int64_t size;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     test_connect_pair(loop, &a, &b);
     CHECK_EQ(aioloop_transport_set_write_buffer_limits(a.transport, FLOW_BIG, -1), 0);
     flow_block(loop, &a, &b);
@@ -287,7 +286,7 @@ static void flow_write_in_callback(aioloop *loop, void *arg) {
 TEST(an_error_in_pause_or_resume_is_reported_and_nothing_ends, "FLOW-05") {
     aioloop *loop = test_loop();
     int in_callback;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     for (in_callback = 0; in_callback < 2; in_callback++) { /* the write is a callback's, which did not fail */
         test_peer a = AIOLOOP_ZERO;
         test_peer b = AIOLOOP_ZERO;
@@ -339,7 +338,7 @@ TEST(the_buffer_is_what_the_system_has_not_taken, "FLOW-06") {
     size_t total;
     size_t size;
     int i;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     test_connect_pair(loop, &a, &b);
     b.on_data = flow_check_stream;
     CHECK_EQ(flow_size(&a), 0);
@@ -376,7 +375,7 @@ TEST_WITH(the_buffer_and_the_system_have_all_there_is, "FLOW-06", TEST_REAL_FDS)
     size_t got = 0;
     ssize_t n;
     test_needs_real_descriptors(loop);
-    flow_fill();
+    flow_fill(1000000);
     test_socketpair(loop, s);
     test_adopt(loop, &test_protocol, &a, s[0]);
     CHECK_EQ(aioloop_transport_write(a.transport, flow_bytes, 1000000), 0);
@@ -405,7 +404,7 @@ TEST_WITH(the_buffer_and_the_system_have_all_there_is, "FLOW-06", TEST_REAL_FDS)
 TEST(a_close_while_paused_flushes_and_an_abort_does_not_resume, "FLOW-01 TRN-07 TRN-08") {
     aioloop *loop = test_loop();
     int how;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     for (how = 0; how < 2; how++) {
         test_peer a = AIOLOOP_ZERO;
         test_peer b = AIOLOOP_ZERO;
@@ -522,8 +521,8 @@ static void flow_both_ways(aioloop *loop, size_t total) {
 
 TEST(megabytes_go_both_ways_at_once_with_pauses, "FLOW-01 TRN-02") {
     aioloop *loop = test_loop();
-    flow_fill();
-    flow_both_ways(loop, 3u * 1024u * 1024u);
+    flow_fill(3u * 1024u * 1024u);
+    flow_both_ways(loop, 3u * 1024u * 1024u); /* 3 MiB */
     test_end(loop);
 }
 
@@ -531,7 +530,7 @@ TEST(a_single_write_of_megabytes_arrives, "FLOW-01 TRN-02") {
     aioloop *loop = test_loop();
     test_peer a = AIOLOOP_ZERO;
     test_peer b = AIOLOOP_ZERO;
-    flow_fill();
+    flow_fill(FLOW_BIG);
     test_connect_pair(loop, &a, &b);
     a.on_data = flow_check_stream;
     b.on_data = flow_check_stream;
@@ -554,7 +553,7 @@ TEST(partial_sends_keep_every_byte, "TRN-02 FLOW-01") {
     static const size_t buffers[] = {1, 3, 100, 4000};
     aioloop *loop = test_loop();
     size_t i;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     for (i = 0; i < sizeof(buffers) / sizeof(buffers[0]); i++) {
         test_peer a = AIOLOOP_ZERO;
         test_peer b = AIOLOOP_ZERO;
@@ -604,7 +603,7 @@ TEST(hundreds_of_pieces_go_as_one, "TRN-06") {
     static aioloop_buf pieces[FLOW_PIECES];
     aioloop *loop = test_loop();
     int how;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     /* Straight to the system; the first seventy empty; all in front of other writes; cut; and all of one byte. */
     for (how = 0; how < 5; how++) {
         test_peer a = AIOLOOP_ZERO;
@@ -657,7 +656,7 @@ TEST(writing_from_pause_and_resume_keeps_the_order, "FLOW-01 TRN-02") {
     test_peer a = AIOLOOP_ZERO;
     test_peer b = AIOLOOP_ZERO;
     size_t at = 0;
-    flow_fill();
+    flow_fill(FLOW_BIG / 8);
     test_connect_pair(loop, &a, &b);
     a.user = &at;
     b.on_data = flow_check_stream;

@@ -1,6 +1,7 @@
 /*
- * test_server.c - create_server and the server object: what is bound and with which options, what each connection gets, and
- * how a server ends. Storms of connections and failing accepts are in test_accept.c, Unix sockets in test_unix.c.
+ * test_server.c - create_server and the server object: what is bound and with which options, what each connection
+ * gets, and how a server ends. Storms of connections and failing accepts are in test_accept.c, Unix sockets in
+ * test_unix.c.
  */
 #include "support.h"
 
@@ -24,9 +25,9 @@
 /* What a server's connections have in common: its arg. */
 typedef struct server_count {
     int factories, made, lost, datas;
-    int last_error; /* connection_lost's */
-    int fail_first; /* so many factories fail */
-    bool flood;     /* connection_made writes a lot */
+    int last_error;                   /* connection_lost's */
+    int fail_first;                   /* so many factories fail */
+    bool flood;                       /* connection_made writes a lot */
     aioloop_transport *transports[8]; /* borrowed: valid until they are lost */
     aioloop_address peers[8];
     aioloop_server *close_in_factory;
@@ -95,8 +96,8 @@ static const aioloop_protocol server_protocol = {
 static aioloop_server *server_try(aioloop *loop, server_count *count, const char *host, int port,
                                   const aioloop_server_options *options, int *code) {
     aioloop_server *server = NULL;
-    int64_t rc = aioloop_run_until_complete(loop, aioloop_create_server(loop, &server_protocol, count, host, port, options),
-                                            &server);
+    int64_t rc = aioloop_run_until_complete(
+        loop, aioloop_create_server(loop, &server_protocol, count, host, port, options), &server);
     *code = (int)rc;
     return server;
 }
@@ -277,8 +278,8 @@ TEST(server_tells_each_connection_once_and_whose_it_is, "SRV-11") {
 
 /* ---- what is bound ---- */
 
-/* Binds all interfaces, IPv6 and IPv4 to one port. The port was free for IPv4; another program may have it at IPv6, so this
- * tries some. */
+/* Binds all interfaces, IPv6 and IPv4 to one port. The port was free for IPv4; another program may have it at IPv6,
+ * so this tries some. */
 static aioloop_server *server_dual(aioloop *loop, server_count *count, const char *host, int *port) {
     int tries;
     for (tries = 0; tries < 20; tries++) {
@@ -487,7 +488,8 @@ TEST_WITH(server_names_the_address_that_it_cannot_bind, "SRV-05", TEST_REAL_FDS)
     int64_t rc;
     test_needs_real_descriptors(loop);
     server_fails(loop, "127.0.0.1", -1, NULL, AIOLOOP_EINVAL);
-    f = aioloop_future_ref(aioloop_create_server(loop, &server_protocol, NULL, "fe80::1", 80, NULL)); /* on which link? */
+    f = aioloop_future_ref(
+        aioloop_create_server(loop, &server_protocol, NULL, "fe80::1", 80, NULL)); /* on which link? */
     rc = aioloop_run_until_complete(loop, f, NULL);
     CHECK_LT(rc, 0);
     CHECK(strstr(aioloop_error_message(aioloop_future_error(f)), "[fe80::1]:80") != NULL);
@@ -1154,7 +1156,7 @@ TEST(server_serve_forever_cancelled_waits_for_the_connections, "SOBJ-06 SOBJ-07"
     CHECK_EQ(aioloop_server_socket_count(server), 0);
     server_refuses(loop, port);
     test_spin(loop, 4);
-    CHECK(!aioloop_future_done(f)); /* but a connection lives */
+    CHECK(!aioloop_future_done(f));        /* but a connection lives */
     CHECK(aioloop_future_cancel(f, NULL)); /* not done: true, and nothing changes */
     CHECK(!aioloop_future_done(f));
     CHECK_EQ(client.lost, 0);
