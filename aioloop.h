@@ -1676,24 +1676,6 @@ AIOLOOP_INTERNAL int aiol_grow(const aioloop_allocator *a, void *array, size_t *
     return 0;
 }
 
-/* A copy of a string, ended by a zero; NULL for NULL or no memory. Free it with aiol_free_string. */
-AIOLOOP_INTERNAL char *aiol_copy_string(const aioloop_allocator *a, const char *text) {
-    size_t size;
-    char *copy;
-    if (text == NULL)
-        return NULL;
-    size = strlen(text) + 1;
-    copy = (char *)aiol_alloc(a, size);
-    if (copy != NULL)
-        memcpy(copy, text, size);
-    return copy;
-}
-
-AIOLOOP_INTERNAL void aiol_free_string(const aioloop_allocator *a, char *text) {
-    if (text != NULL)
-        aiol_free(a, text, strlen(text) + 1);
-}
-
 #endif
 
 /* >> src/base/error.c */
@@ -1799,11 +1781,20 @@ AIOLOOP_API const aioloop_error *aioloop_error_at(const aioloop_error *error, si
 }
 
 AIOLOOP_INTERNAL void aiol_error_set(aiol_error_slot *slot, int code, const char *format, va_list arguments) {
+    char text[AIOL_ERROR_TEXT_SIZE]; /* the arguments may be the message that is replaced */
+    text[0] = '\0';
+    if (format != NULL)
+        vsnprintf(text, sizeof(text), format, arguments);
+    memcpy(slot->buffer, text, strlen(text) + 1);
     slot->error.code = code;
     slot->error.text = slot->buffer;
+}
+
+/* Nothing is known of what failed last. */
+AIOLOOP_INTERNAL void aiol_error_clear(aiol_error_slot *slot) {
+    slot->error.code = 0;
+    slot->error.text = slot->buffer;
     slot->buffer[0] = '\0';
-    if (format != NULL)
-        vsnprintf(slot->buffer, sizeof(slot->buffer), format, arguments);
 }
 
 /* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to do. */
@@ -2220,7 +2211,8 @@ typedef struct aiol_chunk {
 typedef struct aiol_bytes {
     aiol_chunk *head;
     aiol_chunk *tail;
-    aiol_chunk *done; /* lent chunks to be released */
+    aiol_chunk *done; /* lent chunks to be released, and the last of them */
+    aiol_chunk *done_tail;
     size_t size;
 } aiol_bytes;
 
@@ -2312,7 +2304,6 @@ AIOLOOP_INTERNAL int aiol_bytes_pieces(const aiol_bytes *q, aioloop_buf *pieces,
 
 static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
     aiol_chunk *chunk = q->head;
-    aiol_chunk **end;
     q->head = chunk->next;
     if (q->head == NULL)
         q->tail = NULL;
@@ -2321,10 +2312,12 @@ static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
         aiol_free(a, chunk, chunk->block_size);
         return;
     }
-    for (end = &q->done; *end != NULL; end = &(*end)->next)
-        ;
     chunk->next = NULL;
-    *end = chunk;
+    if (q->done == NULL)
+        q->done = chunk;
+    else
+        q->done_tail->next = chunk;
+    q->done_tail = chunk;
 }
 
 /* Drops the first n bytes. */
@@ -3378,6 +3371,7 @@ typedef struct aiol_poll_state {
     uint32_t *generations; /* beside fds */
     uint32_t *places;      /* by descriptor: its index in fds + 1, 0: not there */
     size_t count;
+    size_t start; /* where the next scan begins: more may be ready than are told, and each is to have its turn */
     size_t fds_capacity;
     size_t generations_capacity;
     size_t places_capacity;
@@ -3438,11 +3432,15 @@ static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int 
     aiol_poll_state *s = (aiol_poll_state *)p->state;
     int left = AIOL_SYS(poll, poll(s->fds, (nfds_t)s->count, aiol_poll_ms(timeout)));
     int n = 0;
-    size_t i;
+    size_t scanned;
     if (left == -1)
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
-    for (i = 0; i < s->count && left > 0 && n < max; i++) {
+    if (s->start >= s->count)
+        s->start = 0;
+    for (scanned = 0; scanned < s->count && left > 0 && n < max; scanned++) {
+        size_t i = s->start;
         int found = s->fds[i].revents;
+        s->start = i + 1 < s->count ? i + 1 : 0;
         if (found == 0)
             continue;
         left--;
@@ -3483,7 +3481,8 @@ typedef struct aiol_select_state {
     fd_set readable;
     fd_set writable;
     uint32_t generations[FD_SETSIZE];
-    int end; /* the largest descriptor watched, + 1 */
+    int end;   /* the largest descriptor watched, + 1 */
+    int start; /* where the next scan begins: more may be ready than are told, and each is to have its turn */
 } aiol_select_state;
 
 static int aiol_select_open(aiol_poll *p) {
@@ -3559,7 +3558,7 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
     int end = s->end;
     int found;
     int n = 0;
-    int fd;
+    int scanned;
     if (timeout > 100000000 * INT64_C(1000000000))
         timeout = 100000000 * INT64_C(1000000000); /* d) */
     limit.tv_sec = (time_t)(timeout < 0 ? 0 : (timeout + 999) / 1000000000);
@@ -3571,9 +3570,11 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     else if (found == 0)
         return 0;
-    for (fd = 0; fd < end && n < max; fd++) {
+    for (scanned = 0; scanned < end && n < max; scanned++) {
+        int fd = s->start < end ? s->start : 0;
         unsigned events = (FD_ISSET(fd, &readable) ? (unsigned)AIOL_READABLE : 0u) |
                           (FD_ISSET(fd, &writable) ? (unsigned)AIOL_WRITABLE : 0u);
+        s->start = fd + 1;
         if (events == 0)
             continue;
         ready[n].fd = fd;
@@ -6899,6 +6900,7 @@ typedef struct aiol_resource {
     aiol_link link;
     const aiol_resource_calls *calls;
     aioloop *loop;
+    aiol_map *context; /* the values its user code runs with; let go by aiol_resource_remove */
     uint32_t site;
     uint32_t refs;
 } aiol_resource;
@@ -6932,12 +6934,14 @@ struct aioloop {
     aiol_slot *free_slots;
     uint64_t sequence;
     aiol_map *map;     /* what is current between callbacks; owned while the loop runs */
-    aiol_map **outer_place; /* whose it was before */
+    aiol_map *outer_map; /* the thread's before the run, and who owns it */
+    aiol_map **outer_place;
     uint32_t turn;     /* counts callbacks */
     bool attention;    /* something is to be done when the callback ends: raised or unsent says what */
     bool careful;      /* closed, or debug mode: the slow path looks which */
     int raised;        /* the code that the running callback raised; 0: none */
     aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
+    aiol_node *sending; /* those of the callback before, while they are seen to */
     bool halt;         /* fatal: stop dispatching */
     bool stopping;
     bool closed;
@@ -6986,6 +6990,7 @@ struct aioloop {
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
+    bool freeing; /* user code may still let go of things: no block goes before all of it has run */
     aiol_node *spare_writers; /* net's */
     unsigned spare_writer_count;
 };
@@ -7067,7 +7072,7 @@ AIOL_INLINE void aiol_dispatch_leave(aioloop *loop) {
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
-    if (AIOL_UNLIKELY(loop->unsent != NULL))
+    if (AIOL_UNLIKELY(loop->unsent != NULL || loop->sending != NULL))
         loop->net->flush_unsent(loop);
 }
 
@@ -7114,6 +7119,7 @@ AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *t
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
@@ -7451,19 +7457,15 @@ AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop) {
     return slot;
 }
 
-static AIOL_NOINLINE void aiol_slot_drop_context(aiol_slot *slot) {
-    if ((slot->flags & AIOL_SLOT_EXPLICIT) != 0) {
-        slot->flags &= (uint8_t)~AIOL_SLOT_EXPLICIT;
-        aioloop_context_unref(slot->context.explicit_one);
-    } else {
-        aiol_map_unref(slot->context.map);
+/* The slot is free when this lets go of what it had captured, which may call user code. */
+AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
+    aiol_map *map = slot->context.map;
+    aioloop_context *explicit_one = NULL;
+    if (AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0)) {
+        explicit_one = slot->context.explicit_one;
+        map = NULL;
     }
     slot->context.map = NULL;
-}
-
-AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
-    if (AIOL_UNLIKELY(slot->context.map != NULL))
-        aiol_slot_drop_context(slot);
     slot->sequence = 0;
     slot->state = AIOL_SLOT_READY;
     slot->at.node.run = aiol_run_call;
@@ -7471,11 +7473,13 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     if (AIOL_UNLIKELY(slot->flags != 0)) {
         slot->at.node.next = (aiol_node *)(void *)loop->remote_done;
         loop->remote_done = slot;
-        return;
+    } else {
+        slot->site = 0; /* of the others it is a link that threads read */
+        slot->at.node.next = (aiol_node *)(void *)loop->free_slots;
+        loop->free_slots = slot;
     }
-    slot->site = 0; /* of the others it is a link that threads read */
-    slot->at.node.next = (aiol_node *)(void *)loop->free_slots;
-    loop->free_slots = slot;
+    aiol_map_unref(map);
+    aioloop_context_unref(explicit_one);
 }
 
 /* Captures the context that a callback will run in. */
@@ -7526,10 +7530,11 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_attend(aioloop *loop, aiol_slot *s
  * loop->attention. */
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
-    if (AIOL_UNLIKELY(aiol_thread.map != NULL))
-        aiol_map_release(aiol_thread.map); /* the last one's */
+    aiol_map *last = aiol_thread.map;
     aiol_thread.map = slot->context.map;
     slot->context.map = NULL;
+    if (AIOL_UNLIKELY(last != NULL))
+        aiol_map_release(last); /* may call user code, so not before this one's are the current ones */
     loop->turn++;
     slot->fn.call(loop, slot->arg);
     if (AIOL_UNLIKELY(loop->attention))
@@ -8167,20 +8172,27 @@ static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aiol_future_free_ended(loop, AIOL_FUTURE_QUARANTINE);
 }
 
-/* Frees it, whoever still refers to it. */
-AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
-    aioloop *loop = f->loop;
+/* Lets go of everything that runs user code; the future itself stays. */
+AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     void *pointer = f->pointer;
     void (*dispose)(void *) = (f->flags & AIOL_FUTURE_TAKEN) == 0 ? f->dispose : NULL;
+    f->dispose = NULL;
     aiol_future_drop_callbacks(f);
+    if (dispose != NULL)
+        dispose(pointer);
+}
+
+/* Frees it, whoever still refers to it. Nobody does, or the loop is being freed. */
+AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
+    aioloop *loop = f->loop;
+    f->refs = 1; /* what strip calls may take it up and let it go again */
+    aiol_future_strip(f);
     aiol_list_remove(&f->link);
     aiol_error_free(&loop->allocator, f->error);
-    if (AIOL_UNLIKELY(loop->debug))
+    if (AIOL_UNLIKELY(loop->debug && !loop->freeing))
         aiol_future_quarantine(f);
     else
         aiol_free(&loop->allocator, f, sizeof(*f));
-    if (dispose != NULL)
-        dispose(pointer);
 }
 
 static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
@@ -8207,6 +8219,8 @@ AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f) {
 
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
     AIOL_ASSERT(f->refs != 0);
+    if (AIOL_UNLIKELY(f->loop->freeing))
+        return; /* all of them go at once */
     if (f->refs == 1 && f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
         aiol_future_report(f); /* the handler may claim it */
     if (--f->refs == 0)
@@ -8500,23 +8514,21 @@ AIOLOOP_API int(aioloop_future_then)(aioloop_future *future, aioloop_future_call
 
 AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg) {
     aiol_slot *kept = NULL;
+    aiol_slot *dropped = NULL;
     aiol_slot *slot;
     size_t removed = 0;
-    size_t held = 0;
     if (future == NULL || aiol_future_is_static(future))
         return 0;
     slot = future->callbacks;
     future->callbacks = NULL;
     while (slot != NULL) {
         aiol_slot *next = (aiol_slot *)(void *)slot->at.node.next;
-        slot->at.node.next = NULL;
         if (slot->fn.future == fn && slot->arg == arg) {
             removed++;
-            if ((slot->flags & AIOL_SLOT_HOLDS) != 0)
-                held++;
-            slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
-            aiol_slot_free(future->loop, slot);
+            slot->at.node.next = (aiol_node *)(void *)dropped;
+            dropped = slot;
         } else {
+            slot->at.node.next = NULL;
             if (kept == NULL)
                 future->callbacks = slot;
             else
@@ -8526,8 +8538,16 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
         slot = next;
     }
     future->callbacks_tail = kept;
-    while (held-- > 0)
-        aiol_future_release(future);
+    aiol_future_hold(future); /* the list is right again; what follows may run user code */
+    while (dropped != NULL) {
+        bool held = (dropped->flags & AIOL_SLOT_HOLDS) != 0;
+        slot = dropped;
+        dropped = (aiol_slot *)(void *)slot->at.node.next;
+        aiol_slot_free(future->loop, slot);
+        if (held)
+            aiol_future_release(future);
+    }
+    aiol_future_release(future);
     return removed;
 }
 
@@ -8556,7 +8576,10 @@ AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, 
 }
 
 AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource) {
+    aiol_map *context = resource->context;
+    resource->context = NULL;
     aiol_list_remove(&resource->link);
+    aiol_map_unref(context);
 }
 
 static aiol_resource *aiol_resource_of(aiol_link *link) {
@@ -8653,7 +8676,7 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* Until when the engine may wait: 0 if there is something to do. */
 static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
-    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL ||
+    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL || loop->sending != NULL ||
         loop->stopping || limit <= 0)
         return 0;
     if (loop->timers.count == 0)
@@ -8685,6 +8708,7 @@ AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
 static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_node *node = queue->head;
+    aiol_map *last;
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
     do {
@@ -8693,9 +8717,10 @@ static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
         node = queue->head;
     } while (node != NULL);
     queue->end = &queue->head;
-    aiol_map_unref(aiol_thread.map);
+    last = aiol_thread.map;
     aiol_thread.map = loop->map;
     aiol_thread.place = &loop->map;
+    aiol_map_unref(last); /* may call user code: what is current is right by now */
 }
 
 /* Runs what was ready when the wait was over, behind what a halt has left. */
@@ -8710,6 +8735,8 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     int n;
     if (AIOL_UNLIKELY(loop->attention))
         aiol_callback_end(loop); /* what was written outside of any */
+    if (AIOL_UNLIKELY(loop->halt))
+        return 0;
     n = aiol_loop_wait(loop, limit);
     loop->iteration++;
     if (AIOL_UNLIKELY(n < 0))
@@ -8747,21 +8774,26 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* in another thread */
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
-    loop->map = aiol_thread.map;
+    loop->outer_map = aiol_thread.map;
     loop->outer_place = aiol_thread.place;
+    loop->map = aiol_map_ref(aiol_thread.map);
     aiol_thread.place = &loop->map;
     aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
-    loop->attention = loop->unsent != NULL;
+    loop->attention = loop->unsent != NULL || loop->sending != NULL;
     return 0;
 }
 
 static void aiol_loop_end(aioloop *loop) {
+    aiol_map *before = loop->outer_place != NULL ? *loop->outer_place : loop->outer_map;
     aiol_thread.running = NULL;
     aiol_thread.place = loop->outer_place;
+    aiol_thread.map = loop->map;
     if (loop->outer_place != NULL)
         *loop->outer_place = loop->map;
+    loop->map = NULL;
+    aiol_map_unref(before);
     (void)aiol_inbox_sleep(loop);
     aiol_store(&loop->running, 0);
 }
@@ -8971,6 +9003,22 @@ static void aiol_loop_report_failures(aioloop *loop) {
     }
 }
 
+/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may let
+ * go of futures, transports and servers of the loop, which does nothing any more. */
+static void aiol_loop_strip(aioloop *loop) {
+    aiol_link *link;
+    loop->freeing = true;
+    aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    for (link = loop->futures.next; link != &loop->futures; link = link->next)
+        aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        aiol_resource *resource = aiol_resource_of(link);
+        aiol_map *context = resource->context;
+        resource->context = NULL;
+        aiol_map_unref(context);
+    }
+}
+
 AIOLOOP_API int aioloop_free(aioloop *loop) {
     aioloop_allocator allocator;
     int err;
@@ -8986,19 +9034,21 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
     aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;
-    if (aiol_thread.running == loop) /* a forked child, inside the parent's run */
+    if (aiol_thread.running == loop) { /* a forked child, inside the parent's run: the values outlive who owns them */
         aiol_thread.running = NULL;
-    /* Futures first: a result that nobody took may be a reference of a transport or server. */
-    while (!aiol_list_empty(&loop->futures))
-        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
-    aiol_future_free_ended(loop, 0);
+        aiol_map_ref(aiol_thread.map);
+        aiol_thread.place = NULL;
+    }
+    aiol_loop_strip(loop);
     while (!aiol_list_empty(&loop->resources)) {
         aiol_resource *resource = aiol_resource_of(loop->resources.next);
         resource->calls->destroy(resource);
     }
     if (loop->net != NULL)
         loop->net->freed(loop);
-    aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    while (!aiol_list_empty(&loop->futures))
+        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
+    aiol_future_free_ended(loop, 0);
     while (loop->chunks != NULL) {
         aiol_slot_chunk *chunk = loop->chunks;
         loop->chunks = chunk->next;
@@ -9040,7 +9090,6 @@ typedef struct aiol_watcher {
     aiol_op op;
     aioloop_callback fn;
     void *arg;
-    aiol_map *context;
     uint32_t changed; /* the iteration in which it was set last: no event of that one is its */
     bool removed;
     bool running; /* its callback is on the stack */
@@ -9048,7 +9097,6 @@ typedef struct aiol_watcher {
 
 static void aiol_watcher_free(aiol_watcher *w) {
     aioloop *loop = w->resource.loop;
-    aiol_map_unref(w->context);
     aiol_resource_remove(&w->resource);
     aiol_free(&loop->allocator, w, sizeof(*w));
 }
@@ -9070,8 +9118,8 @@ static size_t aiol_watcher_ready(aiol_op *op, int64_t n, const void *data) {
     aiol_watcher *w = AIOL_CONTAINER(op, aiol_watcher, op);
     aioloop *loop = w->resource.loop;
     (void)data;
-    if (!w->removed && w->changed != loop->iteration) {
-        aiol_frame frame = aiol_enter(loop, &w->context);
+    if (!w->removed && (w->changed != loop->iteration || n < 0)) {
+        aiol_frame frame = aiol_enter(loop, &w->resource.context);
         aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
         int raised;
         w->running = true;
@@ -9123,10 +9171,10 @@ static aiol_watcher *aiol_watcher_find(aioloop *loop, aioloop_socket fd, unsigne
 
 /* What a watcher calls from now on. */
 static void aiol_watcher_set(aiol_watcher *w, aioloop_callback fn, void *arg) {
-    aiol_map *old = w->context;
+    aiol_map *old = w->resource.context;
     w->fn = fn;
     w->arg = arg;
-    w->context = aiol_map_ref(aiol_thread.map);
+    w->resource.context = aiol_map_ref(aiol_thread.map);
     w->changed = w->resource.loop->iteration;
     w->resource.site = aiol_site_take(w->resource.loop);
     aiol_map_unref(old);
@@ -9259,7 +9307,6 @@ struct aioloop_transport {
     const aiol_transport_calls *calls;
     const aioloop_protocol *protocol;
     void *self;
-    aiol_map *context;
     aioloop_server *server; /* that accepted it, while it lives */
     aiol_link siblings;     /* in the server's clients */
     aiol_writer *writer;    /* NULL: nothing to send */
@@ -9327,7 +9374,7 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_transport_report(aioloop_transport *t, 
     context.message = message;
     context.transport = t;
     context.protocol = t->protocol;
-    frame = aiol_context_enter(&t->context);
+    frame = aiol_context_enter(&t->resource.context);
     aiol_report(t->resource.loop, code, t->resource.site, &context);
     aiol_context_leave(&frame);
 }
@@ -9342,7 +9389,7 @@ typedef struct aiol_transport_frame {
 AIOL_INLINE aiol_transport_frame aiol_transport_enter(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_transport_frame frame;
-    frame.frame = aiol_enter(loop, &t->context);
+    frame.frame = aiol_enter(loop, &t->resource.context);
     frame.since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
     return frame;
 }
@@ -9478,7 +9525,6 @@ AIOLOOP_API aioloop_transport *aioloop_transport_ref(aioloop_transport *transpor
 static void aiol_transport_destroy(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_resource_remove(&t->resource);
-    aiol_map_unref(t->context);
     if (t->writer != NULL)
         aiol_writer_free(loop, t->writer);
     aiol_free(&loop->allocator, t, t->block_size);
@@ -9641,7 +9687,7 @@ static void aiol_stream_close_socket(aioloop_transport *t) {
 static void aiol_stream_release(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     while (t->writer != NULL && t->writer->bytes.done != NULL) {
-        aiol_frame frame = aiol_enter(loop, &t->context);
+        aiol_frame frame = aiol_enter(loop, &t->resource.context);
         int raised;
         aiol_bytes_release_first(&t->writer->bytes, &loop->allocator);
         raised = aiol_leave(loop, &frame);
@@ -9693,8 +9739,11 @@ static void aiol_stream_unqueue(aioloop_transport *t) {
     aiol_node **at;
     if (w == NULL || !w->queued)
         return;
-    for (at = &t->resource.loop->unsent; *at != &w->unsent; at = &(*at)->next)
+    for (at = &t->resource.loop->unsent; *at != NULL && *at != &w->unsent; at = &(*at)->next)
         ;
+    if (*at == NULL)
+        for (at = &t->resource.loop->sending; *at != &w->unsent; at = &(*at)->next)
+            ;
     *at = w->unsent.next;
     w->queued = false;
 }
@@ -9757,7 +9806,7 @@ static AIOL_NOINLINE void aiol_stream_attend(aioloop_transport *t, const char *m
 AIOL_INLINE size_t aiol_stream_deliver(aioloop_transport *t, const void *data, size_t size) {
     aioloop *loop = t->resource.loop;
     const aioloop_protocol *protocol = t->protocol;
-    aiol_dispatch_enter(loop, &t->context);
+    aiol_dispatch_enter(loop, &t->resource.context);
     if (t->recv.u.recv.dest == NULL) {
         if (protocol->data_received != NULL)
             protocol->data_received(t, t->self, data, size);
@@ -9813,7 +9862,7 @@ static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
             raised = aiol_fail(loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
         aiol_stream_failed(t, raised, "Error in get_buffer");
     }
-    aiol_callback_end(loop);
+    /* What it wrote goes out after the buffer was used: sending calls user code, which may free it. */
     if (AIOL_UNLIKELY(t->protocol != protocol || t->self != self)) /* the new one is asked next time */
         return 0;
     return t->state == AIOL_TRANSPORT_OPEN && op->state == AIOL_OP_ACTIVE ? size : 0;
@@ -9912,12 +9961,17 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
     return 0;
 }
 
-/* The end of a callback: starts the sends of what it wrote. */
+/* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and resume_writing) is
+ * for the end of the next one: a peer that reads as fast as we write must not keep us here. */
 static void aiol_stream_flush(aioloop *loop) {
-    while (loop->unsent != NULL) {
-        aiol_writer *w = AIOL_CONTAINER(loop->unsent, aiol_writer, unsent);
+    if (loop->sending == NULL) {
+        loop->sending = loop->unsent;
+        loop->unsent = NULL;
+    }
+    while (loop->sending != NULL && !loop->halt) {
+        aiol_writer *w = AIOL_CONTAINER(loop->sending, aiol_writer, unsent);
         aioloop_transport *t = w->transport;
-        loop->unsent = w->unsent.next;
+        loop->sending = w->unsent.next;
         w->queued = false;
         if (w->op.state != AIOL_OP_IDLE)
             continue;
@@ -9925,6 +9979,8 @@ static void aiol_stream_flush(aioloop *loop) {
         if (t->state <= AIOL_TRANSPORT_CLOSING)
             aiol_stream_after_send(t);
     }
+    if (loop->unsent != NULL || loop->sending != NULL)
+        loop->attention = true;
 }
 
 /* A writer for the transport, ready for use; NULL when there is no memory. */
@@ -10135,7 +10191,9 @@ static void aiol_stream_name(aioloop_address *to, const aioloop_address *from, c
     if (from == NULL)
         return;
     *to = *from;
-    if (from->family == AIOLOOP_UNIX && from->path_size != 0) {
+    if (from->family == AIOLOOP_UNIX && from->path_size == 0) {
+        to->u.path = "";
+    } else if (from->family == AIOLOOP_UNIX) {
         memcpy(*room, from->u.path, from->path_size);
         to->u.path = *room;
         *room += from->path_size;
@@ -10171,7 +10229,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     t->calls = &aiol_stream_calls;
     t->protocol = setup->protocol;
     t->self = setup->protocol->instance_size != 0 ? (void *)((char *)t + start) : setup->arg;
-    t->context = aiol_map_ref(setup->context);
+    t->resource.context = aiol_map_ref(setup->context);
     t->server = setup->server;
     t->high = AIOL_HIGH_WATER;
     t->low = AIOL_HIGH_WATER / 4;
@@ -10200,6 +10258,7 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     if (t->protocol->factory != NULL) {
         int err;
         frame = aiol_transport_enter(t);
+        aiol_error_clear(&loop->error);
         err = t->protocol->factory(t->self, arg);
         raised = aiol_transport_leave(t, &frame, "factory");
         if (err >= 0 && raised < 0)
@@ -10333,10 +10392,11 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
     int err;
     if (loop == NULL || protocol == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
-    if (!loop->careful)
-        return NULL;
-    err = aiol_check(loop);
-    return err < 0 ? aiol_future_failed(err) : NULL;
+    err = loop->careful ? aiol_check(loop) : 0;
+    if (err < 0)
+        return aiol_future_failed(err);
+    aiol_error_clear(&loop->error); /* so that what is stored when the call fails is of this call */
+    return NULL;
 }
 
 #endif
@@ -10357,7 +10417,6 @@ typedef struct aiol_connector {
     aioloop_future *future;
     const aioloop_protocol *protocol;
     void *arg;
-    aiol_map *context;
     aiol_op op; /* CONNECT; its fd is the socket in use, or AIOL_NO_SOCKET */
     aiol_node node;
     aioloop_timer_handle timer;
@@ -10392,7 +10451,6 @@ static void aiol_connector_free(aiol_connector *c) {
     int i;
     for (i = 0; i < c->error_count; i++)
         aiol_error_free(&loop->allocator, c->errors[i]);
-    aiol_map_unref(c->context);
     aiol_resource_remove(&c->resource);
     aiol_free(&loop->allocator, c, sizeof(*c));
 }
@@ -10550,7 +10608,7 @@ static void aiol_connector_made(aiol_connector *c) {
     setup.loop = loop;
     setup.protocol = c->protocol;
     setup.arg = c->arg;
-    setup.context = c->context;
+    setup.context = c->resource.context;
     setup.socket = c->op.fd;
     setup.site = c->resource.site;
     if (e->sockets->name(e, c->op.fd, &local, &local_room) == 0)
@@ -10655,7 +10713,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     }
     c->protocol = protocol;
     c->arg = arg;
-    c->context = aiol_map_ref(aiol_thread.map);
+    c->resource.context = aiol_map_ref(aiol_thread.map);
     c->op.kind = AIOL_OP_CONNECT;
     c->op.fd = AIOL_NO_SOCKET;
     c->op.done = aiol_connector_done;
@@ -10829,7 +10887,6 @@ struct aioloop_server {
     aiol_resource resource;
     const aioloop_protocol *protocol;
     void *arg;
-    aiol_map *context;
     aiol_server_state state;
     int backlog;
     aiol_link clients;
@@ -10856,7 +10913,6 @@ static void aiol_server_destroy(aioloop_server *server) {
         aiol_list_remove(&t->siblings);
         t->server = NULL;
     }
-    aiol_map_unref(server->context);
     aiol_resource_remove(&server->resource);
     aiol_free(&loop->allocator, server->waiters, server->waiter_capacity * sizeof(server->waiters[0]));
     aiol_free(&loop->allocator, server, aiol_server_block_size(server->listener_count));
@@ -10989,7 +11045,7 @@ static void aiol_server_report(aioloop_server *server, int code, const char *mes
     context.server = server;
     context.protocol = server->protocol;
     context.socket = s;
-    frame = aiol_context_enter(&server->context);
+    frame = aiol_context_enter(&server->resource.context);
     aiol_report(server->resource.loop, code, server->resource.site, &context);
     aiol_context_leave(&frame);
 }
@@ -11015,6 +11071,7 @@ static void aiol_listener_accept_again(aioloop *loop, void *arg) {
 static void aiol_listener_failed(aiol_listener *l, int code) {
     aioloop_server *server = l->server;
     aioloop_server_ref(server);
+    aiol_error_clear(&server->resource.loop->error); /* the engine's codes have no message */
     aiol_server_report(server, code, "Error in accept: out of system resource", &l->op.fd);
     if (server->state == AIOL_SERVER_SERVING) {
         l->retry = (aioloop_call_later)(server->resource.loop, AIOL_ACCEPT_RETRY, aiol_listener_accept_again, l);
@@ -11062,7 +11119,7 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     setup.loop = loop;
     setup.protocol = server->protocol;
     setup.arg = server->arg;
-    setup.context = server->context;
+    setup.context = server->resource.context;
     setup.server = server;
     setup.socket = s;
     setup.peer = (const aioloop_address *)data;
@@ -11070,6 +11127,7 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     setup.site = server->resource.site;
     err = aiol_stream_new(&setup, &t);
     if (err < 0) {
+        aiol_error_clear(&loop->error);
         aiol_server_report(server, err, "Error on transport creation for incoming connection", &s);
         e->sockets->close(e, s);
         return 0;
@@ -11127,11 +11185,13 @@ AIOLOOP_API aioloop_future *aioloop_server_serve_forever(aioloop_server *server)
     if (server == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = server->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(AIOLOOP_ECLOSED);
     if (server->serving != NULL)
         return aiol_future_failed_now(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the server is serving forever already"));
     err = aioloop_server_start_serving(server);
     if (err < 0)
-        return loop->closed ? aiol_future_failed(AIOLOOP_ECLOSED) : aiol_future_failed_now(loop, err);
+        return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, aiol_server_serving_cancelled, server);
     if (f == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
@@ -11159,6 +11219,8 @@ AIOLOOP_API aioloop_future *aioloop_server_wait_closed(aioloop_server *server) {
     if (server == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = server->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(AIOLOOP_ECLOSED);
     if (aiol_grow(&loop->allocator, &server->waiters, &server->waiter_capacity, sizeof(server->waiters[0]),
                   server->waiter_count + 1) < 0)
         return aiol_future_failed(AIOLOOP_ENOMEM);
@@ -11232,7 +11294,7 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
         return NULL;
     server->protocol = protocol;
     server->arg = arg;
-    server->context = aiol_map_ref(aiol_thread.map);
+    server->resource.context = aiol_map_ref(aiol_thread.map);
     server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
     server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
     server->listener_count = count;
@@ -11446,17 +11508,20 @@ static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *addr
     char name[AIOL_ADDRESS_TEXT];
     aioloop_socket s = AIOL_NO_SOCKET;
     int err;
-    if (address->u.path[0] != '\0' &&
-        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
-        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
     err = e->sockets->open(e, AIOLOOP_UNIX, &s);
     if (err < 0)
         return aiol_fail(loop, err, NULL);
+    if (address->u.path[0] != '\0' &&
+        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
+        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
     err = e->sockets->bind(e, s, address);
-    if (err == 0)
+    if (err == 0) {
         err = aiol_listener_take(l, s, cleanup, false);
-    if (err == 0)
-        return 0;
+        if (err == 0)
+            return 0;
+        if (address->u.path[0] != '\0')
+            e->sockets->path_remove(e, address->u.path, address->path_size);
+    }
     e->sockets->close(e, s);
     aioloop_address_format(address, name, sizeof(name));
     return aiol_fail(loop, err, "bind to %s: %s", name, aioloop_strerror(err));

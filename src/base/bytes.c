@@ -30,7 +30,8 @@ typedef struct aiol_chunk {
 typedef struct aiol_bytes {
     aiol_chunk *head;
     aiol_chunk *tail;
-    aiol_chunk *done; /* lent chunks to be released */
+    aiol_chunk *done; /* lent chunks to be released, and the last of them */
+    aiol_chunk *done_tail;
     size_t size;
 } aiol_bytes;
 
@@ -122,7 +123,6 @@ AIOLOOP_INTERNAL int aiol_bytes_pieces(const aiol_bytes *q, aioloop_buf *pieces,
 
 static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
     aiol_chunk *chunk = q->head;
-    aiol_chunk **end;
     q->head = chunk->next;
     if (q->head == NULL)
         q->tail = NULL;
@@ -131,10 +131,12 @@ static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
         aiol_free(a, chunk, chunk->block_size);
         return;
     }
-    for (end = &q->done; *end != NULL; end = &(*end)->next)
-        ;
     chunk->next = NULL;
-    *end = chunk;
+    if (q->done == NULL)
+        q->done = chunk;
+    else
+        q->done_tail->next = chunk;
+    q->done_tail = chunk;
 }
 
 /* Drops the first n bytes. */

@@ -102,11 +102,20 @@ AIOLOOP_API const aioloop_error *aioloop_error_at(const aioloop_error *error, si
 }
 
 AIOLOOP_INTERNAL void aiol_error_set(aiol_error_slot *slot, int code, const char *format, va_list arguments) {
+    char text[AIOL_ERROR_TEXT_SIZE]; /* the arguments may be the message that is replaced */
+    text[0] = '\0';
+    if (format != NULL)
+        vsnprintf(text, sizeof(text), format, arguments);
+    memcpy(slot->buffer, text, strlen(text) + 1);
     slot->error.code = code;
     slot->error.text = slot->buffer;
+}
+
+/* Nothing is known of what failed last. */
+AIOLOOP_INTERNAL void aiol_error_clear(aiol_error_slot *slot) {
+    slot->error.code = 0;
+    slot->error.text = slot->buffer;
     slot->buffer[0] = '\0';
-    if (format != NULL)
-        vsnprintf(slot->buffer, sizeof(slot->buffer), format, arguments);
 }
 
 /* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to do. */

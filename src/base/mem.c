@@ -64,22 +64,4 @@ AIOLOOP_INTERNAL int aiol_grow(const aioloop_allocator *a, void *array, size_t *
     return 0;
 }
 
-/* A copy of a string, ended by a zero; NULL for NULL or no memory. Free it with aiol_free_string. */
-AIOLOOP_INTERNAL char *aiol_copy_string(const aioloop_allocator *a, const char *text) {
-    size_t size;
-    char *copy;
-    if (text == NULL)
-        return NULL;
-    size = strlen(text) + 1;
-    copy = (char *)aiol_alloc(a, size);
-    if (copy != NULL)
-        memcpy(copy, text, size);
-    return copy;
-}
-
-AIOLOOP_INTERNAL void aiol_free_string(const aioloop_allocator *a, char *text) {
-    if (text != NULL)
-        aiol_free(a, text, strlen(text) + 1);
-}
-
 #endif

@@ -115,6 +115,7 @@ typedef struct aiol_resource {
     aiol_link link;
     const aiol_resource_calls *calls;
     aioloop *loop;
+    aiol_map *context; /* the values its user code runs with; let go by aiol_resource_remove */
     uint32_t site;
     uint32_t refs;
 } aiol_resource;
@@ -148,12 +149,14 @@ struct aioloop {
     aiol_slot *free_slots;
     uint64_t sequence;
     aiol_map *map;     /* what is current between callbacks; owned while the loop runs */
-    aiol_map **outer_place; /* whose it was before */
+    aiol_map *outer_map; /* the thread's before the run, and who owns it */
+    aiol_map **outer_place;
     uint32_t turn;     /* counts callbacks */
     bool attention;    /* something is to be done when the callback ends: raised or unsent says what */
     bool careful;      /* closed, or debug mode: the slow path looks which */
     int raised;        /* the code that the running callback raised; 0: none */
     aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
+    aiol_node *sending; /* those of the callback before, while they are seen to */
     bool halt;         /* fatal: stop dispatching */
     bool stopping;
     bool closed;
@@ -202,6 +205,7 @@ struct aioloop {
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
+    bool freeing; /* user code may still let go of things: no block goes before all of it has run */
     aiol_node *spare_writers; /* net's */
     unsigned spare_writer_count;
 };
@@ -283,7 +287,7 @@ AIOL_INLINE void aiol_dispatch_leave(aioloop *loop) {
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
-    if (AIOL_UNLIKELY(loop->unsent != NULL))
+    if (AIOL_UNLIKELY(loop->unsent != NULL || loop->sending != NULL))
         loop->net->flush_unsent(loop);
 }
 
@@ -330,6 +334,7 @@ AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *t
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
+AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 

@@ -116,20 +116,27 @@ static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aiol_future_free_ended(loop, AIOL_FUTURE_QUARANTINE);
 }
 
-/* Frees it, whoever still refers to it. */
-AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
-    aioloop *loop = f->loop;
+/* Lets go of everything that runs user code; the future itself stays. */
+AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     void *pointer = f->pointer;
     void (*dispose)(void *) = (f->flags & AIOL_FUTURE_TAKEN) == 0 ? f->dispose : NULL;
+    f->dispose = NULL;
     aiol_future_drop_callbacks(f);
+    if (dispose != NULL)
+        dispose(pointer);
+}
+
+/* Frees it, whoever still refers to it. Nobody does, or the loop is being freed. */
+AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
+    aioloop *loop = f->loop;
+    f->refs = 1; /* what strip calls may take it up and let it go again */
+    aiol_future_strip(f);
     aiol_list_remove(&f->link);
     aiol_error_free(&loop->allocator, f->error);
-    if (AIOL_UNLIKELY(loop->debug))
+    if (AIOL_UNLIKELY(loop->debug && !loop->freeing))
         aiol_future_quarantine(f);
     else
         aiol_free(&loop->allocator, f, sizeof(*f));
-    if (dispose != NULL)
-        dispose(pointer);
 }
 
 static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
@@ -156,6 +163,8 @@ AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f) {
 
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
     AIOL_ASSERT(f->refs != 0);
+    if (AIOL_UNLIKELY(f->loop->freeing))
+        return; /* all of them go at once */
     if (f->refs == 1 && f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
         aiol_future_report(f); /* the handler may claim it */
     if (--f->refs == 0)
@@ -449,23 +458,21 @@ AIOLOOP_API int(aioloop_future_then)(aioloop_future *future, aioloop_future_call
 
 AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg) {
     aiol_slot *kept = NULL;
+    aiol_slot *dropped = NULL;
     aiol_slot *slot;
     size_t removed = 0;
-    size_t held = 0;
     if (future == NULL || aiol_future_is_static(future))
         return 0;
     slot = future->callbacks;
     future->callbacks = NULL;
     while (slot != NULL) {
         aiol_slot *next = (aiol_slot *)(void *)slot->at.node.next;
-        slot->at.node.next = NULL;
         if (slot->fn.future == fn && slot->arg == arg) {
             removed++;
-            if ((slot->flags & AIOL_SLOT_HOLDS) != 0)
-                held++;
-            slot->flags &= (uint8_t)~AIOL_SLOT_HOLDS;
-            aiol_slot_free(future->loop, slot);
+            slot->at.node.next = (aiol_node *)(void *)dropped;
+            dropped = slot;
         } else {
+            slot->at.node.next = NULL;
             if (kept == NULL)
                 future->callbacks = slot;
             else
@@ -475,8 +482,16 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
         slot = next;
     }
     future->callbacks_tail = kept;
-    while (held-- > 0)
-        aiol_future_release(future);
+    aiol_future_hold(future); /* the list is right again; what follows may run user code */
+    while (dropped != NULL) {
+        bool held = (dropped->flags & AIOL_SLOT_HOLDS) != 0;
+        slot = dropped;
+        dropped = (aiol_slot *)(void *)slot->at.node.next;
+        aiol_slot_free(future->loop, slot);
+        if (held)
+            aiol_future_release(future);
+    }
+    aiol_future_release(future);
     return removed;
 }
 

@@ -73,19 +73,15 @@ AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop) {
     return slot;
 }
 
-static AIOL_NOINLINE void aiol_slot_drop_context(aiol_slot *slot) {
-    if ((slot->flags & AIOL_SLOT_EXPLICIT) != 0) {
-        slot->flags &= (uint8_t)~AIOL_SLOT_EXPLICIT;
-        aioloop_context_unref(slot->context.explicit_one);
-    } else {
-        aiol_map_unref(slot->context.map);
+/* The slot is free when this lets go of what it had captured, which may call user code. */
+AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
+    aiol_map *map = slot->context.map;
+    aioloop_context *explicit_one = NULL;
+    if (AIOL_UNLIKELY((slot->flags & AIOL_SLOT_EXPLICIT) != 0)) {
+        explicit_one = slot->context.explicit_one;
+        map = NULL;
     }
     slot->context.map = NULL;
-}
-
-AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
-    if (AIOL_UNLIKELY(slot->context.map != NULL))
-        aiol_slot_drop_context(slot);
     slot->sequence = 0;
     slot->state = AIOL_SLOT_READY;
     slot->at.node.run = aiol_run_call;
@@ -93,11 +89,13 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     if (AIOL_UNLIKELY(slot->flags != 0)) {
         slot->at.node.next = (aiol_node *)(void *)loop->remote_done;
         loop->remote_done = slot;
-        return;
+    } else {
+        slot->site = 0; /* of the others it is a link that threads read */
+        slot->at.node.next = (aiol_node *)(void *)loop->free_slots;
+        loop->free_slots = slot;
     }
-    slot->site = 0; /* of the others it is a link that threads read */
-    slot->at.node.next = (aiol_node *)(void *)loop->free_slots;
-    loop->free_slots = slot;
+    aiol_map_unref(map);
+    aioloop_context_unref(explicit_one);
 }
 
 /* Captures the context that a callback will run in. */
@@ -148,10 +146,11 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_attend(aioloop *loop, aiol_slot *s
  * loop->attention. */
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
-    if (AIOL_UNLIKELY(aiol_thread.map != NULL))
-        aiol_map_release(aiol_thread.map); /* the last one's */
+    aiol_map *last = aiol_thread.map;
     aiol_thread.map = slot->context.map;
     slot->context.map = NULL;
+    if (AIOL_UNLIKELY(last != NULL))
+        aiol_map_release(last); /* may call user code, so not before this one's are the current ones */
     loop->turn++;
     slot->fn.call(loop, slot->arg);
     if (AIOL_UNLIKELY(loop->attention))

@@ -23,7 +23,10 @@ AIOLOOP_INTERNAL void aiol_resource_add(aioloop *loop, aiol_resource *resource, 
 }
 
 AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource) {
+    aiol_map *context = resource->context;
+    resource->context = NULL;
     aiol_list_remove(&resource->link);
+    aiol_map_unref(context);
 }
 
 static aiol_resource *aiol_resource_of(aiol_link *link) {
@@ -120,7 +123,7 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* Until when the engine may wait: 0 if there is something to do. */
 static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
-    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL ||
+    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL || loop->sending != NULL ||
         loop->stopping || limit <= 0)
         return 0;
     if (loop->timers.count == 0)
@@ -152,6 +155,7 @@ AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
 static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_node *node = queue->head;
+    aiol_map *last;
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
     do {
@@ -160,9 +164,10 @@ static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
         node = queue->head;
     } while (node != NULL);
     queue->end = &queue->head;
-    aiol_map_unref(aiol_thread.map);
+    last = aiol_thread.map;
     aiol_thread.map = loop->map;
     aiol_thread.place = &loop->map;
+    aiol_map_unref(last); /* may call user code: what is current is right by now */
 }
 
 /* Runs what was ready when the wait was over, behind what a halt has left. */
@@ -177,6 +182,8 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     int n;
     if (AIOL_UNLIKELY(loop->attention))
         aiol_callback_end(loop); /* what was written outside of any */
+    if (AIOL_UNLIKELY(loop->halt))
+        return 0;
     n = aiol_loop_wait(loop, limit);
     loop->iteration++;
     if (AIOL_UNLIKELY(n < 0))
@@ -214,21 +221,26 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* in another thread */
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
-    loop->map = aiol_thread.map;
+    loop->outer_map = aiol_thread.map;
     loop->outer_place = aiol_thread.place;
+    loop->map = aiol_map_ref(aiol_thread.map);
     aiol_thread.place = &loop->map;
     aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
-    loop->attention = loop->unsent != NULL;
+    loop->attention = loop->unsent != NULL || loop->sending != NULL;
     return 0;
 }
 
 static void aiol_loop_end(aioloop *loop) {
+    aiol_map *before = loop->outer_place != NULL ? *loop->outer_place : loop->outer_map;
     aiol_thread.running = NULL;
     aiol_thread.place = loop->outer_place;
+    aiol_thread.map = loop->map;
     if (loop->outer_place != NULL)
         *loop->outer_place = loop->map;
+    loop->map = NULL;
+    aiol_map_unref(before);
     (void)aiol_inbox_sleep(loop);
     aiol_store(&loop->running, 0);
 }
@@ -438,6 +450,22 @@ static void aiol_loop_report_failures(aioloop *loop) {
     }
 }
 
+/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may let
+ * go of futures, transports and servers of the loop, which does nothing any more. */
+static void aiol_loop_strip(aioloop *loop) {
+    aiol_link *link;
+    loop->freeing = true;
+    aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    for (link = loop->futures.next; link != &loop->futures; link = link->next)
+        aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        aiol_resource *resource = aiol_resource_of(link);
+        aiol_map *context = resource->context;
+        resource->context = NULL;
+        aiol_map_unref(context);
+    }
+}
+
 AIOLOOP_API int aioloop_free(aioloop *loop) {
     aioloop_allocator allocator;
     int err;
@@ -453,19 +481,21 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
     aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;
-    if (aiol_thread.running == loop) /* a forked child, inside the parent's run */
+    if (aiol_thread.running == loop) { /* a forked child, inside the parent's run: the values outlive who owns them */
         aiol_thread.running = NULL;
-    /* Futures first: a result that nobody took may be a reference of a transport or server. */
-    while (!aiol_list_empty(&loop->futures))
-        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
-    aiol_future_free_ended(loop, 0);
+        aiol_map_ref(aiol_thread.map);
+        aiol_thread.place = NULL;
+    }
+    aiol_loop_strip(loop);
     while (!aiol_list_empty(&loop->resources)) {
         aiol_resource *resource = aiol_resource_of(loop->resources.next);
         resource->calls->destroy(resource);
     }
     if (loop->net != NULL)
         loop->net->freed(loop);
-    aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    while (!aiol_list_empty(&loop->futures))
+        aiol_future_destroy(AIOL_CONTAINER(loop->futures.next, aioloop_future, link));
+    aiol_future_free_ended(loop, 0);
     while (loop->chunks != NULL) {
         aiol_slot_chunk *chunk = loop->chunks;
         loop->chunks = chunk->next;

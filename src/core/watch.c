@@ -14,7 +14,6 @@ typedef struct aiol_watcher {
     aiol_op op;
     aioloop_callback fn;
     void *arg;
-    aiol_map *context;
     uint32_t changed; /* the iteration in which it was set last: no event of that one is its */
     bool removed;
     bool running; /* its callback is on the stack */
@@ -22,7 +21,6 @@ typedef struct aiol_watcher {
 
 static void aiol_watcher_free(aiol_watcher *w) {
     aioloop *loop = w->resource.loop;
-    aiol_map_unref(w->context);
     aiol_resource_remove(&w->resource);
     aiol_free(&loop->allocator, w, sizeof(*w));
 }
@@ -44,8 +42,8 @@ static size_t aiol_watcher_ready(aiol_op *op, int64_t n, const void *data) {
     aiol_watcher *w = AIOL_CONTAINER(op, aiol_watcher, op);
     aioloop *loop = w->resource.loop;
     (void)data;
-    if (!w->removed && w->changed != loop->iteration) {
-        aiol_frame frame = aiol_enter(loop, &w->context);
+    if (!w->removed && (w->changed != loop->iteration || n < 0)) {
+        aiol_frame frame = aiol_enter(loop, &w->resource.context);
         aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
         int raised;
         w->running = true;
@@ -97,10 +95,10 @@ static aiol_watcher *aiol_watcher_find(aioloop *loop, aioloop_socket fd, unsigne
 
 /* What a watcher calls from now on. */
 static void aiol_watcher_set(aiol_watcher *w, aioloop_callback fn, void *arg) {
-    aiol_map *old = w->context;
+    aiol_map *old = w->resource.context;
     w->fn = fn;
     w->arg = arg;
-    w->context = aiol_map_ref(aiol_thread.map);
+    w->resource.context = aiol_map_ref(aiol_thread.map);
     w->changed = w->resource.loop->iteration;
     w->resource.site = aiol_site_take(w->resource.loop);
     aiol_map_unref(old);

@@ -15,7 +15,6 @@ typedef struct aiol_connector {
     aioloop_future *future;
     const aioloop_protocol *protocol;
     void *arg;
-    aiol_map *context;
     aiol_op op; /* CONNECT; its fd is the socket in use, or AIOL_NO_SOCKET */
     aiol_node node;
     aioloop_timer_handle timer;
@@ -50,7 +49,6 @@ static void aiol_connector_free(aiol_connector *c) {
     int i;
     for (i = 0; i < c->error_count; i++)
         aiol_error_free(&loop->allocator, c->errors[i]);
-    aiol_map_unref(c->context);
     aiol_resource_remove(&c->resource);
     aiol_free(&loop->allocator, c, sizeof(*c));
 }
@@ -208,7 +206,7 @@ static void aiol_connector_made(aiol_connector *c) {
     setup.loop = loop;
     setup.protocol = c->protocol;
     setup.arg = c->arg;
-    setup.context = c->context;
+    setup.context = c->resource.context;
     setup.socket = c->op.fd;
     setup.site = c->resource.site;
     if (e->sockets->name(e, c->op.fd, &local, &local_room) == 0)
@@ -313,7 +311,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     }
     c->protocol = protocol;
     c->arg = arg;
-    c->context = aiol_map_ref(aiol_thread.map);
+    c->resource.context = aiol_map_ref(aiol_thread.map);
     c->op.kind = AIOL_OP_CONNECT;
     c->op.fd = AIOL_NO_SOCKET;
     c->op.done = aiol_connector_done;

@@ -54,7 +54,6 @@ struct aioloop_transport {
     const aiol_transport_calls *calls;
     const aioloop_protocol *protocol;
     void *self;
-    aiol_map *context;
     aioloop_server *server; /* that accepted it, while it lives */
     aiol_link siblings;     /* in the server's clients */
     aiol_writer *writer;    /* NULL: nothing to send */

@@ -30,7 +30,6 @@ struct aioloop_server {
     aiol_resource resource;
     const aioloop_protocol *protocol;
     void *arg;
-    aiol_map *context;
     aiol_server_state state;
     int backlog;
     aiol_link clients;
@@ -57,7 +56,6 @@ static void aiol_server_destroy(aioloop_server *server) {
         aiol_list_remove(&t->siblings);
         t->server = NULL;
     }
-    aiol_map_unref(server->context);
     aiol_resource_remove(&server->resource);
     aiol_free(&loop->allocator, server->waiters, server->waiter_capacity * sizeof(server->waiters[0]));
     aiol_free(&loop->allocator, server, aiol_server_block_size(server->listener_count));
@@ -190,7 +188,7 @@ static void aiol_server_report(aioloop_server *server, int code, const char *mes
     context.server = server;
     context.protocol = server->protocol;
     context.socket = s;
-    frame = aiol_context_enter(&server->context);
+    frame = aiol_context_enter(&server->resource.context);
     aiol_report(server->resource.loop, code, server->resource.site, &context);
     aiol_context_leave(&frame);
 }
@@ -216,6 +214,7 @@ static void aiol_listener_accept_again(aioloop *loop, void *arg) {
 static void aiol_listener_failed(aiol_listener *l, int code) {
     aioloop_server *server = l->server;
     aioloop_server_ref(server);
+    aiol_error_clear(&server->resource.loop->error); /* the engine's codes have no message */
     aiol_server_report(server, code, "Error in accept: out of system resource", &l->op.fd);
     if (server->state == AIOL_SERVER_SERVING) {
         l->retry = (aioloop_call_later)(server->resource.loop, AIOL_ACCEPT_RETRY, aiol_listener_accept_again, l);
@@ -263,7 +262,7 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     setup.loop = loop;
     setup.protocol = server->protocol;
     setup.arg = server->arg;
-    setup.context = server->context;
+    setup.context = server->resource.context;
     setup.server = server;
     setup.socket = s;
     setup.peer = (const aioloop_address *)data;
@@ -271,6 +270,7 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     setup.site = server->resource.site;
     err = aiol_stream_new(&setup, &t);
     if (err < 0) {
+        aiol_error_clear(&loop->error);
         aiol_server_report(server, err, "Error on transport creation for incoming connection", &s);
         e->sockets->close(e, s);
         return 0;
@@ -328,11 +328,13 @@ AIOLOOP_API aioloop_future *aioloop_server_serve_forever(aioloop_server *server)
     if (server == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = server->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(AIOLOOP_ECLOSED);
     if (server->serving != NULL)
         return aiol_future_failed_now(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the server is serving forever already"));
     err = aioloop_server_start_serving(server);
     if (err < 0)
-        return loop->closed ? aiol_future_failed(AIOLOOP_ECLOSED) : aiol_future_failed_now(loop, err);
+        return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, aiol_server_serving_cancelled, server);
     if (f == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
@@ -360,6 +362,8 @@ AIOLOOP_API aioloop_future *aioloop_server_wait_closed(aioloop_server *server) {
     if (server == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = server->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(AIOLOOP_ECLOSED);
     if (aiol_grow(&loop->allocator, &server->waiters, &server->waiter_capacity, sizeof(server->waiters[0]),
                   server->waiter_count + 1) < 0)
         return aiol_future_failed(AIOLOOP_ENOMEM);
@@ -433,7 +437,7 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
         return NULL;
     server->protocol = protocol;
     server->arg = arg;
-    server->context = aiol_map_ref(aiol_thread.map);
+    server->resource.context = aiol_map_ref(aiol_thread.map);
     server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
     server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
     server->listener_count = count;
@@ -647,17 +651,20 @@ static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *addr
     char name[AIOL_ADDRESS_TEXT];
     aioloop_socket s = AIOL_NO_SOCKET;
     int err;
-    if (address->u.path[0] != '\0' &&
-        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
-        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
     err = e->sockets->open(e, AIOLOOP_UNIX, &s);
     if (err < 0)
         return aiol_fail(loop, err, NULL);
+    if (address->u.path[0] != '\0' &&
+        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
+        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
     err = e->sockets->bind(e, s, address);
-    if (err == 0)
+    if (err == 0) {
         err = aiol_listener_take(l, s, cleanup, false);
-    if (err == 0)
-        return 0;
+        if (err == 0)
+            return 0;
+        if (address->u.path[0] != '\0')
+            e->sockets->path_remove(e, address->u.path, address->path_size);
+    }
     e->sockets->close(e, s);
     aioloop_address_format(address, name, sizeof(name));
     return aiol_fail(loop, err, "bind to %s: %s", name, aioloop_strerror(err));

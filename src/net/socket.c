@@ -103,10 +103,11 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
     int err;
     if (loop == NULL || protocol == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
-    if (!loop->careful)
-        return NULL;
-    err = aiol_check(loop);
-    return err < 0 ? aiol_future_failed(err) : NULL;
+    err = loop->careful ? aiol_check(loop) : 0;
+    if (err < 0)
+        return aiol_future_failed(err);
+    aiol_error_clear(&loop->error); /* so that what is stored when the call fails is of this call */
+    return NULL;
 }
 
 #endif

@@ -32,7 +32,7 @@ static void aiol_stream_close_socket(aioloop_transport *t) {
 static void aiol_stream_release(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     while (t->writer != NULL && t->writer->bytes.done != NULL) {
-        aiol_frame frame = aiol_enter(loop, &t->context);
+        aiol_frame frame = aiol_enter(loop, &t->resource.context);
         int raised;
         aiol_bytes_release_first(&t->writer->bytes, &loop->allocator);
         raised = aiol_leave(loop, &frame);
@@ -84,8 +84,11 @@ static void aiol_stream_unqueue(aioloop_transport *t) {
     aiol_node **at;
     if (w == NULL || !w->queued)
         return;
-    for (at = &t->resource.loop->unsent; *at != &w->unsent; at = &(*at)->next)
+    for (at = &t->resource.loop->unsent; *at != NULL && *at != &w->unsent; at = &(*at)->next)
         ;
+    if (*at == NULL)
+        for (at = &t->resource.loop->sending; *at != &w->unsent; at = &(*at)->next)
+            ;
     *at = w->unsent.next;
     w->queued = false;
 }
@@ -148,7 +151,7 @@ static AIOL_NOINLINE void aiol_stream_attend(aioloop_transport *t, const char *m
 AIOL_INLINE size_t aiol_stream_deliver(aioloop_transport *t, const void *data, size_t size) {
     aioloop *loop = t->resource.loop;
     const aioloop_protocol *protocol = t->protocol;
-    aiol_dispatch_enter(loop, &t->context);
+    aiol_dispatch_enter(loop, &t->resource.context);
     if (t->recv.u.recv.dest == NULL) {
         if (protocol->data_received != NULL)
             protocol->data_received(t, t->self, data, size);
@@ -204,7 +207,7 @@ static size_t aiol_stream_dest(aiol_op *op, void **buffer) {
             raised = aiol_fail(loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
         aiol_stream_failed(t, raised, "Error in get_buffer");
     }
-    aiol_callback_end(loop);
+    /* What it wrote goes out after the buffer was used: sending calls user code, which may free it. */
     if (AIOL_UNLIKELY(t->protocol != protocol || t->self != self)) /* the new one is asked next time */
         return 0;
     return t->state == AIOL_TRANSPORT_OPEN && op->state == AIOL_OP_ACTIVE ? size : 0;
@@ -303,12 +306,17 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
     return 0;
 }
 
-/* The end of a callback: starts the sends of what it wrote. */
+/* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and resume_writing) is
+ * for the end of the next one: a peer that reads as fast as we write must not keep us here. */
 static void aiol_stream_flush(aioloop *loop) {
-    while (loop->unsent != NULL) {
-        aiol_writer *w = AIOL_CONTAINER(loop->unsent, aiol_writer, unsent);
+    if (loop->sending == NULL) {
+        loop->sending = loop->unsent;
+        loop->unsent = NULL;
+    }
+    while (loop->sending != NULL && !loop->halt) {
+        aiol_writer *w = AIOL_CONTAINER(loop->sending, aiol_writer, unsent);
         aioloop_transport *t = w->transport;
-        loop->unsent = w->unsent.next;
+        loop->sending = w->unsent.next;
         w->queued = false;
         if (w->op.state != AIOL_OP_IDLE)
             continue;
@@ -316,6 +324,8 @@ static void aiol_stream_flush(aioloop *loop) {
         if (t->state <= AIOL_TRANSPORT_CLOSING)
             aiol_stream_after_send(t);
     }
+    if (loop->unsent != NULL || loop->sending != NULL)
+        loop->attention = true;
 }
 
 /* A writer for the transport, ready for use; NULL when there is no memory. */
@@ -526,7 +536,9 @@ static void aiol_stream_name(aioloop_address *to, const aioloop_address *from, c
     if (from == NULL)
         return;
     *to = *from;
-    if (from->family == AIOLOOP_UNIX && from->path_size != 0) {
+    if (from->family == AIOLOOP_UNIX && from->path_size == 0) {
+        to->u.path = "";
+    } else if (from->family == AIOLOOP_UNIX) {
         memcpy(*room, from->u.path, from->path_size);
         to->u.path = *room;
         *room += from->path_size;
@@ -562,7 +574,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     t->calls = &aiol_stream_calls;
     t->protocol = setup->protocol;
     t->self = setup->protocol->instance_size != 0 ? (void *)((char *)t + start) : setup->arg;
-    t->context = aiol_map_ref(setup->context);
+    t->resource.context = aiol_map_ref(setup->context);
     t->server = setup->server;
     t->high = AIOL_HIGH_WATER;
     t->low = AIOL_HIGH_WATER / 4;
@@ -591,6 +603,7 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     if (t->protocol->factory != NULL) {
         int err;
         frame = aiol_transport_enter(t);
+        aiol_error_clear(&loop->error);
         err = t->protocol->factory(t->self, arg);
         raised = aiol_transport_leave(t, &frame, "factory");
         if (err >= 0 && raised < 0)

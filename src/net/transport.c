@@ -20,7 +20,7 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_transport_report(aioloop_transport *t, 
     context.message = message;
     context.transport = t;
     context.protocol = t->protocol;
-    frame = aiol_context_enter(&t->context);
+    frame = aiol_context_enter(&t->resource.context);
     aiol_report(t->resource.loop, code, t->resource.site, &context);
     aiol_context_leave(&frame);
 }
@@ -35,7 +35,7 @@ typedef struct aiol_transport_frame {
 AIOL_INLINE aiol_transport_frame aiol_transport_enter(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_transport_frame frame;
-    frame.frame = aiol_enter(loop, &t->context);
+    frame.frame = aiol_enter(loop, &t->resource.context);
     frame.since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
     return frame;
 }
@@ -171,7 +171,6 @@ AIOLOOP_API aioloop_transport *aioloop_transport_ref(aioloop_transport *transpor
 static void aiol_transport_destroy(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_resource_remove(&t->resource);
-    aiol_map_unref(t->context);
     if (t->writer != NULL)
         aiol_writer_free(loop, t->writer);
     aiol_free(&loop->allocator, t, t->block_size);

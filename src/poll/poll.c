@@ -17,6 +17,7 @@ typedef struct aiol_poll_state {
     uint32_t *generations; /* beside fds */
     uint32_t *places;      /* by descriptor: its index in fds + 1, 0: not there */
     size_t count;
+    size_t start; /* where the next scan begins: more may be ready than are told, and each is to have its turn */
     size_t fds_capacity;
     size_t generations_capacity;
     size_t places_capacity;
@@ -77,11 +78,15 @@ static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int 
     aiol_poll_state *s = (aiol_poll_state *)p->state;
     int left = AIOL_SYS(poll, poll(s->fds, (nfds_t)s->count, aiol_poll_ms(timeout)));
     int n = 0;
-    size_t i;
+    size_t scanned;
     if (left == -1)
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
-    for (i = 0; i < s->count && left > 0 && n < max; i++) {
+    if (s->start >= s->count)
+        s->start = 0;
+    for (scanned = 0; scanned < s->count && left > 0 && n < max; scanned++) {
+        size_t i = s->start;
         int found = s->fds[i].revents;
+        s->start = i + 1 < s->count ? i + 1 : 0;
         if (found == 0)
             continue;
         left--;

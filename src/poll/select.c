@@ -16,7 +16,8 @@ typedef struct aiol_select_state {
     fd_set readable;
     fd_set writable;
     uint32_t generations[FD_SETSIZE];
-    int end; /* the largest descriptor watched, + 1 */
+    int end;   /* the largest descriptor watched, + 1 */
+    int start; /* where the next scan begins: more may be ready than are told, and each is to have its turn */
 } aiol_select_state;
 
 static int aiol_select_open(aiol_poll *p) {
@@ -92,7 +93,7 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
     int end = s->end;
     int found;
     int n = 0;
-    int fd;
+    int scanned;
     if (timeout > 100000000 * INT64_C(1000000000))
         timeout = 100000000 * INT64_C(1000000000); /* d) */
     limit.tv_sec = (time_t)(timeout < 0 ? 0 : (timeout + 999) / 1000000000);
@@ -104,9 +105,11 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     else if (found == 0)
         return 0;
-    for (fd = 0; fd < end && n < max; fd++) {
+    for (scanned = 0; scanned < end && n < max; scanned++) {
+        int fd = s->start < end ? s->start : 0;
         unsigned events = (FD_ISSET(fd, &readable) ? (unsigned)AIOL_READABLE : 0u) |
                           (FD_ISSET(fd, &writable) ? (unsigned)AIOL_WRITABLE : 0u);
+        s->start = fd + 1;
         if (events == 0)
             continue;
         ready[n].fd = fd;
