@@ -963,8 +963,8 @@ typedef struct aioloop_connection_options {
 /* loop.create_connection(): connects to host (a numeric address or "localhost"; names need the resolver and answer
  * AIOLOOP_ENOTAVAILABLE) and port. The future's pointer is the aioloop_transport (asyncio gives the pair; see
  * aioloop_transport_get_protocol), its number 0. connection_made has returned when it is done. Cancelling it closes the
- * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the connect, the factory's,
- * AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
+ * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another transport
+ * or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_connection(aioloop *loop, const aioloop_protocol *protocol,
                                                                        void *arg, const char *host, int port,
                                                                        const aioloop_connection_options *options);
@@ -1014,8 +1014,10 @@ AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void
 /* WriteTransport.writelines(): the same for several pieces, all or none. */
 AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count);
 
-/* The same without a copy: data is lent until release(data, size, arg) is called, in the loop, once: when it is sent, the
- * connection lost, or, on an error code, never (the bytes are still yours). release must not be NULL. Not in asyncio. */
+/* The same without a copy: data is lent until release(data, size, arg) is called, once, by the loop: when all of it is sent, when
+ * the connection is lost, or when the loop is closed. On an error nothing is lent and release is not called; beyond write's
+ * errors these are AIOLOOP_ENOTCONN on a closing or lost transport and AIOLOOP_ECLOSED on a closed loop. AIOLOOP_EINVAL for a
+ * NULL data or release. Not in asyncio. */
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
                                               void (*release)(const void *data, size_t size, void *arg), void *arg);
 
@@ -1160,6 +1162,9 @@ AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, ai
  * and connections of this loop reach each other at any loopback or wildcard address and at any path; everything else
  * refuses. The same seed replays the same run exactly.
  *
+ * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may post something,
+ * the run ends with AIOLOOP_EDEADLK.
+ *
  * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do: results
  * arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
  */
@@ -1217,7 +1222,9 @@ extern void aioloop_port_sleep_until(aioloop_time deadline);
 /* Ends the wait; called from any interrupt or thread by aioloop_call_soon_threadsafe. */
 extern void aioloop_port_wake(void);
 
-/* Keeps interrupts (and threads) away for a few instructions. The result of lock is given to unlock. */
+/* Keeps interrupts away for a few instructions, so that aioloop_call_soon_threadsafe may be called from them. The result of lock is
+ * given to unlock. The first post, and one that finds more waiting than ever before, allocates: where an interrupt must not,
+ * post once while starting up. */
 extern uint32_t aioloop_port_lock(void);
 extern void aioloop_port_unlock(uint32_t state);
 
@@ -1513,14 +1520,51 @@ AIOL_INLINE size_t aiol_min_size(size_t a, size_t b) {
 /*
  * atomic.h - the few atomic operations the library needs.
  *
- * Three branches: the builtins of GCC and Clang; and, with AIOLOOP_USE_THREADS 0, plain memory, which is what compilers
- * without atomics (tcc) get. On a firmware port the port's lock makes them atomic against interrupts where the
- * builtins would not (see aiol_port_guard in io/port.c).
+ * Three branches: on a firmware port the port's lock keeps interrupts away, since not every core has the instructions; with
+ * AIOLOOP_USE_THREADS 0 plain memory will do, which is what compilers without atomics (tcc) get; else the builtins of GCC
+ * and Clang.
  */
 #ifndef AIOL_BASE_ATOMIC_H
 #define AIOL_BASE_ATOMIC_H
 
-#if !AIOLOOP_USE_THREADS
+#if AIOLOOP_USE_THREADS && AIOLOOP_PORT
+/* A load or store of a word is whole on any core, and calling the port's functions keeps the compiler from holding copies. */
+#define aiol_load(pointer) (*(pointer))
+#define aiol_load_relaxed(pointer) (*(pointer))
+#define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
+AIOL_INLINE uint32_t aiol_exchange_u32(volatile uint32_t *pointer, uint32_t value) {
+    uint32_t state = aioloop_port_lock();
+    uint32_t old = *pointer;
+    *pointer = value;
+    aioloop_port_unlock(state);
+    return old;
+}
+AIOL_INLINE uint32_t aiol_add_u32(volatile uint32_t *pointer, uint32_t value) {
+    uint32_t state = aioloop_port_lock();
+    uint32_t sum = *pointer + value;
+    *pointer = sum;
+    aioloop_port_unlock(state);
+    return sum;
+}
+AIOL_INLINE void *aiol_exchange_pointer(void *volatile *pointer, void *value) {
+    uint32_t state = aioloop_port_lock();
+    void *old = *pointer;
+    *pointer = value;
+    aioloop_port_unlock(state);
+    return old;
+}
+AIOL_INLINE bool aiol_cas_pointer(void *volatile *pointer, void **expected, void *value) {
+    uint32_t state = aioloop_port_lock();
+    void *old = *pointer;
+    bool same = old == *expected;
+    if (same)
+        *pointer = value;
+    else
+        *expected = old;
+    aioloop_port_unlock(state);
+    return same;
+}
+#elif !AIOLOOP_USE_THREADS
 #define aiol_load(pointer) (*(pointer))
 #define aiol_load_relaxed(pointer) (*(pointer))
 #define aiol_store(pointer, value) ((void)(*(pointer) = (value)))

@@ -19,7 +19,9 @@ extern void aioloop_port_sleep_until(aioloop_time deadline);
 /* Ends the wait; called from any interrupt or thread by aioloop_call_soon_threadsafe. */
 extern void aioloop_port_wake(void);
 
-/* Keeps interrupts (and threads) away for a few instructions. The result of lock is given to unlock. */
+/* Keeps interrupts away for a few instructions, so that aioloop_call_soon_threadsafe may be called from them. The result of lock is
+ * given to unlock. The first post, and one that finds more waiting than ever before, allocates: where an interrupt must not,
+ * post once while starting up. */
 extern uint32_t aioloop_port_lock(void);
 extern void aioloop_port_unlock(uint32_t state);
 

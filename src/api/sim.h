@@ -6,6 +6,9 @@
  * and connections of this loop reach each other at any loopback or wildcard address and at any path; everything else
  * refuses. The same seed replays the same run exactly.
  *
+ * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may post something,
+ * the run ends with AIOLOOP_EDEADLK.
+ *
  * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do: results
  * arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
  */

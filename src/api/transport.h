@@ -60,8 +60,8 @@ typedef struct aioloop_connection_options {
 /* loop.create_connection(): connects to host (a numeric address or "localhost"; names need the resolver and answer
  * AIOLOOP_ENOTAVAILABLE) and port. The future's pointer is the aioloop_transport (asyncio gives the pair; see
  * aioloop_transport_get_protocol), its number 0. connection_made has returned when it is done. Cancelling it closes the
- * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the connect, the factory's,
- * AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
+ * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another transport
+ * or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_connection(aioloop *loop, const aioloop_protocol *protocol,
                                                                        void *arg, const char *host, int port,
                                                                        const aioloop_connection_options *options);
@@ -111,8 +111,10 @@ AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void
 /* WriteTransport.writelines(): the same for several pieces, all or none. */
 AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count);
 
-/* The same without a copy: data is lent until release(data, size, arg) is called, in the loop, once: when it is sent, the
- * connection lost, or, on an error code, never (the bytes are still yours). release must not be NULL. Not in asyncio. */
+/* The same without a copy: data is lent until release(data, size, arg) is called, once, by the loop: when all of it is sent, when
+ * the connection is lost, or when the loop is closed. On an error nothing is lent and release is not called; beyond write's
+ * errors these are AIOLOOP_ENOTCONN on a closing or lost transport and AIOLOOP_ECLOSED on a closed loop. AIOLOOP_EINVAL for a
+ * NULL data or release. Not in asyncio. */
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
                                               void (*release)(const void *data, size_t size, void *arg), void *arg);
 
