@@ -7663,7 +7663,8 @@ AIOL_INLINE aiol_slot *aiol_slot_take(aioloop *loop, aioloop_callback fn, void *
     aiol_slot *slot = loop->free_slots;
     loop->free_slots = (aiol_slot *)(void *)slot->at.node.next;
     aiol_slot_fill(loop, slot, fn, arg);
-    slot->context.map = aiol_map_ref(aiol_thread.map);
+    if (AIOL_UNLIKELY(aiol_thread.map != NULL)) /* else it is NULL already */
+        slot->context.map = aiol_map_ref(aiol_thread.map);
     return slot;
 }
 
