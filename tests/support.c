@@ -142,6 +142,13 @@ bool test_simulated(aioloop *loop) {
     return strcmp(aioloop_backend_name(loop), "sim") == 0;
 }
 
+void test_needs_threads(aioloop *loop) {
+    if (!AIOLOOP_USE_THREADS) {
+        test_end(loop);
+        SKIP("built without threads");
+    }
+}
+
 void test_needs_real_descriptors(aioloop *loop) {
     if (test_simulated(loop)) {
         test_end(loop);

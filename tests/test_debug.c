@@ -157,6 +157,7 @@ TEST_WITH(wrong_thread_is_refused_in_debug_mode, "DBG-02", TEST_THREADS) {
     debug_calls c = AIOLOOP_ZERO;
     aioloop_socket s[2];
     aioloop_handle h;
+    CHECK_EQ(aioloop_set_slow_callback_duration(loop, AIOLOOP_FOREVER), 0); /* the callback waits for a thread */
     test_socketpair(loop, s);
     c.loop = loop;
     c.watched = s[0];
@@ -320,6 +321,7 @@ TEST(every_kind_of_callback_is_measured, "DBG-03") {
     aioloop_handle h;
     aioloop_timer_handle t;
     aioloop_future *f = aioloop_create_future(loop);
+    test_needs_threads(loop);
     CHECK_PTR(aioloop_future_get_loop(f), loop);
     CHECK_EQ(aioloop_set_slow_callback_duration(loop, 0), 0);
     CHECK_EQ(aioloop_future_add_done_callback(f, debug_slow_done, &runs), 0);

@@ -271,6 +271,7 @@ TEST(raise_in_a_timer_and_in_a_posted_callback, "ERR-04") {
     error_raise r = AIOLOOP_ZERO;
     error_raise posted = AIOLOOP_ZERO;
     aioloop_timer_handle t;
+    test_needs_threads(loop);
     r.code = AIOLOOP_ERANGE;
     posted.code = AIOLOOP_EDOM;
     t = aioloop_call_later(loop, 0, error_raising, &r);
@@ -682,6 +683,7 @@ TEST(fatal_timer_and_post_end_the_run, "") {
     aioloop_timer_handle t;
     aioloop_handle h;
     aioloop_future *f = aioloop_create_future(loop);
+    test_needs_threads(loop);
     CHECK_PTR(aioloop_future_get_loop(f), loop);
     r.code = AIOLOOP_EFATAL;
     t = aioloop_call_later(loop, AIOLOOP_MS(1), error_raising, &r);

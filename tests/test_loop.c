@@ -1270,7 +1270,7 @@ TEST(loop_handle_tells_whether_it_was_cancelled, "HND-03") {
     aioloop *loop = loop_begin();
     aioloop_handle a = loop_soon(loop, loop_letter, LOOP_LETTER('a'));
     aioloop_handle b = loop_soon(loop, loop_letter, LOOP_LETTER('b'));
-    aioloop_timer_handle t = loop_later(loop, AIOLOOP_MS(1), loop_letter, LOOP_LETTER('t'));
+    aioloop_timer_handle t = loop_later(loop, AIOLOOP_SECONDS(3600), loop_letter, LOOP_LETTER('t'));
     aioloop_handle null;
     memset(&null, 0, sizeof(null));
     CHECK(!aioloop_handle_cancelled(&a));

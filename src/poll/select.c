@@ -44,17 +44,17 @@ static int aiol_select_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsign
     aiol_select_state *s = (aiol_select_state *)p->state;
     (void)old;
     if ((events & AIOL_READABLE) != 0)
-        FD_SET(fd, &s->readable);
+        FD_SET((unsigned)fd, &s->readable);
     else
-        FD_CLR(fd, &s->readable);
+        FD_CLR((unsigned)fd, &s->readable);
     if ((events & AIOL_WRITABLE) != 0)
-        FD_SET(fd, &s->writable);
+        FD_SET((unsigned)fd, &s->writable);
     else
-        FD_CLR(fd, &s->writable);
+        FD_CLR((unsigned)fd, &s->writable);
     s->generations[fd] = generation;
     if (events != 0 && fd >= s->end)
         s->end = fd + 1;
-    while (s->end > 0 && !FD_ISSET(s->end - 1, &s->readable) && !FD_ISSET(s->end - 1, &s->writable))
+    while (s->end > 0 && !FD_ISSET((unsigned)(s->end - 1), &s->readable) && !FD_ISSET((unsigned)(s->end - 1), &s->writable))
         s->end--;
     return 0;
 }
@@ -67,8 +67,8 @@ static void aiol_select_without_closed(const aiol_select_state *s, fd_set *reada
     *writable = s->writable;
     for (fd = 0; fd < s->end; fd++) {
         if (fcntl(fd, F_GETFD) == -1) {
-            FD_CLR(fd, readable);
-            FD_CLR(fd, writable);
+            FD_CLR((unsigned)fd, readable);
+            FD_CLR((unsigned)fd, writable);
         }
     }
     if (AIOL_SYS(select, select(s->end, readable, writable, NULL, &now)) == -1) {
@@ -78,10 +78,10 @@ static void aiol_select_without_closed(const aiol_select_state *s, fd_set *reada
     for (fd = 0; fd < s->end; fd++) {
         if (fcntl(fd, F_GETFD) != -1)
             continue;
-        if (FD_ISSET(fd, &s->readable))
-            FD_SET(fd, readable);
-        if (FD_ISSET(fd, &s->writable))
-            FD_SET(fd, writable);
+        if (FD_ISSET((unsigned)fd, &s->readable))
+            FD_SET((unsigned)fd, readable);
+        if (FD_ISSET((unsigned)fd, &s->writable))
+            FD_SET((unsigned)fd, writable);
     }
 }
 
@@ -107,8 +107,8 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
         return 0;
     for (scanned = 0; scanned < end && n < max; scanned++) {
         int fd = s->start < end ? s->start : 0;
-        unsigned events = (FD_ISSET(fd, &readable) ? (unsigned)AIOL_READABLE : 0u) |
-                          (FD_ISSET(fd, &writable) ? (unsigned)AIOL_WRITABLE : 0u);
+        unsigned events = (FD_ISSET((unsigned)fd, &readable) ? (unsigned)AIOL_READABLE : 0u) |
+                          (FD_ISSET((unsigned)fd, &writable) ? (unsigned)AIOL_WRITABLE : 0u);
         s->start = fd + 1;
         if (events == 0)
             continue;
