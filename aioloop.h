@@ -1,11 +1,8 @@
 /* Generated from src/ by tools/amalgamate.py. Do not edit: change src/ and run `make header`. */
 
 /* >> src/aioloop.h */
-#ifndef AIOLOOP_H
-#define AIOLOOP_H
-
 /* The implementation needs what the system's headers hide unless asked, so it asks before the first of them. */
-#if defined(AIOLOOP_IMPLEMENTATION) && !defined(_WIN32)
+#if defined(AIOLOOP_IMPLEMENTATION) && !defined(AIOLOOP_IMPLEMENTED) && !defined(_WIN32)
 #if defined(__GLIBC__) && defined(_FEATURES_H) && !defined(__USE_GNU)
 #error "aioloop.h: with AIOLOOP_IMPLEMENTATION include it before any system header, or compile with -D_GNU_SOURCE"
 #endif
@@ -16,6 +13,9 @@
 #define _DARWIN_C_SOURCE 1
 #endif
 #endif
+
+#ifndef AIOLOOP_H
+#define AIOLOOP_H
 
 /* >> src/api/manual.h */
 /*
@@ -223,6 +223,17 @@
  *   from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
  *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
  *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
+ *
+ *
+ * ENDING WELL
+ *
+ *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A server
+ *   that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's pipe, watched) calls
+ *   aioloop_server_close and aioloop_server_close_clients, and sets a timer for aioloop_server_abort_clients.
+ *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
+ *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
+ *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be sure write_eof,
+ *   and read to the end.
  *
  *
  * FORK
@@ -690,8 +701,8 @@ AIOLOOP_API bool aioloop_handle_cancelled(const aioloop_handle *handle);
 AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle);
 
 /* Moves a pending timer to another time (in either direction) and stores it in the handle. To a later time this costs a
- * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran, is due
- * already, or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
+ * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran, runs,
+ * or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
 AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when);
 
 /* ---- watching descriptors ---- */
@@ -6886,9 +6897,9 @@ AIOL_INLINE void aiol_queue_append(aiol_queue *q, aiol_queue *from) {
     aiol_queue_init(from);
 }
 
-/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  WAITING: a done-callback, until its future is
- * done. */
-typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_WAITING } aiol_slot_state;
+/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  DUE: a timer whose turn comes in this iteration.
+ * WAITING: a done-callback, until its future is done. */
+typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_DUE, AIOL_SLOT_WAITING } aiol_slot_state;
 
 enum {
     AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
@@ -6999,6 +7010,7 @@ struct aioloop {
 
     aiol_heap timers;
     aiol_queue due;
+    aioloop_time due_at; /* the clock when they were moved there */
 
     aiol_slot *remote_done; /* to go back to remote_free */
 
@@ -7142,6 +7154,7 @@ AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *contex
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node);
 
 /* inbox.c */
 #if AIOLOOP_USE_THREADS
@@ -7759,15 +7772,37 @@ AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
     return AIOLOOP_FOREVER;
 }
 
+/* Runs a timer that was due, unless an earlier callback of this iteration has moved it: a byte that arrives together with the
+ * deadline of an idle time-out still counts. */
+AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node) {
+    aiol_slot *slot = (aiol_slot *)(void *)node;
+    bool moved = slot->u.when == AIOLOOP_FOREVER || slot->u.when > loop->due_at;
+    slot->state = AIOL_SLOT_READY;
+    node->run = aiol_run_call;
+    if (AIOL_UNLIKELY(moved)) {
+        /* There is room in the heap, since it was taken out of it, unless others have filled it; then it is due all the same. */
+        slot->state = AIOL_SLOT_TIMER;
+        if (aiol_heap_push(&loop->allocator, &loop->timers, slot->u.when, &slot->at.heap) == 0)
+            return;
+        slot->state = AIOL_SLOT_READY;
+    }
+    if ((slot->flags & AIOL_SLOT_EXPLICIT) != 0 || loop->debug)
+        aiol_run_call_carefully(loop, node);
+    else
+        aiol_run_call(loop, node);
+}
+
 /* Queues what is due, in order, to run at the end of this iteration. */
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
     aioloop_time now = aiol_loop_now(loop);
+    loop->due_at = now;
     while (aiol_timer_next(loop) <= now && loop->timers.count != 0) {
         aiol_slot *slot = (aiol_slot *)(void *)loop->timers.entries[0].item;
         if (slot->u.when == AIOLOOP_FOREVER)
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
-        slot->state = AIOL_SLOT_READY;
+        slot->state = AIOL_SLOT_DUE;
+        slot->at.node.run = aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
 }
@@ -7836,9 +7871,9 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
     if (handle == NULL || when == AIOLOOP_NOT_A_TIME)
         return AIOLOOP_EINVAL;
     slot = aiol_handle_slot(&handle->handle);
-    if (slot == NULL || slot->state != AIOL_SLOT_TIMER)
+    if (slot == NULL || (slot->state != AIOL_SLOT_TIMER && slot->state != AIOL_SLOT_DUE))
         return AIOLOOP_EINVALIDSTATE;
-    if (when < slot->u.when) {
+    if (slot->state == AIOL_SLOT_TIMER && when < slot->u.when) {
         aioloop *loop = aiol_slot_loop(slot);
         aiol_heap_move(&loop->timers, &slot->at.heap, when);
     }
@@ -8855,7 +8890,9 @@ AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
     loop->stopping = false;
     aiol_loop_end(loop);
     if (err < 0 && err != AIOLOOP_EFATAL)
-        aiol_fail(loop, err, "the back end %s cannot wait: %s", loop->engine->name, aioloop_strerror(err));
+        aiol_fail(loop, err, err == AIOLOOP_EDEADLK ? "back end %s: nothing can ever happen: no timer, nothing under way (%s)"
+                                                    : "the back end %s cannot wait: %s",
+                  loop->engine->name, aioloop_strerror(err));
     return err;
 }
 
@@ -8976,7 +9013,8 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
             aioloop_future *f = slot->u.future;
             aiol_slot_free(loop, slot);
             aiol_future_release(f);
-        } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_nothing) {
+        } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_due ||
+                   node->run == aiol_run_nothing) {
             aiol_slot_free(loop, (aiol_slot *)(void *)node);
         }
         /* Other nodes are inside what they run for, and go with that. */
@@ -10527,7 +10565,15 @@ static bool aiol_connector_cancel(aioloop_future *future) {
 static void aiol_connector_timed_out(aioloop *loop, void *arg) {
     aiol_connector *c = (aiol_connector *)arg;
     (void)loop;
-    aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, NULL);
+    if (c->next != 0) {
+        char text[AIOL_ERROR_TEXT_SIZE];
+        char name[AIOL_ADDRESS_TEXT];
+        aioloop_address_format(&c->addresses[c->next - 1], name, sizeof(name));
+        snprintf(text, sizeof(text), "connect to %s: %s", name, aioloop_strerror(AIOLOOP_ETIMEDOUT));
+        aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, text);
+    } else {
+        aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, NULL);
+    }
     aiol_connector_settle(c);
 }
 

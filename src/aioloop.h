@@ -1,8 +1,5 @@
-#ifndef AIOLOOP_H
-#define AIOLOOP_H
-
 /* The implementation needs what the system's headers hide unless asked, so it asks before the first of them. */
-#if defined(AIOLOOP_IMPLEMENTATION) && !defined(_WIN32)
+#if defined(AIOLOOP_IMPLEMENTATION) && !defined(AIOLOOP_IMPLEMENTED) && !defined(_WIN32)
 #if defined(__GLIBC__) && defined(_FEATURES_H) && !defined(__USE_GNU)
 #error "aioloop.h: with AIOLOOP_IMPLEMENTATION include it before any system header, or compile with -D_GNU_SOURCE"
 #endif
@@ -13,6 +10,9 @@
 #define _DARWIN_C_SOURCE 1
 #endif
 #endif
+
+#ifndef AIOLOOP_H
+#define AIOLOOP_H
 
 #include "api/manual.h"
 #include "api/config.h"

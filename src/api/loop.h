@@ -143,8 +143,8 @@ AIOLOOP_API bool aioloop_handle_cancelled(const aioloop_handle *handle);
 AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle);
 
 /* Moves a pending timer to another time (in either direction) and stores it in the handle. To a later time this costs a
- * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran, is due
- * already, or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
+ * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran, runs,
+ * or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
 AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when);
 
 /* ---- watching descriptors ---- */

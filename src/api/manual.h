@@ -205,6 +205,17 @@
  *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
  *
  *
+ * ENDING WELL
+ *
+ *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A server
+ *   that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's pipe, watched) calls
+ *   aioloop_server_close and aioloop_server_close_clients, and sets a timer for aioloop_server_abort_clients.
+ *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
+ *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
+ *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be sure write_eof,
+ *   and read to the end.
+ *
+ *
  * FORK
  *
  *   In the child of a fork the parent's loop must not be used; aioloop_free there gives the memory back and touches

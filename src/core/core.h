@@ -57,9 +57,9 @@ AIOL_INLINE void aiol_queue_append(aiol_queue *q, aiol_queue *from) {
     aiol_queue_init(from);
 }
 
-/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  WAITING: a done-callback, until its future is
- * done. */
-typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_WAITING } aiol_slot_state;
+/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  DUE: a timer whose turn comes in this iteration.
+ * WAITING: a done-callback, until its future is done. */
+typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_DUE, AIOL_SLOT_WAITING } aiol_slot_state;
 
 enum {
     AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
@@ -170,6 +170,7 @@ struct aioloop {
 
     aiol_heap timers;
     aiol_queue due;
+    aioloop_time due_at; /* the clock when they were moved there */
 
     aiol_slot *remote_done; /* to go back to remote_free */
 
@@ -313,6 +314,7 @@ AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *contex
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_call_carefully(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL void aiol_run_nothing(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node);
 
 /* inbox.c */
 #if AIOLOOP_USE_THREADS

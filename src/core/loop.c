@@ -257,7 +257,9 @@ AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
     loop->stopping = false;
     aiol_loop_end(loop);
     if (err < 0 && err != AIOLOOP_EFATAL)
-        aiol_fail(loop, err, "the back end %s cannot wait: %s", loop->engine->name, aioloop_strerror(err));
+        aiol_fail(loop, err, err == AIOLOOP_EDEADLK ? "back end %s: nothing can ever happen: no timer, nothing under way (%s)"
+                                                    : "the back end %s cannot wait: %s",
+                  loop->engine->name, aioloop_strerror(err));
     return err;
 }
 
@@ -378,7 +380,8 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
             aioloop_future *f = slot->u.future;
             aiol_slot_free(loop, slot);
             aiol_future_release(f);
-        } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_nothing) {
+        } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_due ||
+                   node->run == aiol_run_nothing) {
             aiol_slot_free(loop, (aiol_slot *)(void *)node);
         }
         /* Other nodes are inside what they run for, and go with that. */

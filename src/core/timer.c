@@ -23,15 +23,37 @@ AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
     return AIOLOOP_FOREVER;
 }
 
+/* Runs a timer that was due, unless an earlier callback of this iteration has moved it: a byte that arrives together with the
+ * deadline of an idle time-out still counts. */
+AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node) {
+    aiol_slot *slot = (aiol_slot *)(void *)node;
+    bool moved = slot->u.when == AIOLOOP_FOREVER || slot->u.when > loop->due_at;
+    slot->state = AIOL_SLOT_READY;
+    node->run = aiol_run_call;
+    if (AIOL_UNLIKELY(moved)) {
+        /* There is room in the heap, since it was taken out of it, unless others have filled it; then it is due all the same. */
+        slot->state = AIOL_SLOT_TIMER;
+        if (aiol_heap_push(&loop->allocator, &loop->timers, slot->u.when, &slot->at.heap) == 0)
+            return;
+        slot->state = AIOL_SLOT_READY;
+    }
+    if ((slot->flags & AIOL_SLOT_EXPLICIT) != 0 || loop->debug)
+        aiol_run_call_carefully(loop, node);
+    else
+        aiol_run_call(loop, node);
+}
+
 /* Queues what is due, in order, to run at the end of this iteration. */
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
     aioloop_time now = aiol_loop_now(loop);
+    loop->due_at = now;
     while (aiol_timer_next(loop) <= now && loop->timers.count != 0) {
         aiol_slot *slot = (aiol_slot *)(void *)loop->timers.entries[0].item;
         if (slot->u.when == AIOLOOP_FOREVER)
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
-        slot->state = AIOL_SLOT_READY;
+        slot->state = AIOL_SLOT_DUE;
+        slot->at.node.run = aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
 }
@@ -100,9 +122,9 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
     if (handle == NULL || when == AIOLOOP_NOT_A_TIME)
         return AIOLOOP_EINVAL;
     slot = aiol_handle_slot(&handle->handle);
-    if (slot == NULL || slot->state != AIOL_SLOT_TIMER)
+    if (slot == NULL || (slot->state != AIOL_SLOT_TIMER && slot->state != AIOL_SLOT_DUE))
         return AIOLOOP_EINVALIDSTATE;
-    if (when < slot->u.when) {
+    if (slot->state == AIOL_SLOT_TIMER && when < slot->u.when) {
         aioloop *loop = aiol_slot_loop(slot);
         aiol_heap_move(&loop->timers, &slot->at.heap, when);
     }

@@ -80,7 +80,15 @@ static bool aiol_connector_cancel(aioloop_future *future) {
 static void aiol_connector_timed_out(aioloop *loop, void *arg) {
     aiol_connector *c = (aiol_connector *)arg;
     (void)loop;
-    aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, NULL);
+    if (c->next != 0) {
+        char text[AIOL_ERROR_TEXT_SIZE];
+        char name[AIOL_ADDRESS_TEXT];
+        aioloop_address_format(&c->addresses[c->next - 1], name, sizeof(name));
+        snprintf(text, sizeof(text), "connect to %s: %s", name, aioloop_strerror(AIOLOOP_ETIMEDOUT));
+        aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, text);
+    } else {
+        aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, NULL);
+    }
     aiol_connector_settle(c);
 }
 
