@@ -160,13 +160,15 @@ valgrind:
 	@TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=valgrind RUN_ON="epoll,no-epoll_pwait2 sim" \
 	    RUNNER="valgrind -q --error-exitcode=99" RUN_FLAGS="--fork --skip-flag slow"
 
-# TORTURE_ON: the back ends; TORTURE: more options, as words that choose tests.
+# TORTURE_ON: the back ends; TORTURE: more options, as words that choose tests. Most of the time a test that has noticed a
+# failure waits in vain for what will not come, so many run at a time.
 TORTURE_ON = epoll poll sim sim,delayed
 TORTURE =
+TORTURE_JOBS = $(shell expr 8 '*' $(JOBS))
 ## make torture      the suite with each allocation and each system call failing, one at a time
 torture:
 	@$(NEED) gcc=gcc
-	@$(MAKE_QUIETLY) test-run CONFIG=torture UNITS= RUN_ON="$(TORTURE_ON)" RUN_FLAGS="--torture $(TORTURE)"
+	@$(MAKE_QUIETLY) test-run CONFIG=torture UNITS= RUN_ON="$(TORTURE_ON)" RUN_FLAGS="--torture -j $(TORTURE_JOBS) $(TORTURE)"
 
 # ---- the header ----
 

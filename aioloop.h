@@ -1246,40 +1246,6 @@ extern void aioloop_port_unlock(uint32_t state);
 }
 #endif
 
-/* >> src/api/sites.h */
-/*
- * sites.h - with AIOLOOP_DEBUG_SITES, what makes something says where.
- *
- * Object-like macros of the same names, so a function's address can still be taken and nothing changes its type.
- */
-#ifndef AIOLOOP_API_SITES_H
-#define AIOLOOP_API_SITES_H
-
-#ifdef AIOLOOP_DEBUG_SITES
-#define AIOLOOP_SITE(function) (aioloop_site(__FILE__, __LINE__), function)
-#define aioloop_new_event_loop AIOLOOP_SITE(aioloop_new_event_loop)
-#define aioloop_call_soon AIOLOOP_SITE(aioloop_call_soon)
-#define aioloop_call_soon_context AIOLOOP_SITE(aioloop_call_soon_context)
-#define aioloop_call_soon_threadsafe AIOLOOP_SITE(aioloop_call_soon_threadsafe)
-#define aioloop_call_soon_threadsafe_context AIOLOOP_SITE(aioloop_call_soon_threadsafe_context)
-#define aioloop_call_later AIOLOOP_SITE(aioloop_call_later)
-#define aioloop_call_at AIOLOOP_SITE(aioloop_call_at)
-#define aioloop_call_at_context AIOLOOP_SITE(aioloop_call_at_context)
-#define aioloop_add_reader AIOLOOP_SITE(aioloop_add_reader)
-#define aioloop_add_writer AIOLOOP_SITE(aioloop_add_writer)
-#define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
-#define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
-#define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)
-#define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
-#define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
-#define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
-#define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
-#define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
-#endif
-
-#endif
-
-/* >> src/aioloop.h */
 #endif /* AIOLOOP_H */
 
 #if defined(AIOLOOP_IMPLEMENTATION) && !defined(AIOLOOP_IMPLEMENTED)
@@ -2403,16 +2369,6 @@ AIOLOOP_INTERNAL void aiol_bytes_release_first(aiol_bytes *q, const aioloop_allo
     q->done = was.next;
     aiol_free(a, chunk, was.block_size);
     was.release(was.lent, was.lent_size, was.arg);
-}
-
-AIOLOOP_INTERNAL void aiol_bytes_verify(const aiol_bytes *q) {
-    const aiol_chunk *chunk;
-    size_t size = 0;
-    for (chunk = q->head; chunk != NULL; chunk = chunk->next) {
-        size += chunk->size;
-        AIOL_VERIFY(chunk->next != NULL || chunk == q->tail);
-    }
-    AIOL_VERIFY(size == q->size);
 }
 
 #endif
@@ -11735,3 +11691,38 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound) {
 #endif
 
 #endif /* AIOLOOP_IMPLEMENTATION */
+
+/* Last: these macros have the names of functions. */
+
+/* >> src/api/sites.h */
+/*
+ * sites.h - with AIOLOOP_DEBUG_SITES, what makes something says where.
+ *
+ * Object-like macros of the same names, so a function's address can still be taken and nothing changes its type.
+ */
+#ifndef AIOLOOP_API_SITES_H
+#define AIOLOOP_API_SITES_H
+
+#ifdef AIOLOOP_DEBUG_SITES
+#define AIOLOOP_SITE(function) (aioloop_site(__FILE__, __LINE__), function)
+#define aioloop_new_event_loop AIOLOOP_SITE(aioloop_new_event_loop)
+#define aioloop_call_soon AIOLOOP_SITE(aioloop_call_soon)
+#define aioloop_call_soon_context AIOLOOP_SITE(aioloop_call_soon_context)
+#define aioloop_call_soon_threadsafe AIOLOOP_SITE(aioloop_call_soon_threadsafe)
+#define aioloop_call_soon_threadsafe_context AIOLOOP_SITE(aioloop_call_soon_threadsafe_context)
+#define aioloop_call_later AIOLOOP_SITE(aioloop_call_later)
+#define aioloop_call_at AIOLOOP_SITE(aioloop_call_at)
+#define aioloop_call_at_context AIOLOOP_SITE(aioloop_call_at_context)
+#define aioloop_add_reader AIOLOOP_SITE(aioloop_add_reader)
+#define aioloop_add_writer AIOLOOP_SITE(aioloop_add_writer)
+#define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
+#define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
+#define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)
+#define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
+#define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
+#define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
+#define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
+#define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
+#endif
+
+#endif

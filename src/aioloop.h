@@ -36,8 +36,6 @@ extern "C" {
 }
 #endif
 
-#include "api/sites.h"
-
 #endif /* AIOLOOP_H */
 
 #if defined(AIOLOOP_IMPLEMENTATION) && !defined(AIOLOOP_IMPLEMENTED)
@@ -120,3 +118,6 @@ extern "C" {
 #endif
 
 #endif /* AIOLOOP_IMPLEMENTATION */
+
+/* Last: these macros have the names of functions. */
+#include "api/sites.h"

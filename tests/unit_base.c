@@ -233,6 +233,16 @@ static void unit_fill(unsigned char *to, size_t first, size_t size) {
         to[i] = unit_byte(first + i);
 }
 
+static void unit_bytes_verify(const aiol_bytes *q) {
+    const aiol_chunk *chunk;
+    size_t size = 0;
+    for (chunk = q->head; chunk != NULL; chunk = chunk->next) {
+        size += chunk->size;
+        CHECK(chunk->next != NULL || chunk == q->tail);
+    }
+    CHECK(size == q->size);
+}
+
 /* They come back in the order in which they were lent. */
 static void unit_release(const void *data, size_t size, void *arg) {
     unit_bytes *u = (unit_bytes *)arg;
@@ -249,7 +259,7 @@ static void unit_bytes_check(const unit_bytes *u) {
     size_t p = u->out;
     int n;
     int i;
-    aiol_bytes_verify(&u->q);
+    unit_bytes_verify(&u->q);
     CHECK_EQ(u->q.size, u->in - u->out);
     n = aiol_bytes_pieces(&u->q, pieces, 512);
     CHECK_LT(n, 512);

@@ -169,14 +169,4 @@ AIOLOOP_INTERNAL void aiol_bytes_release_first(aiol_bytes *q, const aioloop_allo
     was.release(was.lent, was.lent_size, was.arg);
 }
 
-AIOLOOP_INTERNAL void aiol_bytes_verify(const aiol_bytes *q) {
-    const aiol_chunk *chunk;
-    size_t size = 0;
-    for (chunk = q->head; chunk != NULL; chunk = chunk->next) {
-        size += chunk->size;
-        AIOL_VERIFY(chunk->next != NULL || chunk == q->tail);
-    }
-    AIOL_VERIFY(size == q->size);
-}
-
 #endif
