@@ -186,7 +186,8 @@
  *   exception handler, and for a protocol's function to the end of the connection, with that code. AIOLOOP_EFATAL
  *   ends the run: aioloop_run_forever returns it, and what had not run yet is kept for the next run.
  *
- *   The default exception handler writes to the log, and the log goes to standard error; both can be replaced.
+ *   The default exception handler writes to the log, and the log goes to standard error, each line
+ *   with "aioloop: " before it; both can be replaced.
  *
  *
  * DEBUG MODE
@@ -553,7 +554,7 @@ AIOLOOP_API void aioloop_context_ref(aioloop_context *context);
 AIOLOOP_API void aioloop_context_unref(aioloop_context *context);
 
 /* Context.run: calls fn(arg) now with this context current; what fn sets stays in it. AIOLOOP_EMISUSE if
- * it is current already, AIOLOOP_EINVAL for NULL. One thread at a time. */
+ * it is entered already: current, or around the one that is current. AIOLOOP_EINVAL for NULL. One thread at a time. */
 AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg);
 
 #endif
@@ -646,7 +647,8 @@ AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
- * Failures of futures that nobody looked at are reported, in debug mode also what had not been ended. In a forked child this
+ * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio does, a
+ * loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child this
  * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
@@ -765,7 +767,8 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
 typedef enum aioloop_log_level { AIOLOOP_LOG_WARNING = 1, AIOLOOP_LOG_ERROR = 2 } aioloop_log_level;
 typedef void (*aioloop_log)(aioloop *loop, aioloop_log_level level, const char *text, void *arg);
 
-/* Where the loop's log goes: text is one or more lines without a last newline, borrowed. fn NULL: standard error. */
+/* Where the loop's log goes: text is one or more lines without a last newline, borrowed. fn NULL: standard error,
+ * each line with "aioloop: " before it. */
 AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg);
 
 /* ---- debug mode ---- */
@@ -919,6 +922,9 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
  * transport.h - connections: protocols, which are told, and transports, which are asked.
  *                                                       (asyncio: protocols.py, transports.py)
  *
+ * Every function here is for the loop's own thread, and none waits; another thread asks for it with
+ * aioloop_call_soon_threadsafe.
+ *
  * A transport is counted. The loop holds one reference from connection_made until connection_lost has returned; the
  * functions that make a transport give another to whoever takes their result. While you hold a reference every function
  * here is safe, also after the loss.
@@ -960,9 +966,10 @@ struct aioloop_protocol {
 typedef struct aioloop_connection_options {
     const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also if
                                      * the call fails after it was accepted as valid */
-    int family;                     /* aioloop_family: only addresses of this one */
-    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no */
-    int local_port;                 /* with local_host; 0: any */
+    int family;                     /* aioloop_family: only addresses of this one; not with sock */
+    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with local_port,
+                                     * to that port of every address; not with sock */
+    int local_port;                 /* 0: any; not with sock */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     const char *server_hostname;    /* with ssl only */
@@ -1081,6 +1088,8 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
 /*
  * server.h - listening.                                        (asyncio: base_events.Server)
  *
+ * Every function here is for the loop's own thread, and none waits.
+ *
  * A server is counted. The loop holds one reference while it is open or a connection of it lives; the functions that make
  * one give another to whoever takes their result. Dropping yours does not stop it.
  */
@@ -1091,12 +1100,13 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
 typedef struct aioloop_server_options {
     const char *const *hosts;   /* several hosts instead of one, with host NULL */
     size_t host_count;
-    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid */
-    int family;                 /* aioloop_family: only addresses of this one */
+    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid. What
+                                 * says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours to set. */
+    int family;                 /* aioloop_family: only addresses of this one; not with sock */
     int backlog;                /* 0: 100. Also how many connections are accepted in one iteration. */
-    bool no_reuse_address;      /* do not set SO_REUSEADDR */
-    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL where there is none */
-    bool keep_alive;            /* set SO_KEEPALIVE, also on the connections */
+    bool no_reuse_address;      /* do not set SO_REUSEADDR; not with sock */
+    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL where there is none; not with sock */
+    bool keep_alive;            /* set SO_KEEPALIVE, also on the connections; not with sock */
     bool defer_serving;         /* start_serving=False: bind, but listen only on aioloop_server_start_serving */
     aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     aioloop_time ssl_handshake_timeout; /* with ssl only */
@@ -1146,7 +1156,9 @@ AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_wait_closed(aioloop_server *server);
 
 /* Server.start_serving(): starts listening. 0, also when it listens already; AIOLOOP_EMISUSE on a closed server; the system's
- * error. Immediate, so it returns no future. */
+ * error, and then nothing listens: if it was the first socket that failed, the server is as it was and may be started
+ * again; if others listened already it is closed, because a socket stops listening only so. Immediate, so it returns no
+ * future. */
 AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server);
 
 /* Server.serve_forever(): starts listening and stays pending. Cancelling it, or closing the server, closes the server and ends
@@ -1171,7 +1183,8 @@ AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, ai
  * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is ready it
  * jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory: servers
  * and connections of this loop reach each other at any loopback or wildcard address and at any path; everything else
- * refuses. The same seed replays the same run exactly.
+ * refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of a
+ * folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may post something,
  * the run ends with AIOLOOP_EDEADLK.
@@ -1509,6 +1522,7 @@ AIOL_INLINE size_t aiol_min_size(size_t a, size_t b) {
 #define aiol_load(pointer) (*(pointer))
 #define aiol_load_relaxed(pointer) (*(pointer))
 #define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
+#define aiol_store_relaxed(pointer, value) ((void)(*(pointer) = (value)))
 AIOL_INLINE uint32_t aiol_exchange_u32(volatile uint32_t *pointer, uint32_t value) {
     uint32_t state = aioloop_port_lock();
     uint32_t old = *pointer;
@@ -1545,6 +1559,7 @@ AIOL_INLINE bool aiol_cas_pointer(void *volatile *pointer, void **expected, void
 #define aiol_load(pointer) (*(pointer))
 #define aiol_load_relaxed(pointer) (*(pointer))
 #define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
+#define aiol_store_relaxed(pointer, value) ((void)(*(pointer) = (value)))
 AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
     uint32_t old = *pointer;
     *pointer = value;
@@ -1570,6 +1585,7 @@ AIOL_INLINE bool aiol_cas_pointer(void **pointer, void **expected, void *value) 
 #define aiol_load(pointer) __atomic_load_n(pointer, __ATOMIC_SEQ_CST)
 #define aiol_load_relaxed(pointer) __atomic_load_n(pointer, __ATOMIC_RELAXED)
 #define aiol_store(pointer, value) __atomic_store_n(pointer, value, __ATOMIC_SEQ_CST)
+#define aiol_store_relaxed(pointer, value) __atomic_store_n(pointer, value, __ATOMIC_RELAXED)
 AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
     return __atomic_exchange_n(pointer, value, __ATOMIC_SEQ_CST);
 }
@@ -1628,6 +1644,16 @@ AIOL_INLINE void aiol_list_remove(aiol_link *link) {
     link->prev->next = link->next;
     link->next = NULL;
     link->prev = NULL;
+}
+
+/* Moves all of from, which becomes empty, to an empty list. */
+AIOL_INLINE void aiol_list_move(aiol_link *to, aiol_link *from) {
+    if (aiol_list_empty(from))
+        return;
+    *to = *from;
+    to->next->prev = to;
+    to->prev->next = to;
+    aiol_list_init(from);
 }
 
 #endif
@@ -1877,6 +1903,8 @@ struct aioloop_context {
     uint32_t refs;
     bool current; /* some thread runs in it */
     aiol_map *map;
+    aiol_map **outer; /* while it runs: the place that it replaced, */
+    struct aioloop_context *outer_run; /* and the run that this one is inside of */
 };
 
 typedef struct aiol_thread_state {
@@ -1888,6 +1916,7 @@ typedef struct aiol_thread_state {
     int running_process;  /* whose running is; a forked child has another */
     aiol_map *map;    /* the current values */
     aiol_map **place; /* that owns them; NULL: map does */
+    aioloop_context *run; /* the innermost aioloop_context_run */
     const char *site_file; /* where the next object is made */
     int site_line;
     aiol_error_slot error; /* what had no loop to tell */
@@ -2024,6 +2053,8 @@ AIOLOOP_API aioloop_context *aioloop_copy_context(void) {
         return NULL;
     context->refs = 1;
     context->current = false;
+    context->outer = NULL;
+    context->outer_run = NULL;
     context->map = aiol_map_ref(aiol_thread.map);
     return context;
 }
@@ -2040,16 +2071,32 @@ AIOLOOP_API void aioloop_context_unref(aioloop_context *context) {
     aiol_free(&aiol_default_allocator, context, sizeof(*context));
 }
 
+/* A callback that runs in a context has entered it too, without a mark in it: its place is the current one, or the one
+ * that a run inside of it replaced. */
+static bool aiol_context_is_entered(const aioloop_context *context) {
+    const aioloop_context *run;
+    if (context->current || aiol_thread.place == &context->map)
+        return true;
+    for (run = aiol_thread.run; run != NULL; run = run->outer_run)
+        if (run->outer == &context->map)
+            return true;
+    return false;
+}
+
 AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg) {
     aiol_context_frame frame;
     if (context == NULL || fn == NULL)
         return AIOLOOP_EINVAL;
-    if (context->current || aiol_thread.place == &context->map) /* the latter in a callback that runs in it */
+    if (aiol_context_is_entered(context))
         return AIOLOOP_EMISUSE;
     aioloop_context_ref(context);
     context->current = true;
     frame = aiol_context_enter(&context->map);
+    context->outer = frame.place;
+    context->outer_run = aiol_thread.run;
+    aiol_thread.run = context;
     fn(arg);
+    aiol_thread.run = context->outer_run;
     aiol_context_leave(&frame);
     context->current = false;
     aioloop_context_unref(context);
@@ -2431,8 +2478,8 @@ AIOLOOP_INTERNAL int aiol_socket_accept(aioloop_socket s, unsigned without, aiol
 AIOLOOP_INTERNAL int aiol_socket_connect(aioloop_socket s, const aioloop_address *address);
 AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
-AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
-AIOLOOP_INTERNAL int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
+AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
+AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
 /* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
@@ -2942,7 +2989,7 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s) {
     return error == 0 ? 0 : aiol_error_from_errno(error);
 }
 
-AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size) {
+AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size) {
     ssize_t n;
     do {
         n = AIOL_SYS(recv, recv(s, buffer, size, 0));
@@ -2950,32 +2997,36 @@ AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
 }
 
-AIOLOOP_INTERNAL int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count) {
+static AIOL_NOINLINE int64_t aiol_socket_send_pieces(aioloop_socket s, const aioloop_buf *pieces, int count) {
+    struct iovec iov[AIOL_IOV_MAX];
+    struct msghdr message;
     ssize_t n;
-    if (count == 1) {
-        do {
-            n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
-        } while (n == -1 && errno == EINTR);
-    } else {
-        struct iovec iov[AIOL_IOV_MAX];
-        struct msghdr message;
-        int i;
-        for (i = 0; i < count && i < AIOL_IOV_MAX; i++) {
-            /* The system only reads from here, but its struct says void *. */
-            memcpy(&iov[i].iov_base, &pieces[i].data, sizeof(void *));
-            iov[i].iov_len = pieces[i].size;
-        }
-        memset(&message, 0, sizeof(message));
-        message.msg_iov = iov;
-#if defined(__GLIBC__) /* size_t here, int elsewhere */
-        message.msg_iovlen = (size_t)i;
-#else
-        message.msg_iovlen = i;
-#endif
-        do {
-            n = AIOL_SYS(sendmsg, sendmsg(s, &message, AIOL_MSG_NOSIGNAL));
-        } while (n == -1 && errno == EINTR);
+    int i;
+    for (i = 0; i < count && i < AIOL_IOV_MAX; i++) {
+        /* The system only reads from here, but its struct says void *. */
+        memcpy(&iov[i].iov_base, &pieces[i].data, sizeof(void *));
+        iov[i].iov_len = pieces[i].size;
     }
+    memset(&message, 0, sizeof(message));
+    message.msg_iov = iov;
+#if defined(__GLIBC__) /* size_t here, int elsewhere */
+    message.msg_iovlen = (size_t)i;
+#else
+    message.msg_iovlen = i;
+#endif
+    do {
+        n = AIOL_SYS(sendmsg, sendmsg(s, &message, AIOL_MSG_NOSIGNAL));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count) {
+    ssize_t n;
+    if (AIOL_UNLIKELY(count != 1))
+        return aiol_socket_send_pieces(s, pieces, count);
+    do {
+        n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
+    } while (n == -1 && errno == EINTR);
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
 }
 
@@ -3127,6 +3178,8 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 
 enum { AIOL_READABLE = 1, AIOL_WRITABLE = 2 };
 
+#define AIOL_POLL_BATCH 256 /* descriptors that one wait tells of */
+
 typedef struct aiol_ready {
     aioloop_socket fd;
     uint32_t generation;
@@ -3149,8 +3202,8 @@ typedef struct aiol_poller {
     int (*reserve)(aiol_poll *p, aioloop_socket fd);
     /* Watches fd for events instead of old (0: not at all). AIOLOOP_EPERM for what cannot be watched, ... */
     int (*set)(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation);
-    /* Waits up to timeout ns (below 0: for ever) and stores at most max events; how many, or an error. 0 on EINTR. */
-    int (*wait)(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max);
+    /* Waits up to timeout ns (below 0: for ever) and stores at most AIOL_POLL_BATCH events; how many, or an error. 0 on EINTR. */
+    int (*wait)(aiol_poll *p, int64_t timeout, aiol_ready *ready);
     /* What can be polled in its place, or AIOLOOP_ENOTAVAILABLE. */
     int (*descriptor)(const aiol_poll *p);
 } aiol_poller;
@@ -3271,8 +3324,6 @@ AIOLOOP_INTERNAL void aiol_wake_drain(const aiol_wake *w) {
 #ifndef AIOL_POLL_EPOLL_C
 #define AIOL_POLL_EPOLL_C
 
-#define AIOL_EPOLL_BATCH 256
-
 static int aiol_epoll_open(aiol_poll *p) {
     p->fd = AIOL_SYS(epoll_create1, epoll_create1(EPOLL_CLOEXEC));
     return p->fd == -1 ? aiol_error_from_errno(errno) : 0;
@@ -3309,32 +3360,30 @@ static int aiol_epoll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigne
     return aiol_error_from_errno(errno);
 }
 
-static AIOL_NOINLINE int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events, int max) {
+static AIOL_NOINLINE int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events) {
 #if AIOL_HAVE_EPOLL_PWAIT2
     if ((p->without & AIOL_WITHOUT_EPOLL_PWAIT2) == 0) { /* e) */
         int64_t spec[2];
         int n;
         spec[0] = timeout / 1000000000;
         spec[1] = timeout % 1000000000;
-        n = AIOL_SYS(epoll_pwait2, (int)syscall(SYS_epoll_pwait2, p->fd, events, max, spec, NULL, (size_t)0));
+        n = AIOL_SYS(epoll_pwait2, (int)syscall(SYS_epoll_pwait2, p->fd, events, AIOL_POLL_BATCH, spec, NULL, (size_t)0));
         if (n != -1 || (errno != ENOSYS && errno != EPERM))
             return n;
         p->without |= AIOL_WITHOUT_EPOLL_PWAIT2;
     }
 #endif
-    return AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, max, aiol_poll_ms(timeout)));
+    return AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, AIOL_POLL_BATCH, aiol_poll_ms(timeout)));
 }
 
-static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
-    struct epoll_event events[AIOL_EPOLL_BATCH];
+static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready) {
+    struct epoll_event events[AIOL_POLL_BATCH];
     int n;
     int i;
-    if (max > AIOL_EPOLL_BATCH)
-        max = AIOL_EPOLL_BATCH;
     if (timeout <= 0)
-        n = AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, max, timeout == 0 ? 0 : -1));
+        n = AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, AIOL_POLL_BATCH, timeout == 0 ? 0 : -1));
     else
-        n = aiol_epoll_wait_ns(p, timeout, events, max);
+        n = aiol_epoll_wait_ns(p, timeout, events);
     if (n == -1)
         return errno == EINTR ? 0 : aiol_error_from_errno(errno);
     for (i = 0; i < n; i++) {
@@ -3439,7 +3488,7 @@ static int aiol_poll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned
     return 0;
 }
 
-static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
+static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready) {
     aiol_poll_state *s = (aiol_poll_state *)p->state;
     int left = AIOL_SYS(poll, poll(s->fds, (nfds_t)s->count, aiol_poll_ms(timeout)));
     int n = 0;
@@ -3448,7 +3497,7 @@ static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int 
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     if (s->start >= s->count)
         s->start = 0;
-    for (scanned = 0; scanned < s->count && left > 0 && n < max; scanned++) {
+    for (scanned = 0; scanned < s->count && left > 0 && n < AIOL_POLL_BATCH; scanned++) {
         size_t i = s->start;
         int found = s->fds[i].revents;
         s->start = i + 1 < s->count ? i + 1 : 0;
@@ -3561,7 +3610,7 @@ static void aiol_select_without_closed(const aiol_select_state *s, fd_set *reada
     }
 }
 
-static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
+static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready) {
     aiol_select_state *s = (aiol_select_state *)p->state;
     fd_set readable = s->readable;
     fd_set writable = s->writable;
@@ -3581,7 +3630,7 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     else if (found == 0)
         return 0;
-    for (scanned = 0; scanned < end && n < max; scanned++) {
+    for (scanned = 0; scanned < end && n < AIOL_POLL_BATCH; scanned++) {
         int fd = s->start < end ? s->start : 0;
         unsigned events = (FD_ISSET((unsigned)fd, &readable) ? (unsigned)AIOL_READABLE : 0u) |
                           (FD_ISSET((unsigned)fd, &writable) ? (unsigned)AIOL_WRITABLE : 0u);
@@ -3730,10 +3779,11 @@ typedef struct aiol_engine_calls {
     /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
     void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
 
-    /* Flush, wait (not if deadline is past), harvest; calls nobody. 1: there is something to dispatch; 0: not; or a code. */
+    /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or a code. */
     int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
-    int (*flush)(struct aiol_engine *e); /* tells the system everything: before a foreign main loop sleeps */
+    /* Tells the system everything: before a foreign main loop sleeps. Below 0: the next dispatch has to tell a failure. */
+    int (*flush)(struct aiol_engine *e);
     int (*descriptor)(struct aiol_engine *e);
     void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */
     void (*forget)(struct aiol_engine *e); /* instead of close, in a forked child: touches nothing shared */
@@ -3793,7 +3843,6 @@ typedef struct aiol_engine_setup {
 #ifndef AIOL_IO_REACTOR_C
 #define AIOL_IO_REACTOR_C
 
-#define AIOL_REACTOR_BATCH 256
 #define AIOL_REACTOR_BUFFER (256u * 1024u)
 
 enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
@@ -3818,6 +3867,7 @@ typedef struct aiol_reactor {
     aiol_engine base;
     aiol_poll poll;
     aiol_wake wake;
+    aiol_op wake_op; /* a POLL of its reader */
     unsigned without;
     uint32_t harvest;
     aiol_reactor_fd *fds; /* by descriptor */
@@ -3830,7 +3880,7 @@ typedef struct aiol_reactor {
     unsigned char *buffer;
     int ready_next;
     int ready_count;
-    aiol_ready ready[AIOL_REACTOR_BATCH];
+    aiol_ready ready[AIOL_POLL_BATCH];
 } aiol_reactor;
 
 static aiol_reactor_fd *aiol_reactor_at(aiol_reactor *r, aioloop_socket fd) {
@@ -3925,22 +3975,24 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
     return AIOL_PENDING;
 }
 
-static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
-    aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, fd);
-    size_t size = pieces->size;
-    int64_t n;
+/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
+static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
+                                                    int64_t n) {
+    size_t size = 0;
     int i;
-    if (AIOL_UNLIKELY((entry->flags & AIOL_FD_FULL) != 0))
-        return AIOL_PENDING;
-    n = aiol_socket_send(fd, pieces, count);
-    for (i = 1; i < count; i++)
+    for (i = 0; i < count; i++)
         size += pieces[i].size;
-    if (AIOL_LIKELY((uint64_t)n == size))
+    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
         return n;
-    if (n < 0 && n != AIOLOOP_EAGAIN)
-        return n;
-    entry->flags |= AIOL_FD_FULL;
+    aiol_reactor_at((aiol_reactor *)e, fd)->flags |= AIOL_FD_FULL;
     return n < 0 ? AIOL_PENDING : n;
+}
+
+static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    int64_t n = aiol_socket_send(fd, pieces, count);
+    if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
+        return n;
+    return aiol_reactor_attempted(e, fd, pieces, count, n);
 }
 
 static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
@@ -3963,7 +4015,9 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     int64_t n;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
-        n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
+        n = AIOL_PENDING;
+        if ((aiol_reactor_at(r, op->fd)->flags & AIOL_FD_FULL) == 0)
+            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -4047,7 +4101,7 @@ static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner own
         err = aiol_grow(e->allocator, &r->fds, &r->fds_capacity, sizeof(r->fds[0]), (size_t)fd + 1);
     if (err == 0)
         err = aiol_grow(e->allocator, &r->dirty, &r->dirty_capacity, sizeof(r->dirty[0]), r->fds_capacity);
-    if (err == 0 && r->buffer == NULL) {
+    if (err == 0 && r->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
         r->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_REACTOR_BUFFER);
         err = r->buffer == NULL ? AIOLOOP_ENOMEM : 0;
     }
@@ -4105,19 +4159,6 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
         aiol_reactor_finish(r, entry->out, err);
 }
 
-/* Keeps the wake-up to itself. */
-static void aiol_reactor_harvest(aiol_reactor *r, int found) {
-    int i;
-    r->ready_count = found;
-    for (i = 0; i < found; i++) {
-        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader)) {
-            aiol_wake_drain(&r->wake);
-            r->ready[i] = r->ready[--r->ready_count];
-            break; /* it is there once */
-        }
-    }
-}
-
 static aioloop_time aiol_reactor_now(aiol_engine *e) {
     (void)e;
     return aiol_clock_now();
@@ -4141,15 +4182,11 @@ static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
         return 1;
     if (r->dirty_count != 0 && aiol_reactor_flush(e) < 0)
         return 1; /* dispatch tells whose it is */
-    n = r->poll.poller->wait(&r->poll, aiol_reactor_timeout(r, deadline), r->ready, AIOL_REACTOR_BATCH);
+    n = r->poll.poller->wait(&r->poll, aiol_reactor_timeout(r, deadline), r->ready);
     r->harvest++;
     r->ready_next = 0;
-    r->ready_count = 0;
-    if (n > 0)
-        aiol_reactor_harvest(r, n);
-    else if (n < 0)
-        return n;
-    return r->ready_count != 0 || r->kept != NULL;
+    r->ready_count = n < 0 ? 0 : n;
+    return n != 0 ? n : r->kept != NULL;
 }
 
 /* ---- dispatching ---- */
@@ -4254,16 +4291,16 @@ static void aiol_reactor_accept(aiol_reactor *r, aiol_op *op, const aiol_budget 
 static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
     if (op == NULL || op->state != AIOL_OP_ACTIVE || op->generation == r->harvest)
         return;
-    if (op->kind == AIOL_OP_POLL)
+    if (AIOL_UNLIKELY(op->kind == AIOL_OP_POLL))
         op->done(op, AIOL_POLL_READABLE, NULL);
-    else if (op->kind == AIOL_OP_ACCEPT)
+    else if (AIOL_UNLIKELY(op->kind == AIOL_OP_ACCEPT))
         aiol_reactor_accept(r, op, budget);
-    else if (op->engine != NULL)
+    else if (AIOL_UNLIKELY(op->engine != NULL))
         return; /* the stash goes first */
-    else if (op->u.recv.dest != NULL)
-        aiol_reactor_recv_into(r, op, budget);
-    else
+    else if (op->u.recv.dest == NULL)
         aiol_reactor_recv(r, op, budget);
+    else
+        aiol_reactor_recv_into(r, op, budget);
 }
 
 static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
@@ -4351,19 +4388,18 @@ static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
     if (AIOL_UNLIKELY(r->kept != NULL))
         aiol_reactor_offer(r, budget);
     while (r->ready_next < r->ready_count && !*budget->halt) {
-        aiol_ready *found = &r->ready[r->ready_next];
-        const aiol_reactor_fd *entry = &r->fds[found->fd];
-        if (AIOL_LIKELY((found->events & AIOL_READABLE) != 0 && entry->generation == found->generation)) {
-            found->events &= (unsigned)~AIOL_READABLE; /* a halt comes back for the rest */
-            aiol_reactor_readable(r, entry->in, budget);
-            if (found->events != 0)
-                continue; /* the write comes after it; callbacks may have moved the table */
-        } else if (entry->generation == found->generation) {
+        aiol_ready found = r->ready[r->ready_next];
+        const aiol_reactor_fd *entry = &r->fds[found.fd];
+        if (AIOL_UNLIKELY(found.events == (AIOL_READABLE | AIOL_WRITABLE)))
+            r->ready[r->ready_next].events = AIOL_WRITABLE; /* comes after; a halt comes back for it */
+        else
             r->ready_next++;
-            aiol_reactor_writable(r, found->fd);
+        if (AIOL_UNLIKELY(entry->generation != found.generation))
             continue;
-        }
-        r->ready_next++;
+        if (AIOL_LIKELY((found.events & AIOL_READABLE) != 0))
+            aiol_reactor_readable(r, entry->in, budget);
+        else
+            aiol_reactor_writable(r, found.fd);
     }
     return r->kept != NULL || r->ready_next < r->ready_count ? 1 : 0;
 }
@@ -4377,6 +4413,14 @@ static int aiol_reactor_descriptor(aiol_engine *e) {
 
 static void aiol_reactor_wake(aiol_engine *e) {
     aiol_wake_signal(&((aiol_reactor *)e)->wake);
+}
+
+static size_t aiol_reactor_woken(aiol_op *op, int64_t n, const void *data) {
+    const aiol_reactor *r = AIOL_CONTAINER(op, const aiol_reactor, wake_op);
+    (void)n;
+    (void)data;
+    aiol_wake_drain(&r->wake);
+    return 0;
 }
 
 static void aiol_reactor_close(aiol_engine *e) {
@@ -4487,15 +4531,19 @@ AIOLOOP_INTERNAL int aiol_reactor_open(const aiol_engine_setup *setup, const aio
     err = aiol_wake_open(&r->wake, setup->without);
     if (err < 0)
         goto close_poller;
-    err = poller->reserve(&r->poll, r->wake.reader);
+    r->wake_op.kind = AIOL_OP_POLL;
+    r->wake_op.fd = r->wake.reader;
+    r->wake_op.done = aiol_reactor_woken;
+    r->wake_op.u.poll.events = AIOL_POLL_READABLE;
+    err = aiol_reactor_attach(&r->base, r->wake.reader, AIOL_OWNER_WATCHER);
     if (err == 0)
-        err = poller->set(&r->poll, r->wake.reader, 0, AIOL_READABLE, 0);
-    if (err < 0)
-        goto close_wake;
+        err = (int)aiol_reactor_submit(&r->base, &r->wake_op);
+    if (err != AIOL_PENDING) {
+        aiol_reactor_close(&r->base);
+        return err;
+    }
     *out = &r->base;
     return 0;
-close_wake:
-    aiol_wake_close(&r->wake);
 close_poller:
     poller->close(&r->poll);
 free_reactor:
@@ -6941,7 +6989,6 @@ struct aioloop {
     /* What every callback touches. */
     aiol_queue ready;
     aiol_queue batch; /* of this iteration, not run yet */
-    aiol_queue left;  /* what a halt kept from running */
     aiol_slot *free_slots;
     uint64_t sequence;
     aiol_map *map;     /* what is current between callbacks; owned while the loop runs */
@@ -6951,8 +6998,8 @@ struct aioloop {
     bool attention;    /* something is to be done when the callback ends: raised or unsent says what */
     bool careful;      /* closed, or debug mode: the slow path looks which */
     int raised;        /* the code that the running callback raised; 0: none */
-    aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
-    aiol_node *sending; /* those of the callback before, while they are seen to */
+    aiol_link unsent;  /* writers of this callback that have a send to start */
+    aiol_link sending; /* those of the callback before, while they are seen to */
     bool halt;         /* fatal: stop dispatching */
     bool stopping;
     bool closed;
@@ -7003,7 +7050,7 @@ struct aioloop {
     size_t site_capacity;
     uint32_t iteration;
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
-    aiol_node *spare_writers; /* net's */
+    aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
 };
 
@@ -7081,10 +7128,14 @@ AIOL_INLINE void aiol_dispatch_leave(aioloop *loop) {
     aiol_thread.place = &loop->map;
 }
 
+AIOL_INLINE bool aiol_loop_has_unsent(const aioloop *loop) {
+    return !aiol_list_empty(&loop->unsent) || !aiol_list_empty(&loop->sending);
+}
+
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
-    if (AIOL_UNLIKELY(loop->unsent != NULL || loop->sending != NULL))
+    if (AIOL_UNLIKELY(aiol_loop_has_unsent(loop)))
         loop->net->flush_unsent(loop);
 }
 
@@ -7222,13 +7273,24 @@ AIOLOOP_INTERNAL int aiol_check(aioloop *loop) {
 
 /* ---- logging ---- */
 
+/* The log while none is set. Each line says where it comes from: the program's own go to the same place. */
+static void aiol_log_print(const char *text) {
+    for (;;) {
+        size_t length = strcspn(text, "\n");
+        fprintf(stderr, "aioloop: %.*s\n", (int)length, text);
+        if (text[length] == '\0')
+            return;
+        text += length + 1;
+    }
+}
+
 /* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
     int raised = loop->raised;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
-        fprintf(stderr, "%s\n", text);
+        aiol_log_print(text);
     loop->raised = raised;
 }
 
@@ -8037,8 +8099,9 @@ AIOL_INLINE bool aiol_inbox_sleep(aioloop *loop) {
     return aiol_load(&loop->inbox) == NULL;
 }
 
+/* Nobody need see it at once: who still believes in the sleep only wakes for nothing. */
 AIOL_INLINE void aiol_inbox_awake(aioloop *loop) {
-    aiol_store(&loop->sleeping, 0);
+    aiol_store_relaxed(&loop->sleeping, 0);
 }
 
 /* Whether something was posted that the loop has not seen. */
@@ -8665,8 +8728,9 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     loop->process = aiol_process_id();
     aiol_queue_init(&loop->ready);
     aiol_queue_init(&loop->batch);
-    aiol_queue_init(&loop->left);
     aiol_queue_init(&loop->due);
+    aiol_list_init(&loop->unsent);
+    aiol_list_init(&loop->sending);
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
@@ -8712,8 +8776,7 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* Until when the engine may wait: 0 if there is something to do. */
 static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
-    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL || loop->sending != NULL ||
-        loop->stopping || limit <= 0)
+    if (loop->ready.head != NULL || loop->stopping || limit <= 0 || (loop->attention && aiol_loop_has_unsent(loop)))
         return 0;
     if (loop->timers.count == 0)
         return limit;
@@ -8736,9 +8799,13 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
 
 /* A fatal error: nothing more is called in this iteration, and what was to be comes first in the next. */
 AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
+    aiol_queue rest; /* the queue that runs may be appended from, not to: aiol_run_queue keeps its end for last */
     loop->halt = true;
-    aiol_queue_append(&loop->left, &loop->batch);
-    aiol_queue_append(&loop->left, &loop->due);
+    aiol_queue_init(&rest);
+    aiol_queue_append(&rest, &loop->batch);
+    aiol_queue_append(&rest, &loop->due);
+    aiol_queue_append(&rest, &loop->ready);
+    aiol_queue_append(&loop->ready, &rest);
 }
 
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
@@ -8759,13 +8826,6 @@ static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_map_unref(last); /* may call user code: what is current is right by now */
 }
 
-/* Runs what was ready when the wait was over, behind what a halt has left. */
-static AIOL_NOINLINE void aiol_loop_run_ready(aioloop *loop) {
-    aiol_queue_append(&loop->batch, &loop->left);
-    aiol_queue_append(&loop->batch, &loop->ready);
-    aiol_run_queue(loop, &loop->batch);
-}
-
 /* limit: a point on the clock. 0 or the error of the wait. */
 static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     int n;
@@ -8781,8 +8841,10 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
         aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    if (loop->ready.head != NULL || loop->left.head != NULL)
-        aiol_loop_run_ready(loop);
+    if (loop->ready.head != NULL) {
+        aiol_queue_append(&loop->batch, &loop->ready);
+        aiol_run_queue(loop, &loop->batch);
+    }
     loop->more = n > 0;
     if (n > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
@@ -8817,7 +8879,7 @@ static int aiol_loop_begin(aioloop *loop) {
     aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
-    loop->attention = loop->unsent != NULL || loop->sending != NULL;
+    loop->attention = aiol_loop_has_unsent(loop);
     return 0;
 }
 
@@ -8908,8 +8970,8 @@ AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     else if (max_wait != AIOLOOP_FOREVER)
         limit = aiol_time_add(aiol_loop_now(loop), max_wait);
     err = aiol_loop_iterate(loop, limit);
-    if (err == 0)
-        err = loop->engine->calls->flush(loop->engine);
+    if (err == 0 && loop->engine->calls->flush(loop->engine) < 0)
+        loop->more = true; /* an operation's failure: the next dispatch tells it */
     if (loop->halt)
         err = AIOLOOP_EFATAL;
     loop->stopping = false;
@@ -8929,13 +8991,13 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
 }
 
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
-    int err;
     if (loop == NULL)
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return AIOLOOP_ECLOSED;
-    err = loop->engine->calls->flush(loop->engine);
-    return err < 0 ? err : loop->engine->calls->descriptor(loop->engine);
+    if (loop->engine->calls->flush(loop->engine) < 0)
+        loop->more = true;
+    return loop->engine->calls->descriptor(loop->engine);
 }
 
 AIOLOOP_API const char *aioloop_backend_name(aioloop *loop) {
@@ -8979,7 +9041,6 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
 
 static void aiol_loop_drop_callbacks(aioloop *loop) {
     aiol_inbox_drain(loop);
-    aiol_loop_drop_queue(loop, &loop->left);
     aiol_loop_drop_queue(loop, &loop->batch);
     aiol_loop_drop_queue(loop, &loop->ready);
     aiol_loop_drop_queue(loop, &loop->due);
@@ -9334,10 +9395,9 @@ typedef struct aiol_transport_calls {
 /* What a transport needs while it has something to send; taken from a stock of the loop's, and given back. */
 typedef struct aiol_writer {
     aiol_op op;
-    aiol_node unsent; /* in loop->unsent while queued */
+    aiol_link unsent; /* in a list of the loop's while it has a send to start */
     aioloop_transport *transport;
     aiol_bytes bytes;
-    bool queued;
     aioloop_buf pieces[16];
 } aiol_writer;
 
@@ -9446,7 +9506,7 @@ AIOL_INLINE int aiol_transport_leave(aioloop_transport *t, const aiol_transport_
 /* NULL when there is no memory. */
 AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
-    aiol_node *spare = loop->spare_writers;
+    aiol_link *spare = loop->spare_writers;
     aiol_writer *w;
     if (spare != NULL) {
         w = AIOL_CONTAINER(spare, aiol_writer, unsent);
@@ -9471,7 +9531,7 @@ static void aiol_writer_free(aioloop *loop, aiol_writer *w) {
 AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_writer *w = t->writer;
-    AIOL_ASSERT(w->bytes.head == NULL && w->bytes.done == NULL && !w->queued && w->op.state == AIOL_OP_IDLE);
+    AIOL_ASSERT(w->bytes.head == NULL && w->bytes.done == NULL && w->unsent.next == NULL && w->op.state == AIOL_OP_IDLE);
     t->writer = NULL;
     if (loop->spare_writer_count >= AIOL_WRITERS_KEPT) {
         aiol_writer_free(loop, w);
@@ -9772,21 +9832,6 @@ static void aiol_stream_doom_if_over(aioloop_transport *t) {
     aiol_queue_push(&t->resource.loop->ready, &t->doom);
 }
 
-/* Takes the transport off the list of those that have a send to start. */
-static void aiol_stream_unqueue(aioloop_transport *t) {
-    aiol_writer *w = t->writer;
-    aiol_node **at;
-    if (w == NULL || !w->queued)
-        return;
-    for (at = &t->resource.loop->unsent; *at != NULL && *at != &w->unsent; at = &(*at)->next)
-        ;
-    if (*at == NULL)
-        for (at = &t->resource.loop->sending; *at != &w->unsent; at = &(*at)->next)
-            ;
-    *at = w->unsent.next;
-    w->queued = false;
-}
-
 /* Ends the connection now; what is buffered is dropped. */
 static void aiol_stream_end(aioloop_transport *t, int error) {
     aiol_engine *e = t->resource.loop->engine;
@@ -9796,7 +9841,7 @@ static void aiol_stream_end(aioloop_transport *t, int error) {
     t->error = error;
     aiol_op_cancel(e, &t->recv);
     if (t->writer != NULL) {
-        aiol_stream_unqueue(t);
+        aiol_list_remove(&t->writer->unsent);
         aiol_op_cancel(e, &t->writer->op);
     }
     aiol_stream_doom_if_over(t);
@@ -9972,7 +10017,7 @@ static void aiol_stream_after_send(aioloop_transport *t) {
     /* Its head, not its size: a release may have lent a piece of no bytes. */
     if (t->state <= AIOL_TRANSPORT_CLOSING && t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL &&
         t->writer->op.state == AIOL_OP_IDLE) {
-        aiol_stream_unqueue(t);
+        aiol_list_remove(&t->writer->unsent);
         aiol_stream_drained(t);
     }
 }
@@ -10003,23 +10048,19 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
 /* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and resume_writing) is
  * for the end of the next one: a peer that reads as fast as we write must not keep us here. */
 static void aiol_stream_flush(aioloop *loop) {
-    if (loop->sending == NULL) {
-        loop->sending = loop->unsent;
-        loop->unsent = NULL;
-    }
-    while (loop->sending != NULL && !loop->halt) {
-        aiol_writer *w = AIOL_CONTAINER(loop->sending, aiol_writer, unsent);
+    if (aiol_list_empty(&loop->sending))
+        aiol_list_move(&loop->sending, &loop->unsent);
+    while (!aiol_list_empty(&loop->sending) && !loop->halt) {
+        aiol_writer *w = AIOL_CONTAINER(loop->sending.next, aiol_writer, unsent);
         aioloop_transport *t = w->transport;
-        loop->sending = w->unsent.next;
-        w->queued = false;
+        aiol_list_remove(&w->unsent);
         if (w->op.state != AIOL_OP_IDLE)
             continue;
         aiol_stream_send(t);
         if (t->state <= AIOL_TRANSPORT_CLOSING)
             aiol_stream_after_send(t);
     }
-    if (loop->unsent != NULL || loop->sending != NULL)
-        loop->attention = true;
+    loop->attention = loop->attention || aiol_loop_has_unsent(loop);
 }
 
 /* A writer for the transport, ready for use; NULL when there is no memory. */
@@ -10067,7 +10108,7 @@ static int aiol_stream_enqueue(aioloop_transport *t, const aioloop_buf *pieces, 
 
 /* A writer that was made for nothing goes back. */
 static void aiol_stream_drop_empty_writer(aioloop_transport *t) {
-    if (t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL && !t->writer->queued &&
+    if (t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL && t->writer->unsent.next == NULL &&
         t->writer->op.state == AIOL_OP_IDLE)
         aiol_writer_put(t);
 }
@@ -10148,10 +10189,8 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
     }
     if (tried && t->writer->op.state == AIOL_OP_IDLE) {
         aiol_stream_send(t);
-    } else if (t->writer->op.state == AIOL_OP_IDLE && !t->writer->queued) {
-        t->writer->queued = true;
-        t->writer->unsent.next = loop->unsent;
-        loop->unsent = &t->writer->unsent;
+    } else if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
+        aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
     }
     if (t->state == AIOL_TRANSPORT_OPEN) {
@@ -10198,7 +10237,7 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
     t->recv.state = AIOL_OP_IDLE;
     if (t->writer != NULL) {
         t->writer->op.state = AIOL_OP_IDLE;
-        aiol_stream_unqueue(t);
+        aiol_list_remove(&t->writer->unsent);
         aiol_bytes_clear(&t->writer->bytes, &loop->allocator);
         aiol_stream_release(t);
     }
@@ -10818,16 +10857,19 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     n = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (n == 0 && o->timeout < 0)
         n = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
-    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->local_host != NULL))
+    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->local_host != NULL || o->local_port != 0))
         n = aiol_fail(loop, AIOLOOP_EINVAL, "host, port and local address exclude a socket");
+    if (n == 0 && o->sock != NULL && o->family != AIOLOOP_UNSPEC)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "family excludes a socket");
     if (n == 0 && o->sock == NULL && host == NULL)
         n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port, or a socket, are needed");
     if (n < 0)
         return aiol_future_failed_now(loop, n);
     if (o->sock != NULL)
         return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false);
-    if (o->local_host != NULL)
-        bind_count = aiol_host_addresses(loop, o->local_host, o->local_port, AIOLOOP_UNSPEC, false, bind_to);
+    if (o->local_host != NULL || o->local_port != 0) /* a port alone: of every address, in the family that is needed */
+        bind_count = aiol_host_addresses(loop, o->local_host, o->local_port, AIOLOOP_UNSPEC, o->local_host == NULL,
+                                         bind_to);
     if (bind_count < 0)
         return aiol_future_failed_now(loop, bind_count);
     n = aiol_host_addresses(loop, host, port, o->family, false, addresses);
@@ -10862,7 +10904,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
-    if (err == 0 && o->sock != NULL && path != NULL)
+    if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
     if (err == 0 && o->sock == NULL && path == NULL)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
@@ -11192,23 +11234,26 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
 /* ---- serving ---- */
 
 AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server) {
+    aioloop *loop;
     aiol_engine *e;
     size_t i;
     int err;
     if (server == NULL)
         return AIOLOOP_EINVAL;
+    loop = server->resource.loop;
     if (server->state == AIOL_SERVER_CLOSED)
-        return server->resource.loop->closed ? AIOLOOP_ECLOSED
-                                             : aiol_fail(server->resource.loop, AIOLOOP_EMISUSE, "the server is closed");
+        return loop->closed ? AIOLOOP_ECLOSED : aiol_fail(loop, AIOLOOP_EMISUSE, "the server is closed");
     if (server->state == AIOL_SERVER_SERVING)
         return 0;
-    e = server->resource.loop->engine;
+    e = loop->engine;
     for (i = 0; i < server->bound_count; i++) {
         err = e->sockets->listen(e, server->listeners[i].op.fd, server->backlog);
         if (err < 0) {
             char name[AIOL_ADDRESS_TEXT];
             aioloop_address_format(&server->listeners[i].address, name, sizeof(name));
-            return aiol_fail(server->resource.loop, err, "listen on %s: %s", name, aioloop_strerror(err));
+            if (i != 0) /* those before it listen, and only closing them ends that; the server may be gone after this */
+                aioloop_server_close(server);
+            return aiol_fail(loop, err, "listen on %s: %s", name, aioloop_strerror(err));
         }
     }
     server->state = AIOL_SERVER_SERVING;
@@ -11518,8 +11563,13 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
         n = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL))
         n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
+    if (n == 0 && o->sock != NULL &&
+        (o->family != AIOLOOP_UNSPEC || o->no_reuse_address || o->reuse_port || o->keep_alive))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "family, no_reuse_address, reuse_port and keep_alive exclude a socket");
     if (n == 0 && o->hosts != NULL && (host != NULL || o->host_count == 0))
         n = aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    if (n == 0 && o->hosts == NULL && o->host_count != 0)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
     if (n == 0 && o->sock != NULL)
         n = aiol_given_socket(loop, *o->sock, false);
     else if (n == 0)
@@ -11588,7 +11638,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
-    if (err == 0 && o->sock != NULL && path != NULL)
+    if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
     if (err == 0 && o->sock == NULL && path == NULL)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");

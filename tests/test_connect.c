@@ -568,6 +568,38 @@ TEST(connect_binds_to_the_local_address_of_its_family, "CONN-08") {
     test_end(loop);
 }
 
+TEST(connect_binds_to_a_local_port_alone_at_any_address, "CONN-08") {
+    static const char *const hosts[] = {"127.0.0.1", "::1"};
+    aioloop *loop = test_loop();
+    int rounds = test_has_ipv6(loop) ? 2 : 1;
+    int i;
+    for (i = 0; i < rounds; i++) {
+        connect_seen seen = AIOLOOP_ZERO;
+        test_peer client = AIOLOOP_ZERO;
+        aioloop_connection_options options = AIOLOOP_ZERO;
+        char host[64];
+        int64_t rc = AIOLOOP_EADDRINUSE;
+        int port = 0;
+        int local = 0;
+        int tries;
+        aioloop_server *server = connect_serve(loop, &seen, hosts[i], &port);
+        for (tries = 0; rc == AIOLOOP_EADDRINUSE && tries < 20; tries++) {
+            connect_end_server(connect_dead_port(loop, &local)); /* free now, unless an old connection lingers on */
+            options.local_port = local;
+            rc = aioloop_run_until_complete(
+                loop, aioloop_create_connection(loop, &test_protocol, &client, hosts[i], port, &options), NULL);
+        }
+        CHECK_EQ(rc, 0);
+        test_run_until(loop, &seen.made, 1, "the server");
+        aioloop_address_host(&seen.peer, host, sizeof(host));
+        CHECK_STR(host, hosts[i]);
+        CHECK_EQ(seen.peer.port, local);
+        connect_close(loop, &client, &seen);
+        connect_end_server(server);
+    }
+    test_end(loop);
+}
+
 TEST(connect_fails_when_no_local_address_will_do, "CONN-09") {
     aioloop *loop = test_loop();
     connect_seen seen = AIOLOOP_ZERO;
@@ -625,6 +657,14 @@ TEST(connect_refuses_what_contradicts_itself, "CONN-10 CONN-12") {
     connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, NULL, port, &o), AIOLOOP_EINVAL);
     o.local_host = "127.0.0.1";
     connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, NULL, 0, &o), AIOLOOP_EINVAL);
+    o.local_host = NULL;
+    o.local_port = port;
+    connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, NULL, 0, &o), AIOLOOP_EINVAL);
+    CHECK(strstr(aioloop_error_message(aioloop_last_error(loop)), "local address") != NULL);
+    o.local_port = 0;
+    o.family = AIOLOOP_INET;
+    connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, NULL, 0, &o), AIOLOOP_EINVAL);
+    CHECK(strstr(aioloop_error_message(aioloop_last_error(loop)), "family") != NULL);
     /* Neither. */
     connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, NULL, 0, NULL), AIOLOOP_EINVAL);
     connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, NULL, 0, &zero), AIOLOOP_EINVAL);
@@ -638,6 +678,12 @@ TEST(connect_refuses_what_contradicts_itself, "CONN-10 CONN-12") {
     o = zero;
     o.local_host = "127.0.0.1";
     o.local_port = 65536;
+    connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, "127.0.0.1", port, &o),
+                  AIOLOOP_EINVAL);
+    o.local_host = NULL;
+    connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, "127.0.0.1", port, &o),
+                  AIOLOOP_EINVAL);
+    o.local_port = -1;
     connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, "127.0.0.1", port, &o),
                   AIOLOOP_EINVAL);
     /* What belongs to TLS, without TLS; also with a socket. */

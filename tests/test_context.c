@@ -303,14 +303,22 @@ typedef struct context_nest {
     aioloop_context *outer;
     aioloop_context *inner;
     int outer_again;
+    int outer_inside; /* from within the inner one */
     int inner_run;
 } context_nest;
+
+static void context_nest_deeper(void *arg) {
+    context_nest *n = (context_nest *)arg;
+    context_change_here(CONTEXT_LETTER('j'));
+    n->outer_inside = aioloop_context_run(n->outer, context_look_here, NULL);
+    CHECK_EQ(aioloop_context_run(n->inner, context_look_here, NULL), AIOLOOP_EMISUSE);
+}
 
 static void context_nest_run(void *arg) {
     context_nest *n = (context_nest *)arg;
     context_note(context_get());
     n->outer_again = aioloop_context_run(n->outer, context_look_here, NULL);
-    n->inner_run = aioloop_context_run(n->inner, context_change_here, CONTEXT_LETTER('j'));
+    n->inner_run = aioloop_context_run(n->inner, context_nest_deeper, n);
     context_note(context_get());
 }
 
@@ -331,14 +339,17 @@ TEST(context_cannot_be_entered_twice, "CTX-03") {
     CHECK_EQ(aioloop_context_run(n.outer, NULL, NULL), AIOLOOP_EINVAL);
     CHECK_EQ(aioloop_context_run(n.outer, context_nest_run, &n), 0);
     CHECK_EQ(n.outer_again, AIOLOOP_EMISUSE);
+    CHECK_EQ(n.outer_inside, AIOLOOP_EMISUSE);
     CHECK_EQ(n.inner_run, 0);
     CHECK_STR(context_log, "oio");
     CHECK_EQ(context_get(), 'z');
     context_log[0] = '\0';
     n.outer_again = 0;
+    n.outer_inside = 0;
     context_soon(loop, context_nest_callback, &n, n.outer); /* a callback has entered its context, too */
     test_spin(loop, 1);
     CHECK_EQ(n.outer_again, AIOLOOP_EMISUSE);
+    CHECK_EQ(n.outer_inside, AIOLOOP_EMISUSE);
     CHECK_EQ(n.inner_run, 0);
     CHECK_STR(context_log, "ojo");
     CHECK_EQ(aioloop_context_run(n.outer, context_look_here, NULL), 0); /* left: free again */

@@ -677,6 +677,22 @@ TEST(fatal_callback_ends_the_run_and_keeps_the_rest, "") {
     test_end(loop); /* none of it was reported */
 }
 
+TEST(fatal_in_the_last_callback_keeps_what_came_meanwhile, "") {
+    aioloop *loop = test_loop();
+    error_raise r = AIOLOOP_ZERO;
+    int after = 0;
+    aioloop_timer_handle t = aioloop_call_later(loop, 0, error_counting, &after);
+    aioloop_handle h = aioloop_call_soon(loop, error_raising, &r); /* alone in its queue, with a timer due behind it */
+    CHECK(!aioloop_handle_is_null(&t.handle));
+    CHECK(!aioloop_handle_is_null(&h));
+    r.code = AIOLOOP_EFATAL;
+    CHECK_EQ(aioloop_run_forever(loop), AIOLOOP_EFATAL);
+    CHECK_EQ(after, 0);
+    test_run_until(loop, &after, 1, "the timer");
+    CHECK_EQ(after, 1);
+    test_end(loop);
+}
+
 TEST(fatal_timer_and_post_end_the_run, "") {
     aioloop *loop = test_loop();
     error_raise r = AIOLOOP_ZERO;
@@ -895,6 +911,8 @@ TEST(log_goes_to_standard_error_unless_told_otherwise, "ERR-01") {
     aioloop_set_exception_handler(loop, NULL, NULL);
     aioloop_set_log(loop, NULL, NULL);
     context.message = "Written for people";
+    context.error = AIOLOOP_EPIPE;
+    context.detail = "twice\n"; /* the caller's: an empty line has it, too */
     dup2(ends[1], 2);
     aioloop_call_exception_handler(loop, &context);
     dup2(saved, 2);
@@ -907,7 +925,7 @@ TEST(log_goes_to_standard_error_unless_told_otherwise, "ERR-01") {
     close(ends[0]);
     CHECK_GT(n, 0);
     text[n] = '\0';
-    CHECK_STR(text, "Written for people\n");
+    CHECK_STR(text, "aioloop: Written for people\naioloop: error: EPIPE: twice\naioloop: \n"); /* whose they are */
     CHECK_EQ(test_log_lines(), 0);
     test_end(loop);
 }

@@ -20,6 +20,7 @@ static struct owned_state {
     bool inside;  /* a call that must not release from inside */
     int wanted;   /* at this release ... */
     void (*act)(struct owned_state *state); /* ... this is done */
+    bool many;    /* it is done often */
     int lost_at;  /* how many had come back when connection_lost was called */
 } owned;
 
@@ -514,12 +515,28 @@ static void owned_act_lend(struct owned_state *state) {
     if (state->lent < 30)
         owned_lend(3000);
 }
+static void owned_act_lend_nothing(struct owned_state *state) { /* a release calls no release from inside */
+    int before = state->released;
+    state->wanted++;
+    if (state->lent < (state->many ? 200 : 30))
+        owned_lend(0);
+    CHECK_EQ(state->released, before);
+}
+static void owned_act_lend_both(struct owned_state *state) {
+    state->wanted = 0;
+    owned_lend(0);
+    owned_lend(3000);
+    owned_lend(0);
+}
 static void owned_act_close(struct owned_state *state) {
     aioloop_transport_close(state->a.transport);
 }
 static void owned_act_abort(struct owned_state *state) {
     aioloop_transport_abort(state->a.transport);
     owned_refused(state->a.transport, AIOLOOP_ENOTCONN);
+}
+static void owned_act_abort_only(struct owned_state *state) {
+    aioloop_transport_abort(state->a.transport);
 }
 static void owned_act_eof(struct owned_state *state) {
     CHECK_EQ(aioloop_transport_write_eof(state->a.transport), 0);
@@ -542,9 +559,9 @@ static void owned_act_protocol(struct owned_state *state) {
 }
 
 TEST(a_release_function_may_call_everything, "") {
-    static void (*const acts[])(struct owned_state *) = {owned_act_copy, owned_act_lend, owned_act_close, owned_act_abort,
-                                                         owned_act_eof, owned_act_copy_close, owned_act_drop,
-                                                         owned_act_marks, owned_act_protocol};
+    static void (*const acts[])(struct owned_state *) = {
+        owned_act_copy,  owned_act_lend, owned_act_lend_nothing, owned_act_lend_both, owned_act_close,   owned_act_abort,
+        owned_act_eof,   owned_act_copy_close, owned_act_drop,   owned_act_marks,     owned_act_protocol};
     aioloop *loop = test_loop();
     size_t i;
     int last;
@@ -610,6 +627,74 @@ TEST(a_connection_lost_in_a_release_still_releases_the_rest, "TRN-08") {
     test_run_until(loop, &ticks, 1, "a callback");
     CHECK_STR(owned.a.calls, "mpl"); /* after an abort nobody is told to go on writing */
     owned_end();
+    test_end(loop);
+}
+
+/* Nothing is lent in the release of nothing, again and again: each comes back once, and the loop does other things, too. */
+TEST(lending_nothing_in_a_release_does_not_keep_the_loop, "TRN-02") {
+    aioloop *loop = test_loop();
+    int blocked;
+    for (blocked = 0; blocked < 2; blocked++) {
+        owned_begin(loop);
+        if (blocked)
+            owned_block();
+        owned.act = owned_act_lend_nothing;
+        owned.wanted = 1;
+        owned.many = true;
+        owned_lend(0);
+        if (blocked) {
+            test_spin(loop, 10);
+            CHECK_EQ(owned.released, 0);
+            aioloop_transport_resume_reading(owned.b.transport);
+        }
+        test_run_until(loop, &owned.released, 1, "the first release");
+        NOTE("%d released when the loop came round", owned.released);
+        CHECK_LT(owned.released, 200);
+        test_run_until(loop, &owned.released, 200, "the releases");
+        CHECK_EQ(owned.lent, 200);
+        test_spin(loop, 5);
+        CHECK_EQ(owned.released, 200);
+        owned.act = NULL;
+        owned_lend(10); /* goes on as usual */
+        test_run_until_received(loop, &owned.b, owned.written);
+        test_run_until(loop, &owned.released, 201, "the release");
+        owned_end();
+    }
+    test_end(loop);
+}
+
+/* An abort in the release of a connection that is ending already: the rest comes back, the loss is told once. */
+TEST(an_abort_in_a_release_of_an_ending_connection_ends_it_once, "TRN-08") {
+    aioloop *loop = test_loop();
+    int how;
+    for (how = 0; how < 8; how++) { /* closed, half closed, ended by the peer, aborted; with more behind it or not */
+        owned_begin(loop);
+        owned.b.keep_open = true;
+        owned_block();
+        owned.act = owned_act_abort_only;
+        owned.wanted = 1;
+        owned_lend(OWNED_BLOCK);
+        if (how % 2 == 0) {
+            owned_lend(700);
+            owned_copy(800);
+            owned_lend(0);
+        }
+        if (how / 2 == 0)
+            aioloop_transport_close(owned.a.transport);
+        else if (how / 2 == 1)
+            CHECK_EQ(aioloop_transport_write_eof(owned.a.transport), 0);
+        else if (how / 2 == 2)
+            CHECK_EQ(aioloop_transport_write_eof(owned.b.transport), 0);
+        else
+            aioloop_transport_abort(owned.a.transport);
+        aioloop_transport_resume_reading(owned.b.transport);
+        test_run_until(loop, &owned.a.lost, 1, "the loss");
+        test_run_until(loop, &owned.released, owned.lent, "the releases");
+        test_spin(loop, 5);
+        CHECK_EQ(owned.a.lost, 1);
+        CHECK_EQ(owned.a.error, 0);
+        owned_end();
+    }
     test_end(loop);
 }
 

@@ -472,6 +472,7 @@ TEST(server_fails_when_one_address_is_in_use, "SRV-05") {
         CHECK_EQ(server_open_fds(), before);
         /* The address that was bound first is free again. */
         options.hosts = NULL;
+        options.host_count = 0;
         server = server_try(loop, &count, SERVER_OTHER, port, &options, &code);
         if (server != NULL)
             server_end(server);
@@ -542,6 +543,7 @@ TEST(server_refuses_what_contradicts_itself, "SRV-07 SRV-10") {
     aioloop_server_options zero = AIOLOOP_ZERO;
     aioloop_server_options o;
     aioloop_socket pair[2];
+    int i;
     test_socketpair(loop, pair);
     o = zero;
     o.sock = &pair[0];
@@ -555,6 +557,20 @@ TEST(server_refuses_what_contradicts_itself, "SRV-07 SRV-10") {
     server_fails(loop, "127.0.0.1", 0, &o, AIOLOOP_EINVAL);
     o.host_count = 0;
     server_fails(loop, NULL, 0, &o, AIOLOOP_EINVAL);
+    o.hosts = NULL;
+    o.host_count = 1;
+    server_fails(loop, "127.0.0.1", 0, &o, AIOLOOP_EINVAL);
+    /* What is set on a socket that the server makes is not set on one that is given. */
+    for (i = 0; i < 4; i++) {
+        o = zero;
+        o.sock = &pair[0];
+        o.family = i == 0 ? AIOLOOP_INET : AIOLOOP_UNSPEC;
+        o.no_reuse_address = i == 1;
+        o.reuse_port = i == 2;
+        o.keep_alive = i == 3;
+        server_fails(loop, NULL, 0, &o, AIOLOOP_EINVAL);
+        CHECK(strstr(aioloop_error_message(aioloop_last_error(loop)), "exclude a socket") != NULL);
+    }
     server_fails(loop, "127.0.0.1", -1, NULL, AIOLOOP_EINVAL);
     server_fails(loop, "127.0.0.1", 65536, NULL, AIOLOOP_EINVAL);
     server_fails(loop, NULL, 65536, NULL, AIOLOOP_EINVAL);
@@ -934,6 +950,89 @@ TEST(server_that_is_deferred_refuses_until_it_is_started, "SRV-16 SOBJ-05") {
     CHECK_EQ(server_await(loop, aioloop_server_wait_closed(server)), 0);
     aioloop_server_unref(server);
     test_end(loop);
+}
+
+/* A port that another server has bound, too, and then listens on before: SO_REUSEADDR allows that. */
+static void server_fail_to_start(int failing, bool forever) {
+    static const char *const hosts[2][2] = {{"127.0.0.1", SERVER_OTHER}, {SERVER_OTHER, "127.0.0.1"}};
+    aioloop *loop = test_loop();
+    server_count count = AIOLOOP_ZERO;
+    aioloop_server_options options = AIOLOOP_ZERO;
+    aioloop_server *server = NULL;
+    aioloop_server *rival = NULL;
+    test_peer client = AIOLOOP_ZERO;
+    aioloop_future *f;
+    char text[256];
+    int port = 0;
+    int code = AIOLOOP_EADDRINUSE;
+    int tries;
+    options.defer_serving = true;
+    /* Another program may have the port at the other address, so this tries some. */
+    for (tries = 0; tries < 20 && code == AIOLOOP_EADDRINUSE; tries++) {
+        if (rival != NULL)
+            server_end(rival);
+        port = 0;
+        options.hosts = NULL;
+        options.host_count = 0;
+        rival = server_open(loop, &count, "127.0.0.1", &port, &options);
+        options.hosts = hosts[failing];
+        options.host_count = 2;
+        server = server_try(loop, &count, NULL, port, &options, &code);
+    }
+    CHECK_GE(code, 1);
+    if (aioloop_server_socket_count(server) != 2) {
+        server_end(server);
+        server_end(rival);
+        test_end(loop);
+        SKIP("this host has no " SERVER_OTHER);
+    }
+    CHECK_EQ(aioloop_server_start_serving(rival), 0);
+    if (forever)
+        CHECK_EQ(server_await(loop, aioloop_server_serve_forever(server)), AIOLOOP_EADDRINUSE);
+    else
+        CHECK_EQ(aioloop_server_start_serving(server), AIOLOOP_EADDRINUSE);
+    snprintf(text, sizeof(text), "%s", aioloop_error_message(aioloop_last_error(loop)));
+    NOTE("%s", text);
+    CHECK(strstr(text, "listen on 127.0.0.1") != NULL);
+    CHECK(!aioloop_server_is_serving(server));
+    /* The other address does not listen either. */
+    f = aioloop_create_connection(loop, &test_protocol, &client, SERVER_OTHER, port, NULL);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), AIOLOOP_ECONNREFUSED);
+    if (failing == 0) { /* nothing listened yet: once the rival is gone it may be tried again */
+        CHECK_EQ(aioloop_server_socket_count(server), 2);
+        server_end(rival);
+        CHECK_EQ(aioloop_server_start_serving(server), 0);
+        CHECK(aioloop_server_is_serving(server));
+        server_dial(loop, &client, port);
+        test_run_until(loop, &count.made, 1, "the accept");
+        server_hang_up(loop, &client);
+        test_run_until(loop, &count.lost, 1, "the loss");
+        server_end(server);
+    } else { /* one had to be closed, and so is the server */
+        CHECK_EQ(aioloop_server_socket_count(server), 0);
+        CHECK_EQ(aioloop_server_start_serving(server), AIOLOOP_EMISUSE);
+        CHECK_EQ(server_await(loop, aioloop_server_wait_closed(server)), 0);
+        aioloop_server_unref(server);
+        CHECK(aioloop_server_is_serving(rival)); /* not touched */
+        server_dial(loop, &client, port);
+        test_run_until(loop, &count.made, 1, "the accept");
+        server_hang_up(loop, &client);
+        test_run_until(loop, &count.lost, 1, "the loss");
+        server_end(rival);
+    }
+    test_end(loop);
+}
+
+TEST(server_that_cannot_start_may_be_started_again, "SRV-16") {
+    server_fail_to_start(0, false);
+}
+
+TEST(server_that_can_start_in_part_does_not_serve, "SRV-16") {
+    server_fail_to_start(1, false);
+}
+
+TEST(server_that_can_start_in_part_does_not_serve_forever, "SRV-16") {
+    server_fail_to_start(1, true);
 }
 
 /* ---- the server object ---- */

@@ -339,6 +339,88 @@ TEST(sim_break_fails_a_writer_that_does_not_read, "") {
     test_end(loop);
 }
 
+typedef struct sim_breaking {
+    test_peer peer; /* first: the recording methods of support.c work on it */
+    aioloop_transport *which;
+    int gets;
+    int at; /* breaks in this call of get_buffer */
+    bool broken;
+    char room[4];
+} sim_breaking;
+
+static aioloop_protocol sim_breaking_protocol;
+
+static size_t sim_breaking_get(aioloop_transport *transport, void *self, size_t hint, void **buffer) {
+    sim_breaking *s = (sim_breaking *)self;
+    (void)transport;
+    (void)hint;
+    CHECK_EQ(s->peer.lost, 0);
+    if (++s->gets == s->at) {
+        CHECK_EQ(aioloop_sim_break(s->which, AIOLOOP_ECONNRESET), 0);
+        CHECK_EQ(s->peer.lost, 0); /* nobody is told from inside */
+        s->broken = true;
+    }
+    *buffer = s->room;
+    return sizeof(s->room);
+}
+
+static void sim_breaking_updated(aioloop_transport *transport, void *self, size_t size) {
+    sim_breaking *s = (sim_breaking *)self;
+    (void)transport;
+    CHECK_LE(size, sizeof(s->room));
+    CHECK(memcmp(s->room, "0123456789abcdefghij" + s->peer.received, size) == 0);
+    s->peer.received += size;
+    s->peer.datas++;
+}
+
+/* The connection breaks while a buffered protocol is asked for a place. What the place is for is lost, unless the engine had
+ * taken it from the network already, as a delayed one may: then it still comes, in order, and the loss after it. */
+TEST(sim_break_in_get_buffer_fails_both_ends, "") {
+    aioloop *loop = sim_begin();
+    const char *backend = getenv("AIOLOOP_BACKEND");
+    bool delayed = backend != NULL && strstr(backend, "delayed") != NULL;
+    int how;
+    sim_breaking_protocol = test_buffered_protocol;
+    sim_breaking_protocol.get_buffer = sim_breaking_get;
+    sim_breaking_protocol.buffer_updated = sim_breaking_updated;
+    for (how = 0; how < 8; how++) { /* by either end, at the first or a later read, with the peer's end behind the data */
+        sim_breaking a = AIOLOOP_ZERO;
+        test_peer b = AIOLOOP_ZERO;
+        aioloop_socket pair[2];
+        bool ended = how / 4 != 0;
+        test_socketpair(loop, pair);
+        test_adopt(loop, &sim_breaking_protocol, &a, pair[0]);
+        test_adopt(loop, &test_protocol, &b, pair[1]);
+        a.which = how % 2 == 0 ? a.peer.transport : b.transport;
+        a.at = how / 2 % 2 == 0 ? 1 : 3;
+        CHECK_EQ(aioloop_transport_write(b.transport, "0123456789abcdefghij", 20), 0);
+        if (ended)
+            CHECK_EQ(aioloop_transport_write_eof(b.transport), 0);
+        test_run_until(loop, &a.peer.lost, 1, "the loss");
+        test_run_until(loop, &b.lost, 1, "the other loss");
+        test_spin(loop, 5);
+        CHECK_EQ(a.peer.lost, 1);
+        CHECK_EQ(b.lost, 1);
+        CHECK(a.broken);
+        if (delayed) {
+            CHECK_GE(a.peer.datas, a.at - 1);
+            CHECK_LE(a.peer.received, 20);
+        } else {
+            CHECK_EQ(a.gets, a.at);
+            CHECK_EQ(a.peer.datas, a.at - 1);
+            CHECK_EQ(a.peer.received, 4 * (size_t)(a.at - 1));
+        }
+        CHECK_STR(a.peer.calls, "ml");
+        CHECK_EQ(a.peer.eof, 0);
+        CHECK_EQ(a.peer.error, AIOLOOP_ECONNRESET);
+        CHECK_EQ(b.error, AIOLOOP_ECONNRESET);
+        CHECK_EQ(test_reports(), 0);
+        test_peer_drop(&a.peer);
+        test_peer_drop(&b);
+    }
+    test_end(loop);
+}
+
 /* ---- the network ---- */
 
 /* It is the loop's own memory: the same port of another loop is another port, and beyond loopback there is nobody. */

@@ -231,6 +231,9 @@ TEST(unix_connection_refuses_what_contradicts_itself, "UCON-02 UCON-03") {
     o.sock = &pair[0];
     unix_fails(loop, unix_path("s"), &o, AIOLOOP_EINVAL);
     unix_fails(loop, "", &o, AIOLOOP_EINVAL);
+    o.path_size = 1;
+    unix_fails(loop, NULL, &o, AIOLOOP_EINVAL);
+    o.path_size = 0;
     o.server_hostname = "here";
     unix_fails(loop, NULL, &o, AIOLOOP_EINVAL);
     unix_fails(loop, NULL, NULL, AIOLOOP_EINVAL);
@@ -382,6 +385,9 @@ TEST(unix_server_refuses_what_contradicts_itself, "USRV-04") {
     o = zero;
     o.sock = &pair[0];
     unix_server_fails(loop, unix_path("s"), &o, AIOLOOP_EINVAL);
+    o.path_size = 1;
+    unix_server_fails(loop, NULL, &o, AIOLOOP_EINVAL);
+    CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), "a path excludes a socket");
     unix_server_fails(loop, NULL, NULL, AIOLOOP_EINVAL);
     unix_server_fails(loop, NULL, &zero, AIOLOOP_EINVAL);
     unix_server_fails(loop, "", NULL, AIOLOOP_EINVAL);

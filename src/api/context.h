@@ -37,7 +37,7 @@ AIOLOOP_API void aioloop_context_ref(aioloop_context *context);
 AIOLOOP_API void aioloop_context_unref(aioloop_context *context);
 
 /* Context.run: calls fn(arg) now with this context current; what fn sets stays in it. AIOLOOP_EMISUSE if
- * it is current already, AIOLOOP_EINVAL for NULL. One thread at a time. */
+ * it is entered already: current, or around the one that is current. AIOLOOP_EINVAL for NULL. One thread at a time. */
 AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg);
 
 #endif

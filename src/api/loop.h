@@ -88,7 +88,8 @@ AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
- * Failures of futures that nobody looked at are reported, in debug mode also what had not been ended. In a forked child this
+ * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio does, a
+ * loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child this
  * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
@@ -207,7 +208,8 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
 typedef enum aioloop_log_level { AIOLOOP_LOG_WARNING = 1, AIOLOOP_LOG_ERROR = 2 } aioloop_log_level;
 typedef void (*aioloop_log)(aioloop *loop, aioloop_log_level level, const char *text, void *arg);
 
-/* Where the loop's log goes: text is one or more lines without a last newline, borrowed. fn NULL: standard error. */
+/* Where the loop's log goes: text is one or more lines without a last newline, borrowed. fn NULL: standard error,
+ * each line with "aioloop: " before it. */
 AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg);
 
 /* ---- debug mode ---- */

@@ -166,7 +166,8 @@
  *   exception handler, and for a protocol's function to the end of the connection, with that code. AIOLOOP_EFATAL
  *   ends the run: aioloop_run_forever returns it, and what had not run yet is kept for the next run.
  *
- *   The default exception handler writes to the log, and the log goes to standard error; both can be replaced.
+ *   The default exception handler writes to the log, and the log goes to standard error, each line
+ *   with "aioloop: " before it; both can be replaced.
  *
  *
  * DEBUG MODE

@@ -1,6 +1,8 @@
 /*
  * server.h - listening.                                        (asyncio: base_events.Server)
  *
+ * Every function here is for the loop's own thread, and none waits.
+ *
  * A server is counted. The loop holds one reference while it is open or a connection of it lives; the functions that make
  * one give another to whoever takes their result. Dropping yours does not stop it.
  */
@@ -13,12 +15,13 @@
 typedef struct aioloop_server_options {
     const char *const *hosts;   /* several hosts instead of one, with host NULL */
     size_t host_count;
-    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid */
-    int family;                 /* aioloop_family: only addresses of this one */
+    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid. What
+                                 * says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours to set. */
+    int family;                 /* aioloop_family: only addresses of this one; not with sock */
     int backlog;                /* 0: 100. Also how many connections are accepted in one iteration. */
-    bool no_reuse_address;      /* do not set SO_REUSEADDR */
-    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL where there is none */
-    bool keep_alive;            /* set SO_KEEPALIVE, also on the connections */
+    bool no_reuse_address;      /* do not set SO_REUSEADDR; not with sock */
+    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL where there is none; not with sock */
+    bool keep_alive;            /* set SO_KEEPALIVE, also on the connections; not with sock */
     bool defer_serving;         /* start_serving=False: bind, but listen only on aioloop_server_start_serving */
     aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     aioloop_time ssl_handshake_timeout; /* with ssl only */
@@ -68,7 +71,9 @@ AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_wait_closed(aioloop_server *server);
 
 /* Server.start_serving(): starts listening. 0, also when it listens already; AIOLOOP_EMISUSE on a closed server; the system's
- * error. Immediate, so it returns no future. */
+ * error, and then nothing listens: if it was the first socket that failed, the server is as it was and may be started
+ * again; if others listened already it is closed, because a socket stops listening only so. Immediate, so it returns no
+ * future. */
 AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server);
 
 /* Server.serve_forever(): starts listening and stays pending. Cancelling it, or closing the server, closes the server and ends

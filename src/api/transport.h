@@ -2,6 +2,9 @@
  * transport.h - connections: protocols, which are told, and transports, which are asked.
  *                                                       (asyncio: protocols.py, transports.py)
  *
+ * Every function here is for the loop's own thread, and none waits; another thread asks for it with
+ * aioloop_call_soon_threadsafe.
+ *
  * A transport is counted. The loop holds one reference from connection_made until connection_lost has returned; the
  * functions that make a transport give another to whoever takes their result. While you hold a reference every function
  * here is safe, also after the loss.
@@ -46,9 +49,10 @@ struct aioloop_protocol {
 typedef struct aioloop_connection_options {
     const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also if
                                      * the call fails after it was accepted as valid */
-    int family;                     /* aioloop_family: only addresses of this one */
-    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no */
-    int local_port;                 /* with local_host; 0: any */
+    int family;                     /* aioloop_family: only addresses of this one; not with sock */
+    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with local_port,
+                                     * to that port of every address; not with sock */
+    int local_port;                 /* 0: any; not with sock */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     const char *server_hostname;    /* with ssl only */

@@ -16,6 +16,7 @@
 #define aiol_load(pointer) (*(pointer))
 #define aiol_load_relaxed(pointer) (*(pointer))
 #define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
+#define aiol_store_relaxed(pointer, value) ((void)(*(pointer) = (value)))
 AIOL_INLINE uint32_t aiol_exchange_u32(volatile uint32_t *pointer, uint32_t value) {
     uint32_t state = aioloop_port_lock();
     uint32_t old = *pointer;
@@ -52,6 +53,7 @@ AIOL_INLINE bool aiol_cas_pointer(void *volatile *pointer, void **expected, void
 #define aiol_load(pointer) (*(pointer))
 #define aiol_load_relaxed(pointer) (*(pointer))
 #define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
+#define aiol_store_relaxed(pointer, value) ((void)(*(pointer) = (value)))
 AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
     uint32_t old = *pointer;
     *pointer = value;
@@ -77,6 +79,7 @@ AIOL_INLINE bool aiol_cas_pointer(void **pointer, void **expected, void *value) 
 #define aiol_load(pointer) __atomic_load_n(pointer, __ATOMIC_SEQ_CST)
 #define aiol_load_relaxed(pointer) __atomic_load_n(pointer, __ATOMIC_RELAXED)
 #define aiol_store(pointer, value) __atomic_store_n(pointer, value, __ATOMIC_SEQ_CST)
+#define aiol_store_relaxed(pointer, value) __atomic_store_n(pointer, value, __ATOMIC_RELAXED)
 AIOL_INLINE uint32_t aiol_exchange_u32(uint32_t *pointer, uint32_t value) {
     return __atomic_exchange_n(pointer, value, __ATOMIC_SEQ_CST);
 }

@@ -30,6 +30,8 @@ struct aioloop_context {
     uint32_t refs;
     bool current; /* some thread runs in it */
     aiol_map *map;
+    aiol_map **outer; /* while it runs: the place that it replaced, */
+    struct aioloop_context *outer_run; /* and the run that this one is inside of */
 };
 
 typedef struct aiol_thread_state {
@@ -41,6 +43,7 @@ typedef struct aiol_thread_state {
     int running_process;  /* whose running is; a forked child has another */
     aiol_map *map;    /* the current values */
     aiol_map **place; /* that owns them; NULL: map does */
+    aioloop_context *run; /* the innermost aioloop_context_run */
     const char *site_file; /* where the next object is made */
     int site_line;
     aiol_error_slot error; /* what had no loop to tell */
@@ -177,6 +180,8 @@ AIOLOOP_API aioloop_context *aioloop_copy_context(void) {
         return NULL;
     context->refs = 1;
     context->current = false;
+    context->outer = NULL;
+    context->outer_run = NULL;
     context->map = aiol_map_ref(aiol_thread.map);
     return context;
 }
@@ -193,16 +198,32 @@ AIOLOOP_API void aioloop_context_unref(aioloop_context *context) {
     aiol_free(&aiol_default_allocator, context, sizeof(*context));
 }
 
+/* A callback that runs in a context has entered it too, without a mark in it: its place is the current one, or the one
+ * that a run inside of it replaced. */
+static bool aiol_context_is_entered(const aioloop_context *context) {
+    const aioloop_context *run;
+    if (context->current || aiol_thread.place == &context->map)
+        return true;
+    for (run = aiol_thread.run; run != NULL; run = run->outer_run)
+        if (run->outer == &context->map)
+            return true;
+    return false;
+}
+
 AIOLOOP_API int aioloop_context_run(aioloop_context *context, void (*fn)(void *arg), void *arg) {
     aiol_context_frame frame;
     if (context == NULL || fn == NULL)
         return AIOLOOP_EINVAL;
-    if (context->current || aiol_thread.place == &context->map) /* the latter in a callback that runs in it */
+    if (aiol_context_is_entered(context))
         return AIOLOOP_EMISUSE;
     aioloop_context_ref(context);
     context->current = true;
     frame = aiol_context_enter(&context->map);
+    context->outer = frame.place;
+    context->outer_run = aiol_thread.run;
+    aiol_thread.run = context;
     fn(arg);
+    aiol_thread.run = context->outer_run;
     aiol_context_leave(&frame);
     context->current = false;
     aioloop_context_unref(context);

@@ -40,4 +40,14 @@ AIOL_INLINE void aiol_list_remove(aiol_link *link) {
     link->prev = NULL;
 }
 
+/* Moves all of from, which becomes empty, to an empty list. */
+AIOL_INLINE void aiol_list_move(aiol_link *to, aiol_link *from) {
+    if (aiol_list_empty(from))
+        return;
+    *to = *from;
+    to->next->prev = to;
+    to->prev->next = to;
+    aiol_list_init(from);
+}
+
 #endif

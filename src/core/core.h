@@ -145,7 +145,6 @@ struct aioloop {
     /* What every callback touches. */
     aiol_queue ready;
     aiol_queue batch; /* of this iteration, not run yet */
-    aiol_queue left;  /* what a halt kept from running */
     aiol_slot *free_slots;
     uint64_t sequence;
     aiol_map *map;     /* what is current between callbacks; owned while the loop runs */
@@ -155,8 +154,8 @@ struct aioloop {
     bool attention;    /* something is to be done when the callback ends: raised or unsent says what */
     bool careful;      /* closed, or debug mode: the slow path looks which */
     int raised;        /* the code that the running callback raised; 0: none */
-    aiol_node *unsent; /* transports that wrote in this callback and have a send to start */
-    aiol_node *sending; /* those of the callback before, while they are seen to */
+    aiol_link unsent;  /* writers of this callback that have a send to start */
+    aiol_link sending; /* those of the callback before, while they are seen to */
     bool halt;         /* fatal: stop dispatching */
     bool stopping;
     bool closed;
@@ -207,7 +206,7 @@ struct aioloop {
     size_t site_capacity;
     uint32_t iteration;
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
-    aiol_node *spare_writers; /* net's */
+    aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
 };
 
@@ -285,10 +284,14 @@ AIOL_INLINE void aiol_dispatch_leave(aioloop *loop) {
     aiol_thread.place = &loop->map;
 }
 
+AIOL_INLINE bool aiol_loop_has_unsent(const aioloop *loop) {
+    return !aiol_list_empty(&loop->unsent) || !aiol_list_empty(&loop->sending);
+}
+
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
-    if (AIOL_UNLIKELY(loop->unsent != NULL || loop->sending != NULL))
+    if (AIOL_UNLIKELY(aiol_loop_has_unsent(loop)))
         loop->net->flush_unsent(loop);
 }
 

@@ -196,8 +196,9 @@ AIOL_INLINE bool aiol_inbox_sleep(aioloop *loop) {
     return aiol_load(&loop->inbox) == NULL;
 }
 
+/* Nobody need see it at once: who still believes in the sleep only wakes for nothing. */
 AIOL_INLINE void aiol_inbox_awake(aioloop *loop) {
-    aiol_store(&loop->sleeping, 0);
+    aiol_store_relaxed(&loop->sleeping, 0);
 }
 
 /* Whether something was posted that the loop has not seen. */

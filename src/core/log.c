@@ -78,13 +78,24 @@ AIOLOOP_INTERNAL int aiol_check(aioloop *loop) {
 
 /* ---- logging ---- */
 
+/* The log while none is set. Each line says where it comes from: the program's own go to the same place. */
+static void aiol_log_print(const char *text) {
+    for (;;) {
+        size_t length = strcspn(text, "\n");
+        fprintf(stderr, "aioloop: %.*s\n", (int)length, text);
+        if (text[length] == '\0')
+            return;
+        text += length + 1;
+    }
+}
+
 /* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
     int raised = loop->raised;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
-        fprintf(stderr, "%s\n", text);
+        aiol_log_print(text);
     loop->raised = raised;
 }
 

@@ -76,8 +76,9 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     loop->process = aiol_process_id();
     aiol_queue_init(&loop->ready);
     aiol_queue_init(&loop->batch);
-    aiol_queue_init(&loop->left);
     aiol_queue_init(&loop->due);
+    aiol_list_init(&loop->unsent);
+    aiol_list_init(&loop->sending);
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
@@ -123,8 +124,7 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* Until when the engine may wait: 0 if there is something to do. */
 static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
-    if (loop->ready.head != NULL || loop->left.head != NULL || loop->unsent != NULL || loop->sending != NULL ||
-        loop->stopping || limit <= 0)
+    if (loop->ready.head != NULL || loop->stopping || limit <= 0 || (loop->attention && aiol_loop_has_unsent(loop)))
         return 0;
     if (loop->timers.count == 0)
         return limit;
@@ -147,9 +147,13 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
 
 /* A fatal error: nothing more is called in this iteration, and what was to be comes first in the next. */
 AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop) {
+    aiol_queue rest; /* the queue that runs may be appended from, not to: aiol_run_queue keeps its end for last */
     loop->halt = true;
-    aiol_queue_append(&loop->left, &loop->batch);
-    aiol_queue_append(&loop->left, &loop->due);
+    aiol_queue_init(&rest);
+    aiol_queue_append(&rest, &loop->batch);
+    aiol_queue_append(&rest, &loop->due);
+    aiol_queue_append(&rest, &loop->ready);
+    aiol_queue_append(&loop->ready, &rest);
 }
 
 /* Nothing is pushed to the queue meanwhile; a halt empties it. */
@@ -170,13 +174,6 @@ static AIOL_NOINLINE void aiol_run_queue(aioloop *loop, aiol_queue *queue) {
     aiol_map_unref(last); /* may call user code: what is current is right by now */
 }
 
-/* Runs what was ready when the wait was over, behind what a halt has left. */
-static AIOL_NOINLINE void aiol_loop_run_ready(aioloop *loop) {
-    aiol_queue_append(&loop->batch, &loop->left);
-    aiol_queue_append(&loop->batch, &loop->ready);
-    aiol_run_queue(loop, &loop->batch);
-}
-
 /* limit: a point on the clock. 0 or the error of the wait. */
 static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
     int n;
@@ -192,8 +189,10 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
         aiol_inbox_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
-    if (loop->ready.head != NULL || loop->left.head != NULL)
-        aiol_loop_run_ready(loop);
+    if (loop->ready.head != NULL) {
+        aiol_queue_append(&loop->batch, &loop->ready);
+        aiol_run_queue(loop, &loop->batch);
+    }
     loop->more = n > 0;
     if (n > 0 && !loop->halt)
         loop->more = loop->engine->calls->dispatch(loop->engine, &loop->budget) > 0;
@@ -228,7 +227,7 @@ static int aiol_loop_begin(aioloop *loop) {
     aiol_inbox_awake(loop);
     loop->halt = false;
     loop->raised = 0;
-    loop->attention = loop->unsent != NULL || loop->sending != NULL;
+    loop->attention = aiol_loop_has_unsent(loop);
     return 0;
 }
 
@@ -319,8 +318,8 @@ AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     else if (max_wait != AIOLOOP_FOREVER)
         limit = aiol_time_add(aiol_loop_now(loop), max_wait);
     err = aiol_loop_iterate(loop, limit);
-    if (err == 0)
-        err = loop->engine->calls->flush(loop->engine);
+    if (err == 0 && loop->engine->calls->flush(loop->engine) < 0)
+        loop->more = true; /* an operation's failure: the next dispatch tells it */
     if (loop->halt)
         err = AIOLOOP_EFATAL;
     loop->stopping = false;
@@ -340,13 +339,13 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
 }
 
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
-    int err;
     if (loop == NULL)
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return AIOLOOP_ECLOSED;
-    err = loop->engine->calls->flush(loop->engine);
-    return err < 0 ? err : loop->engine->calls->descriptor(loop->engine);
+    if (loop->engine->calls->flush(loop->engine) < 0)
+        loop->more = true;
+    return loop->engine->calls->descriptor(loop->engine);
 }
 
 AIOLOOP_API const char *aioloop_backend_name(aioloop *loop) {
@@ -390,7 +389,6 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
 
 static void aiol_loop_drop_callbacks(aioloop *loop) {
     aiol_inbox_drain(loop);
-    aiol_loop_drop_queue(loop, &loop->left);
     aiol_loop_drop_queue(loop, &loop->batch);
     aiol_loop_drop_queue(loop, &loop->ready);
     aiol_loop_drop_queue(loop, &loop->due);

@@ -122,10 +122,11 @@ typedef struct aiol_engine_calls {
     /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
     void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
 
-    /* Flush, wait (not if deadline is past), harvest; calls nobody. 1: there is something to dispatch; 0: not; or a code. */
+    /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or a code. */
     int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
-    int (*flush)(struct aiol_engine *e); /* tells the system everything: before a foreign main loop sleeps */
+    /* Tells the system everything: before a foreign main loop sleeps. Below 0: the next dispatch has to tell a failure. */
+    int (*flush)(struct aiol_engine *e);
     int (*descriptor)(struct aiol_engine *e);
     void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */
     void (*forget)(struct aiol_engine *e); /* instead of close, in a forked child: touches nothing shared */

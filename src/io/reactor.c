@@ -18,7 +18,6 @@
 #include "io/op.h"
 #include "poll/wake.c"
 
-#define AIOL_REACTOR_BATCH 256
 #define AIOL_REACTOR_BUFFER (256u * 1024u)
 
 enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
@@ -43,6 +42,7 @@ typedef struct aiol_reactor {
     aiol_engine base;
     aiol_poll poll;
     aiol_wake wake;
+    aiol_op wake_op; /* a POLL of its reader */
     unsigned without;
     uint32_t harvest;
     aiol_reactor_fd *fds; /* by descriptor */
@@ -55,7 +55,7 @@ typedef struct aiol_reactor {
     unsigned char *buffer;
     int ready_next;
     int ready_count;
-    aiol_ready ready[AIOL_REACTOR_BATCH];
+    aiol_ready ready[AIOL_POLL_BATCH];
 } aiol_reactor;
 
 static aiol_reactor_fd *aiol_reactor_at(aiol_reactor *r, aioloop_socket fd) {
@@ -150,22 +150,24 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
     return AIOL_PENDING;
 }
 
-static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
-    aiol_reactor_fd *entry = aiol_reactor_at((aiol_reactor *)e, fd);
-    size_t size = pieces->size;
-    int64_t n;
+/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
+static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
+                                                    int64_t n) {
+    size_t size = 0;
     int i;
-    if (AIOL_UNLIKELY((entry->flags & AIOL_FD_FULL) != 0))
-        return AIOL_PENDING;
-    n = aiol_socket_send(fd, pieces, count);
-    for (i = 1; i < count; i++)
+    for (i = 0; i < count; i++)
         size += pieces[i].size;
-    if (AIOL_LIKELY((uint64_t)n == size))
+    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
         return n;
-    if (n < 0 && n != AIOLOOP_EAGAIN)
-        return n;
-    entry->flags |= AIOL_FD_FULL;
+    aiol_reactor_at((aiol_reactor *)e, fd)->flags |= AIOL_FD_FULL;
     return n < 0 ? AIOL_PENDING : n;
+}
+
+static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    int64_t n = aiol_socket_send(fd, pieces, count);
+    if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
+        return n;
+    return aiol_reactor_attempted(e, fd, pieces, count, n);
 }
 
 static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
@@ -188,7 +190,9 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     int64_t n;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
-        n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
+        n = AIOL_PENDING;
+        if ((aiol_reactor_at(r, op->fd)->flags & AIOL_FD_FULL) == 0)
+            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -272,7 +276,7 @@ static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner own
         err = aiol_grow(e->allocator, &r->fds, &r->fds_capacity, sizeof(r->fds[0]), (size_t)fd + 1);
     if (err == 0)
         err = aiol_grow(e->allocator, &r->dirty, &r->dirty_capacity, sizeof(r->dirty[0]), r->fds_capacity);
-    if (err == 0 && r->buffer == NULL) {
+    if (err == 0 && r->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
         r->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_REACTOR_BUFFER);
         err = r->buffer == NULL ? AIOLOOP_ENOMEM : 0;
     }
@@ -330,19 +334,6 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
         aiol_reactor_finish(r, entry->out, err);
 }
 
-/* Keeps the wake-up to itself. */
-static void aiol_reactor_harvest(aiol_reactor *r, int found) {
-    int i;
-    r->ready_count = found;
-    for (i = 0; i < found; i++) {
-        if (AIOL_UNLIKELY(r->ready[i].fd == r->wake.reader)) {
-            aiol_wake_drain(&r->wake);
-            r->ready[i] = r->ready[--r->ready_count];
-            break; /* it is there once */
-        }
-    }
-}
-
 static aioloop_time aiol_reactor_now(aiol_engine *e) {
     (void)e;
     return aiol_clock_now();
@@ -366,15 +357,11 @@ static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
         return 1;
     if (r->dirty_count != 0 && aiol_reactor_flush(e) < 0)
         return 1; /* dispatch tells whose it is */
-    n = r->poll.poller->wait(&r->poll, aiol_reactor_timeout(r, deadline), r->ready, AIOL_REACTOR_BATCH);
+    n = r->poll.poller->wait(&r->poll, aiol_reactor_timeout(r, deadline), r->ready);
     r->harvest++;
     r->ready_next = 0;
-    r->ready_count = 0;
-    if (n > 0)
-        aiol_reactor_harvest(r, n);
-    else if (n < 0)
-        return n;
-    return r->ready_count != 0 || r->kept != NULL;
+    r->ready_count = n < 0 ? 0 : n;
+    return n != 0 ? n : r->kept != NULL;
 }
 
 /* ---- dispatching ---- */
@@ -479,16 +466,16 @@ static void aiol_reactor_accept(aiol_reactor *r, aiol_op *op, const aiol_budget 
 static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
     if (op == NULL || op->state != AIOL_OP_ACTIVE || op->generation == r->harvest)
         return;
-    if (op->kind == AIOL_OP_POLL)
+    if (AIOL_UNLIKELY(op->kind == AIOL_OP_POLL))
         op->done(op, AIOL_POLL_READABLE, NULL);
-    else if (op->kind == AIOL_OP_ACCEPT)
+    else if (AIOL_UNLIKELY(op->kind == AIOL_OP_ACCEPT))
         aiol_reactor_accept(r, op, budget);
-    else if (op->engine != NULL)
+    else if (AIOL_UNLIKELY(op->engine != NULL))
         return; /* the stash goes first */
-    else if (op->u.recv.dest != NULL)
-        aiol_reactor_recv_into(r, op, budget);
-    else
+    else if (op->u.recv.dest == NULL)
         aiol_reactor_recv(r, op, budget);
+    else
+        aiol_reactor_recv_into(r, op, budget);
 }
 
 static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
@@ -576,19 +563,18 @@ static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
     if (AIOL_UNLIKELY(r->kept != NULL))
         aiol_reactor_offer(r, budget);
     while (r->ready_next < r->ready_count && !*budget->halt) {
-        aiol_ready *found = &r->ready[r->ready_next];
-        const aiol_reactor_fd *entry = &r->fds[found->fd];
-        if (AIOL_LIKELY((found->events & AIOL_READABLE) != 0 && entry->generation == found->generation)) {
-            found->events &= (unsigned)~AIOL_READABLE; /* a halt comes back for the rest */
-            aiol_reactor_readable(r, entry->in, budget);
-            if (found->events != 0)
-                continue; /* the write comes after it; callbacks may have moved the table */
-        } else if (entry->generation == found->generation) {
+        aiol_ready found = r->ready[r->ready_next];
+        const aiol_reactor_fd *entry = &r->fds[found.fd];
+        if (AIOL_UNLIKELY(found.events == (AIOL_READABLE | AIOL_WRITABLE)))
+            r->ready[r->ready_next].events = AIOL_WRITABLE; /* comes after; a halt comes back for it */
+        else
             r->ready_next++;
-            aiol_reactor_writable(r, found->fd);
+        if (AIOL_UNLIKELY(entry->generation != found.generation))
             continue;
-        }
-        r->ready_next++;
+        if (AIOL_LIKELY((found.events & AIOL_READABLE) != 0))
+            aiol_reactor_readable(r, entry->in, budget);
+        else
+            aiol_reactor_writable(r, found.fd);
     }
     return r->kept != NULL || r->ready_next < r->ready_count ? 1 : 0;
 }
@@ -602,6 +588,14 @@ static int aiol_reactor_descriptor(aiol_engine *e) {
 
 static void aiol_reactor_wake(aiol_engine *e) {
     aiol_wake_signal(&((aiol_reactor *)e)->wake);
+}
+
+static size_t aiol_reactor_woken(aiol_op *op, int64_t n, const void *data) {
+    const aiol_reactor *r = AIOL_CONTAINER(op, const aiol_reactor, wake_op);
+    (void)n;
+    (void)data;
+    aiol_wake_drain(&r->wake);
+    return 0;
 }
 
 static void aiol_reactor_close(aiol_engine *e) {
@@ -712,15 +706,19 @@ AIOLOOP_INTERNAL int aiol_reactor_open(const aiol_engine_setup *setup, const aio
     err = aiol_wake_open(&r->wake, setup->without);
     if (err < 0)
         goto close_poller;
-    err = poller->reserve(&r->poll, r->wake.reader);
+    r->wake_op.kind = AIOL_OP_POLL;
+    r->wake_op.fd = r->wake.reader;
+    r->wake_op.done = aiol_reactor_woken;
+    r->wake_op.u.poll.events = AIOL_POLL_READABLE;
+    err = aiol_reactor_attach(&r->base, r->wake.reader, AIOL_OWNER_WATCHER);
     if (err == 0)
-        err = poller->set(&r->poll, r->wake.reader, 0, AIOL_READABLE, 0);
-    if (err < 0)
-        goto close_wake;
+        err = (int)aiol_reactor_submit(&r->base, &r->wake_op);
+    if (err != AIOL_PENDING) {
+        aiol_reactor_close(&r->base);
+        return err;
+    }
     *out = &r->base;
     return 0;
-close_wake:
-    aiol_wake_close(&r->wake);
 close_poller:
     poller->close(&r->poll);
 free_reactor:

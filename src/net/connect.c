@@ -377,16 +377,19 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     n = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (n == 0 && o->timeout < 0)
         n = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
-    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->local_host != NULL))
+    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->local_host != NULL || o->local_port != 0))
         n = aiol_fail(loop, AIOLOOP_EINVAL, "host, port and local address exclude a socket");
+    if (n == 0 && o->sock != NULL && o->family != AIOLOOP_UNSPEC)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "family excludes a socket");
     if (n == 0 && o->sock == NULL && host == NULL)
         n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port, or a socket, are needed");
     if (n < 0)
         return aiol_future_failed_now(loop, n);
     if (o->sock != NULL)
         return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false);
-    if (o->local_host != NULL)
-        bind_count = aiol_host_addresses(loop, o->local_host, o->local_port, AIOLOOP_UNSPEC, false, bind_to);
+    if (o->local_host != NULL || o->local_port != 0) /* a port alone: of every address, in the family that is needed */
+        bind_count = aiol_host_addresses(loop, o->local_host, o->local_port, AIOLOOP_UNSPEC, o->local_host == NULL,
+                                         bind_to);
     if (bind_count < 0)
         return aiol_future_failed_now(loop, bind_count);
     n = aiol_host_addresses(loop, host, port, o->family, false, addresses);
@@ -421,7 +424,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
-    if (err == 0 && o->sock != NULL && path != NULL)
+    if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
     if (err == 0 && o->sock == NULL && path == NULL)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");

@@ -42,10 +42,9 @@ typedef struct aiol_transport_calls {
 /* What a transport needs while it has something to send; taken from a stock of the loop's, and given back. */
 typedef struct aiol_writer {
     aiol_op op;
-    aiol_node unsent; /* in loop->unsent while queued */
+    aiol_link unsent; /* in a list of the loop's while it has a send to start */
     aioloop_transport *transport;
     aiol_bytes bytes;
-    bool queued;
     aioloop_buf pieces[16];
 } aiol_writer;
 

@@ -288,23 +288,26 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
 /* ---- serving ---- */
 
 AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server) {
+    aioloop *loop;
     aiol_engine *e;
     size_t i;
     int err;
     if (server == NULL)
         return AIOLOOP_EINVAL;
+    loop = server->resource.loop;
     if (server->state == AIOL_SERVER_CLOSED)
-        return server->resource.loop->closed ? AIOLOOP_ECLOSED
-                                             : aiol_fail(server->resource.loop, AIOLOOP_EMISUSE, "the server is closed");
+        return loop->closed ? AIOLOOP_ECLOSED : aiol_fail(loop, AIOLOOP_EMISUSE, "the server is closed");
     if (server->state == AIOL_SERVER_SERVING)
         return 0;
-    e = server->resource.loop->engine;
+    e = loop->engine;
     for (i = 0; i < server->bound_count; i++) {
         err = e->sockets->listen(e, server->listeners[i].op.fd, server->backlog);
         if (err < 0) {
             char name[AIOL_ADDRESS_TEXT];
             aioloop_address_format(&server->listeners[i].address, name, sizeof(name));
-            return aiol_fail(server->resource.loop, err, "listen on %s: %s", name, aioloop_strerror(err));
+            if (i != 0) /* those before it listen, and only closing them ends that; the server may be gone after this */
+                aioloop_server_close(server);
+            return aiol_fail(loop, err, "listen on %s: %s", name, aioloop_strerror(err));
         }
     }
     server->state = AIOL_SERVER_SERVING;
@@ -614,8 +617,13 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
         n = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL))
         n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
+    if (n == 0 && o->sock != NULL &&
+        (o->family != AIOLOOP_UNSPEC || o->no_reuse_address || o->reuse_port || o->keep_alive))
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "family, no_reuse_address, reuse_port and keep_alive exclude a socket");
     if (n == 0 && o->hosts != NULL && (host != NULL || o->host_count == 0))
         n = aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    if (n == 0 && o->hosts == NULL && o->host_count != 0)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
     if (n == 0 && o->sock != NULL)
         n = aiol_given_socket(loop, *o->sock, false);
     else if (n == 0)
@@ -684,7 +692,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
-    if (err == 0 && o->sock != NULL && path != NULL)
+    if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
     if (err == 0 && o->sock == NULL && path == NULL)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");

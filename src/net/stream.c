@@ -78,21 +78,6 @@ static void aiol_stream_doom_if_over(aioloop_transport *t) {
     aiol_queue_push(&t->resource.loop->ready, &t->doom);
 }
 
-/* Takes the transport off the list of those that have a send to start. */
-static void aiol_stream_unqueue(aioloop_transport *t) {
-    aiol_writer *w = t->writer;
-    aiol_node **at;
-    if (w == NULL || !w->queued)
-        return;
-    for (at = &t->resource.loop->unsent; *at != NULL && *at != &w->unsent; at = &(*at)->next)
-        ;
-    if (*at == NULL)
-        for (at = &t->resource.loop->sending; *at != &w->unsent; at = &(*at)->next)
-            ;
-    *at = w->unsent.next;
-    w->queued = false;
-}
-
 /* Ends the connection now; what is buffered is dropped. */
 static void aiol_stream_end(aioloop_transport *t, int error) {
     aiol_engine *e = t->resource.loop->engine;
@@ -102,7 +87,7 @@ static void aiol_stream_end(aioloop_transport *t, int error) {
     t->error = error;
     aiol_op_cancel(e, &t->recv);
     if (t->writer != NULL) {
-        aiol_stream_unqueue(t);
+        aiol_list_remove(&t->writer->unsent);
         aiol_op_cancel(e, &t->writer->op);
     }
     aiol_stream_doom_if_over(t);
@@ -278,7 +263,7 @@ static void aiol_stream_after_send(aioloop_transport *t) {
     /* Its head, not its size: a release may have lent a piece of no bytes. */
     if (t->state <= AIOL_TRANSPORT_CLOSING && t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL &&
         t->writer->op.state == AIOL_OP_IDLE) {
-        aiol_stream_unqueue(t);
+        aiol_list_remove(&t->writer->unsent);
         aiol_stream_drained(t);
     }
 }
@@ -309,23 +294,19 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
 /* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and resume_writing) is
  * for the end of the next one: a peer that reads as fast as we write must not keep us here. */
 static void aiol_stream_flush(aioloop *loop) {
-    if (loop->sending == NULL) {
-        loop->sending = loop->unsent;
-        loop->unsent = NULL;
-    }
-    while (loop->sending != NULL && !loop->halt) {
-        aiol_writer *w = AIOL_CONTAINER(loop->sending, aiol_writer, unsent);
+    if (aiol_list_empty(&loop->sending))
+        aiol_list_move(&loop->sending, &loop->unsent);
+    while (!aiol_list_empty(&loop->sending) && !loop->halt) {
+        aiol_writer *w = AIOL_CONTAINER(loop->sending.next, aiol_writer, unsent);
         aioloop_transport *t = w->transport;
-        loop->sending = w->unsent.next;
-        w->queued = false;
+        aiol_list_remove(&w->unsent);
         if (w->op.state != AIOL_OP_IDLE)
             continue;
         aiol_stream_send(t);
         if (t->state <= AIOL_TRANSPORT_CLOSING)
             aiol_stream_after_send(t);
     }
-    if (loop->unsent != NULL || loop->sending != NULL)
-        loop->attention = true;
+    loop->attention = loop->attention || aiol_loop_has_unsent(loop);
 }
 
 /* A writer for the transport, ready for use; NULL when there is no memory. */
@@ -373,7 +354,7 @@ static int aiol_stream_enqueue(aioloop_transport *t, const aioloop_buf *pieces, 
 
 /* A writer that was made for nothing goes back. */
 static void aiol_stream_drop_empty_writer(aioloop_transport *t) {
-    if (t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL && !t->writer->queued &&
+    if (t->writer != NULL && t->writer->bytes.head == NULL && t->writer->bytes.done == NULL && t->writer->unsent.next == NULL &&
         t->writer->op.state == AIOL_OP_IDLE)
         aiol_writer_put(t);
 }
@@ -454,10 +435,8 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
     }
     if (tried && t->writer->op.state == AIOL_OP_IDLE) {
         aiol_stream_send(t);
-    } else if (t->writer->op.state == AIOL_OP_IDLE && !t->writer->queued) {
-        t->writer->queued = true;
-        t->writer->unsent.next = loop->unsent;
-        loop->unsent = &t->writer->unsent;
+    } else if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
+        aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
     }
     if (t->state == AIOL_TRANSPORT_OPEN) {
@@ -504,7 +483,7 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
     t->recv.state = AIOL_OP_IDLE;
     if (t->writer != NULL) {
         t->writer->op.state = AIOL_OP_IDLE;
-        aiol_stream_unqueue(t);
+        aiol_list_remove(&t->writer->unsent);
         aiol_bytes_clear(&t->writer->bytes, &loop->allocator);
         aiol_stream_release(t);
     }

@@ -53,7 +53,7 @@ AIOL_INLINE int aiol_transport_leave(aioloop_transport *t, const aiol_transport_
 /* NULL when there is no memory. */
 AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
-    aiol_node *spare = loop->spare_writers;
+    aiol_link *spare = loop->spare_writers;
     aiol_writer *w;
     if (spare != NULL) {
         w = AIOL_CONTAINER(spare, aiol_writer, unsent);
@@ -78,7 +78,7 @@ static void aiol_writer_free(aioloop *loop, aiol_writer *w) {
 AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t) {
     aioloop *loop = t->resource.loop;
     aiol_writer *w = t->writer;
-    AIOL_ASSERT(w->bytes.head == NULL && w->bytes.done == NULL && !w->queued && w->op.state == AIOL_OP_IDLE);
+    AIOL_ASSERT(w->bytes.head == NULL && w->bytes.done == NULL && w->unsent.next == NULL && w->op.state == AIOL_OP_IDLE);
     t->writer = NULL;
     if (loop->spare_writer_count >= AIOL_WRITERS_KEPT) {
         aiol_writer_free(loop, w);

@@ -14,8 +14,6 @@
 
 #include "poll/poll.h"
 
-#define AIOL_EPOLL_BATCH 256
-
 static int aiol_epoll_open(aiol_poll *p) {
     p->fd = AIOL_SYS(epoll_create1, epoll_create1(EPOLL_CLOEXEC));
     return p->fd == -1 ? aiol_error_from_errno(errno) : 0;
@@ -52,32 +50,30 @@ static int aiol_epoll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigne
     return aiol_error_from_errno(errno);
 }
 
-static AIOL_NOINLINE int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events, int max) {
+static AIOL_NOINLINE int aiol_epoll_wait_ns(aiol_poll *p, int64_t timeout, struct epoll_event *events) {
 #if AIOL_HAVE_EPOLL_PWAIT2
     if ((p->without & AIOL_WITHOUT_EPOLL_PWAIT2) == 0) { /* e) */
         int64_t spec[2];
         int n;
         spec[0] = timeout / 1000000000;
         spec[1] = timeout % 1000000000;
-        n = AIOL_SYS(epoll_pwait2, (int)syscall(SYS_epoll_pwait2, p->fd, events, max, spec, NULL, (size_t)0));
+        n = AIOL_SYS(epoll_pwait2, (int)syscall(SYS_epoll_pwait2, p->fd, events, AIOL_POLL_BATCH, spec, NULL, (size_t)0));
         if (n != -1 || (errno != ENOSYS && errno != EPERM))
             return n;
         p->without |= AIOL_WITHOUT_EPOLL_PWAIT2;
     }
 #endif
-    return AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, max, aiol_poll_ms(timeout)));
+    return AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, AIOL_POLL_BATCH, aiol_poll_ms(timeout)));
 }
 
-static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
-    struct epoll_event events[AIOL_EPOLL_BATCH];
+static int aiol_epoll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready) {
+    struct epoll_event events[AIOL_POLL_BATCH];
     int n;
     int i;
-    if (max > AIOL_EPOLL_BATCH)
-        max = AIOL_EPOLL_BATCH;
     if (timeout <= 0)
-        n = AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, max, timeout == 0 ? 0 : -1));
+        n = AIOL_SYS(epoll_wait, epoll_wait(p->fd, events, AIOL_POLL_BATCH, timeout == 0 ? 0 : -1));
     else
-        n = aiol_epoll_wait_ns(p, timeout, events, max);
+        n = aiol_epoll_wait_ns(p, timeout, events);
     if (n == -1)
         return errno == EINTR ? 0 : aiol_error_from_errno(errno);
     for (i = 0; i < n; i++) {

@@ -74,7 +74,7 @@ static int aiol_poll_set(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned
     return 0;
 }
 
-static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
+static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready) {
     aiol_poll_state *s = (aiol_poll_state *)p->state;
     int left = AIOL_SYS(poll, poll(s->fds, (nfds_t)s->count, aiol_poll_ms(timeout)));
     int n = 0;
@@ -83,7 +83,7 @@ static int aiol_poll_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int 
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     if (s->start >= s->count)
         s->start = 0;
-    for (scanned = 0; scanned < s->count && left > 0 && n < max; scanned++) {
+    for (scanned = 0; scanned < s->count && left > 0 && n < AIOL_POLL_BATCH; scanned++) {
         size_t i = s->start;
         int found = s->fds[i].revents;
         s->start = i + 1 < s->count ? i + 1 : 0;

@@ -13,6 +13,8 @@
 
 enum { AIOL_READABLE = 1, AIOL_WRITABLE = 2 };
 
+#define AIOL_POLL_BATCH 256 /* descriptors that one wait tells of */
+
 typedef struct aiol_ready {
     aioloop_socket fd;
     uint32_t generation;
@@ -35,8 +37,8 @@ typedef struct aiol_poller {
     int (*reserve)(aiol_poll *p, aioloop_socket fd);
     /* Watches fd for events instead of old (0: not at all). AIOLOOP_EPERM for what cannot be watched, ... */
     int (*set)(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation);
-    /* Waits up to timeout ns (below 0: for ever) and stores at most max events; how many, or an error. 0 on EINTR. */
-    int (*wait)(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max);
+    /* Waits up to timeout ns (below 0: for ever) and stores at most AIOL_POLL_BATCH events; how many, or an error. 0 on EINTR. */
+    int (*wait)(aiol_poll *p, int64_t timeout, aiol_ready *ready);
     /* What can be polled in its place, or AIOLOOP_ENOTAVAILABLE. */
     int (*descriptor)(const aiol_poll *p);
 } aiol_poller;

@@ -85,7 +85,7 @@ static void aiol_select_without_closed(const aiol_select_state *s, fd_set *reada
     }
 }
 
-static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, int max) {
+static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready) {
     aiol_select_state *s = (aiol_select_state *)p->state;
     fd_set readable = s->readable;
     fd_set writable = s->writable;
@@ -105,7 +105,7 @@ static int aiol_select_wait(aiol_poll *p, int64_t timeout, aiol_ready *ready, in
         return errno == EINTR || errno == EAGAIN ? 0 : aiol_error_from_errno(errno);
     else if (found == 0)
         return 0;
-    for (scanned = 0; scanned < end && n < max; scanned++) {
+    for (scanned = 0; scanned < end && n < AIOL_POLL_BATCH; scanned++) {
         int fd = s->start < end ? s->start : 0;
         unsigned events = (FD_ISSET((unsigned)fd, &readable) ? (unsigned)AIOL_READABLE : 0u) |
                           (FD_ISSET((unsigned)fd, &writable) ? (unsigned)AIOL_WRITABLE : 0u);

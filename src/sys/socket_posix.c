@@ -211,7 +211,7 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s) {
     return error == 0 ? 0 : aiol_error_from_errno(error);
 }
 
-AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size) {
+AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size) {
     ssize_t n;
     do {
         n = AIOL_SYS(recv, recv(s, buffer, size, 0));
@@ -219,32 +219,36 @@ AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
 }
 
-AIOLOOP_INTERNAL int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count) {
+static AIOL_NOINLINE int64_t aiol_socket_send_pieces(aioloop_socket s, const aioloop_buf *pieces, int count) {
+    struct iovec iov[AIOL_IOV_MAX];
+    struct msghdr message;
     ssize_t n;
-    if (count == 1) {
-        do {
-            n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
-        } while (n == -1 && errno == EINTR);
-    } else {
-        struct iovec iov[AIOL_IOV_MAX];
-        struct msghdr message;
-        int i;
-        for (i = 0; i < count && i < AIOL_IOV_MAX; i++) {
-            /* The system only reads from here, but its struct says void *. */
-            memcpy(&iov[i].iov_base, &pieces[i].data, sizeof(void *));
-            iov[i].iov_len = pieces[i].size;
-        }
-        memset(&message, 0, sizeof(message));
-        message.msg_iov = iov;
-#if defined(__GLIBC__) /* size_t here, int elsewhere */
-        message.msg_iovlen = (size_t)i;
-#else
-        message.msg_iovlen = i;
-#endif
-        do {
-            n = AIOL_SYS(sendmsg, sendmsg(s, &message, AIOL_MSG_NOSIGNAL));
-        } while (n == -1 && errno == EINTR);
+    int i;
+    for (i = 0; i < count && i < AIOL_IOV_MAX; i++) {
+        /* The system only reads from here, but its struct says void *. */
+        memcpy(&iov[i].iov_base, &pieces[i].data, sizeof(void *));
+        iov[i].iov_len = pieces[i].size;
     }
+    memset(&message, 0, sizeof(message));
+    message.msg_iov = iov;
+#if defined(__GLIBC__) /* size_t here, int elsewhere */
+    message.msg_iovlen = (size_t)i;
+#else
+    message.msg_iovlen = i;
+#endif
+    do {
+        n = AIOL_SYS(sendmsg, sendmsg(s, &message, AIOL_MSG_NOSIGNAL));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count) {
+    ssize_t n;
+    if (AIOL_UNLIKELY(count != 1))
+        return aiol_socket_send_pieces(s, pieces, count);
+    do {
+        n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
+    } while (n == -1 && errno == EINTR);
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
 }
 

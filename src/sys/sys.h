@@ -55,8 +55,8 @@ AIOLOOP_INTERNAL int aiol_socket_accept(aioloop_socket s, unsigned without, aiol
 AIOLOOP_INTERNAL int aiol_socket_connect(aioloop_socket s, const aioloop_address *address);
 AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
-AIOLOOP_INTERNAL int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
-AIOLOOP_INTERNAL int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
+AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
+AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
 /* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
