@@ -295,6 +295,7 @@
 #define AIOLOOP_BACKEND_POLL 0x02
 #define AIOLOOP_BACKEND_SELECT 0x04
 #define AIOLOOP_BACKEND_SIM 0x08
+#define AIOLOOP_BACKEND_IO_URING 0x10 /* where it is forbidden, the program runs on the next best */
 
 #ifndef AIOLOOP_API
 #ifdef AIOLOOP_STATIC
@@ -1305,8 +1306,8 @@ extern void aioloop_port_unlock(uint32_t state);
 
 #ifndef AIOLOOP_BACKENDS
 #if AIOL_OS_LINUX
-#define AIOLOOP_BACKENDS                                                                           \
-    (AIOLOOP_BACKEND_EPOLL | AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
+#define AIOLOOP_BACKENDS                                                                                  \
+    (AIOLOOP_BACKEND_EPOLL | AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM | AIOLOOP_BACKEND_IO_URING)
 #elif AIOL_OS_POSIX
 #define AIOLOOP_BACKENDS (AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
 #else
@@ -1317,11 +1318,12 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_HAVE_EPOLL (AIOL_OS_LINUX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_EPOLL) != 0)
 #define AIOL_HAVE_POLL (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_POLL) != 0)
 #define AIOL_HAVE_SELECT (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SELECT) != 0)
+#define AIOL_HAVE_URING (AIOL_OS_LINUX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_IO_URING) != 0)
 #define AIOL_HAVE_SIM (((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SIM) != 0)
 #define AIOL_HAVE_PORT AIOL_OS_NONE
 #define AIOL_HAVE_REACTOR (AIOL_HAVE_EPOLL || AIOL_HAVE_POLL || AIOL_HAVE_SELECT)
 
-#if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT
+#if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT && !AIOL_HAVE_URING
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
 #endif
 
@@ -1353,7 +1355,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <netinet/tcp.h>
 #include <time.h>
 #include <unistd.h>
-#if AIOL_HAVE_POLL
+#if AIOL_HAVE_POLL || AIOL_HAVE_URING
 #include <poll.h>
 #endif
 #if AIOL_HAVE_SELECT
@@ -1364,6 +1366,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL
 #include <sys/epoll.h>
+#endif
+#if AIOL_HAVE_URING
+#include <sys/mman.h>
 #endif
 #endif
 #endif
@@ -2438,7 +2443,12 @@ enum {
     AIOL_WITHOUT_ACCEPT4 = 1,
     AIOL_WITHOUT_EPOLL_PWAIT2 = 2,
     AIOL_WITHOUT_EVENTFD = 4,
-    AIOL_WITHOUT_PIPE2 = 8
+    AIOL_WITHOUT_PIPE2 = 8,
+    AIOL_WITHOUT_DEFER_TASKRUN = 16,
+    AIOL_WITHOUT_COOP_TASKRUN = 32,
+    AIOL_WITHOUT_BUFFER_RING = 64,
+    AIOL_WITHOUT_INCREMENTAL = 128,
+    AIOL_WITHOUT_MULTISHOT = 256
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -2487,6 +2497,8 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
 AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
 AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
 AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+/* Whether it is readable (events 1) or writable (2) now. */
+AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events);
 /* 0 if s is a descriptor of any kind. */
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
 
@@ -2494,6 +2506,146 @@ AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 #endif
 
+#endif
+
+/* >> src/sys/uring.h */
+/*
+ * uring.h - io_uring as the kernel has it. Programs are often built with headers older than the kernel they run on (or with
+ * none: musl, tcc), so the interface stands here, with the kernel's numbers and names of our own.
+ */
+#ifndef AIOL_SYS_URING_H
+#define AIOL_SYS_URING_H
+
+#if AIOL_HAVE_URING
+
+/* io_uring_setup */
+#define AIOL_URING_CQSIZE 0x8u
+#define AIOL_URING_CLAMP 0x10u
+#define AIOL_URING_R_DISABLED 0x40u
+#define AIOL_URING_SUBMIT_ALL 0x80u
+#define AIOL_URING_COOP_TASKRUN 0x100u
+#define AIOL_URING_TASKRUN_FLAG 0x200u
+#define AIOL_URING_SINGLE_ISSUER 0x1000u
+#define AIOL_URING_DEFER_TASKRUN 0x2000u
+#define AIOL_URING_FEATURES (0x1u | 0x2u | 0x4u | 0x20u | 0x100u) /* one mapping, no drop, stable, fast poll, time-out in enter */
+#define AIOL_URING_MAP_RINGS 0
+#define AIOL_URING_MAP_ENTRIES 0x10000000
+
+/* io_uring_enter, and the flags of the submission ring */
+#define AIOL_URING_GETEVENTS 0x1u
+#define AIOL_URING_EXT_ARG 0x8u
+#define AIOL_URING_SQ_OVERFLOW 0x2u
+#define AIOL_URING_SQ_TASKRUN 0x4u
+
+/* io_uring_register */
+#define AIOL_URING_ENABLE 12u
+#define AIOL_URING_REGISTER_EVENTFD 4u
+#define AIOL_URING_UNREGISTER_EVENTFD 5u
+#define AIOL_URING_REGISTER_BUFFERS 22u
+#define AIOL_URING_BUFFERS_INCREMENTAL 2u
+
+/* operations, and their flags */
+enum {
+    AIOL_URING_POLL_ADD = 6,
+    AIOL_URING_SENDMSG = 9,
+    AIOL_URING_ACCEPT = 13,
+    AIOL_URING_CANCEL = 14,
+    AIOL_URING_SEND = 26,
+    AIOL_URING_RECV = 27
+};
+#define AIOL_URING_BUFFER_SELECT 0x20u
+#define AIOL_URING_SKIP_SUCCESS 0x40u
+#define AIOL_URING_RECV_MULTISHOT 0x2u
+#define AIOL_URING_ACCEPT_MULTISHOT 0x1u
+#define AIOL_URING_CANCEL_ALL 0x1u
+#define AIOL_URING_CANCEL_ANY 0x4u
+
+/* completions */
+#define AIOL_URING_F_BUFFER 0x1u
+#define AIOL_URING_F_MORE 0x2u
+#define AIOL_URING_F_BUFFER_MORE 0x10u
+
+typedef struct aiol_uring_entry {
+    uint8_t operation;
+    uint8_t flags;
+    uint16_t priority; /* of recv and accept: their own flags */
+    int32_t fd;
+    uint64_t offset;
+    uint64_t address;
+    uint32_t size;
+    uint32_t operation_flags;
+    uint64_t user_data;
+    uint16_t buffer_group;
+    uint16_t personality;
+    int32_t file_index;
+    uint64_t more[2];
+} aiol_uring_entry;
+
+typedef struct aiol_uring_completion {
+    uint64_t user_data;
+    int32_t result;
+    uint32_t flags;
+} aiol_uring_completion;
+
+typedef struct aiol_uring_setup {
+    uint32_t sq_entries;
+    uint32_t cq_entries;
+    uint32_t flags;
+    uint32_t sq_thread_cpu;
+    uint32_t sq_thread_idle;
+    uint32_t features;
+    uint32_t wq_fd;
+    uint32_t reserved[3];
+    struct {
+        uint32_t head, tail, mask, entries, flags, dropped, array, reserved;
+        uint64_t user_address;
+    } sq;
+    struct {
+        uint32_t head, tail, mask, entries, overflow, completions, flags, reserved;
+        uint64_t user_address;
+    } cq;
+} aiol_uring_setup;
+
+/* An entry of the ring of buffers; the ring's tail is the last member of the first one. */
+typedef struct aiol_uring_buffer {
+    uint64_t address;
+    uint32_t size;
+    uint16_t id;
+    uint16_t tail;
+} aiol_uring_buffer;
+
+typedef struct aiol_uring_buffers {
+    uint64_t address;
+    uint32_t entries;
+    uint16_t group;
+    uint16_t flags;
+    uint64_t reserved[3];
+} aiol_uring_buffers;
+
+/* The argument of enter: a time-out. */
+typedef struct aiol_uring_wait {
+    uint64_t sigmask;
+    uint32_t sigmask_size;
+    uint32_t min_wait;
+    uint64_t timeout; /* of int64_t[2]: seconds, nanoseconds */
+} aiol_uring_wait;
+
+AIOL_STATIC_ASSERT(sizeof(aiol_uring_entry) == 64 && sizeof(aiol_uring_completion) == 16 && sizeof(aiol_uring_setup) == 120 &&
+                       sizeof(aiol_uring_buffer) == 16 && sizeof(aiol_uring_buffers) == 40 && sizeof(aiol_uring_wait) == 24,
+                   uring_is_the_kernels);
+
+/* The same numbers on every architecture but alpha, which has them from 535. */
+#ifdef SYS_io_uring_setup
+#define AIOL_SYS_URING_SETUP SYS_io_uring_setup
+#define AIOL_SYS_URING_ENTER SYS_io_uring_enter
+#define AIOL_SYS_URING_REGISTER SYS_io_uring_register
+#else
+#define AIOL_SYS_URING_SETUP 425
+#define AIOL_SYS_URING_ENTER 426
+#define AIOL_SYS_URING_REGISTER 427
+#endif
+
+#endif
 #endif
 
 /* >> src/sys/address.c */
@@ -2997,23 +3149,28 @@ AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
 }
 
-static AIOL_NOINLINE int64_t aiol_socket_send_pieces(aioloop_socket s, const aioloop_buf *pieces, int count) {
-    struct iovec iov[AIOL_IOV_MAX];
-    struct msghdr message;
-    ssize_t n;
+/* Fills a message of count pieces, for which there is room at iov. */
+AIOLOOP_INTERNAL void aiol_socket_message(struct msghdr *message, struct iovec *iov, const aioloop_buf *pieces, int count) {
     int i;
     for (i = 0; i < count && i < AIOL_IOV_MAX; i++) {
         /* The system only reads from here, but its struct says void *. */
         memcpy(&iov[i].iov_base, &pieces[i].data, sizeof(void *));
         iov[i].iov_len = pieces[i].size;
     }
-    memset(&message, 0, sizeof(message));
-    message.msg_iov = iov;
+    memset(message, 0, sizeof(*message));
+    message->msg_iov = iov;
 #if defined(__GLIBC__) /* size_t here, int elsewhere */
-    message.msg_iovlen = (size_t)i;
+    message->msg_iovlen = (size_t)i;
 #else
-    message.msg_iovlen = i;
+    message->msg_iovlen = i;
 #endif
+}
+
+static AIOL_NOINLINE int64_t aiol_socket_send_pieces(aioloop_socket s, const aioloop_buf *pieces, int count) {
+    struct iovec iov[AIOL_IOV_MAX];
+    struct msghdr message;
+    ssize_t n;
+    aiol_socket_message(&message, iov, pieces, count);
     do {
         n = AIOL_SYS(sendmsg, sendmsg(s, &message, AIOL_MSG_NOSIGNAL));
     } while (n == -1 && errno == EINTR);
@@ -3112,6 +3269,16 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
         return AIOLOOP_EINVAL;
     }
 }
+
+#if AIOL_HAVE_URING
+AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events) {
+    struct pollfd one;
+    one.fd = s;
+    one.events = (short)(((events & 1) != 0 ? POLLIN : 0) | ((events & 2) != 0 ? POLLOUT : 0));
+    one.revents = 0;
+    return AIOL_SYS(poll, poll(&one, 1, 0)) > 0;
+}
+#endif
 
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s) {
     if (s < 0)
@@ -3718,7 +3885,9 @@ typedef struct aiol_op {
             size_t (*dest)(struct aiol_op *op, void **buffer);
         } recv;
         struct {
-            int budget; /* connections in one iteration */
+            int budget;    /* connections in one iteration */
+            int taken;     /* the engine's: in this one, */
+            uint32_t turn; /* of this number */
         } accept;
         struct {
             unsigned events; /* one of AIOL_POLL_...: done() in every iteration while it is so */
@@ -3823,38 +3992,38 @@ typedef struct aiol_engine_setup {
 #endif
 
 /* >> src/aioloop.h */
-#if AIOL_HAVE_REACTOR
+#if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 
-/* >> src/io/reactor.c */
+/* >> src/io/table.c */
 /*
- * reactor.c - operations over any poller: try, and if it would block, wait until it would not.
- *                                                                              (asyncio: selector_events.py)
+ * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what a RECV
+ * delivered and its owner did not take, and how bytes and connections are taken from the system directly.
  *
  * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND, CONNECT,
- * POLL). What the poller is to watch follows from them; differences are told to it in one go before the wait (dirty list), except
- * for POLL, whose descriptor is the user's and may be closed the moment it is removed.
- *
- * Stale events cannot hurt: an event counts only if the descriptor's generation is the one it was watched with, and the
- * operation was submitted before the harvest in which it was found (op->generation against harvest).
+ * POLL). A change is noted (dirty) and told to the system before the next wait.
  *
  * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after each
  * callback the operation is touched only if it is still current.
  */
-#ifndef AIOL_IO_REACTOR_C
-#define AIOL_IO_REACTOR_C
+#ifndef AIOL_IO_TABLE_C
+#define AIOL_IO_TABLE_C
 
-#define AIOL_REACTOR_BUFFER (256u * 1024u)
+#define AIOL_TABLE_BUFFER (256u * 1024u)
 
 enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
-enum { AIOL_OP_KEPT = 1 };                                            /* engine_flags: on the list of kept sources */
 
-typedef struct aiol_reactor_fd {
+/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes an end or an error, whose
+ * code is in op->generation. ARMED: the kernel holds a request of it. The rest are the engine's own. */
+enum { AIOL_OP_KEPT = 1, AIOL_OP_ENDED = 2, AIOL_OP_ARMED = 4, AIOL_OP_OWN = 8 };
+
+typedef struct aiol_fd {
     aiol_op *in;
     aiol_op *out;
-    uint32_t generation;
-    uint8_t watched; /* AIOL_READABLE | AIOL_WRITABLE: what the poller watches */
+    uint32_t generation; /* of the transport that has the number */
+    uint16_t armed;      /* io_uring: requests that the kernel holds */
+    uint8_t watched;     /* reactor: AIOL_READABLE | AIOL_WRITABLE, what the poller watches */
     uint8_t flags;
-} aiol_reactor_fd;
+} aiol_fd;
 
 /* Bytes a RECV delivered and its owner did not take. */
 typedef struct aiol_stash {
@@ -3863,205 +4032,85 @@ typedef struct aiol_stash {
     size_t block_size; /* the bytes follow */
 } aiol_stash;
 
-typedef struct aiol_reactor {
+/* The first member of an engine. */
+typedef struct aiol_table {
     aiol_engine base;
-    aiol_poll poll;
-    aiol_wake wake;
-    aiol_op wake_op; /* a POLL of its reader */
     unsigned without;
-    uint32_t harvest;
-    aiol_reactor_fd *fds; /* by descriptor */
+    aiol_fd *fds; /* by descriptor */
     size_t fds_capacity;
     aioloop_socket *dirty; /* room for every descriptor */
     size_t dirty_count;
     size_t dirty_capacity;
-    aiol_op *kept;    /* sources with a stash to offer */
+    aiol_op *kept; /* sources with something to offer, the oldest first */
+    aiol_op **kept_end;
     aiol_op *current; /* whose callback runs */
     unsigned char *buffer;
-    int ready_next;
-    int ready_count;
-    aiol_ready ready[AIOL_POLL_BATCH];
-} aiol_reactor;
+} aiol_table;
 
-static aiol_reactor_fd *aiol_reactor_at(aiol_reactor *r, aioloop_socket fd) {
-    AIOL_ASSERT(fd >= 0 && (size_t)fd < r->fds_capacity);
-    return &r->fds[fd];
+static aiol_fd *aiol_table_at(aiol_table *t, aioloop_socket fd) {
+    AIOL_ASSERT(fd >= 0 && (size_t)fd < t->fds_capacity);
+    return &t->fds[fd];
 }
 
-static unsigned aiol_reactor_wanted(const aiol_reactor_fd *entry) {
-    return (entry->in != NULL && entry->in->state == AIOL_OP_ACTIVE ? (unsigned)AIOL_READABLE : 0u) |
-           (entry->out != NULL ? (unsigned)AIOL_WRITABLE : 0u);
-}
-
-static void aiol_reactor_changed(aiol_reactor *r, aioloop_socket fd, aiol_reactor_fd *entry) {
+static void aiol_table_changed(aiol_table *t, aioloop_socket fd, aiol_fd *entry) {
     if ((entry->flags & AIOL_FD_DIRTY) != 0)
         return;
     entry->flags |= AIOL_FD_DIRTY;
-    r->dirty[r->dirty_count++] = fd;
-}
-
-static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_reactor_fd *entry) {
-    unsigned wanted = aiol_reactor_wanted(entry);
-    int err;
-    if (wanted == entry->watched)
-        return 0;
-    err = r->poll.poller->set(&r->poll, fd, entry->watched, wanted, entry->generation);
-    if (err == 0 || wanted == 0)
-        entry->watched = (uint8_t)wanted;
-    return err;
+    t->dirty[t->dirty_count++] = fd;
 }
 
 /* ---- the kept ---- */
 
-static void aiol_reactor_keep(aiol_reactor *r, aiol_op *op) {
+static void aiol_table_keep(aiol_table *t, aiol_op *op) {
     if ((op->engine_flags & AIOL_OP_KEPT) != 0)
         return;
     op->engine_flags |= AIOL_OP_KEPT;
-    op->link = r->kept;
-    r->kept = op;
+    op->link = NULL;
+    *(t->kept != NULL ? t->kept_end : &t->kept) = op;
+    t->kept_end = &op->link;
 }
 
-static void aiol_reactor_unkeep(aiol_reactor *r, aiol_op *op) {
+static void aiol_table_unkeep(aiol_table *t, aiol_op *op) {
     aiol_op **at;
     if ((op->engine_flags & AIOL_OP_KEPT) == 0)
         return;
-    for (at = &r->kept; *at != op; at = &(*at)->link)
+    for (at = &t->kept; *at != op; at = &(*at)->link)
         ;
     *at = op->link;
-    op->link = NULL;
+    if (op->link == NULL)
+        t->kept_end = at;
     op->engine_flags &= (uint8_t)~AIOL_OP_KEPT;
 }
 
-static void aiol_reactor_stash_free(aiol_reactor *r, aiol_op *op) {
+static void aiol_table_stash_free(aiol_table *t, aiol_op *op) {
     aiol_stash *stash = (aiol_stash *)op->engine;
     if (stash != NULL)
-        aiol_free(r->base.allocator, stash, stash->block_size);
+        aiol_free(t->base.allocator, stash, stash->block_size);
     op->engine = NULL;
 }
 
 /* The operation leaves the engine. */
-static void aiol_reactor_idle(aiol_reactor *r, aiol_op *op) {
-    aiol_reactor_fd *entry = aiol_reactor_at(r, op->fd);
+static void aiol_table_idle(aiol_table *t, aiol_op *op) {
+    aiol_fd *entry = aiol_table_at(t, op->fd);
     if (entry->in == op)
         entry->in = NULL;
     if (entry->out == op)
         entry->out = NULL;
     op->state = AIOL_OP_IDLE;
-    aiol_reactor_unkeep(r, op);
-    aiol_reactor_stash_free(r, op);
-    aiol_reactor_changed(r, op->fd, entry);
+    if (t->current == op)
+        t->current = NULL;
+    aiol_table_unkeep(t, op);
+    aiol_table_stash_free(t, op);
+    aiol_table_changed(t, op->fd, entry);
 }
 
-static void aiol_reactor_finish(aiol_reactor *r, aiol_op *op, int64_t n) {
-    aiol_reactor_idle(r, op);
+static void aiol_table_finish(aiol_table *t, aiol_op *op, int64_t n) {
+    aiol_table_idle(t, op);
     op->done(op, n, NULL);
 }
 
-/* ---- submitting ---- */
-
-static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
-    aiol_reactor_fd *entry = aiol_reactor_at(r, op->fd);
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
-    op->generation = r->harvest;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_reactor_changed(r, op->fd, entry);
-    return AIOL_PENDING;
-}
-
-/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
-static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
-                                                    int64_t n) {
-    size_t size = 0;
-    int i;
-    for (i = 0; i < count; i++)
-        size += pieces[i].size;
-    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
-        return n;
-    aiol_reactor_at((aiol_reactor *)e, fd)->flags |= AIOL_FD_FULL;
-    return n < 0 ? AIOL_PENDING : n;
-}
-
-static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
-    int64_t n = aiol_socket_send(fd, pieces, count);
-    if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
-        return n;
-    return aiol_reactor_attempted(e, fd, pieces, count, n);
-}
-
-static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
-    bool out = op->u.poll.events == AIOL_POLL_WRITABLE;
-    aiol_reactor_fd *entry = aiol_reactor_at(r, op->fd);
-    int err;
-    aiol_reactor_arm(r, op, out);
-    /* Told at once, for the answer; and always, because the user may have closed the number and opened it anew. */
-    err = r->poll.poller->set(&r->poll, op->fd, entry->watched, aiol_reactor_wanted(entry), entry->generation);
-    if (err < 0) {
-        aiol_reactor_idle(r, op);
-        return err;
-    }
-    entry->watched = (uint8_t)aiol_reactor_wanted(entry);
-    return AIOL_PENDING;
-}
-
-static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    int64_t n;
-    switch ((aiol_op_kind)op->kind) {
-    case AIOL_OP_SEND:
-        n = AIOL_PENDING;
-        if ((aiol_reactor_at(r, op->fd)->flags & AIOL_FD_FULL) == 0)
-            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
-        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
-    case AIOL_OP_CONNECT:
-        n = aiol_socket_connect(op->fd, op->u.connect.address);
-        return n != AIOLOOP_EINPROGRESS ? n : aiol_reactor_arm(r, op, true);
-    case AIOL_OP_POLL:
-        return aiol_reactor_watch(r, op);
-    case AIOL_OP_RECV:
-    case AIOL_OP_ACCEPT:
-        break;
-    }
-    return aiol_reactor_arm(r, op, false);
-}
-
-static int aiol_reactor_cancel(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (r->current == op)
-        r->current = NULL;
-    aiol_reactor_idle(r, op);
-    if (op->kind == AIOL_OP_POLL) /* at once: the descriptor may be closed the next moment */
-        aiol_reactor_tell(r, op->fd, aiol_reactor_at(r, op->fd));
-    return 0;
-}
-
-static void aiol_reactor_stop(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (op->state != AIOL_OP_ACTIVE)
-        return;
-    op->state = AIOL_OP_STOPPED;
-    aiol_reactor_unkeep(r, op);
-    aiol_reactor_changed(r, op->fd, aiol_reactor_at(r, op->fd));
-}
-
-static void aiol_reactor_start(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (op->state != AIOL_OP_STOPPED)
-        return;
-    op->state = AIOL_OP_ACTIVE;
-    if (op->engine != NULL)
-        aiol_reactor_keep(r, op);
-    aiol_reactor_changed(r, op->fd, aiol_reactor_at(r, op->fd));
-}
-
-static size_t aiol_reactor_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
-    aiol_reactor *r = (aiol_reactor *)e;
+static size_t aiol_table_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
+    aiol_table *t = (aiol_table *)e;
     aiol_stash *stash = (aiol_stash *)op->engine;
     size_t n;
     if (stash == NULL)
@@ -4070,44 +4119,42 @@ static size_t aiol_reactor_take(aiol_engine *e, aiol_op *op, void *to, size_t si
     memcpy(to, (const char *)(stash + 1) + stash->start, n);
     stash->start += n;
     if (stash->start == stash->end)
-        aiol_reactor_stash_free(r, op);
+        aiol_table_stash_free(t, op);
     return n;
 }
 
-static aiol_op *aiol_reactor_watching(aiol_engine *e, aioloop_socket fd, unsigned event) {
-    aiol_reactor *r = (aiol_reactor *)e;
+static aiol_op *aiol_table_watching(aiol_engine *e, aioloop_socket fd, unsigned event) {
+    aiol_table *t = (aiol_table *)e;
     aiol_op *op;
-    if (fd < 0 || (size_t)fd >= r->fds_capacity)
+    if (fd < 0 || (size_t)fd >= t->fds_capacity)
         return NULL;
-    op = event == AIOL_POLL_READABLE ? r->fds[fd].in : r->fds[fd].out;
+    op = event == AIOL_POLL_READABLE ? t->fds[fd].in : t->fds[fd].out;
     return op != NULL && op->kind == AIOL_OP_POLL ? op : NULL;
 }
 
-static bool aiol_reactor_owned(aiol_engine *e, aioloop_socket fd) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    return fd >= 0 && (size_t)fd < r->fds_capacity && (r->fds[fd].flags & AIOL_FD_TRANSPORT) != 0;
+static bool aiol_table_owned(aiol_engine *e, aioloop_socket fd) {
+    aiol_table *t = (aiol_table *)e;
+    return fd >= 0 && (size_t)fd < t->fds_capacity && (t->fds[fd].flags & AIOL_FD_TRANSPORT) != 0;
 }
 
 /* ---- descriptors ---- */
 
-static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    aiol_reactor_fd *entry;
+static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
+    aiol_table *t = (aiol_table *)e;
+    aiol_fd *entry;
     int err;
     err = owner == AIOL_OWNER_WATCHER ? aiol_descriptor_check(fd) : fd < 0 ? AIOLOOP_EINVAL : 0;
     if (err == 0)
-        err = r->poll.poller->reserve(&r->poll, fd);
+        err = aiol_grow(e->allocator, &t->fds, &t->fds_capacity, sizeof(t->fds[0]), (size_t)fd + 1);
     if (err == 0)
-        err = aiol_grow(e->allocator, &r->fds, &r->fds_capacity, sizeof(r->fds[0]), (size_t)fd + 1);
-    if (err == 0)
-        err = aiol_grow(e->allocator, &r->dirty, &r->dirty_capacity, sizeof(r->dirty[0]), r->fds_capacity);
-    if (err == 0 && r->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
-        r->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_REACTOR_BUFFER);
-        err = r->buffer == NULL ? AIOLOOP_ENOMEM : 0;
+        err = aiol_grow(e->allocator, &t->dirty, &t->dirty_capacity, sizeof(t->dirty[0]), t->fds_capacity);
+    if (err == 0 && t->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
+        t->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER);
+        err = t->buffer == NULL ? AIOLOOP_ENOMEM : 0;
     }
     if (err < 0)
         return err;
-    entry = &r->fds[fd];
+    entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
     if (owner == AIOL_OWNER_WATCHER)
@@ -4117,57 +4164,19 @@ static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner own
     entry->flags |= AIOL_FD_TRANSPORT;
     entry->flags &= (uint8_t)~AIOL_FD_FULL;
     entry->generation++;
+    entry->armed = 0;
     return 0;
 }
 
-static void aiol_reactor_quiesce(aiol_engine *e, aioloop_socket fd) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    aiol_reactor_fd *entry = aiol_reactor_at(r, fd);
-    AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
-    aiol_reactor_tell(r, fd, entry);
-    entry->flags &= (uint8_t)~(AIOL_FD_TRANSPORT | AIOL_FD_FULL);
-    entry->generation++;
-}
-
-/* ---- waiting ---- */
-
-/* A descriptor the poller refuses fails its operations: told as an event of no descriptor's readiness. */
-static int aiol_reactor_flush(aiol_engine *e) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    while (r->dirty_count != 0) {
-        aioloop_socket fd = r->dirty[r->dirty_count - 1];
-        aiol_reactor_fd *entry = &r->fds[fd];
-        int err = aiol_reactor_tell(r, fd, entry);
-        if (err < 0)
-            return err;
-        entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
-        r->dirty_count--;
-    }
-    return 0;
-}
-
-/* What a descriptor's operations get that the poller refused: nobody would ever hear of them again. */
-static void aiol_reactor_refuse(aiol_reactor *r, int err) {
-    aioloop_socket fd = r->dirty[--r->dirty_count];
-    aiol_reactor_fd *entry = &r->fds[fd];
-    aiol_op *in = entry->in;
-    entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
-    if (in != NULL)
-        aiol_reactor_finish(r, in, err);
-    entry = &r->fds[fd];
-    if (entry->out != NULL)
-        aiol_reactor_finish(r, entry->out, err);
-}
-
-static aioloop_time aiol_reactor_now(aiol_engine *e) {
+static aioloop_time aiol_table_now(aiol_engine *e) {
     (void)e;
     return aiol_clock_now();
 }
 
 /* How long to wait, in nanoseconds; below 0: for ever. */
-static int64_t aiol_reactor_timeout(const aiol_reactor *r, aioloop_time deadline) {
+static int64_t aiol_table_timeout(const aiol_table *t, aioloop_time deadline) {
     int64_t timeout;
-    if (r->kept != NULL || deadline <= 0)
+    if (t->kept != NULL || deadline <= 0)
         return 0;
     if (deadline == AIOLOOP_FOREVER)
         return -1;
@@ -4175,66 +4184,67 @@ static int64_t aiol_reactor_timeout(const aiol_reactor *r, aioloop_time deadline
     return timeout < 0 ? 0 : timeout;
 }
 
-static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    int n;
-    if (AIOL_UNLIKELY(r->ready_next < r->ready_count)) /* a halted dispatch left them */
-        return 1;
-    if (r->dirty_count != 0 && aiol_reactor_flush(e) < 0)
-        return 1; /* dispatch tells whose it is */
-    n = r->poll.poller->wait(&r->poll, aiol_reactor_timeout(r, deadline), r->ready);
-    r->harvest++;
-    r->ready_next = 0;
-    r->ready_count = n < 0 ? 0 : n;
-    return n != 0 ? n : r->kept != NULL;
+/* ---- reading ---- */
+
+/* A RECV gets no more bytes; behind what is kept comes n: an end or an error. */
+static void aiol_table_end(aiol_table *t, aiol_op *op, int64_t n) {
+    op->engine_flags |= AIOL_OP_ENDED;
+    op->generation = (uint32_t)(int32_t)n;
+    if (op->state == AIOL_OP_ACTIVE)
+        aiol_table_keep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
 }
 
-/* ---- dispatching ---- */
-
-/* Keeps what a RECV did not take. */
-static AIOL_NOINLINE void aiol_reactor_stash(aiol_reactor *r, aiol_op *op, const unsigned char *data, size_t size) {
-    aiol_stash *stash = (aiol_stash *)aiol_alloc(r->base.allocator, sizeof(*stash) + size);
+/* Keeps what a RECV did not take, behind what is kept already. Without memory the stream ends there. */
+static AIOL_NOINLINE void aiol_table_stash(aiol_table *t, aiol_op *op, const unsigned char *data, size_t size) {
+    const aiol_stash *old = (const aiol_stash *)op->engine;
+    size_t before = old == NULL ? 0 : old->end - old->start;
+    aiol_stash *stash;
+    stash = (aiol_stash *)aiol_alloc(t->base.allocator, sizeof(*stash) + before + size);
     if (stash == NULL) {
-        aiol_reactor_finish(r, op, AIOLOOP_ENOMEM);
+        aiol_table_end(t, op, AIOLOOP_ENOMEM);
         return;
     }
     stash->start = 0;
-    stash->end = size;
-    stash->block_size = sizeof(*stash) + size;
-    memcpy(stash + 1, data, size);
+    stash->end = before + size;
+    stash->block_size = sizeof(*stash) + before + size;
+    if (before != 0)
+        memcpy(stash + 1, (const char *)(old + 1) + old->start, before);
+    memcpy((char *)(stash + 1) + before, data, size);
+    aiol_table_stash_free(t, op);
     op->engine = stash;
     if (op->state == AIOL_OP_ACTIVE)
-        aiol_reactor_keep(r, op);
+        aiol_table_keep(t, op);
 }
 
 /* Asks where the next bytes of a RECV go: *size of them at *to. False if nowhere now. */
-static bool aiol_reactor_place(aiol_reactor *r, aiol_op *op, unsigned char **to, size_t *size) {
+static bool aiol_table_place(aiol_table *t, aiol_op *op, unsigned char **to, size_t *size) {
     void *buffer = NULL;
-    r->current = op;
+    t->current = op;
     *size = op->u.recv.dest(op, &buffer);
     *to = (unsigned char *)buffer;
-    return r->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
+    return t->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
 }
 
 /* Into memory of the receiver's. */
-static AIOL_NOINLINE void aiol_reactor_recv_into(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+static AIOL_NOINLINE void aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t left = budget->bytes;
     while (op->u.recv.dest != NULL) { /* a callback may change it */
         unsigned char *to;
         size_t size;
         int64_t n;
-        if (!aiol_reactor_place(r, op, &to, &size))
+        if (!aiol_table_place(t, op, &to, &size))
             return;
         n = aiol_socket_recv(op->fd, to, size);
         if (n == AIOLOOP_EAGAIN)
             return;
         if (n <= 0) {
-            aiol_reactor_finish(r, op, n);
+            aiol_table_finish(t, op, n);
             return;
         }
-        r->current = op;
+        t->current = op;
         op->done(op, n, to);
-        if (r->current != op || (size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+        if (t->current != op || (size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
             return;
         if (AIOL_UNLIKELY(op->u.recv.dest == NULL)) /* its owner changed its mind; the poller tells again */
             return;
@@ -4243,26 +4253,26 @@ static AIOL_NOINLINE void aiol_reactor_recv_into(aiol_reactor *r, aiol_op *op, c
 }
 
 /* Into the engine's buffer. */
-static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+static void aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t left = budget->bytes;
     while (op->u.recv.dest == NULL) {
-        int64_t n = aiol_socket_recv(op->fd, r->buffer, AIOL_REACTOR_BUFFER);
+        int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
             if (n != AIOLOOP_EAGAIN)
-                aiol_reactor_finish(r, op, n);
+                aiol_table_finish(t, op, n);
             return;
         }
-        r->current = op;
-        taken = op->done(op, n, r->buffer);
-        if (r->current != op)
+        t->current = op;
+        taken = op->done(op, n, t->buffer);
+        if (t->current != op)
             return;
         if (AIOL_UNLIKELY(taken < (size_t)n)) {
-            aiol_reactor_stash(r, op, r->buffer + taken, (size_t)n - taken);
+            aiol_table_stash(t, op, t->buffer + taken, (size_t)n - taken);
             return;
         }
         /* A short read has emptied the socket; the poller tells when there is more. */
-        if ((size_t)n < AIOL_REACTOR_BUFFER || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+        if ((size_t)n < AIOL_TABLE_BUFFER || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
             return;
         if (AIOL_UNLIKELY(op->u.recv.dest != NULL))
             return;
@@ -4270,191 +4280,102 @@ static void aiol_reactor_recv(aiol_reactor *r, aiol_op *op, const aiol_budget *b
     }
 }
 
-static void aiol_reactor_accept(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     int left = op->u.accept.budget;
     do {
         aioloop_address peer;
         aiol_path_room room;
         aioloop_socket s = AIOL_NO_SOCKET;
-        int err = aiol_socket_accept(op->fd, r->without, &s, &peer, &room);
+        int err = aiol_socket_accept(op->fd, t->without, &s, &peer, &room);
         if (err == AIOLOOP_EAGAIN)
             return;
         if (err < 0) {
-            aiol_reactor_finish(r, op, err);
+            aiol_table_finish(t, op, err);
             return;
         }
-        r->current = op;
+        t->current = op;
         op->done(op, s, &peer);
-    } while (--left > 0 && r->current == op && op->state == AIOL_OP_ACTIVE && !*budget->halt);
+    } while (--left > 0 && t->current == op && op->state == AIOL_OP_ACTIVE && !*budget->halt);
 }
 
-static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
-    if (op == NULL || op->state != AIOL_OP_ACTIVE || op->generation == r->harvest)
-        return;
-    if (AIOL_UNLIKELY(op->kind == AIOL_OP_POLL))
-        op->done(op, AIOL_POLL_READABLE, NULL);
-    else if (AIOL_UNLIKELY(op->kind == AIOL_OP_ACCEPT))
-        aiol_reactor_accept(r, op, budget);
-    else if (AIOL_UNLIKELY(op->engine != NULL))
-        return; /* the stash goes first */
-    else if (op->u.recv.dest == NULL)
-        aiol_reactor_recv(r, op, budget);
-    else
-        aiol_reactor_recv_into(r, op, budget);
-}
-
-static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
-    aiol_reactor_fd *entry = &r->fds[fd];
-    aiol_op *op = entry->out;
-    int64_t n;
-    if (op == NULL || op->generation == r->harvest)
-        return;
-    entry->flags &= (uint8_t)~AIOL_FD_FULL;
-    switch ((aiol_op_kind)op->kind) {
-    case AIOL_OP_POLL:
-        op->done(op, AIOL_POLL_WRITABLE, NULL);
-        return;
-    case AIOL_OP_CONNECT:
-        aiol_reactor_finish(r, op, aiol_socket_connected(fd));
-        return;
-    default:
-        n = aiol_reactor_attempt(&r->base, fd, op->u.send.pieces, op->u.send.count);
-        if (n != AIOL_PENDING)
-            aiol_reactor_finish(r, op, n);
-        return;
+/* Hands bytes to a RECV that is `current`, and keeps what it does not take. Afterwards it is no more current if it is gone. */
+static void aiol_table_deliver(aiol_table *t, aiol_op *op, const unsigned char *data, size_t size, const aiol_budget *budget) {
+    while (size != 0 && op->state == AIOL_OP_ACTIVE && !*budget->halt) {
+        size_t offered = size;
+        size_t taken;
+        if (op->u.recv.dest != NULL) {
+            unsigned char *to;
+            if (!aiol_table_place(t, op, &to, &offered)) {
+                if (t->current != op)
+                    return;
+                break;
+            }
+            offered = aiol_min_size(offered, size);
+            memcpy(to, data, offered);
+            op->done(op, (int64_t)offered, to);
+            taken = offered;
+        } else {
+            taken = op->done(op, (int64_t)size, data);
+        }
+        if (t->current != op)
+            return;
+        data += taken;
+        size -= taken;
+        if (taken < offered)
+            break;
     }
+    if (AIOL_UNLIKELY(size != 0))
+        aiol_table_stash(t, op, data, size);
 }
 
-/* Offers every stash that there is now, once. */
-static void aiol_reactor_offer(aiol_reactor *r, const aiol_budget *budget) {
+/* Offers what every source on the list has, once. */
+static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
     aiol_op *op;
     size_t n = 0;
-    for (op = r->kept; op != NULL; op = op->link)
+    for (op = t->kept; op != NULL; op = op->link)
         n++;
-    for (; n > 0 && r->kept != NULL && !*budget->halt; n--) {
+    for (; n > 0 && t->kept != NULL && !*budget->halt; n--) {
         aiol_stash *stash;
-        unsigned char *to;
-        size_t size;
-        size_t there;
-        aiol_op **last = &r->kept;
-        while ((*last)->link != NULL) /* the oldest */
-            last = &(*last)->link;
-        op = *last;
-        aiol_reactor_unkeep(r, op);
+        op = t->kept;
+        aiol_table_unkeep(t, op);
+        t->current = op;
         stash = (aiol_stash *)op->engine;
-        if (op->u.recv.dest != NULL) {
-            if (!aiol_reactor_place(r, op, &to, &size)) {
-                if (r->current == op && op->state == AIOL_OP_ACTIVE && op->engine != NULL)
-                    aiol_reactor_keep(r, op);
-                continue;
-            }
-            there = aiol_min_size(size, stash->end - stash->start);
-            memcpy(to, (char *)(stash + 1) + stash->start, there);
-            stash->start += there;
-            if (stash->start == stash->end)
-                aiol_reactor_stash_free(r, op);
-            r->current = op;
-            op->done(op, (int64_t)there, to);
-            if (r->current == op && op->state == AIOL_OP_ACTIVE && op->engine != NULL)
-                aiol_reactor_keep(r, op);
-        } else {
-            const unsigned char *data = (const unsigned char *)(stash + 1) + stash->start;
-            size_t taken;
-            there = stash->end - stash->start;
+        if (stash != NULL) {
             op->engine = NULL; /* what is left of it goes into a new one */
-            r->current = op;
-            taken = op->done(op, (int64_t)there, data);
-            if (r->current == op && taken < there)
-                aiol_reactor_stash(r, op, data + taken, there - taken);
-            aiol_free(r->base.allocator, stash, stash->block_size);
+            aiol_table_deliver(t, op, (const unsigned char *)(stash + 1) + stash->start, stash->end - stash->start, budget);
+            aiol_free(t->base.allocator, stash, stash->block_size);
         }
-    }
-}
-
-/* What could not be told to the poller. */
-static AIOL_NOINLINE void aiol_reactor_refuse_all(aiol_reactor *r, const aiol_budget *budget) {
-    while (r->dirty_count != 0 && !*budget->halt) {
-        int err = aiol_reactor_flush(&r->base);
-        if (err == 0)
-            break;
-        aiol_reactor_refuse(r, err);
-    }
-}
-
-static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (AIOL_UNLIKELY(r->dirty_count != 0))
-        aiol_reactor_refuse_all(r, budget);
-    if (AIOL_UNLIKELY(r->kept != NULL))
-        aiol_reactor_offer(r, budget);
-    while (r->ready_next < r->ready_count && !*budget->halt) {
-        aiol_ready found = r->ready[r->ready_next];
-        const aiol_reactor_fd *entry = &r->fds[found.fd];
-        if (AIOL_UNLIKELY(found.events == (AIOL_READABLE | AIOL_WRITABLE)))
-            r->ready[r->ready_next].events = AIOL_WRITABLE; /* comes after; a halt comes back for it */
-        else
-            r->ready_next++;
-        if (AIOL_UNLIKELY(entry->generation != found.generation))
+        if (t->current != op || op->state != AIOL_OP_ACTIVE || op->engine != NULL)
             continue;
-        if (AIOL_LIKELY((found.events & AIOL_READABLE) != 0))
-            aiol_reactor_readable(r, entry->in, budget);
+        if ((op->engine_flags & AIOL_OP_ENDED) == 0)
+            aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+        else if ((op->engine_flags & AIOL_OP_ARMED) == 0)
+            aiol_table_finish(t, op, (int32_t)op->generation);
         else
-            aiol_reactor_writable(r, found.fd);
+            aiol_table_keep(t, op); /* until the kernel has given it back */
     }
-    return r->kept != NULL || r->ready_next < r->ready_count ? 1 : 0;
 }
 
-/* ---- the rest ---- */
-
-static int aiol_reactor_descriptor(aiol_engine *e) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    return r->poll.poller->descriptor(&r->poll);
+static void aiol_table_free(aiol_table *t) {
+    const aioloop_allocator *a = t->base.allocator;
+    aiol_free(a, t->fds, t->fds_capacity * sizeof(t->fds[0]));
+    aiol_free(a, t->dirty, t->dirty_capacity * sizeof(t->dirty[0]));
+    aiol_free(a, t->buffer, AIOL_TABLE_BUFFER);
 }
 
-static void aiol_reactor_wake(aiol_engine *e) {
-    aiol_wake_signal(&((aiol_reactor *)e)->wake);
-}
-
-static size_t aiol_reactor_woken(aiol_op *op, int64_t n, const void *data) {
-    const aiol_reactor *r = AIOL_CONTAINER(op, const aiol_reactor, wake_op);
-    (void)n;
-    (void)data;
-    aiol_wake_drain(&r->wake);
-    return 0;
-}
-
-static void aiol_reactor_close(aiol_engine *e) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    const aioloop_allocator *a = e->allocator;
-    r->poll.poller->close(&r->poll);
-    aiol_wake_close(&r->wake);
-    aiol_free(a, r->fds, r->fds_capacity * sizeof(r->fds[0]));
-    aiol_free(a, r->dirty, r->dirty_capacity * sizeof(r->dirty[0]));
-    aiol_free(a, r->buffer, AIOL_REACTOR_BUFFER);
-    aiol_free(a, r, sizeof(*r));
-}
-
-static void aiol_reactor_verify(aiol_engine *e) {
-    const aiol_reactor *r = (const aiol_reactor *)(const void *)e;
+static void aiol_table_verify(const aiol_table *t) {
     size_t dirty = 0;
     size_t i;
-    for (i = 0; i < r->fds_capacity; i++) {
-        const aiol_reactor_fd *entry = &r->fds[i];
-        AIOL_VERIFY(entry->in == NULL || (entry->in->fd == (aioloop_socket)i && entry->in->state != AIOL_OP_IDLE));
+    for (i = 0; i < t->fds_capacity; i++) {
+        const aiol_fd *entry = &t->fds[i];
+        AIOL_VERIFY(entry->in == NULL || (entry->in->fd == (aioloop_socket)i && (entry->in->state == AIOL_OP_ACTIVE ||
+                                                                                 entry->in->state == AIOL_OP_STOPPED)));
         AIOL_VERIFY(entry->out == NULL || (entry->out->fd == (aioloop_socket)i && entry->out->state == AIOL_OP_ACTIVE));
-        AIOL_VERIFY((entry->flags & AIOL_FD_DIRTY) != 0 || entry->watched == aiol_reactor_wanted(entry));
         if ((entry->flags & AIOL_FD_DIRTY) != 0)
             dirty++;
     }
-    AIOL_VERIFY(dirty == r->dirty_count);
+    AIOL_VERIFY(dirty == t->dirty_count);
 }
-
-static const aiol_engine_calls aiol_reactor_calls = {
-    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_reactor_stop,
-    aiol_reactor_start,  aiol_reactor_take,       aiol_reactor_watching, aiol_reactor_owned, aiol_reactor_attach, aiol_reactor_quiesce,
-    aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
-    aiol_reactor_wake,   aiol_reactor_close,      aiol_reactor_now,      aiol_reactor_verify,
-};
 
 /* ---- sockets: the system's ---- */
 
@@ -4512,16 +4433,341 @@ static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
 };
 
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#if AIOL_HAVE_REACTOR
+
+/* >> src/io/reactor.c */
+/*
+ * reactor.c - operations over any poller: try, and if it would block, wait until it would not.
+ *                                                                              (asyncio: selector_events.py)
+ *
+ * What the poller is to watch at a descriptor follows from the operations that wait there; differences are told to it in one go
+ * before the wait, except for POLL, whose descriptor is the user's and may be closed the moment it is removed.
+ *
+ * Stale events cannot hurt: an event counts only if the descriptor's generation is the one it was watched with, and the
+ * operation was submitted before the harvest in which it was found (op->generation against harvest).
+ */
+#ifndef AIOL_IO_REACTOR_C
+#define AIOL_IO_REACTOR_C
+
+typedef struct aiol_reactor {
+    aiol_table table;
+    aiol_poll poll;
+    aiol_wake wake;
+    aiol_op wake_op; /* a POLL of its reader */
+    uint32_t harvest;
+    int ready_next;
+    int ready_count;
+    aiol_ready ready[AIOL_POLL_BATCH];
+} aiol_reactor;
+
+static unsigned aiol_reactor_wanted(const aiol_fd *entry) {
+    return (entry->in != NULL && entry->in->state == AIOL_OP_ACTIVE ? (unsigned)AIOL_READABLE : 0u) |
+           (entry->out != NULL ? (unsigned)AIOL_WRITABLE : 0u);
+}
+
+static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_fd *entry) {
+    unsigned wanted = aiol_reactor_wanted(entry);
+    int err;
+    if (wanted == entry->watched)
+        return 0;
+    err = r->poll.poller->set(&r->poll, fd, entry->watched, wanted, entry->generation);
+    if (err == 0 || wanted == 0)
+        entry->watched = (uint8_t)wanted;
+    return err;
+}
+
+/* ---- submitting ---- */
+
+static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
+    aiol_fd *entry = aiol_table_at(&r->table, op->fd);
+    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out)
+        entry->out = op;
+    else
+        entry->in = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->generation = r->harvest;
+    op->engine = NULL;
+    op->engine_flags = 0;
+    op->link = NULL;
+    aiol_table_changed(&r->table, op->fd, entry);
+    return AIOL_PENDING;
+}
+
+/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
+static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
+                                                    int64_t n) {
+    size_t size = 0;
+    int i;
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
+        return n;
+    aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
+    return n < 0 ? AIOL_PENDING : n;
+}
+
+static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    int64_t n = aiol_socket_send(fd, pieces, count);
+    if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
+        return n;
+    return aiol_reactor_attempted(e, fd, pieces, count, n);
+}
+
+static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
+    bool out = op->u.poll.events == AIOL_POLL_WRITABLE;
+    aiol_fd *entry = aiol_table_at(&r->table, op->fd);
+    int err;
+    aiol_reactor_arm(r, op, out);
+    /* Told at once, for the answer; and always, because the user may have closed the number and opened it anew. */
+    err = r->poll.poller->set(&r->poll, op->fd, entry->watched, aiol_reactor_wanted(entry), entry->generation);
+    if (err < 0) {
+        aiol_table_idle(&r->table, op);
+        return err;
+    }
+    entry->watched = (uint8_t)aiol_reactor_wanted(entry);
+    return AIOL_PENDING;
+}
+
+static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    int64_t n;
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_SEND:
+        n = AIOL_PENDING;
+        if ((aiol_table_at(&r->table, op->fd)->flags & AIOL_FD_FULL) == 0)
+            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_CONNECT:
+        n = aiol_socket_connect(op->fd, op->u.connect.address);
+        return n != AIOLOOP_EINPROGRESS ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_POLL:
+        return aiol_reactor_watch(r, op);
+    case AIOL_OP_RECV:
+    case AIOL_OP_ACCEPT:
+        break;
+    }
+    return aiol_reactor_arm(r, op, false);
+}
+
+static int aiol_reactor_cancel(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    aiol_table_idle(&r->table, op);
+    if (op->kind == AIOL_OP_POLL) /* at once: the descriptor may be closed the next moment */
+        aiol_reactor_tell(r, op->fd, aiol_table_at(&r->table, op->fd));
+    return 0;
+}
+
+static void aiol_reactor_stop(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (op->state != AIOL_OP_ACTIVE)
+        return;
+    op->state = AIOL_OP_STOPPED;
+    aiol_table_unkeep(&r->table, op);
+    aiol_table_changed(&r->table, op->fd, aiol_table_at(&r->table, op->fd));
+}
+
+static void aiol_reactor_start(aiol_engine *e, aiol_op *op) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (op->state != AIOL_OP_STOPPED)
+        return;
+    op->state = AIOL_OP_ACTIVE;
+    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
+        aiol_table_keep(&r->table, op);
+    aiol_table_changed(&r->table, op->fd, aiol_table_at(&r->table, op->fd));
+}
+
+/* ---- descriptors ---- */
+
+static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    int err = fd < 0 ? AIOLOOP_EINVAL : r->poll.poller->reserve(&r->poll, fd);
+    return err < 0 ? err : aiol_table_attach(e, fd, owner);
+}
+
+static void aiol_reactor_quiesce(aiol_engine *e, aioloop_socket fd) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    aiol_fd *entry = aiol_table_at(&r->table, fd);
+    AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
+    aiol_reactor_tell(r, fd, entry);
+    entry->flags &= (uint8_t)~(AIOL_FD_TRANSPORT | AIOL_FD_FULL);
+    entry->generation++;
+}
+
+/* ---- waiting ---- */
+
+/* A descriptor the poller refuses fails its operations: told as an event of no descriptor's readiness. */
+static int aiol_reactor_flush(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    while (r->table.dirty_count != 0) {
+        aioloop_socket fd = r->table.dirty[r->table.dirty_count - 1];
+        aiol_fd *entry = &r->table.fds[fd];
+        int err = aiol_reactor_tell(r, fd, entry);
+        if (err < 0)
+            return err;
+        entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
+        r->table.dirty_count--;
+    }
+    return 0;
+}
+
+/* What a descriptor's operations get that the poller refused: nobody would ever hear of them again. */
+static void aiol_reactor_refuse(aiol_reactor *r, int err) {
+    aioloop_socket fd = r->table.dirty[--r->table.dirty_count];
+    aiol_fd *entry = &r->table.fds[fd];
+    aiol_op *in = entry->in;
+    entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
+    if (in != NULL)
+        aiol_table_finish(&r->table, in, err);
+    entry = &r->table.fds[fd];
+    if (entry->out != NULL)
+        aiol_table_finish(&r->table, entry->out, err);
+}
+
+static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    int n;
+    if (AIOL_UNLIKELY(r->ready_next < r->ready_count)) /* a halted dispatch left them */
+        return 1;
+    if (r->table.dirty_count != 0 && aiol_reactor_flush(e) < 0)
+        return 1; /* dispatch tells whose it is */
+    n = r->poll.poller->wait(&r->poll, aiol_table_timeout(&r->table, deadline), r->ready);
+    r->harvest++;
+    r->ready_next = 0;
+    r->ready_count = n < 0 ? 0 : n;
+    return n != 0 ? n : r->table.kept != NULL;
+}
+
+/* ---- dispatching ---- */
+
+static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budget *budget) {
+    if (op == NULL || op->state != AIOL_OP_ACTIVE || op->generation == r->harvest)
+        return;
+    if (AIOL_UNLIKELY(op->kind == AIOL_OP_POLL))
+        op->done(op, AIOL_POLL_READABLE, NULL);
+    else if (AIOL_UNLIKELY(op->kind == AIOL_OP_ACCEPT))
+        aiol_table_accept(&r->table, op, budget);
+    else if (AIOL_UNLIKELY(op->engine_flags != 0))
+        return; /* what is kept goes first */
+    else if (op->u.recv.dest == NULL)
+        aiol_table_recv(&r->table, op, budget);
+    else
+        aiol_table_recv_into(&r->table, op, budget);
+}
+
+static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
+    aiol_fd *entry = &r->table.fds[fd];
+    aiol_op *op = entry->out;
+    int64_t n;
+    if (op == NULL || op->generation == r->harvest)
+        return;
+    entry->flags &= (uint8_t)~AIOL_FD_FULL;
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_POLL:
+        op->done(op, AIOL_POLL_WRITABLE, NULL);
+        return;
+    case AIOL_OP_CONNECT:
+        aiol_table_finish(&r->table, op, aiol_socket_connected(fd));
+        return;
+    default:
+        n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count);
+        if (n != AIOL_PENDING)
+            aiol_table_finish(&r->table, op, n);
+        return;
+    }
+}
+
+/* What could not be told to the poller. */
+static AIOL_NOINLINE void aiol_reactor_refuse_all(aiol_reactor *r, const aiol_budget *budget) {
+    while (r->table.dirty_count != 0 && !*budget->halt) {
+        int err = aiol_reactor_flush(&r->table.base);
+        if (err == 0)
+            break;
+        aiol_reactor_refuse(r, err);
+    }
+}
+
+static int aiol_reactor_dispatch(aiol_engine *e, const aiol_budget *budget) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    if (AIOL_UNLIKELY(r->table.dirty_count != 0))
+        aiol_reactor_refuse_all(r, budget);
+    if (AIOL_UNLIKELY(r->table.kept != NULL))
+        aiol_table_offer(&r->table, budget);
+    while (r->ready_next < r->ready_count && !*budget->halt) {
+        aiol_ready found = r->ready[r->ready_next];
+        const aiol_fd *entry = &r->table.fds[found.fd];
+        if (AIOL_UNLIKELY(found.events == (AIOL_READABLE | AIOL_WRITABLE)))
+            r->ready[r->ready_next].events = AIOL_WRITABLE; /* comes after; a halt comes back for it */
+        else
+            r->ready_next++;
+        if (AIOL_UNLIKELY(entry->generation != found.generation))
+            continue;
+        if (AIOL_LIKELY((found.events & AIOL_READABLE) != 0))
+            aiol_reactor_readable(r, entry->in, budget);
+        else
+            aiol_reactor_writable(r, found.fd);
+    }
+    return r->table.kept != NULL || r->ready_next < r->ready_count ? 1 : 0;
+}
+
+/* ---- the rest ---- */
+
+static int aiol_reactor_descriptor(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    return r->poll.poller->descriptor(&r->poll);
+}
+
+static void aiol_reactor_wake(aiol_engine *e) {
+    aiol_wake_signal(&((aiol_reactor *)e)->wake);
+}
+
+static size_t aiol_reactor_woken(aiol_op *op, int64_t n, const void *data) {
+    const aiol_reactor *r = AIOL_CONTAINER(op, const aiol_reactor, wake_op);
+    (void)n;
+    (void)data;
+    aiol_wake_drain(&r->wake);
+    return 0;
+}
+
+static void aiol_reactor_close(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    r->poll.poller->close(&r->poll);
+    aiol_wake_close(&r->wake);
+    aiol_table_free(&r->table);
+    aiol_free(e->allocator, r, sizeof(*r));
+}
+
+static void aiol_reactor_verify(aiol_engine *e) {
+    const aiol_reactor *r = (const aiol_reactor *)(const void *)e;
+    size_t i;
+    aiol_table_verify(&r->table);
+    for (i = 0; i < r->table.fds_capacity; i++) {
+        const aiol_fd *entry = &r->table.fds[i];
+        AIOL_VERIFY((entry->flags & AIOL_FD_DIRTY) != 0 || entry->watched == aiol_reactor_wanted(entry));
+    }
+}
+
+static const aiol_engine_calls aiol_reactor_calls = {
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_reactor_stop,
+    aiol_reactor_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
+    aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
+    aiol_reactor_wake,   aiol_reactor_close,      aiol_table_now,      aiol_reactor_verify,
+};
+
 AIOLOOP_INTERNAL int aiol_reactor_open(const aiol_engine_setup *setup, const aiol_poller *poller, aiol_engine **out) {
     aiol_reactor *r = (aiol_reactor *)aiol_alloc_zero(setup->allocator, sizeof(*r));
     int err;
     if (r == NULL)
         return AIOLOOP_ENOMEM;
-    r->base.name = poller->name;
-    r->base.calls = &aiol_reactor_calls;
-    r->base.sockets = &aiol_system_sockets;
-    r->base.allocator = setup->allocator;
-    r->without = setup->without;
+    r->table.base.name = poller->name;
+    r->table.base.calls = &aiol_reactor_calls;
+    r->table.base.sockets = &aiol_system_sockets;
+    r->table.base.allocator = setup->allocator;
+    r->table.without = setup->without;
     r->poll.poller = poller;
     r->poll.allocator = setup->allocator;
     r->poll.without = setup->without;
@@ -4535,20 +4781,860 @@ AIOLOOP_INTERNAL int aiol_reactor_open(const aiol_engine_setup *setup, const aio
     r->wake_op.fd = r->wake.reader;
     r->wake_op.done = aiol_reactor_woken;
     r->wake_op.u.poll.events = AIOL_POLL_READABLE;
-    err = aiol_reactor_attach(&r->base, r->wake.reader, AIOL_OWNER_WATCHER);
+    err = aiol_reactor_attach(&r->table.base, r->wake.reader, AIOL_OWNER_WATCHER);
     if (err == 0)
-        err = (int)aiol_reactor_submit(&r->base, &r->wake_op);
+        err = (int)aiol_reactor_submit(&r->table.base, &r->wake_op);
     if (err != AIOL_PENDING) {
-        aiol_reactor_close(&r->base);
+        aiol_reactor_close(&r->table.base);
         return err;
     }
-    *out = &r->base;
+    *out = &r->table.base;
     return 0;
 close_poller:
     poller->close(&r->poll);
 free_reactor:
     aiol_free(setup->allocator, r, sizeof(*r));
     return err;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#if AIOL_HAVE_URING
+
+/* >> src/io/uring.c */
+/*
+ * uring.c - operations by Linux's io_uring.                                      (asyncio: proactor_events.py)
+ *
+ * Requests are made of what the table says (aiol_uring_fill) and go to the kernel together with the wait: one call per iteration.
+ * A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or kept, and the buffer goes
+ * back at once. The user_data of a request is its operation, which stays until its last completion has come; that of a
+ * cancellation is marked, since nobody needs its result.
+ *
+ *   a) A request holds the open file, and what completes may have been found before: so long as one is armed, a closed socket's peer sees no
+ *      end and a closed listener still accepts. So cancel is followed, before the descriptor is closed (quiesce, and the end of
+ *      a POLL, whose descriptor is the user's), by a call that runs what the kernel has postponed.
+ *   b) A multishot poll fires once for a byte that nobody reads; watching needs one-shot polls, made anew before each wait.
+ *   c) Buffers run dry when one socket takes them all: -ENOBUFS, and the request is over. It is made anew when they are back.
+ *   d) A request belongs to the thread that made it: when that ends, the kernel cancels it, and it is made anew. With DEFER_TASKRUN the
+ *      ring itself belongs to the first thread that enters it (EEXIST in others), so it is enabled by the first wait.
+ *   e) An incremental ring (6.12) fills a buffer piece by piece; where the next piece lies follows from the order of completions.
+ *   f) With completions in the kernel's overflow list, nothing is lost but a call is needed to get them.
+ *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another main loop there is an
+ *      eventfd that the kernel signals. When the cause was a write to another eventfd it does so only once (6.18), so it is
+ *      registered anew after each signal.
+ *   h) After 32 completions in a row a multishot RECV forgets the end that stood behind them (6.18, Unix sockets). There are no
+ *      more than 32 buffers, so it ends for want of one before.
+ *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one is tried.
+ */
+#ifndef AIOL_IO_URING_C
+#define AIOL_IO_URING_C
+
+#define AIOL_URING_ENTRIES 512u
+#define AIOL_URING_COMPLETIONS 4096u
+#define AIOL_URING_GATHERS 8       /* sends of several pieces in one submission */
+#define AIOL_URING_MEMORY 0x80000u /* of all buffers */
+#define AIOL_URING_BUFFERS_MAX 32u /* h) */
+#define AIOL_URING_PAGE 0x1000u
+#define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
+
+/* engine_flags. LEAVING: a cancellation is made; WAITING: it is to be, and the operation is on the list of those. POLLED: what is
+ * armed is a poll. */
+enum { AIOL_OP_LEAVING = AIOL_OP_OWN, AIOL_OP_WAITING = AIOL_OP_OWN * 2, AIOL_OP_POLLED = AIOL_OP_OWN * 4 };
+
+/* In the lowest bits of user_data. */
+enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_IS = 3 };
+
+typedef struct aiol_gather {
+    struct msghdr message;
+    struct iovec pieces[AIOL_IOV_MAX];
+} aiol_gather;
+
+typedef struct aiol_uring {
+    aiol_table table;
+    aiol_wake wake;
+    aiol_op wake_op; /* a POLL of its reader */
+    int fd;
+    int signal; /* g); -1: nobody has asked for it */
+    bool enabled;
+    bool proved; /* a multishot RECV has brought something */
+
+    uint32_t *sq_head;
+    uint32_t *sq_tail;
+    uint32_t *sq_flags;
+    uint32_t sq_mask;
+    uint32_t sq_next;
+    aiol_uring_entry *entries;
+    size_t entries_size;
+
+    uint32_t *cq_head;
+    uint32_t *cq_tail;
+    uint32_t cq_mask;
+    uint32_t cq_next;
+    uint32_t cq_fresh; /* what stands before was found earlier than the last wait, and may not be so any more */
+    uint32_t cq_end;   /* of the harvest */
+    uint32_t turn;     /* counts dispatches */
+    aiol_uring_completion *completions;
+    unsigned char *rings;
+    size_t rings_size;
+
+    aiol_op *cancels; /* operations whose cancellation is to be made */
+
+    unsigned char *memory; /* the ring of buffers, a page; then the buffers */
+    uint32_t buffer_count;
+    uint32_t buffer_size;
+    uint16_t buffer_tail;
+    uint32_t used[AIOL_URING_BUFFERS_MAX]; /* e) */
+
+    unsigned gather_count;
+    aiol_gather gathers[AIOL_URING_GATHERS];
+} aiol_uring;
+
+/* ---- the rings ---- */
+
+#if defined(__TINYC__)
+#define aiol_ring_load(place) (*(const volatile uint32_t *)(place))
+#define aiol_ring_store(place, value) ((void)(*(volatile uint32_t *)(place) = (value)))
+#define aiol_ring_store_16(place, value) ((void)(*(volatile uint16_t *)(place) = (value)))
+#else
+#define aiol_ring_load(place) __atomic_load_n(place, __ATOMIC_ACQUIRE)
+#define aiol_ring_store(place, value) __atomic_store_n(place, value, __ATOMIC_RELEASE)
+#define aiol_ring_store_16(place, value) __atomic_store_n(place, value, __ATOMIC_RELEASE)
+#endif
+
+static uint32_t aiol_uring_unsubmitted(const aiol_uring *u) {
+    return u->sq_next - aiol_ring_load(u->sq_head);
+}
+
+/* Submits, and with GETEVENTS waits for at least `minimum` completions (timeout in ns, below 0: for ever). What the kernel did not take
+ * stays in the ring for the next time. */
+static int aiol_uring_enter(aiol_uring *u, unsigned flags, unsigned minimum, int64_t timeout) {
+    aiol_uring_wait wait;
+    int64_t spec[2];
+    long n;
+    aiol_ring_store(u->sq_tail, u->sq_next);
+    if (timeout < 0) {
+        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum, flags, NULL, (size_t)0));
+    } else {
+        memset(&wait, 0, sizeof(wait));
+        spec[0] = timeout / 1000000000;
+        spec[1] = timeout % 1000000000;
+        wait.timeout = (uint64_t)(uintptr_t)spec;
+        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum,
+                                             flags | AIOL_URING_EXT_ARG, &wait, sizeof(wait)));
+    }
+    if (aiol_uring_unsubmitted(u) == 0)
+        u->gather_count = 0;
+    if (n != -1)
+        return 0;
+    switch (errno) {
+    case EINTR:
+    case ETIME:
+    case EAGAIN: /* no memory for now, or completions to be fetched first */
+    case EBUSY:
+    case ENOMEM:
+        return 0;
+    case EEXIST: /* d) */
+        return AIOLOOP_EMISUSE;
+    default:
+        return aiol_error_from_errno(errno);
+    }
+}
+
+/* Room for a request; NULL: not now. */
+static aiol_uring_entry *aiol_uring_request(aiol_uring *u, int operation, aioloop_socket fd, const void *user_data) {
+    aiol_uring_entry *entry;
+    if (aiol_uring_unsubmitted(u) > u->sq_mask &&
+        (aiol_uring_enter(u, 0, 0, -1) < 0 || aiol_uring_unsubmitted(u) > u->sq_mask))
+        return NULL;
+    entry = &u->entries[u->sq_next++ & u->sq_mask];
+    memset(entry, 0, sizeof(*entry));
+    entry->operation = (uint8_t)operation;
+    entry->fd = fd;
+    entry->user_data = (uint64_t)(uintptr_t)user_data;
+    return entry;
+}
+
+static int aiol_uring_register(aiol_uring *u, unsigned what, const void *argument, unsigned count) {
+    if (AIOL_SYS(io_uring_register, syscall(AIOL_SYS_URING_REGISTER, u->fd, what, argument, count)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+/* ---- buffers ---- */
+
+static void aiol_uring_give(aiol_uring *u, uint32_t id) {
+    aiol_uring_buffer *ring = (aiol_uring_buffer *)(void *)u->memory;
+    aiol_uring_buffer *place = &ring[u->buffer_tail++ & (u->buffer_count - 1)];
+    u->used[id] = 0;
+    place->address = (uint64_t)(uintptr_t)(u->memory + AIOL_URING_PAGE + (size_t)id * u->buffer_size);
+    place->size = u->buffer_size;
+    place->id = (uint16_t)id;
+    aiol_ring_store_16(&ring[0].tail, u->buffer_tail);
+}
+
+static bool aiol_uring_register_buffers(aiol_uring *u, uint32_t count, unsigned flags) {
+    aiol_uring_buffers buffers;
+    memset(&buffers, 0, sizeof(buffers));
+    buffers.address = (uint64_t)(uintptr_t)u->memory;
+    buffers.entries = count;
+    buffers.flags = (uint16_t)flags;
+    u->buffer_count = count;
+    u->buffer_size = AIOL_URING_MEMORY / count;
+    return aiol_uring_register(u, AIOL_URING_REGISTER_BUFFERS, &buffers, 1) == 0;
+}
+
+/* The first RECV makes the buffers: a few large ones that are filled piece by piece, or many small ones. Without them there
+ * are polls. */
+static bool aiol_uring_has_buffers(aiol_uring *u) {
+    intptr_t memory;
+    uint32_t id;
+    if (AIOL_LIKELY(u->memory != NULL))
+        return true;
+    if ((u->table.without & AIOL_WITHOUT_BUFFER_RING) != 0)
+        return false;
+    u->table.without |= AIOL_WITHOUT_BUFFER_RING; /* unless all goes well */
+    memory = AIOL_SYS(mmap, (intptr_t)mmap(NULL, AIOL_URING_PAGE + AIOL_URING_MEMORY, PROT_READ | PROT_WRITE,
+                                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (memory == -1)
+        return false;
+    u->memory = (unsigned char *)memory;
+    if ((u->table.without & AIOL_WITHOUT_INCREMENTAL) != 0 ||
+        !aiol_uring_register_buffers(u, 8, AIOL_URING_BUFFERS_INCREMENTAL)) {
+        u->table.without |= AIOL_WITHOUT_INCREMENTAL;
+        if (!aiol_uring_register_buffers(u, AIOL_URING_BUFFERS_MAX, 0)) {
+            munmap(u->memory, AIOL_URING_PAGE + AIOL_URING_MEMORY);
+            u->memory = NULL;
+            return false;
+        }
+    }
+    for (id = 0; id < u->buffer_count; id++)
+        aiol_uring_give(u, id);
+    u->table.without &= ~(unsigned)AIOL_WITHOUT_BUFFER_RING;
+    return true;
+}
+
+/* ---- requests ---- */
+
+static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
+    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_POLL_ADD, op->fd, op);
+    if (entry == NULL)
+        return false;
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    events <<= 16; /* 32 bits in halves, the lower one first */
+#endif
+    entry->operation_flags = events;
+    op->engine_flags |= AIOL_OP_POLLED;
+    return true;
+}
+
+static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
+    aiol_uring_entry *entry;
+    if (!aiol_uring_has_buffers(u))
+        return aiol_uring_poll(u, op, POLLIN);
+    entry = aiol_uring_request(u, AIOL_URING_RECV, op->fd, op);
+    if (entry == NULL)
+        return false;
+    entry->flags = AIOL_URING_BUFFER_SELECT;
+    if ((u->table.without & AIOL_WITHOUT_MULTISHOT) == 0)
+        entry->priority = AIOL_URING_RECV_MULTISHOT;
+    return true;
+}
+
+static bool aiol_uring_accept(aiol_uring *u, aiol_op *op) {
+    aiol_uring_entry *entry;
+    if ((u->table.without & AIOL_WITHOUT_MULTISHOT) != 0)
+        return aiol_uring_poll(u, op, POLLIN);
+    entry = aiol_uring_request(u, AIOL_URING_ACCEPT, op->fd, (const char *)(const void *)op + AIOL_URING_IS_ACCEPT);
+    if (entry == NULL)
+        return false;
+    entry->operation_flags = SOCK_NONBLOCK | SOCK_CLOEXEC;
+    entry->priority = AIOL_URING_ACCEPT_MULTISHOT;
+    return true;
+}
+
+static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
+    const aioloop_buf *pieces = op->u.send.pieces;
+    bool several = op->u.send.count != 1;
+    aiol_uring_entry *entry;
+    aiol_gather *gather;
+    if (several && u->gather_count == AIOL_URING_GATHERS && (aiol_uring_enter(u, 0, 0, -1) < 0 || u->gather_count != 0))
+        return false;
+    entry = aiol_uring_request(u, several ? AIOL_URING_SENDMSG : AIOL_URING_SEND, op->fd, op);
+    if (entry == NULL)
+        return false;
+    entry->operation_flags = AIOL_MSG_NOSIGNAL;
+    if (!several) {
+        entry->address = (uint64_t)(uintptr_t)pieces->data;
+        entry->size = (uint32_t)aiol_min_size(pieces->size, 0x40000000u);
+        return true;
+    }
+    gather = &u->gathers[u->gather_count++];
+    aiol_socket_message(&gather->message, gather->pieces, pieces, op->u.send.count);
+    entry->address = (uint64_t)(uintptr_t)&gather->message;
+    entry->size = 1;
+    return true;
+}
+
+/* Makes an operation's request. False: no room now. */
+static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
+    bool made = false;
+    op->engine_flags &= (uint8_t)~AIOL_OP_POLLED;
+    switch ((aiol_op_kind)op->kind) {
+    case AIOL_OP_RECV:
+        made = aiol_uring_recv(u, op);
+        break;
+    case AIOL_OP_ACCEPT:
+        made = aiol_uring_accept(u, op);
+        break;
+    case AIOL_OP_SEND:
+        made = aiol_uring_send(u, op);
+        break;
+    case AIOL_OP_CONNECT:
+        made = aiol_uring_poll(u, op, POLLOUT);
+        break;
+    case AIOL_OP_POLL:
+        made = aiol_uring_poll(u, op, op->u.poll.events == AIOL_POLL_WRITABLE ? POLLOUT : POLLIN);
+        break;
+    }
+    if (!made)
+        return false;
+    op->engine_flags |= AIOL_OP_ARMED;
+    op->generation = entry->generation;
+    entry->armed++;
+    return true;
+}
+
+static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
+    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)op + AIOL_URING_IS_CANCEL);
+    if (entry == NULL)
+        return false;
+    entry->address = (uint64_t)(uintptr_t)op;
+    if (op->kind == AIOL_OP_ACCEPT && (op->engine_flags & AIOL_OP_POLLED) == 0)
+        entry->address += AIOL_URING_IS_ACCEPT;
+    entry->flags = AIOL_URING_SKIP_SUCCESS;
+    op->engine_flags |= AIOL_OP_LEAVING;
+    return true;
+}
+
+/* Brings the kernel's side of a descriptor up to date. False: no room now. */
+static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
+    aiol_op *in = entry->in;
+    aiol_op *out = entry->out;
+    if (in != NULL) {
+        bool wanted = in->state == AIOL_OP_ACTIVE && (in->engine_flags & AIOL_OP_ENDED) == 0;
+        if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
+            if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
+                return false;
+        } else if (!wanted && (in->engine_flags & (AIOL_OP_LEAVING | AIOL_OP_POLLED)) == 0 && !aiol_uring_disarm(u, in)) {
+            return false;
+        }
+    }
+    return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || aiol_uring_arm(u, entry, out);
+}
+
+/* Makes the requests that are due, as far as there is room. */
+static int aiol_uring_fill(aiol_uring *u) {
+    aiol_table *t = &u->table;
+    if (AIOL_UNLIKELY(!u->enabled)) {
+        int err = aiol_uring_register(u, AIOL_URING_ENABLE, NULL, 0);
+        if (err < 0)
+            return err;
+        u->enabled = true;
+    }
+    while (u->cancels != NULL) {
+        aiol_op *op = u->cancels;
+        if (!aiol_uring_disarm(u, op))
+            return 0;
+        u->cancels = op->link;
+        op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
+    }
+    while (t->dirty_count != 0) {
+        aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
+        if (!aiol_uring_tell(u, entry))
+            return 0;
+        entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
+        t->dirty_count--;
+    }
+    return 0;
+}
+
+/* a) The cancellations are made, and what they end is given back. */
+static void aiol_uring_settle(aiol_uring *u) {
+    int tries;
+    for (tries = 0; tries < 10; tries++) {
+        if (aiol_uring_fill(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
+            return;
+        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL)
+            return;
+    }
+}
+
+/* ---- operations ---- */
+
+static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
+    aiol_table *t = (aiol_table *)e;
+    aiol_fd *entry = aiol_table_at(t, op->fd);
+    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_CONNECT ||
+               (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
+    if (op->kind == AIOL_OP_CONNECT) {
+        int err = aiol_socket_connect(op->fd, op->u.connect.address);
+        if (err != AIOLOOP_EINPROGRESS)
+            return err;
+    }
+    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out)
+        entry->out = op;
+    else
+        entry->in = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->engine = NULL;
+    op->engine_flags = 0;
+    op->link = NULL;
+    aiol_table_changed(t, op->fd, entry);
+    return AIOL_PENDING;
+}
+
+/* A small write is copied and goes with the next wait, together with all others; a large one is worth a call. */
+static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    size_t size = 0;
+    int64_t n;
+    int i;
+    (void)e;
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if (size <= AIOL_URING_QUEUED)
+        return AIOL_PENDING;
+    n = aiol_socket_send(fd, pieces, count);
+    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+}
+
+static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
+    aiol_uring *u = (aiol_uring *)e;
+    bool leaving = (op->engine_flags & AIOL_OP_LEAVING) != 0;
+    aiol_table_idle(&u->table, op);
+    if ((op->engine_flags & AIOL_OP_ARMED) == 0)
+        return 0;
+    op->state = AIOL_OP_CANCELLING;
+    if (!leaving) {
+        op->engine_flags |= AIOL_OP_WAITING;
+        op->link = u->cancels;
+        u->cancels = op;
+    }
+    if (op->kind == AIOL_OP_POLL)
+        aiol_uring_settle(u);
+    return AIOL_PENDING;
+}
+
+static void aiol_uring_stop(aiol_engine *e, aiol_op *op) {
+    aiol_table *t = (aiol_table *)e;
+    if (op->state != AIOL_OP_ACTIVE)
+        return;
+    op->state = AIOL_OP_STOPPED;
+    aiol_table_unkeep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+}
+
+static void aiol_uring_start(aiol_engine *e, aiol_op *op) {
+    aiol_table *t = (aiol_table *)e;
+    if (op->state != AIOL_OP_STOPPED)
+        return;
+    op->state = AIOL_OP_ACTIVE;
+    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
+        aiol_table_keep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+}
+
+static void aiol_uring_quiesce(aiol_engine *e, aioloop_socket fd) {
+    aiol_uring *u = (aiol_uring *)e;
+    aiol_fd *entry = aiol_table_at(&u->table, fd);
+    AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
+    if (entry->armed != 0)
+        aiol_uring_settle(u);
+    entry = aiol_table_at(&u->table, fd);
+    entry->flags &= (uint8_t)~AIOL_FD_TRANSPORT;
+    entry->generation++;
+    entry->armed = 0;
+}
+
+/* ---- waiting ---- */
+
+static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
+    aiol_uring *u = (aiol_uring *)e;
+    int64_t timeout;
+    int err;
+    if (AIOL_UNLIKELY(u->cq_next != u->cq_end)) /* a halted dispatch left them */
+        return 1;
+    err = aiol_uring_fill(u);
+    if (err < 0)
+        return err;
+    timeout = aiol_table_timeout(&u->table, deadline);
+    u->cq_fresh = aiol_ring_load(u->cq_tail);
+    if (u->cq_fresh != u->cq_next)
+        timeout = 0;
+    if (timeout != 0 || aiol_uring_unsubmitted(u) != 0 ||
+        (aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0)
+        err = aiol_uring_enter(u, AIOL_URING_GETEVENTS, timeout != 0 ? 1 : 0, timeout == 0 ? -1 : timeout);
+    u->cq_end = aiol_ring_load(u->cq_tail);
+    return err < 0 ? err : u->cq_end != u->cq_next || u->table.kept != NULL;
+}
+
+/* g) Another main loop goes on: its eventfd shows what is found from now on, or has not been looked at. */
+static void aiol_uring_listen(aiol_uring *u) {
+    uint64_t count;
+    aiol_wake both;
+    both.reader = u->signal;
+    both.writer = u->signal;
+    if (AIOL_SYS(read, read(u->signal, &count, sizeof(count))) == -1 && errno == EAGAIN)
+        return;
+    (void)aiol_uring_register(u, AIOL_URING_UNREGISTER_EVENTFD, NULL, 0);
+    if (aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &u->signal, 1) < 0 || aiol_ring_load(u->cq_tail) != u->cq_next ||
+        (aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0)
+        aiol_wake_signal(&both);
+}
+
+static int aiol_uring_flush(aiol_engine *e) {
+    aiol_uring *u = (aiol_uring *)e;
+    int err = aiol_uring_fill(u);
+    if (u->signal != -1)
+        aiol_uring_listen(u);
+    return err < 0 || aiol_uring_unsubmitted(u) == 0 ? err : aiol_uring_enter(u, 0, 0, -1);
+}
+
+/* ---- dispatching ---- */
+
+/* A request was cancelled that nobody wanted to be, or has to be made anew for another reason. */
+static bool aiol_uring_is_passing(int result) {
+    return result == -ECANCELED || result == -EINTR || result == -EAGAIN || result == -ENOBUFS;
+}
+
+/* The last completion of a cancelled operation: what had happened before is told. */
+static void aiol_uring_cancelled(aiol_uring *u, aiol_op *op, int result) {
+    aiol_op **at;
+    if ((op->engine_flags & AIOL_OP_WAITING) != 0) {
+        for (at = &u->cancels; *at != op; at = &(*at)->link)
+            ;
+        *at = op->link;
+    }
+    op->state = AIOL_OP_IDLE;
+    op->done(op, op->kind == AIOL_OP_SEND && result >= 0 ? result : AIOLOOP_ECANCELED, NULL);
+}
+
+/* The buffer of a completion, if it has one: handed on or kept, and given back. */
+static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_completion *c, const aiol_budget *budget) {
+    uint32_t id = c->flags >> 16;
+    size_t size = c->result > 0 ? (size_t)c->result : 0;
+    unsigned char *data;
+    if ((c->flags & AIOL_URING_F_BUFFER) == 0)
+        return;
+    u->proved = true;
+    data = u->memory + AIOL_URING_PAGE + (size_t)id * u->buffer_size + u->used[id];
+    u->used[id] += (uint32_t)size;
+    if (size != 0 && op->state != AIOL_OP_CANCELLING && (op->engine_flags & AIOL_OP_ENDED) == 0) {
+        if (op->state == AIOL_OP_STOPPED || op->engine != NULL)
+            aiol_table_stash(&u->table, op, data, size);
+        else
+            aiol_table_deliver(&u->table, op, data, size, budget);
+    }
+    if ((c->flags & AIOL_URING_F_BUFFER_MORE) == 0)
+        aiol_uring_give(u, id);
+}
+
+/* The last completion of a RECV's request: an end, an error, or only a reason to make it anew. */
+static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
+    aiol_table *t = &u->table;
+    int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result > 0 || aiol_uring_is_passing(result))
+        return;
+    if (result == -EINVAL && !u->proved && (t->without & AIOL_WITHOUT_BUFFER_RING) == 0)
+        /* A kernel before 6.0 has no multishot, one before 5.19 no ring of buffers either. */
+        t->without |= (t->without & AIOL_WITHOUT_MULTISHOT) == 0 ? AIOL_WITHOUT_MULTISHOT : AIOL_WITHOUT_BUFFER_RING;
+    else if (op->state == AIOL_OP_ACTIVE && op->engine == NULL)
+        aiol_table_finish(t, op, n);
+    else if ((op->engine_flags & AIOL_OP_ENDED) == 0)
+        aiol_table_end(t, op, n);
+}
+
+static void aiol_uring_accepted(aiol_uring *u, aiol_op *op, int result) {
+    aiol_table *t = &u->table;
+    if (result >= 0) {
+        aioloop_address peer;
+        aiol_path_room room;
+        if (aiol_socket_peer(result, &peer, &room) < 0)
+            memset(&peer, 0, sizeof(peer)); /* it is gone already; reading will tell */
+        op->done(op, result, &peer);
+    } else if (result == -EINVAL) { /* a kernel before 5.19 */
+        u->table.without |= AIOL_WITHOUT_MULTISHOT;
+    } else if (!aiol_uring_is_passing(result)) {
+        aiol_table_finish(t, op, aiol_error_from_errno(-result));
+    }
+}
+
+/* The socket of a RECV is readable, or the descriptor of another operation is ready. */
+static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh, const aiol_budget *budget) {
+    aiol_table *t = &u->table;
+    if (aiol_uring_is_passing(result) || op->state != AIOL_OP_ACTIVE)
+        return;
+    if (result < 0)
+        aiol_table_finish(t, op, aiol_error_from_errno(-result));
+    else if (op->kind == AIOL_OP_CONNECT)
+        aiol_table_finish(t, op, aiol_socket_connected(op->fd));
+    else if (op->kind == AIOL_OP_POLL && (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events)))
+        op->done(op, op->u.poll.events, NULL);
+    else if (op->kind == AIOL_OP_POLL)
+        return;
+    else if (op->kind == AIOL_OP_ACCEPT)
+        aiol_table_accept(t, op, budget);
+    else if (op->engine_flags != AIOL_OP_POLLED)
+        return; /* what is kept goes first */
+    else if (op->u.recv.dest == NULL)
+        aiol_table_recv(t, op, budget);
+    else
+        aiol_table_recv_into(t, op, budget);
+}
+
+static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_completion *c, bool fresh,
+                                const aiol_budget *budget) {
+    aiol_table *t = &u->table;
+    bool last = (c->flags & AIOL_URING_F_MORE) == 0;
+    t->current = op;
+    if (last) {
+        aiol_fd *entry = op->fd >= 0 ? aiol_table_at(t, op->fd) : NULL;
+        op->engine_flags &= (uint8_t)~(AIOL_OP_ARMED | AIOL_OP_LEAVING);
+        if (entry != NULL && entry->generation == op->generation && entry->armed != 0)
+            entry->armed--;
+    }
+    if (AIOL_UNLIKELY(op->state == AIOL_OP_CANCELLING)) {
+        aiol_uring_bytes(u, op, c, budget);
+        if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
+            aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
+        if (last)
+            aiol_uring_cancelled(u, op, c->result);
+        return;
+    }
+    if ((op->engine_flags & AIOL_OP_POLLED) != 0) {
+        aiol_uring_polled(u, op, c->result, fresh, budget);
+    } else if (op->kind == AIOL_OP_RECV) {
+        aiol_uring_bytes(u, op, c, budget);
+        if (last && t->current == op)
+            aiol_uring_receive_ended(u, op, c->result);
+    } else if (op->kind == AIOL_OP_ACCEPT) {
+        aiol_uring_accepted(u, op, c->result);
+    } else if (!aiol_uring_is_passing(c->result)) {
+        aiol_table_finish(t, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
+    }
+    if (last && t->current == op)
+        aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd)); /* to be made anew */
+}
+
+/* Whether its budget allows one more connection in this iteration. */
+static bool aiol_uring_may_accept(const aiol_uring *u, aiol_op *op) {
+    if (op->u.accept.turn != u->turn)
+        op->u.accept.taken = 0;
+    op->u.accept.turn = u->turn;
+    return op->u.accept.taken++ < op->u.accept.budget || op->state == AIOL_OP_CANCELLING;
+}
+
+static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
+    aiol_uring *u = (aiol_uring *)e;
+    if (AIOL_UNLIKELY(u->table.kept != NULL))
+        aiol_table_offer(&u->table, budget);
+    u->turn++;
+    while (u->cq_next != u->cq_end && !*budget->halt) {
+        aiol_uring_completion c = u->completions[u->cq_next & u->cq_mask];
+        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_IS) : NULL;
+        bool fresh = (int32_t)(u->cq_next - u->cq_fresh) >= 0;
+        if ((c.user_data & AIOL_URING_IS_ACCEPT) != 0 && !aiol_uring_may_accept(u, op))
+            break; /* in the next iteration */
+        aiol_ring_store(u->cq_head, ++u->cq_next);
+        if (op != NULL)
+            aiol_uring_complete(u, op, &c, fresh, budget);
+    }
+    return u->table.kept != NULL || u->cq_next != u->cq_end ? 1 : 0;
+}
+
+/* ---- the rest ---- */
+
+static int aiol_uring_descriptor(aiol_engine *e) {
+    aiol_uring *u = (aiol_uring *)e;
+    int fd = u->signal;
+    int err;
+    if (fd != -1)
+        return fd;
+    fd = AIOL_SYS(eventfd, eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC)); /* 1: there may be something already */
+    if (fd == -1)
+        return aiol_error_from_errno(errno);
+    err = aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &fd, 1);
+    if (err < 0) {
+        close(fd);
+        return err;
+    }
+    u->signal = fd;
+    return fd;
+}
+
+static void aiol_uring_wake(aiol_engine *e) {
+    aiol_wake_signal(&((aiol_uring *)e)->wake);
+}
+
+static size_t aiol_uring_woken(aiol_op *op, int64_t n, const void *data) {
+    (void)n;
+    (void)data;
+    aiol_wake_drain(&AIOL_CONTAINER(op, const aiol_uring, wake_op)->wake);
+    return 0;
+}
+
+/* Touches nothing that a forked child shares with its parent. */
+static void aiol_uring_forget(aiol_engine *e) {
+    aiol_uring *u = (aiol_uring *)e;
+    if (u->rings != NULL)
+        munmap(u->rings, u->rings_size);
+    if (u->entries != NULL)
+        munmap(u->entries, u->entries_size);
+    if (u->fd != -1)
+        close(u->fd);
+    if (u->signal != -1)
+        close(u->signal);
+    if (u->memory != NULL)
+        munmap(u->memory, AIOL_URING_PAGE + AIOL_URING_MEMORY);
+    aiol_wake_close(&u->wake);
+    aiol_table_free(&u->table);
+    aiol_free(e->allocator, u, sizeof(*u));
+}
+
+static void aiol_uring_close(aiol_engine *e) {
+    aiol_uring *u = (aiol_uring *)e;
+    if (u->enabled) { /* a): watchers' descriptors outlive the loop */
+        aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)u + AIOL_URING_IS_CANCEL);
+        if (entry != NULL)
+            entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
+        (void)aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
+        for (; u->cq_next != aiol_ring_load(u->cq_tail); u->cq_next++) { /* connections that nobody will accept */
+            const aiol_uring_completion *c = &u->completions[u->cq_next & u->cq_mask];
+            if ((c->user_data & AIOL_URING_IS) == AIOL_URING_IS_ACCEPT && c->result >= 0)
+                aiol_socket_close(c->result);
+        }
+    }
+    aiol_uring_forget(e);
+}
+
+static void aiol_uring_verify(aiol_engine *e) {
+    const aiol_uring *u = (const aiol_uring *)(const void *)e;
+    size_t i;
+    aiol_table_verify(&u->table);
+    for (i = 0; i < u->table.fds_capacity; i++) {
+        const aiol_fd *entry = &u->table.fds[i];
+        const aiol_op *in = entry->in;
+        /* Whatever waits is armed, or will be: when it is told, when what is kept was taken, or when it is started. */
+        AIOL_VERIFY(in == NULL || in->state == AIOL_OP_STOPPED || (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_KEPT)) != 0 ||
+                    (entry->flags & AIOL_FD_DIRTY) != 0);
+        AIOL_VERIFY(entry->out == NULL || (entry->out->engine_flags & AIOL_OP_ARMED) != 0 || (entry->flags & AIOL_FD_DIRTY) != 0);
+    }
+}
+
+static const aiol_engine_calls aiol_uring_calls = {
+    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_uring_stop,
+    aiol_uring_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
+    aiol_uring_quiesce,  aiol_uring_wait_for, aiol_uring_dispatch, aiol_uring_flush,      aiol_uring_descriptor,
+    aiol_uring_wake,     aiol_uring_forget,   aiol_table_now,      aiol_uring_verify,
+};
+
+/* ---- making ---- */
+
+/* The best ring that the kernel makes and that is not to be done without. */
+static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
+    static const struct {
+        uint32_t flags;
+        unsigned without;
+    } rungs[] = {{AIOL_URING_SINGLE_ISSUER | AIOL_URING_DEFER_TASKRUN | AIOL_URING_TASKRUN_FLAG | AIOL_URING_SUBMIT_ALL,
+                  AIOL_WITHOUT_DEFER_TASKRUN},
+                 {AIOL_URING_COOP_TASKRUN | AIOL_URING_TASKRUN_FLAG | AIOL_URING_SUBMIT_ALL, AIOL_WITHOUT_COOP_TASKRUN},
+                 {0, 0}};
+    size_t i;
+    for (i = 0; i < sizeof(rungs) / sizeof(rungs[0]); i++) {
+        if ((u->table.without & rungs[i].without) != 0)
+            continue;
+        memset(setup, 0, sizeof(*setup));
+        setup->flags = rungs[i].flags | AIOL_URING_CQSIZE | AIOL_URING_CLAMP | AIOL_URING_R_DISABLED;
+        setup->cq_entries = AIOL_URING_COMPLETIONS;
+        u->fd = AIOL_SYS(io_uring_setup, (int)syscall(AIOL_SYS_URING_SETUP, AIOL_URING_ENTRIES, setup));
+        if (u->fd != -1)
+            return (setup->features & AIOL_URING_FEATURES) == AIOL_URING_FEATURES ? 0 : AIOLOOP_ENOTAVAILABLE;
+        if (errno != EINVAL)
+            break;
+    }
+    return aiol_error_from_errno(errno);
+}
+
+static int aiol_uring_map(aiol_uring *u, const aiol_uring_setup *setup) {
+    uint32_t *array;
+    intptr_t place;
+    size_t size;
+    uint32_t i;
+    u->rings_size = setup->sq.array + setup->sq_entries * sizeof(uint32_t);
+    size = setup->cq.completions + setup->cq_entries * sizeof(aiol_uring_completion);
+    if (size > u->rings_size)
+        u->rings_size = size;
+    place = AIOL_SYS(mmap, (intptr_t)mmap(NULL, u->rings_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd,
+                                          AIOL_URING_MAP_RINGS));
+    if (place == -1)
+        return aiol_error_from_errno(errno);
+    u->rings = (unsigned char *)place;
+    u->entries_size = setup->sq_entries * sizeof(aiol_uring_entry);
+    place = AIOL_SYS(mmap, (intptr_t)mmap(NULL, u->entries_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd,
+                                          AIOL_URING_MAP_ENTRIES));
+    if (place == -1)
+        return aiol_error_from_errno(errno);
+    u->entries = (aiol_uring_entry *)place;
+    u->sq_head = (uint32_t *)(void *)(u->rings + setup->sq.head);
+    u->sq_tail = (uint32_t *)(void *)(u->rings + setup->sq.tail);
+    u->sq_flags = (uint32_t *)(void *)(u->rings + setup->sq.flags);
+    u->sq_mask = setup->sq_entries - 1;
+    array = (uint32_t *)(void *)(u->rings + setup->sq.array);
+    for (i = 0; i < setup->sq_entries; i++)
+        array[i] = i;
+    u->cq_head = (uint32_t *)(void *)(u->rings + setup->cq.head);
+    u->cq_tail = (uint32_t *)(void *)(u->rings + setup->cq.tail);
+    u->cq_mask = setup->cq_entries - 1;
+    u->completions = (aiol_uring_completion *)(void *)(u->rings + setup->cq.completions);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine **out) {
+    aiol_uring *u = (aiol_uring *)aiol_alloc_zero(setup->allocator, sizeof(*u));
+    aiol_uring_setup kernel;
+    int err;
+    if (u == NULL)
+        return AIOLOOP_ENOMEM;
+    u->table.base.name = "io_uring";
+    u->table.base.calls = &aiol_uring_calls;
+    u->table.base.sockets = &aiol_system_sockets;
+    u->table.base.allocator = setup->allocator;
+    u->table.without = setup->without;
+    u->fd = -1;
+    u->signal = -1;
+    err = aiol_wake_open(&u->wake, setup->without);
+    if (err < 0) {
+        aiol_free(setup->allocator, u, sizeof(*u));
+        return err;
+    }
+    err = aiol_uring_create(u, &kernel);
+    if (err == 0)
+        err = aiol_uring_map(u, &kernel);
+    if (err == 0)
+        err = aiol_table_attach(&u->table.base, u->wake.reader, AIOL_OWNER_WATCHER);
+    if (err < 0) {
+        aiol_uring_forget(&u->table.base);
+        return err;
+    }
+    u->wake_op.kind = AIOL_OP_POLL;
+    u->wake_op.fd = u->wake.reader;
+    u->wake_op.done = aiol_uring_woken;
+    u->wake_op.u.poll.events = AIOL_POLL_READABLE;
+    (void)aiol_uring_submit(&u->table.base, &u->wake_op);
+    *out = &u->table.base;
+    return 0;
 }
 
 #endif
@@ -6689,12 +7775,15 @@ AIOLOOP_INTERNAL int aiol_process_id(void) {
  * engine.c - which engines there are, and how one is chosen by name.
  *
  * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of the table
- * that opens serves when none is named.
+ * that opens serves when none is named, or when io_uring is and the system forbids it.
  */
 #ifndef AIOL_IO_ENGINE_C
 #define AIOL_IO_ENGINE_C
 
 #if AIOL_HAVE_REACTOR
+
+#endif
+#if AIOL_HAVE_URING
 
 #endif
 #if AIOL_HAVE_SIM
@@ -6754,6 +7843,9 @@ static const aiol_engine_kind aiol_engine_kinds[] = {
 #if AIOL_HAVE_SELECT
     {"select", false, aiol_engine_open_select},
 #endif
+#if AIOL_HAVE_URING
+    {"io_uring", true, aiol_uring_open},
+#endif
 #if AIOL_HAVE_SIM
     {"sim", true, aiol_sim_open},
 #endif
@@ -6773,7 +7865,12 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     } features[] = {{"no-accept4", AIOL_WITHOUT_ACCEPT4},
                     {"no-epoll_pwait2", AIOL_WITHOUT_EPOLL_PWAIT2},
                     {"no-eventfd", AIOL_WITHOUT_EVENTFD},
-                    {"no-pipe2", AIOL_WITHOUT_PIPE2}};
+                    {"no-pipe2", AIOL_WITHOUT_PIPE2},
+                    {"no-defer_taskrun", AIOL_WITHOUT_DEFER_TASKRUN},
+                    {"no-coop_taskrun", AIOL_WITHOUT_COOP_TASKRUN},
+                    {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
+                    {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
+                    {"no-multishot", AIOL_WITHOUT_MULTISHOT}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -6828,6 +7925,11 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
         err = kind->open(setup, out);
         if (err == 0)
             return 0;
+        if (size != 0 && aiol_engine_word(kind->name, strlen(kind->name), "io_uring")) { /* forbidden: whatever else there is */
+            size = 0;
+            i = (size_t)-1;
+            continue;
+        }
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
         if (err == AIOLOOP_ENOMEM)
             return err;
@@ -8906,6 +10008,8 @@ AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
             err = AIOLOOP_EFATAL;
     } while (err == 0 && !loop->stopping);
     loop->stopping = false;
+    if (loop->engine->calls->flush(loop->engine) < 0) /* another main loop may watch the descriptor from here on */
+        loop->more = true;
     aiol_loop_end(loop);
     if (err < 0 && err != AIOLOOP_EFATAL)
         aiol_fail(loop, err, err == AIOLOOP_EDEADLK ? "back end %s: nothing can ever happen: no timer, nothing under way (%s)"
@@ -10124,7 +11228,7 @@ static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_relea
 }
 
 static AIOL_NOINLINE int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
-                                                bool tried, aiol_release_fn release, void *arg);
+                                                aiol_release_fn release, void *arg);
 
 /* True if a write may go straight to the system: nothing waits, and it is the first in this callback. */
 AIOL_INLINE bool aiol_stream_may_try(const aioloop_transport *t) {
@@ -10138,7 +11242,7 @@ static AIOL_NOINLINE int aiol_stream_write_tried(aioloop_transport *t, const aio
         aiol_stream_end(t, (int)n);
         return 0;
     }
-    return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, true, NULL, NULL);
+    return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, NULL, NULL);
 }
 
 static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count,
@@ -10155,7 +11259,7 @@ static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const ai
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_stream_write_late(t, release);
     if (release != NULL || !aiol_stream_may_try(t))
-        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
+        return aiol_stream_write_rest(t, pieces, count, 0, release, arg);
     t->write_turn = loop->turn;
     n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX));
     return (uint64_t)n == size ? 0 : aiol_stream_write_tried(t, pieces, count, n);
@@ -10174,8 +11278,8 @@ static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size
     return AIOL_LIKELY((uint64_t)n == size) ? 0 : aiol_stream_write_tried(t, &piece, 1, n);
 }
 
-/* Queues what was not sent. tried: the system takes no more now; else it goes when the callback ends. */
-static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent, bool tried,
+/* Queues what was not sent; it goes when the callback ends. */
+static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
                                   aiol_release_fn release, void *arg) {
     aioloop *loop = t->resource.loop;
     int err = aiol_stream_enqueue(t, pieces, count, sent, release, arg);
@@ -10187,9 +11291,7 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
         aiol_stream_end(t, err); /* part of it is sent: the stream would be torn */
         return 0;
     }
-    if (tried && t->writer->op.state == AIOL_OP_IDLE) {
-        aiol_stream_send(t);
-    } else if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
+    if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
         aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
     }

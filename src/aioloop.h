@@ -59,6 +59,7 @@ extern "C" {
 
 /* sys: one call of the system, one function. */
 #include "sys/sys.h"
+#include "sys/uring.h"
 #include "sys/address.c"
 #if AIOL_OS_POSIX
 #include "sys/clock.c"
@@ -83,8 +84,14 @@ extern "C" {
 
 /* io: operations that complete. The waist. */
 #include "io/op.h"
+#if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
+#include "io/table.c"
+#endif
 #if AIOL_HAVE_REACTOR
 #include "io/reactor.c"
+#endif
+#if AIOL_HAVE_URING
+#include "io/uring.c"
 #endif
 #if AIOL_HAVE_SIM
 #include "io/sim.c"

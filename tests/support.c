@@ -454,6 +454,8 @@ aioloop_socket test_feed(aioloop *loop, test_peer *far) {
     test_socketpair(loop, s);
     test_adopt(loop, &test_protocol, far, s[1]);
     CHECK_EQ(aioloop_transport_write(far->transport, "x", 1), 0);
+    while (aioloop_transport_get_write_buffer_size(far->transport) != 0) /* an engine may send with the next wait */
+        CHECK_GE(aioloop_run_once(loop, 0), 0);
     return s[0];
 }
 

@@ -498,6 +498,10 @@ static const fault_call fault_calls[] = {
     {"epoll_ctl", {ENOMEM, ENOSPC, 0, 0, 0, 0, 0, 0}},
     {"epoll_wait", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"epoll_pwait2", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
+    {"io_uring_setup", {EPERM, ENOSYS, ENOMEM, EMFILE, 0, 0, 0, 0}},
+    {"io_uring_register", {ENOMEM, EINVAL, 0, 0, 0, 0, 0, 0}},
+    {"io_uring_enter", {EINTR, EAGAIN, EBUSY, 0, 0, 0, 0, 0}},
+    {"mmap", {ENOMEM, 0, 0, 0, 0, 0, 0, 0}},
     {"poll", {EINTR, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"select", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"eventfd", {EMFILE, ENFILE, 0, 0, 0, 0, 0, 0}},
@@ -526,6 +530,8 @@ static const error_name error_names[] = {
     {"EINTR", EINTR},           {"EMFILE", EMFILE},         {"ENFILE", ENFILE},
     {"ENOBUFS", ENOBUFS},       {"ENOMEM", ENOMEM},         {"ENOPROTOOPT", ENOPROTOOPT},
     {"ENOSPC", ENOSPC},         {"ENOTCONN", ENOTCONN},     {"EPIPE", EPIPE},
+    {"EPERM", EPERM},           {"ENOSYS", ENOSYS},         {"EBUSY", EBUSY},
+    {"EINVAL", EINVAL},
 };
 
 /* The index of a call's name in fault_calls, or -1. */

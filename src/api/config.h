@@ -34,6 +34,7 @@
 #define AIOLOOP_BACKEND_POLL 0x02
 #define AIOLOOP_BACKEND_SELECT 0x04
 #define AIOLOOP_BACKEND_SIM 0x08
+#define AIOLOOP_BACKEND_IO_URING 0x10 /* where it is forbidden, the program runs on the next best */
 
 #ifndef AIOLOOP_API
 #ifdef AIOLOOP_STATIC

@@ -38,8 +38,8 @@
 
 #ifndef AIOLOOP_BACKENDS
 #if AIOL_OS_LINUX
-#define AIOLOOP_BACKENDS                                                                           \
-    (AIOLOOP_BACKEND_EPOLL | AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
+#define AIOLOOP_BACKENDS                                                                                  \
+    (AIOLOOP_BACKEND_EPOLL | AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM | AIOLOOP_BACKEND_IO_URING)
 #elif AIOL_OS_POSIX
 #define AIOLOOP_BACKENDS (AIOLOOP_BACKEND_POLL | AIOLOOP_BACKEND_SELECT | AIOLOOP_BACKEND_SIM)
 #else
@@ -50,11 +50,12 @@
 #define AIOL_HAVE_EPOLL (AIOL_OS_LINUX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_EPOLL) != 0)
 #define AIOL_HAVE_POLL (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_POLL) != 0)
 #define AIOL_HAVE_SELECT (AIOL_OS_POSIX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SELECT) != 0)
+#define AIOL_HAVE_URING (AIOL_OS_LINUX && ((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_IO_URING) != 0)
 #define AIOL_HAVE_SIM (((AIOLOOP_BACKENDS) & AIOLOOP_BACKEND_SIM) != 0)
 #define AIOL_HAVE_PORT AIOL_OS_NONE
 #define AIOL_HAVE_REACTOR (AIOL_HAVE_EPOLL || AIOL_HAVE_POLL || AIOL_HAVE_SELECT)
 
-#if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT
+#if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT && !AIOL_HAVE_URING
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
 #endif
 
@@ -86,7 +87,7 @@
 #include <netinet/tcp.h>
 #include <time.h>
 #include <unistd.h>
-#if AIOL_HAVE_POLL
+#if AIOL_HAVE_POLL || AIOL_HAVE_URING
 #include <poll.h>
 #endif
 #if AIOL_HAVE_SELECT
@@ -97,6 +98,9 @@
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL
 #include <sys/epoll.h>
+#endif
+#if AIOL_HAVE_URING
+#include <sys/mman.h>
 #endif
 #endif
 #endif

@@ -254,6 +254,8 @@ AIOLOOP_API int aioloop_run_forever(aioloop *loop) {
             err = AIOLOOP_EFATAL;
     } while (err == 0 && !loop->stopping);
     loop->stopping = false;
+    if (loop->engine->calls->flush(loop->engine) < 0) /* another main loop may watch the descriptor from here on */
+        loop->more = true;
     aiol_loop_end(loop);
     if (err < 0 && err != AIOLOOP_EFATAL)
         aiol_fail(loop, err, err == AIOLOOP_EDEADLK ? "back end %s: nothing can ever happen: no timer, nothing under way (%s)"

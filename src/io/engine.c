@@ -2,7 +2,7 @@
  * engine.c - which engines there are, and how one is chosen by name.
  *
  * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of the table
- * that opens serves when none is named.
+ * that opens serves when none is named, or when io_uring is and the system forbids it.
  */
 #ifndef AIOL_IO_ENGINE_C
 #define AIOL_IO_ENGINE_C
@@ -10,6 +10,9 @@
 #include "io/op.h"
 #if AIOL_HAVE_REACTOR
 #include "io/reactor.c"
+#endif
+#if AIOL_HAVE_URING
+#include "io/uring.c"
 #endif
 #if AIOL_HAVE_SIM
 #include "io/sim.c"
@@ -68,6 +71,9 @@ static const aiol_engine_kind aiol_engine_kinds[] = {
 #if AIOL_HAVE_SELECT
     {"select", false, aiol_engine_open_select},
 #endif
+#if AIOL_HAVE_URING
+    {"io_uring", true, aiol_uring_open},
+#endif
 #if AIOL_HAVE_SIM
     {"sim", true, aiol_sim_open},
 #endif
@@ -87,7 +93,12 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     } features[] = {{"no-accept4", AIOL_WITHOUT_ACCEPT4},
                     {"no-epoll_pwait2", AIOL_WITHOUT_EPOLL_PWAIT2},
                     {"no-eventfd", AIOL_WITHOUT_EVENTFD},
-                    {"no-pipe2", AIOL_WITHOUT_PIPE2}};
+                    {"no-pipe2", AIOL_WITHOUT_PIPE2},
+                    {"no-defer_taskrun", AIOL_WITHOUT_DEFER_TASKRUN},
+                    {"no-coop_taskrun", AIOL_WITHOUT_COOP_TASKRUN},
+                    {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
+                    {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
+                    {"no-multishot", AIOL_WITHOUT_MULTISHOT}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -142,6 +153,11 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
         err = kind->open(setup, out);
         if (err == 0)
             return 0;
+        if (size != 0 && aiol_engine_word(kind->name, strlen(kind->name), "io_uring")) { /* forbidden: whatever else there is */
+            size = 0;
+            i = (size_t)-1;
+            continue;
+        }
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
         if (err == AIOLOOP_ENOMEM)
             return err;

@@ -61,7 +61,9 @@ typedef struct aiol_op {
             size_t (*dest)(struct aiol_op *op, void **buffer);
         } recv;
         struct {
-            int budget; /* connections in one iteration */
+            int budget;    /* connections in one iteration */
+            int taken;     /* the engine's: in this one, */
+            uint32_t turn; /* of this number */
         } accept;
         struct {
             unsigned events; /* one of AIOL_POLL_...: done() in every iteration while it is so */

@@ -370,7 +370,7 @@ static AIOL_NOINLINE int aiol_stream_write_late(aioloop_transport *t, aiol_relea
 }
 
 static AIOL_NOINLINE int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
-                                                bool tried, aiol_release_fn release, void *arg);
+                                                aiol_release_fn release, void *arg);
 
 /* True if a write may go straight to the system: nothing waits, and it is the first in this callback. */
 AIOL_INLINE bool aiol_stream_may_try(const aioloop_transport *t) {
@@ -384,7 +384,7 @@ static AIOL_NOINLINE int aiol_stream_write_tried(aioloop_transport *t, const aio
         aiol_stream_end(t, (int)n);
         return 0;
     }
-    return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, true, NULL, NULL);
+    return aiol_stream_write_rest(t, pieces, count, n == AIOL_PENDING ? 0 : (size_t)n, NULL, NULL);
 }
 
 static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count,
@@ -401,7 +401,7 @@ static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const ai
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_stream_write_late(t, release);
     if (release != NULL || !aiol_stream_may_try(t))
-        return aiol_stream_write_rest(t, pieces, count, 0, false, release, arg);
+        return aiol_stream_write_rest(t, pieces, count, 0, release, arg);
     t->write_turn = loop->turn;
     n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX));
     return (uint64_t)n == size ? 0 : aiol_stream_write_tried(t, pieces, count, n);
@@ -420,8 +420,8 @@ static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size
     return AIOL_LIKELY((uint64_t)n == size) ? 0 : aiol_stream_write_tried(t, &piece, 1, n);
 }
 
-/* Queues what was not sent. tried: the system takes no more now; else it goes when the callback ends. */
-static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent, bool tried,
+/* Queues what was not sent; it goes when the callback ends. */
+static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
                                   aiol_release_fn release, void *arg) {
     aioloop *loop = t->resource.loop;
     int err = aiol_stream_enqueue(t, pieces, count, sent, release, arg);
@@ -433,9 +433,7 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
         aiol_stream_end(t, err); /* part of it is sent: the stream would be torn */
         return 0;
     }
-    if (tried && t->writer->op.state == AIOL_OP_IDLE) {
-        aiol_stream_send(t);
-    } else if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
+    if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
         aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
     }

@@ -219,23 +219,28 @@ AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
 }
 
-static AIOL_NOINLINE int64_t aiol_socket_send_pieces(aioloop_socket s, const aioloop_buf *pieces, int count) {
-    struct iovec iov[AIOL_IOV_MAX];
-    struct msghdr message;
-    ssize_t n;
+/* Fills a message of count pieces, for which there is room at iov. */
+AIOLOOP_INTERNAL void aiol_socket_message(struct msghdr *message, struct iovec *iov, const aioloop_buf *pieces, int count) {
     int i;
     for (i = 0; i < count && i < AIOL_IOV_MAX; i++) {
         /* The system only reads from here, but its struct says void *. */
         memcpy(&iov[i].iov_base, &pieces[i].data, sizeof(void *));
         iov[i].iov_len = pieces[i].size;
     }
-    memset(&message, 0, sizeof(message));
-    message.msg_iov = iov;
+    memset(message, 0, sizeof(*message));
+    message->msg_iov = iov;
 #if defined(__GLIBC__) /* size_t here, int elsewhere */
-    message.msg_iovlen = (size_t)i;
+    message->msg_iovlen = (size_t)i;
 #else
-    message.msg_iovlen = i;
+    message->msg_iovlen = i;
 #endif
+}
+
+static AIOL_NOINLINE int64_t aiol_socket_send_pieces(aioloop_socket s, const aioloop_buf *pieces, int count) {
+    struct iovec iov[AIOL_IOV_MAX];
+    struct msghdr message;
+    ssize_t n;
+    aiol_socket_message(&message, iov, pieces, count);
     do {
         n = AIOL_SYS(sendmsg, sendmsg(s, &message, AIOL_MSG_NOSIGNAL));
     } while (n == -1 && errno == EINTR);
@@ -334,6 +339,16 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
         return AIOLOOP_EINVAL;
     }
 }
+
+#if AIOL_HAVE_URING
+AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events) {
+    struct pollfd one;
+    one.fd = s;
+    one.events = (short)(((events & 1) != 0 ? POLLIN : 0) | ((events & 2) != 0 ? POLLOUT : 0));
+    one.revents = 0;
+    return AIOL_SYS(poll, poll(&one, 1, 0)) > 0;
+}
+#endif
 
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s) {
     if (s < 0)

@@ -15,7 +15,12 @@ enum {
     AIOL_WITHOUT_ACCEPT4 = 1,
     AIOL_WITHOUT_EPOLL_PWAIT2 = 2,
     AIOL_WITHOUT_EVENTFD = 4,
-    AIOL_WITHOUT_PIPE2 = 8
+    AIOL_WITHOUT_PIPE2 = 8,
+    AIOL_WITHOUT_DEFER_TASKRUN = 16,
+    AIOL_WITHOUT_COOP_TASKRUN = 32,
+    AIOL_WITHOUT_BUFFER_RING = 64,
+    AIOL_WITHOUT_INCREMENTAL = 128,
+    AIOL_WITHOUT_MULTISHOT = 256
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -64,6 +69,8 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
 AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
 AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
 AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+/* Whether it is readable (events 1) or writable (2) now. */
+AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events);
 /* 0 if s is a descriptor of any kind. */
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
 

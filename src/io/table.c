@@ -1,0 +1,441 @@
+/*
+ * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what a RECV
+ * delivered and its owner did not take, and how bytes and connections are taken from the system directly.
+ *
+ * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND, CONNECT,
+ * POLL). A change is noted (dirty) and told to the system before the next wait.
+ *
+ * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after each
+ * callback the operation is touched only if it is still current.
+ */
+#ifndef AIOL_IO_TABLE_C
+#define AIOL_IO_TABLE_C
+
+#include "io/op.h"
+
+#define AIOL_TABLE_BUFFER (256u * 1024u)
+
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
+
+/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes an end or an error, whose
+ * code is in op->generation. ARMED: the kernel holds a request of it. The rest are the engine's own. */
+enum { AIOL_OP_KEPT = 1, AIOL_OP_ENDED = 2, AIOL_OP_ARMED = 4, AIOL_OP_OWN = 8 };
+
+typedef struct aiol_fd {
+    aiol_op *in;
+    aiol_op *out;
+    uint32_t generation; /* of the transport that has the number */
+    uint16_t armed;      /* io_uring: requests that the kernel holds */
+    uint8_t watched;     /* reactor: AIOL_READABLE | AIOL_WRITABLE, what the poller watches */
+    uint8_t flags;
+} aiol_fd;
+
+/* Bytes a RECV delivered and its owner did not take. */
+typedef struct aiol_stash {
+    size_t start;
+    size_t end;
+    size_t block_size; /* the bytes follow */
+} aiol_stash;
+
+/* The first member of an engine. */
+typedef struct aiol_table {
+    aiol_engine base;
+    unsigned without;
+    aiol_fd *fds; /* by descriptor */
+    size_t fds_capacity;
+    aioloop_socket *dirty; /* room for every descriptor */
+    size_t dirty_count;
+    size_t dirty_capacity;
+    aiol_op *kept; /* sources with something to offer, the oldest first */
+    aiol_op **kept_end;
+    aiol_op *current; /* whose callback runs */
+    unsigned char *buffer;
+} aiol_table;
+
+static aiol_fd *aiol_table_at(aiol_table *t, aioloop_socket fd) {
+    AIOL_ASSERT(fd >= 0 && (size_t)fd < t->fds_capacity);
+    return &t->fds[fd];
+}
+
+static void aiol_table_changed(aiol_table *t, aioloop_socket fd, aiol_fd *entry) {
+    if ((entry->flags & AIOL_FD_DIRTY) != 0)
+        return;
+    entry->flags |= AIOL_FD_DIRTY;
+    t->dirty[t->dirty_count++] = fd;
+}
+
+/* ---- the kept ---- */
+
+static void aiol_table_keep(aiol_table *t, aiol_op *op) {
+    if ((op->engine_flags & AIOL_OP_KEPT) != 0)
+        return;
+    op->engine_flags |= AIOL_OP_KEPT;
+    op->link = NULL;
+    *(t->kept != NULL ? t->kept_end : &t->kept) = op;
+    t->kept_end = &op->link;
+}
+
+static void aiol_table_unkeep(aiol_table *t, aiol_op *op) {
+    aiol_op **at;
+    if ((op->engine_flags & AIOL_OP_KEPT) == 0)
+        return;
+    for (at = &t->kept; *at != op; at = &(*at)->link)
+        ;
+    *at = op->link;
+    if (op->link == NULL)
+        t->kept_end = at;
+    op->engine_flags &= (uint8_t)~AIOL_OP_KEPT;
+}
+
+static void aiol_table_stash_free(aiol_table *t, aiol_op *op) {
+    aiol_stash *stash = (aiol_stash *)op->engine;
+    if (stash != NULL)
+        aiol_free(t->base.allocator, stash, stash->block_size);
+    op->engine = NULL;
+}
+
+/* The operation leaves the engine. */
+static void aiol_table_idle(aiol_table *t, aiol_op *op) {
+    aiol_fd *entry = aiol_table_at(t, op->fd);
+    if (entry->in == op)
+        entry->in = NULL;
+    if (entry->out == op)
+        entry->out = NULL;
+    op->state = AIOL_OP_IDLE;
+    if (t->current == op)
+        t->current = NULL;
+    aiol_table_unkeep(t, op);
+    aiol_table_stash_free(t, op);
+    aiol_table_changed(t, op->fd, entry);
+}
+
+static void aiol_table_finish(aiol_table *t, aiol_op *op, int64_t n) {
+    aiol_table_idle(t, op);
+    op->done(op, n, NULL);
+}
+
+static size_t aiol_table_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
+    aiol_table *t = (aiol_table *)e;
+    aiol_stash *stash = (aiol_stash *)op->engine;
+    size_t n;
+    if (stash == NULL)
+        return 0;
+    n = aiol_min_size(size, stash->end - stash->start);
+    memcpy(to, (const char *)(stash + 1) + stash->start, n);
+    stash->start += n;
+    if (stash->start == stash->end)
+        aiol_table_stash_free(t, op);
+    return n;
+}
+
+static aiol_op *aiol_table_watching(aiol_engine *e, aioloop_socket fd, unsigned event) {
+    aiol_table *t = (aiol_table *)e;
+    aiol_op *op;
+    if (fd < 0 || (size_t)fd >= t->fds_capacity)
+        return NULL;
+    op = event == AIOL_POLL_READABLE ? t->fds[fd].in : t->fds[fd].out;
+    return op != NULL && op->kind == AIOL_OP_POLL ? op : NULL;
+}
+
+static bool aiol_table_owned(aiol_engine *e, aioloop_socket fd) {
+    aiol_table *t = (aiol_table *)e;
+    return fd >= 0 && (size_t)fd < t->fds_capacity && (t->fds[fd].flags & AIOL_FD_TRANSPORT) != 0;
+}
+
+/* ---- descriptors ---- */
+
+static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
+    aiol_table *t = (aiol_table *)e;
+    aiol_fd *entry;
+    int err;
+    err = owner == AIOL_OWNER_WATCHER ? aiol_descriptor_check(fd) : fd < 0 ? AIOLOOP_EINVAL : 0;
+    if (err == 0)
+        err = aiol_grow(e->allocator, &t->fds, &t->fds_capacity, sizeof(t->fds[0]), (size_t)fd + 1);
+    if (err == 0)
+        err = aiol_grow(e->allocator, &t->dirty, &t->dirty_capacity, sizeof(t->dirty[0]), t->fds_capacity);
+    if (err == 0 && t->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
+        t->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER);
+        err = t->buffer == NULL ? AIOLOOP_ENOMEM : 0;
+    }
+    if (err < 0)
+        return err;
+    entry = &t->fds[fd];
+    if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
+        return AIOLOOP_EMISUSE;
+    if (owner == AIOL_OWNER_WATCHER)
+        return 0;
+    if (entry->in != NULL || entry->out != NULL)
+        return AIOLOOP_EMISUSE;
+    entry->flags |= AIOL_FD_TRANSPORT;
+    entry->flags &= (uint8_t)~AIOL_FD_FULL;
+    entry->generation++;
+    entry->armed = 0;
+    return 0;
+}
+
+static aioloop_time aiol_table_now(aiol_engine *e) {
+    (void)e;
+    return aiol_clock_now();
+}
+
+/* How long to wait, in nanoseconds; below 0: for ever. */
+static int64_t aiol_table_timeout(const aiol_table *t, aioloop_time deadline) {
+    int64_t timeout;
+    if (t->kept != NULL || deadline <= 0)
+        return 0;
+    if (deadline == AIOLOOP_FOREVER)
+        return -1;
+    timeout = deadline - aiol_clock_now();
+    return timeout < 0 ? 0 : timeout;
+}
+
+/* ---- reading ---- */
+
+/* A RECV gets no more bytes; behind what is kept comes n: an end or an error. */
+static void aiol_table_end(aiol_table *t, aiol_op *op, int64_t n) {
+    op->engine_flags |= AIOL_OP_ENDED;
+    op->generation = (uint32_t)(int32_t)n;
+    if (op->state == AIOL_OP_ACTIVE)
+        aiol_table_keep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+}
+
+/* Keeps what a RECV did not take, behind what is kept already. Without memory the stream ends there. */
+static AIOL_NOINLINE void aiol_table_stash(aiol_table *t, aiol_op *op, const unsigned char *data, size_t size) {
+    const aiol_stash *old = (const aiol_stash *)op->engine;
+    size_t before = old == NULL ? 0 : old->end - old->start;
+    aiol_stash *stash;
+    stash = (aiol_stash *)aiol_alloc(t->base.allocator, sizeof(*stash) + before + size);
+    if (stash == NULL) {
+        aiol_table_end(t, op, AIOLOOP_ENOMEM);
+        return;
+    }
+    stash->start = 0;
+    stash->end = before + size;
+    stash->block_size = sizeof(*stash) + before + size;
+    if (before != 0)
+        memcpy(stash + 1, (const char *)(old + 1) + old->start, before);
+    memcpy((char *)(stash + 1) + before, data, size);
+    aiol_table_stash_free(t, op);
+    op->engine = stash;
+    if (op->state == AIOL_OP_ACTIVE)
+        aiol_table_keep(t, op);
+}
+
+/* Asks where the next bytes of a RECV go: *size of them at *to. False if nowhere now. */
+static bool aiol_table_place(aiol_table *t, aiol_op *op, unsigned char **to, size_t *size) {
+    void *buffer = NULL;
+    t->current = op;
+    *size = op->u.recv.dest(op, &buffer);
+    *to = (unsigned char *)buffer;
+    return t->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
+}
+
+/* Into memory of the receiver's. */
+static AIOL_NOINLINE void aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    size_t left = budget->bytes;
+    while (op->u.recv.dest != NULL) { /* a callback may change it */
+        unsigned char *to;
+        size_t size;
+        int64_t n;
+        if (!aiol_table_place(t, op, &to, &size))
+            return;
+        n = aiol_socket_recv(op->fd, to, size);
+        if (n == AIOLOOP_EAGAIN)
+            return;
+        if (n <= 0) {
+            aiol_table_finish(t, op, n);
+            return;
+        }
+        t->current = op;
+        op->done(op, n, to);
+        if (t->current != op || (size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            return;
+        if (AIOL_UNLIKELY(op->u.recv.dest == NULL)) /* its owner changed its mind; the poller tells again */
+            return;
+        left -= (size_t)n;
+    }
+}
+
+/* Into the engine's buffer. */
+static void aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    size_t left = budget->bytes;
+    while (op->u.recv.dest == NULL) {
+        int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
+        size_t taken;
+        if (AIOL_UNLIKELY(n <= 0)) {
+            if (n != AIOLOOP_EAGAIN)
+                aiol_table_finish(t, op, n);
+            return;
+        }
+        t->current = op;
+        taken = op->done(op, n, t->buffer);
+        if (t->current != op)
+            return;
+        if (AIOL_UNLIKELY(taken < (size_t)n)) {
+            aiol_table_stash(t, op, t->buffer + taken, (size_t)n - taken);
+            return;
+        }
+        /* A short read has emptied the socket; the poller tells when there is more. */
+        if ((size_t)n < AIOL_TABLE_BUFFER || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            return;
+        if (AIOL_UNLIKELY(op->u.recv.dest != NULL))
+            return;
+        left -= (size_t)n;
+    }
+}
+
+static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    int left = op->u.accept.budget;
+    do {
+        aioloop_address peer;
+        aiol_path_room room;
+        aioloop_socket s = AIOL_NO_SOCKET;
+        int err = aiol_socket_accept(op->fd, t->without, &s, &peer, &room);
+        if (err == AIOLOOP_EAGAIN)
+            return;
+        if (err < 0) {
+            aiol_table_finish(t, op, err);
+            return;
+        }
+        t->current = op;
+        op->done(op, s, &peer);
+    } while (--left > 0 && t->current == op && op->state == AIOL_OP_ACTIVE && !*budget->halt);
+}
+
+/* Hands bytes to a RECV that is `current`, and keeps what it does not take. Afterwards it is no more current if it is gone. */
+static void aiol_table_deliver(aiol_table *t, aiol_op *op, const unsigned char *data, size_t size, const aiol_budget *budget) {
+    while (size != 0 && op->state == AIOL_OP_ACTIVE && !*budget->halt) {
+        size_t offered = size;
+        size_t taken;
+        if (op->u.recv.dest != NULL) {
+            unsigned char *to;
+            if (!aiol_table_place(t, op, &to, &offered)) {
+                if (t->current != op)
+                    return;
+                break;
+            }
+            offered = aiol_min_size(offered, size);
+            memcpy(to, data, offered);
+            op->done(op, (int64_t)offered, to);
+            taken = offered;
+        } else {
+            taken = op->done(op, (int64_t)size, data);
+        }
+        if (t->current != op)
+            return;
+        data += taken;
+        size -= taken;
+        if (taken < offered)
+            break;
+    }
+    if (AIOL_UNLIKELY(size != 0))
+        aiol_table_stash(t, op, data, size);
+}
+
+/* Offers what every source on the list has, once. */
+static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
+    aiol_op *op;
+    size_t n = 0;
+    for (op = t->kept; op != NULL; op = op->link)
+        n++;
+    for (; n > 0 && t->kept != NULL && !*budget->halt; n--) {
+        aiol_stash *stash;
+        op = t->kept;
+        aiol_table_unkeep(t, op);
+        t->current = op;
+        stash = (aiol_stash *)op->engine;
+        if (stash != NULL) {
+            op->engine = NULL; /* what is left of it goes into a new one */
+            aiol_table_deliver(t, op, (const unsigned char *)(stash + 1) + stash->start, stash->end - stash->start, budget);
+            aiol_free(t->base.allocator, stash, stash->block_size);
+        }
+        if (t->current != op || op->state != AIOL_OP_ACTIVE || op->engine != NULL)
+            continue;
+        if ((op->engine_flags & AIOL_OP_ENDED) == 0)
+            aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+        else if ((op->engine_flags & AIOL_OP_ARMED) == 0)
+            aiol_table_finish(t, op, (int32_t)op->generation);
+        else
+            aiol_table_keep(t, op); /* until the kernel has given it back */
+    }
+}
+
+static void aiol_table_free(aiol_table *t) {
+    const aioloop_allocator *a = t->base.allocator;
+    aiol_free(a, t->fds, t->fds_capacity * sizeof(t->fds[0]));
+    aiol_free(a, t->dirty, t->dirty_capacity * sizeof(t->dirty[0]));
+    aiol_free(a, t->buffer, AIOL_TABLE_BUFFER);
+}
+
+static void aiol_table_verify(const aiol_table *t) {
+    size_t dirty = 0;
+    size_t i;
+    for (i = 0; i < t->fds_capacity; i++) {
+        const aiol_fd *entry = &t->fds[i];
+        AIOL_VERIFY(entry->in == NULL || (entry->in->fd == (aioloop_socket)i && (entry->in->state == AIOL_OP_ACTIVE ||
+                                                                                 entry->in->state == AIOL_OP_STOPPED)));
+        AIOL_VERIFY(entry->out == NULL || (entry->out->fd == (aioloop_socket)i && entry->out->state == AIOL_OP_ACTIVE));
+        if ((entry->flags & AIOL_FD_DIRTY) != 0)
+            dirty++;
+    }
+    AIOL_VERIFY(dirty == t->dirty_count);
+}
+
+/* ---- sockets: the system's ---- */
+
+static int aiol_system_open(aiol_engine *e, int family, aioloop_socket *out) {
+    (void)e;
+    return aiol_socket_open(family, out);
+}
+static int aiol_system_close(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_close(s);
+}
+static int aiol_system_bind(aiol_engine *e, aioloop_socket s, const aioloop_address *address) {
+    (void)e;
+    return aiol_socket_bind(s, address);
+}
+static int aiol_system_listen(aiol_engine *e, aioloop_socket s, int backlog) {
+    (void)e;
+    return aiol_socket_listen(s, backlog);
+}
+static int aiol_system_shutdown(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_shutdown(s);
+}
+static int aiol_system_set(aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value) {
+    (void)e;
+    return aiol_socket_set(s, option, value);
+}
+static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+    (void)e;
+    return aiol_socket_inspect(s, family);
+}
+static int aiol_system_adopt(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_adopt(s);
+}
+static int aiol_system_name(aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room) {
+    (void)e;
+    return aiol_socket_name(s, address, room);
+}
+static int aiol_system_peer(aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room) {
+    (void)e;
+    return aiol_socket_peer(s, address, room);
+}
+static int aiol_system_path_identify(aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity) {
+    (void)e;
+    return aiol_path_identify(path, size, identity);
+}
+static int aiol_system_path_remove(aiol_engine *e, const char *path, size_t size) {
+    (void)e;
+    return aiol_path_remove(path, size);
+}
+
+static const aiol_socket_calls aiol_system_sockets = {
+    aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
+    aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
+};
+
+#endif
