@@ -36,7 +36,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate soak conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate soak fire conformance size bench \
         demo examples example-programs interop check clean
 
 help:
@@ -153,7 +153,7 @@ asan:
 
 tsan:
 	@$(NEED) gcc=gcc
-	@$(MAKE_QUIETLY) test-run CONFIG=tsan EXTRA="-fsanitize=thread" RUN_ON="epoll sim,delayed"
+	@$(MAKE_QUIETLY) test-run CONFIG=tsan EXTRA="-fsanitize=thread" RUN_ON="epoll io_uring sim,delayed"
 
 # Each test is a fork of one valgrind; it does not know epoll_pwait2 and says so each time.
 ## make valgrind     the suite under valgrind
@@ -217,6 +217,22 @@ soak:
 	@$(NEED) $(CC)=$(CC)
 	@$(MAKE_QUIETLY) $(BUILD)/soak
 	@$(BUILD)/soak $(SOAK)
+
+# FIRE_EVENTS of each back end in FIRE_ON, from SEED (else one of the clock's).
+FIRE_EVENTS = 500000
+FIRE_ON = io_uring epoll
+SEED =
+$(OUT)/fire: tests/fire.c aioloop.h Makefile
+	@mkdir -p $(OUT)
+	@$(PROGRAM) $(EXTRA) $< -o $@ $(LIBS)
+
+## make fire         random connections ended in every way (the full run: FIRE_EVENTS=10000000; SEED=1; FIRE_ON="io_uring epoll";
+##                   with sanitizers: CONFIG=asan EXTRA="-fsanitize=address,undefined -fno-sanitize-recover=all")
+fire:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(OUT)/fire
+	@status=0; for backend in $(FIRE_ON); do \
+	    AIOLOOP_BACKEND=$$backend $(OUT)/fire --events $(FIRE_EVENTS) $(if $(SEED),--seed $(SEED)) || status=1; done; exit $$status
 
 ## make examples     every example, each compiled alone
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))

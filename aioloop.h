@@ -2497,8 +2497,10 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
 AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
 AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
 AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
+#if AIOL_HAVE_URING
 /* Whether it is readable (events 1) or writable (2) now. */
 AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events);
+#endif
 /* 0 if s is a descriptor of any kind. */
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
 
@@ -3329,7 +3331,7 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 #endif
 
 /* poll: which descriptors are ready. */
-#if AIOL_HAVE_REACTOR
+#if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 
 /* >> src/poll/poll.h */
 /*
@@ -4013,8 +4015,20 @@ typedef struct aiol_engine_setup {
 enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes an end or an error, whose
- * code is in op->generation. ARMED: the kernel holds a request of it. The rest are the engine's own. */
-enum { AIOL_OP_KEPT = 1, AIOL_OP_ENDED = 2, AIOL_OP_ARMED = 4, AIOL_OP_OWN = 8 };
+ * code is in op->generation. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
+ * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
+ * amounts, for which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests
+ * that fill all buffers ahead; LITTLE: its last reading was small. */
+enum {
+    AIOL_OP_KEPT = 1,
+    AIOL_OP_ENDED = 2,
+    AIOL_OP_ARMED = 4,
+    AIOL_OP_LEAVING = 8,
+    AIOL_OP_WAITING = 16,
+    AIOL_OP_POLLED = 32,
+    AIOL_OP_DIRECT = 64,
+    AIOL_OP_LITTLE = 128
+};
 
 typedef struct aiol_fd {
     aiol_op *in;
@@ -4226,58 +4240,55 @@ static bool aiol_table_place(aiol_table *t, aiol_op *op, unsigned char **to, siz
     return t->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
 }
 
-/* Into memory of the receiver's. */
-static AIOL_NOINLINE void aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
-    size_t left = budget->bytes;
+/* Into memory of the receiver's. How much. */
+static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    size_t got = 0;
     while (op->u.recv.dest != NULL) { /* a callback may change it */
         unsigned char *to;
         size_t size;
         int64_t n;
         if (!aiol_table_place(t, op, &to, &size))
-            return;
+            break;
         n = aiol_socket_recv(op->fd, to, size);
-        if (n == AIOLOOP_EAGAIN)
-            return;
         if (n <= 0) {
-            aiol_table_finish(t, op, n);
-            return;
+            if (n != AIOLOOP_EAGAIN)
+                aiol_table_finish(t, op, n);
+            break;
         }
+        got += (size_t)n;
         t->current = op;
         op->done(op, n, to);
-        if (t->current != op || (size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
-            return;
-        if (AIOL_UNLIKELY(op->u.recv.dest == NULL)) /* its owner changed its mind; the poller tells again */
-            return;
-        left -= (size_t)n;
+        if (t->current != op || (size_t)n < size || got >= budget->bytes || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            break;
     }
+    return got;
 }
 
-/* Into the engine's buffer. */
-static void aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
-    size_t left = budget->bytes;
-    while (op->u.recv.dest == NULL) {
+/* Into the engine's buffer. How much. */
+static size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    size_t got = 0;
+    while (op->u.recv.dest == NULL) { /* a callback may change it */
         int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
             if (n != AIOLOOP_EAGAIN)
                 aiol_table_finish(t, op, n);
-            return;
+            break;
         }
+        got += (size_t)n;
         t->current = op;
         taken = op->done(op, n, t->buffer);
         if (t->current != op)
-            return;
+            break;
         if (AIOL_UNLIKELY(taken < (size_t)n)) {
             aiol_table_stash(t, op, t->buffer + taken, (size_t)n - taken);
-            return;
+            break;
         }
-        /* A short read has emptied the socket; the poller tells when there is more. */
-        if ((size_t)n < AIOL_TABLE_BUFFER || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
-            return;
-        if (AIOL_UNLIKELY(op->u.recv.dest != NULL))
-            return;
-        left -= (size_t)n;
+        /* A short read has emptied the socket; the system tells when there is more. */
+        if ((size_t)n < AIOL_TABLE_BUFFER || got >= budget->bytes || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            break;
     }
+    return got;
 }
 
 static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
@@ -4837,11 +4848,9 @@ free_reactor:
 #define AIOL_URING_MEMORY 0x80000u /* of all buffers */
 #define AIOL_URING_BUFFERS_MAX 32u /* h) */
 #define AIOL_URING_PAGE 0x1000u
+#define AIOL_URING_LARGE 0x4000u   /* bytes at once: read directly from then on */
+#define AIOL_URING_SMALL 0x1000u   /* two such readings: no more */
 #define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
-
-/* engine_flags. LEAVING: a cancellation is made; WAITING: it is to be, and the operation is on the list of those. POLLED: what is
- * armed is a poll. */
-enum { AIOL_OP_LEAVING = AIOL_OP_OWN, AIOL_OP_WAITING = AIOL_OP_OWN * 2, AIOL_OP_POLLED = AIOL_OP_OWN * 4 };
 
 /* In the lowest bits of user_data. */
 enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_IS = 3 };
@@ -5031,7 +5040,7 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
 
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
-    if (!aiol_uring_has_buffers(u))
+    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
         return aiol_uring_poll(u, op, POLLIN);
     entry = aiol_uring_request(u, AIOL_URING_RECV, op->fd, op);
     if (entry == NULL)
@@ -5124,10 +5133,12 @@ static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
     aiol_op *out = entry->out;
     if (in != NULL) {
         bool wanted = in->state == AIOL_OP_ACTIVE && (in->engine_flags & AIOL_OP_ENDED) == 0;
+        bool polled = (in->engine_flags & AIOL_OP_POLLED) != 0;
         if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
             if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
                 return false;
-        } else if (!wanted && (in->engine_flags & (AIOL_OP_LEAVING | AIOL_OP_POLLED)) == 0 && !aiol_uring_disarm(u, in)) {
+        } else if (!polled && (!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) &&
+                   (in->engine_flags & AIOL_OP_LEAVING) == 0 && !aiol_uring_disarm(u, in)) {
             return false;
         }
     }
@@ -5331,6 +5342,10 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
     u->proved = true;
     data = u->memory + AIOL_URING_PAGE + (size_t)id * u->buffer_size + u->used[id];
     u->used[id] += (uint32_t)size;
+    if (size >= AIOL_URING_LARGE && (op->engine_flags & AIOL_OP_DIRECT) == 0 && op->state == AIOL_OP_ACTIVE) {
+        op->engine_flags |= AIOL_OP_DIRECT;
+        aiol_table_changed(&u->table, op->fd, aiol_table_at(&u->table, op->fd));
+    }
     if (size != 0 && op->state != AIOL_OP_CANCELLING && (op->engine_flags & AIOL_OP_ENDED) == 0) {
         if (op->state == AIOL_OP_STOPPED || op->engine != NULL)
             aiol_table_stash(&u->table, op, data, size);
@@ -5371,6 +5386,20 @@ static void aiol_uring_accepted(aiol_uring *u, aiol_op *op, int result) {
     }
 }
 
+/* Reads what is there without a request. */
+static void aiol_uring_read(aiol_uring *u, aiol_op *op, const aiol_budget *budget) {
+    aiol_table *t = &u->table;
+    size_t got = op->u.recv.dest == NULL ? aiol_table_recv(t, op, budget) : aiol_table_recv_into(t, op, budget);
+    if (t->current != op)
+        return;
+    if (got >= AIOL_URING_SMALL)
+        op->engine_flags &= (uint8_t)~AIOL_OP_LITTLE;
+    else if ((op->engine_flags & AIOL_OP_LITTLE) == 0)
+        op->engine_flags |= AIOL_OP_LITTLE;
+    else
+        op->engine_flags &= (uint8_t)~(AIOL_OP_DIRECT | AIOL_OP_LITTLE);
+}
+
 /* The socket of a RECV is readable, or the descriptor of another operation is ready. */
 static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh, const aiol_budget *budget) {
     aiol_table *t = &u->table;
@@ -5386,12 +5415,8 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         return;
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
-    else if (op->engine_flags != AIOL_OP_POLLED)
-        return; /* what is kept goes first */
-    else if (op->u.recv.dest == NULL)
-        aiol_table_recv(t, op, budget);
-    else
-        aiol_table_recv_into(t, op, budget);
+    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) == 0) /* what is kept goes first */
+        aiol_uring_read(u, op, budget);
 }
 
 static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_completion *c, bool fresh,
@@ -5542,6 +5567,11 @@ static const aiol_engine_calls aiol_uring_calls = {
 
 /* ---- making ---- */
 
+/* Without memory of the kernel's (some charge it to a limit of the user's) there are other engines. */
+static int aiol_uring_refused(void) {
+    return errno == ENOMEM ? AIOLOOP_ENOTAVAILABLE : aiol_error_from_errno(errno);
+}
+
 /* The best ring that the kernel makes and that is not to be done without. */
 static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
     static const struct {
@@ -5564,7 +5594,7 @@ static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
         if (errno != EINVAL)
             break;
     }
-    return aiol_error_from_errno(errno);
+    return aiol_uring_refused();
 }
 
 static int aiol_uring_map(aiol_uring *u, const aiol_uring_setup *setup) {
@@ -5579,13 +5609,13 @@ static int aiol_uring_map(aiol_uring *u, const aiol_uring_setup *setup) {
     place = AIOL_SYS(mmap, (intptr_t)mmap(NULL, u->rings_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd,
                                           AIOL_URING_MAP_RINGS));
     if (place == -1)
-        return aiol_error_from_errno(errno);
+        return aiol_uring_refused();
     u->rings = (unsigned char *)place;
     u->entries_size = setup->sq_entries * sizeof(aiol_uring_entry);
     place = AIOL_SYS(mmap, (intptr_t)mmap(NULL, u->entries_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd,
                                           AIOL_URING_MAP_ENTRIES));
     if (place == -1)
-        return aiol_error_from_errno(errno);
+        return aiol_uring_refused();
     u->entries = (aiol_uring_entry *)place;
     u->sq_head = (uint32_t *)(void *)(u->rings + setup->sq.head);
     u->sq_tail = (uint32_t *)(void *)(u->rings + setup->sq.tail);
@@ -7896,13 +7926,32 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     return false;
 }
 
+/* The first engine of that name that opens, or of all but those on request; AIOLOOP_EINVAL: there is none of that name. */
+static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setup *setup, aiol_engine **out, char *text) {
+    size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
+    int err = size == 0 ? AIOLOOP_ENOTAVAILABLE : AIOLOOP_EINVAL;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        const aiol_engine_kind *kind = &aiol_engine_kinds[i];
+        if (size == 0 ? kind->on_request : !aiol_engine_word(name, size, kind->name))
+            continue;
+        err = kind->open(setup, out);
+        if (err == 0)
+            return 0;
+        snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
+        if (err == AIOLOOP_ENOMEM)
+            return err;
+        if (err == AIOLOOP_EINVAL)
+            err = AIOLOOP_ENOTAVAILABLE;
+    }
+    return err;
+}
+
 /* choice NULL or "": the best that works. A message for people goes to text (256 bytes) on failure. */
 AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *setup, aiol_engine **out, char *text) {
-    size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
     size_t size = choice == NULL ? 0 : strcspn(choice, ",");
     const char *rest = choice == NULL ? NULL : choice + size;
-    int err = AIOLOOP_ENOTAVAILABLE;
-    bool found = false;
+    int err;
     size_t i;
     while (rest != NULL && *rest == ',') {
         size_t length = strcspn(++rest, ",");
@@ -7917,24 +7966,11 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
                  choice);
         return AIOLOOP_EINVAL;
     }
-    for (i = 0; i < count; i++) {
-        const aiol_engine_kind *kind = &aiol_engine_kinds[i];
-        if (size == 0 ? kind->on_request : !aiol_engine_word(choice, size, kind->name))
-            continue;
-        found = true;
-        err = kind->open(setup, out);
-        if (err == 0)
-            return 0;
-        if (size != 0 && aiol_engine_word(kind->name, strlen(kind->name), "io_uring")) { /* forbidden: whatever else there is */
-            size = 0;
-            i = (size_t)-1;
-            continue;
-        }
-        snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
-        if (err == AIOLOOP_ENOMEM)
-            return err;
-    }
-    if (found || size == 0)
+    err = aiol_engine_try(choice, size, setup, out, text);
+    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring") &&
+        aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
+        err = 0;
+    if (err != AIOLOOP_EINVAL)
         return err;
     for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {
         if (aiol_engine_word(choice, size, aiol_engine_names[i])) {

@@ -68,7 +68,7 @@ extern "C" {
 #endif
 
 /* poll: which descriptors are ready. */
-#if AIOL_HAVE_REACTOR
+#if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 #include "poll/poll.h"
 #include "poll/wake.c"
 #if AIOL_HAVE_EPOLL

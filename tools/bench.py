@@ -7,11 +7,14 @@ almost to the digit on any machine. Times are taken in rounds in which every pro
 other; the table has the medians, and a target that is relative to another program is compared within each round
 before the median is taken, so that a machine that slows down slows both. Nothing else should run meanwhile.
 
+The group "engines" runs only when asked for: the same echo server on epoll and on io_uring, by aioloop and by hand.
+
 Raw results are JSON lines: the machine, one line for each run, one for each row of the table."""
 
 import argparse
 import atexit
 import json
+import math
 import os
 import platform
 import re
@@ -22,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SOURCE = os.path.join(ROOT, "tests", "bench")
@@ -30,6 +34,10 @@ BUILD = tempfile.mkdtemp(prefix="aioloop-bench-")
 atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
 CFLAGS = ["-O2", "-g", "-DNDEBUG", "-std=gnu99", "-Wall", "-Wextra"]
 PROGRAMS = ["aioloop", "hand", "libev", "libuv"]
+# The servers of the group "engines": the program and what it has to wait with. The first is what others are compared to.
+ENGINES = {"aioloop epoll": ("aioloop", "epoll"), "aioloop io_uring": ("aioloop", "io_uring"),
+           "hand epoll": ("hand", "epoll"), "hand io_uring": ("uring", "io_uring"),
+           "libev": ("libev", "epoll"), "libuv": ("libuv", "epoll")}
 LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
 TOOLS = ["valgrind", "strace"]
 TIMEOUT = 600
@@ -74,13 +82,13 @@ def install():
         print("missing: %s (install it to have its figures)" % package)
 
 
-def build(aioloop_flags):
-    """Compiles everything that can be; answers the names of the programs that are there."""
+def build(programs, aioloop_flags):
+    """Compiles what can be; answers the names of the programs that are there."""
     load = compile_program("load", [], [])
     if load.returncode != 0:
         sys.exit("tests/bench/bench_load.c does not compile:\n" + load.stdout)
     there = []
-    for name in PROGRAMS:
+    for name in programs:
         flags, libraries = [], []
         if name in LIBRARIES:
             library, header, _ = LIBRARIES[name]
@@ -109,9 +117,9 @@ def program(name):
     return os.path.join(BUILD, name)
 
 
-def environment():
+def environment(**more):
     """What would change aioloop's behaviour must not leak in."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("AIOLOOP_")}
+    return {**{key: value for key, value in os.environ.items() if not key.startswith("AIOLOOP_")}, **more}
 
 
 def run(command):
@@ -132,18 +140,24 @@ def run_json(*command):
 
 
 class Server:
-    """An echo server, perhaps under a tool. It ends when its standard input does, or by itself with --once."""
+    """An echo server, a program or one of ENGINES, perhaps under a tool. It ends when its standard input does, or by
+    itself with --once."""
 
     def __init__(self, name, *arguments, under=()):
-        self.process = subprocess.Popen([*under, program(name), "echo", *arguments], text=True,
+        executable, engine = ENGINES.get(name, (name, None))
+        self.process = subprocess.Popen([*under, program(executable), "echo", *arguments], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, env=environment())
+                                        stderr=subprocess.DEVNULL,
+                                        env=environment(AIOLOOP_BACKEND=engine) if engine else environment())
         words = self.process.stdout.readline().split()
         if len(words) != 2 or words[0] != "port":
             self.process.kill()
             self.process.wait()
             raise Failed("the server did not start")
         self.port = words[1]
+        if engine is not None and self.figures()["engine"] != engine:
+            self.__exit__(Failed)
+            raise Failed("the server does not run on " + engine)
 
     def __enter__(self):
         return self
@@ -265,10 +279,10 @@ def idle_memory(name, few, many):
 # ---- times ----
 
 
-def echo(name, size, connections, seconds):
+def echo(name, size, connections, seconds, depth=1, mode="load"):
     with Server(name, "--core", CORE) as server:
-        return run_json(program("load"), "load", "--port", server.port, "--connections", connections, "--size",
-                        size, "--seconds", seconds, "--pid", server.process.pid, "--core", CORE2)
+        return run_json(program("load"), mode, "--port", server.port, "--connections", connections, "--size", size,
+                        "--depth", depth, "--seconds", seconds, "--pid", server.process.pid, "--core", CORE2)
 
 
 def timed(name, mode, *arguments):
@@ -448,29 +462,196 @@ def measure(bench, names, rounds, report):
     report.bench(bench, {name: runs for name, runs in samples.items() if runs})
 
 
+# ---- the group "engines" ----
+
+
+class Case:
+    """What every server of ENGINES is measured by. measure answers the figures of a round; best: of several rounds."""
+
+    def __init__(self, name, text, measure, figures, tool=None, **what):
+        self.name, self.text, self.measure, self.figures, self.tool, self.what = name, text, measure, figures, tool, what
+
+
+# Figures: what they are called, digits, and which of several is the best.
+TIMED = {"server_cpu_us": ("server CPU per request, us", 2, min), "rate": ("requests per second", 0, max)}
+COUNTED = {"calls": ("system calls per round trip", 3, min)}
+MEMORY = {"heap": ("user memory per idle connection, B", 0, min)}
+KEPT = ("rate", "server_cpu_us", "client_cpu_us", "p50_us", "p99_us", "calls", "heap")
+
+
+def engine_cases(quick):
+    seconds = 0.2 if quick else 0.4
+    cases = []
+
+    def timed_case(kind, size, connections, depth=1, mode="load"):
+        short = "%dk" % (size // 1024) if size >= 1024 else str(size)
+        text = "%s %s x %d" % (kind, "%d KiB" % (size // 1024) if size >= 1024 else "%d B" % size, connections)
+        cases.append(Case("%s.%sx%d" % (kind, short, connections), text,
+                          lambda name: echo(name, size, connections, seconds, depth, mode), TIMED,
+                          kind=kind, size=size, connections=connections, depth=depth))
+
+    for size in (64, 1024):
+        for connections in (1, 10, 100, 1000) if quick else (1, 10, 100, 1000, 5000):
+            timed_case("echo", size, connections)
+    for connections in (1, 10, 100):
+        timed_case("echo", 102400, connections)
+    for connections in (10, 100):
+        timed_case("pipelined", 64, connections, depth=16)
+    timed_case("cycles", 64, 10, mode="cycles")
+    cases += [Case("calls.1", "64 B x 1", lambda name: system_calls(name, 1, 200, 1200), COUNTED, "strace",
+                   kind="calls", size=64, connections=1),
+              Case("calls.100", "64 B x 100", lambda name: system_calls(name, 100, 20, 120), COUNTED, "strace",
+                   kind="calls", size=64, connections=100),
+              Case("idle", "10,000 connections", lambda name: idle_memory(name, 1000, 10000), MEMORY, "memory",
+                   kind="idle", size=64, connections=10000)]
+    return cases
+
+
+def engine_rounds(cases, names, rounds, report):
+    """All cases in each round, so that a disturbance spoils one round of a case and not all of them; all servers one
+    after the other in each case, each time another one first. Answers samples[case name][server] of figures by round."""
+    samples = {case.name: {name: [] for name in names} for case in cases}
+    for number in range(rounds):
+        for case in cases:
+            if case.tool is not None and number > 0:
+                continue
+            print("round %d of %d: %s ..." % (number + 1, rounds, case.name), end="", flush=True, file=sys.stderr)
+            first = number % len(names)
+            for name in names[first:] + names[:first]:
+                if samples[case.name][name] is None:
+                    continue
+                try:
+                    samples[case.name][name].append(case.measure(name))
+                except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
+                    print("\n%s, %s: %s" % (case.name, name, error), file=sys.stderr)
+                    samples[case.name][name] = None
+                    report.failed = True
+            print("\r\033[K" if sys.stderr.isatty() else "\n", end="", file=sys.stderr)
+    return samples
+
+
+def engine_results(cases, names, samples, report):
+    """A line for each server in each case; answers the same by case and server."""
+    results = {}
+    for case in cases:
+        for name in names:
+            rounds = samples[case.name][name]
+            if not rounds:
+                continue
+            base = samples[case.name][names[0]]
+            result = {"median": {}, "best": {}, "ratio": {}}
+            for key, (_, _, best) in case.figures.items():
+                values = [figures[key] for figures in rounds]
+                result["median"][key] = round(statistics.median(values), 4)
+                result["best"][key] = best(values)
+                if base and len(base) == len(rounds) and all(figures[key] > 0 for figures in base):
+                    ratios = [value / figures[key] for value, figures in zip(values, base)]
+                    result["ratio"][key] = round(statistics.median(ratios), 4)
+            results[case.name, name] = result
+            report.raw(case=case.name, **case.what, server=name, **result,
+                       rounds={key: [round(figures[key], 4) for figures in rounds] for key in KEPT if key in rounds[0]})
+    return results
+
+
+def engine_tables(cases, names, results):
+    """For each figure the medians with the ratios to the first server, then the best rounds."""
+    for figures in (TIMED, COUNTED, MEMORY):
+        having = [case for case in cases if case.figures is figures and any((case.name, name) in results for name in names)]
+        for key, (title, digits, _) in figures.items():
+            for which in ("median", "best") if figures is TIMED else ("median",):
+                lines = []
+                for case in having:
+                    line = [case.text]
+                    for name in names:
+                        result = results.get((case.name, name))
+                        cell = "{:,.{}f}".format(result[which][key], digits) if result else "-"
+                        if which == "median" and name != names[0] and result and key in result["ratio"]:
+                            cell += "  x%.2f" % result["ratio"][key]
+                        line.append(cell)
+                    lines.append(line)
+                if which == "median" and len(having) > 1 and figures is TIMED:
+                    lines.append(["geometric mean of the ratios", ""] + [mean_ratio(having, name, key, results)
+                                                                         for name in names[1:]])
+                if not lines:
+                    continue
+                what = "medians; x: times %s's, in the same round" % names[0] if which == "median" else "best rounds"
+                print_cells([["%s (%s)" % (title, what if figures is TIMED else "x: times %s's" % names[0]), *names],
+                             *lines])
+
+
+def mean_ratio(cases, name, key, results):
+    ratios = [results[case.name, name]["ratio"][key] for case in cases
+              if (case.name, name) in results and key in results[case.name, name]["ratio"]]
+    return "x%.2f" % math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else "-"
+
+
+def print_cells(lines):
+    print("\n" + lines[0][0])
+    lines = [["", *lines[0][1:]], *lines[1:]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.rjust(width) if i else cell.ljust(width)
+                        for i, (cell, width) in enumerate(zip(line, widths))).rstrip())
+
+
+def engines(options, rounds, report):
+    only = [name[len("engines."):] for name in options.only if name != "engines"]
+    cases = [case for case in engine_cases(options.quick) if "engines" in options.only or wanted(case, only)]
+    there = build(list(dict.fromkeys(name for name, _ in ENGINES.values())), shlex.split(options.aioloop_cflags))
+    names = [name for name, (executable, _) in ENGINES.items() if executable in there]
+    for name in list(names):
+        try:
+            with Server(name):
+                pass
+        except (Failed, OSError, ValueError) as error:
+            print("%s: %s: left out" % (name, error))
+            names.remove(name)
+            report.failed = True
+    if not cases or not names:
+        sys.exit("nothing to measure; there are: " + ", ".join("engines." + case.name for case in engine_cases(False)))
+    cases = [case for case in cases if case.tool not in TOOLS or shutil.which(case.tool) is not None]
+    begun = time.monotonic()
+    samples = engine_rounds(cases, names, rounds, report)
+    results = engine_results(cases, names, samples, report)
+    report.raw(took_seconds=round(time.monotonic() - begun))
+    report.write()
+    engine_tables(cases, names, results)
+    print("\n%d rounds in %d s; every round in %s" % (rounds, time.monotonic() - begun, os.path.relpath(report.path)))
+
+
+# ---- main ----
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     names = ", ".join(bench.name for bench in benchmarks(False))
     parser.add_argument("--only", action="append", default=[], metavar="NAME",
-                        help="only this benchmark or group (ir, calls, echo); may be repeated. There are: " + names)
+                        help="only this benchmark or group (ir, calls, echo); may be repeated. There are: " + names +
+                        ". Apart from these: engines, the back ends in comparison")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of what is timed (default 7; quick 2)")
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: to see that all runs")
-    parser.add_argument("--out", default=os.path.join(ROOT, "build", "bench.json"), metavar="FILE",
-                        help="raw results (default build/bench.json)")
+    parser.add_argument("--out", metavar="FILE", help="raw results (default build/bench.json, build/bench-engines.json)")
     parser.add_argument("--aioloop-cflags", default="", metavar="FLAGS", help="more flags to compile aioloop with")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 7)
     chosen = [bench for bench in benchmarks(options.quick) if wanted(bench, options.only)]
-    if not chosen:
+    on_engines = [name.split(".")[0] == "engines" for name in options.only]
+    if any(on_engines) and not all(on_engines):
+        parser.error("engines cannot run together with others")
+    if not chosen and not any(on_engines):
         parser.error("no such benchmark; there are: " + names)
 
     install()
-    there = build(shlex.split(options.aioloop_cflags))
     load = os.getloadavg()[0]
     if load > 0.5:
         print("the machine is busy (load %.1f): trust the counts, not the times" % load)
-    report = Report(options.out)
+    name = "bench-engines.json" if any(on_engines) else "bench.json"
+    report = Report(options.out or os.path.join(ROOT, "build", name))
     report.raw(machine=machine(), rounds=rounds, quick=options.quick, aioloop_cflags=options.aioloop_cflags)
+    if any(on_engines):
+        engines(options, rounds, report)
+        return 1 if report.failed else 0
+    there = build(PROGRAMS, shlex.split(options.aioloop_cflags))
     try:
         for bench in chosen:
             if bench.tool not in TOOLS or shutil.which(bench.tool) is not None:

@@ -124,13 +124,32 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     return false;
 }
 
+/* The first engine of that name that opens, or of all but those on request; AIOLOOP_EINVAL: there is none of that name. */
+static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setup *setup, aiol_engine **out, char *text) {
+    size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
+    int err = size == 0 ? AIOLOOP_ENOTAVAILABLE : AIOLOOP_EINVAL;
+    size_t i;
+    for (i = 0; i < count; i++) {
+        const aiol_engine_kind *kind = &aiol_engine_kinds[i];
+        if (size == 0 ? kind->on_request : !aiol_engine_word(name, size, kind->name))
+            continue;
+        err = kind->open(setup, out);
+        if (err == 0)
+            return 0;
+        snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
+        if (err == AIOLOOP_ENOMEM)
+            return err;
+        if (err == AIOLOOP_EINVAL)
+            err = AIOLOOP_ENOTAVAILABLE;
+    }
+    return err;
+}
+
 /* choice NULL or "": the best that works. A message for people goes to text (256 bytes) on failure. */
 AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *setup, aiol_engine **out, char *text) {
-    size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
     size_t size = choice == NULL ? 0 : strcspn(choice, ",");
     const char *rest = choice == NULL ? NULL : choice + size;
-    int err = AIOLOOP_ENOTAVAILABLE;
-    bool found = false;
+    int err;
     size_t i;
     while (rest != NULL && *rest == ',') {
         size_t length = strcspn(++rest, ",");
@@ -145,24 +164,11 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
                  choice);
         return AIOLOOP_EINVAL;
     }
-    for (i = 0; i < count; i++) {
-        const aiol_engine_kind *kind = &aiol_engine_kinds[i];
-        if (size == 0 ? kind->on_request : !aiol_engine_word(choice, size, kind->name))
-            continue;
-        found = true;
-        err = kind->open(setup, out);
-        if (err == 0)
-            return 0;
-        if (size != 0 && aiol_engine_word(kind->name, strlen(kind->name), "io_uring")) { /* forbidden: whatever else there is */
-            size = 0;
-            i = (size_t)-1;
-            continue;
-        }
-        snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
-        if (err == AIOLOOP_ENOMEM)
-            return err;
-    }
-    if (found || size == 0)
+    err = aiol_engine_try(choice, size, setup, out, text);
+    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring") &&
+        aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
+        err = 0;
+    if (err != AIOLOOP_EINVAL)
         return err;
     for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {
         if (aiol_engine_word(choice, size, aiol_engine_names[i])) {

@@ -18,8 +18,20 @@
 enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes an end or an error, whose
- * code is in op->generation. ARMED: the kernel holds a request of it. The rest are the engine's own. */
-enum { AIOL_OP_KEPT = 1, AIOL_OP_ENDED = 2, AIOL_OP_ARMED = 4, AIOL_OP_OWN = 8 };
+ * code is in op->generation. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
+ * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
+ * amounts, for which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests
+ * that fill all buffers ahead; LITTLE: its last reading was small. */
+enum {
+    AIOL_OP_KEPT = 1,
+    AIOL_OP_ENDED = 2,
+    AIOL_OP_ARMED = 4,
+    AIOL_OP_LEAVING = 8,
+    AIOL_OP_WAITING = 16,
+    AIOL_OP_POLLED = 32,
+    AIOL_OP_DIRECT = 64,
+    AIOL_OP_LITTLE = 128
+};
 
 typedef struct aiol_fd {
     aiol_op *in;
@@ -231,58 +243,55 @@ static bool aiol_table_place(aiol_table *t, aiol_op *op, unsigned char **to, siz
     return t->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
 }
 
-/* Into memory of the receiver's. */
-static AIOL_NOINLINE void aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
-    size_t left = budget->bytes;
+/* Into memory of the receiver's. How much. */
+static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    size_t got = 0;
     while (op->u.recv.dest != NULL) { /* a callback may change it */
         unsigned char *to;
         size_t size;
         int64_t n;
         if (!aiol_table_place(t, op, &to, &size))
-            return;
+            break;
         n = aiol_socket_recv(op->fd, to, size);
-        if (n == AIOLOOP_EAGAIN)
-            return;
         if (n <= 0) {
-            aiol_table_finish(t, op, n);
-            return;
+            if (n != AIOLOOP_EAGAIN)
+                aiol_table_finish(t, op, n);
+            break;
         }
+        got += (size_t)n;
         t->current = op;
         op->done(op, n, to);
-        if (t->current != op || (size_t)n < size || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
-            return;
-        if (AIOL_UNLIKELY(op->u.recv.dest == NULL)) /* its owner changed its mind; the poller tells again */
-            return;
-        left -= (size_t)n;
+        if (t->current != op || (size_t)n < size || got >= budget->bytes || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            break;
     }
+    return got;
 }
 
-/* Into the engine's buffer. */
-static void aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
-    size_t left = budget->bytes;
-    while (op->u.recv.dest == NULL) {
+/* Into the engine's buffer. How much. */
+static size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    size_t got = 0;
+    while (op->u.recv.dest == NULL) { /* a callback may change it */
         int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
             if (n != AIOLOOP_EAGAIN)
                 aiol_table_finish(t, op, n);
-            return;
+            break;
         }
+        got += (size_t)n;
         t->current = op;
         taken = op->done(op, n, t->buffer);
         if (t->current != op)
-            return;
+            break;
         if (AIOL_UNLIKELY(taken < (size_t)n)) {
             aiol_table_stash(t, op, t->buffer + taken, (size_t)n - taken);
-            return;
+            break;
         }
-        /* A short read has emptied the socket; the poller tells when there is more. */
-        if ((size_t)n < AIOL_TABLE_BUFFER || (size_t)n >= left || op->state != AIOL_OP_ACTIVE || *budget->halt)
-            return;
-        if (AIOL_UNLIKELY(op->u.recv.dest != NULL))
-            return;
-        left -= (size_t)n;
+        /* A short read has emptied the socket; the system tells when there is more. */
+        if ((size_t)n < AIOL_TABLE_BUFFER || got >= budget->bytes || op->state != AIOL_OP_ACTIVE || *budget->halt)
+            break;
     }
+    return got;
 }
 
 static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *budget) {

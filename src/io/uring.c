@@ -35,11 +35,9 @@
 #define AIOL_URING_MEMORY 0x80000u /* of all buffers */
 #define AIOL_URING_BUFFERS_MAX 32u /* h) */
 #define AIOL_URING_PAGE 0x1000u
+#define AIOL_URING_LARGE 0x4000u   /* bytes at once: read directly from then on */
+#define AIOL_URING_SMALL 0x1000u   /* two such readings: no more */
 #define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
-
-/* engine_flags. LEAVING: a cancellation is made; WAITING: it is to be, and the operation is on the list of those. POLLED: what is
- * armed is a poll. */
-enum { AIOL_OP_LEAVING = AIOL_OP_OWN, AIOL_OP_WAITING = AIOL_OP_OWN * 2, AIOL_OP_POLLED = AIOL_OP_OWN * 4 };
 
 /* In the lowest bits of user_data. */
 enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_IS = 3 };
@@ -229,7 +227,7 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
 
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
-    if (!aiol_uring_has_buffers(u))
+    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
         return aiol_uring_poll(u, op, POLLIN);
     entry = aiol_uring_request(u, AIOL_URING_RECV, op->fd, op);
     if (entry == NULL)
@@ -322,10 +320,12 @@ static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
     aiol_op *out = entry->out;
     if (in != NULL) {
         bool wanted = in->state == AIOL_OP_ACTIVE && (in->engine_flags & AIOL_OP_ENDED) == 0;
+        bool polled = (in->engine_flags & AIOL_OP_POLLED) != 0;
         if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
             if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
                 return false;
-        } else if (!wanted && (in->engine_flags & (AIOL_OP_LEAVING | AIOL_OP_POLLED)) == 0 && !aiol_uring_disarm(u, in)) {
+        } else if (!polled && (!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) &&
+                   (in->engine_flags & AIOL_OP_LEAVING) == 0 && !aiol_uring_disarm(u, in)) {
             return false;
         }
     }
@@ -529,6 +529,10 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
     u->proved = true;
     data = u->memory + AIOL_URING_PAGE + (size_t)id * u->buffer_size + u->used[id];
     u->used[id] += (uint32_t)size;
+    if (size >= AIOL_URING_LARGE && (op->engine_flags & AIOL_OP_DIRECT) == 0 && op->state == AIOL_OP_ACTIVE) {
+        op->engine_flags |= AIOL_OP_DIRECT;
+        aiol_table_changed(&u->table, op->fd, aiol_table_at(&u->table, op->fd));
+    }
     if (size != 0 && op->state != AIOL_OP_CANCELLING && (op->engine_flags & AIOL_OP_ENDED) == 0) {
         if (op->state == AIOL_OP_STOPPED || op->engine != NULL)
             aiol_table_stash(&u->table, op, data, size);
@@ -569,6 +573,20 @@ static void aiol_uring_accepted(aiol_uring *u, aiol_op *op, int result) {
     }
 }
 
+/* Reads what is there without a request. */
+static void aiol_uring_read(aiol_uring *u, aiol_op *op, const aiol_budget *budget) {
+    aiol_table *t = &u->table;
+    size_t got = op->u.recv.dest == NULL ? aiol_table_recv(t, op, budget) : aiol_table_recv_into(t, op, budget);
+    if (t->current != op)
+        return;
+    if (got >= AIOL_URING_SMALL)
+        op->engine_flags &= (uint8_t)~AIOL_OP_LITTLE;
+    else if ((op->engine_flags & AIOL_OP_LITTLE) == 0)
+        op->engine_flags |= AIOL_OP_LITTLE;
+    else
+        op->engine_flags &= (uint8_t)~(AIOL_OP_DIRECT | AIOL_OP_LITTLE);
+}
+
 /* The socket of a RECV is readable, or the descriptor of another operation is ready. */
 static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh, const aiol_budget *budget) {
     aiol_table *t = &u->table;
@@ -584,12 +602,8 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         return;
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
-    else if (op->engine_flags != AIOL_OP_POLLED)
-        return; /* what is kept goes first */
-    else if (op->u.recv.dest == NULL)
-        aiol_table_recv(t, op, budget);
-    else
-        aiol_table_recv_into(t, op, budget);
+    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) == 0) /* what is kept goes first */
+        aiol_uring_read(u, op, budget);
 }
 
 static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_completion *c, bool fresh,
@@ -740,6 +754,11 @@ static const aiol_engine_calls aiol_uring_calls = {
 
 /* ---- making ---- */
 
+/* Without memory of the kernel's (some charge it to a limit of the user's) there are other engines. */
+static int aiol_uring_refused(void) {
+    return errno == ENOMEM ? AIOLOOP_ENOTAVAILABLE : aiol_error_from_errno(errno);
+}
+
 /* The best ring that the kernel makes and that is not to be done without. */
 static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
     static const struct {
@@ -762,7 +781,7 @@ static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
         if (errno != EINVAL)
             break;
     }
-    return aiol_error_from_errno(errno);
+    return aiol_uring_refused();
 }
 
 static int aiol_uring_map(aiol_uring *u, const aiol_uring_setup *setup) {
@@ -777,13 +796,13 @@ static int aiol_uring_map(aiol_uring *u, const aiol_uring_setup *setup) {
     place = AIOL_SYS(mmap, (intptr_t)mmap(NULL, u->rings_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd,
                                           AIOL_URING_MAP_RINGS));
     if (place == -1)
-        return aiol_error_from_errno(errno);
+        return aiol_uring_refused();
     u->rings = (unsigned char *)place;
     u->entries_size = setup->sq_entries * sizeof(aiol_uring_entry);
     place = AIOL_SYS(mmap, (intptr_t)mmap(NULL, u->entries_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, u->fd,
                                           AIOL_URING_MAP_ENTRIES));
     if (place == -1)
-        return aiol_error_from_errno(errno);
+        return aiol_uring_refused();
     u->entries = (aiol_uring_entry *)place;
     u->sq_head = (uint32_t *)(void *)(u->rings + setup->sq.head);
     u->sq_tail = (uint32_t *)(void *)(u->rings + setup->sq.tail);

@@ -71,13 +71,13 @@ BENCH_FN void *bench_alloc(size_t count, size_t size) {
 
 struct bench_args {
     const char *mode;
-    long live, count, size, connections, port, pid, core, core2;
+    long live, count, size, connections, depth, port, pid, core, core2;
     double seconds;
     bool once;
 };
 
 BENCH_FN struct bench_args bench_parse(int argc, char **argv) {
-    struct bench_args args = {"", 1, 1, 64, 1, 0, 0, -1, -1, 1.0, false};
+    struct bench_args args = {"", 1, 1, 64, 1, 1, 0, 0, -1, -1, 1.0, false};
     if (argc > 1)
         args.mode = argv[1];
     for (int i = 2; i < argc; i++) {
@@ -87,7 +87,8 @@ BENCH_FN struct bench_args bench_parse(int argc, char **argv) {
         } numbers[] = {{"--live", &args.live},   {"--count", &args.count},
                        {"--size", &args.size},   {"--port", &args.port},
                        {"--pid", &args.pid},     {"--core", &args.core},
-                       {"--core2", &args.core2}, {"--connections", &args.connections}};
+                       {"--core2", &args.core2}, {"--connections", &args.connections},
+                       {"--depth", &args.depth}};
         bool known = false;
         if (strcmp(argv[i], "--once") == 0) {
             args.once = known = true;
@@ -137,6 +138,15 @@ BENCH_FN void bench_pin(long core) {
     CPU_ZERO(&set);
     CPU_SET((size_t)core, &set);
     sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* As many open files as may be. */
+BENCH_FN void bench_files(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
 }
 
 /* Where a second thread runs; -1: wherever the first one may. */
@@ -196,6 +206,8 @@ BENCH_FN long bench_status(const char *name) {
 
 __attribute__((unused)) static long bench_connections;
 __attribute__((unused)) static bool bench_once;
+/* What a server waits with, if it can say. */
+__attribute__((unused)) static const char *bench_engine = "unknown";
 
 /* A connection is there; one is gone. The latter is false when the server has to end: with --once,
  * after the last. */
@@ -213,8 +225,9 @@ BENCH_FN bool bench_control(void) {
     char byte;
     if (read(0, &byte, 1) <= 0)
         return false;
-    printf("{\"connections\": %ld, \"heap\": %zu, \"rss_anon\": %ld, \"cpu_ns\": %lld}\n",
-           bench_connections, bench_heap(), bench_status("RssAnon:") * 1024,
+    printf("{\"engine\": \"%s\", \"connections\": %ld, \"heap\": %zu, \"rss_anon\": %ld, "
+           "\"cpu_ns\": %lld}\n",
+           bench_engine, bench_connections, bench_heap(), bench_status("RssAnon:") * 1024,
            (long long)bench_clock(CLOCK_PROCESS_CPUTIME_ID));
     fflush(stdout);
     return true;
@@ -364,14 +377,10 @@ int main(int argc, char **argv) {
                  {"million", bench_million}, {"rearm", bench_rearm}, {"posts", bench_posts},
                  {"wakeup", bench_wakeup}};
     struct bench_args args = bench_parse(argc, argv);
-    struct rlimit files;
     bench_once = args.once;
     bench_core2 = args.core2;
     bench_pin(args.core);
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    bench_files();
     for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
         if (strcmp(args.mode, modes[i].name) == 0) {
             modes[i].run(&args);

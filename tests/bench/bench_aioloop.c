@@ -81,6 +81,7 @@ static void bench_echo(const struct bench_args *args) {
     aioloop_address address;
     (void)args;
     loop = loop_new();
+    bench_engine = aioloop_backend_name(loop);
     options.backlog = BENCH_BACKLOG;
     errno = 0;
     bench_check(aioloop_run_until_complete(

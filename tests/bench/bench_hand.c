@@ -89,6 +89,7 @@ static void bench_echo(const struct bench_args *args) {
     struct conn listener = {bench_listen(), NULL, 0, 0}, control = {0, NULL, 0, 0};
     struct epoll_event events[1024];
     (void)args;
+    bench_engine = "epoll";
     echo_epoll = epoll_create1(EPOLL_CLOEXEC);
     echo_watch(&listener, EPOLL_CTL_ADD, EPOLLIN);
     echo_watch(&control, EPOLL_CTL_ADD, EPOLLIN);

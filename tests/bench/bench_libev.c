@@ -105,6 +105,7 @@ static void bench_echo(const struct bench_args *args) {
     ev_io listener, control;
     (void)args;
     loop = ev_default_loop(0);
+    bench_engine = ev_backend(loop) == EVBACKEND_EPOLL ? "epoll" : "another";
     ev_io_init(&listener, echo_accept, bench_listen(), EV_READ);
     ev_io_start(loop, &listener);
     ev_io_init(&control, echo_control, 0, EV_READ);

@@ -4,9 +4,12 @@
  *     bench_load rounds --port P --connections C --size S --count R
  *         R times: sends S bytes on each of C connections, then reads all the echoes and compares
  *         them. Exactly C*R messages, for counting what they cost the server.
- *     bench_load load --port P --connections C --size S --seconds T --pid SERVER
- *         Each connection sends a message, awaits its whole echo, sends the next. Prints the
- *         requests of T seconds, after a warm-up, and the processor time the server used in them.
+ *     bench_load load --port P --connections C --size S --depth D --seconds T --pid SERVER
+ *         Each connection sends a message (D of them), awaits its whole echo, sends the next; what
+ *         echoes came at once are answered at once. Prints the requests of T seconds, after a
+ *         warm-up, and the processor time the server used in them.
+ *     bench_load cycles --port P --connections C --size S --seconds T --pid SERVER
+ *         The same, but each connection is closed after its first echo and another one is opened.
  *     bench_load hold --port P
  *         Reads numbers from standard input; opens connections until there are that many, exchanges
  *         one message on each, says so. At the end of input resets them all.
@@ -69,11 +72,13 @@ static void load_rounds(const struct bench_args *args) {
     printf("{\"messages\": %ld}\n", args->connections * args->count);
 }
 
+/* got: of the message whose echo is coming; unread: of all that were sent. */
 struct load_connection {
     int fd;
     bool watching_writes;
-    size_t unsent, unread;
-    int64_t begun;
+    size_t unsent, unread, got;
+    uint32_t begun_at; /* in the ring of the times when those in flight were begun */
+    int64_t *begun;
 };
 
 static int load_epoll;
@@ -102,81 +107,152 @@ static int load_compare(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void load_load(const struct bench_args *args) {
-    enum { MAX_SAMPLES = 4000000 };
-    size_t size = (size_t)args->size;
-    struct load_connection *cs =
-        (struct load_connection *)bench_alloc((size_t)args->connections, sizeof(*cs));
-    char *message = (char *)bench_alloc(1, size);
-    uint32_t *samples = (uint32_t *)bench_alloc(MAX_SAMPLES, sizeof(*samples));
-    size_t sampled = 0;
-    long requests = 0;
-    int64_t now, window = 0, end, server_begin = 0, server_end, client_begin = 0, client_end;
-    struct epoll_event events[256];
-    clockid_t server = CLOCK_PROCESS_CPUTIME_ID;
+enum { LOAD_SAMPLES = 4000000, LOAD_WARM_UP_NS = 200000000 };
+
+/* What is counted, in a window of time after the warm-up. */
+static struct {
+    const struct bench_args *args;
+    clockid_t server;
+    long requests;
+    uint32_t *samples;
+    size_t sampled;
+    int64_t begin, end, server_begin, server_end, client_begin, client_end;
+} load_window;
+
+static void load_begin(const struct bench_args *args) {
+    load_window.args = args;
+    load_window.samples = (uint32_t *)bench_alloc(LOAD_SAMPLES, sizeof(uint32_t));
     /* The server's processor time by the scheduler's own account, in nanoseconds; /proc has only
      * ticks. */
+    load_window.server = CLOCK_PROCESS_CPUTIME_ID;
     if (args->pid > 0)
-        bench_check(clock_getcpuclockid((pid_t)args->pid, &server) == 0, "clock_getcpuclockid");
+        bench_check(clock_getcpuclockid((pid_t)args->pid, &load_window.server) == 0,
+                    "clock_getcpuclockid");
     load_epoll = epoll_create1(EPOLL_CLOEXEC);
+}
+
+/* False: the time is over. */
+static bool load_goes_on(int64_t now) {
+    if (now < load_window.end)
+        return true;
+    now = bench_now();
+    load_window.server_end = bench_clock(load_window.server);
+    load_window.client_end = bench_clock(CLOCK_PROCESS_CPUTIME_ID);
+    if (load_window.begin != 0) {
+        load_window.end = now;
+        return false;
+    }
+    load_window.begin = now;
+    load_window.end = now + (int64_t)(load_window.args->seconds * 1e9);
+    load_window.requests = 0;
+    load_window.sampled = 0;
+    load_window.server_begin = load_window.server_end;
+    load_window.client_begin = load_window.client_end;
+    return true;
+}
+
+static void load_done(int64_t time) {
+    if (load_window.sampled < LOAD_SAMPLES)
+        load_window.samples[load_window.sampled++] = (uint32_t)time;
+    load_window.requests++;
+}
+
+static void load_print(void) {
+    double requests = (double)load_window.requests;
+    double ns = (double)(load_window.end - load_window.begin);
+    size_t sampled = load_window.sampled;
+    const uint32_t *samples = load_window.samples;
+    errno = 0;
+    bench_check(load_window.requests > 0 && sampled > 0, "requests");
+    qsort(load_window.samples, sampled, sizeof(*samples), load_compare);
+    printf("{\"requests\": %ld, \"seconds\": %.6f, \"rate\": %.1f, \"server_cpu_us\": %.4f, "
+           "\"client_cpu_us\": %.4f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
+           load_window.requests, ns / 1e9, requests * 1e9 / ns,
+           (double)(load_window.server_end - load_window.server_begin) / 1e3 / requests,
+           (double)(load_window.client_end - load_window.client_begin) / 1e3 / requests,
+           (double)samples[sampled / 2] / 1e3, (double)samples[sampled * 99 / 100] / 1e3);
+}
+
+/* A connected socket that is watched. */
+static void load_open(struct load_connection *c) {
+    struct epoll_event event = {EPOLLIN, {.ptr = c}};
+    c->fd = load_connect(load_window.args);
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    bench_check(epoll_ctl(load_epoll, EPOLL_CTL_ADD, c->fd, &event) == 0, "epoll_ctl");
+}
+
+/* Sends messages; at most `depth` are in flight. */
+static void load_request(struct load_connection *c, long count, const char *message, int64_t now) {
+    uint32_t depth = (uint32_t)load_window.args->depth;
+    c->unsent += (size_t)(count * load_window.args->size);
+    c->unread += (size_t)(count * load_window.args->size);
+    for (; count > 0; count--) {
+        c->begun[c->begun_at] = now;
+        c->begun_at = c->begun_at + 1 < depth ? c->begun_at + 1 : 0;
+    }
+    if (!c->watching_writes)
+        load_send(c, message);
+}
+
+/* Answers how many echoes are complete now. */
+static long load_receive(struct load_connection *c, int64_t now) {
+    size_t size = (size_t)load_window.args->size;
+    uint32_t depth = (uint32_t)load_window.args->depth;
+    /* All that are in flight were begun one after the other: the oldest first. */
+    uint32_t oldest = c->begun_at + depth - (uint32_t)((c->unread + size - 1) / size);
+    ssize_t n = recv(c->fd, bench_buffer, BENCH_READ_SIZE, 0);
+    long done = 0;
+    bench_check(n > 0 || (n < 0 && errno == EAGAIN), "recv");
+    if (n < 0)
+        return 0;
+    errno = 0;
+    bench_check((size_t)n <= c->unread, "too much came back: recv");
+    c->unread -= (size_t)n;
+    for (c->got += (size_t)n; c->got >= size; c->got -= size)
+        load_done(now - c->begun[(oldest + (uint32_t)done++) % depth]);
+    return done;
+}
+
+/* cycles: each connection serves for one request. */
+static void load_load(const struct bench_args *args, bool cycles) {
+    struct load_connection *cs =
+        (struct load_connection *)bench_alloc((size_t)args->connections, sizeof(*cs));
+    int64_t *begun =
+        (int64_t *)bench_alloc((size_t)(args->connections * args->depth), sizeof(*begun));
+    char *message = (char *)bench_alloc((size_t)args->depth, (size_t)args->size);
+    struct epoll_event events[256];
+    int64_t now;
+    load_begin(args);
     for (long i = 0; i < args->connections; i++) {
-        struct epoll_event event = {EPOLLIN, {.ptr = &cs[i]}};
-        cs[i].fd = load_connect(args);
-        fcntl(cs[i].fd, F_SETFL, O_NONBLOCK);
-        bench_check(epoll_ctl(load_epoll, EPOLL_CTL_ADD, cs[i].fd, &event) == 0, "epoll_ctl");
+        cs[i].begun = begun + i * args->depth;
+        load_open(&cs[i]);
     }
     now = bench_now();
-    end = now + 200000000; /* the warm-up */
-    for (long i = 0; i < args->connections; i++) {
-        cs[i].unsent = cs[i].unread = size;
-        cs[i].begun = now;
-        load_send(&cs[i], message);
-    }
-    for (;;) {
+    load_window.end = now + LOAD_WARM_UP_NS;
+    for (long i = 0; i < args->connections; i++)
+        load_request(&cs[i], args->depth, message, now);
+    while (load_goes_on(now)) {
         int n = epoll_wait(load_epoll, events, 256, 1000);
         bench_check(n >= 0 || errno == EINTR, "epoll_wait");
         now = bench_now();
-        if (now >= end) {
-            server_end = bench_clock(server);
-            client_end = bench_clock(CLOCK_PROCESS_CPUTIME_ID);
-            if (window != 0)
-                break;
-            window = now;
-            end = now + (int64_t)(args->seconds * 1e9);
-            requests = 0;
-            sampled = 0;
-            server_begin = server_end;
-            client_begin = client_end;
-        }
         for (int i = 0; i < n; i++) {
             struct load_connection *c = (struct load_connection *)events[i].data.ptr;
-            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-                ssize_t got = recv(c->fd, bench_buffer, BENCH_READ_SIZE, 0);
-                bench_check(got > 0 || (got < 0 && errno == EAGAIN), "recv");
-                if (got > 0) {
-                    bench_check((size_t)got <= c->unread, "too much came back: recv");
-                    c->unread -= (size_t)got;
-                }
-                if (c->unread == 0) {
-                    if (sampled < MAX_SAMPLES)
-                        samples[sampled++] = (uint32_t)(now - c->begun);
-                    requests++;
-                    c->unsent = c->unread = size;
-                    c->begun = now;
-                }
+            long done = 0;
+            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+                done = load_receive(c, now);
+            if (done > 0 && cycles) {
+                int64_t opening = bench_now();
+                close(c->fd);
+                load_open(c);
+                load_request(c, done, message, opening);
+            } else if (done > 0) {
+                load_request(c, done, message, now);
             }
-            if (c->unsent > 0 && (!c->watching_writes || (events[i].events & EPOLLOUT)))
+            if (c->watching_writes && (events[i].events & EPOLLOUT))
                 load_send(c, message);
         }
     }
-    bench_check(requests > 0 && sampled > 0, "requests");
-    qsort(samples, sampled, sizeof(*samples), load_compare);
-    printf("{\"requests\": %ld, \"seconds\": %.6f, \"rate\": %.1f, \"server_cpu_us\": %.4f, "
-           "\"client_cpu_us\": %.4f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
-           requests, (double)(now - window) / 1e9, (double)requests * 1e9 / (double)(now - window),
-           (double)(server_end - server_begin) / 1e3 / (double)requests,
-           (double)(client_end - client_begin) / 1e3 / (double)requests,
-           (double)samples[sampled / 2] / 1e3, (double)samples[sampled * 99 / 100] / 1e3);
+    load_print();
 }
 
 static void load_hold(const struct bench_args *args) {
@@ -205,16 +281,14 @@ static void load_hold(const struct bench_args *args) {
 
 int main(int argc, char **argv) {
     struct bench_args args = bench_parse(argc, argv);
-    struct rlimit files;
     bench_pin(args.core);
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
+    bench_files();
     if (strcmp(args.mode, "rounds") == 0)
         load_rounds(&args);
     else if (strcmp(args.mode, "load") == 0)
-        load_load(&args);
+        load_load(&args, false);
+    else if (strcmp(args.mode, "cycles") == 0)
+        load_load(&args, true);
     else if (strcmp(args.mode, "hold") == 0)
         load_hold(&args);
     else
