@@ -7,7 +7,7 @@ BUILD = build
 BACKENDS = epoll io_uring poll select sim sim,delayed
 # The same with kernel features switched off.
 FALLBACKS = epoll,no-accept4,no-epoll_pwait2,no-eventfd poll,no-eventfd,no-pipe2 \
-            io_uring,no-multishot io_uring,no-incremental io_uring,no-buffer_ring,no-eventfd \
+            io_uring,no-multishot io_uring,no-incremental io_uring,no-buffer_ring \
             io_uring,no-defer_taskrun io_uring,no-defer_taskrun,no-coop_taskrun
 
 WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror

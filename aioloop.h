@@ -22,7 +22,7 @@
  * aioloop.h - Python's asyncio event loop, for C. One header.
  *
  * Callbacks, timers, futures, context variables, watched descriptors, TCP and Unix connections and servers with
- * asyncio's protocols, transports and flow control; over epoll, poll, select, a simulated network with virtual time, or
+ * asyncio's protocols, transports and flow control; over io_uring, epoll, poll, select, a simulated network with virtual time, or
  * a firmware's clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
  *
  * This is the manual: how things fit together. What each function does, and how it can fail, stands above its
@@ -101,7 +101,7 @@
  *   event any more.
  *
  *   A program with a main loop of its own calls aioloop_run_once, sleeps until aioloop_next_deadline at the longest,
- *   and watches aioloop_backend_fd if the back end has one (epoll has).
+ *   and watches aioloop_backend_fd if the back end has one (io_uring and epoll have).
  *
  *
  * CALLBACKS, TIMERS AND HANDLES
@@ -202,6 +202,9 @@
  *
  *   aioloop_config.backend, or else the environment variable AIOLOOP_BACKEND, or else the best that works:
  *
+ *       io_uring  Linux, the default from kernel 6.1 on; on older ones by name. Small writes leave with the next wait, all in one
+ *                 call. Where it is forbidden (containers, seccomp, sysctl) the next best serves, and aioloop_backend_name
+ *                 tells
  *       epoll     Linux; any number of descriptors
  *       poll      every POSIX system; each wait costs a pass over all descriptors
  *       select    every POSIX system; descriptors below 1024 only
@@ -211,6 +214,8 @@
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
  *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2    do as on a system that has no such call
+ *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
+ *                                                         io_uring: do as on a kernel that has no such feature
  *       delayed                                           sim: operations complete late and in parts
  *       seed=N                                            sim: which of the possible courses is taken
  *
@@ -220,7 +225,7 @@
  *
  * THREADS
  *
- *   A loop belongs to the thread that runs it. Any number of loops may run in as many threads. The one call on a loop
+ *   A loop may be made in any thread and belongs to the one that runs it first, for good. Any number of loops may run in as many threads. The one call on a loop
  *   from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
  *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
  *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
@@ -579,7 +584,7 @@ typedef struct aioloop_protocol aioloop_protocol;
 /* ---- making and finding loops ---- */
 
 typedef struct aioloop_config {
-    /* Which back end, and its options, separated by commas: "epoll", "poll", "select", "sim", "sim,delayed,seed=7",
+    /* Which back end, and its options, separated by commas: "io_uring", "epoll", "poll", "select", "sim", "sim,delayed,seed=7",
      * "epoll,no-eventfd". NULL: the environment variable AIOLOOP_BACKEND, else the best that works. The manual
      * lists the options. Copied. */
     const char *backend;
@@ -608,8 +613,8 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop);
 /* ---- running and stopping ---- */
 
 /* loop.run_forever(): runs until aioloop_stop. 0; AIOLOOP_EFATAL if a callback raised that (what was not run yet is kept
- * for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one in another thread;
- * AIOLOOP_ECLOSED; or the system's error if waiting itself failed. */
+ * for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one runs or ever ran in another
+ * thread: a loop stays with the first that runs it; AIOLOOP_ECLOSED; or the system's error if waiting itself failed. */
 AIOLOOP_API int aioloop_run_forever(aioloop *loop);
 
 /* loop.run_until_complete(): runs until the future is done. Returns its number (>= 0) and stores its pointer at out (the
@@ -3986,6 +3991,7 @@ AIOL_INLINE int aiol_op_cancel(aiol_engine *e, aiol_op *op) {
 typedef struct aiol_engine_setup {
     const aioloop_allocator *allocator;
     unsigned without; /* AIOL_WITHOUT_... */
+    bool named;       /* the engine was asked for */
     bool simulated;   /* an option of the simulated engine was given */
     bool delayed;     /* sim */
     uint64_t seed;    /* sim */
@@ -4265,7 +4271,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
 }
 
 /* Into the engine's buffer. How much. */
-static size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
     while (op->u.recv.dest == NULL) { /* a callback may change it */
         int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
@@ -5572,8 +5578,9 @@ static int aiol_uring_refused(void) {
     return errno == ENOMEM ? AIOLOOP_ENOTAVAILABLE : aiol_error_from_errno(errno);
 }
 
-/* The best ring that the kernel makes and that is not to be done without. */
-static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
+/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as good, and
+ * serves unless this engine was asked for. */
+static int aiol_uring_create(aiol_uring *u, bool named, aiol_uring_setup *setup) {
     static const struct {
         uint32_t flags;
         unsigned without;
@@ -5591,7 +5598,7 @@ static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
         u->fd = AIOL_SYS(io_uring_setup, (int)syscall(AIOL_SYS_URING_SETUP, AIOL_URING_ENTRIES, setup));
         if (u->fd != -1)
             return (setup->features & AIOL_URING_FEATURES) == AIOL_URING_FEATURES ? 0 : AIOLOOP_ENOTAVAILABLE;
-        if (errno != EINVAL)
+        if (errno != EINVAL || !named)
             break;
     }
     return aiol_uring_refused();
@@ -5649,7 +5656,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
         aiol_free(setup->allocator, u, sizeof(*u));
         return err;
     }
-    err = aiol_uring_create(u, &kernel);
+    err = aiol_uring_create(u, setup->named, &kernel);
     if (err == 0)
         err = aiol_uring_map(u, &kernel);
     if (err == 0)
@@ -7864,6 +7871,9 @@ static const aiol_engine_kind aiol_engine_kinds[] = {
 #if AIOL_HAVE_PORT
     {"port", false, aiol_port_open},
 #endif
+#if AIOL_HAVE_URING
+    {"io_uring", false, aiol_uring_open},
+#endif
 #if AIOL_HAVE_EPOLL
     {"epoll", false, aiol_engine_open_epoll},
 #endif
@@ -7872,9 +7882,6 @@ static const aiol_engine_kind aiol_engine_kinds[] = {
 #endif
 #if AIOL_HAVE_SELECT
     {"select", false, aiol_engine_open_select},
-#endif
-#if AIOL_HAVE_URING
-    {"io_uring", true, aiol_uring_open},
 #endif
 #if AIOL_HAVE_SIM
     {"sim", true, aiol_sim_open},
@@ -7966,8 +7973,9 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
                  choice);
         return AIOLOOP_EINVAL;
     }
+    setup->named = size != 0;
     err = aiol_engine_try(choice, size, setup, out, text);
-    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring") &&
+    if (err < 0 && err != AIOLOOP_EINVAL && size != 0 && aiol_engine_word(choice, size, "io_uring") &&
         aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
         err = 0;
     if (err != AIOLOOP_EINVAL)
@@ -8175,6 +8183,7 @@ struct aioloop {
     aiol_link resources;
     aioloop_time closed_at;
     int process;
+    const void *thread; /* that ran it first: some engines belong to one (io_uring) */
     uint32_t site;
 
     aioloop_exception_handler handler;
@@ -10008,6 +10017,11 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
     if (aiol_exchange_u32(&loop->running, 1) != 0)
         return AIOLOOP_EMISUSE; /* in another thread */
+    if (loop->thread != NULL && loop->thread != &aiol_thread) {
+        aiol_store(&loop->running, 0);
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
+    }
+    loop->thread = &aiol_thread;
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
     loop->outer_map = aiol_thread.map;

@@ -199,6 +199,36 @@ TEST_WITH(thread_post_wakes_another_main_loop, "SOON-05", TEST_THREADS) {
     test_end(loop);
 }
 
+/* ---- the loop's thread ---- */
+
+typedef struct thread_run {
+    aioloop *loop;
+    int rc;
+    int ran;
+} thread_run;
+
+static void *thread_run_it(void *arg) {
+    thread_run *run = (thread_run *)arg;
+    aioloop_handle h = aioloop_call_soon_threadsafe(run->loop, thread_stop, &run->ran);
+    CHECK(!aioloop_handle_is_null(&h));
+    run->rc = aioloop_run_forever(run->loop);
+    return NULL;
+}
+
+/* Made in one thread and run in another is right; run in one and then in another is not, on any engine. */
+TEST_WITH(thread_that_runs_a_loop_first_keeps_it, "", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    thread_run run = AIOLOOP_ZERO;
+    run.loop = loop;
+    pthread_join(thread_start(thread_run_it, &run), NULL);
+    CHECK_EQ(run.rc, 0);
+    CHECK_EQ(run.ran, 1);
+    CHECK_EQ(aioloop_run_once(loop, 0), AIOLOOP_EMISUSE);
+    CHECK(strstr(aioloop_error_message(aioloop_last_error(loop)), "thread") != NULL);
+    CHECK(!aioloop_is_running(loop));
+    test_end(loop);
+}
+
 /* ---- order, and many at once ---- */
 
 enum { THREAD_COUNT = 8, THREAD_POSTS = 1500 };

@@ -19,7 +19,7 @@ typedef struct aioloop_protocol aioloop_protocol;
 /* ---- making and finding loops ---- */
 
 typedef struct aioloop_config {
-    /* Which back end, and its options, separated by commas: "epoll", "poll", "select", "sim", "sim,delayed,seed=7",
+    /* Which back end, and its options, separated by commas: "io_uring", "epoll", "poll", "select", "sim", "sim,delayed,seed=7",
      * "epoll,no-eventfd". NULL: the environment variable AIOLOOP_BACKEND, else the best that works. The manual
      * lists the options. Copied. */
     const char *backend;
@@ -48,8 +48,8 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop);
 /* ---- running and stopping ---- */
 
 /* loop.run_forever(): runs until aioloop_stop. 0; AIOLOOP_EFATAL if a callback raised that (what was not run yet is kept
- * for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one in another thread;
- * AIOLOOP_ECLOSED; or the system's error if waiting itself failed. */
+ * for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one runs or ever ran in another
+ * thread: a loop stays with the first that runs it; AIOLOOP_ECLOSED; or the system's error if waiting itself failed. */
 AIOLOOP_API int aioloop_run_forever(aioloop *loop);
 
 /* loop.run_until_complete(): runs until the future is done. Returns its number (>= 0) and stores its pointer at out (the

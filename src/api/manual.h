@@ -2,7 +2,7 @@
  * aioloop.h - Python's asyncio event loop, for C. One header.
  *
  * Callbacks, timers, futures, context variables, watched descriptors, TCP and Unix connections and servers with
- * asyncio's protocols, transports and flow control; over epoll, poll, select, a simulated network with virtual time, or
+ * asyncio's protocols, transports and flow control; over io_uring, epoll, poll, select, a simulated network with virtual time, or
  * a firmware's clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
  *
  * This is the manual: how things fit together. What each function does, and how it can fail, stands above its
@@ -81,7 +81,7 @@
  *   event any more.
  *
  *   A program with a main loop of its own calls aioloop_run_once, sleeps until aioloop_next_deadline at the longest,
- *   and watches aioloop_backend_fd if the back end has one (epoll has).
+ *   and watches aioloop_backend_fd if the back end has one (io_uring and epoll have).
  *
  *
  * CALLBACKS, TIMERS AND HANDLES
@@ -182,6 +182,9 @@
  *
  *   aioloop_config.backend, or else the environment variable AIOLOOP_BACKEND, or else the best that works:
  *
+ *       io_uring  Linux, the default from kernel 6.1 on; on older ones by name. Small writes leave with the next wait, all in one
+ *                 call. Where it is forbidden (containers, seccomp, sysctl) the next best serves, and aioloop_backend_name
+ *                 tells
  *       epoll     Linux; any number of descriptors
  *       poll      every POSIX system; each wait costs a pass over all descriptors
  *       select    every POSIX system; descriptors below 1024 only
@@ -191,6 +194,8 @@
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
  *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2    do as on a system that has no such call
+ *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
+ *                                                         io_uring: do as on a kernel that has no such feature
  *       delayed                                           sim: operations complete late and in parts
  *       seed=N                                            sim: which of the possible courses is taken
  *
@@ -200,7 +205,7 @@
  *
  * THREADS
  *
- *   A loop belongs to the thread that runs it. Any number of loops may run in as many threads. The one call on a loop
+ *   A loop may be made in any thread and belongs to the one that runs it first, for good. Any number of loops may run in as many threads. The one call on a loop
  *   from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
  *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
  *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).

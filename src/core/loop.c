@@ -218,6 +218,11 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
     if (aiol_exchange_u32(&loop->running, 1) != 0)
         return AIOLOOP_EMISUSE; /* in another thread */
+    if (loop->thread != NULL && loop->thread != &aiol_thread) {
+        aiol_store(&loop->running, 0);
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
+    }
+    loop->thread = &aiol_thread;
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
     loop->outer_map = aiol_thread.map;

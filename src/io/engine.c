@@ -62,6 +62,9 @@ static const aiol_engine_kind aiol_engine_kinds[] = {
 #if AIOL_HAVE_PORT
     {"port", false, aiol_port_open},
 #endif
+#if AIOL_HAVE_URING
+    {"io_uring", false, aiol_uring_open},
+#endif
 #if AIOL_HAVE_EPOLL
     {"epoll", false, aiol_engine_open_epoll},
 #endif
@@ -70,9 +73,6 @@ static const aiol_engine_kind aiol_engine_kinds[] = {
 #endif
 #if AIOL_HAVE_SELECT
     {"select", false, aiol_engine_open_select},
-#endif
-#if AIOL_HAVE_URING
-    {"io_uring", true, aiol_uring_open},
 #endif
 #if AIOL_HAVE_SIM
     {"sim", true, aiol_sim_open},
@@ -164,8 +164,9 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
                  choice);
         return AIOLOOP_EINVAL;
     }
+    setup->named = size != 0;
     err = aiol_engine_try(choice, size, setup, out, text);
-    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring") &&
+    if (err < 0 && err != AIOLOOP_EINVAL && size != 0 && aiol_engine_word(choice, size, "io_uring") &&
         aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
         err = 0;
     if (err != AIOLOOP_EINVAL)

@@ -160,6 +160,7 @@ AIOL_INLINE int aiol_op_cancel(aiol_engine *e, aiol_op *op) {
 typedef struct aiol_engine_setup {
     const aioloop_allocator *allocator;
     unsigned without; /* AIOL_WITHOUT_... */
+    bool named;       /* the engine was asked for */
     bool simulated;   /* an option of the simulated engine was given */
     bool delayed;     /* sim */
     uint64_t seed;    /* sim */

@@ -268,7 +268,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
 }
 
 /* Into the engine's buffer. How much. */
-static size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
     while (op->u.recv.dest == NULL) { /* a callback may change it */
         int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);

@@ -759,8 +759,9 @@ static int aiol_uring_refused(void) {
     return errno == ENOMEM ? AIOLOOP_ENOTAVAILABLE : aiol_error_from_errno(errno);
 }
 
-/* The best ring that the kernel makes and that is not to be done without. */
-static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
+/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as good, and
+ * serves unless this engine was asked for. */
+static int aiol_uring_create(aiol_uring *u, bool named, aiol_uring_setup *setup) {
     static const struct {
         uint32_t flags;
         unsigned without;
@@ -778,7 +779,7 @@ static int aiol_uring_create(aiol_uring *u, aiol_uring_setup *setup) {
         u->fd = AIOL_SYS(io_uring_setup, (int)syscall(AIOL_SYS_URING_SETUP, AIOL_URING_ENTRIES, setup));
         if (u->fd != -1)
             return (setup->features & AIOL_URING_FEATURES) == AIOL_URING_FEATURES ? 0 : AIOLOOP_ENOTAVAILABLE;
-        if (errno != EINVAL)
+        if (errno != EINVAL || !named)
             break;
     }
     return aiol_uring_refused();
@@ -836,7 +837,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
         aiol_free(setup->allocator, u, sizeof(*u));
         return err;
     }
-    err = aiol_uring_create(u, &kernel);
+    err = aiol_uring_create(u, setup->named, &kernel);
     if (err == 0)
         err = aiol_uring_map(u, &kernel);
     if (err == 0)

@@ -65,13 +65,14 @@ static struct buffer uring_buffers[URING_BUFFERS];
 static uint16_t uring_buffer_tail;
 static struct piece *uring_spare;
 static struct conn *uring_ready; /* they have something to send */
-static struct conn *uring_dry;   /* their recv ended for want of buffers */
+static struct conn *uring_dry, **uring_dry_end = &uring_dry; /* no buffer was left for them */
+static unsigned uring_free;      /* buffers that the kernel has */
 
 /* ---- the rings ---- */
 
 static void uring_enter(unsigned minimum) {
     unsigned count = uring_sq_next - __atomic_load_n(uring_sq_head, __ATOMIC_ACQUIRE);
-    unsigned flags = uring_enter_flags | (minimum > 0 ? IORING_ENTER_GETEVENTS : 0u);
+    unsigned flags = uring_enter_flags | IORING_ENTER_GETEVENTS;
     long n;
     __atomic_store_n(uring_sq_tail, uring_sq_next, __ATOMIC_RELEASE);
     n = syscall(SYS_io_uring_enter, uring_enter_fd, count, minimum, flags, NULL, (size_t)0);
@@ -141,6 +142,7 @@ static void uring_give(unsigned id) {
     struct io_uring_buf *place =
         &uring_buffer_ring->bufs[uring_buffer_tail++ & (URING_BUFFERS - 1)];
     memset(&uring_buffers[id], 0, sizeof(uring_buffers[id]));
+    uring_free++;
     place->addr = (uint64_t)(uintptr_t)(uring_memory + (size_t)id * URING_BUFFER_SIZE);
     place->len = URING_BUFFER_SIZE;
     place->bid = (uint16_t)id;
@@ -244,6 +246,7 @@ static void echo_received(struct conn *c, int result, unsigned flags) {
         struct buffer *buffer = &uring_buffers[id];
         char *data = uring_memory + (size_t)id * URING_BUFFER_SIZE + buffer->used;
         buffer->done = !(flags & URING_CQE_BUFFER_MORE);
+        uring_free -= buffer->done;
         if (result > 0) {
             buffer->used += (uint32_t)result;
             echo_queue(c, id, data, (uint32_t)result);
@@ -256,8 +259,9 @@ static void echo_received(struct conn *c, int result, unsigned flags) {
     c->receiving = false;
     if (result == -ENOBUFS) {
         c->receiving = true; /* it will be again */
-        c->next_dry = uring_dry;
-        uring_dry = c;
+        c->next_dry = NULL;
+        *uring_dry_end = c;
+        uring_dry_end = &c->next_dry;
     } else if (result > 0) {
         echo_receive(c);
     } else {
@@ -273,14 +277,8 @@ static void echo_sent(struct conn *c, int result) {
     c->first = piece->next;
     if (c->first == NULL)
         c->last = NULL;
-    if (--buffer->pieces == 0 && buffer->done) {
+    if (--buffer->pieces == 0 && buffer->done)
         uring_give(piece->buffer);
-        while (uring_dry != NULL) {
-            struct conn *dry = uring_dry;
-            uring_dry = dry->next_dry;
-            echo_receive(dry);
-        }
-    }
     piece->next = uring_spare;
     uring_spare = piece;
     if (!all)
@@ -289,6 +287,19 @@ static void echo_sent(struct conn *c, int result) {
         echo_send(c);
     else
         echo_drop(c);
+}
+
+/* One for each buffer, the longest dry first: all of them would only run dry again. False: there are
+ * more, and what they could have. */
+static bool echo_receive_again(void) {
+    for (unsigned i = uring_free; i > 0 && uring_dry != NULL; i--) {
+        struct conn *c = uring_dry;
+        uring_dry = c->next_dry;
+        if (uring_dry == NULL)
+            uring_dry_end = &uring_dry;
+        echo_receive(c);
+    }
+    return uring_dry == NULL || uring_free == 0;
 }
 
 static void echo_accept(int listener) {
@@ -309,7 +320,7 @@ static void bench_echo(void) {
     echo_watch_control();
     while (uring_running) {
         unsigned head = *uring_cq_head, tail;
-        uring_enter(1);
+        uring_enter(echo_receive_again() ? 1 : 0);
         tail = __atomic_load_n(uring_cq_tail, __ATOMIC_ACQUIRE);
         for (; head != tail; head++) {
             const struct io_uring_cqe *cqe = &uring_cqes[head & uring_cq_mask];
