@@ -37,7 +37,7 @@ NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
         test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate soak fire conformance size bench \
-        demo examples example-programs interop check clean
+        bench-engines bench-plot demo examples example-programs interop check clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -262,6 +262,21 @@ interop:
 bench:
 	@tools/need.sh $(PYTHON)=python3
 	@$(PYTHON) tools/bench.py
+
+# BENCH: --quick, --rounds N, --out FILE
+BENCH =
+## make bench-engines  an echo server on epoll and on io_uring, by aioloop and by hand; ten minutes (BENCH=--quick)
+bench-engines:
+	@tools/need.sh $(PYTHON)=python3
+	@$(PYTHON) tools/bench.py --only engines $(BENCH)
+
+# matplotlib is Debian's, so it is Debian's Python that draws.
+## make bench-plot   tests/bench/results/engines.svg, drawn from engines.json there (PLOT=FILE: from another one)
+PLOT = tests/bench/results/engines.json
+PLOT_PYTHON = /usr/bin/python3
+bench-plot:
+	@tools/need.sh $(PLOT_PYTHON)=python3 /usr/lib/python3/dist-packages/matplotlib=python3-matplotlib
+	@$(PLOT_PYTHON) tools/bench_plot.py $(PLOT) tests/bench/results/engines.svg
 
 ## make check        everything that CI runs
 check:

@@ -665,8 +665,6 @@ static void fire_pair(bool is_unix, int out[2]) {
         fire_nonblocking(out[i]);
         if (fire_pick(a, 4) == 0)
             setsockopt(out[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-        if (fire_pick(a, 4) == 0)
-            setsockopt(out[i], SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
     }
 }
 

@@ -286,17 +286,15 @@ static void unit_bytes_append(unit_bytes *u, aiol_bytes *q, size_t size) {
     memset(data, 0xee, size);
 }
 
-/* The first `skip` of the lent bytes are sent already. */
-static void unit_bytes_lend(unit_bytes *u, aiol_bytes *q, size_t size, size_t skip) {
+static void unit_bytes_lend(unit_bytes *u, aiol_bytes *q, size_t size) {
     unsigned char *data;
     int err;
     if (u->lent_count - u->released == UNIT_LENT)
         return;
     data = (unsigned char *)test_malloc(size + 1);
     CHECK(data != NULL);
-    memset(data, 0xdd, skip);
-    unit_fill(data + skip, u->in, size - skip);
-    err = aiol_bytes_lend(q, &u->a, data, size, skip, unit_release, u);
+    unit_fill(data, u->in, size);
+    err = aiol_bytes_lend(q, &u->a, data, size, unit_release, u);
     if (err < 0) {
         CHECK_EQ(err, AIOLOOP_ENOMEM);
         CHECK_EQ(u->memory.until_failure, 0);
@@ -306,7 +304,7 @@ static void unit_bytes_lend(unit_bytes *u, aiol_bytes *q, size_t size, size_t sk
     u->lent[u->lent_count % UNIT_LENT] = data;
     u->lent_size[u->lent_count % UNIT_LENT] = size;
     u->lent_count++;
-    u->in += size - skip;
+    u->in += size;
 }
 
 static void unit_bytes_release(unit_bytes *u) {
@@ -344,7 +342,7 @@ static void unit_bytes_step(unit_bytes *u) {
         break;
     case 2: {
         size_t size = 1 + unit_size();
-        unit_bytes_lend(u, &u->q, size, unit_random((uint32_t)size));
+        unit_bytes_lend(u, &u->q, size);
         break;
     }
     case 3: { /* collected elsewhere, then joined */
@@ -353,7 +351,7 @@ static void unit_bytes_step(unit_bytes *u) {
         memset(&other, 0, sizeof(other));
         for (i = (int)unit_random(3); i > 0; i--) {
             unit_bytes_append(u, &other, unit_size());
-            unit_bytes_lend(u, &other, 10, 0);
+            unit_bytes_lend(u, &other, 10);
         }
         aiol_bytes_join(&u->q, &other);
         CHECK(other.head == NULL && other.size == 0);

@@ -77,15 +77,15 @@ AIOLOOP_INTERNAL int aiol_bytes_append(aiol_bytes *q, const aioloop_allocator *a
     return 0;
 }
 
-/* Appends lent memory, of which skip bytes are sent already. 0 or AIOLOOP_ENOMEM, and then it is not lent. */
+/* Appends lent memory. 0 or AIOLOOP_ENOMEM, and then it is not lent. */
 AIOLOOP_INTERNAL int aiol_bytes_lend(aiol_bytes *q, const aioloop_allocator *a, const void *data, size_t size,
-                                     size_t skip, aiol_release_fn release, void *arg) {
+                                     aiol_release_fn release, void *arg) {
     aiol_chunk *chunk = (aiol_chunk *)aiol_alloc_zero(a, sizeof(*chunk));
     if (chunk == NULL)
         return AIOLOOP_ENOMEM;
     chunk->block_size = sizeof(*chunk);
-    chunk->start = (const unsigned char *)data + skip;
-    chunk->size = size - skip;
+    chunk->start = (const unsigned char *)data;
+    chunk->size = size;
     chunk->release = release;
     chunk->arg = arg;
     chunk->lent = data;

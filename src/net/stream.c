@@ -334,7 +334,7 @@ static int aiol_stream_enqueue(aioloop_transport *t, const aioloop_buf *pieces, 
     if (w == NULL)
         return AIOLOOP_ENOMEM;
     if (release != NULL)
-        return aiol_bytes_lend(&w->bytes, &loop->allocator, pieces->data, pieces->size, sent, release, arg);
+        return aiol_bytes_lend(&w->bytes, &loop->allocator, pieces->data, pieces->size, release, arg);
     if (count == 1)
         return aiol_bytes_append(&w->bytes, &loop->allocator, (const char *)pieces->data + sent, pieces->size - sent);
     /* Several: into a queue of their own first, so that none stays behind if memory ends in the middle. */

@@ -22,10 +22,9 @@
 
 #define URING_ENTRIES 512
 #define URING_COMPLETIONS 8192
-#ifndef URING_BUFFERS
+/* Few and large, filled piece by piece: with 16 of 64 KiB a message of 100 KiB costs a fifth more. */
 #define URING_BUFFERS 4
-#define URING_BUFFER_SIZE (128 * 1024)
-#endif
+#define URING_BUFFER_SIZE (256 * 1024)
 
 /* What a completion is of: the lowest bits of user_data, the rest is the connection. */
 enum { URING_RECV, URING_SEND, URING_ACCEPT, URING_CONTROL, URING_CLOSE, URING_WHAT = 7 };
@@ -39,7 +38,7 @@ struct piece {
 };
 
 struct conn {
-    struct piece *first, *last; /* to be sent, in this order */
+    struct piece *first, *last;         /* to be sent, in this order */
     struct conn *next_ready, *next_dry; /* on the lists below */
     int fd;
     bool receiving, sending;
@@ -64,9 +63,9 @@ static char *uring_memory;
 static struct buffer uring_buffers[URING_BUFFERS];
 static uint16_t uring_buffer_tail;
 static struct piece *uring_spare;
-static struct conn *uring_ready; /* they have something to send */
+static struct conn *uring_ready;                             /* they have something to send */
 static struct conn *uring_dry, **uring_dry_end = &uring_dry; /* no buffer was left for them */
-static unsigned uring_free;      /* buffers that the kernel has */
+static unsigned uring_free;                                  /* buffers that the kernel has */
 
 /* ---- the rings ---- */
 
@@ -128,7 +127,7 @@ static void uring_make(void) {
     for (unsigned i = 0; i < p.sq_entries; i++)
         array[i] = i;
     /* Known to the kernel by number, the ring need not be looked up among the files. */
-    self.data = (uint64_t)uring_fd;
+    self.data = (uint64_t)(unsigned)uring_fd;
     uring_enter_fd = uring_fd;
     if (uring_register(IORING_REGISTER_RING_FDS, &self) == 1) {
         uring_enter_fd = (int)self.offset;
@@ -320,7 +319,7 @@ static void bench_echo(void) {
     echo_watch_control();
     while (uring_running) {
         unsigned head = *uring_cq_head, tail;
-        uring_enter(echo_receive_again() ? 1 : 0);
+        uring_enter(echo_receive_again() ? 1 : 0); /* 1: waits */
         tail = __atomic_load_n(uring_cq_tail, __ATOMIC_ACQUIRE);
         for (; head != tail; head++) {
             const struct io_uring_cqe *cqe = &uring_cqes[head & uring_cq_mask];
