@@ -634,7 +634,8 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop);
 
 /* A descriptor that another main loop can watch for reading: readable means aioloop_run_once has something to do. Whatever
  * is to be told to the system is told before this returns and before each aioloop_run_once returns. AIOLOOP_ENOTAVAILABLE
- * where the back end has none (poll, select). The loop's to close. */
+ * where the back end has none (poll, select); AIOLOOP_EMISUSE in another thread than the one that runs the loop: this call, as a
+ * run, makes the loop stay with the thread. The loop's to close. */
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop);
 
 /* The name of the back end that runs this loop: "epoll". The program's for ever. */
@@ -1923,6 +1924,7 @@ typedef struct aiol_thread_state {
     bool current_was_set; /* also to NULL */
     bool counted;         /* first is known */
     bool first;           /* the process's first thread: see aioloop_get_event_loop */
+    uint32_t number;      /* tells it from all others of the process; 0: not needed yet */
     int running_process;  /* whose running is; a forked child has another */
     aiol_map *map;    /* the current values */
     aiol_map **place; /* that owns them; NULL: map does */
@@ -2534,7 +2536,8 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 #define AIOL_URING_TASKRUN_FLAG 0x200u
 #define AIOL_URING_SINGLE_ISSUER 0x1000u
 #define AIOL_URING_DEFER_TASKRUN 0x2000u
-#define AIOL_URING_FEATURES (0x1u | 0x2u | 0x4u | 0x20u | 0x100u) /* one mapping, no drop, stable, fast poll, time-out in enter */
+/* One mapping, nothing dropped, arguments copied, polls by itself, a time-out in enter, and (5.17) no completion on success. */
+#define AIOL_URING_FEATURES (0x1u | 0x2u | 0x4u | 0x20u | 0x100u | 0x800u)
 #define AIOL_URING_MAP_RINGS 0
 #define AIOL_URING_MAP_ENTRIES 0x10000000
 
@@ -3890,6 +3893,8 @@ typedef struct aiol_op {
             /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
              * done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
+            int end;        /* the engine's: what comes behind the bytes that it keeps, */
+            bool multishot; /* and how they were asked for */
         } recv;
         struct {
             int budget;    /* connections in one iteration */
@@ -4018,10 +4023,10 @@ typedef struct aiol_engine_setup {
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
+/* FULL: the last send was cut, the next would block. INTERNET, OTHER: the family, once it was asked for. */
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16 };
 
-/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes an end or an error, whose
- * code is in op->generation. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
+/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
  * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
  * amounts, for which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests
  * that fill all buffers ahead; LITTLE: its last reading was small. */
@@ -4064,6 +4069,7 @@ typedef struct aiol_table {
     aiol_op *kept; /* sources with something to offer, the oldest first */
     aiol_op **kept_end;
     aiol_op *current; /* whose callback runs */
+    int64_t (*broken)(struct aiol_table *t, const aiol_op *op); /* NULL, or asked at the end of a stream: the error that it is instead, or 0 */
     unsigned char *buffer;
 } aiol_table;
 
@@ -4129,6 +4135,25 @@ static void aiol_table_finish(aiol_table *t, aiol_op *op, int64_t n) {
     op->done(op, n, NULL);
 }
 
+static void aiol_table_stop(aiol_engine *e, aiol_op *op) {
+    aiol_table *t = (aiol_table *)e;
+    if (op->state != AIOL_OP_ACTIVE)
+        return;
+    op->state = AIOL_OP_STOPPED;
+    aiol_table_unkeep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+}
+
+static void aiol_table_start(aiol_engine *e, aiol_op *op) {
+    aiol_table *t = (aiol_table *)e;
+    if (op->state != AIOL_OP_STOPPED)
+        return;
+    op->state = AIOL_OP_ACTIVE;
+    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
+        aiol_table_keep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+}
+
 static size_t aiol_table_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
     aiol_table *t = (aiol_table *)e;
     aiol_stash *stash = (aiol_stash *)op->engine;
@@ -4182,7 +4207,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~AIOL_FD_FULL;
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER);
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -4209,7 +4234,7 @@ static int64_t aiol_table_timeout(const aiol_table *t, aioloop_time deadline) {
 /* A RECV gets no more bytes; behind what is kept comes n: an end or an error. */
 static void aiol_table_end(aiol_table *t, aiol_op *op, int64_t n) {
     op->engine_flags |= AIOL_OP_ENDED;
-    op->generation = (uint32_t)(int32_t)n;
+    op->u.recv.end = (int)n;
     if (op->state == AIOL_OP_ACTIVE)
         aiol_table_keep(t, op);
     aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
@@ -4246,6 +4271,15 @@ static bool aiol_table_place(aiol_table *t, aiol_op *op, unsigned char **to, siz
     return t->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
 }
 
+/* Nothing to read, the end or an error. */
+static AIOL_NOINLINE void aiol_table_read_ended(aiol_table *t, aiol_op *op, int64_t n) {
+    if (n == AIOLOOP_EAGAIN)
+        return;
+    if (n == 0 && t->broken != NULL)
+        n = t->broken(t, op);
+    aiol_table_finish(t, op, n);
+}
+
 /* Into memory of the receiver's. How much. */
 static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
@@ -4257,8 +4291,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
             break;
         n = aiol_socket_recv(op->fd, to, size);
         if (n <= 0) {
-            if (n != AIOLOOP_EAGAIN)
-                aiol_table_finish(t, op, n);
+            aiol_table_read_ended(t, op, n);
             break;
         }
         got += (size_t)n;
@@ -4277,8 +4310,7 @@ AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget
         int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
-            if (n != AIOLOOP_EAGAIN)
-                aiol_table_finish(t, op, n);
+            aiol_table_read_ended(t, op, n);
             break;
         }
         got += (size_t)n;
@@ -4367,7 +4399,7 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
         if ((op->engine_flags & AIOL_OP_ENDED) == 0)
             aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
         else if ((op->engine_flags & AIOL_OP_ARMED) == 0)
-            aiol_table_finish(t, op, (int32_t)op->generation);
+            aiol_table_finish(t, op, op->u.recv.end);
         else
             aiol_table_keep(t, op); /* until the kernel has given it back */
     }
@@ -4579,25 +4611,6 @@ static int aiol_reactor_cancel(aiol_engine *e, aiol_op *op) {
     return 0;
 }
 
-static void aiol_reactor_stop(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (op->state != AIOL_OP_ACTIVE)
-        return;
-    op->state = AIOL_OP_STOPPED;
-    aiol_table_unkeep(&r->table, op);
-    aiol_table_changed(&r->table, op->fd, aiol_table_at(&r->table, op->fd));
-}
-
-static void aiol_reactor_start(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (op->state != AIOL_OP_STOPPED)
-        return;
-    op->state = AIOL_OP_ACTIVE;
-    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
-        aiol_table_keep(&r->table, op);
-    aiol_table_changed(&r->table, op->fd, aiol_table_at(&r->table, op->fd));
-}
-
 /* ---- descriptors ---- */
 
 static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
@@ -4769,8 +4782,8 @@ static void aiol_reactor_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_reactor_calls = {
-    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_reactor_stop,
-    aiol_reactor_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_table_stop,
+    aiol_table_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
     aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
     aiol_reactor_wake,   aiol_reactor_close,      aiol_table_now,      aiol_reactor_verify,
 };
@@ -4824,7 +4837,7 @@ free_reactor:
 /*
  * uring.c - operations by Linux's io_uring.                                      (asyncio: proactor_events.py)
  *
- * Requests are made of what the table says (aiol_uring_fill) and go to the kernel together with the wait: one call per iteration.
+ * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call per iteration.
  * A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or kept, and the buffer goes
  * back at once. The user_data of a request is its operation, which stays until its last completion has come; that of a
  * cancellation is marked, since nobody needs its result.
@@ -4841,9 +4854,11 @@ free_reactor:
  *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another main loop there is an
  *      eventfd that the kernel signals. When the cause was a write to another eventfd it does so only once (6.18), so it is
  *      registered anew after each signal.
- *   h) After 32 completions in a row a multishot RECV forgets the end that stood behind them (6.18, Unix sockets). There are no
- *      more than 32 buffers, so it ends for want of one before.
+ *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, the kernel (6.18) believes that it has
+ *      told all. So only internet sockets get multishot ones; for others the request is made anew each time.
  *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one is tried.
+ *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one is the error of
+ *      a SEND that stands in the completions.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be measured
  * (loopback, where the kernel copies in the end), so there are none.
@@ -4855,14 +4870,14 @@ free_reactor:
 #define AIOL_URING_COMPLETIONS 4096u
 #define AIOL_URING_GATHERS 8       /* sends of several pieces in one submission */
 #define AIOL_URING_MEMORY 0x80000u /* of all buffers */
-#define AIOL_URING_BUFFERS_MAX 32u /* h) */
+#define AIOL_URING_BUFFERS_MAX 32u
 #define AIOL_URING_PAGE 0x1000u
 #define AIOL_URING_LARGE 0x4000u   /* bytes at once: read directly from then on */
 #define AIOL_URING_SMALL 0x1000u   /* two such readings: no more */
 #define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
 
 /* In the lowest bits of user_data. */
-enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_IS = 3 };
+enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_TAGS = 3 };
 
 typedef struct aiol_gather {
     struct msghdr message;
@@ -5047,6 +5062,17 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
+/* h) */
+static bool aiol_uring_may_repeat(aiol_uring *u, aioloop_socket fd) {
+    aiol_fd *entry = aiol_table_at(&u->table, fd);
+    int family = AIOLOOP_UNSPEC;
+    if ((entry->flags & (AIOL_FD_INTERNET | AIOL_FD_OTHER)) == 0) {
+        bool known = aiol_socket_inspect(fd, &family) == 0;
+        entry->flags |= known && (family == AIOLOOP_INET || family == AIOLOOP_INET6) ? AIOL_FD_INTERNET : AIOL_FD_OTHER;
+    }
+    return (entry->flags & AIOL_FD_INTERNET) != 0 && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0;
+}
+
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
     if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
@@ -5055,7 +5081,8 @@ static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
-    if ((u->table.without & AIOL_WITHOUT_MULTISHOT) == 0)
+    op->u.recv.multishot = aiol_uring_may_repeat(u, op->fd);
+    if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
 }
@@ -5137,7 +5164,7 @@ static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
 }
 
 /* Brings the kernel's side of a descriptor up to date. False: no room now. */
-static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
+static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
     aiol_op *in = entry->in;
     aiol_op *out = entry->out;
     if (in != NULL) {
@@ -5146,7 +5173,7 @@ static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
         if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
             if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
                 return false;
-        } else if (!polled && (!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) &&
+        } else if ((!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) && (!polled || (in->engine_flags & AIOL_OP_ENDED) != 0) &&
                    (in->engine_flags & AIOL_OP_LEAVING) == 0 && !aiol_uring_disarm(u, in)) {
             return false;
         }
@@ -5155,7 +5182,7 @@ static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
 }
 
 /* Makes the requests that are due, as far as there is room. */
-static int aiol_uring_fill(aiol_uring *u) {
+static int aiol_uring_prepare(aiol_uring *u) {
     aiol_table *t = &u->table;
     if (AIOL_UNLIKELY(!u->enabled)) {
         int err = aiol_uring_register(u, AIOL_URING_ENABLE, NULL, 0);
@@ -5172,7 +5199,7 @@ static int aiol_uring_fill(aiol_uring *u) {
     }
     while (t->dirty_count != 0) {
         aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
-        if (!aiol_uring_tell(u, entry))
+        if (!aiol_uring_update(u, entry))
             return 0;
         entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
         t->dirty_count--;
@@ -5180,14 +5207,19 @@ static int aiol_uring_fill(aiol_uring *u) {
     return 0;
 }
 
+/* Whether there was no room for some request. */
+static bool aiol_uring_is_behind(const aiol_uring *u) {
+    return u->table.dirty_count != 0 || u->cancels != NULL;
+}
+
 /* a) The cancellations are made, and what they end is given back. */
 static void aiol_uring_settle(aiol_uring *u) {
     int tries;
-    for (tries = 0; tries < 10; tries++) {
-        if (aiol_uring_fill(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
+    for (tries = 0; tries < 1000; tries++) {
+        if (aiol_uring_prepare(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
             return;
-        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL)
-            return;
+        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL && (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0)
+            return; /* one call runs no more than 20 pieces of what is postponed */
     }
 }
 
@@ -5247,32 +5279,12 @@ static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-static void aiol_uring_stop(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    if (op->state != AIOL_OP_ACTIVE)
-        return;
-    op->state = AIOL_OP_STOPPED;
-    aiol_table_unkeep(t, op);
-    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
-}
-
-static void aiol_uring_start(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    if (op->state != AIOL_OP_STOPPED)
-        return;
-    op->state = AIOL_OP_ACTIVE;
-    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
-        aiol_table_keep(t, op);
-    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
-}
-
 static void aiol_uring_quiesce(aiol_engine *e, aioloop_socket fd) {
     aiol_uring *u = (aiol_uring *)e;
     aiol_fd *entry = aiol_table_at(&u->table, fd);
     AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
     if (entry->armed != 0)
         aiol_uring_settle(u);
-    entry = aiol_table_at(&u->table, fd);
     entry->flags &= (uint8_t)~AIOL_FD_TRANSPORT;
     entry->generation++;
     entry->armed = 0;
@@ -5284,14 +5296,16 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
     aiol_uring *u = (aiol_uring *)e;
     int64_t timeout;
     int err;
-    if (AIOL_UNLIKELY(u->cq_next != u->cq_end)) /* a halted dispatch left them */
-        return 1;
-    err = aiol_uring_fill(u);
+    err = aiol_uring_prepare(u);
     if (err < 0)
         return err;
+    if (AIOL_UNLIKELY(u->cq_next != u->cq_end)) { /* a halt or a budget left them */
+        err = aiol_uring_unsubmitted(u) == 0 ? 0 : aiol_uring_enter(u, 0, 0, -1);
+        return err < 0 ? err : 1;
+    }
     timeout = aiol_table_timeout(&u->table, deadline);
     u->cq_fresh = aiol_ring_load(u->cq_tail);
-    if (u->cq_fresh != u->cq_next)
+    if (u->cq_fresh != u->cq_next || aiol_uring_is_behind(u))
         timeout = 0;
     if (timeout != 0 || aiol_uring_unsubmitted(u) != 0 ||
         (aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0)
@@ -5301,7 +5315,7 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
 }
 
 /* g) Another main loop goes on: its eventfd shows what is found from now on, or has not been looked at. */
-static void aiol_uring_listen(aiol_uring *u) {
+static void aiol_uring_reset_signal(aiol_uring *u) {
     uint64_t count;
     aiol_wake both;
     both.reader = u->signal;
@@ -5316,10 +5330,19 @@ static void aiol_uring_listen(aiol_uring *u) {
 
 static int aiol_uring_flush(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
-    int err = aiol_uring_fill(u);
+    int tries;
     if (u->signal != -1)
-        aiol_uring_listen(u);
-    return err < 0 || aiol_uring_unsubmitted(u) == 0 ? err : aiol_uring_enter(u, 0, 0, -1);
+        aiol_uring_reset_signal(u);
+    for (tries = 0; tries < 10; tries++) {
+        int err = aiol_uring_prepare(u);
+        if (err == 0 && aiol_uring_unsubmitted(u) != 0)
+            err = aiol_uring_enter(u, 0, 0, -1);
+        if (err < 0)
+            return err;
+        if (aiol_uring_unsubmitted(u) == 0 && !aiol_uring_is_behind(u))
+            return 0;
+    }
+    return AIOLOOP_EAGAIN; /* the caller looks again at once */
 }
 
 /* ---- dispatching ---- */
@@ -5361,7 +5384,8 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
         else
             aiol_table_deliver(&u->table, op, data, size, budget);
     }
-    if ((c->flags & AIOL_URING_F_BUFFER_MORE) == 0)
+    /* Of an incremental ring, one that got nothing is still the kernel's. */
+    if ((c->flags & AIOL_URING_F_BUFFER_MORE) == 0 && (size != 0 || (u->table.without & AIOL_WITHOUT_INCREMENTAL) != 0))
         aiol_uring_give(u, id);
 }
 
@@ -5369,14 +5393,13 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
 static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
     aiol_table *t = &u->table;
     int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
-    if (result > 0 || aiol_uring_is_passing(result))
+    if (result > 0 || aiol_uring_is_passing(result) || (op->engine_flags & AIOL_OP_ENDED) != 0)
         return;
-    if (result == -EINVAL && !u->proved && (t->without & AIOL_WITHOUT_BUFFER_RING) == 0)
-        /* A kernel before 6.0 has no multishot, one before 5.19 no ring of buffers either. */
-        t->without |= (t->without & AIOL_WITHOUT_MULTISHOT) == 0 ? AIOL_WITHOUT_MULTISHOT : AIOL_WITHOUT_BUFFER_RING;
+    if (result == -EINVAL && op->u.recv.multishot && !u->proved) /* a kernel before 6.0 */
+        t->without |= AIOL_WITHOUT_MULTISHOT;
     else if (op->state == AIOL_OP_ACTIVE && op->engine == NULL)
         aiol_table_finish(t, op, n);
-    else if ((op->engine_flags & AIOL_OP_ENDED) == 0)
+    else
         aiol_table_end(t, op, n);
 }
 
@@ -5393,6 +5416,20 @@ static void aiol_uring_accepted(aiol_uring *u, aiol_op *op, int result) {
     } else if (!aiol_uring_is_passing(result)) {
         aiol_table_finish(t, op, aiol_error_from_errno(-result));
     }
+}
+
+/* j) */
+static int64_t aiol_uring_broken(aiol_table *t, const aiol_op *op) {
+    const aiol_uring *u = (const aiol_uring *)(const void *)t;
+    const aiol_op *out = aiol_table_at(t, op->fd)->out;
+    uint32_t end = aiol_ring_load(u->cq_tail);
+    uint32_t i;
+    for (i = u->cq_next; out != NULL && i != end; i++) {
+        const aiol_uring_completion *c = &u->completions[i & u->cq_mask];
+        if (c->user_data == (uint64_t)(uintptr_t)out && c->result < 0 && !aiol_uring_is_passing(c->result))
+            return aiol_error_from_errno(-c->result);
+    }
+    return 0;
 }
 
 /* Reads what is there without a request. */
@@ -5477,7 +5514,7 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
     u->turn++;
     while (u->cq_next != u->cq_end && !*budget->halt) {
         aiol_uring_completion c = u->completions[u->cq_next & u->cq_mask];
-        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_IS) : NULL;
+        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_TAGS) : NULL;
         bool fresh = (int32_t)(u->cq_next - u->cq_fresh) >= 0;
         if ((c.user_data & AIOL_URING_IS_ACCEPT) != 0 && !aiol_uring_may_accept(u, op))
             break; /* in the next iteration */
@@ -5513,9 +5550,12 @@ static void aiol_uring_wake(aiol_engine *e) {
 }
 
 static size_t aiol_uring_woken(aiol_op *op, int64_t n, const void *data) {
+    aiol_uring *u = AIOL_CONTAINER(op, aiol_uring, wake_op);
     (void)n;
     (void)data;
-    aiol_wake_drain(&AIOL_CONTAINER(op, const aiol_uring, wake_op)->wake);
+    aiol_wake_drain(&u->wake);
+    if (op->state == AIOL_OP_IDLE) /* the kernel gave up; threads must be able to wake us all the same */
+        (void)aiol_uring_submit(&u->table.base, op);
     return 0;
 }
 
@@ -5537,6 +5577,15 @@ static void aiol_uring_forget(aiol_engine *e) {
     aiol_free(e->allocator, u, sizeof(*u));
 }
 
+/* Connections that were made, and that nobody will accept. */
+static void aiol_uring_close_accepted(aiol_uring *u) {
+    for (; u->cq_next != aiol_ring_load(u->cq_tail); aiol_ring_store(u->cq_head, ++u->cq_next)) {
+        const aiol_uring_completion *c = &u->completions[u->cq_next & u->cq_mask];
+        if ((c->user_data & AIOL_URING_TAGS) == AIOL_URING_IS_ACCEPT && c->result >= 0)
+            aiol_socket_close(c->result);
+    }
+}
+
 static void aiol_uring_close(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     if (u->enabled) { /* a): watchers' descriptors outlive the loop */
@@ -5544,10 +5593,10 @@ static void aiol_uring_close(aiol_engine *e) {
         if (entry != NULL)
             entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
         (void)aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
-        for (; u->cq_next != aiol_ring_load(u->cq_tail); u->cq_next++) { /* connections that nobody will accept */
-            const aiol_uring_completion *c = &u->completions[u->cq_next & u->cq_mask];
-            if ((c->user_data & AIOL_URING_IS) == AIOL_URING_IS_ACCEPT && c->result >= 0)
-                aiol_socket_close(c->result);
+        aiol_uring_close_accepted(u);
+        if ((aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_OVERFLOW) != 0) { /* f) */
+            (void)aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
+            aiol_uring_close_accepted(u);
         }
     }
     aiol_uring_forget(e);
@@ -5570,8 +5619,8 @@ static void aiol_uring_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_uring_calls = {
-    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_uring_stop,
-    aiol_uring_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
+    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_table_stop,
+    aiol_table_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
     aiol_uring_quiesce,  aiol_uring_wait_for, aiol_uring_dispatch, aiol_uring_flush,      aiol_uring_descriptor,
     aiol_uring_wake,     aiol_uring_forget,   aiol_table_now,      aiol_uring_verify,
 };
@@ -5654,6 +5703,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->table.base.sockets = &aiol_system_sockets;
     u->table.base.allocator = setup->allocator;
     u->table.without = setup->without;
+    u->table.broken = aiol_uring_broken;
     u->fd = -1;
     u->signal = -1;
     err = aiol_wake_open(&u->wake, setup->without);
@@ -8188,7 +8238,7 @@ struct aioloop {
     aiol_link resources;
     aioloop_time closed_at;
     int process;
-    const void *thread; /* that ran it first: some engines belong to one (io_uring) */
+    uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */
     uint32_t site;
 
     aioloop_exception_handler handler;
@@ -10009,6 +10059,17 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
 
 /* ---- running ---- */
 
+static uint32_t aiol_threads_numbered;
+
+/* False if another thread ran the loop first. */
+static bool aiol_loop_stays(aioloop *loop) {
+    if (aiol_thread.number == 0)
+        aiol_thread.number = aiol_add_u32(&aiol_threads_numbered, 1);
+    if (loop->thread == 0)
+        loop->thread = aiol_thread.number;
+    return loop->thread == aiol_thread.number;
+}
+
 /* Makes this thread the one that runs the loop. */
 static int aiol_loop_begin(aioloop *loop) {
     if (loop == NULL)
@@ -10022,11 +10083,10 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
     if (aiol_exchange_u32(&loop->running, 1) != 0)
         return AIOLOOP_EMISUSE; /* in another thread */
-    if (loop->thread != NULL && loop->thread != &aiol_thread) {
+    if (!aiol_loop_stays(loop)) {
         aiol_store(&loop->running, 0);
         return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
     }
-    loop->thread = &aiol_thread;
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
     loop->outer_map = aiol_thread.map;
@@ -10154,6 +10214,8 @@ AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return AIOLOOP_ECLOSED;
+    if (!aiol_loop_stays(loop))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
     if (loop->engine->calls->flush(loop->engine) < 0)
         loop->more = true;
     return loop->engine->calls->descriptor(loop->engine);

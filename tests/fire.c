@@ -372,6 +372,22 @@ static bool fire_is_all(const unsigned char *memory, size_t size, int byte) {
     return size == 0 || (memory[0] == byte && memcmp(memory, memory + 1, size - 1) == 0);
 }
 
+/* What wrong bytes are: garbage of ours, or those of another place. */
+static void fire_show_bytes(uint32_t id, const unsigned char *data, size_t size) {
+    unsigned char expected[8];
+    uint64_t at;
+    size_t i;
+    fprintf(stderr, "fire: %lu bytes:", (unsigned long)size);
+    for (i = 0; i < size && i < 64; i++)
+        fprintf(stderr, " %02x", (unsigned)data[i]);
+    for (at = 0; size >= 8 && at < 50000000; at++) {
+        fire_pattern(id, at, expected, 8);
+        if (memcmp(expected, data, 8) == 0)
+            break;
+    }
+    fprintf(stderr, at < 50000000 && size >= 8 ? ": they are those from %lu on\n" : "\n", (unsigned long)at);
+}
+
 /* Bytes that arrive at e. */
 static void fire_check(fire_actor *a, fire_end *e, const unsigned char *data, size_t size) {
     a->bytes += size;
@@ -396,6 +412,7 @@ static void fire_check(fire_actor *a, fire_end *e, const unsigned char *data, si
         if (memcmp(expected, data, n) != 0) {
             for (i = 0; expected[i] == data[i]; i++)
                 ;
+            fire_show_bytes(e->peer_id, data + i, size - i);
             fire_die(e, "byte %lu is %02x, not %02x", (unsigned long)(e->received + i), (unsigned)data[i], (unsigned)expected[i]);
         }
         e->received += n;
@@ -1742,6 +1759,8 @@ static void fire_drain(aioloop *loop, void *arg) {
             fire_end_writing(e);
             if (e->eof && !e->closing)
                 fire_close(e, true);
+        } else if (e->transport != NULL && fire_clock() > fire.drain_until - 59 * INT64_C(1000000000)) {
+            fire_close(e, false); /* two that closed wait for each other to read */
         }
         if (i > fire.live_count)
             i = fire.live_count + 1;
@@ -1996,16 +2015,18 @@ static void fire_round_drop(void) {
     int err;
     pthread_mutex_lock(&fire.lock);
     for (i = 0; i < FIRE_SLOTS; i++)
-        if (fire.watches[i].fd != -1)
+        if (fire.watches[i].fd != -1 && fire_pick(&fire.actor, 2) != 0)
             fire_watch_end(&fire.watches[i]);
     for (i = 0; i < fire.live_count; i++) {
         fire_end *e = fire.live[i];
         if (e->kind == FIRE_RAW)
-            fire_unwatch(e);
+            e->reading = e->writing = false; /* that ends with the loop */
         else
             e->unclean = e->closing = true;
-        if (e->future != NULL)
+        if (e->future != NULL) {
+            (void)aioloop_future_exception(e->future);
             aioloop_future_unref(e->future);
+        }
     }
     fire.phase = FIRE_CLOSED;
     fire.thread_posts = false;
@@ -2017,6 +2038,11 @@ static void fire_round_drop(void) {
         fire.open_servers[i] = NULL;
         if (s != NULL)
             fire_expect_free(s);
+    }
+    for (i = 0; i < FIRE_SLOTS; i++) {
+        fire.watches[i].reader = fire.watches[i].writer = false;
+        if (fire.watches[i].fd != -1)
+            fire_watch_end(&fire.watches[i]);
     }
     fire.thread_drains = true;
     pthread_mutex_unlock(&fire.lock);

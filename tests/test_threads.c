@@ -12,6 +12,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <time.h>
+#include <unistd.h>
 
 static pthread_t thread_start(void *(*fn)(void *), void *arg) {
     pthread_t thread;
@@ -226,6 +227,46 @@ TEST_WITH(thread_that_runs_a_loop_first_keeps_it, "", TEST_THREADS) {
     CHECK_EQ(aioloop_run_once(loop, 0), AIOLOOP_EMISUSE);
     CHECK(strstr(aioloop_error_message(aioloop_last_error(loop)), "thread") != NULL);
     CHECK(!aioloop_is_running(loop));
+    test_end(loop);
+}
+
+typedef struct thread_dribble {
+    int socket;
+    int bytes;
+} thread_dribble;
+
+static void *thread_dribble_it(void *arg) {
+    const thread_dribble *d = (const thread_dribble *)arg;
+    int i;
+    for (i = 0; i < d->bytes; i++)
+        if (write(d->socket, "x", 1) != 1)
+            break;
+    close(d->socket);
+    return NULL;
+}
+
+/* An end that comes while the last bytes are taken is told as any other. Rare enough to need many rounds. */
+TEST_WITH(thread_that_writes_and_closes_while_we_read_is_heard_out, "", TEST_THREADS | TEST_REAL_FDS) {
+    aioloop *loop = test_loop();
+    int round;
+    int rounds = test_slowdown() > 1 ? 30 : 300;
+    test_needs_real_descriptors(loop);
+    for (round = 0; round < rounds; round++) {
+        test_peer peer = AIOLOOP_ZERO;
+        thread_dribble d;
+        aioloop_socket s[2];
+        pthread_t thread;
+        test_socketpair(loop, s);
+        d.socket = s[1];
+        d.bytes = 20 + round % 100;
+        test_adopt(loop, &test_protocol, &peer, s[0]);
+        thread = thread_start(thread_dribble_it, &d);
+        test_forget_socket(s[1]);
+        test_run_until(loop, &peer.lost, 1, "the end");
+        pthread_join(thread, NULL);
+        CHECK_EQ(peer.received, (size_t)d.bytes);
+        test_peer_drop(&peer);
+    }
     test_end(loop);
 }
 

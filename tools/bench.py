@@ -34,7 +34,7 @@ BUILD = tempfile.mkdtemp(prefix="aioloop-bench-")
 atexit.register(shutil.rmtree, BUILD, ignore_errors=True)
 CFLAGS = ["-O2", "-g", "-DNDEBUG", "-std=gnu99", "-Wall", "-Wextra"]
 PROGRAMS = ["aioloop", "hand", "libev", "libuv"]
-# The servers of the group "engines": the program and what it has to wait with. The first is what others are compared to.
+# The servers of the group "engines": the program and what it has to wait with. Others are compared to the first.
 ENGINES = {"aioloop epoll": ("aioloop", "epoll"), "aioloop io_uring": ("aioloop", "io_uring"),
            "hand epoll": ("hand", "epoll"), "hand io_uring": ("uring", "io_uring"),
            "libev": ("libev", "epoll"), "libuv": ("libuv", "epoll")}
@@ -216,14 +216,14 @@ def instructions(name, mode, live, short, long):
     return {"instructions": (totals[1] - totals[0]) / (long - short)}
 
 
-def instructions_echo(name, short, long):
+def instructions_echo(name, short, long, connections=1):
     file = os.path.join(BUILD, "callgrind.out")
     totals = []
     for count in (short, long):
         with Server(name, "--once", under=callgrind_command(file)) as server:
-            rounds_of(server, 1, count)
+            rounds_of(server, connections, count)
         totals.append(callgrind_total(file))
-    return {"instructions": (totals[1] - totals[0]) / (long - short)}
+    return {"instructions": (totals[1] - totals[0]) / (long - short) / connections}
 
 
 def strace_calls(file):
@@ -469,14 +469,16 @@ class Case:
     """What every server of ENGINES is measured by. measure answers the figures of a round; best: of several rounds."""
 
     def __init__(self, name, text, measure, figures, tool=None, **what):
-        self.name, self.text, self.measure, self.figures, self.tool, self.what = name, text, measure, figures, tool, what
+        self.name, self.text, self.measure, self.figures = name, text, measure, figures
+        self.tool, self.what = tool, what
 
 
 # Figures: what they are called, digits, and which of several is the best.
 TIMED = {"server_cpu_us": ("server CPU per request, us", 2, min), "rate": ("requests per second", 0, max)}
+INSTRUCTIONS = {"instructions": ("instructions outside the kernel per round trip", 0, min)}
 COUNTED = {"calls": ("system calls per round trip", 3, min)}
 MEMORY = {"heap": ("user memory per idle connection, B", 0, min)}
-KEPT = ("rate", "server_cpu_us", "client_cpu_us", "p50_us", "p99_us", "calls", "heap")
+KEPT = ("rate", "server_cpu_us", "client_cpu_us", "p50_us", "p99_us", "instructions", "calls", "heap")
 
 
 def engine_cases(quick):
@@ -498,7 +500,11 @@ def engine_cases(quick):
     for connections in (10, 100):
         timed_case("pipelined", 64, connections, depth=16)
     timed_case("cycles", 64, 10, mode="cycles")
-    cases += [Case("calls.1", "64 B x 1", lambda name: system_calls(name, 1, 200, 1200), COUNTED, "strace",
+    cases += [Case("ir.1", "64 B x 1", lambda name: instructions_echo(name, 500, 1500), INSTRUCTIONS, "valgrind",
+                   kind="ir", size=64, connections=1),
+              Case("ir.100", "64 B x 100", lambda name: instructions_echo(name, 10, 40, 100), INSTRUCTIONS, "valgrind",
+                   kind="ir", size=64, connections=100),
+              Case("calls.1", "64 B x 1", lambda name: system_calls(name, 1, 200, 1200), COUNTED, "strace",
                    kind="calls", size=64, connections=1),
               Case("calls.100", "64 B x 100", lambda name: system_calls(name, 100, 20, 120), COUNTED, "strace",
                    kind="calls", size=64, connections=100),
@@ -509,7 +515,7 @@ def engine_cases(quick):
 
 def engine_rounds(cases, names, rounds, report):
     """All cases in each round, so that a disturbance spoils one round of a case and not all of them; all servers one
-    after the other in each case, each time another one first. Answers samples[case name][server] of figures by round."""
+    after the other in each case, each time another one first. Answers samples[case name][server]: figures by round."""
     samples = {case.name: {name: [] for name in names} for case in cases}
     for number in range(rounds):
         for case in cases:
@@ -555,8 +561,9 @@ def engine_results(cases, names, samples, report):
 
 def engine_tables(cases, names, results):
     """For each figure the medians with the ratios to the first server, then the best rounds."""
-    for figures in (TIMED, COUNTED, MEMORY):
-        having = [case for case in cases if case.figures is figures and any((case.name, name) in results for name in names)]
+    for figures in (TIMED, INSTRUCTIONS, COUNTED, MEMORY):
+        having = [case for case in cases
+                  if case.figures is figures and any((case.name, name) in results for name in names)]
         for key, (title, digits, _) in figures.items():
             for which in ("median", "best") if figures is TIMED else ("median",):
                 lines = []
@@ -564,7 +571,8 @@ def engine_tables(cases, names, results):
                     line = [case.text]
                     for name in names:
                         result = results.get((case.name, name))
-                        cell = "{:,.{}f}".format(result[which][key], digits) if result else "-"
+                        value = result[which][key] if result else None
+                        cell = "{:,.{}f}".format(value, digits + (value < 1)) if result else "-"
                         if which == "median" and name != names[0] and result and key in result["ratio"]:
                             cell += "  x%.2f" % result["ratio"][key]
                         line.append(cell)
@@ -630,7 +638,8 @@ def main():
                         ". Apart from these: engines, the back ends in comparison")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of what is timed (default 7; quick 2)")
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: to see that all runs")
-    parser.add_argument("--out", metavar="FILE", help="raw results (default build/bench.json, build/bench-engines.json)")
+    parser.add_argument("--out", metavar="FILE",
+                        help="raw results (default build/bench.json or build/bench-engines.json)")
     parser.add_argument("--aioloop-cflags", default="", metavar="FLAGS", help="more flags to compile aioloop with")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 7)

@@ -69,7 +69,8 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop);
 
 /* A descriptor that another main loop can watch for reading: readable means aioloop_run_once has something to do. Whatever
  * is to be told to the system is told before this returns and before each aioloop_run_once returns. AIOLOOP_ENOTAVAILABLE
- * where the back end has none (poll, select). The loop's to close. */
+ * where the back end has none (poll, select); AIOLOOP_EMISUSE in another thread than the one that runs the loop: this call, as a
+ * run, makes the loop stay with the thread. The loop's to close. */
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop);
 
 /* The name of the back end that runs this loop: "epoll". The program's for ever. */

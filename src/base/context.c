@@ -40,6 +40,7 @@ typedef struct aiol_thread_state {
     bool current_was_set; /* also to NULL */
     bool counted;         /* first is known */
     bool first;           /* the process's first thread: see aioloop_get_event_loop */
+    uint32_t number;      /* tells it from all others of the process; 0: not needed yet */
     int running_process;  /* whose running is; a forked child has another */
     aiol_map *map;    /* the current values */
     aiol_map **place; /* that owns them; NULL: map does */

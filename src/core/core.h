@@ -193,7 +193,7 @@ struct aioloop {
     aiol_link resources;
     aioloop_time closed_at;
     int process;
-    const void *thread; /* that ran it first: some engines belong to one (io_uring) */
+    uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */
     uint32_t site;
 
     aioloop_exception_handler handler;

@@ -205,6 +205,17 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
 
 /* ---- running ---- */
 
+static uint32_t aiol_threads_numbered;
+
+/* False if another thread ran the loop first. */
+static bool aiol_loop_stays(aioloop *loop) {
+    if (aiol_thread.number == 0)
+        aiol_thread.number = aiol_add_u32(&aiol_threads_numbered, 1);
+    if (loop->thread == 0)
+        loop->thread = aiol_thread.number;
+    return loop->thread == aiol_thread.number;
+}
+
 /* Makes this thread the one that runs the loop. */
 static int aiol_loop_begin(aioloop *loop) {
     if (loop == NULL)
@@ -218,11 +229,10 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
     if (aiol_exchange_u32(&loop->running, 1) != 0)
         return AIOLOOP_EMISUSE; /* in another thread */
-    if (loop->thread != NULL && loop->thread != &aiol_thread) {
+    if (!aiol_loop_stays(loop)) {
         aiol_store(&loop->running, 0);
         return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
     }
-    loop->thread = &aiol_thread;
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
     loop->outer_map = aiol_thread.map;
@@ -350,6 +360,8 @@ AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return AIOLOOP_ECLOSED;
+    if (!aiol_loop_stays(loop))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
     if (loop->engine->calls->flush(loop->engine) < 0)
         loop->more = true;
     return loop->engine->calls->descriptor(loop->engine);

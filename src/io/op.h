@@ -59,6 +59,8 @@ typedef struct aiol_op {
             /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
              * done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
+            int end;        /* the engine's: what comes behind the bytes that it keeps, */
+            bool multishot; /* and how they were asked for */
         } recv;
         struct {
             int budget;    /* connections in one iteration */

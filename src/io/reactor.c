@@ -123,25 +123,6 @@ static int aiol_reactor_cancel(aiol_engine *e, aiol_op *op) {
     return 0;
 }
 
-static void aiol_reactor_stop(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (op->state != AIOL_OP_ACTIVE)
-        return;
-    op->state = AIOL_OP_STOPPED;
-    aiol_table_unkeep(&r->table, op);
-    aiol_table_changed(&r->table, op->fd, aiol_table_at(&r->table, op->fd));
-}
-
-static void aiol_reactor_start(aiol_engine *e, aiol_op *op) {
-    aiol_reactor *r = (aiol_reactor *)e;
-    if (op->state != AIOL_OP_STOPPED)
-        return;
-    op->state = AIOL_OP_ACTIVE;
-    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
-        aiol_table_keep(&r->table, op);
-    aiol_table_changed(&r->table, op->fd, aiol_table_at(&r->table, op->fd));
-}
-
 /* ---- descriptors ---- */
 
 static int aiol_reactor_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) {
@@ -313,8 +294,8 @@ static void aiol_reactor_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_reactor_calls = {
-    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_reactor_stop,
-    aiol_reactor_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_table_stop,
+    aiol_table_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
     aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
     aiol_reactor_wake,   aiol_reactor_close,      aiol_table_now,      aiol_reactor_verify,
 };

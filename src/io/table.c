@@ -15,10 +15,10 @@
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4 }; /* FULL: the last send was cut, the next would block */
+/* FULL: the last send was cut, the next would block. INTERNET, OTHER: the family, once it was asked for. */
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16 };
 
-/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes an end or an error, whose
- * code is in op->generation. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
+/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
  * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
  * amounts, for which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests
  * that fill all buffers ahead; LITTLE: its last reading was small. */
@@ -61,6 +61,7 @@ typedef struct aiol_table {
     aiol_op *kept; /* sources with something to offer, the oldest first */
     aiol_op **kept_end;
     aiol_op *current; /* whose callback runs */
+    int64_t (*broken)(struct aiol_table *t, const aiol_op *op); /* NULL, or asked at the end of a stream: the error that it is instead, or 0 */
     unsigned char *buffer;
 } aiol_table;
 
@@ -126,6 +127,25 @@ static void aiol_table_finish(aiol_table *t, aiol_op *op, int64_t n) {
     op->done(op, n, NULL);
 }
 
+static void aiol_table_stop(aiol_engine *e, aiol_op *op) {
+    aiol_table *t = (aiol_table *)e;
+    if (op->state != AIOL_OP_ACTIVE)
+        return;
+    op->state = AIOL_OP_STOPPED;
+    aiol_table_unkeep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+}
+
+static void aiol_table_start(aiol_engine *e, aiol_op *op) {
+    aiol_table *t = (aiol_table *)e;
+    if (op->state != AIOL_OP_STOPPED)
+        return;
+    op->state = AIOL_OP_ACTIVE;
+    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
+        aiol_table_keep(t, op);
+    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+}
+
 static size_t aiol_table_take(aiol_engine *e, aiol_op *op, void *to, size_t size) {
     aiol_table *t = (aiol_table *)e;
     aiol_stash *stash = (aiol_stash *)op->engine;
@@ -179,7 +199,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~AIOL_FD_FULL;
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER);
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -206,7 +226,7 @@ static int64_t aiol_table_timeout(const aiol_table *t, aioloop_time deadline) {
 /* A RECV gets no more bytes; behind what is kept comes n: an end or an error. */
 static void aiol_table_end(aiol_table *t, aiol_op *op, int64_t n) {
     op->engine_flags |= AIOL_OP_ENDED;
-    op->generation = (uint32_t)(int32_t)n;
+    op->u.recv.end = (int)n;
     if (op->state == AIOL_OP_ACTIVE)
         aiol_table_keep(t, op);
     aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
@@ -243,6 +263,15 @@ static bool aiol_table_place(aiol_table *t, aiol_op *op, unsigned char **to, siz
     return t->current == op && op->state == AIOL_OP_ACTIVE && *size != 0;
 }
 
+/* Nothing to read, the end or an error. */
+static AIOL_NOINLINE void aiol_table_read_ended(aiol_table *t, aiol_op *op, int64_t n) {
+    if (n == AIOLOOP_EAGAIN)
+        return;
+    if (n == 0 && t->broken != NULL)
+        n = t->broken(t, op);
+    aiol_table_finish(t, op, n);
+}
+
 /* Into memory of the receiver's. How much. */
 static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
@@ -254,8 +283,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
             break;
         n = aiol_socket_recv(op->fd, to, size);
         if (n <= 0) {
-            if (n != AIOLOOP_EAGAIN)
-                aiol_table_finish(t, op, n);
+            aiol_table_read_ended(t, op, n);
             break;
         }
         got += (size_t)n;
@@ -274,8 +302,7 @@ AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget
         int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
-            if (n != AIOLOOP_EAGAIN)
-                aiol_table_finish(t, op, n);
+            aiol_table_read_ended(t, op, n);
             break;
         }
         got += (size_t)n;
@@ -364,7 +391,7 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
         if ((op->engine_flags & AIOL_OP_ENDED) == 0)
             aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
         else if ((op->engine_flags & AIOL_OP_ARMED) == 0)
-            aiol_table_finish(t, op, (int32_t)op->generation);
+            aiol_table_finish(t, op, op->u.recv.end);
         else
             aiol_table_keep(t, op); /* until the kernel has given it back */
     }

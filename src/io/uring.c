@@ -1,7 +1,7 @@
 /*
  * uring.c - operations by Linux's io_uring.                                      (asyncio: proactor_events.py)
  *
- * Requests are made of what the table says (aiol_uring_fill) and go to the kernel together with the wait: one call per iteration.
+ * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call per iteration.
  * A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or kept, and the buffer goes
  * back at once. The user_data of a request is its operation, which stays until its last completion has come; that of a
  * cancellation is marked, since nobody needs its result.
@@ -18,9 +18,11 @@
  *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another main loop there is an
  *      eventfd that the kernel signals. When the cause was a write to another eventfd it does so only once (6.18), so it is
  *      registered anew after each signal.
- *   h) After 32 completions in a row a multishot RECV forgets the end that stood behind them (6.18, Unix sockets). There are no
- *      more than 32 buffers, so it ends for want of one before.
+ *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, the kernel (6.18) believes that it has
+ *      told all. So only internet sockets get multishot ones; for others the request is made anew each time.
  *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one is tried.
+ *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one is the error of
+ *      a SEND that stands in the completions.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be measured
  * (loopback, where the kernel copies in the end), so there are none.
@@ -36,14 +38,14 @@
 #define AIOL_URING_COMPLETIONS 4096u
 #define AIOL_URING_GATHERS 8       /* sends of several pieces in one submission */
 #define AIOL_URING_MEMORY 0x80000u /* of all buffers */
-#define AIOL_URING_BUFFERS_MAX 32u /* h) */
+#define AIOL_URING_BUFFERS_MAX 32u
 #define AIOL_URING_PAGE 0x1000u
 #define AIOL_URING_LARGE 0x4000u   /* bytes at once: read directly from then on */
 #define AIOL_URING_SMALL 0x1000u   /* two such readings: no more */
 #define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
 
 /* In the lowest bits of user_data. */
-enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_IS = 3 };
+enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_TAGS = 3 };
 
 typedef struct aiol_gather {
     struct msghdr message;
@@ -228,6 +230,17 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
+/* h) */
+static bool aiol_uring_may_repeat(aiol_uring *u, aioloop_socket fd) {
+    aiol_fd *entry = aiol_table_at(&u->table, fd);
+    int family = AIOLOOP_UNSPEC;
+    if ((entry->flags & (AIOL_FD_INTERNET | AIOL_FD_OTHER)) == 0) {
+        bool known = aiol_socket_inspect(fd, &family) == 0;
+        entry->flags |= known && (family == AIOLOOP_INET || family == AIOLOOP_INET6) ? AIOL_FD_INTERNET : AIOL_FD_OTHER;
+    }
+    return (entry->flags & AIOL_FD_INTERNET) != 0 && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0;
+}
+
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
     if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
@@ -236,7 +249,8 @@ static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
-    if ((u->table.without & AIOL_WITHOUT_MULTISHOT) == 0)
+    op->u.recv.multishot = aiol_uring_may_repeat(u, op->fd);
+    if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
 }
@@ -318,7 +332,7 @@ static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
 }
 
 /* Brings the kernel's side of a descriptor up to date. False: no room now. */
-static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
+static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
     aiol_op *in = entry->in;
     aiol_op *out = entry->out;
     if (in != NULL) {
@@ -327,7 +341,7 @@ static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
         if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
             if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
                 return false;
-        } else if (!polled && (!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) &&
+        } else if ((!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) && (!polled || (in->engine_flags & AIOL_OP_ENDED) != 0) &&
                    (in->engine_flags & AIOL_OP_LEAVING) == 0 && !aiol_uring_disarm(u, in)) {
             return false;
         }
@@ -336,7 +350,7 @@ static bool aiol_uring_tell(aiol_uring *u, aiol_fd *entry) {
 }
 
 /* Makes the requests that are due, as far as there is room. */
-static int aiol_uring_fill(aiol_uring *u) {
+static int aiol_uring_prepare(aiol_uring *u) {
     aiol_table *t = &u->table;
     if (AIOL_UNLIKELY(!u->enabled)) {
         int err = aiol_uring_register(u, AIOL_URING_ENABLE, NULL, 0);
@@ -353,7 +367,7 @@ static int aiol_uring_fill(aiol_uring *u) {
     }
     while (t->dirty_count != 0) {
         aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
-        if (!aiol_uring_tell(u, entry))
+        if (!aiol_uring_update(u, entry))
             return 0;
         entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
         t->dirty_count--;
@@ -361,14 +375,19 @@ static int aiol_uring_fill(aiol_uring *u) {
     return 0;
 }
 
+/* Whether there was no room for some request. */
+static bool aiol_uring_is_behind(const aiol_uring *u) {
+    return u->table.dirty_count != 0 || u->cancels != NULL;
+}
+
 /* a) The cancellations are made, and what they end is given back. */
 static void aiol_uring_settle(aiol_uring *u) {
     int tries;
-    for (tries = 0; tries < 10; tries++) {
-        if (aiol_uring_fill(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
+    for (tries = 0; tries < 1000; tries++) {
+        if (aiol_uring_prepare(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
             return;
-        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL)
-            return;
+        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL && (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0)
+            return; /* one call runs no more than 20 pieces of what is postponed */
     }
 }
 
@@ -428,32 +447,12 @@ static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-static void aiol_uring_stop(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    if (op->state != AIOL_OP_ACTIVE)
-        return;
-    op->state = AIOL_OP_STOPPED;
-    aiol_table_unkeep(t, op);
-    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
-}
-
-static void aiol_uring_start(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    if (op->state != AIOL_OP_STOPPED)
-        return;
-    op->state = AIOL_OP_ACTIVE;
-    if (op->engine != NULL || (op->engine_flags & AIOL_OP_ENDED) != 0)
-        aiol_table_keep(t, op);
-    aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
-}
-
 static void aiol_uring_quiesce(aiol_engine *e, aioloop_socket fd) {
     aiol_uring *u = (aiol_uring *)e;
     aiol_fd *entry = aiol_table_at(&u->table, fd);
     AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
     if (entry->armed != 0)
         aiol_uring_settle(u);
-    entry = aiol_table_at(&u->table, fd);
     entry->flags &= (uint8_t)~AIOL_FD_TRANSPORT;
     entry->generation++;
     entry->armed = 0;
@@ -465,14 +464,16 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
     aiol_uring *u = (aiol_uring *)e;
     int64_t timeout;
     int err;
-    if (AIOL_UNLIKELY(u->cq_next != u->cq_end)) /* a halted dispatch left them */
-        return 1;
-    err = aiol_uring_fill(u);
+    err = aiol_uring_prepare(u);
     if (err < 0)
         return err;
+    if (AIOL_UNLIKELY(u->cq_next != u->cq_end)) { /* a halt or a budget left them */
+        err = aiol_uring_unsubmitted(u) == 0 ? 0 : aiol_uring_enter(u, 0, 0, -1);
+        return err < 0 ? err : 1;
+    }
     timeout = aiol_table_timeout(&u->table, deadline);
     u->cq_fresh = aiol_ring_load(u->cq_tail);
-    if (u->cq_fresh != u->cq_next)
+    if (u->cq_fresh != u->cq_next || aiol_uring_is_behind(u))
         timeout = 0;
     if (timeout != 0 || aiol_uring_unsubmitted(u) != 0 ||
         (aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0)
@@ -482,7 +483,7 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
 }
 
 /* g) Another main loop goes on: its eventfd shows what is found from now on, or has not been looked at. */
-static void aiol_uring_listen(aiol_uring *u) {
+static void aiol_uring_reset_signal(aiol_uring *u) {
     uint64_t count;
     aiol_wake both;
     both.reader = u->signal;
@@ -497,10 +498,19 @@ static void aiol_uring_listen(aiol_uring *u) {
 
 static int aiol_uring_flush(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
-    int err = aiol_uring_fill(u);
+    int tries;
     if (u->signal != -1)
-        aiol_uring_listen(u);
-    return err < 0 || aiol_uring_unsubmitted(u) == 0 ? err : aiol_uring_enter(u, 0, 0, -1);
+        aiol_uring_reset_signal(u);
+    for (tries = 0; tries < 10; tries++) {
+        int err = aiol_uring_prepare(u);
+        if (err == 0 && aiol_uring_unsubmitted(u) != 0)
+            err = aiol_uring_enter(u, 0, 0, -1);
+        if (err < 0)
+            return err;
+        if (aiol_uring_unsubmitted(u) == 0 && !aiol_uring_is_behind(u))
+            return 0;
+    }
+    return AIOLOOP_EAGAIN; /* the caller looks again at once */
 }
 
 /* ---- dispatching ---- */
@@ -542,7 +552,8 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
         else
             aiol_table_deliver(&u->table, op, data, size, budget);
     }
-    if ((c->flags & AIOL_URING_F_BUFFER_MORE) == 0)
+    /* Of an incremental ring, one that got nothing is still the kernel's. */
+    if ((c->flags & AIOL_URING_F_BUFFER_MORE) == 0 && (size != 0 || (u->table.without & AIOL_WITHOUT_INCREMENTAL) != 0))
         aiol_uring_give(u, id);
 }
 
@@ -550,14 +561,13 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
 static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
     aiol_table *t = &u->table;
     int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
-    if (result > 0 || aiol_uring_is_passing(result))
+    if (result > 0 || aiol_uring_is_passing(result) || (op->engine_flags & AIOL_OP_ENDED) != 0)
         return;
-    if (result == -EINVAL && !u->proved && (t->without & AIOL_WITHOUT_BUFFER_RING) == 0)
-        /* A kernel before 6.0 has no multishot, one before 5.19 no ring of buffers either. */
-        t->without |= (t->without & AIOL_WITHOUT_MULTISHOT) == 0 ? AIOL_WITHOUT_MULTISHOT : AIOL_WITHOUT_BUFFER_RING;
+    if (result == -EINVAL && op->u.recv.multishot && !u->proved) /* a kernel before 6.0 */
+        t->without |= AIOL_WITHOUT_MULTISHOT;
     else if (op->state == AIOL_OP_ACTIVE && op->engine == NULL)
         aiol_table_finish(t, op, n);
-    else if ((op->engine_flags & AIOL_OP_ENDED) == 0)
+    else
         aiol_table_end(t, op, n);
 }
 
@@ -574,6 +584,20 @@ static void aiol_uring_accepted(aiol_uring *u, aiol_op *op, int result) {
     } else if (!aiol_uring_is_passing(result)) {
         aiol_table_finish(t, op, aiol_error_from_errno(-result));
     }
+}
+
+/* j) */
+static int64_t aiol_uring_broken(aiol_table *t, const aiol_op *op) {
+    const aiol_uring *u = (const aiol_uring *)(const void *)t;
+    const aiol_op *out = aiol_table_at(t, op->fd)->out;
+    uint32_t end = aiol_ring_load(u->cq_tail);
+    uint32_t i;
+    for (i = u->cq_next; out != NULL && i != end; i++) {
+        const aiol_uring_completion *c = &u->completions[i & u->cq_mask];
+        if (c->user_data == (uint64_t)(uintptr_t)out && c->result < 0 && !aiol_uring_is_passing(c->result))
+            return aiol_error_from_errno(-c->result);
+    }
+    return 0;
 }
 
 /* Reads what is there without a request. */
@@ -658,7 +682,7 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
     u->turn++;
     while (u->cq_next != u->cq_end && !*budget->halt) {
         aiol_uring_completion c = u->completions[u->cq_next & u->cq_mask];
-        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_IS) : NULL;
+        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_TAGS) : NULL;
         bool fresh = (int32_t)(u->cq_next - u->cq_fresh) >= 0;
         if ((c.user_data & AIOL_URING_IS_ACCEPT) != 0 && !aiol_uring_may_accept(u, op))
             break; /* in the next iteration */
@@ -694,9 +718,12 @@ static void aiol_uring_wake(aiol_engine *e) {
 }
 
 static size_t aiol_uring_woken(aiol_op *op, int64_t n, const void *data) {
+    aiol_uring *u = AIOL_CONTAINER(op, aiol_uring, wake_op);
     (void)n;
     (void)data;
-    aiol_wake_drain(&AIOL_CONTAINER(op, const aiol_uring, wake_op)->wake);
+    aiol_wake_drain(&u->wake);
+    if (op->state == AIOL_OP_IDLE) /* the kernel gave up; threads must be able to wake us all the same */
+        (void)aiol_uring_submit(&u->table.base, op);
     return 0;
 }
 
@@ -718,6 +745,15 @@ static void aiol_uring_forget(aiol_engine *e) {
     aiol_free(e->allocator, u, sizeof(*u));
 }
 
+/* Connections that were made, and that nobody will accept. */
+static void aiol_uring_close_accepted(aiol_uring *u) {
+    for (; u->cq_next != aiol_ring_load(u->cq_tail); aiol_ring_store(u->cq_head, ++u->cq_next)) {
+        const aiol_uring_completion *c = &u->completions[u->cq_next & u->cq_mask];
+        if ((c->user_data & AIOL_URING_TAGS) == AIOL_URING_IS_ACCEPT && c->result >= 0)
+            aiol_socket_close(c->result);
+    }
+}
+
 static void aiol_uring_close(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     if (u->enabled) { /* a): watchers' descriptors outlive the loop */
@@ -725,10 +761,10 @@ static void aiol_uring_close(aiol_engine *e) {
         if (entry != NULL)
             entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
         (void)aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
-        for (; u->cq_next != aiol_ring_load(u->cq_tail); u->cq_next++) { /* connections that nobody will accept */
-            const aiol_uring_completion *c = &u->completions[u->cq_next & u->cq_mask];
-            if ((c->user_data & AIOL_URING_IS) == AIOL_URING_IS_ACCEPT && c->result >= 0)
-                aiol_socket_close(c->result);
+        aiol_uring_close_accepted(u);
+        if ((aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_OVERFLOW) != 0) { /* f) */
+            (void)aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
+            aiol_uring_close_accepted(u);
         }
     }
     aiol_uring_forget(e);
@@ -751,8 +787,8 @@ static void aiol_uring_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_uring_calls = {
-    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_uring_stop,
-    aiol_uring_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
+    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_table_stop,
+    aiol_table_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
     aiol_uring_quiesce,  aiol_uring_wait_for, aiol_uring_dispatch, aiol_uring_flush,      aiol_uring_descriptor,
     aiol_uring_wake,     aiol_uring_forget,   aiol_table_now,      aiol_uring_verify,
 };
@@ -835,6 +871,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->table.base.sockets = &aiol_system_sockets;
     u->table.base.allocator = setup->allocator;
     u->table.without = setup->without;
+    u->table.broken = aiol_uring_broken;
     u->fd = -1;
     u->signal = -1;
     err = aiol_wake_open(&u->wake, setup->without);
