@@ -2273,6 +2273,7 @@ AIOLOOP_INTERNAL void aiol_heap_verify(const aiol_heap *h) {
 #define AIOL_BASE_BYTES_C
 
 #define AIOL_CHUNK_SIZE 4096u
+#define AIOL_OWN_SIZE 1536u
 
 typedef void (*aiol_release_fn)(const void *data, size_t size, void *arg);
 
@@ -2294,6 +2295,7 @@ typedef struct aiol_bytes {
     aiol_chunk *done; /* lent chunks to be released, and the last of them */
     aiol_chunk *done_tail;
     size_t size;
+    aiol_chunk *own; /* NULL, or one of AIOL_OWN_SIZE bytes that is there anyway: spares small writes an allocation */
 } aiol_bytes;
 
 static void aiol_bytes_link(aiol_bytes *q, aiol_chunk *chunk) {
@@ -2316,7 +2318,12 @@ AIOLOOP_INTERNAL int aiol_bytes_append(aiol_bytes *q, const aioloop_allocator *a
         size_t block = rest > AIOL_CHUNK_SIZE - sizeof(*chunk) ? rest + sizeof(*chunk) : AIOL_CHUNK_SIZE;
         if (rest > SIZE_MAX - sizeof(*chunk))
             return AIOLOOP_ENOMEM;
-        chunk = (aiol_chunk *)aiol_alloc(a, block);
+        if (q->tail == NULL && rest <= AIOL_OWN_SIZE - sizeof(*chunk) && q->own != NULL) {
+            chunk = q->own;
+            block = AIOL_OWN_SIZE;
+        } else {
+            chunk = (aiol_chunk *)aiol_alloc(a, block);
+        }
         if (chunk == NULL)
             return AIOLOOP_ENOMEM;
         memset(chunk, 0, sizeof(*chunk));
@@ -2389,7 +2396,8 @@ static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
         q->tail = NULL;
     q->size -= chunk->size;
     if (chunk->release == NULL) {
-        aiol_free(a, chunk, chunk->block_size);
+        if (chunk != q->own)
+            aiol_free(a, chunk, chunk->block_size);
         return;
     }
     chunk->next = NULL;
@@ -4061,6 +4069,7 @@ typedef struct aiol_stash {
 typedef struct aiol_table {
     aiol_engine base;
     unsigned without;
+    bool watches; /* the system goes on telling until it is told not to (a poller) */
     aiol_fd *fds; /* by descriptor */
     size_t fds_capacity;
     aioloop_socket *dirty; /* room for every descriptor */
@@ -4127,7 +4136,8 @@ static void aiol_table_idle(aiol_table *t, aiol_op *op) {
         t->current = NULL;
     aiol_table_unkeep(t, op);
     aiol_table_stash_free(t, op);
-    aiol_table_changed(t, op->fd, entry);
+    if (t->watches)
+        aiol_table_changed(t, op->fd, entry);
 }
 
 static void aiol_table_finish(aiol_table *t, aiol_op *op, int64_t n) {
@@ -4798,6 +4808,7 @@ AIOLOOP_INTERNAL int aiol_reactor_open(const aiol_engine_setup *setup, const aio
     r->table.base.sockets = &aiol_system_sockets;
     r->table.base.allocator = setup->allocator;
     r->table.without = setup->without;
+    r->table.watches = true;
     r->poll.poller = poller;
     r->poll.allocator = setup->allocator;
     r->poll.without = setup->without;
@@ -10620,6 +10631,10 @@ typedef struct aiol_writer {
     aioloop_transport *transport;
     aiol_bytes bytes;
     aioloop_buf pieces[16];
+    union {
+        aiol_chunk chunk;
+        unsigned char bytes[AIOL_OWN_SIZE];
+    } own;
 } aiol_writer;
 
 struct aioloop_transport {
@@ -10739,6 +10754,7 @@ AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t) {
             return NULL;
     }
     memset(w, 0, offsetof(aiol_writer, pieces));
+    w->bytes.own = &w->own.chunk;
     w->transport = t;
     t->writer = w;
     return w;
@@ -11232,7 +11248,8 @@ static void aiol_stream_send(aioloop_transport *t) {
 /* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its consequences.
  * Any of these may write, close or abort. */
 static void aiol_stream_after_send(aioloop_transport *t) {
-    aiol_stream_release(t);
+    if (AIOL_UNLIKELY(t->writer->bytes.done != NULL))
+        aiol_stream_release(t);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_transport_maybe_resume(t);
     /* Its head, not its size: a release may have lent a piece of no bytes. */
@@ -11259,10 +11276,12 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
         aiol_stream_end(t, (int)n);
         return 0;
     }
-    aiol_stream_send(t);
+    if (w->bytes.head != NULL)
+        aiol_stream_send(t);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_stream_after_send(t);
-    aiol_callback_end(loop);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_callback_end(loop);
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "base/mem.c"
 
 #define AIOL_CHUNK_SIZE 4096u
+#define AIOL_OWN_SIZE 1536u
 
 typedef void (*aiol_release_fn)(const void *data, size_t size, void *arg);
 
@@ -33,6 +34,7 @@ typedef struct aiol_bytes {
     aiol_chunk *done; /* lent chunks to be released, and the last of them */
     aiol_chunk *done_tail;
     size_t size;
+    aiol_chunk *own; /* NULL, or one of AIOL_OWN_SIZE bytes that is there anyway: spares small writes an allocation */
 } aiol_bytes;
 
 static void aiol_bytes_link(aiol_bytes *q, aiol_chunk *chunk) {
@@ -55,7 +57,12 @@ AIOLOOP_INTERNAL int aiol_bytes_append(aiol_bytes *q, const aioloop_allocator *a
         size_t block = rest > AIOL_CHUNK_SIZE - sizeof(*chunk) ? rest + sizeof(*chunk) : AIOL_CHUNK_SIZE;
         if (rest > SIZE_MAX - sizeof(*chunk))
             return AIOLOOP_ENOMEM;
-        chunk = (aiol_chunk *)aiol_alloc(a, block);
+        if (q->tail == NULL && rest <= AIOL_OWN_SIZE - sizeof(*chunk) && q->own != NULL) {
+            chunk = q->own;
+            block = AIOL_OWN_SIZE;
+        } else {
+            chunk = (aiol_chunk *)aiol_alloc(a, block);
+        }
         if (chunk == NULL)
             return AIOLOOP_ENOMEM;
         memset(chunk, 0, sizeof(*chunk));
@@ -128,7 +135,8 @@ static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
         q->tail = NULL;
     q->size -= chunk->size;
     if (chunk->release == NULL) {
-        aiol_free(a, chunk, chunk->block_size);
+        if (chunk != q->own)
+            aiol_free(a, chunk, chunk->block_size);
         return;
     }
     chunk->next = NULL;

@@ -310,6 +310,7 @@ AIOLOOP_INTERNAL int aiol_reactor_open(const aiol_engine_setup *setup, const aio
     r->table.base.sockets = &aiol_system_sockets;
     r->table.base.allocator = setup->allocator;
     r->table.without = setup->without;
+    r->table.watches = true;
     r->poll.poller = poller;
     r->poll.allocator = setup->allocator;
     r->poll.without = setup->without;

@@ -53,6 +53,7 @@ typedef struct aiol_stash {
 typedef struct aiol_table {
     aiol_engine base;
     unsigned without;
+    bool watches; /* the system goes on telling until it is told not to (a poller) */
     aiol_fd *fds; /* by descriptor */
     size_t fds_capacity;
     aioloop_socket *dirty; /* room for every descriptor */
@@ -119,7 +120,8 @@ static void aiol_table_idle(aiol_table *t, aiol_op *op) {
         t->current = NULL;
     aiol_table_unkeep(t, op);
     aiol_table_stash_free(t, op);
-    aiol_table_changed(t, op->fd, entry);
+    if (t->watches)
+        aiol_table_changed(t, op->fd, entry);
 }
 
 static void aiol_table_finish(aiol_table *t, aiol_op *op, int64_t n) {

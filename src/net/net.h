@@ -46,6 +46,10 @@ typedef struct aiol_writer {
     aioloop_transport *transport;
     aiol_bytes bytes;
     aioloop_buf pieces[16];
+    union {
+        aiol_chunk chunk;
+        unsigned char bytes[AIOL_OWN_SIZE];
+    } own;
 } aiol_writer;
 
 struct aioloop_transport {

@@ -257,7 +257,8 @@ static void aiol_stream_send(aioloop_transport *t) {
 /* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its consequences.
  * Any of these may write, close or abort. */
 static void aiol_stream_after_send(aioloop_transport *t) {
-    aiol_stream_release(t);
+    if (AIOL_UNLIKELY(t->writer->bytes.done != NULL))
+        aiol_stream_release(t);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_transport_maybe_resume(t);
     /* Its head, not its size: a release may have lent a piece of no bytes. */
@@ -284,10 +285,12 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
         aiol_stream_end(t, (int)n);
         return 0;
     }
-    aiol_stream_send(t);
+    if (w->bytes.head != NULL)
+        aiol_stream_send(t);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_stream_after_send(t);
-    aiol_callback_end(loop);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_callback_end(loop);
     return 0;
 }
 

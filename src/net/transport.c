@@ -65,6 +65,7 @@ AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t) {
             return NULL;
     }
     memset(w, 0, offsetof(aiol_writer, pieces));
+    w->bytes.own = &w->own.chunk;
     w->transport = t;
     t->writer = w;
     return w;
