@@ -55,7 +55,6 @@ def draw(about, points):
             place.set_xscale("log")
             place.set_xticks(sorted(ticks), ["{:,}".format(tick) for tick in sorted(ticks)])
             place.set_xticks([], minor=True)
-            place.set_ylim(bottom=0)
             place.grid(True, color="#dddddd", linewidth=0.6)
             place.spines[["top", "right"]].set_visible(False)
             if row == 0:
@@ -64,6 +63,7 @@ def draw(about, points):
                 place.set_xlabel("connections")
             if column == 0:
                 place.set_ylabel(title)
+        places[row][0].set_ylim(bottom=0)  # of both, and after both: it fixes the upper end
     figure.legend(*places[0][0].get_legend_handles_labels(), loc="upper center", ncols=len(LOOKS), frameon=False)
     machine = about["machine"]
     figure.text(0.5, 0.008, "medians of %d rounds; server and client on a core each, over the loopback; %s, Linux %s" %
