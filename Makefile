@@ -164,7 +164,7 @@ valgrind:
 
 # TORTURE_ON: the back ends; TORTURE: more options, as words that choose tests. Most of the time a test that has noticed a
 # failure waits in vain for what will not come, so many run at a time.
-TORTURE_ON = epoll poll sim sim,delayed
+TORTURE_ON = epoll io_uring poll sim sim,delayed
 TORTURE =
 TORTURE_JOBS = $(shell expr 8 '*' $(JOBS))
 ## make torture      the suite with each allocation and each system call failing, one at a time
