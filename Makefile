@@ -219,7 +219,7 @@ soak:
 	@$(BUILD)/soak $(SOAK)
 
 # FIRE_EVENTS of each back end in FIRE_ON, from SEED (else one of the clock's).
-FIRE_EVENTS = 500000
+FIRE_EVENTS = 1000000
 FIRE_ON = io_uring epoll
 SEED =
 $(OUT)/fire: tests/fire.c aioloop.h Makefile

@@ -47,23 +47,23 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FIRE_ROUND 40000    /* events */
-#define FIRE_ENDS 65536     /* in one round */
-#define FIRE_SERVERS 6      /* at once */
+#define FIRE_ROUND 40000 /* events */
+#define FIRE_ENDS 65536  /* in one round */
+#define FIRE_SERVERS 6   /* at once */
 #define FIRE_SERVERS_ALL 2048
-#define FIRE_WRITE 300000   /* the largest */
-#define FIRE_QUEUE 2000000  /* no more is written above that */
-#define FIRE_POOL 40        /* buffers for get_buffer, */
-#define FIRE_GUARDED 12     /* of which so many are unmapped while they are not lent */
+#define FIRE_WRITE 300000    /* the largest */
+#define FIRE_QUEUE 2000000   /* no more is written above that */
+#define FIRE_POOL 40         /* buffers for get_buffer, */
+#define FIRE_GUARDED 12      /* of which so many are unmapped while they are not lent */
 #define FIRE_LARGEST 262144u /* of them */
 #define FIRE_PAGE 4096
-#define FIRE_SLOTS 48       /* timers, and pairs of watched descriptors */
+#define FIRE_SLOTS 48 /* timers, and pairs of watched descriptors */
 #define FIRE_SELVES 4
-#define FIRE_RETIRED 64     /* released memory that is kept for a while, to see that nobody writes to it */
+#define FIRE_RETIRED 64 /* released memory that is kept for a while, to see that nobody writes to it */
 #define FIRE_TRACE 65536
 #define FIRE_POISON 0xdb
 #define FIRE_GARBAGE 0xe7
-#define FIRE_ADDRESSES 200  /* 127.0.0.2 and up: each connection leaves a port waiting for a minute */
+#define FIRE_ADDRESSES 200 /* 127.0.0.2 and up: each connection leaves a port waiting for a minute */
 #define FIRE_FDS 8192
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -143,7 +143,7 @@ typedef struct fire_end {
     unsigned next_self;
     aioloop_transport *transport;
     aioloop_future *future;
-    int fd; /* of a plain socket */
+    int fd;       /* of a plain socket */
     bool reading; /* it is watched */
     bool writing;
 
@@ -204,10 +204,10 @@ static struct {
     bool in_order;
     const char *backend;
     fire_buffer pool[FIRE_POOL];
-    int clog;       /* a listener that accepts nobody, */
+    int clog; /* a listener that accepts nobody, */
     int clog_port;
-    int clogs[4];   /* and what fills it */
-    int pairing;    /* a listener that makes pairs */
+    int clogs[4]; /* and what fills it */
+    int pairing;  /* a listener that makes pairs */
     int pairing_port;
     uint64_t connections;
     uint64_t owned;
@@ -275,27 +275,30 @@ static void fire_show(const fire_actor *a, const char *who, uint32_t id, uint32_
     for (; i < a->traced; i++) {
         const fire_trace *t = &a->trace[i % FIRE_TRACE];
         if (t->id == 0 || t->id == id || t->id == peer)
-            fprintf(stderr, "  %s %lu: end %u: %s %ld\n", who, (unsigned long)t->event, (unsigned)t->id, t->what, (long)t->number);
+            fprintf(stderr, "  %s %lu: end %u: %s %ld\n", who, (unsigned long)t->event, (unsigned)t->id, t->what,
+                    (long)t->number);
     }
 }
 
 static void fire_show_end(const fire_end *e) {
     fprintf(stderr,
-            "  end %u: kind %d stage %d %s%s fd %d written %lu received %lu peer %u pair %u:%s%s%s%s%s%s%s%s%s%s%s error %d "
+            "  end %u: kind %d stage %d %s%s fd %d written %lu received %lu peer %u pair %u:%s%s%s%s%s%s%s%s%s%s%s "
+            "error %d "
             "lent %d\n",
-            (unsigned)e->id, (int)e->kind, (int)e->stage, e->is_unix ? "Unix" : "TCP", e->client ? " client" : "", e->fd,
-            (unsigned long)e->written, (unsigned long)e->received, (unsigned)e->peer_id,
+            (unsigned)e->id, (int)e->kind, (int)e->stage, e->is_unix ? "Unix" : "TCP", e->client ? " client" : "",
+            e->fd, (unsigned long)e->written, (unsigned long)e->received, (unsigned)e->peer_id,
             (unsigned)(e->pair != NULL ? e->pair->id : 0), e->made ? " made" : "", e->lost ? " lost" : "",
             e->paused ? " paused" : "", e->write_paused ? " write-paused" : "", e->write_ended ? " write-ended" : "",
-            e->eof ? " eof" : "", e->closing ? " closing" : "", e->unclean ? " unclean" : "", e->silent ? " silent" : "",
-            e->cancelled ? " cancelled" : "", e->refused ? " refused" : "", e->error, e->lent);
+            e->eof ? " eof" : "", e->closing ? " closing" : "", e->unclean ? " unclean" : "",
+            e->silent ? " silent" : "", e->cancelled ? " cancelled" : "", e->refused ? " refused" : "", e->error,
+            e->lent);
 }
 
 static void fire_die(const fire_end *e, const char *format, ...) {
     va_list arguments;
     fflush(stdout);
-    fprintf(stderr, "fire: %s: seed %lu round %u event %lu: ", fire.backend, (unsigned long)fire.seed, (unsigned)fire.round,
-            (unsigned long)(fire.actor.events + fire.other.events));
+    fprintf(stderr, "fire: %s: seed %lu round %u event %lu: ", fire.backend, (unsigned long)fire.seed,
+            (unsigned)fire.round, (unsigned long)(fire.actor.events + fire.other.events));
     va_start(arguments, format);
     vfprintf(stderr, format, arguments);
     va_end(arguments);
@@ -414,7 +417,8 @@ static void fire_check(fire_actor *a, fire_end *e, const unsigned char *data, si
             for (i = 0; expected[i] == data[i]; i++)
                 ;
             fire_show_bytes(e->peer_id, data + i, size - i);
-            fire_die(e, "byte %lu is %02x, not %02x", (unsigned long)(e->received + i), (unsigned)data[i], (unsigned)expected[i]);
+            fire_die(e, "byte %lu is %02x, not %02x", (unsigned long)(e->received + i), (unsigned)data[i],
+                     (unsigned)expected[i]);
         }
         e->received += n;
         data += n;
@@ -469,9 +473,12 @@ static void fire_pool_open(void) {
     for (i = 0; i < FIRE_POOL; i++) {
         fire_buffer *b = &fire.pool[i];
         b->guarded = i < FIRE_GUARDED;
-        b->size = b->guarded ? FIRE_PAGE * ((size_t)1 << i % 7) : i < 30 ? (size_t)1 << (i - FIRE_GUARDED) : FIRE_LARGEST >> (i - 30);
+        b->size = b->guarded ? FIRE_PAGE * ((size_t)1 << i % 7)
+                  : i < 30   ? (size_t)1 << (i - FIRE_GUARDED)
+                             : FIRE_LARGEST >> (i - 30);
         if (b->guarded)
-            b->memory = (unsigned char *)mmap(NULL, b->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            b->memory =
+                (unsigned char *)mmap(NULL, b->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         else
             b->memory = (unsigned char *)fire_memory(b->size);
         if (b->memory == MAP_FAILED)
@@ -489,7 +496,8 @@ static void fire_take_back(size_t used) {
     fire.lent = NULL;
     if (!fire_is_all(b->memory, (size_t)(b->at - b->memory), FIRE_POISON) ||
         !fire_is_all(b->at + used, b->size - (size_t)(b->at - b->memory) - used, FIRE_POISON))
-        fire_die(b->end, "more than %lu bytes of a buffer of %lu were written to", (unsigned long)used, (unsigned long)b->lent);
+        fire_die(b->end, "more than %lu bytes of a buffer of %lu were written to", (unsigned long)used,
+                 (unsigned long)b->lent);
     memset(b->at, FIRE_POISON, used);
     fire_guard(b, true);
 }
@@ -542,7 +550,8 @@ static void fire_release(const void *data, size_t size, void *arg) {
     fire_end *e = o->end;
     fire.actor.events++;
     if (o->released || data != o->data || size != o->size)
-        fire_die(e, "a release of %lu bytes %s", (unsigned long)size, o->released ? "comes twice" : "is of other memory");
+        fire_die(e, "a release of %lu bytes %s", (unsigned long)size,
+                 o->released ? "comes twice" : "is of other memory");
     o->released = true;
     memset(o->data, FIRE_GARBAGE, o->size);
     e->lent--;
@@ -990,7 +999,8 @@ static void fire_pause(fire_end *e, bool pause) {
     else
         aioloop_transport_resume_reading(e->transport);
     e->paused = pause;
-    if (!e->closing && aioloop_transport_is_reading(e->transport) == pause && !aioloop_transport_is_closing(e->transport))
+    if (!e->closing && aioloop_transport_is_reading(e->transport) == pause &&
+        !aioloop_transport_is_closing(e->transport))
         fire_die(e, "is_reading is wrong");
 }
 
@@ -1019,7 +1029,9 @@ static void fire_act(fire_end *e) {
     } else if (what < 450 && writable) {
         fire_write_owned(e, fire_size(a, FIRE_WRITE));
     } else if (what < 520) {
-        for (i = 0; i < 4 && writable && e->transport != NULL && !e->write_ended && !aioloop_transport_is_closing(e->transport); i++)
+        for (i = 0; i < 4 && writable && e->transport != NULL && !e->write_ended &&
+                    !aioloop_transport_is_closing(e->transport);
+             i++)
             if (fire_pick(a, 2) != 0)
                 fire_write(e, fire_size(a, 2000));
             else
@@ -1083,7 +1095,11 @@ static fire_end *fire_called(aioloop_transport *t, void *self, const char *what,
 
 static void fire_may_receive(const fire_end *e, const char *what) {
     if (!e->made || e->paused || e->closing || e->eof)
-        fire_die(e, "%s when %s", what, !e->made ? "not made" : e->paused ? "paused" : e->closing ? "closing" : "ended");
+        fire_die(e, "%s when %s", what,
+                 !e->made     ? "not made"
+                 : e->paused  ? "paused"
+                 : e->closing ? "closing"
+                              : "ended");
 }
 
 static int fire_factory(void *self, void *arg) {
@@ -1223,10 +1239,12 @@ static void fire_resume_writing(aioloop_transport *t, void *self) {
 }
 
 static const aioloop_protocol fire_protocols[3] = {
-    {sizeof(fire_self), fire_factory, fire_made, fire_data, fire_eof, fire_lost, fire_pause_writing, fire_resume_writing, NULL, NULL},
-    {sizeof(fire_self), fire_factory, fire_made, NULL, fire_eof, fire_lost, fire_pause_writing, fire_resume_writing, fire_get_buffer,
-     fire_updated},
-    {sizeof(fire_self), fire_factory, fire_made, fire_data, NULL, fire_lost, fire_pause_writing, fire_resume_writing, NULL, NULL},
+    {sizeof(fire_self), fire_factory, fire_made, fire_data, fire_eof, fire_lost, fire_pause_writing,
+     fire_resume_writing, NULL, NULL},
+    {sizeof(fire_self), fire_factory, fire_made, NULL, fire_eof, fire_lost, fire_pause_writing, fire_resume_writing,
+     fire_get_buffer, fire_updated},
+    {sizeof(fire_self), fire_factory, fire_made, fire_data, NULL, fire_lost, fire_pause_writing, fire_resume_writing,
+     NULL, NULL},
 };
 
 /* ---- servers ---- */
@@ -1296,7 +1314,8 @@ static void fire_expect_free(const fire_server *s) {
             err = ETIMEDOUT;
     }
     if (err != ECONNREFUSED)
-        fire_die(NULL, "connecting to a %s server that was closed: %s", s->is_unix ? "Unix" : "TCP", err == 0 ? "connected" : strerror(err));
+        fire_die(NULL, "connecting to a %s server that was closed: %s", s->is_unix ? "Unix" : "TCP",
+                 err == 0 ? "connected" : strerror(err));
     close(fd);
     fd = fire_socket(s->is_unix ? AF_UNIX : AF_INET);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
@@ -1485,9 +1504,11 @@ static void fire_open_pair(void) {
         u.sock = &fds[i];
         fire_note(a, ends[i], "a pair", other);
         if (fire_pick(a, 2) != 0)
-            fire_connecting(ends[i], aioloop_connect_accepted_socket(fire.loop, fire_some_protocol(), ends[i], fds[i], NULL));
+            fire_connecting(ends[i],
+                            aioloop_connect_accepted_socket(fire.loop, fire_some_protocol(), ends[i], fds[i], NULL));
         else if (is_unix)
-            fire_connecting(ends[i], aioloop_create_unix_connection(fire.loop, fire_some_protocol(), ends[i], NULL, &u));
+            fire_connecting(ends[i],
+                            aioloop_create_unix_connection(fire.loop, fire_some_protocol(), ends[i], NULL, &u));
         else
             fire_connecting(ends[i], aioloop_create_connection(fire.loop, fire_some_protocol(), ends[i], NULL, 0, &o));
     }
@@ -1733,7 +1754,8 @@ static void fire_drive(aioloop *loop, void *arg) {
     while (n-- > 0)
         fire_world();
     if (fire_pick(&fire.actor, 4) == 0) {
-        aioloop_timer_handle t = aioloop_call_later(loop, (aioloop_time)fire_size(&fire.actor, 1000000), fire_drive, NULL);
+        aioloop_timer_handle t =
+            aioloop_call_later(loop, (aioloop_time)fire_size(&fire.actor, 1000000), fire_drive, NULL);
         if (aioloop_handle_is_null(&t.handle))
             fire_die(NULL, "no call_later");
     } else {
@@ -1783,8 +1805,8 @@ static void fire_drain(aioloop *loop, void *arg) {
         return;
     }
     if (fire_clock() > fire.drain_until)
-        fire_die(fire.live_count != 0 ? fire.live[0] : fire.theirs[0], "%u connections do not end, and %u of the thread's",
-                 (unsigned)fire.live_count, (unsigned)theirs);
+        fire_die(fire.live_count != 0 ? fire.live[0] : fire.theirs[0],
+                 "%u connections do not end, and %u of the thread's", (unsigned)fire.live_count, (unsigned)theirs);
     t = aioloop_call_later(loop, 200000, fire_drain, NULL);
     if (aioloop_handle_is_null(&t.handle))
         fire_die(NULL, "no call_later");
@@ -1864,7 +1886,8 @@ static void fire_reported(aioloop *loop, const aioloop_exception_context *contex
     (void)arg;
     fire.actor.events++;
     if (context->error != AIOLOOP_EIO) /* factories say that */
-        fire_die(NULL, "%s: %s", context->message != NULL ? context->message : "an error", aioloop_strerror(context->error));
+        fire_die(NULL, "%s: %s", context->message != NULL ? context->message : "an error",
+                 aioloop_strerror(context->error));
 }
 
 static void fire_logged(aioloop *loop, aioloop_log_level level, const char *text, void *arg) {
@@ -1935,7 +1958,8 @@ static void fire_check_streams(bool drained) {
             fire_die(e, "%d pieces of memory were not given back", e->lent);
         if (drained && e->made && !e->lost)
             fire_die(e, "connection_lost did not come");
-        if (e->error != 0 && e->stage == FIRE_OVER && (peer != NULL ? !peer->closing && peer->stage != FIRE_NEVER : e->kind == FIRE_RAW && e->server == NULL))
+        if (e->error != 0 && e->stage == FIRE_OVER &&
+            (peer != NULL ? !peer->closing && peer->stage != FIRE_NEVER : e->kind == FIRE_RAW && e->server == NULL))
             fire_die(e, "an error without a reason");
         if (peer == NULL)
             continue;
@@ -1959,14 +1983,15 @@ static void fire_check_streams(bool drained) {
     for (i = 1; i <= fire.end_count; i++) {
         const fire_end *e = fire.ends[i];
         const fire_end *peer = e->peer_id != 0 ? fire.ends[e->peer_id] : NULL;
-        if (!e->client && peer != NULL && peer->client && peer->server != NULL && !peer->unclean && peer->written >= 8 && peer->pair == NULL)
+        if (!e->client && peer != NULL && peer->client && peer->server != NULL && !peer->unclean &&
+            peer->written >= 8 && peer->pair == NULL)
             peer->server->orphans--;
     }
     for (i = 0; i < fire.server_count && drained; i++) {
         const fire_server *s = fire.all_servers[i];
         if (s->server != NULL && s->orphans > s->careless)
-            fire_die(NULL, "%u clients of a server ended in order, but were never heard of; it ended %u", (unsigned)s->orphans,
-                     (unsigned)s->careless);
+            fire_die(NULL, "%u clients of a server ended in order, but were never heard of; it ended %u",
+                     (unsigned)s->orphans, (unsigned)s->careless);
     }
 }
 
@@ -2182,7 +2207,7 @@ static void fire_on_alarm(int number) {
 }
 
 int main(int argc, char **argv) {
-    uint64_t events = 500000;
+    uint64_t events = 1000000;
     uint64_t played = 0;
     uint32_t only = UINT32_MAX;
     int64_t began = fire_clock();
@@ -2237,11 +2262,14 @@ int main(int argc, char **argv) {
         if (only != UINT32_MAX)
             break;
     }
-    printf("fire: %s: seed %lu: %lu events in %u rounds, %.1f s: %lu connections, %lu servers, %.0f MB checked, %lu buffers lent to "
-           "be filled, %lu to be sent, %lu posts; %lu addresses free at once, %lu ends seen at once (the slowest after %.1f ms)\n",
-           fire.backend, (unsigned long)fire.seed, (unsigned long)played, (unsigned)fire.round, (double)(fire_clock() - began) / 1e9,
-           (unsigned long)fire.connections, (unsigned long)fire.servers, (double)(fire.actor.bytes + fire.other.bytes) / 1e6,
-           (unsigned long)fire.lendings, (unsigned long)fire.owned, (unsigned long)fire.posts, (unsigned long)fire.refusals,
-           (unsigned long)fire.ends_seen, (double)fire.slowest / 1e6);
+    printf("fire: %s: seed %lu: %lu events in %u rounds, %.1f s: %lu connections, %lu servers, %.0f MB checked, %lu "
+           "buffers lent to "
+           "be filled, %lu to be sent, %lu posts; %lu addresses free at once, %lu ends seen at once (the slowest after "
+           "%.1f ms)\n",
+           fire.backend, (unsigned long)fire.seed, (unsigned long)played, (unsigned)fire.round,
+           (double)(fire_clock() - began) / 1e9, (unsigned long)fire.connections, (unsigned long)fire.servers,
+           (double)(fire.actor.bytes + fire.other.bytes) / 1e6, (unsigned long)fire.lendings, (unsigned long)fire.owned,
+           (unsigned long)fire.posts, (unsigned long)fire.refusals, (unsigned long)fire.ends_seen,
+           (double)fire.slowest / 1e6);
     return 0;
 }

@@ -11,6 +11,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -239,7 +240,7 @@ static void *thread_dribble_it(void *arg) {
     const thread_dribble *d = (const thread_dribble *)arg;
     int i;
     for (i = 0; i < d->bytes; i++)
-        if (write(d->socket, "x", 1) != 1)
+        if (send(d->socket, "x", 1, MSG_NOSIGNAL) != 1)
             break;
     close(d->socket);
     return NULL;
