@@ -1370,7 +1370,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
-#if AIOL_HAVE_EPOLL
+#if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
 #endif
 #if AIOL_HAVE_URING
@@ -4032,7 +4032,7 @@ typedef struct aiol_engine_setup {
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
 /* FULL: the last send was cut, the next would block. INTERNET, OTHER: the family, once it was asked for. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16 };
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16, AIOL_FD_ROOM = 32 };
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
  * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
@@ -4217,7 +4217,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER | AIOL_FD_ROOM);
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -4870,6 +4870,9 @@ free_reactor:
  *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one is tried.
  *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one is the error of
  *      a SEND that stands in the completions.
+ *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and then given to a
+ *      thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits: without room there is a
+ *      poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be measured
  * (loopback, where the kernel copies in the end), so there are none.
@@ -4899,6 +4902,8 @@ typedef struct aiol_uring {
     aiol_table table;
     aiol_wake wake;
     aiol_op wake_op; /* a POLL of its reader */
+    int room;        /* k): an epoll; -1: none yet */
+    aiol_op room_op; /* a POLL of it */
     int fd;
     int signal; /* g); -1: nobody has asked for it */
     bool enabled;
@@ -5120,7 +5125,7 @@ static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
     entry = aiol_uring_request(u, several ? AIOL_URING_SENDMSG : AIOL_URING_SEND, op->fd, op);
     if (entry == NULL)
         return false;
-    entry->operation_flags = AIOL_MSG_NOSIGNAL;
+    entry->operation_flags = AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
     if (!several) {
         entry->address = (uint64_t)(uintptr_t)pieces->data;
         entry->size = (uint32_t)aiol_min_size(pieces->size, 0x40000000u);
@@ -5145,7 +5150,7 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
         made = aiol_uring_accept(u, op);
         break;
     case AIOL_OP_SEND:
-        made = aiol_uring_send(u, op);
+        made = (entry->flags & AIOL_FD_FULL) != 0 ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, op);
         break;
     case AIOL_OP_CONNECT:
         made = aiol_uring_poll(u, op, POLLOUT);
@@ -5189,7 +5194,8 @@ static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
             return false;
         }
     }
-    return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || aiol_uring_arm(u, entry, out);
+    return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || (entry->flags & AIOL_FD_ROOM) != 0 ||
+           aiol_uring_arm(u, entry, out);
 }
 
 /* Makes the requests that are due, as far as there is room. */
@@ -5236,6 +5242,13 @@ static void aiol_uring_settle(aiol_uring *u) {
 
 /* ---- operations ---- */
 
+static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket fd) {
+    struct epoll_event none;
+    memset(&none, 0, sizeof(none));
+    (void)epoll_ctl(u->room, EPOLL_CTL_DEL, fd, &none);
+    entry->flags &= (uint8_t)~(AIOL_FD_ROOM | AIOL_FD_FULL);
+}
+
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     aiol_table *t = (aiol_table *)e;
     aiol_fd *entry = aiol_table_at(t, op->fd);
@@ -5247,6 +5260,8 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
             return err;
     }
     AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* of a watcher whose descriptor was closed too early */
+        aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
     if (out)
         entry->out = op;
     else
@@ -5276,6 +5291,9 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
     aiol_uring *u = (aiol_uring *)e;
     bool leaving = (op->engine_flags & AIOL_OP_LEAVING) != 0;
+    aiol_fd *entry = aiol_table_at(&u->table, op->fd);
+    if (op == entry->out && (entry->flags & AIOL_FD_ROOM) != 0)
+        aiol_uring_leave_room(u, entry, op->fd);
     aiol_table_idle(&u->table, op);
     if ((op->engine_flags & AIOL_OP_ARMED) == 0)
         return 0;
@@ -5372,7 +5390,7 @@ static void aiol_uring_cancelled(aiol_uring *u, aiol_op *op, int result) {
         *at = op->link;
     }
     op->state = AIOL_OP_IDLE;
-    op->done(op, op->kind == AIOL_OP_SEND && result >= 0 ? result : AIOLOOP_ECANCELED, NULL);
+    op->done(op, op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0 ? result : AIOLOOP_ECANCELED, NULL);
 }
 
 /* The buffer of a completion, if it has one: handed on or kept, and given back. */
@@ -5457,6 +5475,70 @@ static void aiol_uring_read(aiol_uring *u, aiol_op *op, const aiol_budget *budge
         op->engine_flags &= (uint8_t)~(AIOL_OP_DIRECT | AIOL_OP_LITTLE);
 }
 
+/* Some sockets whose peers have ended have room again. */
+static size_t aiol_uring_roomy(aiol_op *op, int64_t n, const void *data) {
+    aiol_uring *u = AIOL_CONTAINER(op, aiol_uring, room_op);
+    struct epoll_event events[16];
+    int count;
+    (void)n;
+    (void)data;
+    count = AIOL_SYS(epoll_wait, epoll_wait(u->room, events, (int)(sizeof(events) / sizeof(events[0])), 0));
+    while (count-- > 0) {
+        aioloop_socket fd = events[count].data.fd;
+        aiol_fd *entry = aiol_table_at(&u->table, fd);
+        aiol_uring_leave_room(u, entry, fd);
+        aiol_table_changed(&u->table, fd, entry);
+    }
+    if (op->state == AIOL_OP_IDLE)
+        (void)aiol_uring_submit(&u->table.base, op);
+    return 0;
+}
+
+/* k) False: not possible. */
+static bool aiol_uring_await_room(aiol_uring *u, aioloop_socket fd) {
+    struct epoll_event event;
+    if (u->room == -1) {
+        u->room = AIOL_SYS(epoll_create1, epoll_create1(EPOLL_CLOEXEC));
+        if (u->room == -1)
+            return false;
+        if (aiol_table_attach(&u->table.base, u->room, AIOL_OWNER_WATCHER) < 0) {
+            close(u->room);
+            u->room = -1;
+            return false;
+        }
+        u->room_op.kind = AIOL_OP_POLL;
+        u->room_op.fd = u->room;
+        u->room_op.done = aiol_uring_roomy;
+        u->room_op.u.poll.events = AIOL_POLL_READABLE;
+        (void)aiol_uring_submit(&u->table.base, &u->room_op);
+    }
+    memset(&event, 0, sizeof(event));
+    event.events = EPOLLOUT;
+    event.data.fd = fd;
+    if (AIOL_SYS(epoll_ctl, epoll_ctl(u->room, EPOLL_CTL_ADD, fd, &event)) == -1)
+        return false;
+    aiol_table_at(&u->table, fd)->flags |= AIOL_FD_ROOM;
+    return true;
+}
+
+/* k) Whether a poll for room has found nothing but the peer's end, and something better waits now. */
+static bool aiol_uring_has_no_room(aiol_uring *u, const aiol_op *op, int result) {
+    return (result & (POLLOUT | POLLERR | POLLHUP | POLLNVAL)) == 0 && aiol_uring_await_room(u, op->fd);
+}
+
+/* A SEND that found no room is tried again. */
+static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
+    aiol_table *t = &u->table;
+    int64_t n;
+    if (aiol_uring_has_no_room(u, op, result))
+        return;
+    n = aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count);
+    if (n == AIOLOOP_EAGAIN)
+        return;
+    aiol_table_at(t, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
+    aiol_table_finish(t, op, n);
+}
+
 /* The socket of a RECV is readable, or the descriptor of another operation is ready. */
 static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh, const aiol_budget *budget) {
     aiol_table *t = &u->table;
@@ -5466,10 +5548,14 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_error_from_errno(-result));
     else if (op->kind == AIOL_OP_CONNECT)
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
+    else if (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE && aiol_uring_has_no_room(u, op, result))
+        return;
     else if (op->kind == AIOL_OP_POLL && (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events)))
         op->done(op, op->u.poll.events, NULL);
     else if (op->kind == AIOL_OP_POLL)
         return;
+    else if (op->kind == AIOL_OP_SEND)
+        aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
     else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) == 0) /* what is kept goes first */
@@ -5503,6 +5589,8 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             aiol_uring_receive_ended(u, op, c->result);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
+    } else if (c->result == -EAGAIN) {
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_FULL; /* a poll is made next */
     } else if (!aiol_uring_is_passing(c->result)) {
         aiol_table_finish(t, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }
@@ -5581,6 +5669,8 @@ static void aiol_uring_forget(aiol_engine *e) {
         close(u->fd);
     if (u->signal != -1)
         close(u->signal);
+    if (u->room != -1)
+        close(u->room);
     if (u->memory != NULL)
         munmap(u->memory, AIOL_URING_PAGE + AIOL_URING_MEMORY);
     aiol_wake_close(&u->wake);
@@ -5599,16 +5689,16 @@ static void aiol_uring_close_accepted(aiol_uring *u) {
 
 static void aiol_uring_close(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
+    int tries = 0;
     if (u->enabled) { /* a): watchers' descriptors outlive the loop */
         aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)u + AIOL_URING_IS_CANCEL);
         if (entry != NULL)
             entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
-        (void)aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
-        aiol_uring_close_accepted(u);
-        if ((aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_OVERFLOW) != 0) { /* f) */
-            (void)aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
+        do {
+            if (aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
+                break;
             aiol_uring_close_accepted(u);
-        }
+        } while ((aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0 && ++tries < 1000);
     }
     aiol_uring_forget(e);
 }
@@ -5625,7 +5715,7 @@ static void aiol_uring_verify(aiol_engine *e) {
         AIOL_VERIFY(in == NULL || in == u->table.current || in->state == AIOL_OP_STOPPED ||
                     (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_KEPT)) != 0 || (entry->flags & AIOL_FD_DIRTY) != 0);
         AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
-                    (entry->flags & AIOL_FD_DIRTY) != 0);
+                    (entry->flags & (AIOL_FD_DIRTY | AIOL_FD_ROOM)) != 0);
     }
 }
 
@@ -5717,6 +5807,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->table.broken = aiol_uring_broken;
     u->fd = -1;
     u->signal = -1;
+    u->room = -1;
     err = aiol_wake_open(&u->wake, setup->without);
     if (err < 0) {
         aiol_free(setup->allocator, u, sizeof(*u));

@@ -96,7 +96,7 @@
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
-#if AIOL_HAVE_EPOLL
+#if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
 #endif
 #if AIOL_HAVE_URING
