@@ -478,7 +478,7 @@ AIOLOOP_API const aioloop_error *aioloop_error_at(const aioloop_error *error, si
 #ifndef AIOLOOP_API_BASE_H
 #define AIOLOOP_API_BASE_H
 
-/* An event loop. Made by aioloop_new_event_loop, ended by aioloop_free. It belongs to one thread at a time. */
+/* An event loop. Made by aioloop_new_event_loop, ended by aioloop_free. It belongs to the thread that runs it first. */
 typedef struct aioloop aioloop;
 
 /* Time in nanoseconds: a duration, or a point on a loop's clock (aioloop_now), which is monotonic and starts
@@ -3953,8 +3953,8 @@ typedef struct aiol_engine_calls {
      * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
     /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. While no
-     * SEND is active on fd. The memory is the caller's again on return. */
-    int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count);
+     * SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with the next wait. */
+    int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
     void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
@@ -3971,7 +3971,7 @@ typedef struct aiol_engine_calls {
     /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or a code. */
     int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
-    /* Tells the system everything: before a foreign main loop sleeps. Below 0: the next dispatch has to tell a failure. */
+    /* Tells the system everything: before a foreign main loop sleeps. Below 0: there is something to dispatch at once. */
     int (*flush)(struct aiol_engine *e);
     int (*descriptor)(struct aiol_engine *e);
     void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */
@@ -4570,8 +4570,9 @@ static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_sock
     return n < 0 ? AIOL_PENDING : n;
 }
 
-static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     int64_t n = aiol_socket_send(fd, pieces, count);
+    (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
     return aiol_reactor_attempted(e, fd, pieces, count, n);
@@ -4599,7 +4600,7 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_SEND:
         n = AIOL_PENDING;
         if ((aiol_table_at(&r->table, op->fd)->flags & AIOL_FD_FULL) == 0)
-            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
+            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count, true);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -4641,8 +4642,7 @@ static void aiol_reactor_quiesce(aiol_engine *e, aioloop_socket fd) {
 /* ---- waiting ---- */
 
 /* A descriptor the poller refuses fails its operations: told as an event of no descriptor's readiness. */
-static int aiol_reactor_flush(aiol_engine *e) {
-    aiol_reactor *r = (aiol_reactor *)e;
+static int aiol_reactor_tell_all(aiol_reactor *r) {
     while (r->table.dirty_count != 0) {
         aioloop_socket fd = r->table.dirty[r->table.dirty_count - 1];
         aiol_fd *entry = &r->table.fds[fd];
@@ -4653,6 +4653,12 @@ static int aiol_reactor_flush(aiol_engine *e) {
         r->table.dirty_count--;
     }
     return 0;
+}
+
+static int aiol_reactor_flush(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    int err = aiol_reactor_tell_all(r);
+    return err == 0 && r->table.kept != NULL ? AIOLOOP_EAGAIN : err;
 }
 
 /* What a descriptor's operations get that the poller refused: nobody would ever hear of them again. */
@@ -4673,7 +4679,7 @@ static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
     int n;
     if (AIOL_UNLIKELY(r->ready_next < r->ready_count)) /* a halted dispatch left them */
         return 1;
-    if (r->table.dirty_count != 0 && aiol_reactor_flush(e) < 0)
+    if (r->table.dirty_count != 0 && aiol_reactor_tell_all(r) < 0)
         return 1; /* dispatch tells whose it is */
     n = r->poll.poller->wait(&r->poll, aiol_table_timeout(&r->table, deadline), r->ready);
     r->harvest++;
@@ -4714,7 +4720,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
         aiol_table_finish(&r->table, op, aiol_socket_connected(fd));
         return;
     default:
-        n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count);
+        n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
             aiol_table_finish(&r->table, op, n);
         return;
@@ -4724,7 +4730,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
 /* What could not be told to the poller. */
 static AIOL_NOINLINE void aiol_reactor_refuse_all(aiol_reactor *r, const aiol_budget *budget) {
     while (r->table.dirty_count != 0 && !*budget->halt) {
-        int err = aiol_reactor_flush(&r->table.base);
+        int err = aiol_reactor_tell_all(r);
         if (err == 0)
             break;
         aiol_reactor_refuse(r, err);
@@ -5275,14 +5281,14 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
 }
 
 /* A small write is copied and goes with the next wait, together with all others; a large one is worth a call. */
-static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     size_t size = 0;
     int64_t n;
     int i;
     (void)e;
     for (i = 0; i < count; i++)
         size += pieces[i].size;
-    if (size <= AIOL_URING_QUEUED)
+    if (size <= AIOL_URING_QUEUED && !now)
         return AIOL_PENDING;
     n = aiol_socket_send(fd, pieces, count);
     return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
@@ -5369,7 +5375,7 @@ static int aiol_uring_flush(aiol_engine *e) {
         if (err < 0)
             return err;
         if (aiol_uring_unsubmitted(u) == 0 && !aiol_uring_is_behind(u))
-            return 0;
+            return u->table.kept != NULL ? AIOLOOP_EAGAIN : 0;
     }
     return AIOLOOP_EAGAIN; /* the caller looks again at once */
 }
@@ -6781,7 +6787,8 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
     return n != AIOL_PENDING ? n : aiol_sim_arm(sim, s, op);
 }
 
-static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
+    (void)now;
     aiol_sim *sim = aiol_sim_of(e);
     aiol_sim_socket *s = aiol_sim_find(sim, fd);
     aiol_op op;
@@ -7777,7 +7784,8 @@ static int64_t aiol_port_submit(aiol_engine *e, aiol_op *op) {
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
+    (void)now;
     (void)e;
     (void)fd;
     (void)pieces;
@@ -10187,7 +10195,7 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* in another thread */
     if (!aiol_loop_stays(loop)) {
         aiol_store(&loop->running, 0);
-        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
     }
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
@@ -10307,6 +10315,10 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
     aioloop_time next;
     if (loop == NULL || loop->closed)
         return AIOLOOP_FOREVER;
+    /* What was asked for since the last run, outside of it, is told to the system: the caller is about to sleep. */
+    if (loop->thread != 0 && loop->thread == aiol_thread.number && aiol_thread.running != loop &&
+        loop->engine->calls->flush(loop->engine) < 0)
+        loop->more = true;
     next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
     return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
 }
@@ -11160,7 +11172,23 @@ static void aiol_stream_doom_if_over(aioloop_transport *t) {
     aiol_queue_push(&t->resource.loop->ready, &t->doom);
 }
 
-/* Ends the connection now; what is buffered is dropped. */
+/* Sends what waits for the end of the callback or for the next wait, as far as the system takes it now. Calls no user code. 0, or
+ * the error. */
+static int aiol_stream_push(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    aiol_writer *w = t->writer;
+    int64_t n;
+    int count;
+    if (w == NULL || w->op.state != AIOL_OP_IDLE || w->bytes.size == 0)
+        return 0;
+    count = aiol_bytes_pieces(&w->bytes, w->pieces, (int)(sizeof(w->pieces) / sizeof(w->pieces[0])));
+    n = e->calls->attempt(e, t->recv.fd, w->pieces, count, true);
+    if (n > 0)
+        aiol_bytes_consume(&w->bytes, e->allocator, (size_t)n);
+    return n < 0 && n != AIOL_PENDING ? (int)n : 0;
+}
+
+/* Ends the connection now. What the system does not take any more is dropped. */
 static void aiol_stream_end(aioloop_transport *t, int error) {
     aiol_engine *e = t->resource.loop->engine;
     if (t->state >= AIOL_TRANSPORT_ENDING)
@@ -11171,6 +11199,7 @@ static void aiol_stream_end(aioloop_transport *t, int error) {
     if (t->writer != NULL) {
         aiol_list_remove(&t->writer->unsent);
         aiol_op_cancel(e, &t->writer->op);
+        (void)aiol_stream_push(t); /* last words: where writing is tried at once they are sent by now */
     }
     aiol_stream_doom_if_over(t);
 }
@@ -11488,7 +11517,7 @@ static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const ai
     if (release != NULL || !aiol_stream_may_try(t))
         return aiol_stream_write_rest(t, pieces, count, 0, release, arg);
     t->write_turn = loop->turn;
-    n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX));
+    n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX), false);
     return (uint64_t)n == size ? 0 : aiol_stream_write_tried(t, pieces, count, n);
 }
 
@@ -11501,7 +11530,7 @@ static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size
     if (AIOL_UNLIKELY(size == 0 || !aiol_stream_may_try(t)))
         return aiol_stream_write_pieces(t, &piece, 1, NULL, NULL);
     t->write_turn = t->resource.loop->turn;
-    n = e->calls->attempt(e, t->recv.fd, &piece, 1);
+    n = e->calls->attempt(e, t->recv.fd, &piece, 1, false);
     return AIOL_LIKELY((uint64_t)n == size) ? 0 : aiol_stream_write_tried(t, &piece, 1, n);
 }
 
@@ -11521,6 +11550,12 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
     if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
         aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
+    }
+    if (release == NULL && t->writer->bytes.size > t->high && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0) {
+        /* What only waits for the end of the callback is no reason to pause. */
+        err = aiol_stream_push(t);
+        if (err < 0)
+            aiol_stream_end(t, err);
     }
     if (t->state == AIOL_TRANSPORT_OPEN) {
         aiol_transport_maybe_pause(t);
@@ -11555,8 +11590,10 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
     if (t->recv.fd != AIOL_NO_SOCKET) {
         if (ours) {
             aiol_op_cancel(e, &t->recv);
-            if (t->writer != NULL)
+            if (t->writer != NULL) {
                 aiol_op_cancel(e, &t->writer->op);
+                (void)aiol_stream_push(t);
+            }
             e->calls->quiesce(e, t->recv.fd);
         }
         e->sockets->close(e, t->recv.fd);

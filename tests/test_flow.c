@@ -651,8 +651,8 @@ TEST(hundreds_of_pieces_go_as_one, "TRN-06") {
 static void flow_write_more(test_peer *peer) {
     size_t *at = (size_t *)peer->user;
     size_t from = *at;
-    *at += 5000; /* before the write, from which pause_writing may write more */
-    CHECK_EQ(aioloop_transport_write(peer->transport, flow_bytes + from, 5000), 0);
+    *at += 300000; /* before the write, from which pause_writing may write more */
+    CHECK_EQ(aioloop_transport_write(peer->transport, flow_bytes + from, 300000), 0); /* more than a socket takes */
 }
 
 static void flow_write_again(test_peer *peer) {
@@ -665,7 +665,7 @@ TEST(writing_from_pause_and_resume_keeps_the_order, "FLOW-01 TRN-02") {
     test_peer a = AIOLOOP_ZERO;
     test_peer b = AIOLOOP_ZERO;
     size_t at = 0;
-    flow_fill(FLOW_BIG / 8);
+    flow_fill(FLOW_BIG);
     test_connect_pair(loop, &a, &b);
     a.user = &at;
     b.on_data = flow_check_stream;
@@ -776,4 +776,103 @@ TEST_WITH(watching_for_room_behind_the_peers_end_is_quiet, "FD-01", TEST_REAL_FD
     test_close_socket(loop, s[0]);
     test_close_socket(loop, s[1]);
     test_end(loop);
+}
+
+/* ---- what was written last ---- */
+
+static void flow_write_six(aioloop *loop, void *arg) {
+    test_peer *a = (test_peer *)arg;
+    int i;
+    (void)loop;
+    for (i = 0; i < 6; i++)
+        CHECK_EQ(aioloop_transport_write(a->transport, flow_bytes + 1024 * i, 1024), 0);
+}
+
+/* What waits only for the end of the callback does not make a peer slow. */
+TEST_WITH(pausing_is_for_want_of_room_alone, "FLOW-01", TEST_REAL_FDS) {
+    aioloop *loop = test_loop();
+    test_peer a = AIOLOOP_ZERO;
+    test_peer b = AIOLOOP_ZERO;
+    aioloop_handle h;
+    test_needs_real_descriptors(loop);
+    flow_fill(6144);
+    test_connect_pair(loop, &a, &b);
+    CHECK_EQ(aioloop_transport_set_write_buffer_limits(a.transport, 4096, -1), 0);
+    h = aioloop_call_soon(loop, flow_write_six, &a);
+    CHECK(!aioloop_handle_is_null(&h));
+    test_run_until_received(loop, &b, 6144);
+    CHECK_EQ(a.paused, 0);
+    CHECK_EQ(memcmp(b.data, flow_bytes, 4096), 0);
+    test_end_pair(loop, &a, &b);
+    test_end(loop);
+}
+
+typedef enum flow_end { FLOW_ABORT, FLOW_RAISE, FLOW_FATAL, FLOW_FREE, FLOW_ENDS } flow_end;
+
+typedef struct flow_last {
+    aioloop_transport *transport;
+    flow_end how;
+} flow_last;
+
+static void flow_say_last(aioloop *loop, void *arg) {
+    flow_last *last = (flow_last *)arg;
+    CHECK_EQ(aioloop_transport_write(last->transport, "by", 2), 0);
+    CHECK_EQ(aioloop_transport_write(last->transport, "e", 1), 0);
+    if (last->how == FLOW_ABORT)
+        aioloop_transport_abort(last->transport);
+    else if (last->how == FLOW_FATAL)
+        aioloop_raise(loop, AIOLOOP_EFATAL, NULL);
+    else
+        aioloop_stop(loop);
+}
+
+static void flow_answer_and_raise(aioloop_transport *transport, void *self, const void *data, size_t size) {
+    (void)self;
+    (void)data;
+    (void)size;
+    CHECK_EQ(aioloop_transport_write(transport, "bye", 3), 0);
+    aioloop_raise(aioloop_transport_get_loop(transport), AIOLOOP_EIO, NULL);
+}
+
+/* Where there is room, what was written before the end is sent, as it is where every write is tried at once. */
+TEST_WITH(last_words_are_sent_before_the_end, "TRN-08", TEST_REAL_FDS) {
+    static aioloop_protocol raising;
+    int how;
+    raising.data_received = flow_answer_and_raise;
+    for (how = 0; how < FLOW_ENDS; how++) {
+        aioloop *loop = test_loop();
+        test_peer a = AIOLOOP_ZERO;
+        flow_last last;
+        aioloop_socket s[2];
+        char in[8];
+        ssize_t n = -1;
+        int i;
+        test_needs_real_descriptors(loop);
+        test_socketpair(loop, s);
+        test_adopt(loop, &test_protocol, &a, s[0]);
+        last.transport = a.transport;
+        last.how = (flow_end)how;
+        if (how == FLOW_RAISE) {
+            CHECK_EQ(aioloop_transport_set_protocol(a.transport, &raising, &a), 0);
+            CHECK_EQ(send(s[1], "x", 1, 0), 1);
+            for (i = 0; i < 100 && test_reports() == 0; i++)
+                CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(10)), 0);
+            test_reports_clear();
+        } else {
+            aioloop_handle h = aioloop_call_soon(loop, flow_say_last, &last);
+            CHECK(!aioloop_handle_is_null(&h));
+            (void)aioloop_run_once(loop, 0);
+        }
+        if (how == FLOW_FREE || how == FLOW_FATAL) {
+            CHECK_EQ(aioloop_close(loop), 0);
+        } else {
+            test_spin(loop, 3);
+        }
+        n = recv(s[1], in, sizeof(in), MSG_DONTWAIT);
+        CHECK_EQ(n, 3);
+        CHECK_EQ(memcmp(in, "bye", 3), 0);
+        test_peer_drop(&a);
+        test_close_socket(loop, s[1]);
+        test_end(loop);
+    }
 }

@@ -1767,3 +1767,65 @@ TEST(loop_without_memory_fails_cleanly, "") {
     CHECK_EQ(memory.blocks, 0);
     CHECK(!memory.mistaken);
 }
+
+static void loop_drain(aioloop *loop, void *arg) {
+    char c;
+    (void)loop;
+    CHECK_EQ(read(*(int *)arg, &c, 1), 1);
+    *(int *)arg = -1;
+}
+
+/* One turn of a main loop that asked for the descriptor once. True if something was to be done. */
+static bool loop_foreign_turn(aioloop *loop, int fd) {
+    struct pollfd one;
+    aioloop_time next = aioloop_next_deadline(loop);
+    one.fd = fd;
+    one.events = POLLIN;
+    one.revents = 0;
+    if (next > aioloop_now(loop) && poll(&one, 1, 1000) != 1)
+        return false;
+    return aioloop_run_once(loop, 0) >= 0;
+}
+
+/* What is asked for outside of a run reaches the system before another main loop sleeps. */
+TEST_WITH(loop_inside_another_loop_hears_what_is_asked_between_runs, "IMPL-03", TEST_REAL_FDS) {
+    aioloop *loop = loop_begin();
+    test_peer a = AIOLOOP_ZERO;
+    aioloop_socket s[2];
+    int watched;
+    int fd;
+    int i;
+    test_needs_real_descriptors(loop);
+    fd = aioloop_backend_fd(loop);
+    if (fd == AIOLOOP_ENOTAVAILABLE) {
+        test_end(loop);
+        SKIP("no descriptor to watch");
+    }
+    CHECK_GE(fd, 0);
+    test_socketpair(loop, s);
+    watched = s[0];
+    CHECK_EQ(write(s[1], "x", 1), 1);
+    CHECK_GE(aioloop_run_once(loop, 0), 0);
+    CHECK_EQ(aioloop_add_reader(loop, s[0], loop_drain, &watched), 0);
+    for (i = 0; i < 5 && watched != -1; i++)
+        CHECK(loop_foreign_turn(loop, fd));
+    CHECK_EQ(watched, -1);
+    CHECK_EQ(aioloop_remove_reader(loop, s[0]), 1);
+    test_adopt(loop, &test_protocol, &a, s[0]);
+    aioloop_transport_pause_reading(a.transport);
+    CHECK_EQ(write(s[1], "yz", 2), 2);
+    for (i = 0; i < 3; i++)
+        CHECK_GE(aioloop_run_once(loop, 0), 0);
+    CHECK_EQ(a.datas, 0);
+    aioloop_transport_resume_reading(a.transport);
+    for (i = 0; i < 5 && a.received < 2; i++)
+        CHECK(loop_foreign_turn(loop, fd));
+    CHECK_EQ(a.received, 2);
+    aioloop_transport_close(a.transport);
+    for (i = 0; i < 5 && a.lost == 0; i++)
+        CHECK(loop_foreign_turn(loop, fd));
+    CHECK_EQ(a.lost, 1);
+    test_peer_drop(&a);
+    test_close_socket(loop, s[1]);
+    test_end(loop);
+}

@@ -7,7 +7,7 @@
 #include "api/config.h"
 #include "api/error.h"
 
-/* An event loop. Made by aioloop_new_event_loop, ended by aioloop_free. It belongs to one thread at a time. */
+/* An event loop. Made by aioloop_new_event_loop, ended by aioloop_free. It belongs to the thread that runs it first. */
 typedef struct aioloop aioloop;
 
 /* Time in nanoseconds: a duration, or a point on a loop's clock (aioloop_now), which is monotonic and starts

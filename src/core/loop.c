@@ -231,7 +231,7 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* in another thread */
     if (!aiol_loop_stays(loop)) {
         aiol_store(&loop->running, 0);
-        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first");
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
     }
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
@@ -351,6 +351,10 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
     aioloop_time next;
     if (loop == NULL || loop->closed)
         return AIOLOOP_FOREVER;
+    /* What was asked for since the last run, outside of it, is told to the system: the caller is about to sleep. */
+    if (loop->thread != 0 && loop->thread == aiol_thread.number && aiol_thread.running != loop &&
+        loop->engine->calls->flush(loop->engine) < 0)
+        loop->more = true;
     next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
     return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
 }

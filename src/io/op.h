@@ -111,8 +111,8 @@ typedef struct aiol_engine_calls {
      * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
     /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. While no
-     * SEND is active on fd. The memory is the caller's again on return. */
-    int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count);
+     * SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with the next wait. */
+    int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
     void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
@@ -129,7 +129,7 @@ typedef struct aiol_engine_calls {
     /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or a code. */
     int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
-    /* Tells the system everything: before a foreign main loop sleeps. Below 0: the next dispatch has to tell a failure. */
+    /* Tells the system everything: before a foreign main loop sleeps. Below 0: there is something to dispatch at once. */
     int (*flush)(struct aiol_engine *e);
     int (*descriptor)(struct aiol_engine *e);
     void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */

@@ -19,7 +19,8 @@ static int64_t aiol_port_submit(aiol_engine *e, aiol_op *op) {
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
+    (void)now;
     (void)e;
     (void)fd;
     (void)pieces;

@@ -72,8 +72,9 @@ static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_sock
     return n < 0 ? AIOL_PENDING : n;
 }
 
-static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     int64_t n = aiol_socket_send(fd, pieces, count);
+    (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
     return aiol_reactor_attempted(e, fd, pieces, count, n);
@@ -101,7 +102,7 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_SEND:
         n = AIOL_PENDING;
         if ((aiol_table_at(&r->table, op->fd)->flags & AIOL_FD_FULL) == 0)
-            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count);
+            n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count, true);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -143,8 +144,7 @@ static void aiol_reactor_quiesce(aiol_engine *e, aioloop_socket fd) {
 /* ---- waiting ---- */
 
 /* A descriptor the poller refuses fails its operations: told as an event of no descriptor's readiness. */
-static int aiol_reactor_flush(aiol_engine *e) {
-    aiol_reactor *r = (aiol_reactor *)e;
+static int aiol_reactor_tell_all(aiol_reactor *r) {
     while (r->table.dirty_count != 0) {
         aioloop_socket fd = r->table.dirty[r->table.dirty_count - 1];
         aiol_fd *entry = &r->table.fds[fd];
@@ -155,6 +155,12 @@ static int aiol_reactor_flush(aiol_engine *e) {
         r->table.dirty_count--;
     }
     return 0;
+}
+
+static int aiol_reactor_flush(aiol_engine *e) {
+    aiol_reactor *r = (aiol_reactor *)e;
+    int err = aiol_reactor_tell_all(r);
+    return err == 0 && r->table.kept != NULL ? AIOLOOP_EAGAIN : err;
 }
 
 /* What a descriptor's operations get that the poller refused: nobody would ever hear of them again. */
@@ -175,7 +181,7 @@ static int aiol_reactor_wait(aiol_engine *e, aioloop_time deadline) {
     int n;
     if (AIOL_UNLIKELY(r->ready_next < r->ready_count)) /* a halted dispatch left them */
         return 1;
-    if (r->table.dirty_count != 0 && aiol_reactor_flush(e) < 0)
+    if (r->table.dirty_count != 0 && aiol_reactor_tell_all(r) < 0)
         return 1; /* dispatch tells whose it is */
     n = r->poll.poller->wait(&r->poll, aiol_table_timeout(&r->table, deadline), r->ready);
     r->harvest++;
@@ -216,7 +222,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
         aiol_table_finish(&r->table, op, aiol_socket_connected(fd));
         return;
     default:
-        n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count);
+        n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
             aiol_table_finish(&r->table, op, n);
         return;
@@ -226,7 +232,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
 /* What could not be told to the poller. */
 static AIOL_NOINLINE void aiol_reactor_refuse_all(aiol_reactor *r, const aiol_budget *budget) {
     while (r->table.dirty_count != 0 && !*budget->halt) {
-        int err = aiol_reactor_flush(&r->table.base);
+        int err = aiol_reactor_tell_all(r);
         if (err == 0)
             break;
         aiol_reactor_refuse(r, err);

@@ -945,7 +945,8 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
     return n != AIOL_PENDING ? n : aiol_sim_arm(sim, s, op);
 }
 
-static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
+    (void)now;
     aiol_sim *sim = aiol_sim_of(e);
     aiol_sim_socket *s = aiol_sim_find(sim, fd);
     aiol_op op;

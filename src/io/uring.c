@@ -432,14 +432,14 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
 }
 
 /* A small write is copied and goes with the next wait, together with all others; a large one is worth a call. */
-static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     size_t size = 0;
     int64_t n;
     int i;
     (void)e;
     for (i = 0; i < count; i++)
         size += pieces[i].size;
-    if (size <= AIOL_URING_QUEUED)
+    if (size <= AIOL_URING_QUEUED && !now)
         return AIOL_PENDING;
     n = aiol_socket_send(fd, pieces, count);
     return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
@@ -526,7 +526,7 @@ static int aiol_uring_flush(aiol_engine *e) {
         if (err < 0)
             return err;
         if (aiol_uring_unsubmitted(u) == 0 && !aiol_uring_is_behind(u))
-            return 0;
+            return u->table.kept != NULL ? AIOLOOP_EAGAIN : 0;
     }
     return AIOLOOP_EAGAIN; /* the caller looks again at once */
 }

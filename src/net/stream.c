@@ -78,7 +78,23 @@ static void aiol_stream_doom_if_over(aioloop_transport *t) {
     aiol_queue_push(&t->resource.loop->ready, &t->doom);
 }
 
-/* Ends the connection now; what is buffered is dropped. */
+/* Sends what waits for the end of the callback or for the next wait, as far as the system takes it now. Calls no user code. 0, or
+ * the error. */
+static int aiol_stream_push(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    aiol_writer *w = t->writer;
+    int64_t n;
+    int count;
+    if (w == NULL || w->op.state != AIOL_OP_IDLE || w->bytes.size == 0)
+        return 0;
+    count = aiol_bytes_pieces(&w->bytes, w->pieces, (int)(sizeof(w->pieces) / sizeof(w->pieces[0])));
+    n = e->calls->attempt(e, t->recv.fd, w->pieces, count, true);
+    if (n > 0)
+        aiol_bytes_consume(&w->bytes, e->allocator, (size_t)n);
+    return n < 0 && n != AIOL_PENDING ? (int)n : 0;
+}
+
+/* Ends the connection now. What the system does not take any more is dropped. */
 static void aiol_stream_end(aioloop_transport *t, int error) {
     aiol_engine *e = t->resource.loop->engine;
     if (t->state >= AIOL_TRANSPORT_ENDING)
@@ -89,6 +105,7 @@ static void aiol_stream_end(aioloop_transport *t, int error) {
     if (t->writer != NULL) {
         aiol_list_remove(&t->writer->unsent);
         aiol_op_cancel(e, &t->writer->op);
+        (void)aiol_stream_push(t); /* last words: where writing is tried at once they are sent by now */
     }
     aiol_stream_doom_if_over(t);
 }
@@ -406,7 +423,7 @@ static AIOL_NOINLINE int aiol_stream_write_pieces(aioloop_transport *t, const ai
     if (release != NULL || !aiol_stream_may_try(t))
         return aiol_stream_write_rest(t, pieces, count, 0, release, arg);
     t->write_turn = loop->turn;
-    n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX));
+    n = e->calls->attempt(e, t->recv.fd, pieces, (int)aiol_min_size(count, AIOL_IOV_MAX), false);
     return (uint64_t)n == size ? 0 : aiol_stream_write_tried(t, pieces, count, n);
 }
 
@@ -419,7 +436,7 @@ static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size
     if (AIOL_UNLIKELY(size == 0 || !aiol_stream_may_try(t)))
         return aiol_stream_write_pieces(t, &piece, 1, NULL, NULL);
     t->write_turn = t->resource.loop->turn;
-    n = e->calls->attempt(e, t->recv.fd, &piece, 1);
+    n = e->calls->attempt(e, t->recv.fd, &piece, 1, false);
     return AIOL_LIKELY((uint64_t)n == size) ? 0 : aiol_stream_write_tried(t, &piece, 1, n);
 }
 
@@ -439,6 +456,12 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
     if (t->writer->op.state == AIOL_OP_IDLE && t->writer->unsent.next == NULL) {
         aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
+    }
+    if (release == NULL && t->writer->bytes.size > t->high && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0) {
+        /* What only waits for the end of the callback is no reason to pause. */
+        err = aiol_stream_push(t);
+        if (err < 0)
+            aiol_stream_end(t, err);
     }
     if (t->state == AIOL_TRANSPORT_OPEN) {
         aiol_transport_maybe_pause(t);
@@ -473,8 +496,10 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
     if (t->recv.fd != AIOL_NO_SOCKET) {
         if (ours) {
             aiol_op_cancel(e, &t->recv);
-            if (t->writer != NULL)
+            if (t->writer != NULL) {
                 aiol_op_cancel(e, &t->writer->op);
+                (void)aiol_stream_push(t);
+            }
             e->calls->quiesce(e, t->recv.fd);
         }
         e->sockets->close(e, t->recv.fd);
