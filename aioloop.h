@@ -101,7 +101,17 @@
  *   event any more.
  *
  *   A program with a main loop of its own calls aioloop_run_once, sleeps until aioloop_next_deadline at the longest,
- *   and watches aioloop_backend_fd if the back end has one (io_uring and epoll have).
+ *   and watches aioloop_backend_fd if the back end has one (io_uring and epoll have; with the others it sleeps for a
+ *   moment only). One turn of such a main loop, fd being what aioloop_backend_fd said at the start:
+ *
+ *       aioloop_time left = aioloop_next_deadline(loop);
+ *       int ms = -1;
+ *       if (left != AIOLOOP_FOREVER) {
+ *           left -= aioloop_now(loop);
+ *           ms = left <= 0 ? 0 : left < AIOLOOP_MS(60000) ? (int)((left + 999999) / 1000000) : 60000;
+ *       }
+ *       poll({fd, POLLIN}, and the program's own, ms);
+ *       aioloop_run_once(loop, 0);
  *
  *
  * CALLBACKS, TIMERS AND HANDLES
@@ -225,8 +235,10 @@
  *
  * THREADS
  *
- *   A loop may be made in any thread and belongs to the one that runs it first, for good. Any number of loops may run in as many threads. The one call on a loop
- *   from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
+ *   A loop may be made in any thread and belongs to the one that runs it first, for good; aioloop_run_until_complete and
+ *   aioloop_backend_fd count as running, so set a loop up in the thread that will run it. (A server is listening when
+ *   aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of loops may run in as
+ *   many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
  *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
  *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
  *
@@ -238,6 +250,8 @@
  *   aioloop_server_close and aioloop_server_close_clients, and sets a timer for aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
+ *   On io_uring a process that ends without aioloop_free holds its ports some milliseconds longer, until the kernel has taken
+ *   the ring apart; a program that is restarted at once frees its loop first, also on SIGTERM.
  *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be sure write_eof,
  *   and read to the end.
  *
@@ -594,7 +608,7 @@ typedef struct aioloop_config {
 
 /* asyncio.new_event_loop(). config NULL: all defaults. The loop is the caller's to free. NULL on failure, and then
  * aioloop_last_error(NULL) says why: AIOLOOP_EINVAL for a back end nobody knows, AIOLOOP_ENOTAVAILABLE for one that
- * is not here, AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
+ * is not here (but for io_uring where the system forbids it, the next best serves: see aioloop_backend_name), AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop *aioloop_new_event_loop(const aioloop_config *config);
 
 /* asyncio.get_running_loop(): the loop that is running in this thread; NULL if none is (asyncio's RuntimeError),
@@ -1059,7 +1073,8 @@ AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *tra
 /* WriteTransport.get_write_buffer_limits(): each pointer may be NULL. */
 AIOLOOP_API void aioloop_transport_get_write_buffer_limits(const aioloop_transport *transport, size_t *low, size_t *high);
 
-/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet. */
+/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet: for want of room, or
+ * because they are to leave together with others, when the callback ends or with the next wait. */
 AIOLOOP_API size_t aioloop_transport_get_write_buffer_size(const aioloop_transport *transport);
 
 /* ReadTransport: nothing is delivered between pause_reading() and resume_reading(). Both may be repeated, and do nothing on a
@@ -10086,7 +10101,7 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* ---- one iteration ---- */
 
 /* Until when the engine may wait: 0 if there is something to do. */
-static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
+AIOL_INLINE aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
     if (loop->ready.head != NULL || loop->stopping || limit <= 0 || (loop->attention && aiol_loop_has_unsent(loop)))
         return 0;

@@ -29,7 +29,7 @@ typedef struct aioloop_config {
 
 /* asyncio.new_event_loop(). config NULL: all defaults. The loop is the caller's to free. NULL on failure, and then
  * aioloop_last_error(NULL) says why: AIOLOOP_EINVAL for a back end nobody knows, AIOLOOP_ENOTAVAILABLE for one that
- * is not here, AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
+ * is not here (but for io_uring where the system forbids it, the next best serves: see aioloop_backend_name), AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop *aioloop_new_event_loop(const aioloop_config *config);
 
 /* asyncio.get_running_loop(): the loop that is running in this thread; NULL if none is (asyncio's RuntimeError),

@@ -81,7 +81,17 @@
  *   event any more.
  *
  *   A program with a main loop of its own calls aioloop_run_once, sleeps until aioloop_next_deadline at the longest,
- *   and watches aioloop_backend_fd if the back end has one (io_uring and epoll have).
+ *   and watches aioloop_backend_fd if the back end has one (io_uring and epoll have; with the others it sleeps for a
+ *   moment only). One turn of such a main loop, fd being what aioloop_backend_fd said at the start:
+ *
+ *       aioloop_time left = aioloop_next_deadline(loop);
+ *       int ms = -1;
+ *       if (left != AIOLOOP_FOREVER) {
+ *           left -= aioloop_now(loop);
+ *           ms = left <= 0 ? 0 : left < AIOLOOP_MS(60000) ? (int)((left + 999999) / 1000000) : 60000;
+ *       }
+ *       poll({fd, POLLIN}, and the program's own, ms);
+ *       aioloop_run_once(loop, 0);
  *
  *
  * CALLBACKS, TIMERS AND HANDLES
@@ -205,8 +215,10 @@
  *
  * THREADS
  *
- *   A loop may be made in any thread and belongs to the one that runs it first, for good. Any number of loops may run in as many threads. The one call on a loop
- *   from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
+ *   A loop may be made in any thread and belongs to the one that runs it first, for good; aioloop_run_until_complete and
+ *   aioloop_backend_fd count as running, so set a loop up in the thread that will run it. (A server is listening when
+ *   aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of loops may run in as
+ *   many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
  *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
  *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
  *
@@ -218,6 +230,8 @@
  *   aioloop_server_close and aioloop_server_close_clients, and sets a timer for aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
+ *   On io_uring a process that ends without aioloop_free holds its ports some milliseconds longer, until the kernel has taken
+ *   the ring apart; a program that is restarted at once frees its loop first, also on SIGTERM.
  *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be sure write_eof,
  *   and read to the end.
  *

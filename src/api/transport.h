@@ -135,7 +135,8 @@ AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *tra
 /* WriteTransport.get_write_buffer_limits(): each pointer may be NULL. */
 AIOLOOP_API void aioloop_transport_get_write_buffer_limits(const aioloop_transport *transport, size_t *low, size_t *high);
 
-/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet. */
+/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet: for want of room, or
+ * because they are to leave together with others, when the callback ends or with the next wait. */
 AIOLOOP_API size_t aioloop_transport_get_write_buffer_size(const aioloop_transport *transport);
 
 /* ReadTransport: nothing is delivered between pause_reading() and resume_reading(). Both may be repeated, and do nothing on a

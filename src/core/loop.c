@@ -122,7 +122,7 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop) {
 /* ---- one iteration ---- */
 
 /* Until when the engine may wait: 0 if there is something to do. */
-static aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
+AIOL_INLINE aioloop_time aiol_loop_deadline(aioloop *loop, aioloop_time limit) {
     aioloop_time next;
     if (loop->ready.head != NULL || loop->stopping || limit <= 0 || (loop->attention && aiol_loop_has_unsent(loop)))
         return 0;
