@@ -368,7 +368,7 @@ static void sim_breaking_updated(aioloop_transport *transport, void *self, size_
     sim_breaking *s = (sim_breaking *)self;
     (void)transport;
     CHECK_LE(size, sizeof(s->room));
-    CHECK(memcmp(s->room, "0123456789abcdefghij" + s->peer.received, size) == 0);
+    CHECK(memcmp(s->room, &"0123456789abcdefghij"[s->peer.received], size) == 0);
     s->peer.received += size;
     s->peer.datas++;
 }
