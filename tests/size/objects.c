@@ -26,5 +26,5 @@ OBJECT(handle, aioloop_handle);
 OBJECT(timer_handle, aioloop_timer_handle);
 #if AIOL_HAVE_REACTOR
 OBJECT(reactor, aiol_reactor);
-OBJECT(descriptor, aiol_reactor_fd);
+OBJECT(descriptor, aiol_fd);
 #endif
