@@ -4945,6 +4945,7 @@ typedef struct aiol_uring {
     uint32_t cq_fresh; /* what stands before was found earlier than the last wait, and may not be so any more */
     uint32_t cq_end;   /* of the harvest */
     uint32_t turn;     /* counts dispatches */
+    uint32_t deferred; /* writes that are to go with the next wait */
     aiol_uring_completion *completions;
     unsigned char *rings;
     size_t rings_size;
@@ -5295,16 +5296,19 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-/* A small write is copied and goes with the next wait, together with all others; a large one is worth a call. */
+/* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one more than
+ * the ring has room for: what a broadcast copies stays bounded. */
 static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
+    aiol_uring *u = (aiol_uring *)e;
     size_t size = 0;
     int64_t n;
     int i;
-    (void)e;
     for (i = 0; i < count; i++)
         size += pieces[i].size;
-    if (size <= AIOL_URING_QUEUED && !now)
+    if (size <= AIOL_URING_QUEUED && !now && u->deferred < AIOL_URING_ENTRIES) {
+        u->deferred++;
         return AIOL_PENDING;
+    }
     n = aiol_socket_send(fd, pieces, count);
     return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
 }
@@ -5346,6 +5350,7 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
     aiol_uring *u = (aiol_uring *)e;
     int64_t timeout;
     int err;
+    u->deferred = 0;
     err = aiol_uring_prepare(u);
     if (err < 0)
         return err;
