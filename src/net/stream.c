@@ -457,7 +457,7 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
         aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
     }
-    if (release == NULL && t->writer->bytes.size > t->high && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0) {
+    if (release == NULL && sent == 0 && t->writer->bytes.size > t->high && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0) {
         /* What only waits for the end of the callback is no reason to pause. */
         err = aiol_stream_push(t);
         if (err < 0)
