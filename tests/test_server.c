@@ -39,7 +39,7 @@ typedef struct server_connection {
     int made;
 } server_connection;
 
-#define SERVER_FLOOD (8u * 1024 * 1024) /* more than any system takes at once */
+#define SERVER_FLOOD (16u * 1024 * 1024) /* more than both ends of a connection have room for */
 static unsigned char server_flood_bytes[SERVER_FLOOD];
 
 static int server_factory(void *self, void *arg) {
