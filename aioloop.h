@@ -289,6 +289,8 @@
  *   AIOLOOP_API              how public functions are declared; for example __attribute__((visibility("default")))
  *   AIOLOOP_USE_THREADS      1: loops in several threads, and calls from other threads        (default 1)
  *   AIOLOOP_USE_DEBUG        1: debug mode is compiled in; it is still off until asked for    (default 1)
+ *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there
+ *                                                                         (default 1, with AIOLOOP_PORT 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
  *   AIOLOOP_PORT             1: no operating system; the functions of port.h are the user's   (default 0)
@@ -448,7 +450,17 @@ extern "C" {
     X(ECLOSED, -20005, "the loop is closed")                                                       \
     X(ENOTAVAILABLE, -20006, "not available in this build or on this back end")                    \
     X(EFATAL, -20007, "a callback ended the run")                                                  \
-    X(ELOOKUP, -20008, "no address was found for the name")
+    X(ELOOKUP, -20008, "no address was found for the name")                                        \
+    X(ESTOPITERATION, -20009, "there is nothing more to come")                                     \
+    X(ETASKGROUP, -20010, "tasks of a group failed")                                               \
+    X(EINCOMPLETE, -20011, "the stream ended before the number of bytes was there")                \
+    X(EOVERRUN, -20012, "the separator was not found within the limit")                            \
+    X(EBROKENBARRIER, -20013, "the barrier is broken")                                             \
+    X(EQUEUEFULL, -20014, "the queue is full")                                                     \
+    X(EQUEUEEMPTY, -20015, "the queue is empty")                                                   \
+    X(EQUEUESHUTDOWN, -20016, "the queue was shut down")                                           \
+    X(EGENERATOREXIT, -20017, "the generator is being closed")                                     \
+    X(EINTERRUPTED, -20018, "the program was interrupted")
 
 #define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X)
 
@@ -762,6 +774,7 @@ typedef struct aioloop_exception_context {
     int error;           /* the code */
     const char *detail;  /* the error's own message, if there is one */
     aioloop_future *future;
+    aioloop_future *task; /* the same, if it is a task */
     aioloop_transport *transport;
     const aioloop_protocol *protocol;
     aioloop_server *server;
@@ -818,8 +831,8 @@ AIOLOOP_API void aioloop_verify(aioloop *loop);
  *
  * A result is a number (>= 0) and a pointer; a failure is a negative code, with a message where there is more to say.
  *
- * Who owns a future: one that a function returned when it started some work is UNCLAIMED. Use it once
- * (aioloop_run_until_complete, aioloop_future_then), which ends it; or drop it with aioloop_future_unref; or claim it with
+ * Who owns a future: one that a function returned when it started some work is UNCLAIMED. Use it once (await, gather and their
+ * kin, aioloop_run_until_complete, aioloop_future_then), which ends it: a second use is AIOLOOP_EMISUSE, as long as it is there; or drop it with aioloop_future_unref; or claim it with
  * aioloop_future_ref: from then on every use only borrows it, and one aioloop_future_unref ends your claim.
  * aioloop_create_future returns a claimed one. Dropping a future neither cancels nor loses the work behind it.
  *
@@ -854,8 +867,30 @@ AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
     AIOLOOP_PRINTF(3, 4);
 
-/* Future.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that have
- * to end something first (aioloop_server_serve_forever) become cancelled when that has ended. message (may be NULL) is
+/* The same for what its reader has by being told: a lock, a place, a socket's number. Any reading of the result takes it, also one
+ * without `out`; dispose(pointer) is called if the future is freed and nobody ever read it, as when the task that waited was
+ * cancelled in the same iteration. */
+AIOLOOP_API int aioloop_future_set_grant(aioloop_future *future, int64_t number, void *pointer,
+                                         void (*dispose)(void *pointer));
+
+/* For functions of your own that start work and return a future, as the library's do: an unclaimed future for the caller, with
+ * a second reference, which is yours: unref it when you have completed the future, or given up. cancel (may be NULL) is called
+ * when a pending one is cancelled: true, and it becomes cancelled at once; false: you will complete it later
+ * (aioloop_future_set_cancelled says that it was cancelled). It must not call user code. Static failed futures as
+ * aioloop_create_future. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *loop,
+                                                                      bool (*cancel)(aioloop_future *future, void *owner),
+                                                                      void *owner);
+
+/* Completes such a future as cancelled, without calling its cancel. Returns as aioloop_future_set_result does. */
+AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future);
+
+/* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had taken it.
+ * AIOLOOP_EINVALIDSTATE if source is pending or target is not. */
+AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source);
+
+/* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that
+ * have to end something first (tasks, aioloop_server_serve_forever) become cancelled when that has ended. message (may be NULL) is
  * what aioloop_future_error will say; copied. */
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message);
 
@@ -888,6 +923,371 @@ AIOLOOP_API int aioloop_future_then(aioloop_future *future, aioloop_future_callb
 /* Future.remove_done_callback(): removes every registration of fn with arg; answers how many. Those already queued, since the
  * future is done, still run. */
 AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg);
+
+#endif
+
+/* >> src/api/task.h */
+/*
+ * task.h - coroutines, and the tasks that run them.                  (asyncio: tasks.py, coroutines.py)
+ *
+ * A coroutine is a function that can wait for a future without holding up the loop. There are two kinds:
+ *
+ *   - with a stack of its own (aioloop_coroutine): ordinary code, which calls aioloop_await anywhere, also inside functions
+ *     that it calls;
+ *   - without one (aioloop_step): a function over a frame of yours, written with AIOLOOP_BEGIN, AIOLOOP_AWAIT and AIOLOOP_END,
+ *     for a million of them, and for firmware. Plain C99. Its local variables do not outlive a wait; the frame's members do.
+ *
+ * A task runs one. It is a future: whatever takes a future takes a task, and what is said of ownership at future.h holds. The
+ * loop keeps a task alive until it is done, whoever lets go of it.
+ *
+ * A coroutine's result is what it returns: a number >= 0, with a pointer stored at *out if there is one; or a negative code,
+ * which is raising it. Returning AIOLOOP_ECANCELED ends the task as cancelled. The message of the last aioloop_raise or failed
+ * call goes with the code, if it has the same.
+ *
+ * Cancelling a task (aioloop_future_cancel) cancels what it waits for, and the wait returns AIOLOOP_ECANCELED: pass it on, as any
+ * other error. What a coroutine ignores it has swallowed; debug mode says so.
+ */
+#ifndef AIOLOOP_API_TASK_H
+#define AIOLOOP_API_TASK_H
+
+/* asyncio.Task; the same type, to say what is meant. */
+typedef aioloop_future aioloop_task;
+
+/* A coroutine with a stack. out: the address of the result's pointer, NULL at first. In C++ no exception may leave it. */
+typedef int64_t (*aioloop_coroutine)(aioloop *loop, void *arg, void **out);
+
+/* A coroutine without a stack: its frame is a struct of yours that begins with an aioloop_frame. Zero it before use. */
+typedef struct aioloop_frame {
+    uint32_t line; /* where it goes on; 0: at the start */
+    uint32_t reserved;
+    void (*dispose)(void *frame); /* the library's, from the options */
+} aioloop_frame;
+
+typedef int64_t (*aioloop_step)(aioloop *loop, aioloop_frame *frame, void **out);
+
+/* What a step function returns when it is to be called again; the macros do. */
+#define AIOLOOP_SUSPENDED INT64_MIN
+
+/* ---- tasks ---- */
+
+/* Options of aioloop_create_task; all zero: asyncio's defaults. */
+typedef struct aioloop_task_options {
+    const char *name;         /* copied; NULL: "Task-1" and so on */
+    aioloop_context *context; /* the task runs in this very context; NULL: in a copy of the current one */
+    bool eager;               /* run it inside the call up to its first wait. Not while the loop does not run. */
+    size_t stack_size;        /* bytes of stack, with what the library needs of it (less than 1 KiB); 0: 256 KiB, of which only
+                               * what is touched takes memory (64 KiB on 32 bits) */
+    void *stack;              /* a stack of yours, stack_size bytes, yours again when dispose is called or the task is done;
+                               * NULL: one of the loop's, with a page below it that catches an overflow */
+    size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
+    void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
+                                 * never started or could not be created. Not on a task still pending at aioloop_free. */
+    void (*dispose_result)(void *pointer); /* called with the result's pointer if nobody took it */
+    aioloop_time timeout;     /* past it the task is cancelled, and fails with AIOLOOP_ETIMEDOUT if it ends that way; 0: none */
+} aioloop_task_options;
+
+/* loop.create_task(): a task that runs fn(loop, arg, &pointer), from the next iteration on. options may be NULL. The future may
+ * be dropped: the task runs on. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (no fn, a stack too
+ * small), AIOLOOP_ENOTAVAILABLE (built with AIOLOOP_USE_COROUTINES 0). */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_create_task(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                               const aioloop_task_options *options);
+
+/* The same for a coroutine without a stack; stack_size and stack are not used. The frame must live until the task is done
+ * (dispose tells), or be copied. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_create_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                                                                     const aioloop_task_options *options);
+
+/* What a task is made of; for factories. */
+typedef struct aioloop_task_recipe {
+    aioloop_coroutine coroutine; /* or NULL, and then */
+    aioloop_step step;           /* with arg its frame */
+    void *arg;
+    aioloop_task_options options;
+} aioloop_task_recipe;
+
+/* asyncio.Task(): makes a task without asking the factory. Errors as aioloop_create_task. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_task_new(aioloop *loop, const aioloop_task_recipe *recipe);
+
+/* loop.set_task_factory(): from now on factory(loop, recipe, arg) makes the tasks; what it returns, aioloop_create_task
+ * returns. It may change a copy of the recipe, and makes the task by aioloop_task_new. NULL: the default again. */
+typedef aioloop_task *(*aioloop_task_factory)(aioloop *loop, const aioloop_task_recipe *recipe, void *arg);
+AIOLOOP_API void aioloop_set_task_factory(aioloop *loop, aioloop_task_factory factory, void *arg);
+
+/* loop.get_task_factory(): NULL for the default; stores the argument at arg unless that is NULL. */
+AIOLOOP_API aioloop_task_factory aioloop_get_task_factory(aioloop *loop, void **arg);
+
+/* asyncio.current_task(): the task whose step runs, NULL in plain callbacks and outside. Borrowed; a task that keeps a
+ * reference to itself takes it with aioloop_future_ref. loop NULL: the running loop. */
+AIOLOOP_API aioloop_task *aioloop_current_task(aioloop *loop);
+
+/* asyncio.all_tasks(): stores at most capacity of the loop's tasks that are not done, oldest first, each a reference of yours,
+ * and returns how many there are. tasks may be NULL with capacity 0. */
+AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t capacity);
+
+/* True if the future is a task. */
+AIOLOOP_API bool aioloop_is_task(const aioloop_future *future);
+
+/* Task.get_name(), Task.set_name(): valid until renamed or freed. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL for what is no task. */
+AIOLOOP_API const char *aioloop_task_get_name(aioloop_task *task);
+AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name);
+
+/* Task.get_context(): the context that the task runs in, as a reference of yours. The task runs in the same one from then on, so
+ * its changes show there. NULL when there is no memory, and for what is no task. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_task_get_context(aioloop_task *task);
+
+/* Task.cancel() is aioloop_future_cancel. Task.cancelling(): how many cancels were asked for and not taken back.
+ * Task.uncancel(): takes one back and returns what is left. 0 for what is no task. */
+AIOLOOP_API int aioloop_task_cancelling(const aioloop_task *task);
+AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
+
+/* ---- waiting ---- */
+
+/* await: waits until the future is done, and returns its number, with its pointer stored at out (the address of an object
+ * pointer, or NULL), or its error, whose message is then aioloop_last_error's. At once if it is done. Ends an unclaimed future's
+ * use. AIOLOOP_ECANCELED if the future or this task was cancelled. AIOLOOP_EMISUSE outside of a coroutine with a stack, also in
+ * pause_writing and the exception handler; for the task itself; for another loop's future; for an unclaimed future that was used
+ * before; inside aioloop_context_run. */
+AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
+
+/* Coroutines without a stack:
+ *
+ *     struct tick { aioloop_frame frame; int i; int64_t n; };
+ *
+ *     static int64_t tick(aioloop *loop, aioloop_frame *frame, void **out) {
+ *         struct tick *self = (struct tick *)frame;
+ *         (void)out;
+ *         AIOLOOP_BEGIN(loop, frame);
+ *         for (self->i = 0; self->i < 3; self->i++) {
+ *             AIOLOOP_AWAIT(self->n, aioloop_sleep(loop, AIOLOOP_MS(10)), NULL);
+ *             if (self->n < 0)
+ *                 return self->n;
+ *         }
+ *         return self->i;
+ *         AIOLOOP_END;
+ *     }
+ *
+ * One AIOLOOP_ macro a line, none inside a switch of yours, and no variable between BEGIN and END that is to be kept. */
+#define AIOLOOP_BEGIN(loop, frame)                                                                 \
+    aioloop *const aioloop_frame_loop_ = (loop);                                                   \
+    aioloop_frame *const aioloop_frame_ = (frame);                                                 \
+    switch (aioloop_frame_->line) {                                                                \
+    case 0:
+
+/* Behind the last statement of the function. What comes to its end returns 0. */
+#define AIOLOOP_END                                                                                \
+    break;                                                                                         \
+    default:                                                                                       \
+        return aioloop_frame_lost(aioloop_frame_loop_);                                            \
+    }                                                                                              \
+    return 0
+
+/* await: result = what aioloop_await would return. */
+#define AIOLOOP_AWAIT(result, future, out)                                                         \
+    do {                                                                                           \
+        if (aioloop_frame_await(aioloop_frame_loop_, (future))) {                                  \
+            aioloop_frame_->line = __LINE__;                                                       \
+            return AIOLOOP_SUSPENDED;                                                              \
+        case __LINE__:;                                                                            \
+        }                                                                                          \
+        (result) = aioloop_frame_result(aioloop_frame_loop_, (out));                               \
+    } while (0)
+
+/* await asyncio.sleep(delay) without a future: needs no memory but a place among the loop's timers. */
+#define AIOLOOP_SLEEP(result, delay)                                                               \
+    do {                                                                                           \
+        if (aioloop_frame_sleep(aioloop_frame_loop_, (delay))) {                                   \
+            aioloop_frame_->line = __LINE__;                                                       \
+            return AIOLOOP_SUSPENDED;                                                              \
+        case __LINE__:;                                                                            \
+        }                                                                                          \
+        (result) = aioloop_frame_result(aioloop_frame_loop_, NULL);                                \
+    } while (0)
+
+/* await coroutine(...): runs another coroutine without a stack, over child, an aioloop_frame * inside the caller's own frame,
+ * whose other members are its arguments. */
+#define AIOLOOP_CALL(result, fn, child, out)                                                       \
+    do {                                                                                           \
+        (child)->line = 0;                                                                         \
+        aioloop_frame_->line = __LINE__;                                                           \
+        if (0) {                                                                                   \
+        case __LINE__:;                                                                            \
+        }                                                                                          \
+        (result) = aioloop_frame_call(aioloop_frame_loop_, (fn), (child), (out));                  \
+        if ((result) == AIOLOOP_SUSPENDED)                                                         \
+            return AIOLOOP_SUSPENDED;                                                              \
+    } while (0)
+
+/* What the macros call. */
+AIOLOOP_API bool aioloop_frame_await(aioloop *loop, aioloop_future *future);
+AIOLOOP_API bool aioloop_frame_sleep(aioloop *loop, aioloop_time delay);
+AIOLOOP_API int64_t aioloop_frame_result(aioloop *loop, void *out);
+AIOLOOP_API int64_t aioloop_frame_call(aioloop *loop, aioloop_step fn, aioloop_frame *frame, void *out);
+AIOLOOP_API int64_t aioloop_frame_lost(aioloop *loop);
+
+/* ---- combining ---- */
+
+/* asyncio.sleep(): done after delay; at 0 or less in the next iteration. AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sleep(aioloop *loop, aioloop_time delay);
+
+/* What aioloop_gather gives: the outcomes of its futures, in their order. */
+typedef struct aioloop_results aioloop_results;
+
+/* asyncio.gather(): done when all futures are, with count as its number and an aioloop_results * as its pointer. The first
+ * failure becomes gather's at once, and the others run on; a cancelled one is a failure with AIOLOOP_ECANCELED. With
+ * return_exceptions it waits for all, and their errors are results. Cancelling it cancels all that are not done, and it is
+ * cancelled when they are. This is the one use of each unclaimed future, also when the call fails. The same future may stand
+ * there twice, unless it is unclaimed. The array is copied. AIOLOOP_EINVAL for another loop's future or a NULL one; AIOLOOP_ENOMEM. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_gather(aioloop *loop, aioloop_future *const *futures, size_t count,
+                                                            bool return_exceptions);
+
+/* The i-th result, as aioloop_future_result and aioloop_future_error give it; AIOLOOP_EINVAL and NULL beyond the last. */
+AIOLOOP_API size_t aioloop_results_count(const aioloop_results *results);
+AIOLOOP_API int64_t aioloop_results_get(aioloop_results *results, size_t i, void *out);
+AIOLOOP_API const aioloop_error *aioloop_results_error(aioloop_results *results, size_t i);
+
+/* Ends them; pointers that were not taken are ended with them. NULL is ignored. */
+AIOLOOP_API void aioloop_results_free(aioloop_results *results);
+
+typedef enum aioloop_return_when {
+    AIOLOOP_ALL_COMPLETED,
+    AIOLOOP_FIRST_COMPLETED,
+    AIOLOOP_FIRST_EXCEPTION /* or all; being cancelled is not failing */
+} aioloop_return_when;
+
+typedef struct aioloop_wait_options {
+    aioloop_return_when return_when;
+    aioloop_time timeout; /* not an error: wait ends, with what is done by then; 0: none, below 0: at once */
+} aioloop_wait_options;
+
+/* asyncio.wait(): its number is how many of the futures are done; ask each. Neither its time-out nor cancelling it cancels them. They
+ * must be claimed (AIOLOOP_EINVAL): they are looked at afterwards. AIOLOOP_EINVAL also for none, another loop's or an unknown
+ * return_when. The array is copied. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wait(aioloop *loop, aioloop_future *const *futures, size_t count,
+                                                          const aioloop_wait_options *options);
+
+/* asyncio.wait_for(): the future's outcome if it is done in time. Else it is cancelled, and when it has ended, wait_for fails with
+ * AIOLOOP_ETIMEDOUT, unless it ended with a result or another error, which is then wait_for's. A timeout of 0 or less: only if it is
+ * done already. AIOLOOP_FOREVER: none. Cancelling wait_for cancels the future. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wait_for(aioloop_future *future, aioloop_time timeout);
+
+/* asyncio.shield(): the future's outcome; cancelling the shield leaves the future alone. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shield(aioloop_future *future);
+
+/* asyncio.as_completed(): gives futures as they complete. The array is copied, the use of unclaimed ones ended when the iterator is
+ * freed. timeout as for aioloop_wait_for, from now on. NULL and aioloop_last_error for what aioloop_wait refuses, but unclaimed
+ * futures and none at all are welcome. */
+typedef struct aioloop_completed aioloop_completed;
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_future *const *futures,
+                                                                     size_t count, aioloop_time timeout);
+
+/* The next one that completes: its index in the array as the number, and the future, done and borrowed from the iterator, as the
+ * pointer. AIOLOOP_ETIMEDOUT for each one still missing when time is up; AIOLOOP_ESTOPITERATION after the last. Cancelling this
+ * cancels nothing else. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_completed_next(aioloop_completed *completed);
+AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed);
+
+/* ---- time-outs ---- */
+
+/* asyncio.timeout(): a scope of a task. Its memory is yours (in the coroutine's stack or frame), its members are the library's.
+ *
+ *     aioloop_timeout limit;
+ *     aioloop_timeout_enter(loop, &limit, AIOLOOP_SECONDS(5));
+ *     rc = work(...);                             (return from the middle only through exit)
+ *     rc = aioloop_timeout_exit(&limit, rc);
+ *
+ * When its time comes it cancels the task. exit makes AIOLOOP_ETIMEDOUT of the AIOLOOP_ECANCELED that this caused, and lets every
+ * other result through. */
+typedef struct aioloop_timeout {
+    aioloop *loop;
+    aioloop_task *task;
+    aioloop_timer_handle timer;
+    aioloop_time when;
+    int cancelling;
+    int state;
+} aioloop_timeout;
+
+/* Enters. delay: AIOLOOP_FOREVER: no limit yet; 0 or less: the next wait is cancelled. _at: a point on the loop's clock. 0;
+ * AIOLOOP_EMISUSE outside of a task, AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME, AIOLOOP_ENOMEM: then it is not entered, and exit lets
+ * everything through. */
+AIOLOOP_API int aioloop_timeout_enter(aioloop *loop, aioloop_timeout *timeout, aioloop_time delay);
+AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout, aioloop_time when);
+
+/* Leaves, with the outcome of what was inside; returns the outcome of the scope. */
+AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outcome);
+
+/* Timeout.reschedule(), when(), expired(). AIOLOOP_FOREVER: no limit. AIOLOOP_EMISUSE if it is not entered or has expired. */
+AIOLOOP_API int aioloop_timeout_reschedule(aioloop_timeout *timeout, aioloop_time when);
+AIOLOOP_API aioloop_time aioloop_timeout_when(const aioloop_timeout *timeout);
+AIOLOOP_API bool aioloop_timeout_expired(const aioloop_timeout *timeout);
+
+/* ---- task groups ---- */
+
+/* asyncio.TaskGroup: tasks that end together.
+ *
+ *     aioloop_task_group *group = aioloop_task_group_enter(loop);
+ *     aioloop_future_unref(aioloop_task_group_create_task(group, fetch, &a, NULL));
+ *     aioloop_future_unref(aioloop_task_group_create_task(group, fetch, &b, NULL));
+ *     rc = aioloop_await(aioloop_task_group_exit(group, 0), NULL);
+ *
+ * The first task that fails cancels the others, and the task that entered the group. What a sibling still uses of the parent's (a
+ * buffer, a connection) it uses until exit is done, so exit must be awaited before it goes. */
+typedef struct aioloop_task_group aioloop_task_group;
+
+/* __aenter__: for the current task. NULL, and aioloop_last_error: AIOLOOP_EMISUSE outside of a task, AIOLOOP_ENOMEM. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_task_group *aioloop_task_group_enter(aioloop *loop);
+
+/* TaskGroup.create_task(): as aioloop_create_task. AIOLOOP_EMISUSE when the group has ended or is ending because of a failure, and
+ * then arg is disposed of. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_task_group_create_task(aioloop_task_group *group, aioloop_coroutine fn,
+                                                                          void *arg, const aioloop_task_options *options);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_task_group_create_task_frame(aioloop_task_group *group, aioloop_step fn,
+                                                                                aioloop_frame *frame,
+                                                                                const aioloop_task_options *options);
+
+/* __aexit__: done when all tasks of the group are, also those that they add meanwhile. outcome is that of the body; below 0 it
+ * cancels the tasks. The result: outcome; or, if tasks failed or the body did, AIOLOOP_ETASKGROUP with an error that collects
+ * each one's (aioloop_error_at); or AIOLOOP_ECANCELED if the parent was cancelled and nothing failed. Ends the group: it must not be
+ * used afterwards. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_task_group_exit(aioloop_task_group *group, int64_t outcome);
+
+/* ---- running a program ---- */
+
+/* Options of aioloop_run; all zero: asyncio's defaults. */
+typedef struct aioloop_run_options {
+    const aioloop_config *config;  /* of the loop */
+    void *out;                     /* where the result's pointer goes: the address of an object pointer, or NULL */
+    aioloop_time shutdown_timeout; /* how long the tasks left over may take to end when they are cancelled, on the loop's clock;
+                                    * 0: as long as it takes */
+    aioloop_time timeout;          /* past it the main task is cancelled and the result is AIOLOOP_ETIMEDOUT; 0: none */
+} aioloop_run_options;
+
+/* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits for them,
+ * closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
+ * running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
+AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
+
+/* The same for a coroutine without a stack. */
+AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, const aioloop_run_options *options);
+
+/* asyncio.Runner: several coroutines on one loop, in one context. NULL and aioloop_last_error(NULL) when it cannot be made.
+ * Options: config, shutdown_timeout. */
+typedef struct aioloop_runner aioloop_runner;
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_runner *aioloop_runner_new(const aioloop_run_options *options);
+
+/* Runner.run(): as aioloop_run, but the loop stays. context NULL: the runner's own. AIOLOOP_EMISUSE once closed. */
+AIOLOOP_API int64_t aioloop_runner_run(aioloop_runner *runner, aioloop_coroutine fn, void *arg, aioloop_context *context,
+                                       void *out);
+AIOLOOP_API int64_t aioloop_runner_run_frame(aioloop_runner *runner, aioloop_step fn, aioloop_frame *frame,
+                                             aioloop_context *context, void *out);
+
+/* Runner.get_loop(): NULL once closed. */
+AIOLOOP_API aioloop *aioloop_runner_get_loop(aioloop_runner *runner);
+
+/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs. */
+AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner);
+
+/* Closes, and frees the runner. NULL is ignored. */
+AIOLOOP_API void aioloop_runner_free(aioloop_runner *runner);
 
 #endif
 
@@ -1307,6 +1707,10 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOLOOP_PORT 0
 #endif
 
+#ifndef AIOLOOP_USE_COROUTINES
+#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT)
+#endif
+
 #if AIOLOOP_PORT
 #define AIOL_OS_NONE 1
 #define AIOL_OS_POSIX 0
@@ -1346,6 +1750,61 @@ extern void aioloop_port_unlock(uint32_t state);
 
 #if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT && !AIOL_HAVE_URING
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
+#endif
+
+/* ---- stacks ---- */
+
+#define AIOL_SWITCH_UCONTEXT 0
+#define AIOL_SWITCH_X86_64 1
+
+#if defined(AIOLOOP_USE_UCONTEXT) || defined(__TINYC__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
+#elif defined(__x86_64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+#else
+#define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
+#endif
+
+#if defined(__x86_64__) && defined(__LP64__) && defined(__GNUC__) && defined(__linux__)
+#define AIOL_KNOWS_VALGRIND 1
+#else
+#define AIOL_KNOWS_VALGRIND 0
+#endif
+
+/* Names of functions in assembly. */
+#if defined(__APPLE__)
+#define AIOL_ASM_FUNCTION(name) ".globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
+#define AIOL_ASM_END(name)
+#else
+#define AIOL_ASM_FUNCTION(name) ".weak " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n"
+#define AIOL_ASM_END(name) ".size " #name ", . - " #name "\n"
+#endif
+#if defined(__GNUC__)
+#define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
+#else
+#define AIOL_ASM_VISIBILITY
+#endif
+
+/* Sanitizers, which have to be told of every change of stacks. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define AIOL_ASAN 1
+#endif
+#if __has_feature(thread_sanitizer)
+#define AIOL_TSAN 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) && !defined(AIOL_ASAN)
+#define AIOL_ASAN 1
+#endif
+#if defined(__SANITIZE_THREAD__) && !defined(AIOL_TSAN)
+#define AIOL_TSAN 1
+#endif
+#ifndef AIOL_ASAN
+#define AIOL_ASAN 0
+#endif
+#ifndef AIOL_TSAN
+#define AIOL_TSAN 0
 #endif
 
 /* ---- system headers ---- */
@@ -1388,9 +1847,12 @@ extern void aioloop_port_unlock(uint32_t state);
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
 #endif
-#if AIOL_HAVE_URING
+#endif
+#if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
 #include <sys/mman.h>
 #endif
+#if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
+#include <ucontext.h>
 #endif
 #endif
 
@@ -1417,11 +1879,13 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define AIOL_UNUSED __attribute__((unused))
 #define AIOL_NOINLINE __attribute__((noinline))
+#define AIOL_RETURN_ADDRESS __builtin_return_address(0)
 #else
 #define AIOL_LIKELY(x) (x)
 #define AIOL_UNLIKELY(x) (x)
 #define AIOL_UNUSED
 #define AIOL_NOINLINE
+#define AIOL_RETURN_ADDRESS NULL
 #endif
 
 #ifndef AIOLOOP_INTERNAL
@@ -1820,7 +2284,8 @@ AIOLOOP_INTERNAL int aiol_error_from_errno(int number) {
 
 struct aioloop_error {
     int code;
-    unsigned count;              /* of errors */
+    uint32_t refs;               /* of one that aiol_error_new made */
+    size_t count;                /* of errors */
     struct aioloop_error **list; /* owned */
     char *text;                  /* "": nothing to add. Behind the struct in the same block, or a buffer of the owner's */
 };
@@ -1860,25 +2325,28 @@ AIOLOOP_INTERNAL void aiol_error_set(aiol_error_slot *slot, int code, const char
         vsnprintf(text, sizeof(text), format, arguments);
     memcpy(slot->buffer, text, strlen(text) + 1);
     slot->error.code = code;
+    slot->error.count = 0;
     slot->error.text = slot->buffer;
 }
 
 /* Nothing is known of what failed last. */
 AIOLOOP_INTERNAL void aiol_error_clear(aiol_error_slot *slot) {
     slot->error.code = 0;
+    slot->error.count = 0;
     slot->error.text = slot->buffer;
     slot->buffer[0] = '\0';
 }
 
 /* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to do. */
 AIOLOOP_INTERNAL struct aioloop_error *aiol_error_new(const aioloop_allocator *a, int code, const char *text,
-                                                      unsigned count) {
+                                                      size_t count) {
     size_t length = text == NULL ? 0 : strlen(text);
     size_t list_size = count * sizeof(struct aioloop_error *);
     struct aioloop_error *e = (struct aioloop_error *)aiol_alloc(a, sizeof(*e) + list_size + length + 1);
     if (e == NULL)
         return NULL;
     e->code = code;
+    e->refs = 1;
     e->count = 0;
     e->list = (struct aioloop_error **)(void *)(e + 1);
     e->text = (char *)(e + 1) + list_size;
@@ -1888,9 +2356,17 @@ AIOLOOP_INTERNAL struct aioloop_error *aiol_error_new(const aioloop_allocator *a
     return e;
 }
 
+/* Another owner; NULL is none. */
+AIOL_INLINE struct aioloop_error *aiol_error_ref(struct aioloop_error *e) {
+    if (e != NULL)
+        e->refs++;
+    return e;
+}
+
+/* An owner less. */
 AIOLOOP_INTERNAL void aiol_error_free(const aioloop_allocator *a, struct aioloop_error *e) {
-    unsigned i;
-    if (e == NULL)
+    size_t i;
+    if (e == NULL || --e->refs != 0)
         return;
     for (i = 0; i < e->count; i++)
         aiol_error_free(a, e->list[i]);
@@ -2538,6 +3014,54 @@ AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 #endif
 
+/* ---- stack.c ---- */
+
+#if AIOLOOP_USE_COROUTINES
+#if AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
+typedef struct aiol_stack_pointer {
+    ucontext_t inner;
+    ucontext_t outer;
+    bool inside;
+} aiol_stack_pointer;
+#else
+typedef void *aiol_stack_pointer;
+#endif
+
+/* A stack and what is remembered of the side that does not run. */
+typedef struct aiol_fiber {
+    aiol_stack_pointer sp;
+    char *base; /* its lowest byte */
+    size_t size;
+#if AIOL_ASAN
+    void *fake; /* AddressSanitizer's, of this stack */
+    const void *outer_base;
+    size_t outer_size;
+#endif
+#if AIOL_TSAN
+    void *inner; /* ThreadSanitizer's */
+    void *outer;
+#endif
+} aiol_fiber;
+
+/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. */
+AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void));
+AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber);
+AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber);
+AIOL_INLINE void aiol_fiber_arrive(aiol_fiber *fiber);
+AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber);
+
+AIOLOOP_INTERNAL size_t aiol_page_size(void);
+AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size);
+AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size);
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size);
+AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size);
+/* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to standard error
+ * before the program ends as it would have. memory is the stack that this thread does so on, of AIOL_STACK_WATCH_SIZE bytes. */
+#define AIOL_STACK_WATCH_SIZE 65536u
+AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address));
+AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
+#endif
+
 #endif
 
 /* >> src/sys/uring.h */
@@ -2937,6 +3461,354 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
         return true;
     }
 }
+
+#endif
+
+/* >> src/sys/stack.c */
+/*
+ * stack.c - changing from one stack to another, and the memory of stacks.
+ *
+ * aiol_stack_switch keeps what a called function must keep (registers, and the rounding modes of floating point where there are
+ * some) on the stack it leaves, stores that stack's pointer at *sp and goes on with the one that was there. So one word stands for
+ * whichever side does not run.
+ *
+ * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times.
+ */
+#ifndef AIOL_SYS_STACK_C
+#define AIOL_SYS_STACK_C
+
+#if AIOLOOP_USE_COROUTINES
+
+/* ---- switching ---- */
+
+#if AIOL_STACK_SWITCH == AIOL_SWITCH_X86_64
+
+__asm__(".text\n"
+        AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        "    pushq %rbp\n"
+        "    pushq %rbx\n"
+        "    pushq %r12\n"
+        "    pushq %r13\n"
+        "    pushq %r14\n"
+        "    pushq %r15\n"
+        "    subq $8, %rsp\n"
+        "    stmxcsr (%rsp)\n"
+        "    fnstcw 4(%rsp)\n"
+        "    movq (%rdi), %rax\n"
+        "    movq %rsp, (%rdi)\n"
+        "    movl (%rsp), %ecx\n"
+        "    movzwl 4(%rsp), %edx\n"
+        "    movq %rax, %rsp\n"
+        "    cmpl (%rsp), %ecx\n" /* loading them is slow, and they hardly ever differ */
+        "    jne 1f\n"
+        "    cmpw 4(%rsp), %dx\n"
+        "    jne 1f\n"
+        "2:  addq $8, %rsp\n"
+        "    popq %r15\n"
+        "    popq %r14\n"
+        "    popq %r13\n"
+        "    popq %r12\n"
+        "    popq %rbx\n"
+        "    popq %rbp\n"
+        "    ret\n"
+        "1:  ldmxcsr (%rsp)\n"
+        "    fldcw 4(%rsp)\n"
+        "    jmp 2b\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+
+/* As if entry had been called, and had called the switch. */
+static void *aiol_stack_prepare(char *top, void (*entry)(void)) {
+    uint64_t *sp = (uint64_t *)(void *)(top - ((uintptr_t)top & 15)) - 1;
+    uint32_t mxcsr;
+    uint16_t control;
+    *sp = 0; /* entry returns nowhere: where an unwinder stops */
+    *--sp = (uint64_t)(uintptr_t)entry;
+    sp -= 7;
+    memset(sp, 0, 7 * sizeof(*sp));
+    __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+    __asm__ volatile("fnstcw %0" : "=m"(control));
+    sp[0] = mxcsr | (uint64_t)control << 32;
+    return sp;
+}
+
+#endif
+
+#if AIOL_STACK_SWITCH != AIOL_SWITCH_UCONTEXT
+
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+    void aioloop_stack_switch(void **sp) AIOL_ASM_VISIBILITY;
+
+AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
+    aioloop_stack_switch(sp);
+}
+
+/* Makes *sp a stack that begins in entry when it is switched to. */
+AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
+    *sp = aiol_stack_prepare(base + size, entry);
+}
+
+#else
+
+/* The C library's way: each switch is a system call. */
+AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
+    sp->inside = !sp->inside;
+    if (sp->inside)
+        swapcontext(&sp->outer, &sp->inner);
+    else
+        swapcontext(&sp->inner, &sp->outer);
+}
+
+AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
+    sp->inside = false;
+    getcontext(&sp->inner);
+    sp->inner.uc_stack.ss_sp = base;
+    sp->inner.uc_stack.ss_size = size;
+    sp->inner.uc_link = NULL;
+    makecontext(&sp->inner, entry, 0);
+}
+
+#endif
+
+/* ---- fibers ---- */
+
+#if AIOL_ASAN
+#ifdef __cplusplus
+extern "C" {
+#endif
+void __sanitizer_start_switch_fiber(void **fake, const void *base, size_t size);
+void __sanitizer_finish_switch_fiber(void *fake, const void **base, size_t *size);
+void __asan_unpoison_memory_region(void const volatile *p, size_t size);
+#ifdef __cplusplus
+}
+#endif
+#endif
+#if AIOL_TSAN
+#ifdef __cplusplus
+extern "C" {
+#endif
+void *__tsan_get_current_fiber(void);
+void *__tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void *fiber);
+void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+#ifdef __cplusplus
+}
+#endif
+#endif
+
+/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack. This is how a program asks it for
+ * something: rotations that come to nothing on a processor. */
+#if AIOL_KNOWS_VALGRIND
+static void aiol_stack_tell_valgrind(const char *base, size_t size) {
+    volatile uint64_t request[6];
+    volatile uint64_t *at = request;
+    uint64_t answer = 0;
+    request[0] = 0x1501; /* register a stack */
+    request[1] = (uint64_t)(uintptr_t)base;
+    request[2] = (uint64_t)(uintptr_t)(base + size - 1);
+    request[3] = 0;
+    request[4] = 0;
+    request[5] = 0;
+    __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"
+                     : "+d"(answer)
+                     : "a"(at)
+                     : "cc", "memory");
+    (void)answer;
+}
+#else
+#define aiol_stack_tell_valgrind(base, size) ((void)0)
+#endif
+
+AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void)) {
+    fiber->base = base;
+    fiber->size = size;
+    aiol_stack_tell_valgrind(base, size);
+#if AIOL_ASAN
+    __asan_unpoison_memory_region(base, size);
+    fiber->fake = NULL;
+#endif
+#if AIOL_TSAN
+    fiber->inner = __tsan_create_fiber(0);
+#endif
+    aiol_stack_begin(&fiber->sp, base, size, entry);
+}
+
+/* From the loop's side (or another fiber's) onto it. Returns when it leaves. */
+AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber) {
+#if AIOL_ASAN
+    void *fake;
+    __sanitizer_start_switch_fiber(&fake, fiber->base, fiber->size);
+#endif
+#if AIOL_TSAN
+    fiber->outer = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(fiber->inner, 0);
+#endif
+    aiol_stack_switch(&fiber->sp);
+#if AIOL_ASAN
+    __sanitizer_finish_switch_fiber(fake, NULL, NULL);
+#endif
+}
+
+/* The first thing on it. */
+AIOL_INLINE void aiol_fiber_arrive(aiol_fiber *fiber) {
+    (void)fiber;
+#if AIOL_ASAN
+    __sanitizer_finish_switch_fiber(fiber->fake, &fiber->outer_base, &fiber->outer_size);
+#endif
+}
+
+/* Back to whoever entered it. Returns when it is entered again. */
+AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber) {
+#if AIOL_ASAN
+    __sanitizer_start_switch_fiber(&fiber->fake, fiber->outer_base, fiber->outer_size);
+#endif
+#if AIOL_TSAN
+    __tsan_switch_to_fiber(fiber->outer, 0);
+#endif
+    aiol_stack_switch(&fiber->sp);
+    aiol_fiber_arrive(fiber);
+}
+
+/* It will not be entered any more. Its memory is the caller's again. */
+AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber) {
+    (void)fiber;
+#if AIOL_ASAN
+    __asan_unpoison_memory_region(fiber->base, fiber->size);
+#endif
+#if AIOL_TSAN
+    __tsan_destroy_fiber(fiber->inner);
+#endif
+}
+
+/* ---- memory ---- */
+
+#if AIOL_OS_POSIX
+
+AIOLOOP_INTERNAL size_t aiol_page_size(void) {
+    long size = sysconf(_SC_PAGESIZE);
+    return size > 0 ? (size_t)size : 4096;
+}
+
+/* Address space of size bytes, of which memory is taken as it is touched; NULL if there is none. */
+AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size) {
+    void *p;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#ifdef MAP_NORESERVE
+    flags |= MAP_NORESERVE;
+#endif
+#ifdef MAP_STACK
+    flags |= MAP_STACK;
+#endif
+    (void)a;
+    if (AIOL_SYS(mmap, 0) < 0)
+        return NULL;
+    p = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+#ifdef MADV_NOHUGEPAGE
+    (void)madvise(p, size, MADV_NOHUGEPAGE); /* else the first byte of each stack may take 2 MiB */
+#endif
+    return p;
+}
+
+AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size) {
+    (void)a;
+    munmap(p, size);
+}
+
+/* Makes touching it a fault. 0 or the system's error. Linux 6.13 can do so without a mapping of its own for each, of which a
+ * process may have 65,530. */
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+#if AIOL_OS_LINUX
+    if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)
+        return 0;
+#endif
+    return AIOL_SYS(mprotect, mprotect(p, size, PROT_NONE)) == 0 ? 0 : aiol_error_from_errno(errno);
+}
+
+/* Gives the memory back; the addresses stay. */
+AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {
+    (void)madvise(p, size, MADV_DONTNEED);
+}
+
+/* What a signal handler needs: the one of before, and whom to ask. */
+static struct sigaction aiol_stack_fault_before;
+static const char *(*aiol_stack_fault_told)(const char *address);
+
+static void aiol_stack_fault(int signal_number, siginfo_t *info, void *context) {
+    const char *text = aiol_stack_fault_told((const char *)info->si_addr);
+    (void)context;
+    if (text != NULL && write(2, text, strlen(text)) < 0)
+        (void)text;
+    sigaction(signal_number, &aiol_stack_fault_before, NULL); /* it happens again, and is the program's own then */
+}
+
+AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address)) {
+    static uint32_t installed;
+    stack_t stack;
+    memset(&stack, 0, sizeof(stack));
+    stack.ss_sp = (char *)memory;
+    stack.ss_size = AIOL_STACK_WATCH_SIZE;
+    sigaltstack(&stack, NULL);
+    aiol_stack_fault_told = fn;
+    if (aiol_exchange_u32(&installed, 1) == 0) {
+        struct sigaction action;
+        memset(&action, 0, sizeof(action));
+        action.sa_sigaction = aiol_stack_fault;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+        sigaction(SIGSEGV, &action, &aiol_stack_fault_before);
+    }
+}
+
+AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory) {
+    stack_t stack;
+    if (sigaltstack(NULL, &stack) != 0 || stack.ss_sp != memory)
+        return;
+    stack.ss_flags = SS_DISABLE;
+    sigaltstack(&stack, NULL);
+}
+
+#else
+
+/* Without an operating system stacks are plain memory, and nothing watches over them. */
+AIOLOOP_INTERNAL size_t aiol_page_size(void) {
+    return 0;
+}
+
+AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size) {
+    return aiol_alloc(a, size);
+}
+
+AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size) {
+    aiol_free(a, p, size);
+}
+
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+    (void)p;
+    (void)size;
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {
+    (void)p;
+    (void)size;
+}
+
+AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address)) {
+    (void)memory;
+    (void)fn;
+}
+
+AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory) {
+    (void)memory;
+}
+
+#endif
+
+#endif
 
 #endif
 
@@ -8239,7 +9111,8 @@ typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_DUE, 
 enum {
     AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
     AIOL_SLOT_EXPLICIT = 2, /* context is an aioloop_context, used itself */
-    AIOL_SLOT_HOLDS = 4     /* owns a reference of its future */
+    AIOL_SLOT_HOLDS = 4,    /* owns a reference of its future */
+    AIOL_SLOT_TASK = 8      /* inside a task, and goes with it */
 };
 
 /* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence 0. So
@@ -8253,6 +9126,7 @@ typedef struct aiol_slot {
     union {
         aioloop_callback call;
         aioloop_future_callback future;
+        aioloop_step step;
     } fn;
     void *arg;
     union {
@@ -8263,7 +9137,7 @@ typedef struct aiol_slot {
         aioloop_time when; /* a TIMER's: the heap's key may be earlier (lazily re-armed) */
         aioloop_future *future;
     } u;
-    uint32_t site;  /* debug mode: where it was made; 0: unknown */
+    uint32_t site;  /* debug mode: where it was made; 0: unknown. Of a task: its number */
     uint16_t index; /* in its chunk */
     uint8_t state;
     uint8_t flags;
@@ -8337,6 +9211,10 @@ struct aioloop {
     bool debug;
     bool more; /* the engine keeps something for the next iteration */
     aioloop_future *awaited; /* what run_until_complete runs for */
+    struct aiol_task *task;  /* whose step runs; none in callbacks, also in those that a task's call causes */
+    struct aiol_coro *coro;  /* on whose stack this runs; NULL: the loop's */
+    aioloop_context *entered; /* aiol_thread.run when the step began */
+    bool told;               /* error was set in this step */
     uint32_t running;
     aiol_engine *engine;
     aiol_budget budget;
@@ -8376,12 +9254,17 @@ struct aioloop {
     aioloop_log log;
     void *log_arg;
     aiol_error_slot error;
+    struct aioloop_error *error_of; /* a future's, whose text and list error borrows; owned */
     aioloop_time slow;
     aiol_site *sites; /* index 1 is the first */
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
+    uint32_t task_number; /* the last one given */
+    aioloop_task_factory factory;
+    void *factory_arg;
+    struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
 };
@@ -8398,34 +9281,63 @@ typedef enum aiol_future_state {
 enum {
     AIOL_FUTURE_UNCLAIMED = 1,
     AIOL_FUTURE_LOOKED_AT = 2, /* its failure need not be reported */
-    AIOL_FUTURE_TAKEN = 4,     /* the pointer has an owner */
-    AIOL_FUTURE_STATIC = 8     /* one of the failed ones that no loop owns */
+    AIOL_FUTURE_TAKEN = 4,     /* the result has an owner */
+    AIOL_FUTURE_STATIC = 8,    /* one of the failed ones that no loop owns */
+    AIOL_FUTURE_USED = 16,     /* it was unclaimed, and that was its one use */
+    AIOL_FUTURE_GRANT = 32,    /* any reading takes the result, also one without the pointer */
+    AIOL_FUTURE_TASK = 64,     /* the first member of an aiol_task */
+    AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
+    AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
+    AIOL_FUTURE_BORROWS = 512  /* its result is that of next.source */
 };
 
 struct aioloop_future {
     aiol_link link;
     aioloop *loop;
-    /* Of the library's own operations: gives up what the future stands for. True: the future is to become cancelled now;
-     * false: the operation will end it later. NULL: the user's. */
-    bool (*cancel)(aioloop_future *future);
-    void *owner; /* the operation */
     uint32_t refs;
     uint8_t state;
-    uint8_t flags;
+    uint16_t flags;
     int code;
     uint32_t site;
     int64_t number;
-    void *pointer;
-    void (*dispose)(void *pointer);
-    aiol_slot *callbacks;
-    aiol_slot *callbacks_tail;
+    /* By state: what gives up the work while it is PENDING, and what ends the result once it is FINISHED. A task's is always the
+     * latter. */
+    union {
+        bool (*cancel)(aioloop_future *future, void *owner);
+        void (*dispose)(void *pointer);
+    } end;
+    union {
+        void *owner;   /* PENDING: the operation */
+        void *pointer; /* FINISHED: the result's */
+    } of;
+    union {
+        aiol_slot *callbacks;   /* PENDING: the last one registered, whose next is the first */
+        aioloop_future *source; /* of one that borrows */
+    } next;
     struct aioloop_error *error;
 };
+
+AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
+
+/* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
+ * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
+ * (or the coroutine's stack), the context, and in u the future awaited or the deadline. */
+typedef struct aiol_task {
+    aioloop_future future;
+    aiol_slot slot;
+    struct aiol_task_extra *extra; /* what few tasks have: a name given, a deadline */
+    uint32_t copy_size;            /* of the frame or argument that follows */
+    uint16_t cancelling;
+    uint16_t flags;
+} aiol_task;
+
+struct aiol_coro;
 
 /* ---- running user code ---- */
 
 typedef struct aiol_frame {
     aiol_context_frame context;
+    aiol_task *task;
     int raised;
 } aiol_frame;
 
@@ -8434,7 +9346,9 @@ AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **place) {
     aiol_frame frame;
     frame.context = aiol_context_enter(place);
     frame.raised = loop->raised;
+    frame.task = loop->task;
     loop->raised = 0;
+    loop->task = NULL;
     loop->turn++;
     return frame;
 }
@@ -8443,6 +9357,7 @@ AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **place) {
 AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     int raised = loop->raised;
     loop->raised = frame->raised;
+    loop->task = frame->task;
     aiol_context_leave(&frame->context);
     return raised;
 }
@@ -8464,6 +9379,11 @@ AIOL_INLINE bool aiol_loop_has_unsent(const aioloop *loop) {
     return !aiol_list_empty(&loop->unsent) || !aiol_list_empty(&loop->sending);
 }
 
+/* The message that goes with a code which user code returned or raised; NULL: none. */
+AIOL_INLINE const char *aiol_detail(const aioloop *loop, int code) {
+    return loop->error.error.code == code && loop->error.error.text[0] != '\0' ? loop->error.error.text : NULL;
+}
+
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
@@ -8479,6 +9399,7 @@ AIOL_INLINE aioloop_time aiol_loop_now(const aioloop *loop) {
 AIOLOOP_INTERNAL uint32_t aiol_site_take(aioloop *loop);
 AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t site);
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL void aiol_tell_of(aioloop *loop, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context);
 AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 AIOLOOP_INTERNAL void aiol_slow(aioloop *loop, uint32_t site, aioloop_time since, const char *what);
@@ -8488,6 +9409,7 @@ AIOLOOP_INTERNAL int aiol_check(aioloop *loop);
 /* handle.c */
 AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_slot_drop(aioloop *loop, aiol_slot *slot);
 AIOLOOP_INTERNAL aioloop *aiol_slot_loop(const aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context);
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
@@ -8507,7 +9429,8 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
 
 /* future.c */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
-AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner);
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
+AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
@@ -8516,8 +9439,22 @@ AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct 
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
+AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f);
+AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source);
+AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
+
+/* task.c */
+AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
+AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
+AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
+AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size);
+AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task);
+AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg);
+AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop);
 
 /* loop.c */
 AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop);
@@ -8564,13 +9501,36 @@ AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t sit
 
 /* ---- raising ---- */
 
+static void aiol_tell(aioloop *loop, int code, const char *format, va_list arguments) {
+    struct aioloop_error *last = loop->error_of; /* the arguments may be its message */
+    loop->error_of = NULL;
+    loop->told = true;
+    aiol_error_set(&loop->error, code, format, arguments);
+    aiol_error_free(&loop->allocator, last);
+}
+
 /* Remembers why a call fails, for aioloop_last_error. Returns code. */
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    aiol_error_set(loop != NULL ? &loop->error : &aiol_thread.error, code, format, arguments);
+    if (loop != NULL)
+        aiol_tell(loop, code, format, arguments);
+    else
+        aiol_error_set(&aiol_thread.error, code, format, arguments);
     va_end(arguments);
     return code;
+}
+
+/* Remembers the error of a future that was awaited, as it is. */
+AIOLOOP_INTERNAL void aiol_tell_of(aioloop *loop, int code, struct aioloop_error *error) {
+    struct aioloop_error *last = loop->error_of;
+    loop->error_of = aiol_error_ref(error);
+    aiol_error_clear(&loop->error);
+    if (error != NULL)
+        loop->error.error = *error;
+    loop->error.error.code = code;
+    loop->told = true;
+    aiol_error_free(&loop->allocator, last);
 }
 
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) {
@@ -8580,7 +9540,7 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     if (loop == NULL)
         return code;
     va_start(arguments, format);
-    aiol_error_set(&loop->error, code, format, arguments);
+    aiol_tell(loop, code, format, arguments);
     va_end(arguments);
     loop->raised = code;
     loop->attention = true;
@@ -8689,6 +9649,11 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
         n = aiol_log_line(text, sizeof(text), n, "\nsocket: %ld", (long)*context->socket);
     if (context->source_file != NULL)
         n = aiol_log_line(text, sizeof(text), n, "\nsource: %s:%d", context->source_file, context->source_line);
+    if (context->task != NULL && (context->task->flags & AIOL_FUTURE_TASK) != 0) {
+        char name[64];
+        n = aiol_log_line(text, sizeof(text), n, "\ntask: %s",
+                          aiol_task_name((aiol_task *)(void *)context->task, name, sizeof(name)));
+    }
     if (context->transport != NULL)
         n = aiol_log_line(text, sizeof(text), n, "\ntransport: %p", (void *)context->transport);
     (void)n;
@@ -8732,8 +9697,8 @@ AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloo
         return;
     }
     context->error = code;
-    if (context->detail == NULL && loop->error.error.code == code && loop->error.buffer[0] != '\0') {
-        memcpy(detail, loop->error.buffer, sizeof(detail)); /* the handler may fail, and then store another */
+    if (context->detail == NULL && aiol_detail(loop, code) != NULL) {
+        snprintf(detail, sizeof(detail), "%s", aiol_detail(loop, code)); /* the handler may fail, and then store another */
         context->detail = detail;
     }
     if (at != NULL) {
@@ -8887,6 +9852,14 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     }
     aiol_map_unref(map);
     aioloop_context_unref(explicit_one);
+}
+
+/* A slot that will not run any more leaves its place. A task's stays the task's. */
+AIOLOOP_INTERNAL void aiol_slot_drop(aioloop *loop, aiol_slot *slot) {
+    if ((slot->flags & AIOL_SLOT_TASK) != 0)
+        slot->state = AIOL_SLOT_READY;
+    else
+        aiol_slot_free(loop, slot);
 }
 
 /* Captures the context that a callback will run in. */
@@ -9152,14 +10125,14 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_DUE;
-        slot->at.node.run = aiol_run_due;
+        slot->at.node.run = (slot->flags & AIOL_SLOT_TASK) != 0 ? aiol_run_task : aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
 }
 
 AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot) {
     aiol_heap_remove(&loop->timers, &slot->at.heap);
-    aiol_slot_free(loop, slot);
+    aiol_slot_drop(loop, slot);
 }
 
 static AIOL_NOINLINE aioloop_timer_handle aiol_timer_null(aioloop_time when) {
@@ -9500,13 +10473,15 @@ AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe_context)(aioloop *loop, 
 
 #define AIOL_FUTURE_FAILED_STATICALLY(code)                                                        \
     {                                                                                              \
-        {NULL, NULL}, NULL, NULL, NULL, 1, AIOL_FUTURE_FAILED, AIOL_FUTURE_STATIC, code, 0, 0, NULL, NULL, NULL, NULL, NULL \
+        {NULL, NULL}, NULL, 1, AIOL_FUTURE_FAILED, AIOL_FUTURE_STATIC, code, 0, 0, {NULL}, {NULL}, {NULL}, NULL \
     }
 
 static aioloop_future aiol_future_no_memory = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ENOMEM);
 static aioloop_future aiol_future_invalid = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EINVAL);
 static aioloop_future aiol_future_closed = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ECLOSED);
 static aioloop_future aiol_future_misuse = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EMISUSE);
+static aioloop_future aiol_future_not_available = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ENOTAVAILABLE);
+static aioloop_future aiol_future_was_cancelled = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ECANCELED);
 
 /* The future for calls that cannot make one. */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
@@ -9517,6 +10492,10 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
         return &aiol_future_closed;
     case AIOLOOP_EMISUSE:
         return &aiol_future_misuse;
+    case AIOLOOP_ENOTAVAILABLE:
+        return &aiol_future_not_available;
+    case AIOLOOP_ECANCELED:
+        return &aiol_future_was_cancelled;
     default:
         return &aiol_future_invalid;
     }
@@ -9537,29 +10516,99 @@ AIOL_INLINE bool aiol_future_is_static(const aioloop_future *f) {
     return true;
 }
 
+/* ---- the ring of callbacks ----
+ *
+ * The future has the last one registered, whose next is the first. */
+
+static void aiol_ring_push(aiol_slot **ring, aiol_slot *slot) {
+    aiol_slot *last = *ring;
+    if (last == NULL) {
+        slot->at.node.next = &slot->at.node;
+    } else {
+        slot->at.node.next = last->at.node.next;
+        last->at.node.next = &slot->at.node;
+    }
+    *ring = slot;
+}
+
+/* The first one, or NULL. */
+static aiol_slot *aiol_ring_pop(aiol_slot **ring) {
+    aiol_slot *last = *ring;
+    aiol_slot *first;
+    if (last == NULL)
+        return NULL;
+    first = (aiol_slot *)(void *)last->at.node.next;
+    if (first == last)
+        *ring = NULL;
+    else
+        last->at.node.next = first->at.node.next;
+    return first;
+}
+
+AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot) {
+    slot->state = AIOL_SLOT_WAITING;
+    aiol_ring_push(&f->next.callbacks, slot);
+}
+
+/* Takes one out that is there. */
+AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot) {
+    aiol_slot *before = f->next.callbacks;
+    while (before->at.node.next != &slot->at.node)
+        before = (aiol_slot *)(void *)before->at.node.next;
+    before->at.node.next = slot->at.node.next;
+    if (before == slot)
+        f->next.callbacks = NULL;
+    else if (f->next.callbacks == slot)
+        f->next.callbacks = before;
+    slot->state = AIOL_SLOT_READY;
+}
+
+static void aiol_future_drop_callbacks(aioloop_future *f) {
+    aiol_slot *slot;
+    while ((slot = aiol_ring_pop(&f->next.callbacks)) != NULL)
+        aiol_slot_drop(f->loop, slot);
+}
+
 /* ---- making and ending ---- */
 
-static aioloop_future *aiol_future_make(aioloop *loop) {
-    aioloop_future *f = (aioloop_future *)aiol_alloc(&loop->allocator, sizeof(*f));
-    if (f == NULL)
-        return NULL;
+AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f) {
     memset(f, 0, sizeof(*f));
     f->loop = loop;
     f->refs = 1;
     f->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
     aiol_list_append(&loop->futures, &f->link);
+}
+
+static aioloop_future *aiol_future_make(aioloop *loop) {
+    aioloop_future *f = (aioloop_future *)aiol_alloc(&loop->allocator, sizeof(*f));
+    if (f != NULL)
+        aiol_future_init(loop, f);
     return f;
 }
 
 /* The future of an operation: unclaimed, and with a second reference for the operation, which it gives up with
  * aiol_future_release when it has completed the future. NULL when there is no memory. */
-AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner) {
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner) {
     aioloop_future *f = aiol_future_make(loop);
     if (f == NULL)
         return NULL;
-    f->cancel = cancel;
-    f->owner = owner;
+    f->end.cancel = cancel;
+    f->of.owner = owner;
     f->refs = 2;
+    f->flags = AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_OWN;
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_operation)(aioloop *loop, bool (*cancel)(aioloop_future *future, void *owner),
+                                                       void *owner) {
+    aioloop_future *f;
+    if (loop == NULL)
+        return &aiol_future_invalid;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return &aiol_future_misuse;
+    f = aiol_future_new(loop, cancel, owner);
+    if (f == NULL)
+        return &aiol_future_no_memory;
     f->flags = AIOL_FUTURE_UNCLAIMED;
     return f;
 }
@@ -9574,12 +10623,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
     return f == NULL ? &aiol_future_no_memory : f;
 }
 
-static void aiol_future_drop_callbacks(aioloop_future *f) {
-    while (f->callbacks != NULL) {
-        aiol_slot *slot = f->callbacks;
-        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
-        aiol_slot_free(f->loop, slot);
-    }
+static size_t aiol_future_size(const aioloop_future *f) {
+    return (f->flags & AIOL_FUTURE_TASK) != 0 ? aiol_task_size((const aiol_task *)(const void *)f) : sizeof(*f);
 }
 
 /* Frees the oldest futures of the quarantine until at most `left` are there. */
@@ -9588,13 +10633,13 @@ AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left) {
         aioloop_future *f = AIOL_CONTAINER(loop->ended.next, aioloop_future, link);
         aiol_list_remove(&f->link);
         loop->ended_count--;
-        aiol_free(&loop->allocator, f, sizeof(*f));
+        aiol_free(&loop->allocator, f, aiol_future_size(f));
     }
 }
 
 static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aioloop *loop = f->loop;
-    f->flags = AIOL_FUTURE_STATIC;
+    f->flags = AIOL_FUTURE_STATIC | (f->flags & AIOL_FUTURE_TASK); /* its size */
     f->state = AIOL_FUTURE_FAILED;
     f->code = AIOLOOP_EMISUSE;
     f->error = NULL;
@@ -9605,12 +10650,21 @@ static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
 
 /* Lets go of everything that runs user code; the future itself stays. */
 AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
-    void *pointer = f->pointer;
-    void (*dispose)(void *) = (f->flags & AIOL_FUTURE_TAKEN) == 0 ? f->dispose : NULL;
-    f->dispose = NULL;
+    void (*dispose)(void *) = NULL;
+    if (f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0)
+        dispose = f->end.dispose;
+    f->flags |= AIOL_FUTURE_TAKEN;
+    if ((f->flags & AIOL_FUTURE_BORROWS) != 0) {
+        aioloop_future *source = f->next.source;
+        f->flags &= (uint16_t)~AIOL_FUTURE_BORROWS;
+        f->next.source = NULL;
+        aiol_future_release(source);
+    }
     aiol_future_drop_callbacks(f);
+    if ((f->flags & AIOL_FUTURE_TASK) != 0)
+        aiol_task_strip((aiol_task *)(void *)f);
     if (dispose != NULL)
-        dispose(pointer);
+        dispose(f->of.pointer);
 }
 
 /* Frees it, whoever still refers to it. Nobody does, or the loop is being freed. */
@@ -9623,7 +10677,7 @@ AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
     if (AIOL_UNLIKELY(loop->debug && !loop->freeing))
         aiol_future_quarantine(f);
     else
-        aiol_free(&loop->allocator, f, sizeof(*f));
+        aiol_free(&loop->allocator, f, aiol_future_size(f));
 }
 
 static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
@@ -9631,6 +10685,10 @@ static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
     aioloop_exception_context context;
     memset(&context, 0, sizeof(context));
     context.message = "Future error was never retrieved";
+    if ((f->flags & AIOL_FUTURE_TASK) != 0) {
+        context.message = "Task error was never retrieved";
+        context.task = f;
+    }
     context.future = f;
     context.detail = aioloop_error_message(f->error);
     if (f->error == NULL)
@@ -9658,28 +10716,39 @@ AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
         aiol_future_destroy(f);
 }
 
-/* The use of an unclaimed future ends. */
-static void aiol_future_end_use(aioloop_future *f) {
-    if ((f->flags & AIOL_FUTURE_UNCLAIMED) == 0)
-        return;
-    f->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
-    aiol_future_release(f);
+/* Begins a use. The user has a reference from then on, the one that was nobody's or one more, and releases it when the use ends.
+ * AIOLOOP_EMISUSE, and no reference, for a second use of what was not claimed; the code of a static one. */
+AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f) {
+    if (aiol_future_is_static(f))
+        return f->code;
+    if ((f->flags & AIOL_FUTURE_UNCLAIMED) != 0) {
+        f->flags = (uint16_t)((f->flags & ~AIOL_FUTURE_UNCLAIMED) | AIOL_FUTURE_USED);
+        return 0;
+    }
+    if (AIOL_UNLIKELY((f->flags & AIOL_FUTURE_USED) != 0))
+        return aiol_fail(f->loop, AIOLOOP_EMISUSE, "a future that is not claimed (aioloop_future_ref) can be used once");
+    f->refs++;
+    return 0;
 }
 
 AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
     if (future == NULL || aiol_future_is_static(future))
         return future;
-    if ((future->flags & AIOL_FUTURE_UNCLAIMED) != 0)
-        future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED; /* its reference is the caller's now */
-    else
+    future->flags &= (uint16_t)~AIOL_FUTURE_USED;
+    if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0) {
         future->refs++;
+        return future;
+    }
+    future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED; /* its reference is the caller's now, */
+    if (future->loop->task != NULL && &future->loop->task->future == future)
+        future->refs++; /* but a task that claims itself is not who created it, and may still use it */
     return future;
 }
 
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
     if (future == NULL || aiol_future_is_static(future))
         return;
-    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
     aiol_future_release(future);
 }
 
@@ -9691,14 +10760,13 @@ static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
     aiol_slot *slot;
     AIOL_ASSERT(f->state == AIOL_FUTURE_PENDING);
     f->state = (uint8_t)state;
-    if (f->callbacks == NULL)
+    if (f->next.callbacks == NULL)
         return 0;
     if (loop->closed) {
         aiol_future_drop_callbacks(f);
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     }
-    while ((slot = f->callbacks) != NULL) {
-        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
+    while ((slot = aiol_ring_pop(&f->next.callbacks)) != NULL) {
         slot->state = AIOL_SLOT_READY;
         if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
             slot->flags |= AIOL_SLOT_HOLDS;
@@ -9711,8 +10779,8 @@ static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
 
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
     f->number = number;
-    f->pointer = pointer;
-    f->dispose = dispose;
+    f->of.pointer = pointer;
+    f->end.dispose = dispose;
     return aiol_future_done(f, AIOL_FUTURE_FINISHED);
 }
 
@@ -9737,6 +10805,24 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
     return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
 }
 
+/* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
+AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
+    source->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (source->state == AIOL_FUTURE_FINISHED) {
+        int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
+        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_BORROWS) != 0) {
+            aiol_future_hold(source);
+            f->flags |= AIOL_FUTURE_BORROWS;
+            f->next.source = source;
+        }
+        return err;
+    }
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
+    f->code = source->code;
+    f->error = aiol_error_ref(source->error);
+    return aiol_future_done(f, (aiol_future_state)source->state);
+}
+
 /* 0 if the user may complete it. */
 static int aiol_future_settable(const aioloop_future *f) {
     if (f == NULL)
@@ -9745,7 +10831,7 @@ static int aiol_future_settable(const aioloop_future *f) {
         return AIOLOOP_EMISUSE;
     if (f->state != AIOL_FUTURE_PENDING)
         return AIOLOOP_EINVALIDSTATE;
-    return f->cancel != NULL ? AIOLOOP_EMISUSE : 0;
+    return (f->flags & AIOL_FUTURE_OWN) != 0 ? AIOLOOP_EMISUSE : 0;
 }
 
 AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer, void (*dispose)(void *pointer)) {
@@ -9753,6 +10839,30 @@ AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number
     if (err == 0 && number < 0)
         err = AIOLOOP_EINVAL;
     return err < 0 ? err : aiol_future_finish(future, number, pointer, dispose);
+}
+
+AIOLOOP_API int aioloop_future_set_grant(aioloop_future *future, int64_t number, void *pointer, void (*dispose)(void *pointer)) {
+    int err = aiol_future_settable(future);
+    if (err == 0 && number < 0)
+        err = AIOLOOP_EINVAL;
+    if (err < 0)
+        return err;
+    future->flags |= AIOL_FUTURE_GRANT;
+    return aiol_future_finish(future, number, pointer, dispose);
+}
+
+AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future) {
+    int err = aiol_future_settable(future);
+    return err < 0 ? err : aiol_future_end_cancelled(future, NULL);
+}
+
+AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source) {
+    int err = aiol_future_settable(target);
+    if (err == 0 && source == NULL)
+        err = AIOLOOP_EINVAL;
+    if (err == 0 && source->state == AIOL_FUTURE_PENDING)
+        err = AIOLOOP_EINVALIDSTATE;
+    return err < 0 ? err : aiol_future_take_over(target, source);
 }
 
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...) {
@@ -9779,10 +10889,13 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
     future->flags |= AIOL_FUTURE_LOOKED_AT;
     if (future->state != AIOL_FUTURE_PENDING)
         return false;
-    if (future->cancel != NULL) {
+    future = aiol_task_cancel(future, message);
+    if (future == NULL)
+        return true;
+    if (future->end.cancel != NULL) {
         bool now;
         aiol_future_hold(future); /* the operation may let go of it */
-        now = future->cancel(future);
+        now = future->end.cancel(future, future->of.owner);
         if (now && future->state == AIOL_FUTURE_PENDING)
             aiol_future_end_cancelled(future, message);
         else if (message != NULL && future->error == NULL &&
@@ -9819,10 +10932,12 @@ AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out) {
     future->flags |= AIOL_FUTURE_LOOKED_AT;
     if (future->state != AIOL_FUTURE_FINISHED)
         return future->code;
-    if (out != NULL) {
-        aiol_store_pointer(out, future->pointer);
+    if (AIOL_UNLIKELY((future->flags & AIOL_FUTURE_BORROWS) != 0))
+        return aioloop_future_result(future->next.source, out);
+    if (out != NULL)
+        aiol_store_pointer(out, future->of.pointer);
+    if (out != NULL || (future->flags & AIOL_FUTURE_GRANT) != 0)
         future->flags |= AIOL_FUTURE_TAKEN;
-    }
     return future->number;
 }
 
@@ -9837,10 +10952,12 @@ AIOLOOP_API int aioloop_future_exception(aioloop_future *future) {
     return future->code;
 }
 
-static const struct aioloop_error aiol_static_errors[] = {{AIOLOOP_ENOMEM, 0, NULL, NULL},
-                                                         {AIOLOOP_EINVAL, 0, NULL, NULL},
-                                                         {AIOLOOP_ECLOSED, 0, NULL, NULL},
-                                                         {AIOLOOP_EMISUSE, 0, NULL, NULL}};
+static const struct aioloop_error aiol_static_errors[] = {{AIOLOOP_ENOMEM, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_EINVAL, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_ECLOSED, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_EMISUSE, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_ENOTAVAILABLE, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_ECANCELED, 1, 0, NULL, NULL}};
 
 AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future) {
     size_t i = 0;
@@ -9909,13 +11026,7 @@ static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, v
         aiol_queue_push(&loop->ready, &slot->at.node);
         return 0;
     }
-    slot->state = AIOL_SLOT_WAITING;
-    slot->at.node.next = NULL;
-    if (f->callbacks == NULL)
-        f->callbacks = slot;
-    else
-        f->callbacks_tail->at.node.next = &slot->at.node;
-    f->callbacks_tail = slot;
+    aiol_future_push_callback(f, slot);
     return 0;
 }
 
@@ -9929,57 +11040,2284 @@ AIOLOOP_API int aioloop_future_add_done_callback_context(aioloop_future *future,
 }
 
 AIOLOOP_API int(aioloop_future_then)(aioloop_future *future, aioloop_future_callback fn, void *arg) {
-    int err;
-    if (future == NULL)
-        return AIOLOOP_EINVAL;
-    if (aiol_future_is_static(future))
-        return future->code;
-    if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0)
-        return aiol_future_callback(future, fn, arg, NULL, 0);
-    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
-    err = aiol_future_callback(future, fn, arg, NULL, AIOL_SLOT_HOLDS); /* with the reference that was nobody's */
+    int err = future == NULL ? AIOLOOP_EINVAL : aiol_future_use(future);
+    if (err < 0)
+        return err;
+    err = aiol_future_callback(future, fn, arg, NULL, AIOL_SLOT_HOLDS);
     if (err < 0)
         aiol_future_release(future);
     return err;
 }
 
 AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg) {
-    aiol_slot *kept = NULL;
-    aiol_slot *dropped = NULL;
     aiol_slot *slot;
+    aiol_queue dropped;
+    aiol_slot *all;
     size_t removed = 0;
     if (future == NULL || aiol_future_is_static(future))
         return 0;
-    slot = future->callbacks;
-    future->callbacks = NULL;
-    while (slot != NULL) {
-        aiol_slot *next = (aiol_slot *)(void *)slot->at.node.next;
-        if (slot->fn.future == fn && slot->arg == arg) {
+    aiol_queue_init(&dropped);
+    all = future->next.callbacks;
+    future->next.callbacks = NULL;
+    while ((slot = aiol_ring_pop(&all)) != NULL) {
+        if ((slot->flags & AIOL_SLOT_TASK) == 0 && slot->fn.future == fn && slot->arg == arg) {
             removed++;
-            slot->at.node.next = (aiol_node *)(void *)dropped;
-            dropped = slot;
+            aiol_queue_push(&dropped, &slot->at.node);
         } else {
-            slot->at.node.next = NULL;
-            if (kept == NULL)
-                future->callbacks = slot;
-            else
-                kept->at.node.next = &slot->at.node;
-            kept = slot;
+            aiol_ring_push(&future->next.callbacks, slot);
         }
-        slot = next;
     }
-    future->callbacks_tail = kept;
-    aiol_future_hold(future); /* the list is right again; what follows may run user code */
-    while (dropped != NULL) {
-        bool held = (dropped->flags & AIOL_SLOT_HOLDS) != 0;
-        slot = dropped;
-        dropped = (aiol_slot *)(void *)slot->at.node.next;
+    aiol_future_hold(future); /* the ring is right again; what follows may run user code */
+    while ((slot = (aiol_slot *)(void *)aiol_queue_pop(&dropped)) != NULL) {
+        bool held = (slot->flags & AIOL_SLOT_HOLDS) != 0;
         aiol_slot_free(future->loop, slot);
         if (held)
             aiol_future_release(future);
     }
     aiol_future_release(future);
     return removed;
+}
+
+#endif
+
+/* >> src/core/coro.c */
+/*
+ * coro.c - coroutines with a stack of their own.
+ *
+ * A coroutine lies at the top of its stack. It runs when a task's step enters it, and goes back to whoever that was when it waits or
+ * ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits to be used again: its stack
+ * is parked at the end of a loop that runs one coroutine after another.
+ *
+ * Stacks of the usual size come from slabs, address space for several at once; a page below each catches an overflow. Those that
+ * are free keep what memory they have touched, up to AIOL_STACKS_WARM of them.
+ */
+#ifndef AIOL_CORE_CORO_C
+#define AIOL_CORE_CORO_C
+
+#if AIOLOOP_USE_COROUTINES
+
+#define AIOL_STACK_SIZE (sizeof(void *) == 8 ? (size_t)262144 : (size_t)65536)
+#define AIOL_STACK_LEAST 512u /* besides what the library needs of it */
+#define AIOL_STACKS_WARM 256u
+#define AIOL_STACKS_FIRST 4u
+#define AIOL_STACKS_MOST 64u /* in a slab */
+
+enum { AIOL_CORO_POOLED, AIOL_CORO_MAPPED, AIOL_CORO_GIVEN };
+
+typedef struct aiol_coro {
+    aiol_fiber fiber;
+    struct aiol_coro *next; /* free */
+    struct aiol_coro *outer; /* on whose stack it was entered; NULL: the loop's */
+    aioloop_coroutine fn;
+    void *arg;
+    void *out;
+    int64_t result;
+    void (*dispose)(void *arg);
+    void (*request)(void *arg); /* to be done on the stack below */
+    void *request_arg;
+    char *memory;
+    size_t memory_size;
+    uint8_t kind;
+    bool ended;
+} aiol_coro;
+
+typedef struct aiol_slab {
+    struct aiol_slab *next;
+    char *memory;
+    size_t count; /* of stacks */
+    size_t used;
+} aiol_slab;
+
+typedef struct aiol_stacks {
+    aiol_coro *free;
+    unsigned free_count;
+    aiol_slab *slabs; /* the newest first */
+    void *watch;      /* debug mode: where a handler of overflows runs */
+} aiol_stacks;
+
+/* ---- running ---- */
+
+/* What runs on each stack, for ever: the coroutines that are given to it. */
+static void aiol_coro_entry(void) {
+    aiol_coro *co = aiol_thread.running->coro;
+    aiol_fiber_arrive(&co->fiber);
+    for (;;) {
+        co->result = co->fn(aiol_thread.running, co->arg, &co->out);
+        co->ended = true;
+        aiol_fiber_leave(&co->fiber);
+    }
+}
+
+/* Lets it run until it waits or ends. What it asks to be done on this stack is done meanwhile. */
+static void aiol_coro_enter(aioloop *loop, aiol_coro *co) {
+    co->outer = loop->coro;
+    for (;;) {
+        loop->coro = co;
+        aiol_fiber_enter(&co->fiber);
+        loop->coro = co->outer;
+        if (AIOL_LIKELY(co->request == NULL))
+            return;
+        aiol_on_loop_stack(loop, co->request, co->request_arg);
+        co->request = NULL;
+    }
+}
+
+/* Goes back to whoever entered it, until it is entered again. */
+AIOL_INLINE void aiol_coro_leave(aiol_coro *co) {
+    aiol_fiber_leave(&co->fiber);
+}
+
+/* Calls fn on the loop's stack, which is large, whichever is the current one. fn must not wait. */
+AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg) {
+    aiol_coro *co = loop->coro;
+    if (co == NULL) {
+        fn(arg);
+        return;
+    }
+    co->request = fn;
+    co->request_arg = arg;
+    aiol_fiber_leave(&co->fiber);
+}
+
+/* ---- stacks ---- */
+
+/* Asked by the handler of a signal. */
+static const char *aiol_stacks_fault(const char *address) {
+    const aioloop *loop = aiol_thread.running;
+    const aiol_coro *co = loop == NULL ? NULL : loop->coro;
+    size_t page = aiol_page_size();
+    if (co == NULL || co->kind == AIOL_CORO_GIVEN || address >= co->fiber.base || co->fiber.base - address > (ptrdiff_t)page)
+        return NULL;
+    return "aioloop: broken: the stack of a coroutine has overflowed: give its task a larger stack_size\n";
+}
+
+static aiol_stacks *aiol_stacks_of(aioloop *loop) {
+    if (loop->stacks == NULL)
+        loop->stacks = (aiol_stacks *)aiol_alloc_zero(&loop->allocator, sizeof(*loop->stacks));
+    if (loop->stacks != NULL && AIOL_UNLIKELY(loop->debug) && loop->stacks->watch == NULL) {
+        loop->stacks->watch = aiol_alloc(&loop->allocator, AIOL_STACK_WATCH_SIZE);
+        if (loop->stacks->watch != NULL)
+            aiol_stack_watch(loop->stacks->watch, aiol_stacks_fault);
+    }
+    return loop->stacks;
+}
+
+/* A coroutine at the top of memory, of which the lowest guard bytes are not to be touched. */
+static aiol_coro *aiol_coro_place(char *memory, size_t size, size_t guard, uint8_t kind) {
+    char *top = memory + size - sizeof(aiol_coro);
+    aiol_coro *co;
+    if (guard != 0 && aiol_stack_guard(memory, guard) < 0)
+        return NULL;
+    co = (aiol_coro *)(void *)(top - ((uintptr_t)top & 63));
+    memset(co, 0, sizeof(*co));
+    co->kind = kind;
+    co->memory = memory;
+    co->memory_size = size;
+    aiol_fiber_begin(&co->fiber, memory + guard, (size_t)((char *)co - memory) - guard, aiol_coro_entry);
+    return co;
+}
+
+/* The next stack of a slab. */
+static aiol_coro *aiol_stacks_carve(aioloop *loop, aiol_stacks *stacks) {
+    aiol_slab *slab = stacks->slabs;
+    size_t size = AIOL_STACK_SIZE + aiol_page_size();
+    aiol_coro *co;
+    if (slab == NULL || slab->used == slab->count) {
+        size_t count = slab == NULL ? AIOL_STACKS_FIRST : aiol_min_size(slab->count * 2, AIOL_STACKS_MOST);
+        slab = (aiol_slab *)aiol_alloc(&loop->allocator, sizeof(*slab));
+        if (slab == NULL)
+            return NULL;
+        slab->memory = (char *)aiol_stack_map(&loop->allocator, count * size);
+        if (slab->memory == NULL) {
+            aiol_free(&loop->allocator, slab, sizeof(*slab));
+            return NULL;
+        }
+        slab->count = count;
+        slab->used = 0;
+        slab->next = stacks->slabs;
+        stacks->slabs = slab;
+    }
+    co = aiol_coro_place(slab->memory + slab->used * size, size, aiol_page_size(), AIOL_CORO_POOLED);
+    if (co != NULL)
+        slab->used++;
+    return co;
+}
+
+/* A stack of another size than the usual one. */
+static aiol_coro *aiol_stacks_map(aioloop *loop, size_t size) {
+    size_t page = aiol_page_size();
+    char *memory;
+    aiol_coro *co;
+    if (page != 0)
+        size = (size + page - 1) / page * page + page;
+    memory = (char *)aiol_stack_map(&loop->allocator, size);
+    if (memory == NULL)
+        return NULL;
+    co = aiol_coro_place(memory, size, page, AIOL_CORO_MAPPED);
+    if (co == NULL)
+        aiol_stack_unmap(&loop->allocator, memory, size);
+    return co;
+}
+
+/* A coroutine that is to run fn(arg); NULL when there is no memory. The stack's size was checked. */
+static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
+    aiol_stacks *stacks = aiol_stacks_of(loop);
+    aiol_coro *co;
+    if (stacks == NULL)
+        return NULL;
+    if (stack != NULL)
+        return aiol_coro_place((char *)stack, size, 0, AIOL_CORO_GIVEN);
+    if (size != 0 && size != AIOL_STACK_SIZE)
+        return aiol_stacks_map(loop, size);
+    co = stacks->free;
+    if (co == NULL)
+        return aiol_stacks_carve(loop, stacks);
+    stacks->free = co->next;
+    stacks->free_count--;
+    return co;
+}
+
+/* Gives back what a free stack has touched, but for its upper end, where it is parked. */
+static void aiol_coro_cool(aiol_coro *co) {
+    size_t page = aiol_page_size();
+    char *end = (char *)co - 2048;
+    if (page == 0)
+        return;
+    end -= (uintptr_t)end % page;
+    if (end > co->fiber.base)
+        aiol_stack_discard(co->fiber.base, (size_t)(end - co->fiber.base));
+}
+
+/* It has ended, or never began; dropped: it waits, and its stack cannot be used again. */
+static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
+    aiol_stacks *stacks = loop->stacks;
+    if (co->kind == AIOL_CORO_POOLED && !dropped) {
+        if (stacks->free_count >= AIOL_STACKS_WARM)
+            aiol_coro_cool(co);
+        co->next = stacks->free;
+        stacks->free = co;
+        stacks->free_count++;
+        return;
+    }
+    aiol_fiber_end(&co->fiber);
+    if (co->kind == AIOL_CORO_MAPPED)
+        aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
+}
+
+/* With the loop; every task is gone. */
+AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
+    aiol_stacks *stacks = loop->stacks;
+    if (stacks == NULL)
+        return;
+    while (stacks->free != NULL) {
+        aiol_coro *co = stacks->free;
+        stacks->free = co->next;
+        aiol_fiber_end(&co->fiber);
+    }
+    while (stacks->slabs != NULL) {
+        aiol_slab *slab = stacks->slabs;
+        stacks->slabs = slab->next;
+        aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * (AIOL_STACK_SIZE + aiol_page_size()));
+        aiol_free(&loop->allocator, slab, sizeof(*slab));
+    }
+    if (stacks->watch != NULL) {
+        aiol_stack_unwatch(stacks->watch);
+        aiol_free(&loop->allocator, stacks->watch, AIOL_STACK_WATCH_SIZE);
+    }
+    aiol_free(&loop->allocator, stacks, sizeof(*stacks));
+    loop->stacks = NULL;
+}
+
+#else
+
+AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg) {
+    (void)loop;
+    fn(arg);
+}
+
+AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
+    (void)loop;
+}
+
+#endif
+
+#endif
+
+/* >> src/core/task.c */
+/*
+ * task.c - coroutines, step by step.                                              (asyncio: tasks.py)
+ *
+ * A step runs the coroutine from one wait to the next. Waiting puts the task's slot among the callbacks of the future (or into the
+ * heap of timers), and completing that future puts it into the ready queue, as any callback; so neither needs memory.
+ *
+ * The outcome of a wait is fetched when the coroutine goes on: slot.u.future is the future it waited for, with a reference, and a
+ * static one stands there for what is no future's: a cancellation, a sleep that is over, misuse.
+ *
+ * A stackful task is one whose step enters its stack; otherwise there is no difference.
+ */
+#ifndef AIOL_CORE_TASK_C
+#define AIOL_CORE_TASK_C
+
+enum {
+    AIOL_TASK_STACKFUL = 1,
+    AIOL_TASK_STARTED = 2,
+    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
+    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
+    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
+    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
+    AIOL_TASK_RUNS = 512,      /* its step does */
+    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
+    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 128   /* and that was reported */
+};
+
+typedef struct aiol_task_extra {
+    char *name;
+    size_t name_size;
+    aioloop_timer_handle timer;
+    const void *waits_at; /* debug mode: the place of its last wait */
+} aiol_task_extra;
+
+static aioloop_future aiol_future_slept = {{NULL, NULL}, NULL, 1, AIOL_FUTURE_FINISHED, AIOL_FUTURE_STATIC, 0, 0, 0, {NULL}, {NULL}, {NULL}, NULL};
+
+AIOL_INLINE aiol_task *aiol_task_of_slot(aiol_slot *slot) {
+    return AIOL_CONTAINER(slot, aiol_task, slot);
+}
+
+/* The task, or NULL for another future. */
+AIOL_INLINE aiol_task *aiol_task_of(const aioloop_future *f) {
+    if (f == NULL || (f->flags & (AIOL_FUTURE_TASK | AIOL_FUTURE_STATIC)) != AIOL_FUTURE_TASK)
+        return NULL;
+    return (aiol_task *)(uintptr_t)f;
+}
+
+#define AIOL_TASK_ROOM ((sizeof(aiol_task) + 15) / 16 * 16) /* where a copy lies */
+
+AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task) {
+    return task->copy_size == 0 ? sizeof(*task) : AIOL_TASK_ROOM + task->copy_size;
+}
+
+/* NULL when there is no memory. */
+static AIOL_NOINLINE aiol_task_extra *aiol_task_extra_of(aiol_task *task) {
+    if (task->extra == NULL)
+        task->extra = (aiol_task_extra *)aiol_alloc_zero(&task->future.loop->allocator, sizeof(aiol_task_extra));
+    return task->extra;
+}
+
+/* ---- the end ---- */
+
+/* Lets go of the coroutine: of its stack, its argument, its context. */
+static void aiol_task_end_coroutine(aiol_task *task, bool dropped) {
+    aioloop *loop = task->future.loop;
+    void (*dispose)(void *) = NULL;
+    void *arg = task->slot.arg;
+    task->flags |= AIOL_TASK_ENDED;
+#if AIOLOOP_USE_COROUTINES
+    if ((task->flags & AIOL_TASK_STACKFUL) != 0) {
+        aiol_coro *co = (aiol_coro *)arg;
+        dispose = co->dispose;
+        arg = co->arg;
+        aiol_coro_free(loop, co, dropped);
+    } else
+#endif
+    {
+        dispose = ((aioloop_frame *)arg)->dispose;
+    }
+    task->slot.arg = NULL;
+    if (dispose != NULL && !dropped)
+        dispose(arg);
+    (void)loop;
+}
+
+/* With the future, when it is freed: what may still run user code. */
+AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task) {
+    aioloop *loop = task->future.loop;
+    aiol_task_extra *extra = task->extra;
+    aiol_map *map = NULL;
+    aioloop_context *explicit_one = NULL;
+    if ((task->flags & AIOL_TASK_ENDED) == 0)
+        aiol_task_end_coroutine(task, true);
+    if ((task->slot.flags & AIOL_SLOT_EXPLICIT) != 0)
+        explicit_one = task->slot.context.explicit_one;
+    else
+        map = task->slot.context.map;
+    task->slot.context.map = NULL;
+    task->slot.flags = AIOL_SLOT_TASK;
+    task->extra = NULL;
+    if (extra != NULL) {
+        aiol_free(&loop->allocator, extra->name, extra->name_size);
+        aiol_free(&loop->allocator, extra, sizeof(*extra));
+    }
+    aiol_map_unref(map);
+    aioloop_context_unref(explicit_one);
+}
+
+AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task) {
+    aioloop_exception_context context;
+    const aiol_site *at = aiol_site_at(task->future.loop, task->future.site);
+    memset(&context, 0, sizeof(context));
+    context.message = "Task was destroyed but it is pending";
+    context.future = &task->future;
+    context.task = &task->future;
+    if (at != NULL) {
+        context.source_file = at->file;
+        context.source_line = at->line;
+    }
+    aioloop_call_exception_handler(task->future.loop, &context);
+}
+
+/* Debug mode: in C a cancellation is swallowed by not looking at what a call returned. */
+static AIOL_NOINLINE void aiol_task_report_swallowed(aiol_task *task, const char *what) {
+    char name[64];
+    if ((task->flags & AIOL_TASK_SWALLOWS) == 0)
+        aiol_warn(task->future.loop, task->future.site,
+                  "%s %s a cancellation that it was told (pass on AIOLOOP_ECANCELED, or take it back with aioloop_task_uncancel)",
+                  aiol_task_name(task, name, sizeof(name)), what);
+    task->flags |= AIOL_TASK_SWALLOWS;
+}
+
+/* What the coroutine returned becomes the future's result. */
+static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
+    aioloop *loop = task->future.loop;
+    aioloop_future *f = &task->future;
+    if (task->extra != NULL)
+        aioloop_timer_handle_cancel(&task->extra->timer);
+    if (n >= 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
+        if (f->end.dispose != NULL)
+            f->end.dispose(pointer);
+        n = AIOLOOP_ECANCELED;
+    } else if (n < 0 && n != (int)n) {
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "a coroutine returned a number that is neither a result nor a code");
+    } else if (n < 0 && loop->told && loop->error.error.code == (int)n) {
+        aiol_error_free(&loop->allocator, f->error);
+        f->error = loop->error_of != NULL ? aiol_error_ref(loop->error_of)
+                                          : aiol_error_new(&loop->allocator, (int)n, aiol_detail(loop, (int)n), 0);
+    }
+    if (n == AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_EXPIRED) != 0 && task->cancelling <= 1)
+        n = AIOLOOP_ETIMEDOUT;
+    if (f->error != NULL && (n >= 0 || f->error->code != (int)n)) { /* of a cancel, or of an error that was dealt with */
+        aiol_error_free(&loop->allocator, f->error);
+        f->error = NULL;
+    }
+    if (AIOL_UNLIKELY(loop->debug) && n != AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
+        aiol_task_report_swallowed(task, "has ended without passing on");
+    if (n >= 0) {
+        aiol_future_finish(f, n, pointer, f->end.dispose);
+    } else {
+        f->code = (int)n;
+        aiol_future_done(f, n == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
+    }
+    if (n == AIOLOOP_EFATAL)
+        aiol_loop_halt(loop);
+}
+
+/* ---- a step ---- */
+
+/* The message that was set in this step is the task's, and other tasks run before it goes on. */
+static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
+    aioloop *loop = task->future.loop;
+    aioloop_future *f = &task->future;
+    int code = loop->error.error.code;
+    struct aioloop_error *error = loop->error_of;
+    if (error == NULL || error->code != code)
+        error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
+    else
+        aiol_error_ref(error);
+    aiol_error_free(&loop->allocator, f->error);
+    f->error = error;
+}
+
+/* What a coroutine is told instead of what it waited for. */
+static void aiol_task_deliver_cancel(aiol_task *task) {
+    aioloop *loop = task->future.loop;
+    aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
+    task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_SLEEPS);
+    task->slot.u.future = &aiol_future_was_cancelled;
+    aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
+    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_STATIC) == 0)
+        aiol_future_release(awaited); /* with its result, if nobody else takes it */
+}
+
+/* A step function that does not keep to the macros. */
+static AIOL_NOINLINE int64_t aiol_task_broken(aiol_task *task, int64_t n) {
+    if (n == AIOLOOP_SUSPENDED)
+        return aiol_fail(task->future.loop, AIOLOOP_EMISUSE, "a step function has returned without finishing or waiting");
+    task->flags |= AIOL_TASK_BROKEN; /* it is told when the wait is over: until then the task is in some list */
+    return AIOLOOP_SUSPENDED;
+}
+
+static int64_t aiol_task_resume(aioloop *loop, aiol_task *task, void **pointer) {
+#if AIOLOOP_USE_COROUTINES
+    if ((task->flags & AIOL_TASK_STACKFUL) != 0) {
+        aiol_coro *co = (aiol_coro *)task->slot.arg;
+        aiol_coro_enter(loop, co);
+        if (!co->ended)
+            return AIOLOOP_SUSPENDED;
+        *pointer = co->out;
+        return co->result;
+    }
+#endif
+    return task->slot.fn.step(loop, (aioloop_frame *)task->slot.arg, pointer);
+}
+
+/* Runs the task until it waits or ends; in the latter case the loop's reference goes. */
+static void aiol_task_step(aioloop *loop, aiol_task *task) {
+    aiol_frame frame = aiol_enter(loop, aiol_slot_place(&task->slot));
+    aioloop_context *entered = loop->entered;
+    aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+    bool told = loop->told;
+    void *pointer = NULL;
+    int64_t n;
+    task->slot.state = AIOL_SLOT_READY;
+    task->flags = (uint16_t)((task->flags & ~AIOL_TASK_WAITS) | AIOL_TASK_RUNS);
+    loop->task = task;
+    loop->entered = aiol_thread.run;
+    loop->told = false;
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) && (task->flags & AIOL_TASK_STARTED) == 0) {
+        n = AIOLOOP_ECANCELED; /* it was cancelled before it began */
+    } else if (AIOL_UNLIKELY((task->flags & AIOL_TASK_BROKEN) != 0)) {
+        n = aiol_fail(loop, AIOLOOP_EMISUSE, "a step function has returned in the middle of a wait");
+    } else {
+        if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0))
+            aiol_task_deliver_cancel(task);
+        else if (AIOL_UNLIKELY(task->future.error != NULL))
+            aiol_tell_of(loop, task->future.error->code, task->future.error);
+        if ((task->flags & AIOL_TASK_SLEEPS) != 0) {
+            task->flags &= (uint16_t)~AIOL_TASK_SLEEPS;
+            task->slot.u.future = &aiol_future_slept;
+        }
+        loop->told = false;
+        task->flags |= AIOL_TASK_STARTED;
+        n = aiol_task_resume(loop, task, &pointer);
+        if (AIOL_UNLIKELY((n == AIOLOOP_SUSPENDED) != ((task->flags & AIOL_TASK_WAITS) != 0)))
+            n = aiol_task_broken(task, n);
+    }
+    if (AIOL_UNLIKELY(since != 0))
+        aiol_slow(loop, task->future.site, since, "a step of a task");
+    if (n == AIOLOOP_SUSPENDED) {
+        if (AIOL_UNLIKELY(loop->told))
+            aiol_task_keep_error(task);
+    } else {
+        aiol_task_end_coroutine(task, false);
+        aiol_task_finish(task, n, pointer);
+    }
+    task->flags &= (uint16_t)~AIOL_TASK_RUNS;
+    loop->told = told;
+    loop->entered = entered;
+    aiol_leave(loop, &frame);
+    if (n != AIOLOOP_SUSPENDED)
+        aiol_future_release(&task->future);
+}
+
+AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node) {
+    aiol_task_step(loop, aiol_task_of_slot((aiol_slot *)(void *)node));
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_callback_end(loop);
+}
+
+/* ---- waiting ---- */
+
+/* The use of a future that cannot be waited for ends; what stands in its place says why. */
+static aioloop_future *aiol_await_refuse(aioloop *loop, aioloop_future *f, int code, const char *text) {
+    if (aiol_future_use(f) == 0)
+        aiol_future_release(f);
+    aiol_fail(loop, code, "%s", text);
+    return aiol_future_failed(code);
+}
+
+/* What the task is to wait for, with a reference that is the task's; or a static future. */
+static aioloop_future *aiol_await_begin(aioloop *loop, aiol_task *task, aioloop_future *f) {
+    int err;
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EINVAL, "a future is needed, not NULL"));
+    if (aiol_future_is_static(f))
+        return f;
+    if (AIOL_UNLIKELY(f->loop != loop))
+        return aiol_await_refuse(loop, f, AIOLOOP_EMISUSE, "the future belongs to another loop");
+    if (AIOL_UNLIKELY(f == &task->future))
+        return aiol_await_refuse(loop, f, AIOLOOP_EMISUSE, "a task cannot wait for itself");
+    if (AIOL_UNLIKELY(aiol_thread.run != loop->entered))
+        return aiol_await_refuse(loop, f, AIOLOOP_EMISUSE, "a wait inside of aioloop_context_run");
+    err = aiol_future_use(f);
+    return err < 0 ? aiol_future_failed(err) : f;
+}
+
+/* Debug mode: a task that was told a cancellation and waits at the same place again is a loop that goes on regardless. */
+static AIOL_NOINLINE void aiol_task_watch(aiol_task *task, const void *place) {
+    if (aiol_task_extra_of(task) == NULL)
+        return;
+    if ((task->flags & AIOL_TASK_TOLD) != 0 && task->extra->waits_at == place && place != NULL)
+        aiol_task_report_swallowed(task, "waits on after");
+    task->extra->waits_at = place;
+}
+
+/* Goes on in the next iteration. */
+static void aiol_task_yield(aioloop *loop, aiol_task *task) {
+    task->flags |= AIOL_TASK_WAITS;
+    task->slot.at.node.run = aiol_run_task;
+    aiol_queue_push(&loop->ready, &task->slot.at.node);
+}
+
+/* True: the task is to be suspended. False: the outcome is there. */
+static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
+    f = aiol_await_begin(loop, task, f);
+    task->slot.u.future = f;
+    if (f->state != AIOL_FUTURE_PENDING) {
+        if (AIOL_LIKELY((f->flags & AIOL_FUTURE_YIELDS) == 0))
+            return false;
+        aiol_task_yield(loop, task);
+        return true;
+    }
+    task->flags |= AIOL_TASK_WAITS;
+    task->slot.at.node.run = aiol_run_task;
+    aiol_future_push_callback(f, &task->slot);
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) &&
+        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL))
+        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    return true;
+}
+
+static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) {
+    int err = 0;
+    task->slot.u.future = &aiol_future_slept;
+    if (delay == AIOLOOP_NOT_A_TIME)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+    else if (AIOL_UNLIKELY(aiol_thread.run != loop->entered))
+        err = aiol_fail(loop, AIOLOOP_EMISUSE, "a wait inside of aioloop_context_run");
+    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) == 0) {
+        aioloop_time when = aiol_time_add(aiol_loop_now(loop), delay);
+        task->slot.sequence = ++loop->sequence;
+        err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
+        if (err == 0) {
+            task->slot.u.when = when;
+            task->slot.state = AIOL_SLOT_TIMER;
+            task->flags |= AIOL_TASK_SLEEPS | AIOL_TASK_WAITS;
+            return true;
+        }
+        aiol_fail(loop, err, NULL);
+    }
+    if (err < 0) {
+        task->slot.u.future = aiol_future_failed(err);
+        return false;
+    }
+    aiol_task_yield(loop, task);
+    return true;
+}
+
+/* The outcome of the last wait. */
+static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
+    aioloop_future *f = task->slot.u.future;
+    int64_t n;
+    if (f == NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "there was no wait to have the result of");
+    task->slot.u.future = NULL;
+    if (AIOL_LIKELY((f->flags & AIOL_FUTURE_STATIC) == 0)) {
+        n = aioloop_future_result(f, out);
+        if (AIOL_UNLIKELY(n < 0))
+            aiol_tell_of(loop, (int)n, f->error);
+        aiol_future_release(f);
+    } else {
+        n = f->code;
+        if (n < 0 && loop->error.error.code != (int)n) /* else what failed has said more */
+            aiol_fail(loop, (int)n, NULL);
+        loop->told |= n < 0;
+    }
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_CANCEL_LATER) != 0))
+        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_CANCEL_LATER) | AIOL_TASK_MUST_CANCEL);
+    if (AIOL_UNLIKELY(n == AIOLOOP_ECANCELED) && task->cancelling != 0) {
+        task->flags = (uint16_t)((task->flags | AIOL_TASK_TOLD) & ~AIOL_TASK_SWALLOWS);
+    }
+    return n;
+}
+
+/* ---- cancelling ---- */
+
+/* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled in the end
+ * and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
+    const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
+    size_t steps = 0;
+    size_t limit = 2;
+    for (;;) {
+        aiol_task *task = aiol_task_of(f);
+        aioloop *loop = f->loop;
+        if (task == NULL)
+            return f;
+        f->flags |= AIOL_FUTURE_LOOKED_AT;
+        if (task->cancelling != UINT16_MAX)
+            task->cancelling++;
+        if (task->slot.state == AIOL_SLOT_WAITING) {
+            aioloop_future *awaited = task->slot.u.future;
+            if (awaited != mark) {
+                if (++steps == limit) {
+                    mark = awaited;
+                    limit *= 2;
+                }
+                awaited->flags |= AIOL_FUTURE_LOOKED_AT;
+                f = awaited;
+                continue;
+            }
+            aiol_future_remove_slot(awaited, &task->slot);
+            aiol_queue_push(&loop->ready, &task->slot.at.node);
+        } else if (task->slot.state == AIOL_SLOT_TIMER) {
+            aiol_heap_remove(&loop->timers, &task->slot.at.heap);
+            task->slot.state = AIOL_SLOT_READY;
+            task->slot.at.node.run = aiol_run_task;
+            aiol_queue_push(&loop->ready, &task->slot.at.node);
+        }
+        task->flags |= AIOL_TASK_MUST_CANCEL;
+        aiol_error_free(&loop->allocator, f->error);
+        f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        return NULL;
+    }
+}
+
+/* ---- making ---- */
+
+static void aiol_task_expired(aioloop *loop, void *arg) {
+    aiol_task *task = (aiol_task *)arg;
+    (void)loop;
+    task->flags |= AIOL_TASK_EXPIRED;
+    aioloop_future_cancel(&task->future, NULL);
+}
+
+static void aiol_recipe_dispose(const aioloop_task_recipe *recipe) {
+    if (recipe->options.dispose != NULL)
+        recipe->options.dispose(recipe->arg);
+}
+
+/* The message of why it is refused is stored. */
+static int aiol_recipe_check(aioloop *loop, const aioloop_task_recipe *recipe) {
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return AIOLOOP_EMISUSE;
+    if ((recipe->coroutine == NULL) == (recipe->step == NULL))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a task needs a function");
+    if (recipe->options.copy_size > UINT32_MAX / 2 || (recipe->options.copy_size != 0 && recipe->arg == NULL))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "copy_size needs something to copy");
+    if (recipe->options.timeout == AIOLOOP_NOT_A_TIME)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+    if (recipe->step != NULL && (recipe->arg == NULL || (recipe->options.copy_size != 0 && recipe->options.copy_size < sizeof(aioloop_frame))))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a coroutine without a stack needs a frame");
+#if AIOLOOP_USE_COROUTINES
+    if (recipe->coroutine != NULL && recipe->options.stack_size != 0 &&
+        recipe->options.stack_size < AIOL_STACK_LEAST + sizeof(aiol_coro))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a stack of %zu bytes is too small", recipe->options.stack_size);
+    if (recipe->coroutine != NULL && recipe->options.stack != NULL && recipe->options.stack_size == 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a stack needs its stack_size");
+#else
+    if (recipe->coroutine != NULL)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built with AIOLOOP_USE_COROUTINES 0");
+#endif
+    return 0;
+}
+
+/* What only some tasks have. */
+static int aiol_task_adorn(aiol_task *task, const aioloop_task_options *options) {
+    int err;
+    if (options->name != NULL && (err = aioloop_task_set_name(&task->future, options->name)) < 0)
+        return err;
+    if (options->timeout == 0)
+        return 0;
+    if (aiol_task_extra_of(task) == NULL)
+        return AIOLOOP_ENOMEM;
+    task->extra->timer = (aioloop_call_later)(task->future.loop, options->timeout, aiol_task_expired, task);
+    return aioloop_handle_is_null(&task->extra->timer.handle) ? AIOLOOP_ENOMEM : 0;
+}
+
+/* A pending task that is in no list yet, with one reference; NULL when there is no memory. */
+static aiol_task *aiol_task_make(aioloop *loop, const aioloop_task_recipe *recipe) {
+    const aioloop_task_options *options = &recipe->options;
+    size_t size = options->copy_size == 0 ? sizeof(aiol_task) : AIOL_TASK_ROOM + options->copy_size;
+    aiol_task *task = (aiol_task *)aiol_alloc(&loop->allocator, size);
+    void *arg = recipe->arg;
+#if AIOLOOP_USE_COROUTINES
+    aiol_coro *co = NULL;
+    if (task != NULL && recipe->coroutine != NULL) {
+        co = aiol_coro_new(loop, options->stack, options->stack_size);
+        if (co == NULL) {
+            aiol_free(&loop->allocator, task, size);
+            task = NULL;
+        }
+    }
+#endif
+    if (task == NULL)
+        return NULL;
+    memset(&task->slot, 0, sizeof(*task) - offsetof(aiol_task, slot));
+    aiol_future_init(loop, &task->future);
+    task->future.flags = AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_TASK | AIOL_FUTURE_OWN;
+    task->future.end.dispose = options->dispose_result;
+    task->copy_size = (uint32_t)options->copy_size;
+    if (options->copy_size != 0) {
+        memcpy((char *)task + AIOL_TASK_ROOM, arg, options->copy_size);
+        arg = (char *)task + AIOL_TASK_ROOM;
+    }
+    task->slot.flags = AIOL_SLOT_TASK | AIOL_SLOT_HOLDS;
+    task->slot.site = ++loop->task_number;
+    task->slot.at.node.run = aiol_run_task;
+    aiol_slot_capture(&task->slot, options->context);
+#if AIOLOOP_USE_COROUTINES
+    if (co != NULL) {
+        co->fn = recipe->coroutine;
+        co->arg = arg;
+        co->out = NULL;
+        co->ended = false;
+        co->dispose = options->dispose;
+        task->flags = AIOL_TASK_STACKFUL;
+        task->slot.arg = co;
+        return task;
+    }
+#endif
+    task->slot.fn.step = recipe->step;
+    task->slot.arg = arg;
+    ((aioloop_frame *)arg)->dispose = options->dispose;
+    return task;
+}
+
+AIOLOOP_API aioloop_task *(aioloop_task_new)(aioloop *loop, const aioloop_task_recipe *recipe) {
+    aiol_task *task;
+    int err;
+    if (recipe == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    err = loop == NULL ? AIOLOOP_EINVAL : aiol_recipe_check(loop, recipe);
+    if (err < 0) {
+        aiol_recipe_dispose(recipe);
+        return aiol_future_failed(err);
+    }
+    task = aiol_task_make(loop, recipe);
+    if (task == NULL) {
+        aiol_recipe_dispose(recipe);
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    err = recipe->options.name != NULL || recipe->options.timeout != 0 ? aiol_task_adorn(task, &recipe->options) : 0;
+    if (err < 0) {
+        aiol_task_end_coroutine(task, false);
+        aiol_future_destroy(&task->future);
+        return aiol_future_failed(aiol_fail(loop, err, NULL));
+    }
+    aiol_future_hold(&task->future); /* the loop's, until it is done */
+    if (recipe->options.eager && aiol_thread.running == loop)
+        aiol_task_step(loop, task);
+    else
+        aiol_queue_push(&loop->ready, &task->slot.at.node);
+    return &task->future;
+}
+
+static aioloop_task *aiol_create_task(aioloop *loop, const aioloop_task_recipe *recipe) {
+    if (loop != NULL && AIOL_UNLIKELY(loop->factory != NULL))
+        return loop->factory(loop, recipe, loop->factory_arg);
+    return (aioloop_task_new)(loop, recipe);
+}
+
+static const aioloop_task_options aiol_task_default_options = AIOLOOP_ZERO;
+
+AIOLOOP_API aioloop_task *(aioloop_create_task)(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = fn;
+    recipe.step = NULL;
+    recipe.arg = arg;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_create_task(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_task *(aioloop_create_task_frame)(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                                                      const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = NULL;
+    recipe.step = fn;
+    recipe.arg = frame;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_create_task(loop, &recipe);
+}
+
+AIOLOOP_API void aioloop_set_task_factory(aioloop *loop, aioloop_task_factory factory, void *arg) {
+    if (loop == NULL)
+        return;
+    loop->factory = factory;
+    loop->factory_arg = arg;
+}
+
+AIOLOOP_API aioloop_task_factory aioloop_get_task_factory(aioloop *loop, void **arg) {
+    if (loop == NULL)
+        return NULL;
+    if (arg != NULL)
+        *arg = loop->factory_arg;
+    return loop->factory;
+}
+
+/* ---- asking ---- */
+
+AIOLOOP_API aioloop_task *aioloop_current_task(aioloop *loop) {
+    if (loop == NULL)
+        loop = aiol_thread.running;
+    return loop == NULL || loop->task == NULL ? NULL : &loop->task->future;
+}
+
+AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t capacity) {
+    const aiol_link *link;
+    size_t count = 0;
+    if (loop == NULL)
+        return 0;
+    for (link = loop->futures.next; link != &loop->futures; link = link->next) {
+        aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
+        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0)
+            continue;
+        if (count < capacity) {
+            f->flags &= (uint16_t) ~(AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_USED); /* whoever created it can still use it */
+            f->refs++;
+            tasks[count] = f;
+        }
+        count++;
+    }
+    return count;
+}
+
+AIOLOOP_API bool aioloop_is_task(const aioloop_future *future) {
+    return aiol_task_of(future) != NULL;
+}
+
+/* The name; one that is made up is written to buffer. */
+AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size) {
+    if (task->extra != NULL && task->extra->name != NULL)
+        return task->extra->name;
+    snprintf(buffer, size, "Task-%lu", (unsigned long)task->slot.site);
+    return buffer;
+}
+
+AIOLOOP_API const char *aioloop_task_get_name(aioloop_task *task) {
+    aiol_task *t = aiol_task_of(task);
+    char text[32];
+    if (t == NULL)
+        return NULL;
+    if (t->extra == NULL || t->extra->name == NULL) {
+        if (aioloop_task_set_name(task, aiol_task_name(t, text, sizeof(text))) < 0)
+            return "Task";
+    }
+    return t->extra->name;
+}
+
+AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name) {
+    aiol_task *t = aiol_task_of(task);
+    const aioloop_allocator *a;
+    size_t size;
+    char *copy;
+    if (t == NULL || name == NULL)
+        return AIOLOOP_EINVAL;
+    a = &t->future.loop->allocator;
+    size = strlen(name) + 1;
+    copy = (char *)aiol_alloc(a, size);
+    if (copy == NULL || aiol_task_extra_of(t) == NULL) {
+        aiol_free(a, copy, size);
+        return aiol_fail(t->future.loop, AIOLOOP_ENOMEM, NULL);
+    }
+    memcpy(copy, name, size);
+    aiol_free(a, t->extra->name, t->extra->name_size);
+    t->extra->name = copy;
+    t->extra->name_size = size;
+    return 0;
+}
+
+/* From its first use on the task's values belong to a context object, which the task runs in itself. */
+AIOLOOP_API aioloop_context *aioloop_task_get_context(aioloop_task *task) {
+    aiol_task *t = aiol_task_of(task);
+    aioloop_context *context;
+    bool current;
+    if (t == NULL)
+        return NULL;
+    if ((t->slot.flags & AIOL_SLOT_EXPLICIT) != 0) {
+        aioloop_context_ref(t->slot.context.explicit_one);
+        return t->slot.context.explicit_one;
+    }
+    current = aiol_thread.place == &t->slot.context.map;
+    if ((t->flags & AIOL_TASK_RUNS) != 0 && !current) {
+        aiol_fail(t->future.loop, AIOLOOP_EMISUSE, "the context of a task that runs, from code that it calls in another context");
+        return NULL;
+    }
+    context = aioloop_copy_context();
+    if (context == NULL)
+        return NULL;
+    aiol_map_unref(context->map);
+    context->map = t->slot.context.map;
+    t->slot.context.explicit_one = context;
+    t->slot.flags |= AIOL_SLOT_EXPLICIT;
+    if (current)
+        aiol_thread.place = &context->map;
+    aioloop_context_ref(context);
+    return context;
+}
+
+AIOLOOP_API int aioloop_task_cancelling(const aioloop_task *task) {
+    const aiol_task *t = aiol_task_of(task);
+    return t == NULL ? 0 : t->cancelling;
+}
+
+AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
+    aiol_task *t = aiol_task_of(task);
+    if (t == NULL)
+        return 0;
+    if (t->cancelling != 0)
+        t->cancelling--;
+    t->flags &= (uint16_t)~AIOL_TASK_TOLD;
+    return t->cancelling;
+}
+
+/* ---- the calls of coroutines ---- */
+
+/* Outside of any task, or where it cannot wait. */
+static AIOL_NOINLINE int64_t aiol_await_nowhere(aioloop *loop, aioloop_future *future, const char *text) {
+    if (future != NULL && !aiol_future_is_static(future) && aiol_future_use(future) == 0)
+        aiol_future_release(future);
+    return aiol_fail(loop, AIOLOOP_EMISUSE, "%s", text);
+}
+
+/* Whether it may wait where it is: on its own stack, if it has one. */
+static bool aiol_task_may_block(const aioloop *loop, const aiol_task *task) {
+#if AIOLOOP_USE_COROUTINES
+    return (task->flags & AIOL_TASK_STACKFUL) != 0 && loop->coro == (const aiol_coro *)task->slot.arg;
+#else
+    (void)loop;
+    (void)task;
+    return false;
+#endif
+}
+
+/* Suspends a task with a stack. */
+AIOL_INLINE void aiol_task_block(aiol_task *task) {
+#if AIOLOOP_USE_COROUTINES
+    aiol_coro_leave((aiol_coro *)task->slot.arg);
+#else
+    (void)task;
+#endif
+}
+
+AIOLOOP_API AIOL_NOINLINE int64_t aioloop_await(aioloop_future *future, void *out) {
+    aioloop *loop = aiol_thread.running;
+    aiol_task *task = loop == NULL ? NULL : loop->task;
+    if (AIOL_UNLIKELY(task == NULL))
+        return aiol_await_nowhere(loop, future, "await outside of a task");
+    if (AIOL_UNLIKELY(!aiol_task_may_block(loop, task)))
+        return aiol_await_nowhere(loop, future, "a coroutine without a stack waits by AIOLOOP_AWAIT");
+    if (AIOL_UNLIKELY(loop->debug))
+        aiol_task_watch(task, AIOL_RETURN_ADDRESS);
+    if (aiol_task_wait(loop, task, future))
+        aiol_task_block(task);
+    return aiol_task_take(loop, task, out);
+}
+
+/* The task that the macros are used in, or NULL. */
+AIOL_INLINE aiol_task *aiol_frame_task(aioloop *loop) {
+    return loop == NULL || aiol_thread.running != loop ? NULL : loop->task;
+}
+
+/* True: the step function has to return. In a task with a stack the wait is over when this returns. */
+static bool aiol_frame_suspend(aioloop *loop, aiol_task *task, bool waits) {
+    if (!waits || !aiol_task_may_block(loop, task))
+        return waits;
+    aiol_task_block(task);
+    return false;
+}
+
+AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_await(aioloop *loop, aioloop_future *future) {
+    aiol_task *task = aiol_frame_task(loop);
+    if (AIOL_UNLIKELY(task == NULL)) {
+        aiol_await_nowhere(loop, future, "await outside of a task");
+        return false;
+    }
+    if (AIOL_UNLIKELY(loop->debug))
+        aiol_task_watch(task, AIOL_RETURN_ADDRESS);
+    return aiol_frame_suspend(loop, task, aiol_task_wait(loop, task, future));
+}
+
+AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_sleep(aioloop *loop, aioloop_time delay) {
+    aiol_task *task = aiol_frame_task(loop);
+    if (AIOL_UNLIKELY(task == NULL)) {
+        aiol_await_nowhere(loop, NULL, "sleep outside of a task");
+        return false;
+    }
+    if (AIOL_UNLIKELY(loop->debug))
+        aiol_task_watch(task, AIOL_RETURN_ADDRESS);
+    return aiol_frame_suspend(loop, task, aiol_task_sleep(loop, task, delay));
+}
+
+AIOLOOP_API AIOL_NOINLINE int64_t aioloop_frame_result(aioloop *loop, void *out) {
+    aiol_task *task = aiol_frame_task(loop);
+    if (task == NULL)
+        return AIOLOOP_EMISUSE;
+    return aiol_task_take(loop, task, out);
+}
+
+AIOLOOP_API int64_t aioloop_frame_call(aioloop *loop, aioloop_step fn, aioloop_frame *frame, void *out) {
+    void *pointer = NULL;
+    int64_t n = fn(loop, frame, &pointer);
+    if (n >= 0)
+        aiol_store_pointer(out, pointer);
+    return n;
+}
+
+AIOLOOP_API int64_t aioloop_frame_lost(aioloop *loop) {
+    return aiol_fail(loop, AIOLOOP_EMISUSE, "a frame that was not zeroed before its coroutine began, or was changed meanwhile");
+}
+
+#endif
+
+/* >> src/core/combine.c */
+/*
+ * combine.c - futures of futures.                                                 (asyncio: tasks.py)
+ *
+ * Each combinator is a small resource of the loop: it holds its inner futures, has a done-callback on each that is pending, and
+ * completes the outer one. It goes when both are done with. What is done already when the call is made counts at once.
+ */
+#ifndef AIOL_CORE_COMBINE_C
+#define AIOL_CORE_COMBINE_C
+
+/* ---- what they share ---- */
+
+static void aiol_combine_closed(aiol_resource *resource) {
+    (void)resource;
+}
+
+static bool aiol_combine_is_open(const aiol_resource *resource) {
+    (void)resource;
+    return false;
+}
+
+/* The future for a call that fails, with its message as the loop's last error. */
+static aioloop_future *aiol_combine_failed(aioloop *loop, int code) {
+    aioloop_future *f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    aiol_future_fail(f, code, aiol_detail(loop, code));
+    aiol_future_release(f);
+    return f;
+}
+
+static int aiol_combine_check(aioloop *loop, aioloop_future *const *futures, size_t count) {
+    size_t i;
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (futures == NULL && count != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "futures are needed, not NULL");
+    for (i = 0; i < count; i++) {
+        if (futures[i] == NULL)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "a future is needed, not NULL");
+        if (!aiol_future_is_static(futures[i]) && futures[i]->loop != loop)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
+    }
+    return 0;
+}
+
+/* Ends the use of the first count. */
+static void aiol_combine_release(aioloop_future *const *futures, size_t count) {
+    size_t i;
+    for (i = 0; i < count; i++)
+        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0)
+            aiol_future_release(futures[i]);
+}
+
+/* Begins the use of all of them, or, with an error, ends it. */
+static int aiol_combine_use(aioloop_future *const *futures, size_t count) {
+    size_t i;
+    int failed = 0;
+    for (i = 0; i < count; i++) {
+        int err = (futures[i]->flags & AIOL_FUTURE_STATIC) != 0 ? 0 : aiol_future_use(futures[i]);
+        if (err < 0 && failed == 0)
+            failed = err;
+        if (err < 0 || failed < 0)
+            break;
+    }
+    if (failed == 0)
+        return 0;
+    aiol_combine_release(futures, i);
+    for (i++; i < count; i++) /* the one use of those behind it is over too */
+        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
+            aiol_future_release(futures[i]);
+    return failed;
+}
+
+/* For a call that fails before it has begun: the use of its futures ends all the same. */
+static void aiol_combine_end_use(aioloop_future *const *futures, size_t count) {
+    size_t i;
+    for (i = 0; futures != NULL && i < count; i++)
+        if (futures[i] != NULL && (futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
+            aiol_future_release(futures[i]);
+}
+
+/* ---- sleep ---- */
+
+static bool aiol_sleep_cancel(aioloop_future *f, void *owner) {
+    aioloop_handle handle;
+    handle.slot = owner;
+    handle.sequence = ((aiol_slot *)owner)->sequence;
+    aioloop_handle_cancel(&handle);
+    aiol_future_release(f);
+    return true;
+}
+
+static void aiol_sleep_over(aioloop *loop, void *arg) {
+    aioloop_future *f = (aioloop_future *)arg;
+    (void)loop;
+    if (f->state == AIOL_FUTURE_PENDING)
+        aiol_future_finish(f, 0, NULL, NULL);
+    aiol_future_release(f);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sleep)(aioloop *loop, aioloop_time delay) {
+    aioloop_timer_handle timer;
+    aioloop_future *f;
+    if (loop == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (delay == AIOLOOP_NOT_A_TIME)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EINVAL, "not a time"));
+    f = aiol_future_new(loop, aiol_sleep_cancel, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    if (delay <= 0) {
+        aiol_future_finish(f, 0, NULL, NULL);
+        f->flags |= AIOL_FUTURE_YIELDS;
+        aiol_future_release(f);
+        return f;
+    }
+    timer = (aioloop_call_later)(loop, delay, aiol_sleep_over, f);
+    if (aioloop_handle_is_null(&timer.handle)) {
+        aiol_future_release(f);
+        aiol_future_release(f);
+        return aiol_future_failed(loop->error.error.code);
+    }
+    f->of.owner = timer.handle.slot;
+    return f;
+}
+
+/* ---- gather ---- */
+
+struct aioloop_results {
+    aiol_resource resource;
+    size_t count;
+    aioloop_future *futures[1]; /* count of them, each with a reference */
+};
+
+typedef struct aiol_gathering {
+    aiol_resource resource;
+    aioloop_future *outer; /* NULL: it is done */
+    aioloop_results *results;
+    size_t left;
+    bool keep_errors;
+    bool cancelled;
+} aiol_gathering;
+
+static size_t aiol_results_size(size_t count) {
+    return sizeof(aioloop_results) + (count == 0 ? 0 : count - 1) * sizeof(aioloop_future *);
+}
+
+static void aiol_results_destroy(aiol_resource *resource) {
+    aioloop_results *results = AIOL_CONTAINER(resource, aioloop_results, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, results, aiol_results_size(results->count));
+}
+
+static const aiol_resource_calls aiol_results_resource = {"results", aiol_combine_closed, aiol_results_destroy,
+                                                          aiol_combine_is_open};
+
+AIOLOOP_API void aioloop_results_free(aioloop_results *results) {
+    if (results == NULL || results->resource.loop->freeing)
+        return; /* it goes with the loop */
+    aiol_combine_release(results->futures, results->count);
+    aiol_results_destroy(&results->resource);
+}
+
+static void aiol_results_dispose(void *pointer) {
+    aioloop_results_free((aioloop_results *)pointer);
+}
+
+AIOLOOP_API size_t aioloop_results_count(const aioloop_results *results) {
+    return results == NULL ? 0 : results->count;
+}
+
+AIOLOOP_API int64_t aioloop_results_get(aioloop_results *results, size_t i, void *out) {
+    if (results == NULL || i >= results->count)
+        return AIOLOOP_EINVAL;
+    return aioloop_future_result(results->futures[i], out);
+}
+
+AIOLOOP_API const aioloop_error *aioloop_results_error(aioloop_results *results, size_t i) {
+    if (results == NULL || i >= results->count)
+        return NULL;
+    return aioloop_future_error(results->futures[i]);
+}
+
+static void aiol_gather_destroy(aiol_resource *resource) {
+    aiol_gathering *g = AIOL_CONTAINER(resource, aiol_gathering, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, g, sizeof(*g));
+}
+
+static const aiol_resource_calls aiol_gather_resource = {"gather", aiol_combine_closed, aiol_gather_destroy,
+                                                         aiol_combine_is_open};
+
+/* Gives up the reference to the outer future that was completed. */
+static void aiol_gather_settled(aiol_gathering *g) {
+    aioloop_future *outer = g->outer;
+    g->outer = NULL;
+    aiol_future_release(outer);
+}
+
+/* One inner future less is pending. */
+static void aiol_gather_count(aiol_gathering *g, aioloop_future *f) {
+    g->left--;
+    if ((f->flags & AIOL_FUTURE_STATIC) == 0)
+        f->flags |= AIOL_FUTURE_LOOKED_AT; /* by whoever has the results; or it is not the first failure */
+    if (g->outer == NULL || g->keep_errors || g->cancelled || f->state == AIOL_FUTURE_FINISHED)
+        return;
+    g->outer->code = f->code;
+    g->outer->error = aiol_error_ref(f->error);
+    aiol_future_done(g->outer, AIOL_FUTURE_FAILED); /* also for a cancelled one: gather itself was not */
+    aiol_gather_settled(g);
+}
+
+/* When all are done. */
+static void aiol_gather_check_over(aiol_gathering *g) {
+    aioloop_results *results = g->results;
+    if (g->left != 0)
+        return;
+    g->results = NULL;
+    if (g->outer != NULL && g->cancelled) {
+        aiol_future_end_cancelled(g->outer, NULL);
+        aiol_gather_settled(g);
+    } else if (g->outer != NULL) {
+        aiol_future_finish(g->outer, (int64_t)results->count, results, aiol_results_dispose);
+        results = NULL;
+        aiol_gather_settled(g);
+    }
+    aiol_gather_destroy(&g->resource);
+    aioloop_results_free(results);
+}
+
+static void aiol_gather_done(aioloop_future *f, void *arg) {
+    aiol_gathering *g = (aiol_gathering *)arg;
+    aiol_gather_count(g, f);
+    aiol_gather_check_over(g);
+}
+
+static bool aiol_gather_cancel(aioloop_future *outer, void *owner) {
+    aiol_gathering *g = (aiol_gathering *)owner;
+    size_t i;
+    (void)outer;
+    g->cancelled = true;
+    for (i = 0; i < g->results->count; i++)
+        aioloop_future_cancel(g->results->futures[i], NULL);
+    return false;
+}
+
+/* A call that cannot go on: everything as it was, but for the use of the futures. */
+static aioloop_future *aiol_gather_abandon(aioloop *loop, aiol_gathering *g, aioloop_results *results) {
+    size_t i;
+    if (g->outer != NULL) {
+        for (i = 0; i < results->count; i++)
+            aioloop_future_remove_done_callback(results->futures[i], aiol_gather_done, g);
+        g->outer->end.cancel = NULL;
+        aiol_future_release(g->outer);
+        aioloop_future_unref(g->outer);
+    }
+    aiol_gather_destroy(&g->resource);
+    aioloop_results_free(results);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_gather)(aioloop *loop, aioloop_future *const *futures, size_t count,
+                                             bool return_exceptions) {
+    aioloop_results *results;
+    aioloop_future *outer;
+    aiol_gathering *g;
+    size_t i;
+    int err;
+    if (loop == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    err = aiol_combine_check(loop, futures, count);
+    if (err < 0) {
+        aiol_combine_end_use(futures, count);
+        return aiol_combine_failed(loop, err);
+    }
+    err = aiol_combine_use(futures, count);
+    if (err < 0)
+        return aiol_combine_failed(loop, err);
+    results = (aioloop_results *)aiol_alloc_zero(&loop->allocator, aiol_results_size(count));
+    g = (aiol_gathering *)aiol_alloc_zero(&loop->allocator, sizeof(*g));
+    if (results == NULL || g == NULL) {
+        aiol_combine_release(futures, count);
+        aiol_free(&loop->allocator, results, aiol_results_size(count));
+        aiol_free(&loop->allocator, g, sizeof(*g));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    aiol_resource_add(loop, &results->resource, &aiol_results_resource);
+    aiol_resource_add(loop, &g->resource, &aiol_gather_resource);
+    results->count = count;
+    if (count != 0)
+        memcpy(results->futures, futures, count * sizeof(futures[0]));
+    g->results = results;
+    g->keep_errors = return_exceptions;
+    g->outer = aiol_future_new(loop, aiol_gather_cancel, g);
+    if (g->outer == NULL)
+        return aiol_gather_abandon(loop, g, results);
+    outer = g->outer;
+    g->left = count;
+    for (i = 0; i < count; i++)
+        if (futures[i]->state == AIOL_FUTURE_PENDING && aiol_future_callback(futures[i], aiol_gather_done, g, NULL, 0) < 0)
+            return aiol_gather_abandon(loop, g, results);
+    for (i = 0; i < count; i++)
+        if (futures[i]->state != AIOL_FUTURE_PENDING)
+            aiol_gather_count(g, futures[i]);
+    aiol_gather_check_over(g);
+    return outer;
+}
+
+/* ---- wait ---- */
+
+typedef struct aiol_wait {
+    aiol_resource resource;
+    aioloop_future *outer; /* NULL: it is done */
+    aioloop_timer_handle timer;
+    size_t count;
+    size_t left;        /* pending */
+    size_t outstanding; /* done-callbacks that will come */
+    aioloop_return_when return_when;
+    bool failed; /* one of them has */
+    aioloop_future *futures[1];
+} aiol_wait;
+
+static size_t aiol_wait_size(size_t count) {
+    return sizeof(aiol_wait) + (count - 1) * sizeof(aioloop_future *);
+}
+
+static void aiol_wait_destroy(aiol_resource *resource) {
+    aiol_wait *w = AIOL_CONTAINER(resource, aiol_wait, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, w, aiol_wait_size(w->count));
+}
+
+static const aiol_resource_calls aiol_wait_resource = {"wait", aiol_combine_closed, aiol_wait_destroy, aiol_combine_is_open};
+
+static void aiol_wait_free_if_over(aiol_wait *w) {
+    if (w->outer != NULL || w->outstanding != 0)
+        return;
+    aiol_combine_release(w->futures, w->count);
+    aiol_wait_destroy(&w->resource);
+}
+
+/* True: done, so far as it was asked for. */
+static bool aiol_wait_is_over(const aiol_wait *w) {
+    if (w->left == 0)
+        return true;
+    return w->left != w->count && (w->return_when == AIOLOOP_FIRST_COMPLETED ||
+                                   (w->return_when == AIOLOOP_FIRST_EXCEPTION && w->failed));
+}
+
+static void aiol_wait_done(aioloop_future *f, void *arg);
+
+/* It waits no longer; the outer future is completed by the caller. Done-callbacks that are queued already still come. */
+static void aiol_wait_end(aiol_wait *w) {
+    aioloop_future *outer = w->outer;
+    size_t i;
+    aioloop_timer_handle_cancel(&w->timer);
+    for (i = 0; i < w->count; i++)
+        w->outstanding -= aioloop_future_remove_done_callback(w->futures[i], aiol_wait_done, w);
+    w->outer = NULL;
+    aiol_future_release(outer);
+    aiol_wait_free_if_over(w);
+}
+
+static void aiol_wait_finish(aiol_wait *w) {
+    int64_t done = 0;
+    size_t i;
+    for (i = 0; i < w->count; i++)
+        if (w->futures[i]->state != AIOL_FUTURE_PENDING)
+            done++;
+    aiol_future_finish(w->outer, done, NULL, NULL);
+    aiol_wait_end(w);
+}
+
+static void aiol_wait_done(aioloop_future *f, void *arg) {
+    aiol_wait *w = (aiol_wait *)arg;
+    w->outstanding--;
+    w->left--;
+    w->failed |= f->state == AIOL_FUTURE_FAILED;
+    if (w->outer != NULL && aiol_wait_is_over(w))
+        aiol_wait_finish(w);
+    else
+        aiol_wait_free_if_over(w);
+}
+
+static void aiol_wait_timed_out(aioloop *loop, void *arg) {
+    (void)loop;
+    aiol_wait_finish((aiol_wait *)arg);
+}
+
+static bool aiol_wait_cancel(aioloop_future *outer, void *owner) {
+    (void)outer;
+    aiol_wait_end((aiol_wait *)owner);
+    return true;
+}
+
+static int aiol_wait_check(aioloop *loop, aioloop_future *const *futures, size_t count, const aioloop_wait_options *options) {
+    int err = aiol_combine_check(loop, futures, count);
+    size_t i;
+    if (err < 0)
+        return err;
+    if (count == 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "wait needs a future at least");
+    if (options != NULL && (unsigned)options->return_when > AIOLOOP_FIRST_EXCEPTION)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "wait: unknown return_when");
+    if (options != NULL && options->timeout == AIOLOOP_NOT_A_TIME)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+    for (i = 0; i < count; i++)
+        if ((futures[i]->flags & (AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_USED)) != 0)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "wait looks at its futures afterwards: claim them (aioloop_future_ref)");
+    return 0;
+}
+
+/* Registers with all that are pending, and sets the timer. */
+static int aiol_wait_begin(aiol_wait *w, aioloop_time timeout) {
+    aioloop *loop = w->resource.loop;
+    size_t i;
+    for (i = 0; i < w->count; i++) {
+        if (w->futures[i]->state == AIOL_FUTURE_PENDING) {
+            if (aiol_future_callback(w->futures[i], aiol_wait_done, w, NULL, 0) < 0)
+                return AIOLOOP_ENOMEM;
+            w->outstanding++;
+        } else {
+            w->left--;
+            w->failed |= w->futures[i]->state == AIOL_FUTURE_FAILED;
+        }
+    }
+    if (timeout == 0 || timeout == AIOLOOP_FOREVER || aiol_wait_is_over(w))
+        return 0;
+    w->timer = (aioloop_call_later)(loop, timeout, aiol_wait_timed_out, w);
+    return aioloop_handle_is_null(&w->timer.handle) ? AIOLOOP_ENOMEM : 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_wait)(aioloop *loop, aioloop_future *const *futures, size_t count,
+                                           const aioloop_wait_options *options) {
+    aioloop_future *outer;
+    aiol_wait *w;
+    int err;
+    if (loop == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    err = aiol_wait_check(loop, futures, count, options);
+    if (err < 0) {
+        aiol_combine_end_use(futures, count);
+        return aiol_combine_failed(loop, err);
+    }
+    w = (aiol_wait *)aiol_alloc_zero(&loop->allocator, aiol_wait_size(count));
+    if (w == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    outer = aiol_future_new(loop, aiol_wait_cancel, w);
+    if (outer == NULL) {
+        aiol_free(&loop->allocator, w, aiol_wait_size(count));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    aiol_resource_add(loop, &w->resource, &aiol_wait_resource);
+    w->outer = outer;
+    w->count = count;
+    w->left = count;
+    w->return_when = options != NULL ? options->return_when : AIOLOOP_ALL_COMPLETED;
+    memcpy(w->futures, futures, count * sizeof(futures[0]));
+    (void)aiol_combine_use(w->futures, count);
+    err = aiol_wait_begin(w, options != NULL ? options->timeout : 0);
+    if (err < 0) {
+        outer->end.cancel = NULL;
+        aiol_wait_end(w);
+        aioloop_future_unref(outer);
+        return aiol_future_failed(aiol_fail(loop, err, NULL));
+    }
+    if (aiol_wait_is_over(w))
+        aiol_wait_finish(w);
+    return outer;
+}
+
+/* ---- wait_for and shield: one future that follows another ---- */
+
+typedef struct aiol_follower {
+    aiol_resource resource;
+    aioloop_future *outer; /* NULL: it is done */
+    aioloop_future *inner;
+    aioloop_timer_handle timer;
+    bool shields;
+    bool expired;
+    bool cancelled;
+} aiol_follower;
+
+static void aiol_follower_destroy(aiol_resource *resource) {
+    aiol_follower *w = AIOL_CONTAINER(resource, aiol_follower, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, w, sizeof(*w));
+}
+
+static const aiol_resource_calls aiol_follower_resource = {"wait_for", aiol_combine_closed, aiol_follower_destroy,
+                                                           aiol_combine_is_open};
+
+/* The inner future is done, and so is the outer one then. */
+static void aiol_follower_finish(aiol_follower *w) {
+    aioloop_future *outer = w->outer;
+    aioloop_future *inner = w->inner;
+    bool in_vain = inner->state == AIOL_FUTURE_CANCELLED && w->expired && !w->cancelled;
+    aioloop_timer_handle_cancel(&w->timer);
+    aiol_follower_destroy(&w->resource);
+    if (outer != NULL) {
+        if (in_vain)
+            aiol_future_fail(outer, AIOLOOP_ETIMEDOUT, NULL);
+        else
+            aiol_future_take_over(outer, inner);
+        aiol_future_release(outer);
+    }
+    aiol_future_release(inner);
+}
+
+static void aiol_follower_done(aioloop_future *f, void *arg) {
+    (void)f;
+    aiol_follower_finish((aiol_follower *)arg);
+}
+
+static void aiol_follower_expired(aioloop *loop, void *arg) {
+    aiol_follower *w = (aiol_follower *)arg;
+    (void)loop;
+    if (w->inner->state != AIOL_FUTURE_PENDING)
+        return; /* its callback is queued */
+    w->expired = true;
+    aioloop_future_cancel(w->inner, NULL);
+}
+
+static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
+    aiol_follower *w = (aiol_follower *)owner;
+    if (!w->shields) {
+        w->cancelled = true;
+        aioloop_future_cancel(w->inner, NULL);
+        return false; /* it ends when the inner one has */
+    }
+    w->outer = NULL; /* and its own callback stays: it holds the inner one */
+    aiol_future_release(outer);
+    return true;
+}
+
+static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_time timeout) {
+    aioloop *loop;
+    aioloop_future *outer;
+    aiol_follower *w;
+    int err;
+    if (inner == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    if (aiol_future_is_static(inner))
+        return inner;
+    loop = inner->loop;
+    err = aiol_future_use(inner);
+    if (err < 0)
+        return aiol_combine_failed(loop, err);
+    if (loop->closed)
+        err = aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    else if (timeout == AIOLOOP_NOT_A_TIME)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+    if (err < 0) {
+        aiol_future_release(inner);
+        return aiol_combine_failed(loop, err);
+    }
+    w = (aiol_follower *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    outer = w == NULL ? NULL : aiol_future_new(loop, aiol_follower_cancel, w);
+    if (outer == NULL) {
+        aiol_free(&loop->allocator, w, sizeof(*w));
+        aiol_future_release(inner);
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    aiol_resource_add(loop, &w->resource, &aiol_follower_resource);
+    w->outer = outer;
+    w->inner = inner;
+    w->shields = shields;
+    if (inner->state != AIOL_FUTURE_PENDING) {
+        aiol_follower_finish(w);
+        return outer;
+    }
+    err = aiol_future_callback(inner, aiol_follower_done, w, NULL, 0);
+    if (err == 0 && timeout > 0 && timeout != AIOLOOP_FOREVER) {
+        w->timer = (aioloop_call_later)(loop, timeout, aiol_follower_expired, w);
+        if (aioloop_handle_is_null(&w->timer.handle))
+            err = AIOLOOP_ENOMEM;
+    }
+    if (err < 0) {
+        aioloop_future_remove_done_callback(inner, aiol_follower_done, w);
+        aiol_follower_destroy(&w->resource);
+        outer->end.cancel = NULL;
+        aiol_future_release(outer);
+        aioloop_future_unref(outer);
+        aiol_future_release(inner);
+        return aiol_future_failed(aiol_fail(loop, err, NULL));
+    }
+    if (timeout <= 0)
+        aiol_follower_expired(loop, w);
+    return outer;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_wait_for)(aioloop_future *future, aioloop_time timeout) {
+    return aiol_follow(future, false, timeout);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_shield)(aioloop_future *future) {
+    return aiol_follow(future, true, AIOLOOP_FOREVER);
+}
+
+/* ---- as_completed ---- */
+
+struct aioloop_completed {
+    aiol_resource resource;
+    aioloop_timer_handle timer;
+    size_t count;
+    size_t outstanding; /* done-callbacks that will come */
+    size_t completed;   /* in order, of which */
+    size_t given;       /* were handed out; beyond completed: time-outs */
+    size_t asked;       /* waiters from here on, in a ring of count */
+    size_t waiting;
+    bool expired;
+    bool freed;
+    size_t *order;            /* indices, as they completed; count */
+    aioloop_future **waiters; /* count */
+    aioloop_future *futures[1];
+};
+
+static size_t aiol_completed_size(size_t count) {
+    return sizeof(aioloop_completed) + count * (2 * sizeof(aioloop_future *) + sizeof(size_t));
+}
+
+static void aiol_completed_destroy(aiol_resource *resource) {
+    aioloop_completed *c = AIOL_CONTAINER(resource, aioloop_completed, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, c, aiol_completed_size(c->count));
+}
+
+static const aiol_resource_calls aiol_completed_resource = {"as_completed", aiol_combine_closed, aiol_completed_destroy,
+                                                            aiol_combine_is_open};
+
+/* Gives the next outcome to f, if there is one. */
+static bool aiol_completed_give(aioloop_completed *c, aioloop_future *f) {
+    if (c->given < c->completed) {
+        size_t i = c->order[c->given++];
+        aiol_future_finish(f, (int64_t)i, c->futures[i], NULL);
+    } else if (c->given >= c->count) {
+        aiol_future_fail(f, AIOLOOP_ESTOPITERATION, NULL);
+    } else if (c->expired) {
+        c->given++;
+        c->completed = c->given; /* what completes from here on comes too late */
+        aiol_future_fail(f, AIOLOOP_ETIMEDOUT, NULL);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static void aiol_completed_serve(aioloop_completed *c) {
+    while (c->waiting != 0) {
+        aioloop_future *f = c->waiters[c->asked];
+        if (!aiol_completed_give(c, f))
+            return;
+        c->asked = (c->asked + 1) % c->count;
+        c->waiting--;
+        aiol_future_release(f);
+    }
+}
+
+static void aiol_completed_free_if_over(aioloop_completed *c) {
+    if (!c->freed || c->outstanding != 0)
+        return;
+    aiol_combine_release(c->futures, c->count);
+    aiol_completed_destroy(&c->resource);
+}
+
+static void aiol_completed_add(aioloop_completed *c, const aioloop_future *f) {
+    size_t i;
+    if (c->expired)
+        return;
+    for (i = 0; i < c->count; i++) { /* the same future may stand there several times */
+        size_t j = 0;
+        if (c->futures[i] != f)
+            continue;
+        while (j < c->completed && c->order[j] != i)
+            j++;
+        if (j == c->completed) {
+            c->order[c->completed++] = i;
+            return;
+        }
+    }
+}
+
+static void aiol_completed_done(aioloop_future *f, void *arg) {
+    aioloop_completed *c = (aioloop_completed *)arg;
+    c->outstanding--;
+    if (!c->freed) {
+        aiol_completed_add(c, f);
+        aiol_completed_serve(c);
+    }
+    aiol_completed_free_if_over(c);
+}
+
+static void aiol_completed_expired(aioloop *loop, void *arg) {
+    aioloop_completed *c = (aioloop_completed *)arg;
+    (void)loop;
+    c->expired = true;
+    aiol_completed_serve(c);
+}
+
+static bool aiol_completed_cancel(aioloop_future *f, void *owner) {
+    aioloop_completed *c = (aioloop_completed *)owner;
+    size_t i = 0;
+    if (c == NULL)
+        return true;
+    while (c->waiters[(c->asked + i) % c->count] != f)
+        i++;
+    for (c->waiting--; i < c->waiting; i++)
+        c->waiters[(c->asked + i) % c->count] = c->waiters[(c->asked + i + 1) % c->count];
+    aiol_future_release(f);
+    return true;
+}
+
+AIOLOOP_API aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_future *const *futures, size_t count,
+                                                    aioloop_time timeout) {
+    aioloop_completed *c;
+    size_t i;
+    int err;
+    if (loop == NULL)
+        return NULL;
+    err = aiol_combine_check(loop, futures, count);
+    if (err == 0 && timeout == AIOLOOP_NOT_A_TIME)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+    if (err < 0) {
+        aiol_combine_end_use(futures, count);
+        return NULL;
+    }
+    if (aiol_combine_use(futures, count) < 0)
+        return NULL;
+    c = (aioloop_completed *)aiol_alloc_zero(&loop->allocator, aiol_completed_size(count));
+    if (c == NULL) {
+        aiol_combine_release(futures, count);
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    aiol_resource_add(loop, &c->resource, &aiol_completed_resource);
+    c->count = count;
+    c->waiters = c->futures + count;
+    c->order = (size_t *)(void *)(c->waiters + count);
+    if (count != 0)
+        memcpy(c->futures, futures, count * sizeof(futures[0]));
+    for (i = 0; i < count && err == 0; i++)
+        if (futures[i]->state == AIOL_FUTURE_PENDING) {
+            err = aiol_future_callback(futures[i], aiol_completed_done, c, NULL, 0);
+            if (err == 0)
+                c->outstanding++;
+        } else {
+            c->order[c->completed++] = i;
+        }
+    if (err == 0 && timeout > 0 && timeout != AIOLOOP_FOREVER) {
+        c->timer = (aioloop_call_later)(loop, timeout, aiol_completed_expired, c);
+        if (aioloop_handle_is_null(&c->timer.handle))
+            err = AIOLOOP_ENOMEM;
+    }
+    c->expired = timeout <= 0;
+    if (err < 0) {
+        aioloop_completed_free(c);
+        return NULL;
+    }
+    return c;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_completed_next)(aioloop_completed *completed) {
+    aioloop *loop;
+    aioloop_future *f;
+    if (completed == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = completed->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    f = aiol_future_new(loop, aiol_completed_cancel, completed);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    if (completed->waiting == 0 && aiol_completed_give(completed, f)) {
+        aiol_future_release(f);
+    } else if (completed->waiting >= completed->count - completed->given) { /* more are asked for than can come */
+        aiol_future_fail(f, AIOLOOP_ESTOPITERATION, NULL);
+        aiol_future_release(f);
+    } else {
+        completed->waiters[(completed->asked + completed->waiting++) % completed->count] = f;
+    }
+    return f;
+}
+
+AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed) {
+    size_t i;
+    if (completed == NULL || completed->resource.loop->freeing)
+        return; /* it goes with the loop */
+    aioloop_timer_handle_cancel(&completed->timer);
+    completed->freed = true;
+    for (i = 0; i < completed->count; i++)
+        completed->outstanding -= aioloop_future_remove_done_callback(completed->futures[i], aiol_completed_done, completed);
+    while (completed->waiting != 0) {
+        aioloop_future *f = completed->waiters[completed->asked];
+        completed->asked = (completed->asked + 1) % completed->count;
+        completed->waiting--;
+        aiol_future_end_cancelled(f, NULL);
+        aiol_future_release(f);
+    }
+    aiol_completed_free_if_over(completed);
+}
+
+#endif
+
+/* >> src/core/scope.c */
+/*
+ * scope.c - time-outs and task groups.                          (asyncio: timeouts.py, taskgroups.py)
+ */
+#ifndef AIOL_CORE_SCOPE_C
+#define AIOL_CORE_SCOPE_C
+
+/* ---- time-outs ---- */
+
+/* NEW -> ENTERED -> EXPIRING -> EXPIRED, or ENTERED -> EXITED. */
+enum { AIOL_TIMEOUT_NEW, AIOL_TIMEOUT_ENTERED, AIOL_TIMEOUT_EXPIRING, AIOL_TIMEOUT_EXPIRED, AIOL_TIMEOUT_EXITED };
+
+static void aiol_timeout_due(aioloop *loop, void *arg) {
+    aioloop_timeout *t = (aioloop_timeout *)arg;
+    (void)loop;
+    t->state = AIOL_TIMEOUT_EXPIRING;
+    aioloop_future_cancel(t->task, NULL);
+}
+
+/* Sets the timer for t->when. */
+static int aiol_timeout_arm(aioloop_timeout *t) {
+    memset(&t->timer, 0, sizeof(t->timer));
+    if (t->when == AIOLOOP_FOREVER)
+        return 0;
+    if (t->when <= aiol_loop_now(t->loop))
+        t->timer.handle = (aioloop_call_soon)(t->loop, aiol_timeout_due, t);
+    else
+        t->timer = (aioloop_call_at)(t->loop, t->when, aiol_timeout_due, t);
+    return aioloop_handle_is_null(&t->timer.handle) ? AIOLOOP_ENOMEM : 0;
+}
+
+AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout, aioloop_time when) {
+    int err;
+    if (timeout == NULL)
+        return AIOLOOP_EINVAL;
+    memset(timeout, 0, sizeof(*timeout));
+    if (loop == NULL || when == AIOLOOP_NOT_A_TIME)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
+    if (aiol_thread.running != loop || loop->task == NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a time-out outside of a task");
+    timeout->loop = loop;
+    timeout->task = &loop->task->future;
+    timeout->when = when;
+    timeout->cancelling = loop->task->cancelling;
+    err = aiol_timeout_arm(timeout);
+    if (err == 0)
+        timeout->state = AIOL_TIMEOUT_ENTERED;
+    return err;
+}
+
+AIOLOOP_API int aioloop_timeout_enter(aioloop *loop, aioloop_timeout *timeout, aioloop_time delay) {
+    aioloop_time when = delay;
+    if (loop != NULL && delay != AIOLOOP_NOT_A_TIME)
+        when = aiol_time_add(aiol_loop_now(loop), delay);
+    return aioloop_timeout_enter_at(loop, timeout, when);
+}
+
+AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outcome) {
+    if (timeout == NULL)
+        return AIOLOOP_EINVAL;
+    if (timeout->state == AIOL_TIMEOUT_ENTERED) {
+        aioloop_timer_handle_cancel(&timeout->timer);
+        timeout->state = AIOL_TIMEOUT_EXITED;
+        return outcome;
+    }
+    if (timeout->state != AIOL_TIMEOUT_EXPIRING)
+        return outcome;
+    timeout->state = AIOL_TIMEOUT_EXPIRED;
+    if (aioloop_task_uncancel(timeout->task) <= timeout->cancelling && outcome == AIOLOOP_ECANCELED)
+        return aiol_fail(timeout->loop, AIOLOOP_ETIMEDOUT, NULL);
+    return outcome;
+}
+
+AIOLOOP_API int aioloop_timeout_reschedule(aioloop_timeout *timeout, aioloop_time when) {
+    aioloop_timer_handle before;
+    aioloop_time was;
+    int err;
+    if (timeout == NULL || when == AIOLOOP_NOT_A_TIME)
+        return AIOLOOP_EINVAL;
+    if (timeout->state != AIOL_TIMEOUT_ENTERED)
+        return AIOLOOP_EMISUSE;
+    before = timeout->timer;
+    was = timeout->when;
+    timeout->when = when;
+    err = aiol_timeout_arm(timeout);
+    if (err < 0) {
+        timeout->timer = before;
+        timeout->when = was;
+        return err;
+    }
+    aioloop_timer_handle_cancel(&before);
+    return 0;
+}
+
+AIOLOOP_API aioloop_time aioloop_timeout_when(const aioloop_timeout *timeout) {
+    return timeout == NULL ? AIOLOOP_FOREVER : timeout->when;
+}
+
+AIOLOOP_API bool aioloop_timeout_expired(const aioloop_timeout *timeout) {
+    return timeout != NULL && (timeout->state == AIOL_TIMEOUT_EXPIRING || timeout->state == AIOL_TIMEOUT_EXPIRED);
+}
+
+/* ---- task groups ---- */
+
+/* A task of a group, while it is pending. */
+typedef struct aiol_member {
+    aiol_link link;
+    aioloop_task_group *group;
+    aioloop_task *task;
+} aiol_member;
+
+struct aioloop_task_group {
+    aiol_resource resource;
+    aiol_task *parent; /* held */
+    aiol_link members;
+    aioloop_future *exit; /* made when it is entered: leaving needs no memory */
+    bool exiting;         /* the body has ended */
+    struct aioloop_error **errors;
+    size_t error_count;
+    size_t error_capacity;
+    size_t lost_errors; /* that there was no memory for */
+    int64_t outcome;
+    bool aborting;
+    bool parent_cancelled; /* by the group */
+    bool cancelled;        /* the parent was, by somebody else */
+};
+
+static void aiol_group_destroy(aiol_resource *resource) {
+    aioloop_task_group *g = AIOL_CONTAINER(resource, aioloop_task_group, resource);
+    const aioloop_allocator *a = &resource->loop->allocator;
+    size_t i;
+    while (!aiol_list_empty(&g->members)) {
+        aiol_member *m = AIOL_CONTAINER(g->members.next, aiol_member, link);
+        aiol_list_remove(&m->link);
+        aiol_free(a, m, sizeof(*m));
+    }
+    for (i = 0; i < g->error_count; i++)
+        aiol_error_free(a, g->errors[i]);
+    aiol_free(a, g->errors, g->error_capacity * sizeof(g->errors[0]));
+    aiol_resource_remove(resource);
+    aiol_free(a, g, sizeof(*g));
+}
+
+static bool aiol_group_is_open(const aiol_resource *resource) {
+    (void)resource;
+    return true;
+}
+
+static const aiol_resource_calls aiol_group_resource = {"task group", aiol_combine_closed, aiol_group_destroy,
+                                                        aiol_group_is_open};
+
+static void aiol_group_abort(aioloop_task_group *g) {
+    aiol_link *link;
+    g->aborting = true;
+    for (link = g->members.next; link != &g->members; link = link->next) /* cancelling calls nobody */
+        aioloop_future_cancel(AIOL_CONTAINER(link, aiol_member, link)->task, NULL);
+}
+
+static void aiol_group_add_error(aioloop_task_group *g, int code, struct aioloop_error *error) {
+    const aioloop_allocator *a = &g->resource.loop->allocator;
+    if (error == NULL)
+        error = aiol_error_new(a, code, NULL, 0);
+    else
+        aiol_error_ref(error);
+    if (error == NULL || aiol_grow(a, &g->errors, &g->error_capacity, sizeof(g->errors[0]), g->error_count + 1) < 0) {
+        aiol_error_free(a, error);
+        g->lost_errors++;
+        return;
+    }
+    g->errors[g->error_count++] = error;
+}
+
+/* The body's, with the message that is the loop's last. */
+static void aiol_group_add_body_error(aioloop_task_group *g, int code) {
+    aioloop *loop = g->resource.loop;
+    struct aioloop_error *error = NULL;
+    if (loop->error_of != NULL && loop->error_of->code == code)
+        error = aiol_error_ref(loop->error_of);
+    else
+        error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
+    aiol_group_add_error(g, code, error);
+    aiol_error_free(&loop->allocator, error);
+}
+
+/* All errors in one; NULL when there is no memory. */
+static struct aioloop_error *aiol_group_error(aioloop_task_group *g) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    struct aioloop_error *error;
+    size_t i;
+    snprintf(text, sizeof(text), "%zu of the group's tasks failed%s%s", g->error_count + g->lost_errors,
+             g->error_count != 0 ? ", first: " : "", g->error_count != 0 ? aioloop_error_message(g->errors[0]) : "");
+    error = aiol_error_new(&g->resource.loop->allocator, AIOLOOP_ETASKGROUP, text, g->error_count);
+    if (error == NULL)
+        return NULL;
+    for (i = 0; i < g->error_count; i++)
+        error->list[error->count++] = aiol_error_ref(g->errors[i]);
+    return error;
+}
+
+/* Ends the group, if its body and its tasks have ended. */
+static void aiol_group_check_over(aioloop_task_group *g) {
+    aioloop_future *f = g->exit;
+    aiol_task *parent = g->parent;
+    bool failed = g->error_count + g->lost_errors != 0;
+    if (!g->exiting || !aiol_list_empty(&g->members))
+        return;
+    if (failed)
+        aiol_future_fail_with(f, AIOLOOP_ETASKGROUP, aiol_group_error(g));
+    else if (g->cancelled)
+        aiol_future_end_cancelled(f, NULL);
+    else
+        aiol_future_finish(f, g->outcome, NULL, NULL);
+    if (failed && g->cancelled && parent->cancelling != 0)
+        parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
+    aiol_group_destroy(&g->resource);
+    aiol_future_release(f);
+    aiol_future_release(&parent->future);
+}
+
+static void aiol_group_task_done(aioloop_future *f, void *arg) {
+    aiol_member *m = (aiol_member *)arg;
+    aioloop_task_group *g = m->group;
+    aiol_list_remove(&m->link);
+    aiol_free(&g->resource.loop->allocator, m, sizeof(*m));
+    if (f->state == AIOL_FUTURE_FAILED) {
+        f->flags |= AIOL_FUTURE_LOOKED_AT;
+        aiol_group_add_error(g, f->code, f->error);
+        if (!g->aborting) {
+            aiol_group_abort(g);
+            if (!g->exiting && g->parent->future.state == AIOL_FUTURE_PENDING) {
+                g->parent_cancelled = true;
+                aioloop_future_cancel(&g->parent->future, NULL);
+            }
+        }
+    }
+    aiol_group_check_over(g);
+}
+
+/* The parent was cancelled while it waits for the end. */
+static bool aiol_group_cancel(aioloop_future *f, void *owner) {
+    aioloop_task_group *g = (aioloop_task_group *)owner;
+    (void)f;
+    g->cancelled = true;
+    if (!g->aborting)
+        aiol_group_abort(g);
+    return false;
+}
+
+AIOLOOP_API aioloop_task_group *aioloop_task_group_enter(aioloop *loop) {
+    aioloop_task_group *g;
+    if (loop == NULL || aiol_thread.running != loop || loop->task == NULL) {
+        aiol_fail(loop, AIOLOOP_EMISUSE, "a task group outside of a task");
+        return NULL;
+    }
+    g = (aioloop_task_group *)aiol_alloc_zero(&loop->allocator, sizeof(*g));
+    if (g == NULL) {
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    aiol_list_init(&g->members);
+    g->exit = aiol_future_new(loop, aiol_group_cancel, g);
+    if (g->exit == NULL) {
+        aiol_free(&loop->allocator, g, sizeof(*g));
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    g->parent = loop->task;
+    aiol_future_hold(&g->parent->future);
+    aiol_resource_add(loop, &g->resource, &aiol_group_resource);
+    return g;
+}
+
+static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task_recipe *recipe) {
+    aioloop *loop;
+    aioloop_task *task;
+    aiol_member *m;
+    if (g == NULL) {
+        aiol_recipe_dispose(recipe);
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    }
+    loop = g->resource.loop;
+    if (g->aborting || (g->exiting && aiol_list_empty(&g->members))) {
+        aiol_recipe_dispose(recipe);
+        return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task group is ending"));
+    }
+    m = (aiol_member *)aiol_alloc_zero(&loop->allocator, sizeof(*m));
+    if (m == NULL) {
+        aiol_recipe_dispose(recipe);
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    task = aiol_create_task(loop, recipe);
+    if ((task->flags & AIOL_FUTURE_STATIC) != 0) {
+        aiol_free(&loop->allocator, m, sizeof(*m));
+        return task;
+    }
+    m->group = g;
+    m->task = task;
+    aiol_list_append(&g->members, &m->link);
+    if (aiol_future_callback(task, aiol_group_task_done, m, NULL, 0) < 0) {
+        aiol_list_remove(&m->link);
+        aiol_free(&loop->allocator, m, sizeof(*m));
+        aioloop_future_cancel(task, NULL); /* it has not begun; an eager one ends by itself, outside of the group */
+        aioloop_future_unref(task);
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    return task;
+}
+
+AIOLOOP_API aioloop_task *(aioloop_task_group_create_task)(aioloop_task_group *group, aioloop_coroutine fn, void *arg,
+                                                           const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = fn;
+    recipe.step = NULL;
+    recipe.arg = arg;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_group_create(group, &recipe);
+}
+
+AIOLOOP_API aioloop_task *(aioloop_task_group_create_task_frame)(aioloop_task_group *group, aioloop_step fn,
+                                                                 aioloop_frame *frame, const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = NULL;
+    recipe.step = fn;
+    recipe.arg = frame;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_group_create(group, &recipe);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group, int64_t outcome) {
+    aioloop *loop;
+    aioloop_future *f;
+    if (group == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = group->resource.loop;
+    if (group->exiting || loop->task != group->parent)
+        return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task that entered a group leaves it, once"));
+    f = group->exit;
+    group->exiting = true;
+    group->outcome = outcome < 0 ? 0 : outcome;
+    group->cancelled = outcome == AIOLOOP_ECANCELED;
+    if (group->parent_cancelled && aioloop_task_uncancel(&group->parent->future) == 0)
+        group->cancelled = false;
+    if (outcome < 0 && outcome != AIOLOOP_ECANCELED)
+        aiol_group_add_body_error(group, (int)outcome);
+    if (outcome < 0 && !group->aborting)
+        aiol_group_abort(group);
+    aiol_group_check_over(group);
+    return f;
 }
 
 #endif
@@ -10276,14 +13614,13 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
         return AIOLOOP_EINVAL;
     if (aiol_future_is_static(future))
         return aiol_fail(loop, future->code, NULL);
-    if (future->loop != loop) {
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
-        aiol_future_end_use(future);
+    n = aiol_future_use(future);
+    if (n < 0)
         return n;
-    }
-    n = loop->closed ? AIOLOOP_ECLOSED : 0;
-    aiol_future_hold(future);
-    aiol_future_end_use(future);
+    if (future->loop != loop)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
+    else if (loop->closed)
+        n = AIOLOOP_ECLOSED;
     if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0))
         n = aiol_fail(loop, AIOLOOP_EMISUSE, "a loop is running already");
     if (n == 0)
@@ -10299,7 +13636,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
     } else if (n == 0) {
         n = aioloop_future_result(future, out);
         if (n < 0)
-            aiol_fail(loop, (int)n, "%s", future->error != NULL ? aioloop_error_message(future->error) : "");
+            aiol_tell_of(loop, (int)n, future->error);
     }
     aiol_future_release(future);
     return n;
@@ -10386,6 +13723,8 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
             aioloop_future *f = slot->u.future;
             aiol_slot_free(loop, slot);
             aiol_future_release(f);
+        } else if (node->run == aiol_run_task) {
+            ((aiol_slot *)(void *)node)->state = AIOL_SLOT_READY;
         } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_due ||
                    node->run == aiol_run_nothing) {
             aiol_slot_free(loop, (aiol_slot *)(void *)node);
@@ -10443,7 +13782,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     return 0;
 }
 
-/* The failures that nobody looked at, of futures whose owners never let go. The handler may drop any of them. */
+/* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler may drop any
+ * of them. */
 static void aiol_loop_report_failures(aioloop *loop) {
     aiol_link *link = loop->futures.next;
     if (!aiol_loop_is_ours(loop))
@@ -10453,6 +13793,8 @@ static void aiol_loop_report_failures(aioloop *loop) {
         aiol_future_hold(f);
         if (f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
             aiol_future_report(f);
+        else if (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) != 0)
+            aiol_task_report_pending((aiol_task *)(void *)f);
         link = link->next;
         aiol_future_release(f);
     }
@@ -10510,6 +13852,8 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         aiol_slot_chunk_free(loop, chunk);
     }
     aiol_inbox_free(loop);
+    aiol_stacks_free(loop);
+    aiol_error_free(&loop->allocator, loop->error_of);
     allocator = loop->allocator;
     aiol_free(&allocator, loop->timers.entries, loop->timers.capacity * sizeof(loop->timers.entries[0]));
     aiol_free(&allocator, loop->sites, loop->site_capacity * sizeof(loop->sites[0]));
@@ -11846,7 +15190,7 @@ static aioloop_future *aiol_future_failed_now(aioloop *loop, int code) {
     aioloop_future *f = aiol_future_new(loop, NULL, NULL);
     if (f == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
-    aiol_future_fail(f, code, loop->error.error.code == code && loop->error.buffer[0] != '\0' ? loop->error.buffer : NULL);
+    aiol_future_fail(f, code, aiol_detail(loop, code));
     aiol_future_release(f);
     return f;
 }
@@ -11932,14 +15276,16 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_timer_handle_cancel(&c->timer); /* now: the operation may keep the connector for a while */
     aiol_op_cancel(c->resource.loop->engine, &c->op);
     aiol_connector_close_socket(c);
-    f->owner = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aiol_future_release(f);
     aiol_connector_free_if_over(c);
 }
 
-static bool aiol_connector_cancel(aioloop_future *future) {
-    if (future->owner != NULL)
-        aiol_connector_settle((aiol_connector *)future->owner);
+static bool aiol_connector_cancel(aioloop_future *future, void *owner) {
+    (void)future;
+    if (owner != NULL)
+        aiol_connector_settle((aiol_connector *)owner);
     return true;
 }
 
@@ -12104,7 +15450,7 @@ static void aiol_connector_made(aiol_connector *c) {
     err = aiol_stream_begin(t, c->arg);
     c->queued = false;
     if (err < 0 && !c->over)
-        aiol_future_fail(f, err, loop->error.error.code == err && loop->error.buffer[0] != '\0' ? loop->error.buffer : NULL);
+        aiol_future_fail(f, err, aiol_detail(loop, err));
     if (err == 0 && !c->over)
         aiol_future_finish(f, 0, t, aiol_transport_dispose); /* with the reference taken above */
     else
@@ -12159,7 +15505,7 @@ static void aiol_connector_loop_closed(aiol_resource *resource) {
     }
     c->op.state = AIOL_OP_IDLE;
     if (c->future != NULL)
-        c->future->owner = NULL; /* it stays pending */
+        c->future->of.owner = NULL; /* it stays pending */
 }
 
 static void aiol_connector_destroy(aiol_resource *resource) {
@@ -12197,7 +15543,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
         if (aioloop_handle_is_null(&c->timer.handle)) {
             aioloop_future *f = c->future;
             aiol_connector_settle(c);
-            f->cancel = NULL;
+            f->end.cancel = NULL;
             aioloop_future_unref(f);
             return NULL;
         }
@@ -12420,14 +15766,12 @@ static void aiol_server_check_over(aioloop_server *server) {
     if (server->serving != NULL) {
         aioloop_future *f = server->serving;
         server->serving = NULL;
-        f->owner = NULL;
         if (f->state == AIOL_FUTURE_PENDING)
             aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
     }
     for (i = 0; i < server->waiter_count; i++) { /* completing calls nobody, so the array stays as it is */
         aioloop_future *f = server->waiters[i];
-        f->owner = NULL;
         aiol_future_finish(f, 0, NULL, NULL);
         aiol_future_release(f);
     }
@@ -12648,8 +15992,9 @@ AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server) {
     return 0;
 }
 
-static bool aiol_server_serving_cancelled(aioloop_future *future) {
-    aioloop_server *server = (aioloop_server *)future->owner;
+static bool aiol_server_serving_cancelled(aioloop_future *future, void *owner) {
+    aioloop_server *server = (aioloop_server *)owner;
+    (void)future;
     if (server == NULL)
         return true;
     aioloop_server_close(server);
@@ -12677,8 +16022,8 @@ AIOLOOP_API aioloop_future *aioloop_server_serve_forever(aioloop_server *server)
     return f;
 }
 
-static bool aiol_server_wait_cancelled(aioloop_future *future) {
-    aioloop_server *server = (aioloop_server *)future->owner;
+static bool aiol_server_wait_cancelled(aioloop_future *future, void *owner) {
+    aioloop_server *server = (aioloop_server *)owner;
     size_t i;
     if (server == NULL)
         return true;
@@ -12686,7 +16031,7 @@ static bool aiol_server_wait_cancelled(aioloop_future *future) {
         ;
     for (server->waiter_count--; i < server->waiter_count; i++)
         server->waiters[i] = server->waiters[i + 1];
-    future->owner = NULL;
+    future->of.owner = NULL;
     aiol_future_release(future);
     return true;
 }
@@ -12745,9 +16090,9 @@ static void aiol_server_loop_closed(aiol_resource *resource) {
     }
     server->state = AIOL_SERVER_CLOSED;
     if (server->serving != NULL)
-        server->serving->owner = NULL; /* they stay pending */
+        server->serving->of.owner = NULL; /* they stay pending */
     for (i = 0; i < server->waiter_count; i++)
-        server->waiters[i]->owner = NULL;
+        server->waiters[i]->of.owner = NULL;
 }
 
 static void aiol_server_destroy_resource(aiol_resource *resource) {
@@ -13122,6 +16467,192 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound) {
 #endif
 
 /* >> src/aioloop.h */
+/* high: conveniences built on the public functions. */
+
+/* >> src/high/runner.c */
+/*
+ * runner.c - a program from its first coroutine to the last task.                (asyncio: runners.py)
+ */
+#ifndef AIOL_HIGH_RUNNER_C
+#define AIOL_HIGH_RUNNER_C
+
+struct aioloop_runner {
+    aioloop *loop; /* NULL: closed */
+    aioloop_context *context;
+    aioloop_time shutdown_timeout;
+    aioloop_allocator allocator;
+};
+
+AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
+    const aioloop_config *config = options == NULL ? NULL : options->config;
+    const aioloop_allocator *a = config != NULL && config->allocator != NULL ? config->allocator : &aiol_default_allocator;
+    aioloop_runner *runner = (aioloop_runner *)aiol_alloc_zero(a, sizeof(*runner));
+    if (runner == NULL) {
+        aiol_fail(NULL, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    runner->allocator = *a;
+    runner->shutdown_timeout = options == NULL ? 0 : options->shutdown_timeout;
+    runner->context = aioloop_copy_context();
+    if (runner->context == NULL)
+        aiol_fail(NULL, AIOLOOP_ENOMEM, NULL);
+    else
+        runner->loop = (aioloop_new_event_loop)(config);
+    if (runner->loop == NULL) {
+        aioloop_context_unref(runner->context);
+        aiol_free(a, runner, sizeof(*runner));
+        return NULL;
+    }
+    return runner;
+}
+
+static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
+    int64_t n;
+    if (runner == NULL)
+        return AIOLOOP_EINVAL;
+    if (runner->loop == NULL)
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "the runner is closed");
+    if (aioloop_get_running_loop() != NULL)
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop is running in this thread");
+    n = aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
+    if (n < 0)
+        aiol_fail(NULL, (int)n, "%s", aioloop_error_message(aioloop_last_error(runner->loop)));
+    return n;
+}
+
+static void aiol_runner_recipe(aioloop_runner *runner, aioloop_context *context, aioloop_task_recipe *recipe) {
+    memset(recipe, 0, sizeof(*recipe));
+    if (runner != NULL)
+        recipe->options.context = context != NULL ? context : runner->context;
+}
+
+AIOLOOP_API int64_t aioloop_runner_run(aioloop_runner *runner, aioloop_coroutine fn, void *arg, aioloop_context *context,
+                                       void *out) {
+    aioloop_task_recipe recipe;
+    aiol_runner_recipe(runner, context, &recipe);
+    recipe.coroutine = fn;
+    recipe.arg = arg;
+    return aiol_runner_play(runner, &recipe, out);
+}
+
+AIOLOOP_API int64_t aioloop_runner_run_frame(aioloop_runner *runner, aioloop_step fn, aioloop_frame *frame,
+                                             aioloop_context *context, void *out) {
+    aioloop_task_recipe recipe;
+    aiol_runner_recipe(runner, context, &recipe);
+    recipe.step = fn;
+    recipe.arg = frame;
+    return aiol_runner_play(runner, &recipe, out);
+}
+
+AIOLOOP_API aioloop *aioloop_runner_get_loop(aioloop_runner *runner) {
+    return runner == NULL ? NULL : runner->loop;
+}
+
+/* ---- the end ---- */
+
+static void aiol_runner_report(aioloop *loop, aioloop_task *task) {
+    aioloop_exception_context context;
+    int error = aioloop_future_exception(task);
+    if (error >= 0 || error == AIOLOOP_ECANCELED || error == AIOLOOP_EINVALIDSTATE)
+        return;
+    memset(&context, 0, sizeof(context));
+    context.message = "Unhandled error during the shutdown of aioloop_run";
+    context.error = error;
+    context.detail = aioloop_error_message(aioloop_future_error(task));
+    context.future = task;
+    context.task = task;
+    aioloop_call_exception_handler(loop, &context);
+}
+
+/* Cancels all tasks and waits for them, not for those that they create meanwhile. */
+static void aiol_runner_cancel_all(aioloop_runner *runner) {
+    aioloop *loop = runner->loop;
+    aioloop_wait_options options;
+    aioloop_task *few[16];
+    aioloop_task **tasks = few;
+    size_t count = aioloop_all_tasks(loop, NULL, 0);
+    size_t capacity = count;
+    size_t i;
+    if (count == 0)
+        return;
+    memset(&options, 0, sizeof(options));
+    options.timeout = runner->shutdown_timeout;
+    if (count > sizeof(few) / sizeof(few[0]))
+        tasks = (aioloop_task **)aiol_alloc(&runner->allocator, capacity * sizeof(tasks[0]));
+    if (tasks == NULL) { /* the oldest have to do */
+        tasks = few;
+        capacity = sizeof(few) / sizeof(few[0]);
+    }
+    count = aiol_min_size(aioloop_all_tasks(loop, tasks, capacity), capacity);
+    for (i = 0; i < count; i++)
+        aioloop_future_cancel(tasks[i], NULL);
+    (void)aioloop_run_until_complete(loop, (aioloop_wait)(loop, tasks, count, &options), NULL);
+    for (i = 0; i < count; i++) {
+        aiol_runner_report(loop, tasks[i]);
+        aioloop_future_unref(tasks[i]);
+    }
+    if (tasks != few)
+        aiol_free(&runner->allocator, tasks, capacity * sizeof(tasks[0]));
+}
+
+AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
+    if (runner == NULL)
+        return AIOLOOP_EINVAL;
+    if (runner->loop == NULL)
+        return 0;
+    if (aioloop_get_running_loop() != NULL)
+        return AIOLOOP_EMISUSE;
+    aiol_runner_cancel_all(runner);
+    aioloop_close(runner->loop);
+    aioloop_free(runner->loop);
+    runner->loop = NULL;
+    aioloop_context_unref(runner->context);
+    runner->context = NULL;
+    return 0;
+}
+
+AIOLOOP_API void aioloop_runner_free(aioloop_runner *runner) {
+    aioloop_allocator allocator;
+    if (runner == NULL || aioloop_runner_close(runner) < 0)
+        return;
+    allocator = runner->allocator;
+    aiol_free(&allocator, runner, sizeof(*runner));
+}
+
+static int64_t aiol_run(aioloop_task_recipe *recipe, const aioloop_run_options *options) {
+    aioloop_runner *runner;
+    int64_t n;
+    if (aioloop_get_running_loop() != NULL)
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "aioloop_run inside a running loop");
+    runner = aioloop_runner_new(options);
+    if (runner == NULL)
+        return aioloop_error_code(aioloop_last_error(NULL));
+    recipe->options.context = runner->context;
+    recipe->options.timeout = options == NULL ? 0 : options->timeout;
+    n = aiol_runner_play(runner, recipe, options == NULL ? NULL : options->out);
+    aioloop_runner_free(runner);
+    return n;
+}
+
+AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options) {
+    aioloop_task_recipe recipe;
+    aiol_runner_recipe(NULL, NULL, &recipe);
+    recipe.coroutine = fn;
+    recipe.arg = arg;
+    return aiol_run(&recipe, options);
+}
+
+AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, const aioloop_run_options *options) {
+    aioloop_task_recipe recipe;
+    aiol_runner_recipe(NULL, NULL, &recipe);
+    recipe.step = fn;
+    recipe.arg = frame;
+    return aiol_run(&recipe, options);
+}
+
+#endif
+
+/* >> src/aioloop.h */
 #ifdef __cplusplus
 }
 #endif
@@ -13159,6 +16690,19 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound) {
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
 #define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
 #define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
+#define aioloop_create_operation AIOLOOP_SITE(aioloop_create_operation)
+#define aioloop_create_task AIOLOOP_SITE(aioloop_create_task)
+#define aioloop_create_task_frame AIOLOOP_SITE(aioloop_create_task_frame)
+#define aioloop_task_new AIOLOOP_SITE(aioloop_task_new)
+#define aioloop_task_group_create_task AIOLOOP_SITE(aioloop_task_group_create_task)
+#define aioloop_task_group_create_task_frame AIOLOOP_SITE(aioloop_task_group_create_task_frame)
+#define aioloop_task_group_exit AIOLOOP_SITE(aioloop_task_group_exit)
+#define aioloop_sleep AIOLOOP_SITE(aioloop_sleep)
+#define aioloop_gather AIOLOOP_SITE(aioloop_gather)
+#define aioloop_wait AIOLOOP_SITE(aioloop_wait)
+#define aioloop_wait_for AIOLOOP_SITE(aioloop_wait_for)
+#define aioloop_shield AIOLOOP_SITE(aioloop_shield)
+#define aioloop_completed_next AIOLOOP_SITE(aioloop_completed_next)
 #endif
 
 #endif

@@ -26,6 +26,7 @@ extern "C" {
 #include "api/context.h"
 #include "api/loop.h"
 #include "api/future.h"
+#include "api/task.h"
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
@@ -61,6 +62,7 @@ extern "C" {
 #include "sys/sys.h"
 #include "sys/uring.h"
 #include "sys/address.c"
+#include "sys/stack.c"
 #if AIOL_OS_POSIX
 #include "sys/clock.c"
 #include "sys/socket_posix.c"
@@ -108,6 +110,10 @@ extern "C" {
 #include "core/timer.c"
 #include "core/inbox.c"
 #include "core/future.c"
+#include "core/coro.c"
+#include "core/task.c"
+#include "core/combine.c"
+#include "core/scope.c"
 #include "core/loop.c"
 #include "core/watch.c"
 
@@ -119,6 +125,9 @@ extern "C" {
 #include "net/connect.c"
 #include "net/server.c"
 #include "net/simulate.c"
+
+/* high: conveniences built on the public functions. */
+#include "high/runner.c"
 
 #ifdef __cplusplus
 }

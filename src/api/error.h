@@ -85,7 +85,17 @@
     X(ECLOSED, -20005, "the loop is closed")                                                       \
     X(ENOTAVAILABLE, -20006, "not available in this build or on this back end")                    \
     X(EFATAL, -20007, "a callback ended the run")                                                  \
-    X(ELOOKUP, -20008, "no address was found for the name")
+    X(ELOOKUP, -20008, "no address was found for the name")                                        \
+    X(ESTOPITERATION, -20009, "there is nothing more to come")                                     \
+    X(ETASKGROUP, -20010, "tasks of a group failed")                                               \
+    X(EINCOMPLETE, -20011, "the stream ended before the number of bytes was there")                \
+    X(EOVERRUN, -20012, "the separator was not found within the limit")                            \
+    X(EBROKENBARRIER, -20013, "the barrier is broken")                                             \
+    X(EQUEUEFULL, -20014, "the queue is full")                                                     \
+    X(EQUEUEEMPTY, -20015, "the queue is empty")                                                   \
+    X(EQUEUESHUTDOWN, -20016, "the queue was shut down")                                           \
+    X(EGENERATOREXIT, -20017, "the generator is being closed")                                     \
+    X(EINTERRUPTED, -20018, "the program was interrupted")
 
 #define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X)
 

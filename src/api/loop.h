@@ -183,6 +183,7 @@ typedef struct aioloop_exception_context {
     int error;           /* the code */
     const char *detail;  /* the error's own message, if there is one */
     aioloop_future *future;
+    aioloop_future *task; /* the same, if it is a task */
     aioloop_transport *transport;
     const aioloop_protocol *protocol;
     aioloop_server *server;

@@ -26,6 +26,19 @@
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
 #define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
 #define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
+#define aioloop_create_operation AIOLOOP_SITE(aioloop_create_operation)
+#define aioloop_create_task AIOLOOP_SITE(aioloop_create_task)
+#define aioloop_create_task_frame AIOLOOP_SITE(aioloop_create_task_frame)
+#define aioloop_task_new AIOLOOP_SITE(aioloop_task_new)
+#define aioloop_task_group_create_task AIOLOOP_SITE(aioloop_task_group_create_task)
+#define aioloop_task_group_create_task_frame AIOLOOP_SITE(aioloop_task_group_create_task_frame)
+#define aioloop_task_group_exit AIOLOOP_SITE(aioloop_task_group_exit)
+#define aioloop_sleep AIOLOOP_SITE(aioloop_sleep)
+#define aioloop_gather AIOLOOP_SITE(aioloop_gather)
+#define aioloop_wait AIOLOOP_SITE(aioloop_wait)
+#define aioloop_wait_for AIOLOOP_SITE(aioloop_wait_for)
+#define aioloop_shield AIOLOOP_SITE(aioloop_shield)
+#define aioloop_completed_next AIOLOOP_SITE(aioloop_completed_next)
 #endif
 
 #endif

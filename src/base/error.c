@@ -68,7 +68,8 @@ AIOLOOP_INTERNAL int aiol_error_from_errno(int number) {
 
 struct aioloop_error {
     int code;
-    unsigned count;              /* of errors */
+    uint32_t refs;               /* of one that aiol_error_new made */
+    size_t count;                /* of errors */
     struct aioloop_error **list; /* owned */
     char *text;                  /* "": nothing to add. Behind the struct in the same block, or a buffer of the owner's */
 };
@@ -108,25 +109,28 @@ AIOLOOP_INTERNAL void aiol_error_set(aiol_error_slot *slot, int code, const char
         vsnprintf(text, sizeof(text), format, arguments);
     memcpy(slot->buffer, text, strlen(text) + 1);
     slot->error.code = code;
+    slot->error.count = 0;
     slot->error.text = slot->buffer;
 }
 
 /* Nothing is known of what failed last. */
 AIOLOOP_INTERNAL void aiol_error_clear(aiol_error_slot *slot) {
     slot->error.code = 0;
+    slot->error.count = 0;
     slot->error.text = slot->buffer;
     slot->buffer[0] = '\0';
 }
 
 /* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to do. */
 AIOLOOP_INTERNAL struct aioloop_error *aiol_error_new(const aioloop_allocator *a, int code, const char *text,
-                                                      unsigned count) {
+                                                      size_t count) {
     size_t length = text == NULL ? 0 : strlen(text);
     size_t list_size = count * sizeof(struct aioloop_error *);
     struct aioloop_error *e = (struct aioloop_error *)aiol_alloc(a, sizeof(*e) + list_size + length + 1);
     if (e == NULL)
         return NULL;
     e->code = code;
+    e->refs = 1;
     e->count = 0;
     e->list = (struct aioloop_error **)(void *)(e + 1);
     e->text = (char *)(e + 1) + list_size;
@@ -136,9 +140,17 @@ AIOLOOP_INTERNAL struct aioloop_error *aiol_error_new(const aioloop_allocator *a
     return e;
 }
 
+/* Another owner; NULL is none. */
+AIOL_INLINE struct aioloop_error *aiol_error_ref(struct aioloop_error *e) {
+    if (e != NULL)
+        e->refs++;
+    return e;
+}
+
+/* An owner less. */
 AIOLOOP_INTERNAL void aiol_error_free(const aioloop_allocator *a, struct aioloop_error *e) {
-    unsigned i;
-    if (e == NULL)
+    size_t i;
+    if (e == NULL || --e->refs != 0)
         return;
     for (i = 0; i < e->count; i++)
         aiol_error_free(a, e->list[i]);

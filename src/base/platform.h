@@ -18,6 +18,10 @@
 #define AIOLOOP_PORT 0
 #endif
 
+#ifndef AIOLOOP_USE_COROUTINES
+#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT)
+#endif
+
 #if AIOLOOP_PORT
 #define AIOL_OS_NONE 1
 #define AIOL_OS_POSIX 0
@@ -57,6 +61,61 @@
 
 #if !AIOL_HAVE_REACTOR && !AIOL_HAVE_SIM && !AIOL_HAVE_PORT && !AIOL_HAVE_URING
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
+#endif
+
+/* ---- stacks ---- */
+
+#define AIOL_SWITCH_UCONTEXT 0
+#define AIOL_SWITCH_X86_64 1
+
+#if defined(AIOLOOP_USE_UCONTEXT) || defined(__TINYC__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
+#elif defined(__x86_64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+#else
+#define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
+#endif
+
+#if defined(__x86_64__) && defined(__LP64__) && defined(__GNUC__) && defined(__linux__)
+#define AIOL_KNOWS_VALGRIND 1
+#else
+#define AIOL_KNOWS_VALGRIND 0
+#endif
+
+/* Names of functions in assembly. */
+#if defined(__APPLE__)
+#define AIOL_ASM_FUNCTION(name) ".globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
+#define AIOL_ASM_END(name)
+#else
+#define AIOL_ASM_FUNCTION(name) ".weak " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n"
+#define AIOL_ASM_END(name) ".size " #name ", . - " #name "\n"
+#endif
+#if defined(__GNUC__)
+#define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
+#else
+#define AIOL_ASM_VISIBILITY
+#endif
+
+/* Sanitizers, which have to be told of every change of stacks. */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define AIOL_ASAN 1
+#endif
+#if __has_feature(thread_sanitizer)
+#define AIOL_TSAN 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) && !defined(AIOL_ASAN)
+#define AIOL_ASAN 1
+#endif
+#if defined(__SANITIZE_THREAD__) && !defined(AIOL_TSAN)
+#define AIOL_TSAN 1
+#endif
+#ifndef AIOL_ASAN
+#define AIOL_ASAN 0
+#endif
+#ifndef AIOL_TSAN
+#define AIOL_TSAN 0
 #endif
 
 /* ---- system headers ---- */
@@ -99,9 +158,12 @@
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
 #endif
-#if AIOL_HAVE_URING
+#endif
+#if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
 #include <sys/mman.h>
 #endif
+#if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
+#include <ucontext.h>
 #endif
 #endif
 
@@ -128,11 +190,13 @@
 #define AIOL_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define AIOL_UNUSED __attribute__((unused))
 #define AIOL_NOINLINE __attribute__((noinline))
+#define AIOL_RETURN_ADDRESS __builtin_return_address(0)
 #else
 #define AIOL_LIKELY(x) (x)
 #define AIOL_UNLIKELY(x) (x)
 #define AIOL_UNUSED
 #define AIOL_NOINLINE
+#define AIOL_RETURN_ADDRESS NULL
 #endif
 
 #ifndef AIOLOOP_INTERNAL

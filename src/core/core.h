@@ -8,7 +8,7 @@
 #define AIOL_CORE_CORE_H
 
 #include "api/loop.h"
-#include "api/future.h"
+#include "api/task.h"
 #include "base/atomic.h"
 #include "base/context.c"
 #include "base/heap.h"
@@ -64,7 +64,8 @@ typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_DUE, 
 enum {
     AIOL_SLOT_REMOTE = 1,   /* of the pool that other threads use */
     AIOL_SLOT_EXPLICIT = 2, /* context is an aioloop_context, used itself */
-    AIOL_SLOT_HOLDS = 4     /* owns a reference of its future */
+    AIOL_SLOT_HOLDS = 4,    /* owns a reference of its future */
+    AIOL_SLOT_TASK = 8      /* inside a task, and goes with it */
 };
 
 /* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence 0. So
@@ -78,6 +79,7 @@ typedef struct aiol_slot {
     union {
         aioloop_callback call;
         aioloop_future_callback future;
+        aioloop_step step;
     } fn;
     void *arg;
     union {
@@ -88,7 +90,7 @@ typedef struct aiol_slot {
         aioloop_time when; /* a TIMER's: the heap's key may be earlier (lazily re-armed) */
         aioloop_future *future;
     } u;
-    uint32_t site;  /* debug mode: where it was made; 0: unknown */
+    uint32_t site;  /* debug mode: where it was made; 0: unknown. Of a task: its number */
     uint16_t index; /* in its chunk */
     uint8_t state;
     uint8_t flags;
@@ -162,6 +164,10 @@ struct aioloop {
     bool debug;
     bool more; /* the engine keeps something for the next iteration */
     aioloop_future *awaited; /* what run_until_complete runs for */
+    struct aiol_task *task;  /* whose step runs; none in callbacks, also in those that a task's call causes */
+    struct aiol_coro *coro;  /* on whose stack this runs; NULL: the loop's */
+    aioloop_context *entered; /* aiol_thread.run when the step began */
+    bool told;               /* error was set in this step */
     uint32_t running;
     aiol_engine *engine;
     aiol_budget budget;
@@ -201,12 +207,17 @@ struct aioloop {
     aioloop_log log;
     void *log_arg;
     aiol_error_slot error;
+    struct aioloop_error *error_of; /* a future's, whose text and list error borrows; owned */
     aioloop_time slow;
     aiol_site *sites; /* index 1 is the first */
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
+    uint32_t task_number; /* the last one given */
+    aioloop_task_factory factory;
+    void *factory_arg;
+    struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
 };
@@ -223,34 +234,63 @@ typedef enum aiol_future_state {
 enum {
     AIOL_FUTURE_UNCLAIMED = 1,
     AIOL_FUTURE_LOOKED_AT = 2, /* its failure need not be reported */
-    AIOL_FUTURE_TAKEN = 4,     /* the pointer has an owner */
-    AIOL_FUTURE_STATIC = 8     /* one of the failed ones that no loop owns */
+    AIOL_FUTURE_TAKEN = 4,     /* the result has an owner */
+    AIOL_FUTURE_STATIC = 8,    /* one of the failed ones that no loop owns */
+    AIOL_FUTURE_USED = 16,     /* it was unclaimed, and that was its one use */
+    AIOL_FUTURE_GRANT = 32,    /* any reading takes the result, also one without the pointer */
+    AIOL_FUTURE_TASK = 64,     /* the first member of an aiol_task */
+    AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
+    AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
+    AIOL_FUTURE_BORROWS = 512  /* its result is that of next.source */
 };
 
 struct aioloop_future {
     aiol_link link;
     aioloop *loop;
-    /* Of the library's own operations: gives up what the future stands for. True: the future is to become cancelled now;
-     * false: the operation will end it later. NULL: the user's. */
-    bool (*cancel)(aioloop_future *future);
-    void *owner; /* the operation */
     uint32_t refs;
     uint8_t state;
-    uint8_t flags;
+    uint16_t flags;
     int code;
     uint32_t site;
     int64_t number;
-    void *pointer;
-    void (*dispose)(void *pointer);
-    aiol_slot *callbacks;
-    aiol_slot *callbacks_tail;
+    /* By state: what gives up the work while it is PENDING, and what ends the result once it is FINISHED. A task's is always the
+     * latter. */
+    union {
+        bool (*cancel)(aioloop_future *future, void *owner);
+        void (*dispose)(void *pointer);
+    } end;
+    union {
+        void *owner;   /* PENDING: the operation */
+        void *pointer; /* FINISHED: the result's */
+    } of;
+    union {
+        aiol_slot *callbacks;   /* PENDING: the last one registered, whose next is the first */
+        aioloop_future *source; /* of one that borrows */
+    } next;
     struct aioloop_error *error;
 };
+
+AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
+
+/* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
+ * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
+ * (or the coroutine's stack), the context, and in u the future awaited or the deadline. */
+typedef struct aiol_task {
+    aioloop_future future;
+    aiol_slot slot;
+    struct aiol_task_extra *extra; /* what few tasks have: a name given, a deadline */
+    uint32_t copy_size;            /* of the frame or argument that follows */
+    uint16_t cancelling;
+    uint16_t flags;
+} aiol_task;
+
+struct aiol_coro;
 
 /* ---- running user code ---- */
 
 typedef struct aiol_frame {
     aiol_context_frame context;
+    aiol_task *task;
     int raised;
 } aiol_frame;
 
@@ -259,7 +299,9 @@ AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **place) {
     aiol_frame frame;
     frame.context = aiol_context_enter(place);
     frame.raised = loop->raised;
+    frame.task = loop->task;
     loop->raised = 0;
+    loop->task = NULL;
     loop->turn++;
     return frame;
 }
@@ -268,6 +310,7 @@ AIOL_INLINE aiol_frame aiol_enter(aioloop *loop, aiol_map **place) {
 AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     int raised = loop->raised;
     loop->raised = frame->raised;
+    loop->task = frame->task;
     aiol_context_leave(&frame->context);
     return raised;
 }
@@ -289,6 +332,11 @@ AIOL_INLINE bool aiol_loop_has_unsent(const aioloop *loop) {
     return !aiol_list_empty(&loop->unsent) || !aiol_list_empty(&loop->sending);
 }
 
+/* The message that goes with a code which user code returned or raised; NULL: none. */
+AIOL_INLINE const char *aiol_detail(const aioloop *loop, int code) {
+    return loop->error.error.code == code && loop->error.error.text[0] != '\0' ? loop->error.error.text : NULL;
+}
+
 /* At the end of a callback that the loop called: what it wrote goes out. What it raised was dealt with before. */
 AIOL_INLINE void aiol_callback_end(aioloop *loop) {
     loop->attention = false;
@@ -304,6 +352,7 @@ AIOL_INLINE aioloop_time aiol_loop_now(const aioloop *loop) {
 AIOLOOP_INTERNAL uint32_t aiol_site_take(aioloop *loop);
 AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t site);
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
+AIOLOOP_INTERNAL void aiol_tell_of(aioloop *loop, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context);
 AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 AIOLOOP_INTERNAL void aiol_slow(aioloop *loop, uint32_t site, aioloop_time since, const char *what);
@@ -313,6 +362,7 @@ AIOLOOP_INTERNAL int aiol_check(aioloop *loop);
 /* handle.c */
 AIOLOOP_INTERNAL aiol_slot *aiol_slot_new(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_slot_drop(aioloop *loop, aiol_slot *slot);
 AIOLOOP_INTERNAL aioloop *aiol_slot_loop(const aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context);
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node);
@@ -332,7 +382,8 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
 
 /* future.c */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
-AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner);
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
+AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
@@ -341,8 +392,22 @@ AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct 
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
 AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
+AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f);
+AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source);
+AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
+
+/* task.c */
+AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
+AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
+AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
+AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size);
+AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task);
+AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg);
+AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop);
 
 /* loop.c */
 AIOLOOP_INTERNAL void aiol_loop_halt(aioloop *loop);

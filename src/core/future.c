@@ -13,13 +13,15 @@
 
 #define AIOL_FUTURE_FAILED_STATICALLY(code)                                                        \
     {                                                                                              \
-        {NULL, NULL}, NULL, NULL, NULL, 1, AIOL_FUTURE_FAILED, AIOL_FUTURE_STATIC, code, 0, 0, NULL, NULL, NULL, NULL, NULL \
+        {NULL, NULL}, NULL, 1, AIOL_FUTURE_FAILED, AIOL_FUTURE_STATIC, code, 0, 0, {NULL}, {NULL}, {NULL}, NULL \
     }
 
 static aioloop_future aiol_future_no_memory = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ENOMEM);
 static aioloop_future aiol_future_invalid = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EINVAL);
 static aioloop_future aiol_future_closed = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ECLOSED);
 static aioloop_future aiol_future_misuse = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_EMISUSE);
+static aioloop_future aiol_future_not_available = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ENOTAVAILABLE);
+static aioloop_future aiol_future_was_cancelled = AIOL_FUTURE_FAILED_STATICALLY(AIOLOOP_ECANCELED);
 
 /* The future for calls that cannot make one. */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
@@ -30,6 +32,10 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code) {
         return &aiol_future_closed;
     case AIOLOOP_EMISUSE:
         return &aiol_future_misuse;
+    case AIOLOOP_ENOTAVAILABLE:
+        return &aiol_future_not_available;
+    case AIOLOOP_ECANCELED:
+        return &aiol_future_was_cancelled;
     default:
         return &aiol_future_invalid;
     }
@@ -50,29 +56,99 @@ AIOL_INLINE bool aiol_future_is_static(const aioloop_future *f) {
     return true;
 }
 
+/* ---- the ring of callbacks ----
+ *
+ * The future has the last one registered, whose next is the first. */
+
+static void aiol_ring_push(aiol_slot **ring, aiol_slot *slot) {
+    aiol_slot *last = *ring;
+    if (last == NULL) {
+        slot->at.node.next = &slot->at.node;
+    } else {
+        slot->at.node.next = last->at.node.next;
+        last->at.node.next = &slot->at.node;
+    }
+    *ring = slot;
+}
+
+/* The first one, or NULL. */
+static aiol_slot *aiol_ring_pop(aiol_slot **ring) {
+    aiol_slot *last = *ring;
+    aiol_slot *first;
+    if (last == NULL)
+        return NULL;
+    first = (aiol_slot *)(void *)last->at.node.next;
+    if (first == last)
+        *ring = NULL;
+    else
+        last->at.node.next = first->at.node.next;
+    return first;
+}
+
+AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot) {
+    slot->state = AIOL_SLOT_WAITING;
+    aiol_ring_push(&f->next.callbacks, slot);
+}
+
+/* Takes one out that is there. */
+AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot) {
+    aiol_slot *before = f->next.callbacks;
+    while (before->at.node.next != &slot->at.node)
+        before = (aiol_slot *)(void *)before->at.node.next;
+    before->at.node.next = slot->at.node.next;
+    if (before == slot)
+        f->next.callbacks = NULL;
+    else if (f->next.callbacks == slot)
+        f->next.callbacks = before;
+    slot->state = AIOL_SLOT_READY;
+}
+
+static void aiol_future_drop_callbacks(aioloop_future *f) {
+    aiol_slot *slot;
+    while ((slot = aiol_ring_pop(&f->next.callbacks)) != NULL)
+        aiol_slot_drop(f->loop, slot);
+}
+
 /* ---- making and ending ---- */
 
-static aioloop_future *aiol_future_make(aioloop *loop) {
-    aioloop_future *f = (aioloop_future *)aiol_alloc(&loop->allocator, sizeof(*f));
-    if (f == NULL)
-        return NULL;
+AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f) {
     memset(f, 0, sizeof(*f));
     f->loop = loop;
     f->refs = 1;
     f->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
     aiol_list_append(&loop->futures, &f->link);
+}
+
+static aioloop_future *aiol_future_make(aioloop *loop) {
+    aioloop_future *f = (aioloop_future *)aiol_alloc(&loop->allocator, sizeof(*f));
+    if (f != NULL)
+        aiol_future_init(loop, f);
     return f;
 }
 
 /* The future of an operation: unclaimed, and with a second reference for the operation, which it gives up with
  * aiol_future_release when it has completed the future. NULL when there is no memory. */
-AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *), void *owner) {
+AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner) {
     aioloop_future *f = aiol_future_make(loop);
     if (f == NULL)
         return NULL;
-    f->cancel = cancel;
-    f->owner = owner;
+    f->end.cancel = cancel;
+    f->of.owner = owner;
     f->refs = 2;
+    f->flags = AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_OWN;
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_operation)(aioloop *loop, bool (*cancel)(aioloop_future *future, void *owner),
+                                                       void *owner) {
+    aioloop_future *f;
+    if (loop == NULL)
+        return &aiol_future_invalid;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return &aiol_future_misuse;
+    f = aiol_future_new(loop, cancel, owner);
+    if (f == NULL)
+        return &aiol_future_no_memory;
     f->flags = AIOL_FUTURE_UNCLAIMED;
     return f;
 }
@@ -87,12 +163,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
     return f == NULL ? &aiol_future_no_memory : f;
 }
 
-static void aiol_future_drop_callbacks(aioloop_future *f) {
-    while (f->callbacks != NULL) {
-        aiol_slot *slot = f->callbacks;
-        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
-        aiol_slot_free(f->loop, slot);
-    }
+static size_t aiol_future_size(const aioloop_future *f) {
+    return (f->flags & AIOL_FUTURE_TASK) != 0 ? aiol_task_size((const aiol_task *)(const void *)f) : sizeof(*f);
 }
 
 /* Frees the oldest futures of the quarantine until at most `left` are there. */
@@ -101,13 +173,13 @@ AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left) {
         aioloop_future *f = AIOL_CONTAINER(loop->ended.next, aioloop_future, link);
         aiol_list_remove(&f->link);
         loop->ended_count--;
-        aiol_free(&loop->allocator, f, sizeof(*f));
+        aiol_free(&loop->allocator, f, aiol_future_size(f));
     }
 }
 
 static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aioloop *loop = f->loop;
-    f->flags = AIOL_FUTURE_STATIC;
+    f->flags = AIOL_FUTURE_STATIC | (f->flags & AIOL_FUTURE_TASK); /* its size */
     f->state = AIOL_FUTURE_FAILED;
     f->code = AIOLOOP_EMISUSE;
     f->error = NULL;
@@ -118,12 +190,21 @@ static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
 
 /* Lets go of everything that runs user code; the future itself stays. */
 AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
-    void *pointer = f->pointer;
-    void (*dispose)(void *) = (f->flags & AIOL_FUTURE_TAKEN) == 0 ? f->dispose : NULL;
-    f->dispose = NULL;
+    void (*dispose)(void *) = NULL;
+    if (f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0)
+        dispose = f->end.dispose;
+    f->flags |= AIOL_FUTURE_TAKEN;
+    if ((f->flags & AIOL_FUTURE_BORROWS) != 0) {
+        aioloop_future *source = f->next.source;
+        f->flags &= (uint16_t)~AIOL_FUTURE_BORROWS;
+        f->next.source = NULL;
+        aiol_future_release(source);
+    }
     aiol_future_drop_callbacks(f);
+    if ((f->flags & AIOL_FUTURE_TASK) != 0)
+        aiol_task_strip((aiol_task *)(void *)f);
     if (dispose != NULL)
-        dispose(pointer);
+        dispose(f->of.pointer);
 }
 
 /* Frees it, whoever still refers to it. Nobody does, or the loop is being freed. */
@@ -136,7 +217,7 @@ AIOLOOP_INTERNAL void aiol_future_destroy(aioloop_future *f) {
     if (AIOL_UNLIKELY(loop->debug && !loop->freeing))
         aiol_future_quarantine(f);
     else
-        aiol_free(&loop->allocator, f, sizeof(*f));
+        aiol_free(&loop->allocator, f, aiol_future_size(f));
 }
 
 static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
@@ -144,6 +225,10 @@ static AIOL_NOINLINE void aiol_future_report(aioloop_future *f) {
     aioloop_exception_context context;
     memset(&context, 0, sizeof(context));
     context.message = "Future error was never retrieved";
+    if ((f->flags & AIOL_FUTURE_TASK) != 0) {
+        context.message = "Task error was never retrieved";
+        context.task = f;
+    }
     context.future = f;
     context.detail = aioloop_error_message(f->error);
     if (f->error == NULL)
@@ -171,28 +256,39 @@ AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
         aiol_future_destroy(f);
 }
 
-/* The use of an unclaimed future ends. */
-static void aiol_future_end_use(aioloop_future *f) {
-    if ((f->flags & AIOL_FUTURE_UNCLAIMED) == 0)
-        return;
-    f->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
-    aiol_future_release(f);
+/* Begins a use. The user has a reference from then on, the one that was nobody's or one more, and releases it when the use ends.
+ * AIOLOOP_EMISUSE, and no reference, for a second use of what was not claimed; the code of a static one. */
+AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f) {
+    if (aiol_future_is_static(f))
+        return f->code;
+    if ((f->flags & AIOL_FUTURE_UNCLAIMED) != 0) {
+        f->flags = (uint16_t)((f->flags & ~AIOL_FUTURE_UNCLAIMED) | AIOL_FUTURE_USED);
+        return 0;
+    }
+    if (AIOL_UNLIKELY((f->flags & AIOL_FUTURE_USED) != 0))
+        return aiol_fail(f->loop, AIOLOOP_EMISUSE, "a future that is not claimed (aioloop_future_ref) can be used once");
+    f->refs++;
+    return 0;
 }
 
 AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
     if (future == NULL || aiol_future_is_static(future))
         return future;
-    if ((future->flags & AIOL_FUTURE_UNCLAIMED) != 0)
-        future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED; /* its reference is the caller's now */
-    else
+    future->flags &= (uint16_t)~AIOL_FUTURE_USED;
+    if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0) {
         future->refs++;
+        return future;
+    }
+    future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED; /* its reference is the caller's now, */
+    if (future->loop->task != NULL && &future->loop->task->future == future)
+        future->refs++; /* but a task that claims itself is not who created it, and may still use it */
     return future;
 }
 
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
     if (future == NULL || aiol_future_is_static(future))
         return;
-    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
+    future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
     aiol_future_release(future);
 }
 
@@ -204,14 +300,13 @@ static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
     aiol_slot *slot;
     AIOL_ASSERT(f->state == AIOL_FUTURE_PENDING);
     f->state = (uint8_t)state;
-    if (f->callbacks == NULL)
+    if (f->next.callbacks == NULL)
         return 0;
     if (loop->closed) {
         aiol_future_drop_callbacks(f);
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     }
-    while ((slot = f->callbacks) != NULL) {
-        f->callbacks = (aiol_slot *)(void *)slot->at.node.next;
+    while ((slot = aiol_ring_pop(&f->next.callbacks)) != NULL) {
         slot->state = AIOL_SLOT_READY;
         if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
             slot->flags |= AIOL_SLOT_HOLDS;
@@ -224,8 +319,8 @@ static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
 
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
     f->number = number;
-    f->pointer = pointer;
-    f->dispose = dispose;
+    f->of.pointer = pointer;
+    f->end.dispose = dispose;
     return aiol_future_done(f, AIOL_FUTURE_FINISHED);
 }
 
@@ -250,6 +345,24 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
     return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
 }
 
+/* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
+AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
+    source->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (source->state == AIOL_FUTURE_FINISHED) {
+        int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
+        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_BORROWS) != 0) {
+            aiol_future_hold(source);
+            f->flags |= AIOL_FUTURE_BORROWS;
+            f->next.source = source;
+        }
+        return err;
+    }
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
+    f->code = source->code;
+    f->error = aiol_error_ref(source->error);
+    return aiol_future_done(f, (aiol_future_state)source->state);
+}
+
 /* 0 if the user may complete it. */
 static int aiol_future_settable(const aioloop_future *f) {
     if (f == NULL)
@@ -258,7 +371,7 @@ static int aiol_future_settable(const aioloop_future *f) {
         return AIOLOOP_EMISUSE;
     if (f->state != AIOL_FUTURE_PENDING)
         return AIOLOOP_EINVALIDSTATE;
-    return f->cancel != NULL ? AIOLOOP_EMISUSE : 0;
+    return (f->flags & AIOL_FUTURE_OWN) != 0 ? AIOLOOP_EMISUSE : 0;
 }
 
 AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer, void (*dispose)(void *pointer)) {
@@ -266,6 +379,30 @@ AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number
     if (err == 0 && number < 0)
         err = AIOLOOP_EINVAL;
     return err < 0 ? err : aiol_future_finish(future, number, pointer, dispose);
+}
+
+AIOLOOP_API int aioloop_future_set_grant(aioloop_future *future, int64_t number, void *pointer, void (*dispose)(void *pointer)) {
+    int err = aiol_future_settable(future);
+    if (err == 0 && number < 0)
+        err = AIOLOOP_EINVAL;
+    if (err < 0)
+        return err;
+    future->flags |= AIOL_FUTURE_GRANT;
+    return aiol_future_finish(future, number, pointer, dispose);
+}
+
+AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future) {
+    int err = aiol_future_settable(future);
+    return err < 0 ? err : aiol_future_end_cancelled(future, NULL);
+}
+
+AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source) {
+    int err = aiol_future_settable(target);
+    if (err == 0 && source == NULL)
+        err = AIOLOOP_EINVAL;
+    if (err == 0 && source->state == AIOL_FUTURE_PENDING)
+        err = AIOLOOP_EINVALIDSTATE;
+    return err < 0 ? err : aiol_future_take_over(target, source);
 }
 
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...) {
@@ -292,10 +429,13 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
     future->flags |= AIOL_FUTURE_LOOKED_AT;
     if (future->state != AIOL_FUTURE_PENDING)
         return false;
-    if (future->cancel != NULL) {
+    future = aiol_task_cancel(future, message);
+    if (future == NULL)
+        return true;
+    if (future->end.cancel != NULL) {
         bool now;
         aiol_future_hold(future); /* the operation may let go of it */
-        now = future->cancel(future);
+        now = future->end.cancel(future, future->of.owner);
         if (now && future->state == AIOL_FUTURE_PENDING)
             aiol_future_end_cancelled(future, message);
         else if (message != NULL && future->error == NULL &&
@@ -332,10 +472,12 @@ AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out) {
     future->flags |= AIOL_FUTURE_LOOKED_AT;
     if (future->state != AIOL_FUTURE_FINISHED)
         return future->code;
-    if (out != NULL) {
-        aiol_store_pointer(out, future->pointer);
+    if (AIOL_UNLIKELY((future->flags & AIOL_FUTURE_BORROWS) != 0))
+        return aioloop_future_result(future->next.source, out);
+    if (out != NULL)
+        aiol_store_pointer(out, future->of.pointer);
+    if (out != NULL || (future->flags & AIOL_FUTURE_GRANT) != 0)
         future->flags |= AIOL_FUTURE_TAKEN;
-    }
     return future->number;
 }
 
@@ -350,10 +492,12 @@ AIOLOOP_API int aioloop_future_exception(aioloop_future *future) {
     return future->code;
 }
 
-static const struct aioloop_error aiol_static_errors[] = {{AIOLOOP_ENOMEM, 0, NULL, NULL},
-                                                         {AIOLOOP_EINVAL, 0, NULL, NULL},
-                                                         {AIOLOOP_ECLOSED, 0, NULL, NULL},
-                                                         {AIOLOOP_EMISUSE, 0, NULL, NULL}};
+static const struct aioloop_error aiol_static_errors[] = {{AIOLOOP_ENOMEM, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_EINVAL, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_ECLOSED, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_EMISUSE, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_ENOTAVAILABLE, 1, 0, NULL, NULL},
+                                                         {AIOLOOP_ECANCELED, 1, 0, NULL, NULL}};
 
 AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future) {
     size_t i = 0;
@@ -422,13 +566,7 @@ static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, v
         aiol_queue_push(&loop->ready, &slot->at.node);
         return 0;
     }
-    slot->state = AIOL_SLOT_WAITING;
-    slot->at.node.next = NULL;
-    if (f->callbacks == NULL)
-        f->callbacks = slot;
-    else
-        f->callbacks_tail->at.node.next = &slot->at.node;
-    f->callbacks_tail = slot;
+    aiol_future_push_callback(f, slot);
     return 0;
 }
 
@@ -442,51 +580,36 @@ AIOLOOP_API int aioloop_future_add_done_callback_context(aioloop_future *future,
 }
 
 AIOLOOP_API int(aioloop_future_then)(aioloop_future *future, aioloop_future_callback fn, void *arg) {
-    int err;
-    if (future == NULL)
-        return AIOLOOP_EINVAL;
-    if (aiol_future_is_static(future))
-        return future->code;
-    if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0)
-        return aiol_future_callback(future, fn, arg, NULL, 0);
-    future->flags &= (uint8_t)~AIOL_FUTURE_UNCLAIMED;
-    err = aiol_future_callback(future, fn, arg, NULL, AIOL_SLOT_HOLDS); /* with the reference that was nobody's */
+    int err = future == NULL ? AIOLOOP_EINVAL : aiol_future_use(future);
+    if (err < 0)
+        return err;
+    err = aiol_future_callback(future, fn, arg, NULL, AIOL_SLOT_HOLDS);
     if (err < 0)
         aiol_future_release(future);
     return err;
 }
 
 AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg) {
-    aiol_slot *kept = NULL;
-    aiol_slot *dropped = NULL;
     aiol_slot *slot;
+    aiol_queue dropped;
+    aiol_slot *all;
     size_t removed = 0;
     if (future == NULL || aiol_future_is_static(future))
         return 0;
-    slot = future->callbacks;
-    future->callbacks = NULL;
-    while (slot != NULL) {
-        aiol_slot *next = (aiol_slot *)(void *)slot->at.node.next;
-        if (slot->fn.future == fn && slot->arg == arg) {
+    aiol_queue_init(&dropped);
+    all = future->next.callbacks;
+    future->next.callbacks = NULL;
+    while ((slot = aiol_ring_pop(&all)) != NULL) {
+        if ((slot->flags & AIOL_SLOT_TASK) == 0 && slot->fn.future == fn && slot->arg == arg) {
             removed++;
-            slot->at.node.next = (aiol_node *)(void *)dropped;
-            dropped = slot;
+            aiol_queue_push(&dropped, &slot->at.node);
         } else {
-            slot->at.node.next = NULL;
-            if (kept == NULL)
-                future->callbacks = slot;
-            else
-                kept->at.node.next = &slot->at.node;
-            kept = slot;
+            aiol_ring_push(&future->next.callbacks, slot);
         }
-        slot = next;
     }
-    future->callbacks_tail = kept;
-    aiol_future_hold(future); /* the list is right again; what follows may run user code */
-    while (dropped != NULL) {
-        bool held = (dropped->flags & AIOL_SLOT_HOLDS) != 0;
-        slot = dropped;
-        dropped = (aiol_slot *)(void *)slot->at.node.next;
+    aiol_future_hold(future); /* the ring is right again; what follows may run user code */
+    while ((slot = (aiol_slot *)(void *)aiol_queue_pop(&dropped)) != NULL) {
+        bool held = (slot->flags & AIOL_SLOT_HOLDS) != 0;
         aiol_slot_free(future->loop, slot);
         if (held)
             aiol_future_release(future);

@@ -98,6 +98,14 @@ AIOLOOP_INTERNAL void aiol_slot_free(aioloop *loop, aiol_slot *slot) {
     aioloop_context_unref(explicit_one);
 }
 
+/* A slot that will not run any more leaves its place. A task's stays the task's. */
+AIOLOOP_INTERNAL void aiol_slot_drop(aioloop *loop, aiol_slot *slot) {
+    if ((slot->flags & AIOL_SLOT_TASK) != 0)
+        slot->state = AIOL_SLOT_READY;
+    else
+        aiol_slot_free(loop, slot);
+}
+
 /* Captures the context that a callback will run in. */
 AIOLOOP_INTERNAL void aiol_slot_capture(aiol_slot *slot, aioloop_context *context) {
     if (AIOL_UNLIKELY(context != NULL)) {

@@ -37,13 +37,36 @@ AIOLOOP_INTERNAL const aiol_site *aiol_site_at(const aioloop *loop, uint32_t sit
 
 /* ---- raising ---- */
 
+static void aiol_tell(aioloop *loop, int code, const char *format, va_list arguments) {
+    struct aioloop_error *last = loop->error_of; /* the arguments may be its message */
+    loop->error_of = NULL;
+    loop->told = true;
+    aiol_error_set(&loop->error, code, format, arguments);
+    aiol_error_free(&loop->allocator, last);
+}
+
 /* Remembers why a call fails, for aioloop_last_error. Returns code. */
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    aiol_error_set(loop != NULL ? &loop->error : &aiol_thread.error, code, format, arguments);
+    if (loop != NULL)
+        aiol_tell(loop, code, format, arguments);
+    else
+        aiol_error_set(&aiol_thread.error, code, format, arguments);
     va_end(arguments);
     return code;
+}
+
+/* Remembers the error of a future that was awaited, as it is. */
+AIOLOOP_INTERNAL void aiol_tell_of(aioloop *loop, int code, struct aioloop_error *error) {
+    struct aioloop_error *last = loop->error_of;
+    loop->error_of = aiol_error_ref(error);
+    aiol_error_clear(&loop->error);
+    if (error != NULL)
+        loop->error.error = *error;
+    loop->error.error.code = code;
+    loop->told = true;
+    aiol_error_free(&loop->allocator, last);
 }
 
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) {
@@ -53,7 +76,7 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     if (loop == NULL)
         return code;
     va_start(arguments, format);
-    aiol_error_set(&loop->error, code, format, arguments);
+    aiol_tell(loop, code, format, arguments);
     va_end(arguments);
     loop->raised = code;
     loop->attention = true;
@@ -162,6 +185,11 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
         n = aiol_log_line(text, sizeof(text), n, "\nsocket: %ld", (long)*context->socket);
     if (context->source_file != NULL)
         n = aiol_log_line(text, sizeof(text), n, "\nsource: %s:%d", context->source_file, context->source_line);
+    if (context->task != NULL && (context->task->flags & AIOL_FUTURE_TASK) != 0) {
+        char name[64];
+        n = aiol_log_line(text, sizeof(text), n, "\ntask: %s",
+                          aiol_task_name((aiol_task *)(void *)context->task, name, sizeof(name)));
+    }
     if (context->transport != NULL)
         n = aiol_log_line(text, sizeof(text), n, "\ntransport: %p", (void *)context->transport);
     (void)n;
@@ -205,8 +233,8 @@ AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloo
         return;
     }
     context->error = code;
-    if (context->detail == NULL && loop->error.error.code == code && loop->error.buffer[0] != '\0') {
-        memcpy(detail, loop->error.buffer, sizeof(detail)); /* the handler may fail, and then store another */
+    if (context->detail == NULL && aiol_detail(loop, code) != NULL) {
+        snprintf(detail, sizeof(detail), "%s", aiol_detail(loop, code)); /* the handler may fail, and then store another */
         context->detail = detail;
     }
     if (at != NULL) {

@@ -9,7 +9,7 @@
 #ifndef AIOL_CORE_LOOP_C
 #define AIOL_CORE_LOOP_C
 
-#include "core/future.c"
+#include "core/task.c"
 #include "io/engine.c"
 
 #define AIOL_READ_BUDGET (256u * 1024u) /* bytes per connection and iteration */
@@ -292,14 +292,13 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
         return AIOLOOP_EINVAL;
     if (aiol_future_is_static(future))
         return aiol_fail(loop, future->code, NULL);
-    if (future->loop != loop) {
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
-        aiol_future_end_use(future);
+    n = aiol_future_use(future);
+    if (n < 0)
         return n;
-    }
-    n = loop->closed ? AIOLOOP_ECLOSED : 0;
-    aiol_future_hold(future);
-    aiol_future_end_use(future);
+    if (future->loop != loop)
+        n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
+    else if (loop->closed)
+        n = AIOLOOP_ECLOSED;
     if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0))
         n = aiol_fail(loop, AIOLOOP_EMISUSE, "a loop is running already");
     if (n == 0)
@@ -315,7 +314,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
     } else if (n == 0) {
         n = aioloop_future_result(future, out);
         if (n < 0)
-            aiol_fail(loop, (int)n, "%s", future->error != NULL ? aioloop_error_message(future->error) : "");
+            aiol_tell_of(loop, (int)n, future->error);
     }
     aiol_future_release(future);
     return n;
@@ -402,6 +401,8 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
             aioloop_future *f = slot->u.future;
             aiol_slot_free(loop, slot);
             aiol_future_release(f);
+        } else if (node->run == aiol_run_task) {
+            ((aiol_slot *)(void *)node)->state = AIOL_SLOT_READY;
         } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_due ||
                    node->run == aiol_run_nothing) {
             aiol_slot_free(loop, (aiol_slot *)(void *)node);
@@ -459,7 +460,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     return 0;
 }
 
-/* The failures that nobody looked at, of futures whose owners never let go. The handler may drop any of them. */
+/* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler may drop any
+ * of them. */
 static void aiol_loop_report_failures(aioloop *loop) {
     aiol_link *link = loop->futures.next;
     if (!aiol_loop_is_ours(loop))
@@ -469,6 +471,8 @@ static void aiol_loop_report_failures(aioloop *loop) {
         aiol_future_hold(f);
         if (f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
             aiol_future_report(f);
+        else if (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) != 0)
+            aiol_task_report_pending((aiol_task *)(void *)f);
         link = link->next;
         aiol_future_release(f);
     }
@@ -526,6 +530,8 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         aiol_slot_chunk_free(loop, chunk);
     }
     aiol_inbox_free(loop);
+    aiol_stacks_free(loop);
+    aiol_error_free(&loop->allocator, loop->error_of);
     allocator = loop->allocator;
     aiol_free(&allocator, loop->timers.entries, loop->timers.capacity * sizeof(loop->timers.entries[0]));
     aiol_free(&allocator, loop->sites, loop->site_capacity * sizeof(loop->sites[0]));

@@ -53,14 +53,14 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_DUE;
-        slot->at.node.run = aiol_run_due;
+        slot->at.node.run = (slot->flags & AIOL_SLOT_TASK) != 0 ? aiol_run_task : aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
 }
 
 AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot) {
     aiol_heap_remove(&loop->timers, &slot->at.heap);
-    aiol_slot_free(loop, slot);
+    aiol_slot_drop(loop, slot);
 }
 
 static AIOL_NOINLINE aioloop_timer_handle aiol_timer_null(aioloop_time when) {

@@ -66,14 +66,16 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_timer_handle_cancel(&c->timer); /* now: the operation may keep the connector for a while */
     aiol_op_cancel(c->resource.loop->engine, &c->op);
     aiol_connector_close_socket(c);
-    f->owner = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aiol_future_release(f);
     aiol_connector_free_if_over(c);
 }
 
-static bool aiol_connector_cancel(aioloop_future *future) {
-    if (future->owner != NULL)
-        aiol_connector_settle((aiol_connector *)future->owner);
+static bool aiol_connector_cancel(aioloop_future *future, void *owner) {
+    (void)future;
+    if (owner != NULL)
+        aiol_connector_settle((aiol_connector *)owner);
     return true;
 }
 
@@ -238,7 +240,7 @@ static void aiol_connector_made(aiol_connector *c) {
     err = aiol_stream_begin(t, c->arg);
     c->queued = false;
     if (err < 0 && !c->over)
-        aiol_future_fail(f, err, loop->error.error.code == err && loop->error.buffer[0] != '\0' ? loop->error.buffer : NULL);
+        aiol_future_fail(f, err, aiol_detail(loop, err));
     if (err == 0 && !c->over)
         aiol_future_finish(f, 0, t, aiol_transport_dispose); /* with the reference taken above */
     else
@@ -293,7 +295,7 @@ static void aiol_connector_loop_closed(aiol_resource *resource) {
     }
     c->op.state = AIOL_OP_IDLE;
     if (c->future != NULL)
-        c->future->owner = NULL; /* it stays pending */
+        c->future->of.owner = NULL; /* it stays pending */
 }
 
 static void aiol_connector_destroy(aiol_resource *resource) {
@@ -331,7 +333,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
         if (aioloop_handle_is_null(&c->timer.handle)) {
             aioloop_future *f = c->future;
             aiol_connector_settle(c);
-            f->cancel = NULL;
+            f->end.cancel = NULL;
             aioloop_future_unref(f);
             return NULL;
         }

@@ -88,14 +88,12 @@ static void aiol_server_check_over(aioloop_server *server) {
     if (server->serving != NULL) {
         aioloop_future *f = server->serving;
         server->serving = NULL;
-        f->owner = NULL;
         if (f->state == AIOL_FUTURE_PENDING)
             aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
     }
     for (i = 0; i < server->waiter_count; i++) { /* completing calls nobody, so the array stays as it is */
         aioloop_future *f = server->waiters[i];
-        f->owner = NULL;
         aiol_future_finish(f, 0, NULL, NULL);
         aiol_future_release(f);
     }
@@ -316,8 +314,9 @@ AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server) {
     return 0;
 }
 
-static bool aiol_server_serving_cancelled(aioloop_future *future) {
-    aioloop_server *server = (aioloop_server *)future->owner;
+static bool aiol_server_serving_cancelled(aioloop_future *future, void *owner) {
+    aioloop_server *server = (aioloop_server *)owner;
+    (void)future;
     if (server == NULL)
         return true;
     aioloop_server_close(server);
@@ -345,8 +344,8 @@ AIOLOOP_API aioloop_future *aioloop_server_serve_forever(aioloop_server *server)
     return f;
 }
 
-static bool aiol_server_wait_cancelled(aioloop_future *future) {
-    aioloop_server *server = (aioloop_server *)future->owner;
+static bool aiol_server_wait_cancelled(aioloop_future *future, void *owner) {
+    aioloop_server *server = (aioloop_server *)owner;
     size_t i;
     if (server == NULL)
         return true;
@@ -354,7 +353,7 @@ static bool aiol_server_wait_cancelled(aioloop_future *future) {
         ;
     for (server->waiter_count--; i < server->waiter_count; i++)
         server->waiters[i] = server->waiters[i + 1];
-    future->owner = NULL;
+    future->of.owner = NULL;
     aiol_future_release(future);
     return true;
 }
@@ -413,9 +412,9 @@ static void aiol_server_loop_closed(aiol_resource *resource) {
     }
     server->state = AIOL_SERVER_CLOSED;
     if (server->serving != NULL)
-        server->serving->owner = NULL; /* they stay pending */
+        server->serving->of.owner = NULL; /* they stay pending */
     for (i = 0; i < server->waiter_count; i++)
-        server->waiters[i]->owner = NULL;
+        server->waiters[i]->of.owner = NULL;
 }
 
 static void aiol_server_destroy_resource(aiol_resource *resource) {

@@ -93,7 +93,7 @@ static aioloop_future *aiol_future_failed_now(aioloop *loop, int code) {
     aioloop_future *f = aiol_future_new(loop, NULL, NULL);
     if (f == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
-    aiol_future_fail(f, code, loop->error.error.code == code && loop->error.buffer[0] != '\0' ? loop->error.buffer : NULL);
+    aiol_future_fail(f, code, aiol_detail(loop, code));
     aiol_future_release(f);
     return f;
 }

@@ -80,4 +80,52 @@ AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 #endif
 
+/* ---- stack.c ---- */
+
+#if AIOLOOP_USE_COROUTINES
+#if AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
+typedef struct aiol_stack_pointer {
+    ucontext_t inner;
+    ucontext_t outer;
+    bool inside;
+} aiol_stack_pointer;
+#else
+typedef void *aiol_stack_pointer;
+#endif
+
+/* A stack and what is remembered of the side that does not run. */
+typedef struct aiol_fiber {
+    aiol_stack_pointer sp;
+    char *base; /* its lowest byte */
+    size_t size;
+#if AIOL_ASAN
+    void *fake; /* AddressSanitizer's, of this stack */
+    const void *outer_base;
+    size_t outer_size;
+#endif
+#if AIOL_TSAN
+    void *inner; /* ThreadSanitizer's */
+    void *outer;
+#endif
+} aiol_fiber;
+
+/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. */
+AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void));
+AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber);
+AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber);
+AIOL_INLINE void aiol_fiber_arrive(aiol_fiber *fiber);
+AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber);
+
+AIOLOOP_INTERNAL size_t aiol_page_size(void);
+AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size);
+AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size);
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size);
+AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size);
+/* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to standard error
+ * before the program ends as it would have. memory is the stack that this thread does so on, of AIOL_STACK_WATCH_SIZE bytes. */
+#define AIOL_STACK_WATCH_SIZE 65536u
+AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address));
+AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
+#endif
+
 #endif
