@@ -5,8 +5,9 @@
  * ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits to be used again: its stack
  * is parked at the end of a loop that runs one coroutine after another.
  *
- * Stacks of the usual size come from slabs, address space for several at once; a page below each catches an overflow. Those that
- * are free keep what memory they have touched, up to AIOL_STACKS_WARM of them.
+ * Stacks of the usual size come from slabs, address space for several at once; a page below each catches an overflow. The busy ends
+ * of neighbours lie at different places of a page, or they would all want the same few lines of the cache. A free stack keeps
+ * the memory that it has touched, until it was not needed for AIOL_STACKS_AGE uses of others.
  */
 #ifndef AIOL_CORE_CORO_C
 #define AIOL_CORE_CORO_C
@@ -18,7 +19,9 @@
 
 #define AIOL_STACK_SIZE (sizeof(void *) == 8 ? (size_t)262144 : (size_t)65536)
 #define AIOL_STACK_LEAST 512u /* besides what the library needs of it */
-#define AIOL_STACKS_WARM 256u
+#define AIOL_STACKS_AGE 4096u
+#define AIOL_STACK_COLOUR 320u
+#define AIOL_STACK_COLOURS 2048u /* bytes over which they are spread */
 #define AIOL_STACKS_FIRST 4u
 #define AIOL_STACKS_MOST 64u /* in a slab */
 
@@ -50,7 +53,10 @@ typedef struct aiol_slab {
 
 typedef struct aiol_stacks {
     aiol_coro *free;
-    unsigned free_count;
+    aiol_coro *cold; /* free too, and without the memory that they had touched */
+    size_t free_count;
+    size_t lowest; /* what free_count was at least during this age */
+    unsigned age;  /* in stacks that were freed */
     aiol_slab *slabs; /* the newest first */
     void *watch;      /* debug mode: where a handler of overflows runs */
 } aiol_stacks;
@@ -122,9 +128,9 @@ static aiol_stacks *aiol_stacks_of(aioloop *loop) {
     return loop->stacks;
 }
 
-/* A coroutine at the top of memory, of which the lowest guard bytes are not to be touched. */
-static aiol_coro *aiol_coro_place(char *memory, size_t size, size_t guard, uint8_t kind) {
-    char *top = memory + size - sizeof(aiol_coro);
+/* A coroutine at the top of memory, or so many bytes below it; the lowest guard bytes are not to be touched. */
+static aiol_coro *aiol_coro_place(char *memory, size_t size, size_t guard, size_t below, uint8_t kind) {
+    char *top = memory + size - below - sizeof(aiol_coro);
     aiol_coro *co;
     if (guard != 0 && aiol_stack_guard(memory, guard) < 0)
         return NULL;
@@ -157,7 +163,8 @@ static aiol_coro *aiol_stacks_carve(aioloop *loop, aiol_stacks *stacks) {
         slab->next = stacks->slabs;
         stacks->slabs = slab;
     }
-    co = aiol_coro_place(slab->memory + slab->used * size, size, aiol_page_size(), AIOL_CORO_POOLED);
+    co = aiol_coro_place(slab->memory + slab->used * size, size, aiol_page_size(),
+                         slab->used * AIOL_STACK_COLOUR % AIOL_STACK_COLOURS, AIOL_CORO_POOLED);
     if (co != NULL)
         slab->used++;
     return co;
@@ -173,7 +180,7 @@ static aiol_coro *aiol_stacks_map(aioloop *loop, size_t size) {
     memory = (char *)aiol_stack_map(&loop->allocator, size);
     if (memory == NULL)
         return NULL;
-    co = aiol_coro_place(memory, size, page, AIOL_CORO_MAPPED);
+    co = aiol_coro_place(memory, size, page, 0, AIOL_CORO_MAPPED);
     if (co == NULL)
         aiol_stack_unmap(&loop->allocator, memory, size);
     return co;
@@ -186,14 +193,20 @@ static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
     if (stacks == NULL)
         return NULL;
     if (stack != NULL)
-        return aiol_coro_place((char *)stack, size, 0, AIOL_CORO_GIVEN);
+        return aiol_coro_place((char *)stack, size, 0, 0, AIOL_CORO_GIVEN);
     if (size != 0 && size != AIOL_STACK_SIZE)
         return aiol_stacks_map(loop, size);
     co = stacks->free;
+    if (AIOL_LIKELY(co != NULL)) {
+        stacks->free = co->next;
+        if (--stacks->free_count < stacks->lowest)
+            stacks->lowest = stacks->free_count;
+        return co;
+    }
+    co = stacks->cold;
     if (co == NULL)
         return aiol_stacks_carve(loop, stacks);
-    stacks->free = co->next;
-    stacks->free_count--;
+    stacks->cold = co->next;
     return co;
 }
 
@@ -208,15 +221,30 @@ static void aiol_coro_cool(aiol_coro *co) {
         aiol_stack_discard(co->fiber.base, (size_t)(end - co->fiber.base));
 }
 
+/* An age is over: what was not needed in it gives its memory back. */
+static AIOL_NOINLINE void aiol_stacks_cool(aiol_stacks *stacks) {
+    while (stacks->lowest != 0) {
+        aiol_coro *co = stacks->free;
+        stacks->free = co->next;
+        stacks->free_count--;
+        stacks->lowest--;
+        aiol_coro_cool(co);
+        co->next = stacks->cold;
+        stacks->cold = co;
+    }
+    stacks->age = 0;
+    stacks->lowest = stacks->free_count;
+}
+
 /* It has ended, or never began; dropped: it waits, and its stack cannot be used again. */
 static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
     aiol_stacks *stacks = loop->stacks;
     if (co->kind == AIOL_CORO_POOLED && !dropped) {
-        if (stacks->free_count >= AIOL_STACKS_WARM)
-            aiol_coro_cool(co);
         co->next = stacks->free;
         stacks->free = co;
         stacks->free_count++;
+        if (++stacks->age == AIOL_STACKS_AGE)
+            aiol_stacks_cool(stacks);
         return;
     }
     aiol_fiber_end(&co->fiber);
@@ -224,16 +252,21 @@ static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
         aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
 }
 
+static void aiol_stacks_end_fibers(aiol_coro *co) {
+    while (co != NULL) {
+        aiol_coro *next = co->next;
+        aiol_fiber_end(&co->fiber);
+        co = next;
+    }
+}
+
 /* With the loop; every task is gone. */
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
     aiol_stacks *stacks = loop->stacks;
     if (stacks == NULL)
         return;
-    while (stacks->free != NULL) {
-        aiol_coro *co = stacks->free;
-        stacks->free = co->next;
-        aiol_fiber_end(&co->fiber);
-    }
+    aiol_stacks_end_fibers(stacks->free);
+    aiol_stacks_end_fibers(stacks->cold);
     while (stacks->slabs != NULL) {
         aiol_slab *slab = stacks->slabs;
         stacks->slabs = slab->next;
