@@ -256,3 +256,27 @@ TEST_WITH(fork_child_leaves_the_file_of_a_server_alone, "GET-06", TEST_REAL_FDS)
     aioloop_server_unref(server);
     test_end(loop);
 }
+
+/* ---- in a coroutine ---- */
+
+/* The child frees the loop that it runs on the stack of, and uses another one. */
+static int64_t fork_in_coroutine(aioloop *loop, void *arg, void **out) {
+    pid_t child;
+    (void)arg;
+    (void)out;
+    child = fork();
+    if (child == 0) {
+        FORK_EXPECT(aioloop_free(loop) == 0);
+        fork_use_new_loop();
+        _exit(0);
+    }
+    fork_wait(child);
+    return aioloop_await(aioloop_sleep(loop, 0), NULL);
+}
+
+TEST_WITH(child_forked_in_a_coroutine_frees_the_loop, "GET-06", TEST_REAL_FDS) {
+    aioloop *loop = test_loop();
+    test_needs_real_descriptors(loop);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, fork_in_coroutine, NULL, NULL), NULL), 0);
+    test_end(loop);
+}

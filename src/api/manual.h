@@ -106,10 +106,11 @@
  *
  *   A future is a result that is not there yet: a number >= 0 and a pointer, or a negative code with a message.
  *
- *   A future that a call returned is UNCLAIMED: use it once, and it is gone. The uses are aioloop_run_until_complete
- *   and aioloop_future_then; aioloop_future_unref drops it. So calls nest:
+ *   A future that a call returned is UNCLAIMED: use it once, and it is gone. The uses are await, gather and their kin,
+ *   aioloop_run_until_complete and aioloop_future_then; aioloop_future_unref drops it. So calls nest:
  *
  *       aioloop_run_until_complete(loop, aioloop_server_wait_closed(server), NULL);
+ *       aioloop_await(aioloop_wait_for(aioloop_create_task(loop, fetch, &job, NULL), AIOLOOP_SECONDS(5)), NULL);
  *
  *   To use it more often, claim it with aioloop_future_ref: from then on uses borrow, and you unref it once. A future
  *   of aioloop_create_future is claimed from birth. No call returns NULL: without memory you get a future that has
@@ -118,6 +119,51 @@
  *
  *   The pointer of a result belongs to whoever takes it first, by aioloop_future_result or an `out` argument that is
  *   not NULL: a server or transport got that way is yours to unref. If nobody takes it, the library ends it.
+ *
+ *   A function of your own that starts work and returns a future makes it with aioloop_create_operation.
+ *
+ *
+ * COROUTINES AND TASKS
+ *
+ *   A coroutine is code that waits without holding up the loop; a task runs one, and is the future of its result.
+ *
+ *       static int64_t fetch(aioloop *loop, void *arg, void **out) {
+ *           int64_t rc = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(100)), NULL);
+ *           if (rc < 0)
+ *               return rc;
+ *           return 42;
+ *       }
+ *
+ *       int main(void) {
+ *           return aioloop_run(fetch, NULL, NULL) == 42 ? 0 : 1;
+ *       }
+ *
+ *   This kind has a stack of its own, so it may wait anywhere, also in functions that it calls, and its locals stay. A
+ *   stack is 256 KiB of address space, of which only what is touched takes memory: a few KiB. A coroutine without a
+ *   stack (AIOLOOP_BEGIN, AIOLOOP_AWAIT, AIOLOOP_END; see task.h) is a function that is called again after each wait; it
+ *   keeps what it needs in a struct of yours, takes a few dozen bytes besides, and is plain C. Both kinds run as tasks,
+ *   wait for the same futures and for each other, and know the same calls.
+ *
+ *   A coroutine returns its result, or a code below 0, which is raising it; whoever awaits the task gets that code, and
+ *   aioloop_last_error the message. So an error is passed on by returning it.
+ *
+ *   Cancelling a task cancels what it waits for, and that wait returns AIOLOOP_ECANCELED, in a later iteration. Clean
+ *   up (waiting is allowed), and return it. A coroutine that does something else with it has caught the cancellation,
+ *   and goes on: C has no exception that would unwind it, so every wait's result is to be looked at. Debug mode
+ *   reports a task that waits at the same place again, or returns a result, after it was told.
+ *
+ *   aioloop_run makes a loop, runs one coroutine, cancels and awaits the tasks that are left over, and frees everything.
+ *   Tasks that are still waiting when a loop is freed otherwise are dropped: their stacks are not unwound, their dispose
+ *   functions are not called, and each is reported. In C++ no destructor of a dropped stack runs, an exception that
+ *   leaves a coroutine terminates the program, and no wait may stand inside a catch block.
+ *
+ *   Waiting is possible only in the task's own code: not in pause_writing, the exception handler and the log, which are
+ *   called from within other calls, nor inside aioloop_context_run. Error reports run on the loop's stack, which is
+ *   large. A coroutine must not longjmp out of its stack, nor wait while it holds a lock of the system's threads.
+ *
+ *   A task group's tasks, and those of gather, may use what belongs to the function that started them, as long as it
+ *   waits for all of them. gather returns at the first failure while the others run on: what it lent them must live on
+ *   too, or be lent to a group, whose exit always waits for all.
  *
  *
  * PROTOCOLS AND TRANSPORTS

@@ -248,7 +248,7 @@ static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
         return;
     }
     aiol_fiber_end(&co->fiber);
-    if (co->kind == AIOL_CORO_MAPPED)
+    if (co->kind == AIOL_CORO_MAPPED && loop->coro == NULL)
         aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
 }
 
@@ -260,7 +260,7 @@ static void aiol_stacks_end_fibers(aiol_coro *co) {
     }
 }
 
-/* With the loop; every task is gone. */
+/* With the loop; every task is gone. A forked child may do so on one of the stacks, and then their memory stays. */
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
     aiol_stacks *stacks = loop->stacks;
     if (stacks == NULL)
@@ -270,7 +270,8 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
     while (stacks->slabs != NULL) {
         aiol_slab *slab = stacks->slabs;
         stacks->slabs = slab->next;
-        aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * (AIOL_STACK_SIZE + aiol_page_size()));
+        if (loop->coro == NULL)
+            aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * (AIOL_STACK_SIZE + aiol_page_size()));
         aiol_free(&loop->allocator, slab, sizeof(*slab));
     }
     if (stacks->watch != NULL) {

@@ -256,6 +256,7 @@ static void aiol_task_step(aioloop *loop, aiol_task *task) {
         if (AIOL_UNLIKELY(loop->told))
             aiol_task_keep_error(task);
     } else {
+        loop->task = NULL; /* dispose functions are not the task's own code */
         aiol_task_end_coroutine(task, false);
         aiol_task_finish(task, n, pointer);
     }
