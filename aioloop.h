@@ -10171,7 +10171,8 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_DUE;
-        slot->at.node.run = (slot->flags & AIOL_SLOT_TASK) != 0 ? aiol_run_task : aiol_run_due;
+        if ((slot->flags & AIOL_SLOT_TASK) == 0) /* a task's runs the task, whatever it was put here for */
+            slot->at.node.run = aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
 }
@@ -13804,8 +13805,6 @@ static void aiol_loop_drop_queue(aioloop *loop, aiol_queue *queue) {
             aioloop_future *f = slot->u.future;
             aiol_slot_free(loop, slot);
             aiol_future_release(f);
-        } else if (node->run == aiol_run_task) {
-            ((aiol_slot *)(void *)node)->state = AIOL_SLOT_READY;
         } else if (node->run == aiol_run_call || node->run == aiol_run_call_carefully || node->run == aiol_run_due ||
                    node->run == aiol_run_nothing) {
             aiol_slot_free(loop, (aiol_slot *)(void *)node);
