@@ -562,7 +562,8 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
     unsigned char *data;
     if ((c->flags & AIOL_URING_F_BUFFER) == 0)
         return;
-    u->proved = true;
+    if (op->u.recv.multishot)
+        u->proved = true;
     data = u->memory + AIOL_URING_PAGE + (size_t)id * u->buffer_size + u->used[id];
     u->used[id] += (uint32_t)size;
     if (size >= AIOL_URING_LARGE && (op->engine_flags & AIOL_OP_DIRECT) == 0 && op->state == AIOL_OP_ACTIVE) {
