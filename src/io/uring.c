@@ -858,9 +858,10 @@ static void aiol_uring_close(aiol_engine *e) {
         if (entry != NULL)
             entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
         do {
-            if (aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
+            int err = aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
+            aiol_uring_close_accepted(u); /* also of what was found before */
+            if (err < 0)
                 break;
-            aiol_uring_close_accepted(u);
         } while ((aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0 && ++tries < 1000);
     }
     aiol_uring_forget(e);
