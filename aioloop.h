@@ -5251,14 +5251,32 @@ static bool aiol_uring_is_behind(const aiol_uring *u) {
     return u->table.dirty_count != 0 || u->cancels != NULL;
 }
 
-/* a) The cancellations are made, and what they end is given back. */
-static void aiol_uring_settle(aiol_uring *u) {
+/* Whose last completion this is; NULL: nobody's. */
+static aiol_op *aiol_uring_ended(const aiol_uring_completion *c) {
+    if ((c->user_data & AIOL_URING_IS_CANCEL) != 0 || (c->flags & AIOL_URING_F_MORE) != 0)
+        return NULL;
+    return (aiol_op *)(uintptr_t)(c->user_data & ~(uint64_t)AIOL_URING_TAGS);
+}
+
+/* a) The cancellations are made, and the kernel lets go: of one operation, or if that is NULL of all that the descriptor's
+ * armed. One call runs no more than 20 pieces of what is postponed, and under load there is always more of it. */
+static void aiol_uring_settle(aiol_uring *u, aioloop_socket fd, const aiol_op *op) {
+    const aiol_fd *entry = aiol_table_at(&u->table, fd);
+    uint32_t wanted = op != NULL ? 1 : entry->armed;
+    uint32_t at = u->cq_next;
+    uint32_t found = 0;
     int tries;
     for (tries = 0; tries < 1000; tries++) {
         if (aiol_uring_prepare(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
             return;
-        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL && (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0)
-            return; /* one call runs no more than 20 pieces of what is postponed */
+        for (; at != aiol_ring_load(u->cq_tail); at++) {
+            const aiol_op *ended = aiol_uring_ended(&u->completions[at & u->cq_mask]);
+            if (ended != NULL && (op != NULL ? ended == op : ended->fd == fd && ended->generation == entry->generation))
+                found++;
+        }
+        if (found >= wanted || (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL &&
+                                (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0))
+            return;
     }
 }
 
@@ -5329,7 +5347,7 @@ static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
         u->cancels = op;
     }
     if (op->kind == AIOL_OP_POLL)
-        aiol_uring_settle(u);
+        aiol_uring_settle(u, op->fd, op);
     return AIOL_PENDING;
 }
 
@@ -5338,7 +5356,7 @@ static void aiol_uring_quiesce(aiol_engine *e, aioloop_socket fd) {
     aiol_fd *entry = aiol_table_at(&u->table, fd);
     AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
     if (entry->armed != 0)
-        aiol_uring_settle(u);
+        aiol_uring_settle(u, fd, NULL);
     entry->flags &= (uint8_t)~AIOL_FD_TRANSPORT;
     entry->generation++;
     entry->armed = 0;
