@@ -3916,8 +3916,9 @@ typedef struct aiol_op {
             /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
              * done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
-            int end;        /* the engine's: what comes behind the bytes that it keeps, */
-            bool multishot; /* and how they were asked for */
+            bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool multishot; /* the engine's: how bytes were asked for, */
+            int end;        /* and what comes behind those that it keeps */
         } recv;
         struct {
             int budget;    /* connections in one iteration */
@@ -4046,8 +4047,8 @@ typedef struct aiol_engine_setup {
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. INTERNET, OTHER: the family, once it was asked for. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16, AIOL_FD_ROOM = 32 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
  * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
@@ -4232,7 +4233,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -5100,17 +5101,6 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-/* h) */
-static bool aiol_uring_may_repeat(aiol_uring *u, aioloop_socket fd) {
-    aiol_fd *entry = aiol_table_at(&u->table, fd);
-    int family = AIOLOOP_UNSPEC;
-    if ((entry->flags & (AIOL_FD_INTERNET | AIOL_FD_OTHER)) == 0) {
-        bool known = aiol_socket_inspect(fd, &family) == 0;
-        entry->flags |= known && (family == AIOLOOP_INET || family == AIOLOOP_INET6) ? AIOL_FD_INTERNET : AIOL_FD_OTHER;
-    }
-    return (entry->flags & AIOL_FD_INTERNET) != 0 && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0;
-}
-
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
     if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
@@ -5119,7 +5109,7 @@ static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
-    op->u.recv.multishot = aiol_uring_may_repeat(u, op->fd);
+    op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
@@ -11690,6 +11680,10 @@ static void aiol_stream_name(aioloop_address *to, const aioloop_address *from, c
     }
 }
 
+static bool aiol_stream_is_internet(const aioloop_address *address) {
+    return address != NULL && (address->family == AIOLOOP_INET || address->family == AIOLOOP_INET6);
+}
+
 static size_t aiol_stream_path_size(const aioloop_address *address) {
     return address != NULL && address->family == AIOLOOP_UNIX ? address->path_size : 0;
 }
@@ -11727,6 +11721,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     t->recv.kind = AIOL_OP_RECV;
     t->recv.fd = setup->socket;
     t->recv.done = aiol_stream_received;
+    t->recv.u.recv.internet = aiol_stream_is_internet(setup->local) || aiol_stream_is_internet(setup->peer);
     aiol_stream_protocol_changed(t);
     room = (char *)t + start + instance;
     aiol_stream_name(&t->local, setup->local, &room);

@@ -59,8 +59,9 @@ typedef struct aiol_op {
             /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
              * done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
-            int end;        /* the engine's: what comes behind the bytes that it keeps, */
-            bool multishot; /* and how they were asked for */
+            bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool multishot; /* the engine's: how bytes were asked for, */
+            int end;        /* and what comes behind those that it keeps */
         } recv;
         struct {
             int budget;    /* connections in one iteration */

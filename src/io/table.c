@@ -15,8 +15,8 @@
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. INTERNET, OTHER: the family, once it was asked for. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16, AIOL_FD_ROOM = 32 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
  * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
@@ -201,7 +201,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
     entry->generation++;
     entry->armed = 0;
     return 0;

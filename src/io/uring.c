@@ -236,17 +236,6 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-/* h) */
-static bool aiol_uring_may_repeat(aiol_uring *u, aioloop_socket fd) {
-    aiol_fd *entry = aiol_table_at(&u->table, fd);
-    int family = AIOLOOP_UNSPEC;
-    if ((entry->flags & (AIOL_FD_INTERNET | AIOL_FD_OTHER)) == 0) {
-        bool known = aiol_socket_inspect(fd, &family) == 0;
-        entry->flags |= known && (family == AIOLOOP_INET || family == AIOLOOP_INET6) ? AIOL_FD_INTERNET : AIOL_FD_OTHER;
-    }
-    return (entry->flags & AIOL_FD_INTERNET) != 0 && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0;
-}
-
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
     if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
@@ -255,7 +244,7 @@ static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
-    op->u.recv.multishot = aiol_uring_may_repeat(u, op->fd);
+    op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;

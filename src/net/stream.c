@@ -550,6 +550,10 @@ static void aiol_stream_name(aioloop_address *to, const aioloop_address *from, c
     }
 }
 
+static bool aiol_stream_is_internet(const aioloop_address *address) {
+    return address != NULL && (address->family == AIOLOOP_INET || address->family == AIOLOOP_INET6);
+}
+
 static size_t aiol_stream_path_size(const aioloop_address *address) {
     return address != NULL && address->family == AIOLOOP_UNIX ? address->path_size : 0;
 }
@@ -587,6 +591,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     t->recv.kind = AIOL_OP_RECV;
     t->recv.fd = setup->socket;
     t->recv.done = aiol_stream_received;
+    t->recv.u.recv.internet = aiol_stream_is_internet(setup->local) || aiol_stream_is_internet(setup->peer);
     aiol_stream_protocol_changed(t);
     room = (char *)t + start + instance;
     aiol_stream_name(&t->local, setup->local, &room);
