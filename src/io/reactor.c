@@ -59,25 +59,12 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
     return AIOL_PENDING;
 }
 
-/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
-static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
-                                                    int64_t n) {
-    size_t size = 0;
-    int i;
-    for (i = 0; i < count; i++)
-        size += pieces[i].size;
-    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
-        return n;
-    aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
-    return n < 0 ? AIOL_PENDING : n;
-}
-
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     int64_t n = aiol_socket_send(fd, pieces, count);
     (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
-    return aiol_reactor_attempted(e, fd, pieces, count, n);
+    return aiol_table_attempted(e, fd, pieces, count, n);
 }
 
 static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {

@@ -399,6 +399,23 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
     }
 }
 
+/* ---- writing ---- */
+
+/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
+static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
+                                                  int64_t n) {
+    size_t size = 0;
+    int i;
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
+        return n;
+    aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
+    return n < 0 ? AIOL_PENDING : n;
+}
+
+/* ---- the end ---- */
+
 static void aiol_table_free(aiol_table *t) {
     const aioloop_allocator *a = t->base.allocator;
     aiol_free(a, t->fds, t->fds_capacity * sizeof(t->fds[0]));

@@ -444,7 +444,6 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
 static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     aiol_uring *u = (aiol_uring *)e;
     size_t size = 0;
-    int64_t n;
     int i;
     for (i = 0; i < count; i++)
         size += pieces[i].size;
@@ -452,8 +451,7 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
         u->deferred++;
         return AIOL_PENDING;
     }
-    n = aiol_socket_send(fd, pieces, count);
-    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+    return aiol_table_attempted(e, fd, pieces, count, aiol_socket_send(fd, pieces, count));
 }
 
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
@@ -482,7 +480,7 @@ static void aiol_uring_quiesce(aiol_engine *e, aioloop_socket fd) {
     AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
     if (entry->armed != 0)
         aiol_uring_settle(u, fd, NULL);
-    entry->flags &= (uint8_t)~AIOL_FD_TRANSPORT;
+    entry->flags &= (uint8_t)~(AIOL_FD_TRANSPORT | AIOL_FD_FULL);
     entry->generation++;
     entry->armed = 0;
 }
@@ -696,17 +694,19 @@ static bool aiol_uring_has_no_room(aiol_uring *u, const aiol_op *op, int result)
     return (result & (POLLOUT | POLLERR | POLLHUP | POLLNVAL)) == 0 && aiol_uring_await_room(u, op->fd);
 }
 
+/* A SEND was tried; without room a poll is made next. */
+static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
+    n = aiol_table_attempted(&u->table.base, op->fd, op->u.send.pieces, op->u.send.count, n);
+    if (n != AIOL_PENDING)
+        aiol_table_finish(&u->table, op, n);
+}
+
 /* A SEND that found no room is tried again. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
-    aiol_table *t = &u->table;
-    int64_t n;
     if (aiol_uring_has_no_room(u, op, result))
         return;
-    n = aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count);
-    if (n == AIOLOOP_EAGAIN)
-        return;
-    aiol_table_at(t, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
-    aiol_table_finish(t, op, n);
+    aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
+    aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
 }
 
 /* The socket of a RECV is readable, or the descriptor of another operation is ready. */
@@ -759,10 +759,8 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             aiol_uring_receive_ended(u, op, c->result);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
-    } else if (c->result == -EAGAIN) {
-        aiol_table_at(t, op->fd)->flags |= AIOL_FD_FULL; /* a poll is made next */
-    } else if (!aiol_uring_is_passing(c->result)) {
-        aiol_table_finish(t, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
+    } else if (c->result == -EAGAIN || !aiol_uring_is_passing(c->result)) {
+        aiol_uring_sent(u, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }
     if (last && t->current == op)
         aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd)); /* to be made anew */
