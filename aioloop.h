@@ -4110,6 +4110,22 @@ static void aiol_table_changed(aiol_table *t, aioloop_socket fd, aiol_fd *entry)
     t->dirty[t->dirty_count++] = fd;
 }
 
+/* The operation waits at its descriptor from now on: to write, or to read. */
+static int64_t aiol_table_wait_at(aiol_table *t, aiol_op *op, bool out) {
+    aiol_fd *entry = aiol_table_at(t, op->fd);
+    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out)
+        entry->out = op;
+    else
+        entry->in = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->engine = NULL;
+    op->engine_flags = 0;
+    op->link = NULL;
+    aiol_table_changed(t, op->fd, entry);
+    return AIOL_PENDING;
+}
+
 /* ---- the kept ---- */
 
 static void aiol_table_keep(aiol_table *t, aiol_op *op) {
@@ -4575,19 +4591,8 @@ static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_fd *entry)
 /* ---- submitting ---- */
 
 static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
-    aiol_fd *entry = aiol_table_at(&r->table, op->fd);
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
     op->generation = r->harvest;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(&r->table, op->fd, entry);
-    return AIOL_PENDING;
+    return aiol_table_wait_at(&r->table, op, out);
 }
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
@@ -5284,8 +5289,7 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 }
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    aiol_fd *entry = aiol_table_at(t, op->fd);
+    aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
     bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_CONNECT ||
                (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
@@ -5293,19 +5297,9 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
         if (err != AIOLOOP_EINPROGRESS)
             return err;
     }
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
     if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* of a watcher whose descriptor was closed too early */
         aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(t, op->fd, entry);
-    return AIOL_PENDING;
+    return aiol_table_wait_at((aiol_table *)e, op, out);
 }
 
 /* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one more than

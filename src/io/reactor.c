@@ -44,19 +44,8 @@ static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_fd *entry)
 /* ---- submitting ---- */
 
 static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
-    aiol_fd *entry = aiol_table_at(&r->table, op->fd);
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
     op->generation = r->harvest;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(&r->table, op->fd, entry);
-    return AIOL_PENDING;
+    return aiol_table_wait_at(&r->table, op, out);
 }
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {

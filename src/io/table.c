@@ -78,6 +78,22 @@ static void aiol_table_changed(aiol_table *t, aioloop_socket fd, aiol_fd *entry)
     t->dirty[t->dirty_count++] = fd;
 }
 
+/* The operation waits at its descriptor from now on: to write, or to read. */
+static int64_t aiol_table_wait_at(aiol_table *t, aiol_op *op, bool out) {
+    aiol_fd *entry = aiol_table_at(t, op->fd);
+    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out)
+        entry->out = op;
+    else
+        entry->in = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->engine = NULL;
+    op->engine_flags = 0;
+    op->link = NULL;
+    aiol_table_changed(t, op->fd, entry);
+    return AIOL_PENDING;
+}
+
 /* ---- the kept ---- */
 
 static void aiol_table_keep(aiol_table *t, aiol_op *op) {

@@ -415,8 +415,7 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 }
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    aiol_fd *entry = aiol_table_at(t, op->fd);
+    aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
     bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_CONNECT ||
                (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
@@ -424,19 +423,9 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
         if (err != AIOLOOP_EINPROGRESS)
             return err;
     }
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
     if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* of a watcher whose descriptor was closed too early */
         aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(t, op->fd, entry);
-    return AIOL_PENDING;
+    return aiol_table_wait_at((aiol_table *)e, op, out);
 }
 
 /* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one more than
