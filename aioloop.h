@@ -4936,7 +4936,7 @@ typedef struct aiol_uring {
     int room;        /* k): an epoll; -1: none yet */
     aiol_op room_op; /* a POLL of it */
     int fd;
-    int signal; /* g); -1: nobody has asked for it */
+    aiol_wake signal; /* g); reader -1: nobody has asked for it */
     bool enabled;
     bool proved; /* a multishot RECV has brought something */
 
@@ -5200,21 +5200,28 @@ static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
     return true;
 }
 
+/* Whether a source lacks a request. What is kept goes first. */
+static bool aiol_uring_is_due(const aiol_op *in) {
+    return in->state == AIOL_OP_ACTIVE && in->engine == NULL && (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_ENDED)) == 0;
+}
+
+/* Whether the kernel is to give back a source's request. A poll takes nothing, so it may stay until the end. */
+static bool aiol_uring_is_superfluous(const aiol_op *in) {
+    if ((in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_LEAVING)) != AIOL_OP_ARMED)
+        return false;
+    if ((in->engine_flags & (AIOL_OP_ENDED | AIOL_OP_POLLED)) != 0)
+        return (in->engine_flags & AIOL_OP_ENDED) != 0;
+    return in->state != AIOL_OP_ACTIVE || (in->engine_flags & AIOL_OP_DIRECT) != 0;
+}
+
 /* Brings the kernel's side of a descriptor up to date. False: no room now. */
 static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
     aiol_op *in = entry->in;
     aiol_op *out = entry->out;
-    if (in != NULL) {
-        bool wanted = in->state == AIOL_OP_ACTIVE && (in->engine_flags & AIOL_OP_ENDED) == 0;
-        bool polled = (in->engine_flags & AIOL_OP_POLLED) != 0;
-        if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
-            if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
-                return false;
-        } else if ((!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) && (!polled || (in->engine_flags & AIOL_OP_ENDED) != 0) &&
-                   (in->engine_flags & AIOL_OP_LEAVING) == 0 && !aiol_uring_disarm(u, in)) {
-            return false;
-        }
-    }
+    if (in != NULL && aiol_uring_is_due(in) && !aiol_uring_arm(u, entry, in))
+        return false;
+    if (in != NULL && aiol_uring_is_superfluous(in) && !aiol_uring_disarm(u, in))
+        return false;
     return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || (entry->flags & AIOL_FD_ROOM) != 0 ||
            aiol_uring_arm(u, entry, out);
 }
@@ -5376,21 +5383,19 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
 /* g) Another main loop goes on: its eventfd shows what is found from now on, or has not been looked at. */
 static void aiol_uring_reset_signal(aiol_uring *u) {
     uint64_t count;
-    aiol_wake both;
-    both.reader = u->signal;
-    both.writer = u->signal;
-    if (AIOL_SYS(read, read(u->signal, &count, sizeof(count))) == -1 && errno == EAGAIN)
+    if (AIOL_SYS(read, read(u->signal.reader, &count, sizeof(count))) == -1 && errno == EAGAIN)
         return;
     (void)aiol_uring_register(u, AIOL_URING_UNREGISTER_EVENTFD, NULL, 0);
-    if (aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &u->signal, 1) < 0 || aiol_ring_load(u->cq_tail) != u->cq_next ||
+    if (aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &u->signal.reader, 1) < 0 ||
+        aiol_ring_load(u->cq_tail) != u->cq_next ||
         (aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0)
-        aiol_wake_signal(&both);
+        aiol_wake_signal(&u->signal);
 }
 
 static int aiol_uring_flush(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     int tries;
-    if (u->signal != -1)
+    if (u->signal.reader != -1)
         aiol_uring_reset_signal(u);
     for (tries = 0; tries < 10; tries++) {
         int err = aiol_uring_prepare(u);
@@ -5572,6 +5577,13 @@ static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
     aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
 }
 
+static void aiol_uring_watched(aiol_uring *u, aiol_op *op, int result, bool fresh) {
+    if (op->u.poll.events == AIOL_POLL_WRITABLE && aiol_uring_has_no_room(u, op, result))
+        return;
+    if (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events))
+        op->done(op, op->u.poll.events, NULL);
+}
+
 /* The socket of a RECV is readable, or the descriptor of another operation is ready. */
 static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh, const aiol_budget *budget) {
     aiol_table *t = &u->table;
@@ -5581,12 +5593,8 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_error_from_errno(-result));
     else if (op->kind == AIOL_OP_CONNECT)
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
-    else if (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE && aiol_uring_has_no_room(u, op, result))
-        return;
-    else if (op->kind == AIOL_OP_POLL && (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events)))
-        op->done(op, op->u.poll.events, NULL);
     else if (op->kind == AIOL_OP_POLL)
-        return;
+        aiol_uring_watched(u, op, result, fresh);
     else if (op->kind == AIOL_OP_SEND)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
@@ -5659,20 +5667,21 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
 
 static int aiol_uring_descriptor(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
-    int fd = u->signal;
+    aiol_wake signal;
     int err;
-    if (fd != -1)
-        return fd;
-    fd = AIOL_SYS(eventfd, eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC)); /* 1: there may be something already */
-    if (fd == -1)
-        return aiol_error_from_errno(errno);
-    err = aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &fd, 1);
+    if (u->signal.reader != -1)
+        return u->signal.reader;
+    err = aiol_wake_open(&signal, 0);
+    if (err < 0)
+        return err;
+    err = aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &signal.reader, 1);
     if (err < 0) {
-        close(fd);
+        aiol_wake_close(&signal);
         return err;
     }
-    u->signal = fd;
-    return fd;
+    aiol_wake_signal(&signal); /* there may be something already */
+    u->signal = signal;
+    return signal.reader;
 }
 
 static void aiol_uring_wake(aiol_engine *e) {
@@ -5698,8 +5707,8 @@ static void aiol_uring_forget(aiol_engine *e) {
         munmap(u->entries, u->entries_size);
     if (u->fd != -1)
         close(u->fd);
-    if (u->signal != -1)
-        close(u->signal);
+    if (u->signal.reader != -1)
+        aiol_wake_close(&u->signal);
     if (u->room != -1)
         close(u->room);
     if (u->memory != NULL)
@@ -5838,7 +5847,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->table.without = setup->without;
     u->table.broken = aiol_uring_broken;
     u->fd = -1;
-    u->signal = -1;
+    u->signal.reader = -1;
     u->room = -1;
     err = aiol_wake_open(&u->wake, setup->without);
     if (err < 0) {
@@ -8166,9 +8175,8 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
     }
     setup->named = size != 0;
     err = aiol_engine_try(choice, size, setup, out, text);
-    if (err < 0 && err != AIOLOOP_EINVAL && size != 0 && aiol_engine_word(choice, size, "io_uring") &&
-        aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
-        err = 0;
+    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring"))
+        err = aiol_engine_try(NULL, 0, setup, out, text); /* the system forbids it: whatever else there is */
     if (err != AIOLOOP_EINVAL)
         return err;
     for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {

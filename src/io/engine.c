@@ -166,9 +166,8 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
     }
     setup->named = size != 0;
     err = aiol_engine_try(choice, size, setup, out, text);
-    if (err < 0 && err != AIOLOOP_EINVAL && size != 0 && aiol_engine_word(choice, size, "io_uring") &&
-        aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
-        err = 0;
+    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring"))
+        err = aiol_engine_try(NULL, 0, setup, out, text); /* the system forbids it: whatever else there is */
     if (err != AIOLOOP_EINVAL)
         return err;
     for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {
