@@ -86,7 +86,7 @@ typedef struct aiol_uring {
     unsigned char *rings;
     size_t rings_size;
 
-    aiol_op *cancels; /* operations whose cancellation is to be made */
+    aiol_op *cancels; /* operations whose cancellation is to be made; op->engine points at what points at them */
 
     unsigned char *memory; /* the ring of buffers, a page; then the buffers */
     uint32_t buffer_count;
@@ -340,6 +340,24 @@ static bool aiol_uring_is_superfluous(const aiol_op *in) {
     return in->state != AIOL_OP_ACTIVE || (in->engine_flags & AIOL_OP_DIRECT) != 0;
 }
 
+static void aiol_uring_cancel_later(aiol_uring *u, aiol_op *op) {
+    op->engine_flags |= AIOL_OP_WAITING;
+    op->link = u->cancels;
+    op->engine = &u->cancels;
+    if (op->link != NULL)
+        op->link->engine = &op->link;
+    u->cancels = op;
+}
+
+static void aiol_uring_cancel_no_more(aiol_op *op) {
+    aiol_op **at = (aiol_op **)op->engine;
+    op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
+    *at = op->link;
+    if (op->link != NULL)
+        op->link->engine = at;
+    op->engine = NULL;
+}
+
 /* Brings the kernel's side of a descriptor up to date. False: no room now. */
 static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
     aiol_op *in = entry->in;
@@ -365,8 +383,7 @@ static int aiol_uring_prepare(aiol_uring *u) {
         aiol_op *op = u->cancels;
         if (!aiol_uring_disarm(u, op))
             return 0;
-        u->cancels = op->link;
-        op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
+        aiol_uring_cancel_no_more(op);
     }
     while (t->dirty_count != 0) {
         aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
@@ -460,11 +477,8 @@ static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
     if ((op->engine_flags & AIOL_OP_ARMED) == 0)
         return 0;
     op->state = AIOL_OP_CANCELLING;
-    if (!leaving) {
-        op->engine_flags |= AIOL_OP_WAITING;
-        op->link = u->cancels;
-        u->cancels = op;
-    }
+    if (!leaving)
+        aiol_uring_cancel_later(u, op);
     if (op->kind == AIOL_OP_POLL)
         aiol_uring_settle(u, op->fd, op);
     return AIOL_PENDING;
@@ -543,13 +557,9 @@ static bool aiol_uring_is_passing(int result) {
 }
 
 /* The last completion of a cancelled operation: what had happened before is told. */
-static void aiol_uring_cancelled(aiol_uring *u, aiol_op *op, int result) {
-    aiol_op **at;
-    if ((op->engine_flags & AIOL_OP_WAITING) != 0) {
-        for (at = &u->cancels; *at != op; at = &(*at)->link)
-            ;
-        *at = op->link;
-    }
+static void aiol_uring_cancelled(aiol_op *op, int result) {
+    if ((op->engine_flags & AIOL_OP_WAITING) != 0)
+        aiol_uring_cancel_no_more(op);
     op->state = AIOL_OP_IDLE;
     op->done(op, op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0 ? result : AIOLOOP_ECANCELED, NULL);
 }
@@ -745,7 +755,7 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
-            aiol_uring_cancelled(u, op, c->result);
+            aiol_uring_cancelled(op, c->result);
         return;
     }
     if ((op->engine_flags & AIOL_OP_POLLED) != 0) {
