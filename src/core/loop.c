@@ -87,7 +87,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     loop->careful = loop->debug;
     loop->site = aiol_site_take(loop);
     (void)aiol_thread_is_first();
-    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch the descriptor */
+    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch it */
     return loop;
 }
 
@@ -238,7 +238,8 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EMISUSE; /* in another thread */
     if (!aiol_loop_stays(loop)) {
         aiol_store(&loop->running, 0);
-        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
+        return aiol_fail(loop, AIOLOOP_EMISUSE,
+                         "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
     }
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
@@ -363,8 +364,8 @@ AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
     if (loop == NULL || loop->closed)
         return AIOLOOP_FOREVER;
     /* What was asked for since the last run, outside of it, is told to the system: the caller is about to sleep. */
-    if (loop->thread != 0 && loop->thread == aiol_thread.number && aiol_thread.running != loop && aiol_loop_is_ours(loop) &&
-        loop->engine->calls->flush(loop->engine) < 0)
+    if (loop->thread != 0 && loop->thread == aiol_thread.number && aiol_thread.running != loop &&
+        aiol_loop_is_ours(loop) && loop->engine->calls->flush(loop->engine) < 0)
         loop->more = true;
     return aiol_loop_next(loop);
 }
@@ -480,8 +481,8 @@ static void aiol_loop_report_failures(aioloop *loop) {
     }
 }
 
-/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may let
- * go of futures, transports and servers of the loop, which does nothing any more. */
+/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may
+ * let go of futures, transports and servers of the loop, which does nothing any more. */
 static void aiol_loop_strip(aioloop *loop) {
     aiol_link *link;
     loop->freeing = true;

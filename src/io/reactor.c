@@ -2,8 +2,9 @@
  * reactor.c - operations over any poller: try, and if it would block, wait until it would not.
  *                                                                              (asyncio: selector_events.py)
  *
- * What the poller is to watch at a descriptor follows from the operations that wait there; differences are told to it in one go
- * before the wait, except for POLL, whose descriptor is the user's and may be closed the moment it is removed.
+ * What the poller is to watch at a descriptor follows from the operations that wait there; differences are told to it
+ * in one go before the wait, except for POLL, whose descriptor is the user's and may be closed the moment it is
+ * removed.
  *
  * Stale events cannot hurt: an event counts only if the descriptor's generation is the one it was watched with, and the
  * operation was submitted before the harvest in which it was found (op->generation against harvest).

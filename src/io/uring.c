@@ -1,34 +1,41 @@
 /*
  * uring.c - operations by Linux's io_uring.                                      (asyncio: proactor_events.py)
  *
- * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call per iteration.
- * A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or kept, and the buffer goes
- * back at once. The user_data of a request is its operation, which stays until its last completion has come; that of a
- * cancellation is marked, since nobody needs its result.
+ * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call
+ * per iteration. A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or
+ * kept, and the buffer goes back at once. The user_data of a request is its operation, which stays until its last
+ * completion has come; that of a cancellation is marked, since nobody needs its result.
  *
- *   a) A request holds the open file, and what completes may have been found before: so long as one is armed, a closed socket's peer sees no
- *      end and a closed listener still accepts. So cancel is followed, before the descriptor is closed (quiesce, and the end of
- *      a POLL, whose descriptor is the user's), by a call that runs what the kernel has postponed.
- *   b) A multishot poll fires once for a byte that nobody reads; watching needs one-shot polls, made anew before each wait.
- *   c) Buffers run dry when one socket takes them all: -ENOBUFS, and the request is over. It is made anew when they are back.
- *   d) A request belongs to the thread that made it: when that ends, the kernel cancels it, and it is made anew. With DEFER_TASKRUN the
- *      ring itself belongs to the first thread that enters it (EEXIST in others), so it is enabled by the first wait.
- *   e) An incremental ring (6.12) fills a buffer piece by piece; where the next piece lies follows from the order of completions.
+ *   a) A request holds the open file, and what completes may have been found before: so long as one is armed, a closed
+ *      socket's peer sees no end and a closed listener still accepts. So cancel is followed, before the descriptor is
+ *      closed (quiesce, and the end of a POLL, whose descriptor is the user's), by a call that runs what the kernel has
+ *      postponed.
+ *   b) A multishot poll fires once for a byte that nobody reads; watching needs one-shot polls, made anew before each
+ *      wait.
+ *   c) Buffers run dry when one socket takes them all: -ENOBUFS, and the request is over. It is made anew when they are
+ *      back.
+ *   d) A request belongs to the thread that made it: when that ends, the kernel cancels it, and it is made anew. With
+ *      DEFER_TASKRUN the ring itself belongs to the first thread that enters it (EEXIST in others), so it is enabled by
+ *      the first wait.
+ *   e) An incremental ring (6.12) fills a buffer piece by piece; where the next piece lies follows from the order of
+ *      completions.
  *   f) With completions in the kernel's overflow list, nothing is lost but a call is needed to get them.
- *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another main loop there is an
- *      eventfd that the kernel signals. When the cause was a write to another eventfd it does so only once (6.18), so it is
- *      registered anew after each signal.
- *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, the kernel (6.18) believes that it has
- *      told all. So only internet sockets get multishot ones; for others the request is made anew each time.
- *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one is tried.
- *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one is the error of
- *      a SEND that stands in the completions.
- *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and then given to a
- *      thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits: without room there is a
- *      poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
+ *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another
+ *      main loop there is an eventfd that the kernel signals. When the cause was a write to another eventfd it does so
+ *      only once (6.18), so it is registered anew after each signal.
+ *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, the kernel
+ *      (6.18) believes that it has told all. So only internet sockets get multishot ones; for others the request is
+ *      made anew each time.
+ *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one
+ *      is tried.
+ *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one
+ *      is the error of a SEND that stands in the completions.
+ *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and
+ *      then given to a thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits:
+ *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
  *
- * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be measured
- * (loopback, where the kernel copies in the end), so there are none.
+ * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
+ * measured (loopback, where the kernel copies in the end), so there are none.
  */
 #ifndef AIOL_IO_URING_C
 #define AIOL_IO_URING_C
@@ -114,15 +121,16 @@ static uint32_t aiol_uring_unsubmitted(const aiol_uring *u) {
     return u->sq_next - aiol_ring_load(u->sq_head);
 }
 
-/* Submits, and with GETEVENTS waits for at least `minimum` completions (timeout in ns, below 0: for ever). What the kernel did not take
- * stays in the ring for the next time. */
+/* Submits, and with GETEVENTS waits for at least `minimum` completions (timeout in ns, below 0: for ever). What the
+ * kernel did not take stays in the ring for the next time. */
 static int aiol_uring_enter(aiol_uring *u, unsigned flags, unsigned minimum, int64_t timeout) {
     aiol_uring_wait wait;
     int64_t spec[2];
     long n;
     aiol_ring_store(u->sq_tail, u->sq_next);
     if (timeout < 0) {
-        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum, flags, NULL, (size_t)0));
+        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum, flags,
+                                             NULL, (size_t)0));
     } else {
         memset(&wait, 0, sizeof(wait));
         spec[0] = timeout / 1000000000;
@@ -138,7 +146,7 @@ static int aiol_uring_enter(aiol_uring *u, unsigned flags, unsigned minimum, int
     switch (errno) {
     case EINTR:
     case ETIME:
-    case EAGAIN: /* no memory for now, or completions to be fetched first */
+    case EAGAIN: /* no memory at this moment, or completions to be fetched first */
     case EBUSY:
     case ENOMEM:
         return 0;
@@ -192,8 +200,8 @@ static bool aiol_uring_register_buffers(aiol_uring *u, uint32_t count, unsigned 
     return aiol_uring_register(u, AIOL_URING_REGISTER_BUFFERS, &buffers, 1) == 0;
 }
 
-/* The first RECV makes the buffers: a few large ones that are filled piece by piece, or many small ones. Without them there
- * are polls. */
+/* The first RECV makes the buffers: a few large ones that are filled piece by piece, or many small ones. Without them
+ * there are polls. */
 static bool aiol_uring_has_buffers(aiol_uring *u) {
     intptr_t memory;
     uint32_t id;
@@ -315,7 +323,8 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
 }
 
 static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
-    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)op + AIOL_URING_IS_CANCEL);
+    const char *tagged = (const char *)(const void *)op + AIOL_URING_IS_CANCEL;
+    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, tagged);
     if (entry == NULL)
         return false;
     entry->address = (uint64_t)(uintptr_t)op;
@@ -328,7 +337,8 @@ static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
 
 /* Whether a source lacks a request. What is kept goes first. */
 static bool aiol_uring_is_due(const aiol_op *in) {
-    return in->state == AIOL_OP_ACTIVE && in->engine == NULL && (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_ENDED)) == 0;
+    return in->state == AIOL_OP_ACTIVE && in->engine == NULL &&
+           (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_ENDED)) == 0;
 }
 
 /* Whether the kernel is to give back a source's request. A poll takes nothing, so it may stay until the end. */
@@ -400,15 +410,16 @@ static bool aiol_uring_is_behind(const aiol_uring *u) {
     return u->table.dirty_count != 0 || u->cancels != NULL;
 }
 
-/* Whose last completion this is; NULL: nobody's. */
-static aiol_op *aiol_uring_ended(const aiol_uring_completion *c) {
-    if ((c->user_data & AIOL_URING_IS_CANCEL) != 0 || (c->flags & AIOL_URING_F_MORE) != 0)
+/* Whose completion this is; NULL: nobody's. */
+static aiol_op *aiol_uring_whose(const aiol_uring_completion *c) {
+    if ((c->user_data & AIOL_URING_IS_CANCEL) != 0)
         return NULL;
     return (aiol_op *)(uintptr_t)(c->user_data & ~(uint64_t)AIOL_URING_TAGS);
 }
 
-/* a) The cancellations are made, and the kernel lets go: of one operation, or if that is NULL of all that the descriptor's
- * armed. One call runs no more than 20 pieces of what is postponed, and under load there is always more of it. */
+/* a) The cancellations are made, and the kernel lets go: of one operation, or if that is NULL of all that the
+ * descriptor's armed. One call runs no more than 20 pieces of what is postponed, and under load there is always more of
+ * it. */
 static void aiol_uring_settle(aiol_uring *u, aioloop_socket fd, const aiol_op *op) {
     const aiol_fd *entry = aiol_table_at(&u->table, fd);
     uint32_t wanted = op != NULL ? 1 : entry->armed;
@@ -419,7 +430,8 @@ static void aiol_uring_settle(aiol_uring *u, aioloop_socket fd, const aiol_op *o
         if (aiol_uring_prepare(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
             return;
         for (; at != aiol_ring_load(u->cq_tail); at++) {
-            const aiol_op *ended = aiol_uring_ended(&u->completions[at & u->cq_mask]);
+            const aiol_uring_completion *c = &u->completions[at & u->cq_mask];
+            const aiol_op *ended = (c->flags & AIOL_URING_F_MORE) == 0 ? aiol_uring_whose(c) : NULL;
             if (ended != NULL && (op != NULL ? ended == op : ended->fd == fd && ended->generation == entry->generation))
                 found++;
         }
@@ -447,13 +459,13 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
         if (err != AIOLOOP_EINPROGRESS)
             return err;
     }
-    if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* of a watcher whose descriptor was closed too early */
+    if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* a watcher's, closed too early */
         aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
     return aiol_table_wait_at((aiol_table *)e, op, out);
 }
 
-/* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one more than
- * the ring has room for: what a broadcast copies stays bounded. */
+/* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one
+ * more than the ring has room for: what a broadcast copies stays bounded. */
 static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     aiol_uring *u = (aiol_uring *)e;
     size_t size = 0;
@@ -558,10 +570,11 @@ static bool aiol_uring_is_passing(int result) {
 
 /* The last completion of a cancelled operation: what had happened before is told. */
 static void aiol_uring_cancelled(aiol_op *op, int result) {
+    bool sent = op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0;
     if ((op->engine_flags & AIOL_OP_WAITING) != 0)
         aiol_uring_cancel_no_more(op);
     op->state = AIOL_OP_IDLE;
-    op->done(op, op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0 ? result : AIOLOOP_ECANCELED, NULL);
+    op->done(op, sent ? result : AIOLOOP_ECANCELED, NULL);
 }
 
 /* The buffer of a completion, if it has one: handed on or kept, and given back. */
@@ -788,7 +801,7 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
     u->turn++;
     while (u->cq_next != u->cq_end && !*budget->halt) {
         aiol_uring_completion c = u->completions[u->cq_next & u->cq_mask];
-        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_TAGS) : NULL;
+        aiol_op *op = aiol_uring_whose(&c);
         bool fresh = (int32_t)(u->cq_next - u->cq_fresh) >= 0;
         if ((c.user_data & AIOL_URING_IS_ACCEPT) != 0 && !aiol_uring_may_accept(u, op))
             break; /* in the next iteration */
@@ -867,7 +880,8 @@ static void aiol_uring_close(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     int tries = 0;
     if (u->enabled) { /* a): watchers' descriptors outlive the loop */
-        aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)u + AIOL_URING_IS_CANCEL);
+        const char *tagged = (const char *)(const void *)u + AIOL_URING_IS_CANCEL;
+        aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, tagged);
         if (entry != NULL)
             entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
         do {
@@ -887,8 +901,8 @@ static void aiol_uring_verify(aiol_engine *e) {
     for (i = 0; i < u->table.fds_capacity; i++) {
         const aiol_fd *entry = &u->table.fds[i];
         const aiol_op *in = entry->in;
-        /* Whatever waits is armed, or will be: when it is told, when what is kept was taken, when it is started, or when its
-         * callback, from which this may be called, returns. */
+        /* Whatever waits is armed, or will be: when it is told, when what is kept was taken, when it is started, or
+         * when its callback, from which this may be called, returns. */
         AIOL_VERIFY(in == NULL || in == u->table.current || in->state == AIOL_OP_STOPPED ||
                     (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_KEPT)) != 0 || (entry->flags & AIOL_FD_DIRTY) != 0);
         AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
@@ -910,8 +924,8 @@ static int aiol_uring_refused(void) {
     return errno == ENOMEM ? AIOLOOP_ENOTAVAILABLE : aiol_error_from_errno(errno);
 }
 
-/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as good, and
- * serves unless this engine was asked for. */
+/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as
+ * good, and serves unless this engine was asked for. */
 static int aiol_uring_create(aiol_uring *u, bool named, aiol_uring_setup *setup) {
     static const struct {
         uint32_t flags;
