@@ -23,9 +23,9 @@
  *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another
  *      main loop there is an eventfd that the kernel signals. When the cause was a write to another eventfd it does so
  *      only once (6.18), so it is registered anew after each signal.
- *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, the kernel
- *      (6.18) believes that it has told all. So only internet sockets get multishot ones; for others the request is
- *      made anew each time.
+ *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, and more
+ *      wakings than 128 have piled up before, the kernel (6.18) believes that it has told all. So only internet sockets
+ *      get multishot ones; for others the request is made anew each time.
  *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one
  *      is tried.
  *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one
