@@ -4,6 +4,7 @@
  */
 #include "support.h"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -851,4 +852,89 @@ TEST_WITH(last_words_are_sent_before_the_end, "TRN-08", TEST_REAL_FDS) {
         test_close_socket(loop, s[1]);
         test_end(loop);
     }
+}
+
+/* ---- to many at once ---- */
+
+enum { FLOW_MANY = 600 }; /* more than io_uring copies between two waits, which is 512 */
+
+typedef struct flow_crowd {
+    aioloop_transport *transports[FLOW_MANY];
+    int peers[FLOW_MANY];
+    int made;
+    int lost;
+    size_t copied; /* bytes that the writes of a broadcast left for later */
+} flow_crowd;
+
+static void flow_joined(aioloop_transport *transport, void *self) {
+    flow_crowd *crowd = (flow_crowd *)self;
+    crowd->transports[crowd->made++] = aioloop_transport_ref(transport);
+}
+
+static void flow_left(aioloop_transport *transport, void *self, int error) {
+    (void)transport;
+    (void)error;
+    ((flow_crowd *)self)->lost++;
+}
+
+static void flow_broadcast(aioloop *loop, void *arg) {
+    flow_crowd *crowd = (flow_crowd *)arg;
+    int i;
+    for (i = 0; i < FLOW_MANY; i++) {
+        CHECK_EQ(aioloop_transport_write(crowd->transports[i], flow_bytes, 1000), 0);
+        crowd->copied += aioloop_transport_get_write_buffer_size(crowd->transports[i]);
+    }
+    aioloop_stop(loop);
+}
+
+/* Small writes may be copied, to leave together with the next wait; but only so many of them. */
+TEST_WITH(broadcast_copies_so_much_and_no_more, "", TEST_REAL_FDS | TEST_SLOW) {
+    static flow_crowd crowd;
+    static const aioloop_protocol protocol = {0, NULL, flow_joined, NULL, NULL, flow_left, NULL, NULL, NULL, NULL};
+    aioloop *loop = test_loop();
+    bool copies = strcmp(aioloop_backend_name(loop), "io_uring") == 0;
+    char in[1001];
+    struct rlimit limit;
+    int round;
+    int i;
+    test_needs_real_descriptors(loop);
+    CHECK(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    if (limit.rlim_cur < 2 * FLOW_MANY + 100 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max < 2 * FLOW_MANY + 100 ? limit.rlim_max : 2 * FLOW_MANY + 100;
+        CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    }
+    if (limit.rlim_cur < 2 * FLOW_MANY + 100 || strcmp(aioloop_backend_name(loop), "select") == 0) {
+        test_end(loop);
+        SKIP("not so many descriptors here");
+    }
+    flow_fill(1000);
+    memset(&crowd, 0, sizeof(crowd));
+    for (i = 0; i < FLOW_MANY; i++) {
+        aioloop_future *f;
+        int s[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
+        crowd.peers[i] = s[1];
+        f = aioloop_connect_accepted_socket(loop, &protocol, &crowd, s[0], NULL);
+        CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 0);
+    }
+    CHECK_EQ(crowd.made, FLOW_MANY);
+    for (round = 0; round < 3; round++) {
+        aioloop_handle h = aioloop_call_soon(loop, flow_broadcast, &crowd);
+        CHECK(!aioloop_handle_is_null(&h));
+        crowd.copied = 0;
+        CHECK_EQ(aioloop_run_forever(loop), 0);
+        CHECK_EQ(crowd.copied, copies ? 512 * 1000 : 0);
+        test_spin(loop, 2);
+        for (i = 0; i < FLOW_MANY; i++) {
+            CHECK_EQ(recv(crowd.peers[i], in, sizeof(in), MSG_DONTWAIT), 1000);
+            CHECK_EQ(memcmp(in, flow_bytes, 1000), 0);
+        }
+    }
+    for (i = 0; i < FLOW_MANY; i++) {
+        aioloop_transport_abort(crowd.transports[i]);
+        aioloop_transport_unref(crowd.transports[i]);
+        close(crowd.peers[i]);
+    }
+    test_run_until(loop, &crowd.lost, FLOW_MANY, "the losses");
+    test_end(loop);
 }
