@@ -87,7 +87,9 @@ test-run:
 ## make test         the whole suite on every back end of this machine, and the table of behaviours
 test: check-header
 	@$(NEED) $(firstword $(CC))=$(firstword $(CC))
-	@status=0; $(MAKE_QUIETLY) test-run RUN_ON="$(BACKENDS) $(FALLBACKS)" || status=1; \
+	@status=0; echo "on pairs of internet sockets, of which io_uring reads in another way than of Unix ones:"; \
+	TEST_PAIRS=internet $(MAKE_QUIETLY) test-run UNITS= RUN_ON="io_uring io_uring,no-incremental" || status=1; \
+	$(MAKE_QUIETLY) test-run RUN_ON="$(BACKENDS) $(FALLBACKS)" || status=1; \
 	for tool in amalgamate runner; do echo "$(CONFIG) test_$$tool.py"; \
 	    if CC="$(CC)" $(PYTHON) tests/test_$$tool.py; then word=pass; else word=fail; status=1; fi; \
 	    printf '%s\ttest_%s.py\t\t0\ttools\n' $$word $$tool >>$(OUT)/results.txt; done; \

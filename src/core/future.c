@@ -1,8 +1,8 @@
 /*
  * future.c - results that are not there yet.                                   (asyncio: futures.py)
  *
- * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the ready
- * queue. A queued one holds a reference.
+ * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the
+ * ready queue. A queued one holds a reference.
  *
  * An unclaimed future has one reference that belongs to whoever uses it first; claiming makes it the caller's.
  */

@@ -1,8 +1,8 @@
 /*
  * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
  *
- * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot write
- * is lost.
+ * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot
+ * write is lost.
  */
 #ifndef AIOL_CORE_LOG_C
 #define AIOL_CORE_LOG_C
@@ -223,8 +223,8 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
     }
 }
 
-/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in what it
- * concerns. The error's message is the loop's last one, if the code is the same. */
+/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in
+ * what it concerns. The error's message is the loop's last one, if the code is the same. */
 AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context) {
     char detail[AIOL_ERROR_TEXT_SIZE];
     const aiol_site *at = aiol_site_at(loop, site);
