@@ -25,7 +25,7 @@ LIBS = -lpthread
 JOBS = $(shell nproc 2>/dev/null || echo 2)
 SOURCES = $(wildcard src/*.h src/*/*.h src/*/*.c)
 TESTS = $(filter-out tests/test_main.c,$(wildcard tests/test_*.c))
-TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h Makefile
+TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h tests/awaits.h Makefile
 # For C++: -x c++, because the files are called .c.
 LANG_FLAGS =
 COMPILE = $(CC) $(LANG_FLAGS) -std=$(STD) -D_GNU_SOURCE $(OPT) $(WARNINGS) $(EXTRA) $(INCLUDE) -Itests

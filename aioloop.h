@@ -9699,10 +9699,13 @@ static void aiol_log_print(const char *text) {
 /* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
     int raised = loop->raised;
+    aiol_task *task = loop->task;
+    loop->task = NULL;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
         aiol_log_print(text);
+    loop->task = task;
     loop->raised = raised;
 }
 
@@ -9781,6 +9784,7 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
 }
 
 AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_task *task;
     int outer;
     int raised;
     if (loop == NULL || context == NULL)
@@ -9790,10 +9794,13 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         return;
     }
     outer = loop->raised;
+    task = loop->task;
     loop->raised = 0;
+    loop->task = NULL; /* it cannot wait */
     loop->handler(loop, context, loop->handler_arg);
     raised = loop->raised;
     loop->raised = outer;
+    loop->task = task;
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {
@@ -10883,6 +10890,8 @@ static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
     aiol_slot *slot;
     AIOL_ASSERT(f->state == AIOL_FUTURE_PENDING);
     f->state = (uint8_t)state;
+    if (AIOL_UNLIKELY(state == AIOL_FUTURE_FAILED))
+        f->flags &= (uint16_t)~AIOL_FUTURE_LOOKED_AT; /* a cancel before hushes what it causes, not this */
     if (f->next.callbacks == NULL)
         return 0;
     if (loop->closed) {
@@ -10909,6 +10918,7 @@ AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void 
 
 /* With error (may be NULL; taken over). */
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error) {
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = code;
     f->error = error;
     aiol_future_done(f, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -10916,8 +10926,10 @@ AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct 
 
 /* With a message (may be NULL). Without memory for it the code alone has to do. */
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text) {
+    struct aioloop_error *last = f->error; /* the message of a cancel; text may be in it */
     f->code = code;
     f->error = text == NULL ? NULL : aiol_error_new(&f->loop->allocator, code, text, 0);
+    aiol_error_free(&f->loop->allocator, last);
     return aiol_future_done(f, AIOL_FUTURE_FAILED);
 }
 
@@ -10940,9 +10952,11 @@ AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *so
         }
         return err;
     }
-    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = source->code;
-    f->error = aiol_error_ref(source->error);
+    if (source->error != NULL || source->state == AIOL_FUTURE_FAILED) { /* else the message of its own cancel stays */
+        aiol_error_free(&f->loop->allocator, f->error);
+        f->error = aiol_error_ref(source->error);
+    }
     return aiol_future_done(f, (aiol_future_state)source->state);
 }
 
@@ -11678,6 +11692,8 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     aioloop_future *f = &task->future;
     int code = loop->error.error.code;
     struct aioloop_error *error = loop->error_of;
+    if ((task->flags & AIOL_TASK_MUST_CANCEL) != 0)
+        return; /* there stands the message of the cancel */
     if (error == NULL || error->code != code)
         error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
     else
@@ -11686,15 +11702,21 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     f->error = error;
 }
 
-/* What a coroutine is told instead of what it waited for. */
-static void aiol_task_deliver_cancel(aiol_task *task) {
-    aioloop *loop = task->future.loop;
+/* What it waited for, and will not fetch. */
+static void aiol_task_forget_wait(aiol_task *task) {
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_SLEEPS);
-    task->slot.u.future = &aiol_future_was_cancelled;
-    aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
+    task->flags &= (uint16_t)~AIOL_TASK_SLEEPS;
+    task->slot.u.future = NULL;
     if (awaited != NULL && (awaited->flags & AIOL_FUTURE_STATIC) == 0)
         aiol_future_release(awaited); /* with its result, if nobody else takes it */
+}
+
+/* What a coroutine is told instead of what it waited for. */
+static void aiol_task_deliver_cancel(aiol_task *task) {
+    task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    aiol_task_forget_wait(task);
+    task->slot.u.future = &aiol_future_was_cancelled;
+    aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, task->future.error);
 }
 
 /* A step function that does not keep to the macros. */
@@ -11717,6 +11739,14 @@ static int64_t aiol_task_resume(aioloop *loop, aiol_task *task, void **pointer) 
     }
 #endif
     return task->slot.fn.step(loop, (aioloop_frame *)task->slot.arg, pointer);
+}
+
+/* Debug mode: it may have taken long since then. */
+static AIOL_NOINLINE void aiol_task_slow(aiol_task *task, aioloop_time since) {
+    char name[64];
+    char what[128];
+    snprintf(what, sizeof(what), "a step of %s", aiol_task_name(task, name, sizeof(name)));
+    aiol_slow(task->future.loop, task->future.site, since, what);
 }
 
 /* Runs the task until it waits or ends; in the latter case the loop's reference goes. */
@@ -11751,13 +11781,15 @@ static void aiol_task_step(aioloop *loop, aiol_task *task) {
         if (AIOL_UNLIKELY((n == AIOLOOP_SUSPENDED) != ((task->flags & AIOL_TASK_WAITS) != 0)))
             n = aiol_task_broken(task, n);
     }
+    loop->task = NULL; /* what is called from here on cannot wait */
     if (AIOL_UNLIKELY(since != 0))
-        aiol_slow(loop, task->future.site, since, "a step of a task");
+        aiol_task_slow(task, since);
     if (n == AIOLOOP_SUSPENDED) {
         if (AIOL_UNLIKELY(loop->told))
             aiol_task_keep_error(task);
     } else {
-        loop->task = NULL; /* dispose functions are not the task's own code */
+        if (AIOL_UNLIKELY(task->slot.u.future != NULL))
+            aiol_task_forget_wait(task);
         aiol_task_end_coroutine(task, false);
         aiol_task_finish(task, n, pointer);
     }
@@ -11832,7 +11864,8 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     task->slot.at.node.run = aiol_run_task;
     aiol_future_push_callback(f, &task->slot);
     if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) &&
-        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL))
+        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL) &&
+        (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
         task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
     return true;
 }
@@ -11964,6 +11997,8 @@ static int aiol_recipe_check(aioloop *loop, const aioloop_task_recipe *recipe) {
     if (recipe->coroutine != NULL && recipe->options.stack_size != 0 &&
         recipe->options.stack_size < AIOL_STACK_LEAST + sizeof(aiol_coro))
         return aiol_fail(loop, AIOLOOP_EINVAL, "a stack of %zu bytes is too small", recipe->options.stack_size);
+    if (recipe->coroutine != NULL && recipe->options.stack_size > SIZE_MAX / 2)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no stack can be that large");
     if (recipe->coroutine != NULL && recipe->options.stack != NULL && recipe->options.stack_size == 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a stack needs its stack_size");
 #else
@@ -12035,6 +12070,17 @@ static aiol_task *aiol_task_make(aioloop *loop, const aioloop_task_recipe *recip
     return task;
 }
 
+/* An eager one, inside the call. What its creator has raised before stays its creator's. */
+static AIOL_NOINLINE void aiol_task_begin_now(aioloop *loop, aiol_task *task) {
+    aiol_task *creator = loop->told ? loop->task : NULL;
+    int code = loop->error.error.code;
+    if (creator != NULL)
+        aiol_task_keep_error(creator);
+    aiol_task_step(loop, task);
+    if (creator != NULL && creator->future.error != NULL && creator->future.error->code == code)
+        aiol_tell_of(loop, code, creator->future.error);
+}
+
 AIOLOOP_API aioloop_task *(aioloop_task_new)(aioloop *loop, const aioloop_task_recipe *recipe) {
     aiol_task *task;
     int err;
@@ -12058,16 +12104,18 @@ AIOLOOP_API aioloop_task *(aioloop_task_new)(aioloop *loop, const aioloop_task_r
     }
     aiol_future_hold(&task->future); /* the loop's, until it is done */
     if (recipe->options.eager && aiol_thread.running == loop)
-        aiol_task_step(loop, task);
+        aiol_task_begin_now(loop, task);
     else
         aiol_queue_push(&loop->ready, &task->slot.at.node);
     return &task->future;
 }
 
 static aioloop_task *aiol_create_task(aioloop *loop, const aioloop_task_recipe *recipe) {
-    if (loop != NULL && AIOL_UNLIKELY(loop->factory != NULL))
-        return loop->factory(loop, recipe, loop->factory_arg);
-    return (aioloop_task_new)(loop, recipe);
+    aioloop_task *task;
+    if (loop == NULL || AIOL_LIKELY(loop->factory == NULL))
+        return (aioloop_task_new)(loop, recipe);
+    task = loop->factory(loop, recipe, loop->factory_arg);
+    return task != NULL ? task : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the task factory made no task"));
 }
 
 static const aioloop_task_options aiol_task_default_options = AIOLOOP_ZERO;
@@ -12217,8 +12265,8 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     aiol_task *t = aiol_task_of(task);
     if (t == NULL)
         return 0;
-    if (t->cancelling != 0)
-        t->cancelling--;
+    if (t->cancelling != 0 && --t->cancelling == 0)
+        t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL; /* one that was not told yet is not told any more */
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
 }
@@ -12266,9 +12314,10 @@ AIOLOOP_API AIOL_NOINLINE int64_t aioloop_await(aioloop_future *future, void *ou
     return aiol_task_take(loop, task, out);
 }
 
-/* The task that the macros are used in, or NULL. */
+/* The task that the macros are used in, or NULL. One that waits already can do nothing but return. */
 AIOL_INLINE aiol_task *aiol_frame_task(aioloop *loop) {
-    return loop == NULL || aiol_thread.running != loop ? NULL : loop->task;
+    aiol_task *task = loop == NULL || aiol_thread.running != loop ? NULL : loop->task;
+    return AIOL_LIKELY(task != NULL && (task->flags & AIOL_TASK_WAITS) == 0) ? task : NULL;
 }
 
 /* True: the step function has to return. In a task with a stack the wait is over when this returns. */
@@ -12282,7 +12331,7 @@ static bool aiol_frame_suspend(aioloop *loop, aiol_task *task, bool waits) {
 AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_await(aioloop *loop, aioloop_future *future) {
     aiol_task *task = aiol_frame_task(loop);
     if (AIOL_UNLIKELY(task == NULL)) {
-        aiol_await_nowhere(loop, future, "await outside of a task");
+        aiol_await_nowhere(loop, future, "await outside of a task, or in one that waits already");
         return false;
     }
     if (AIOL_UNLIKELY(loop->debug))
@@ -12293,7 +12342,7 @@ AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_await(aioloop *loop, aioloop_future
 AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_sleep(aioloop *loop, aioloop_time delay) {
     aiol_task *task = aiol_frame_task(loop);
     if (AIOL_UNLIKELY(task == NULL)) {
-        aiol_await_nowhere(loop, NULL, "sleep outside of a task");
+        aiol_await_nowhere(loop, NULL, "sleep outside of a task, or in one that waits already");
         return false;
     }
     if (AIOL_UNLIKELY(loop->debug))
@@ -12368,40 +12417,49 @@ static int aiol_combine_check(aioloop *loop, aioloop_future *const *futures, siz
     return 0;
 }
 
-/* Ends the use of the first count. */
+static bool aiol_combine_is_own(const aioloop_future *f) {
+    return f != NULL && (f->flags & AIOL_FUTURE_STATIC) == 0;
+}
+
+/* Ends the use of them all. */
 static void aiol_combine_release(aioloop_future *const *futures, size_t count) {
     size_t i;
     for (i = 0; i < count; i++)
-        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0)
+        if (aiol_combine_is_own(futures[i]))
             aiol_future_release(futures[i]);
 }
 
-/* Begins the use of all of them, or, with an error, ends it. */
+/* Begins the use of all of them, or, with an error, ends it. One that cannot be used gets a reference too: it may stand there again,
+ * where it could, and is to be there until all are released. */
 static int aiol_combine_use(aioloop_future *const *futures, size_t count) {
     size_t i;
     int failed = 0;
     for (i = 0; i < count; i++) {
-        int err = (futures[i]->flags & AIOL_FUTURE_STATIC) != 0 ? 0 : aiol_future_use(futures[i]);
-        if (err < 0 && failed == 0)
+        int err = aiol_combine_is_own(futures[i]) ? aiol_future_use(futures[i]) : 0;
+        if (err < 0) {
+            aiol_future_hold(futures[i]);
             failed = err;
-        if (err < 0 || failed < 0)
-            break;
+        }
     }
-    if (failed == 0)
-        return 0;
-    aiol_combine_release(futures, i);
-    for (i++; i < count; i++) /* the one use of those behind it is over too */
-        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
-            aiol_future_release(futures[i]);
+    if (failed < 0)
+        aiol_combine_release(futures, count);
     return failed;
 }
 
 /* For a call that fails before it has begun: the use of its futures ends all the same. */
 static void aiol_combine_end_use(aioloop_future *const *futures, size_t count) {
     size_t i;
-    for (i = 0; futures != NULL && i < count; i++)
-        if (futures[i] != NULL && (futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
-            aiol_future_release(futures[i]);
+    if (futures == NULL)
+        return;
+    for (i = 0; i < count; i++) {
+        if (!aiol_combine_is_own(futures[i]))
+            continue;
+        if ((futures[i]->flags & AIOL_FUTURE_UNCLAIMED) != 0)
+            futures[i]->flags = (uint16_t)((futures[i]->flags & ~AIOL_FUTURE_UNCLAIMED) | AIOL_FUTURE_USED);
+        else
+            aiol_future_hold(futures[i]);
+    }
+    aiol_combine_release(futures, count);
 }
 
 /* ---- sleep ---- */
@@ -12466,6 +12524,7 @@ typedef struct aiol_gathering {
     size_t left;
     bool keep_errors;
     bool cancelled;
+    bool cancelling; /* the cancel is under way */
 } aiol_gathering;
 
 static size_t aiol_results_size(size_t count) {
@@ -12564,10 +12623,16 @@ static void aiol_gather_done(aioloop_future *f, void *arg) {
 static bool aiol_gather_cancel(aioloop_future *outer, void *owner) {
     aiol_gathering *g = (aiol_gathering *)owner;
     size_t i;
-    (void)outer;
+    if (g->cancelling) { /* one of them waits for this one: the circle is broken here */
+        g->outer = NULL;
+        aiol_future_release(outer);
+        return true;
+    }
     g->cancelled = true;
+    g->cancelling = true;
     for (i = 0; i < g->results->count; i++)
         aioloop_future_cancel(g->results->futures[i], NULL);
+    g->cancelling = false;
     return false;
 }
 
@@ -12806,6 +12871,7 @@ typedef struct aiol_follower {
     bool shields;
     bool expired;
     bool cancelled;
+    bool cancelling; /* the cancel is under way */
 } aiol_follower;
 
 static void aiol_follower_destroy(aiol_resource *resource) {
@@ -12850,12 +12916,14 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
 
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
-    if (!w->shields) {
+    if (!w->shields && !w->cancelling) {
         w->cancelled = true;
+        w->cancelling = true;
         aioloop_future_cancel(w->inner, NULL);
+        w->cancelling = false;
         return false; /* it ends when the inner one has */
     }
-    w->outer = NULL; /* and its own callback stays: it holds the inner one */
+    w->outer = NULL; /* of a shield, or where a circle is broken. Its own callback stays: it holds the inner one */
     aiol_future_release(outer);
     return true;
 }

@@ -115,10 +115,13 @@ static void aiol_log_print(const char *text) {
 /* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
     int raised = loop->raised;
+    aiol_task *task = loop->task;
+    loop->task = NULL;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
         aiol_log_print(text);
+    loop->task = task;
     loop->raised = raised;
 }
 
@@ -197,6 +200,7 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
 }
 
 AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_task *task;
     int outer;
     int raised;
     if (loop == NULL || context == NULL)
@@ -206,10 +210,13 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         return;
     }
     outer = loop->raised;
+    task = loop->task;
     loop->raised = 0;
+    loop->task = NULL; /* it cannot wait */
     loop->handler(loop, context, loop->handler_arg);
     raised = loop->raised;
     loop->raised = outer;
+    loop->task = task;
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {
