@@ -10886,9 +10886,10 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
         return false;
-    future->flags |= AIOL_FUTURE_LOOKED_AT;
-    if (future->state != AIOL_FUTURE_PENDING)
+    if (future->state != AIOL_FUTURE_PENDING) {
+        future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
+    }
     future = aiol_task_cancel(future, message);
     if (future == NULL)
         return true;
@@ -11745,7 +11746,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
         aioloop *loop = f->loop;
         if (task == NULL)
             return f;
-        f->flags |= AIOL_FUTURE_LOOKED_AT;
         if (task->cancelling != UINT16_MAX)
             task->cancelling++;
         if (task->slot.state == AIOL_SLOT_WAITING) {
@@ -11755,7 +11755,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
-                awaited->flags |= AIOL_FUTURE_LOOKED_AT;
                 f = awaited;
                 continue;
             }

@@ -401,7 +401,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
         aioloop *loop = f->loop;
         if (task == NULL)
             return f;
-        f->flags |= AIOL_FUTURE_LOOKED_AT;
         if (task->cancelling != UINT16_MAX)
             task->cancelling++;
         if (task->slot.state == AIOL_SLOT_WAITING) {
@@ -411,7 +410,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
-                awaited->flags |= AIOL_FUTURE_LOOKED_AT;
                 f = awaited;
                 continue;
             }
