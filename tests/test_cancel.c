@@ -53,3 +53,78 @@ TEST(cancel_does_not_hide_the_failure_that_answers_it, "FUT-10 ERR-07") {
     test_reports_clear();
     test_end(loop);
 }
+
+/* ---- uncancel ---- */
+
+static int64_t cancel_takes_back(aioloop *loop, void *arg, void **out) {
+    cancel_case *c = (cancel_case *)arg;
+    aioloop_task *self = aioloop_current_task(loop);
+    (void)out;
+    CHECK(aioloop_future_cancel(self, NULL));
+    CHECK(aioloop_future_cancel(self, NULL));
+    CHECK_EQ(aioloop_task_uncancel(self), 1);
+    c->first = aioloop_task_uncancel(self);
+    c->second = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(1)), NULL);
+    return 3;
+}
+
+TEST(cancel_taken_back_before_it_is_told_is_not_told, "TASK-10") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    CHECK_EQ(cancel_run(loop, cancel_takes_back, &c), 3);
+    CHECK_EQ(c.first, 0);
+    CHECK_EQ(c.second, 0);
+    test_end(loop);
+}
+
+static int64_t cancel_naps(aioloop *loop, void *arg, void **out) {
+    (void)arg;
+    (void)out;
+    (void)aioloop_frame_sleep(loop, AIOLOOP_SECONDS(10));
+    return aioloop_frame_result(loop, NULL);
+}
+
+static int64_t cancel_wakes_and_takes_back(aioloop *loop, void *arg, void **out) {
+    aioloop_task *task = aioloop_future_ref(aioloop_create_task(loop, cancel_naps, NULL, NULL));
+    int64_t n;
+    (void)arg;
+    (void)out;
+    (void)aioloop_await(aioloop_sleep(loop, 0), NULL);
+    CHECK(aioloop_future_cancel(task, NULL));
+    CHECK_EQ(aioloop_task_uncancel(task), 0);
+    n = aioloop_await(task, NULL);
+    aioloop_future_unref(task);
+    CHECK_EQ(n, AIOLOOP_ECANCELED);
+    return 0;
+}
+
+TEST(cancel_that_has_ended_a_sleep_is_told_though_taken_back, "TASK-10 TASK-05") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    CHECK_EQ(cancel_run(loop, cancel_wakes_and_takes_back, &c), 0);
+    test_end(loop);
+}
+
+static int64_t cancel_late_group(aioloop *loop, void *arg, void **out) {
+    cancel_case *c = (cancel_case *)arg;
+    aioloop_timeout limit;
+    aioloop_task_group *group;
+    int64_t n;
+    (void)out;
+    CHECK_EQ(aioloop_timeout_enter(loop, &limit, AIOLOOP_MS(1)), 0);
+    group = aioloop_task_group_enter(loop);
+    aioloop_future_unref(aioloop_task_group_create_task(group, cancel_fails_when_cancelled, NULL, NULL));
+    n = aioloop_await(aioloop_task_group_exit(group, 0), NULL);
+    c->first = aioloop_timeout_exit(&limit, n);
+    c->second = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(1)), NULL);
+    return aioloop_task_cancelling(aioloop_current_task(loop));
+}
+
+TEST(cancel_by_a_time_out_does_not_outlive_it_when_a_group_failed, "TIME-07 TG-03") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    CHECK_EQ(cancel_run(loop, cancel_late_group, &c), 0);
+    CHECK_EQ(c.first, AIOLOOP_ETASKGROUP);
+    CHECK_EQ(c.second, 0);
+    test_end(loop);
+}

@@ -23,6 +23,7 @@ enum {
     AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
     AIOL_TASK_RUNS = 512,      /* its step does */
     AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
@@ -189,7 +190,7 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
 static void aiol_task_deliver_cancel(aiol_task *task) {
     aioloop *loop = task->future.loop;
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_SLEEPS);
+    task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_SLEEPS);
     task->slot.u.future = &aiol_future_was_cancelled;
     aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
     if (awaited != NULL && (awaited->flags & AIOL_FUTURE_STATIC) == 0)
@@ -342,7 +343,9 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
     else if (AIOL_UNLIKELY(aiol_thread.run != loop->entered))
         err = aiol_fail(loop, AIOLOOP_EMISUSE, "a wait inside of aioloop_context_run");
-    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) == 0) {
+    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
+        task->flags |= AIOL_TASK_MUST_HEAR;
+    } else if (err == 0 && delay > 0) {
         aioloop_time when = aiol_time_add(aiol_loop_now(loop), delay);
         task->slot.sequence = ++loop->sequence;
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
@@ -415,7 +418,11 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             }
             aiol_future_remove_slot(awaited, &task->slot);
             aiol_queue_push(&loop->ready, &task->slot.at.node);
-        } else if (task->slot.state == AIOL_SLOT_TIMER) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        } else if ((task->flags & AIOL_TASK_SLEEPS) != 0) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        }
+        if (task->slot.state == AIOL_SLOT_TIMER) {
             aiol_heap_remove(&loop->timers, &task->slot.at.heap);
             task->slot.state = AIOL_SLOT_READY;
             task->slot.at.node.run = aiol_run_task;
@@ -713,8 +720,11 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     aiol_task *t = aiol_task_of(task);
     if (t == NULL)
         return 0;
-    if (t->cancelling != 0)
-        t->cancelling--;
+    if (t->cancelling != 0 && --t->cancelling == 0) {
+        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
+        if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
+            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
 }
