@@ -128,3 +128,37 @@ TEST(cancel_by_a_time_out_does_not_outlive_it_when_a_group_failed, "TIME-07 TG-0
     CHECK_EQ(c.second, 0);
     test_end(loop);
 }
+
+/* ---- wait_for ---- */
+
+static int64_t cancel_waits_for(aioloop *loop, void *arg, void **out) {
+    cancel_case *c = (cancel_case *)arg;
+    (void)loop;
+    (void)out;
+    c->first = aioloop_await(aioloop_wait_for(c->future, AIOLOOP_SECONDS(10)), NULL);
+    return c->first;
+}
+
+static int64_t cancel_completes_and_cancels(aioloop *loop, void *arg, void **out) {
+    cancel_case *c = (cancel_case *)arg;
+    aioloop_task *task = aioloop_future_ref(aioloop_create_task(loop, cancel_waits_for, c, NULL));
+    int64_t n;
+    (void)out;
+    (void)aioloop_await(aioloop_sleep(loop, 0), NULL);
+    CHECK_EQ(aioloop_future_set_result(c->future, 7, NULL, NULL), 0);
+    CHECK(aioloop_future_cancel(task, NULL));
+    n = aioloop_await(task, NULL);
+    aioloop_future_unref(task);
+    CHECK_EQ(n, AIOLOOP_ECANCELED);
+    return 0;
+}
+
+TEST(cancel_of_who_waits_by_wait_for_is_told_though_the_future_is_done, "TIME-06 TASK-05") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    c.future = aioloop_create_future(loop);
+    CHECK_EQ(cancel_run(loop, cancel_completes_and_cancels, &c), 0);
+    CHECK_EQ(c.first, AIOLOOP_ECANCELED);
+    aioloop_future_unref(c.future);
+    test_end(loop);
+}

@@ -527,12 +527,11 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
 
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
-    if (!w->shields) {
+    if (!w->shields && aioloop_future_cancel(w->inner, NULL)) {
         w->cancelled = true;
-        aioloop_future_cancel(w->inner, NULL);
         return false; /* it ends when the inner one has */
     }
-    w->outer = NULL; /* and its own callback stays: it holds the inner one */
+    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
     aiol_future_release(outer);
     return true;
 }
