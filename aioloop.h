@@ -13191,7 +13191,7 @@ static void aiol_group_check_over(aioloop_task_group *g) {
         aiol_future_end_cancelled(f, NULL);
     else
         aiol_future_finish(f, g->outcome, NULL, NULL);
-    if (failed && g->cancelled && parent->cancelling != 0)
+    if (failed && parent->cancelling != 0)
         parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);
     aiol_future_release(f);

@@ -162,3 +162,27 @@ TEST(cancel_of_who_waits_by_wait_for_is_told_though_the_future_is_done, "TIME-06
     aioloop_future_unref(c.future);
     test_end(loop);
 }
+
+/* ---- groups ---- */
+
+static int64_t cancel_swallows_then_fails_in_group(aioloop *loop, void *arg, void **out) {
+    cancel_case *c = (cancel_case *)arg;
+    aioloop_task_group *group;
+    (void)out;
+    CHECK(aioloop_future_cancel(aioloop_current_task(loop), NULL));
+    CHECK_EQ(aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(1)), NULL), AIOLOOP_ECANCELED);
+    group = aioloop_task_group_enter(loop);
+    aioloop_future_unref(aioloop_task_group_create_task(group, cancel_failing, NULL, NULL));
+    c->first = aioloop_await(aioloop_task_group_exit(group, 0), NULL);
+    c->second = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(1)), NULL);
+    return aioloop_task_cancelling(aioloop_current_task(loop));
+}
+
+TEST(cancel_not_taken_back_is_told_again_behind_the_errors_of_a_group, "TG-03") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    CHECK_EQ(cancel_run(loop, cancel_swallows_then_fails_in_group, &c), 1);
+    CHECK_EQ(c.first, AIOLOOP_ETASKGROUP);
+    CHECK_EQ(c.second, AIOLOOP_ECANCELED);
+    test_end(loop);
+}
