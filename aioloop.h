@@ -9289,7 +9289,8 @@ enum {
     AIOL_FUTURE_TASK = 64,     /* the first member of an aiol_task */
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
-    AIOL_FUTURE_BORROWS = 512  /* its result is that of next.source */
+    AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
+    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
 };
 
 struct aioloop_future {
@@ -11536,6 +11537,10 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
 static void aiol_task_deliver_cancel(aiol_task *task) {
     aioloop *loop = task->future.loop;
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
+    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
+        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+        return;
+    }
     task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_SLEEPS);
     task->slot.u.future = &aiol_future_was_cancelled;
     aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
@@ -13185,12 +13190,14 @@ static void aiol_group_check_over(aioloop_task_group *g) {
     bool failed = g->error_count + g->lost_errors != 0;
     if (!g->exiting || !aiol_list_empty(&g->members))
         return;
-    if (failed)
+    if (failed) {
+        f->flags |= AIOL_FUTURE_OUTRANKS;
         aiol_future_fail_with(f, AIOLOOP_ETASKGROUP, aiol_group_error(g));
-    else if (g->cancelled)
+    } else if (g->cancelled) {
         aiol_future_end_cancelled(f, NULL);
-    else
+    } else {
         aiol_future_finish(f, g->outcome, NULL, NULL);
+    }
     if (failed && parent->cancelling != 0)
         parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);

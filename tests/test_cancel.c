@@ -186,3 +186,34 @@ TEST(cancel_not_taken_back_is_told_again_behind_the_errors_of_a_group, "TG-03") 
     CHECK_EQ(c.second, AIOLOOP_ECANCELED);
     test_end(loop);
 }
+
+static void cancel_parent(aioloop_future *f, void *arg) {
+    (void)f;
+    CHECK(aioloop_future_cancel(((cancel_case *)arg)->task, NULL));
+}
+
+static int64_t cancel_leaves_group(aioloop *loop, void *arg, void **out) {
+    cancel_case *c = (cancel_case *)arg;
+    aioloop_task *child;
+    aioloop_task_group *group = aioloop_task_group_enter(loop);
+    (void)out;
+    c->task = aioloop_current_task(loop);
+    child = aioloop_future_ref(aioloop_task_group_create_task(group, cancel_failing, NULL, NULL));
+    CHECK_EQ(aioloop_future_add_done_callback(child, cancel_parent, c), 0); /* behind the group's, in the same iteration */
+    aioloop_future_unref(child);
+    c->first = aioloop_await(aioloop_task_group_exit(group, 0), NULL);
+    snprintf(c->text, sizeof(c->text), "%s", aioloop_error_message(aioloop_error_at(aioloop_last_error(loop), 0)));
+    c->second = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(1)), NULL);
+    return 0;
+}
+
+TEST(cancel_that_comes_with_the_errors_of_a_group_comes_after_them, "TG-03") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    CHECK_EQ(cancel_run(loop, cancel_leaves_group, &c), 0);
+    CHECK_EQ(c.first, AIOLOOP_ETASKGROUP);
+    CHECK_STR(c.text, "on purpose");
+    CHECK_EQ(c.second, AIOLOOP_ECANCELED);
+    CHECK_EQ(test_reports(), 0);
+    test_end(loop);
+}

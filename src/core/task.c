@@ -190,6 +190,10 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
 static void aiol_task_deliver_cancel(aiol_task *task) {
     aioloop *loop = task->future.loop;
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
+    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
+        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+        return;
+    }
     task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_SLEEPS);
     task->slot.u.future = &aiol_future_was_cancelled;
     aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
