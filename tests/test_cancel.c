@@ -217,3 +217,24 @@ TEST(cancel_that_comes_with_the_errors_of_a_group_comes_after_them, "TG-03") {
     CHECK_EQ(test_reports(), 0);
     test_end(loop);
 }
+
+/* ---- messages ---- */
+
+static int64_t cancel_says_why(aioloop *loop, void *arg, void **out) {
+    aioloop_task_group *group = aioloop_task_group_enter(loop);
+    (void)arg;
+    (void)out;
+    aioloop_future_unref(aioloop_task_group_create_task(group, cancel_fails_when_cancelled, NULL, NULL));
+    (void)aioloop_await(aioloop_sleep(loop, 0), NULL);
+    CHECK(aioloop_future_cancel(aioloop_current_task(loop), "enough"));
+    CHECK_EQ(aioloop_await(aioloop_task_group_exit(group, 0), NULL), AIOLOOP_ETASKGROUP); /* in place of the message */
+    CHECK_EQ(aioloop_error_count(aioloop_last_error(loop)), 1);
+    return 0;
+}
+
+TEST(cancel_message_gives_way_to_the_error_that_ends_the_wait, "TG-03") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    (void)cancel_run(loop, cancel_says_why, &c); /* the cancel is told again, and there is no wait left */
+    test_end(loop);
+}

@@ -326,6 +326,7 @@ AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void 
 
 /* With error (may be NULL; taken over). */
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error) {
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = code;
     f->error = error;
     aiol_future_done(f, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -333,6 +334,7 @@ AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct 
 
 /* With a message (may be NULL). Without memory for it the code alone has to do. */
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text) {
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = code;
     f->error = text == NULL ? NULL : aiol_error_new(&f->loop->allocator, code, text, 0);
     return aiol_future_done(f, AIOL_FUTURE_FAILED);
