@@ -11535,6 +11535,12 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     f->error = error;
 }
 
+/* The message of a cancel; NULL: there is none, or an error that was told since is kept in its place. */
+static struct aioloop_error *aiol_task_cancel_error(const aiol_task *task) {
+    struct aioloop_error *error = task->future.error;
+    return error != NULL && error->code == AIOLOOP_ECANCELED ? error : NULL;
+}
+
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
     aioloop *loop = task->future.loop;
@@ -11545,7 +11551,7 @@ static void aiol_task_deliver_cancel(aiol_task *task) {
     }
     task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_SLEEPS);
     task->slot.u.future = &aiol_future_was_cancelled;
-    aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
+    aiol_tell_of(loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
     if (awaited != NULL && (awaited->flags & AIOL_FUTURE_STATIC) == 0)
         aiol_future_release(awaited); /* with its result, if nobody else takes it */
 }
@@ -11683,9 +11689,11 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     task->flags |= AIOL_TASK_WAITS;
     task->slot.at.node.run = aiol_run_task;
     aiol_future_push_callback(f, &task->slot);
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) &&
-        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL))
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
+        const struct aioloop_error *error = aiol_task_cancel_error(task);
+        if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL))
+            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     return true;
 }
 

@@ -238,3 +238,28 @@ TEST(cancel_message_gives_way_to_the_error_that_ends_the_wait, "TG-03") {
     (void)cancel_run(loop, cancel_says_why, &c); /* the cancel is told again, and there is no wait left */
     test_end(loop);
 }
+
+static int64_t cancel_with_old_error(aioloop *loop, void *arg, void **out) {
+    cancel_case *c = (cancel_case *)arg;
+    aioloop_task_group *group;
+    (void)out;
+    CHECK(aioloop_future_cancel(aioloop_current_task(loop), NULL));
+    CHECK_EQ(aioloop_await(aioloop_sleep(loop, 0), NULL), AIOLOOP_ECANCELED);
+    CHECK_EQ(aioloop_await(aioloop_create_task(loop, cancel_failing, NULL, NULL), NULL), AIOLOOP_EIO);
+    group = aioloop_task_group_enter(loop);
+    aioloop_future_unref(aioloop_task_group_create_task(group, cancel_failing, NULL, NULL));
+    CHECK_EQ(aioloop_await(aioloop_task_group_exit(group, 0), NULL), AIOLOOP_ETASKGROUP);
+    CHECK_EQ(aioloop_await(c->future, NULL), AIOLOOP_ECANCELED); /* told again, and the message was none */
+    snprintf(c->text, sizeof(c->text), "%s", aioloop_error_message(aioloop_future_error(c->future)));
+    return 0;
+}
+
+TEST(cancel_without_a_message_does_not_take_that_of_another_error, "TASK-05") {
+    aioloop *loop = test_loop();
+    cancel_case c = AIOLOOP_ZERO;
+    c.future = aioloop_create_future(loop);
+    (void)cancel_run(loop, cancel_with_old_error, &c);
+    CHECK_STR(c.text, aioloop_strerror(AIOLOOP_ECANCELED));
+    aioloop_future_unref(c.future);
+    test_end(loop);
+}
