@@ -1089,7 +1089,8 @@ AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_task_get_context(aioloop_task *task);
 
 /* Task.cancel() is aioloop_future_cancel. Task.cancelling(): how many cancels were asked for and not taken back.
- * Task.uncancel(): takes one back and returns what is left. 0 for what is no task. */
+ * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is forgotten.
+ * 0 for what is no task. */
 AIOLOOP_API int aioloop_task_cancelling(const aioloop_task *task);
 AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
 
@@ -9408,7 +9409,8 @@ enum {
     AIOL_FUTURE_TASK = 64,     /* the first member of an aiol_task */
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
-    AIOL_FUTURE_BORROWS = 512  /* its result is that of next.source */
+    AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
+    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
 };
 
 struct aioloop_future {
@@ -11023,9 +11025,10 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
         return false;
-    future->flags |= AIOL_FUTURE_LOOKED_AT;
-    if (future->state != AIOL_FUTURE_PENDING)
+    if (future->state != AIOL_FUTURE_PENDING) {
+        future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
+    }
     future = aiol_task_cancel(future, message);
     if (future == NULL)
         return true;
@@ -11538,6 +11541,7 @@ enum {
     AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
     AIOL_TASK_RUNS = 512,      /* its step does */
     AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
@@ -11702,6 +11706,12 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     f->error = error;
 }
 
+/* The message of a cancel; NULL: there is none, or an error that was told since is kept in its place. */
+static struct aioloop_error *aiol_task_cancel_error(const aiol_task *task) {
+    struct aioloop_error *error = task->future.error;
+    return error != NULL && error->code == AIOLOOP_ECANCELED ? error : NULL;
+}
+
 /* What it waited for, and will not fetch. */
 static void aiol_task_forget_wait(aiol_task *task) {
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
@@ -11713,10 +11723,15 @@ static void aiol_task_forget_wait(aiol_task *task) {
 
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
-    task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
+    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
+        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+        return;
+    }
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
     aiol_task_forget_wait(task);
     task->slot.u.future = &aiol_future_was_cancelled;
-    aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, task->future.error);
+    aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
 }
 
 /* A step function that does not keep to the macros. */
@@ -11863,10 +11878,12 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     task->flags |= AIOL_TASK_WAITS;
     task->slot.at.node.run = aiol_run_task;
     aiol_future_push_callback(f, &task->slot);
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) &&
-        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL) &&
-        (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
+        const struct aioloop_error *error = aiol_task_cancel_error(task);
+        if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
+            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     return true;
 }
 
@@ -11877,7 +11894,9 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
     else if (AIOL_UNLIKELY(aiol_thread.run != loop->entered))
         err = aiol_fail(loop, AIOLOOP_EMISUSE, "a wait inside of aioloop_context_run");
-    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) == 0) {
+    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
+        task->flags |= AIOL_TASK_MUST_HEAR;
+    } else if (err == 0 && delay > 0) {
         aioloop_time when = aiol_time_add(aiol_loop_now(loop), delay);
         task->slot.sequence = ++loop->sequence;
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
@@ -11936,7 +11955,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
         aioloop *loop = f->loop;
         if (task == NULL)
             return f;
-        f->flags |= AIOL_FUTURE_LOOKED_AT;
         if (task->cancelling != UINT16_MAX)
             task->cancelling++;
         if (task->slot.state == AIOL_SLOT_WAITING) {
@@ -11946,13 +11964,16 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
-                awaited->flags |= AIOL_FUTURE_LOOKED_AT;
                 f = awaited;
                 continue;
             }
             aiol_future_remove_slot(awaited, &task->slot);
             aiol_queue_push(&loop->ready, &task->slot.at.node);
-        } else if (task->slot.state == AIOL_SLOT_TIMER) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        } else if ((task->flags & AIOL_TASK_SLEEPS) != 0) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        }
+        if (task->slot.state == AIOL_SLOT_TIMER) {
             aiol_heap_remove(&loop->timers, &task->slot.at.heap);
             task->slot.state = AIOL_SLOT_READY;
             task->slot.at.node.run = aiol_run_task;
@@ -12265,8 +12286,11 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     aiol_task *t = aiol_task_of(task);
     if (t == NULL)
         return 0;
-    if (t->cancelling != 0 && --t->cancelling == 0)
-        t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL; /* one that was not told yet is not told any more */
+    if (t->cancelling != 0 && --t->cancelling == 0) {
+        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
+        if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
+            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
 }
@@ -12917,13 +12941,16 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
     if (!w->shields && !w->cancelling) {
-        w->cancelled = true;
+        bool cancelled;
         w->cancelling = true;
-        aioloop_future_cancel(w->inner, NULL);
+        cancelled = aioloop_future_cancel(w->inner, NULL);
         w->cancelling = false;
-        return false; /* it ends when the inner one has */
+        if (cancelled) {
+            w->cancelled = true;
+            return false; /* it ends when the inner one has */
+        }
     }
-    w->outer = NULL; /* of a shield, or where a circle is broken. Its own callback stays: it holds the inner one */
+    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
     aiol_future_release(outer);
     return true;
 }
@@ -13402,13 +13429,15 @@ static void aiol_group_check_over(aioloop_task_group *g) {
     bool failed = g->error_count + g->lost_errors != 0;
     if (!g->exiting || !aiol_list_empty(&g->members))
         return;
-    if (failed)
+    if (failed) {
+        f->flags |= AIOL_FUTURE_OUTRANKS;
         aiol_future_fail_with(f, AIOLOOP_ETASKGROUP, aiol_group_error(g));
-    else if (g->cancelled)
+    } else if (g->cancelled) {
         aiol_future_end_cancelled(f, NULL);
-    else
+    } else {
         aiol_future_finish(f, g->outcome, NULL, NULL);
-    if (failed && g->cancelled && parent->cancelling != 0)
+    }
+    if (failed && parent->cancelling != 0)
         parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);
     aiol_future_release(f);

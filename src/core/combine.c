@@ -545,13 +545,16 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
     if (!w->shields && !w->cancelling) {
-        w->cancelled = true;
+        bool cancelled;
         w->cancelling = true;
-        aioloop_future_cancel(w->inner, NULL);
+        cancelled = aioloop_future_cancel(w->inner, NULL);
         w->cancelling = false;
-        return false; /* it ends when the inner one has */
+        if (cancelled) {
+            w->cancelled = true;
+            return false; /* it ends when the inner one has */
+        }
     }
-    w->outer = NULL; /* of a shield, or where a circle is broken. Its own callback stays: it holds the inner one */
+    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
     aiol_future_release(outer);
     return true;
 }

@@ -433,9 +433,10 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
         return false;
-    future->flags |= AIOL_FUTURE_LOOKED_AT;
-    if (future->state != AIOL_FUTURE_PENDING)
+    if (future->state != AIOL_FUTURE_PENDING) {
+        future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
+    }
     future = aiol_task_cancel(future, message);
     if (future == NULL)
         return true;

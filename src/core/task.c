@@ -23,6 +23,7 @@ enum {
     AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
     AIOL_TASK_RUNS = 512,      /* its step does */
     AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
@@ -187,6 +188,12 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     f->error = error;
 }
 
+/* The message of a cancel; NULL: there is none, or an error that was told since is kept in its place. */
+static struct aioloop_error *aiol_task_cancel_error(const aiol_task *task) {
+    struct aioloop_error *error = task->future.error;
+    return error != NULL && error->code == AIOLOOP_ECANCELED ? error : NULL;
+}
+
 /* What it waited for, and will not fetch. */
 static void aiol_task_forget_wait(aiol_task *task) {
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
@@ -198,10 +205,15 @@ static void aiol_task_forget_wait(aiol_task *task) {
 
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
-    task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
+    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
+        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+        return;
+    }
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
     aiol_task_forget_wait(task);
     task->slot.u.future = &aiol_future_was_cancelled;
-    aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, task->future.error);
+    aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
 }
 
 /* A step function that does not keep to the macros. */
@@ -348,10 +360,12 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     task->flags |= AIOL_TASK_WAITS;
     task->slot.at.node.run = aiol_run_task;
     aiol_future_push_callback(f, &task->slot);
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) &&
-        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL) &&
-        (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
+        const struct aioloop_error *error = aiol_task_cancel_error(task);
+        if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
+            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     return true;
 }
 
@@ -362,7 +376,9 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
     else if (AIOL_UNLIKELY(aiol_thread.run != loop->entered))
         err = aiol_fail(loop, AIOLOOP_EMISUSE, "a wait inside of aioloop_context_run");
-    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) == 0) {
+    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
+        task->flags |= AIOL_TASK_MUST_HEAR;
+    } else if (err == 0 && delay > 0) {
         aioloop_time when = aiol_time_add(aiol_loop_now(loop), delay);
         task->slot.sequence = ++loop->sequence;
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
@@ -421,7 +437,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
         aioloop *loop = f->loop;
         if (task == NULL)
             return f;
-        f->flags |= AIOL_FUTURE_LOOKED_AT;
         if (task->cancelling != UINT16_MAX)
             task->cancelling++;
         if (task->slot.state == AIOL_SLOT_WAITING) {
@@ -431,13 +446,16 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
-                awaited->flags |= AIOL_FUTURE_LOOKED_AT;
                 f = awaited;
                 continue;
             }
             aiol_future_remove_slot(awaited, &task->slot);
             aiol_queue_push(&loop->ready, &task->slot.at.node);
-        } else if (task->slot.state == AIOL_SLOT_TIMER) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        } else if ((task->flags & AIOL_TASK_SLEEPS) != 0) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        }
+        if (task->slot.state == AIOL_SLOT_TIMER) {
             aiol_heap_remove(&loop->timers, &task->slot.at.heap);
             task->slot.state = AIOL_SLOT_READY;
             task->slot.at.node.run = aiol_run_task;
@@ -750,8 +768,11 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     aiol_task *t = aiol_task_of(task);
     if (t == NULL)
         return 0;
-    if (t->cancelling != 0 && --t->cancelling == 0)
-        t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL; /* one that was not told yet is not told any more */
+    if (t->cancelling != 0 && --t->cancelling == 0) {
+        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
+        if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
+            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
 }
