@@ -84,6 +84,8 @@ static void test_clean_up(void) {
         if (loop->running != 0 && aiol_thread.running == loop && loop->outer_place == NULL)
             map = loop->map; /* which keeps them while it runs */
         loop->running = 0;
+        loop->task = NULL; /* its stack may be the one that was left */
+        loop->coro = NULL;
         loop->debug = false;
         if (!loop->closed && aiol_sim_is(loop->engine))
             test_state.socket_count = 0;
