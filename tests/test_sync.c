@@ -417,6 +417,25 @@ TEST(lock_is_acquired_with_a_time_out, "LOCK-01") {
     test_end(loop);
 }
 
+TEST(wait_for_that_is_cancelled_as_the_lock_comes_gives_it_back, "LOCK-01 TIME-06") {
+    aioloop *loop = test_loop();
+    sync_style style;
+    SYNC_FOR_TASKS(style) {
+        aioloop_lock *lock = sync_lock(loop);
+        sync_who a;
+        char order[8] = "";
+        CHECK_EQ(aioloop_lock_acquire_nowait(lock), 0);
+        sync_start(loop, &a, style, 'a', order, aioloop_wait_for(aioloop_lock_acquire(lock), AIOLOOP_SECONDS(3600)));
+        CHECK_EQ(aioloop_lock_release(lock), 0);
+        sync_cancel(&a);
+        test_spin(loop, 4);
+        sync_ended(&a, AIOLOOP_ECANCELED);
+        CHECK(!aioloop_lock_locked(lock));
+        aioloop_lock_free(lock);
+    }
+    test_end(loop);
+}
+
 TEST(lock_in_a_cancelled_gather_is_given_back, "LOCK-01") {
     aioloop *loop = test_loop();
     aioloop_lock *one = sync_lock(loop);

@@ -527,7 +527,7 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
 
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
-    if (!w->shields) {
+    if (!w->shields && w->inner->state == AIOL_FUTURE_PENDING) {
         w->cancelled = true;
         aioloop_future_cancel(w->inner, NULL);
         return false; /* it ends when the inner one has */
