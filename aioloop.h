@@ -186,6 +186,24 @@
  *   too, or be lent to a group, whose exit always waits for all.
  *
  *
+ * LOCKS AND QUEUES
+ *
+ *   aioloop_lock, aioloop_event, aioloop_condition, aioloop_semaphore, aioloop_barrier and aioloop_queue order the tasks
+ *   of one loop, not threads. Who made one frees it; what is forgotten goes with the loop. Waiting is a future:
+ *
+ *       rc = aioloop_await(aioloop_lock_acquire(lock), NULL);
+ *       if (rc < 0)
+ *           return rc;
+ *       ...
+ *       aioloop_lock_release(lock);
+ *
+ *   They serve in the order of arrival, and hand over at once, so nobody overtakes. What was handed to a task that is
+ *   cancelled before it goes on, the lock, the place, the item, goes to the next, or back: the wait that returns
+ *   AIOLOOP_ECANCELED has acquired nothing. Two calls are special. aioloop_condition_wait has the lock again however it
+ *   ends, AIOLOOP_ECANCELED included. aioloop_queue_put takes the item over from the call on, also if it fails; its
+ *   dispose function ends what nobody gets. The calls that end in _nowait neither wait nor make a future.
+ *
+ *
  * PROTOCOLS AND TRANSPORTS
  *
  *   A connection has two sides. The transport is the library's: you ask it to write, pause, close. The protocol is
@@ -1342,6 +1360,218 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner);
 
 /* Closes, and frees the runner. NULL is ignored. */
 AIOLOOP_API void aioloop_runner_free(aioloop_runner *runner);
+
+#endif
+
+/* >> src/api/sync.h */
+/*
+ * sync.h - locks and their kin, for the tasks of one loop.                           (asyncio: locks.py)
+ *
+ * They order tasks, not threads: all calls are made in the loop's thread. Each object has one owner, who made it and
+ * frees it; what was not freed goes with the loop (aioloop_free), and must not be used after that. Freeing one cancels
+ * the futures of those who still wait.
+ *
+ * Those who wait are served in the order in which they came, and nobody overtakes them. A future that is cancelled
+ * leaves the line. What was handed over to a task that was cancelled before it went on (or to a future that was
+ * dropped) goes to the next in line. A lock or a place among n that a future stands for is taken by reading it
+ * (aioloop_await, aioloop_future_result) and must then be released.
+ *
+ * There is no time-out here: aioloop_wait_for and aioloop_timeout_enter are for all futures alike.
+ *
+ * Every call answers AIOLOOP_EINVAL for NULL. Once the loop is closed acquiring and waiting answer AIOLOOP_ECLOSED,
+ * releasing, setting and asking go on, and those who waited wait for ever. In debug mode calls from a wrong thread are
+ * AIOLOOP_EMISUSE.
+ */
+#ifndef AIOLOOP_API_SYNC_H
+#define AIOLOOP_API_SYNC_H
+
+/* ---- Lock ---- */
+
+typedef struct aioloop_lock aioloop_lock;
+
+/* asyncio.Lock(). NULL, and aioloop_last_error: AIOLOOP_ENOMEM, AIOLOOP_ECLOSED; so for all that follow. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_lock *aioloop_lock_new(aioloop *loop);
+
+/* Those who wait are cancelled. Needs no memory. NULL is ignored. */
+AIOLOOP_API void aioloop_lock_free(aioloop_lock *lock);
+
+/* Lock.acquire(): done, with 0, when the lock is the caller's; at once if it is free. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_lock_acquire(aioloop_lock *lock);
+
+/* The same without waiting and without memory: 0, or AIOLOOP_EAGAIN if it is held. */
+AIOLOOP_API int aioloop_lock_acquire_nowait(aioloop_lock *lock);
+
+/* Lock.release(): hands it to the first who waits. Needs no memory. AIOLOOP_EMISUSE if it is not held; it does not
+ * matter who holds it. */
+AIOLOOP_API int aioloop_lock_release(aioloop_lock *lock);
+
+/* Lock.locked(). False for NULL. */
+AIOLOOP_API bool aioloop_lock_locked(const aioloop_lock *lock);
+
+/* ---- Event ---- */
+
+typedef struct aioloop_event aioloop_event;
+
+/* asyncio.Event(), not set. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_event *aioloop_event_new(aioloop *loop);
+AIOLOOP_API void aioloop_event_free(aioloop_event *event);
+
+/* Event.set(): everyone who waits goes on, also if it is cleared right after. Event.clear(). Event.is_set(). Need no
+ * memory. */
+AIOLOOP_API int aioloop_event_set(aioloop_event *event);
+AIOLOOP_API int aioloop_event_clear(aioloop_event *event);
+AIOLOOP_API bool aioloop_event_is_set(const aioloop_event *event);
+
+/* Event.wait(): done, with 0, when it is set; at once if it is. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_event_wait(aioloop_event *event);
+
+/* ---- Condition ---- */
+
+typedef struct aioloop_condition aioloop_condition;
+
+/* asyncio.Condition(lock). lock NULL: one of its own; else it must live longer than the condition, and may serve
+ * several. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_condition *aioloop_condition_new(aioloop *loop, aioloop_lock *lock);
+
+/* Those who wait are cancelled; if the lock is not the condition's own, each of them as soon as it has it again. */
+AIOLOOP_API void aioloop_condition_free(aioloop_condition *condition);
+
+/* Those of its lock. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_acquire(aioloop_condition *condition);
+AIOLOOP_API int aioloop_condition_acquire_nowait(aioloop_condition *condition);
+AIOLOOP_API int aioloop_condition_release(aioloop_condition *condition);
+AIOLOOP_API bool aioloop_condition_locked(const aioloop_condition *condition);
+
+/* Condition.wait(): releases the lock, and is done, with 0, when it was notified and has the lock again. However it
+ * ends, the caller has the lock then, also when it is told AIOLOOP_ECANCELED: cancelling takes until the lock is free.
+ * Only a call that fails at once (AIOLOOP_EMISUSE if the lock is not held, AIOLOOP_ENOMEM) leaves all as it was. A
+ * notification that comes to a task that is cancelled goes on to the next. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait(aioloop_condition *condition);
+
+/* Condition.wait_for(): waits until predicate(arg) answers something else than 0, which is the result; below 0 the wait
+ * has failed with that code. The predicate is asked at once, and by a task of its own with the lock held after each
+ * notification; it may not wait. Otherwise as aioloop_condition_wait. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait_for(aioloop_condition *condition,
+                                                                        int64_t (*predicate)(void *arg), void *arg);
+
+/* Condition.notify(n), notify_all(): the first n of those who wait, or all of them, go on as the lock becomes free.
+ * Need no memory. AIOLOOP_EMISUSE if the lock is not held. */
+AIOLOOP_API int aioloop_condition_notify(aioloop_condition *condition, size_t n);
+AIOLOOP_API int aioloop_condition_notify_all(aioloop_condition *condition);
+
+/* ---- Semaphore, BoundedSemaphore ---- */
+
+typedef struct aioloop_semaphore aioloop_semaphore;
+
+/* asyncio.Semaphore(value): lets value in. asyncio.BoundedSemaphore(value): and refuses a release above that.
+ * AIOLOOP_EINVAL for a negative value. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_semaphore *aioloop_semaphore_new(aioloop *loop, int64_t value);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_semaphore *aioloop_bounded_semaphore_new(aioloop *loop, int64_t value);
+AIOLOOP_API void aioloop_semaphore_free(aioloop_semaphore *semaphore);
+
+/* Semaphore.acquire(), and without waiting (AIOLOOP_EAGAIN), as those of a lock. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_semaphore_acquire(aioloop_semaphore *semaphore);
+AIOLOOP_API int aioloop_semaphore_acquire_nowait(aioloop_semaphore *semaphore);
+
+/* Semaphore.release(): lets one more in. Needs no memory. AIOLOOP_EINVAL for a bounded one that is at its value
+ * already. */
+AIOLOOP_API int aioloop_semaphore_release(aioloop_semaphore *semaphore);
+
+/* Semaphore.locked(): true if acquiring would wait. */
+AIOLOOP_API bool aioloop_semaphore_locked(const aioloop_semaphore *semaphore);
+
+/* ---- Barrier ---- */
+
+typedef struct aioloop_barrier aioloop_barrier;
+
+/* asyncio.Barrier(parties). AIOLOOP_EINVAL if parties is below 1. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_barrier *aioloop_barrier_new(aioloop *loop, int parties);
+AIOLOOP_API void aioloop_barrier_free(aioloop_barrier *barrier);
+
+/* Barrier.wait(): done when as many wait as there are parties; its number says which of them this is, from 0 to parties
+ * - 1 in the order of their coming. AIOLOOP_EBROKENBARRIER if the barrier is broken, or is broken or reset meanwhile.
+ * One that is cancelled is not counted any more. Those who were let through are not affected by what happens to the
+ * barrier later, and it fills anew at once; asyncio waits until all of them have run. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_barrier_wait(aioloop_barrier *barrier);
+
+/* Barrier.reset(): those who wait fail, and the barrier is empty and whole again. Barrier.abort(): those who wait fail,
+ * and all that come later, until it is reset. Plain calls, not coroutines as asyncio's. */
+AIOLOOP_API int aioloop_barrier_reset(aioloop_barrier *barrier);
+AIOLOOP_API int aioloop_barrier_abort(aioloop_barrier *barrier);
+
+/* Barrier.parties, n_waiting, broken. 0 and false for NULL. */
+AIOLOOP_API int aioloop_barrier_parties(const aioloop_barrier *barrier);
+AIOLOOP_API int aioloop_barrier_n_waiting(const aioloop_barrier *barrier);
+AIOLOOP_API bool aioloop_barrier_broken(const aioloop_barrier *barrier);
+
+#endif
+
+/* >> src/api/queue.h */
+/*
+ * queue.h - queues between the tasks of one loop.                                   (asyncio: queues.py)
+ *
+ * An item is a pointer. What sync.h says of owners, of the order of those who wait and of a closed loop holds here too.
+ * aioloop_close ends all items that are in the queue.
+ */
+#ifndef AIOLOOP_API_QUEUE_H
+#define AIOLOOP_API_QUEUE_H
+
+/* asyncio.Queue, LifoQueue, PriorityQueue. */
+typedef enum aioloop_queue_kind { AIOLOOP_QUEUE_FIFO, AIOLOOP_QUEUE_LIFO, AIOLOOP_QUEUE_PRIORITY } aioloop_queue_kind;
+
+/* All zero: asyncio's defaults. */
+typedef struct aioloop_queue_options {
+    aioloop_queue_kind kind;
+    int64_t maxsize; /* 0 or less: unbounded */
+    /* For AIOLOOP_QUEUE_PRIORITY: below 0 if a comes out before b, as qsort's; equal ones come out in the order they
+     * were put. It must not call the library. */
+    int (*compare)(const void *a, const void *b);
+} aioloop_queue_options;
+
+typedef struct aioloop_queue aioloop_queue;
+
+/* asyncio.Queue(maxsize) and its kin. options may be NULL. NULL, and aioloop_last_error: AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED; AIOLOOP_EINVAL for an unknown kind, or priority without compare. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_queue *aioloop_queue_new(aioloop *loop, const aioloop_queue_options *options);
+
+/* Cancels those who wait, and disposes of the items. Needs no memory. NULL is ignored. */
+AIOLOOP_API void aioloop_queue_free(aioloop_queue *queue);
+
+/* Queue.put(): done, with 0, when the item is in the queue; at once if there is room. From the call on the item is the
+ * queue's: dispose (may be NULL) is called with it if it is not put, because this failed or was cancelled (then when
+ * its future goes), or if nobody gets it. A task that is told AIOLOOP_ECANCELED does not know whether it was put.
+ * AIOLOOP_EQUEUESHUTDOWN. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_queue_put(aioloop_queue *queue, void *item,
+                                                               void (*dispose)(void *item));
+
+/* Queue.put_nowait(): 0, or AIOLOOP_EQUEUEFULL, AIOLOOP_EQUEUESHUTDOWN, AIOLOOP_ENOMEM, and then the item is still the
+ * caller's. Needs no memory but the queue's own, which grows. */
+AIOLOOP_API int aioloop_queue_put_nowait(aioloop_queue *queue, void *item, void (*dispose)(void *item));
+
+/* Queue.get(): done, with the item as its pointer, when there is one. Reading the result takes the item, so give it an
+ * `out`. One that a cancelled task did not take goes back to where it was, also if the queue is then longer than
+ * maxsize. AIOLOOP_EQUEUESHUTDOWN if the queue is shut down and empty. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_queue_get(aioloop_queue *queue);
+
+/* Queue.get_nowait(): 0, with the item at out (the address of an object pointer); or AIOLOOP_EQUEUEEMPTY,
+ * AIOLOOP_EQUEUESHUTDOWN. Needs no memory. AIOLOOP_EINVAL if out is NULL. */
+AIOLOOP_API int aioloop_queue_get_nowait(aioloop_queue *queue, void *out);
+
+/* Queue.task_done(): an item that was got is dealt with. AIOLOOP_EINVAL if called more often than items were put. */
+AIOLOOP_API int aioloop_queue_task_done(aioloop_queue *queue);
+
+/* Queue.join(): done, with 0, when aioloop_queue_task_done was called for every item put. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_queue_join(aioloop_queue *queue);
+
+/* Queue.shutdown(): from now on putting fails, also for those who wait for room; getting fails when the queue is empty.
+ * immediate: the items in it are disposed of, and count as done. Needs no memory. */
+AIOLOOP_API int aioloop_queue_shutdown(aioloop_queue *queue, bool immediate);
+
+/* Queue.qsize(), maxsize (0: unbounded), empty(), full(). 0 and false for NULL, which is empty. */
+AIOLOOP_API size_t aioloop_queue_qsize(const aioloop_queue *queue);
+AIOLOOP_API int64_t aioloop_queue_maxsize(const aioloop_queue *queue);
+AIOLOOP_API bool aioloop_queue_empty(const aioloop_queue *queue);
+AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue);
 
 #endif
 
@@ -9410,7 +9640,8 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
 };
 
 struct aioloop_future {
@@ -9440,6 +9671,17 @@ struct aioloop_future {
 };
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
+
+/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something. It leaves
+ * the line when it is freed, so the object may find all of them, and go before any of them. */
+typedef struct aiol_waiter {
+    aioloop_future future;
+    aiol_link link;
+    void (*gone)(struct aiol_waiter *waiter, bool unread); /* may be NULL: it is being freed; with a result that nobody read? */
+    void *object;                                          /* that it waits at; NULL: that has gone */
+    void (*dispose)(void *pointer);                        /* this and mark are the object's */
+    uint64_t mark;
+} aiol_waiter;
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
  * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
@@ -9552,6 +9794,7 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
 /* future.c */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
 AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
+AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object);
 AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
@@ -10731,6 +10974,20 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(a
     return f;
 }
 
+/* The same with a place in a line, in none yet. */
+AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object) {
+    aiol_waiter *w = (aiol_waiter *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    if (w == NULL)
+        return NULL;
+    aiol_future_init(loop, &w->future);
+    w->future.end.cancel = cancel;
+    w->future.of.owner = object;
+    w->future.refs = 2;
+    w->future.flags = AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_OWN | AIOL_FUTURE_WAITER;
+    w->object = object;
+    return w;
+}
+
 AIOLOOP_API aioloop_future *(aioloop_create_operation)(aioloop *loop, bool (*cancel)(aioloop_future *future, void *owner),
                                                        void *owner) {
     aioloop_future *f;
@@ -10756,7 +11013,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
 }
 
 static size_t aiol_future_size(const aioloop_future *f) {
-    return (f->flags & AIOL_FUTURE_TASK) != 0 ? aiol_task_size((const aiol_task *)(const void *)f) : sizeof(*f);
+    if ((f->flags & AIOL_FUTURE_TASK) != 0)
+        return aiol_task_size((const aiol_task *)(const void *)f);
+    return (f->flags & AIOL_FUTURE_WAITER) != 0 ? sizeof(aiol_waiter) : sizeof(*f);
 }
 
 /* Frees the oldest futures of the quarantine until at most `left` are there. */
@@ -10771,7 +11030,7 @@ AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left) {
 
 static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aioloop *loop = f->loop;
-    f->flags = AIOL_FUTURE_STATIC | (f->flags & AIOL_FUTURE_TASK); /* its size */
+    f->flags = AIOL_FUTURE_STATIC | (f->flags & (AIOL_FUTURE_TASK | AIOL_FUTURE_WAITER)); /* its size */
     f->state = AIOL_FUTURE_FAILED;
     f->code = AIOLOOP_EMISUSE;
     f->error = NULL;
@@ -10780,10 +11039,19 @@ static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aiol_future_free_ended(loop, AIOL_FUTURE_QUARANTINE);
 }
 
+static AIOL_NOINLINE void aiol_waiter_strip(aiol_waiter *w, bool unread) {
+    void (*gone)(aiol_waiter *, bool) = w->gone;
+    w->gone = NULL;
+    aiol_list_remove(&w->link);
+    if (gone != NULL)
+        gone(w, unread);
+}
+
 /* Lets go of everything that runs user code; the future itself stays. */
 AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     void (*dispose)(void *) = NULL;
-    if (f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0)
+    bool unread = f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0;
+    if (unread)
         dispose = f->end.dispose;
     f->flags |= AIOL_FUTURE_TAKEN;
     if ((f->flags & AIOL_FUTURE_BORROWS) != 0) {
@@ -10795,6 +11063,8 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     aiol_future_drop_callbacks(f);
     if ((f->flags & AIOL_FUTURE_TASK) != 0)
         aiol_task_strip((aiol_task *)(void *)f);
+    if ((f->flags & AIOL_FUTURE_WAITER) != 0)
+        aiol_waiter_strip((aiol_waiter *)(void *)f, unread);
     if (dispose != NULL)
         dispose(f->of.pointer);
 }
@@ -10947,7 +11217,7 @@ AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *so
     source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
-        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_BORROWS) != 0) {
+        if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
             aiol_future_hold(source);
             f->flags |= AIOL_FUTURE_BORROWS;
             f->next.source = source;
@@ -16919,6 +17189,1291 @@ AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, con
 
 #endif
 
+/* >> src/high/sync.c */
+/*
+ * sync.c - locks and their kin.                                                    (asyncio: locks.py)
+ *
+ * Whoever waits is a waiter in the object's line: the future and its link are one block. What is released is handed to
+ * the first in the line at once, so a newcomer can take only what nobody waits for. A waiter that was given a lock
+ * stays in a second list until its future is freed: if nobody has read the result by then it is given back, and if the
+ * object goes first it finds them there.
+ *
+ * While the loop is open completing a waiter calls no user code. Where a failure may be reported, or the loop be
+ * closed, the line is taken off the object first, which may then go.
+ */
+#ifndef AIOL_HIGH_SYNC_C
+#define AIOL_HIGH_SYNC_C
+
+/* ---- lines ---- */
+
+AIOL_INLINE aiol_waiter *aiol_waiter_of(aiol_link *link) {
+    return AIOL_CONTAINER(link, aiol_waiter, link);
+}
+
+/* The first of a line, out of it; NULL: it is empty. */
+static aiol_waiter *aiol_line_pop(aiol_link *line) {
+    aiol_waiter *w;
+    if (aiol_list_empty(line))
+        return NULL;
+    w = aiol_waiter_of(line->next);
+    aiol_list_remove(&w->link);
+    return w;
+}
+
+/* Moves a line to a new one that is not the object's any more. */
+static void aiol_line_detach(aiol_link *to, aiol_link *from) {
+    aiol_link *link;
+    aiol_list_init(to);
+    aiol_list_move(to, from);
+    for (link = to->next; link != to; link = link->next)
+        aiol_waiter_of(link)->object = NULL;
+}
+
+/* Ends all of a detached line: with 0, cancelled, or with an error. */
+static void aiol_line_end(aiol_link *line, int code) {
+    aiol_waiter *w;
+    while ((w = aiol_line_pop(line)) != NULL) {
+        if (code == 0)
+            aiol_future_finish(&w->future, 0, NULL, NULL);
+        else if (code == AIOLOOP_ECANCELED)
+            aiol_future_end_cancelled(&w->future, NULL);
+        else
+            aiol_future_fail(&w->future, code, NULL);
+        aiol_future_release(&w->future);
+    }
+}
+
+/* The object goes: what it has given stays where it is. */
+static void aiol_line_forget(aiol_link *granted) {
+    aiol_waiter *w;
+    while ((w = aiol_line_pop(granted)) != NULL) {
+        w->gone = NULL;
+        w->object = NULL;
+    }
+}
+
+static bool aiol_waiter_leave(aioloop_future *f, void *owner) {
+    (void)owner;
+    aiol_list_remove(&((aiol_waiter *)(void *)f)->link);
+    aiol_future_release(f);
+    return true;
+}
+
+/* A waiter at the end of the line; NULL when there is no memory. */
+static aiol_waiter *aiol_line_join(aioloop *loop, aiol_link *line, void *object) {
+    aiol_waiter *w = aiol_waiter_new(loop, aiol_waiter_leave, object);
+    if (w == NULL)
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    else
+        aiol_list_append(line, &w->link);
+    return w;
+}
+
+/* A future that is done, with a number. */
+static aioloop_future *aiol_future_of_number(aioloop *loop, int64_t number) {
+    aioloop_future *f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_future_finish(f, number, NULL, NULL);
+    aiol_future_release(f);
+    return f;
+}
+
+/* Whether a call that acquires or waits is refused. */
+AIOL_INLINE int aiol_sync_check(aioloop *loop) {
+    return AIOL_UNLIKELY(loop->careful) ? aiol_check(loop) : 0;
+}
+
+/* The same for the others, which work on a closed loop too. */
+AIOL_INLINE int aiol_sync_check_thread(aioloop *loop) {
+    return AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop) ? AIOLOOP_EMISUSE : 0;
+}
+
+/* Memory for an object, zeroed; NULL, and the error stored. */
+static void *aiol_sync_new(aioloop *loop, size_t size) {
+    void *object;
+    if (loop == NULL) {
+        aiol_fail(NULL, AIOLOOP_EINVAL, "a loop is needed, not NULL");
+        return NULL;
+    }
+    if (aiol_sync_check(loop) < 0)
+        return NULL;
+    object = aiol_alloc_zero(&loop->allocator, size);
+    if (object == NULL)
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    return object;
+}
+
+/* ---- permits: what locks and semaphores have in common ---- */
+
+typedef struct aiol_permits {
+    aiol_link waiters;
+    aiol_link granted;
+    int64_t value; /* how many are left; 0 while somebody waits */
+    bool serving;
+} aiol_permits;
+
+static void aiol_condition_turn(aiol_waiter *w);
+
+static void aiol_permits_init(aiol_permits *p, int64_t value) {
+    aiol_list_init(&p->waiters);
+    aiol_list_init(&p->granted);
+    p->value = value;
+}
+
+/* Lets in as many as there are permits for. One whose future nobody has gives its permit back at once, and the loop
+ * here goes on. */
+static void aiol_permits_serve(aioloop *loop, aiol_permits *p);
+
+static void aiol_permits_gone(aiol_waiter *w, bool unread) {
+    aiol_permits *p = (aiol_permits *)w->object;
+    if (!unread)
+        return;
+    p->value++;
+    aiol_permits_serve(w->future.loop, p);
+}
+
+/* A permit was taken for the waiter, which is in no line. */
+static void aiol_permits_give(aiol_permits *p, aiol_waiter *w) {
+    w->gone = aiol_permits_gone;
+    w->future.flags |= AIOL_FUTURE_GRANT;
+    aiol_list_append(&p->granted, &w->link);
+    aiol_future_finish(&w->future, 0, NULL, NULL);
+    aiol_future_release(&w->future);
+}
+
+static void aiol_permits_serve(aioloop *loop, aiol_permits *p) {
+    aiol_waiter *w;
+    if (p->serving || loop->closed)
+        return;
+    p->serving = true;
+    while (p->value > 0 && (w = aiol_line_pop(&p->waiters)) != NULL) {
+        p->value--;
+        if (w->mark == 0)
+            aiol_permits_give(p, w);
+        else
+            aiol_condition_turn(w);
+    }
+    p->serving = false;
+}
+
+static void aiol_permits_release(aioloop *loop, aiol_permits *p) {
+    p->value++;
+    aiol_permits_serve(loop, p);
+}
+
+static aioloop_future *aiol_permits_acquire(aioloop *loop, aiol_permits *p) {
+    int err = aiol_sync_check(loop);
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    w = aiol_line_join(loop, &p->waiters, p);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    aiol_permits_serve(loop, p);
+    return &w->future;
+}
+
+static int aiol_permits_acquire_nowait(aioloop *loop, aiol_permits *p) {
+    int err = aiol_sync_check(loop);
+    if (err < 0)
+        return err;
+    if (p->value == 0)
+        return AIOLOOP_EAGAIN;
+    p->value--;
+    return 0;
+}
+
+/* ---- Lock ---- */
+
+struct aioloop_lock {
+    aiol_resource resource;
+    aiol_permits permits; /* one */
+};
+
+static void aiol_lock_destroy(aiol_resource *resource) {
+    aioloop_lock *lock = AIOL_CONTAINER(resource, aioloop_lock, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, lock, sizeof(*lock));
+}
+
+static const aiol_resource_calls aiol_lock_resource = {"lock", aiol_combine_closed, aiol_lock_destroy,
+                                                       aiol_combine_is_open};
+
+AIOLOOP_API aioloop_lock *aioloop_lock_new(aioloop *loop) {
+    aioloop_lock *lock = (aioloop_lock *)aiol_sync_new(loop, sizeof(*lock));
+    if (lock == NULL)
+        return NULL;
+    aiol_permits_init(&lock->permits, 1);
+    aiol_resource_add(loop, &lock->resource, &aiol_lock_resource);
+    return lock;
+}
+
+AIOLOOP_API void aioloop_lock_free(aioloop_lock *lock) {
+    aiol_link line;
+    if (lock == NULL || lock->resource.loop->freeing)
+        return; /* it goes with the loop */
+    aiol_line_forget(&lock->permits.granted);
+    aiol_line_detach(&line, &lock->permits.waiters);
+    aiol_lock_destroy(&lock->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_lock_acquire)(aioloop_lock *lock) {
+    if (lock == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    return aiol_permits_acquire(lock->resource.loop, &lock->permits);
+}
+
+AIOLOOP_API int aioloop_lock_acquire_nowait(aioloop_lock *lock) {
+    return lock == NULL ? AIOLOOP_EINVAL : aiol_permits_acquire_nowait(lock->resource.loop, &lock->permits);
+}
+
+AIOLOOP_API int aioloop_lock_release(aioloop_lock *lock) {
+    int err = lock == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(lock->resource.loop);
+    if (err < 0)
+        return err;
+    if (lock->permits.value != 0)
+        return aiol_fail(lock->resource.loop, AIOLOOP_EMISUSE, "the lock is not held");
+    aiol_permits_release(lock->resource.loop, &lock->permits);
+    return 0;
+}
+
+AIOLOOP_API bool aioloop_lock_locked(const aioloop_lock *lock) {
+    return lock != NULL && lock->permits.value == 0;
+}
+
+/* ---- Event ---- */
+
+struct aioloop_event {
+    aiol_resource resource;
+    aiol_link waiters;
+    bool set;
+};
+
+static void aiol_event_destroy(aiol_resource *resource) {
+    aioloop_event *event = AIOL_CONTAINER(resource, aioloop_event, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, event, sizeof(*event));
+}
+
+static const aiol_resource_calls aiol_event_resource = {"event", aiol_combine_closed, aiol_event_destroy,
+                                                        aiol_combine_is_open};
+
+AIOLOOP_API aioloop_event *aioloop_event_new(aioloop *loop) {
+    aioloop_event *event = (aioloop_event *)aiol_sync_new(loop, sizeof(*event));
+    if (event == NULL)
+        return NULL;
+    aiol_list_init(&event->waiters);
+    aiol_resource_add(loop, &event->resource, &aiol_event_resource);
+    return event;
+}
+
+AIOLOOP_API void aioloop_event_free(aioloop_event *event) {
+    aiol_link line;
+    if (event == NULL || event->resource.loop->freeing)
+        return;
+    aiol_line_detach(&line, &event->waiters);
+    aiol_event_destroy(&event->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+AIOLOOP_API int aioloop_event_set(aioloop_event *event) {
+    aiol_link line;
+    int err = event == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(event->resource.loop);
+    if (err < 0)
+        return err;
+    event->set = true;
+    if (event->resource.loop->closed)
+        return 0;
+    aiol_line_detach(&line, &event->waiters);
+    aiol_line_end(&line, 0);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_event_clear(aioloop_event *event) {
+    int err = event == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(event->resource.loop);
+    if (err == 0)
+        event->set = false;
+    return err;
+}
+
+AIOLOOP_API bool aioloop_event_is_set(const aioloop_event *event) {
+    return event != NULL && event->set;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_event_wait)(aioloop_event *event) {
+    int err = event == NULL ? AIOLOOP_EINVAL : aiol_sync_check(event->resource.loop);
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    if (event->set)
+        return aiol_future_of_number(event->resource.loop, 0);
+    w = aiol_line_join(event->resource.loop, &event->waiters, event);
+    return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
+}
+
+/* ---- Condition ---- */
+
+/* Where a waiter of a condition is: in the condition's line, or in that of the lock. */
+enum { AIOL_CONDITION_WAITS = 1, AIOL_CONDITION_NOTIFIED, AIOL_CONDITION_CANCELLED };
+
+struct aioloop_condition {
+    aiol_resource resource;
+    aioloop_lock *lock;
+    bool own; /* the lock is */
+    aiol_link waiters;
+    aiol_link granted;    /* who were notified and have the lock, but may not have read so */
+    aiol_link predicates; /* those of wait_for */
+};
+
+static void aiol_condition_destroy(aiol_resource *resource) {
+    aioloop_condition *c = AIOL_CONTAINER(resource, aioloop_condition, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, c, sizeof(*c));
+}
+
+static const aiol_resource_calls aiol_condition_resource = {"condition", aiol_combine_closed, aiol_condition_destroy,
+                                                            aiol_combine_is_open};
+
+/* Sends a waiter, which is in no line, for the lock. */
+static void aiol_condition_reacquire(aioloop_condition *c, aiol_waiter *w, uint64_t mark) {
+    w->mark = mark;
+    aiol_list_append(&c->lock->permits.waiters, &w->link);
+}
+
+static void aiol_condition_wake(aioloop_condition *c, size_t n) {
+    aiol_waiter *w;
+    while (n-- != 0 && (w = aiol_line_pop(&c->waiters)) != NULL)
+        aiol_condition_reacquire(c, w, AIOL_CONDITION_NOTIFIED);
+    aiol_permits_serve(c->resource.loop, &c->lock->permits);
+}
+
+/* The task that was notified was cancelled before it went on: another one is to know. It has the lock all the same. */
+static void aiol_condition_gone(aiol_waiter *w, bool unread) {
+    if (unread && !w->future.loop->closed)
+        aiol_condition_wake((aioloop_condition *)w->object, 1);
+}
+
+/* The lock was taken for a waiter, which is in no line. */
+static void aiol_condition_turn(aiol_waiter *w) {
+    aioloop_condition *c = (aioloop_condition *)w->object;
+    if (w->mark == AIOL_CONDITION_CANCELLED) {
+        aiol_future_end_cancelled(&w->future, NULL);
+    } else {
+        if (c != NULL) {
+            w->gone = aiol_condition_gone;
+            aiol_list_append(&c->granted, &w->link);
+        }
+        w->future.flags |= AIOL_FUTURE_GRANT;
+        aiol_future_finish(&w->future, 0, NULL, NULL);
+    }
+    aiol_future_release(&w->future);
+}
+
+/* It ends when it has the lock again. */
+static bool aiol_condition_cancel(aioloop_future *f, void *owner) {
+    aiol_waiter *w = (aiol_waiter *)(void *)f;
+    aioloop_condition *c = (aioloop_condition *)w->object;
+    (void)owner;
+    if (w->mark == AIOL_CONDITION_WAITS) {
+        aiol_list_remove(&w->link);
+        if (c == NULL || f->loop->closed || c->lock->permits.value > 0) {
+            if (c != NULL)
+                c->lock->permits.value = 0;
+            aiol_future_release(f);
+            return true;
+        }
+        aiol_condition_reacquire(c, w, AIOL_CONDITION_CANCELLED);
+    } else if (w->mark == AIOL_CONDITION_NOTIFIED) {
+        w->mark = AIOL_CONDITION_CANCELLED;
+        if (c != NULL)
+            aiol_condition_wake(c, 1);
+    }
+    return false;
+}
+
+AIOLOOP_API aioloop_condition *aioloop_condition_new(aioloop *loop, aioloop_lock *lock) {
+    aioloop_condition *c = (aioloop_condition *)aiol_sync_new(loop, sizeof(*c));
+    if (c == NULL)
+        return NULL;
+    c->lock = lock;
+    if (lock == NULL) {
+        c->own = true;
+        c->lock = aioloop_lock_new(loop);
+    } else if (lock->resource.loop != loop) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "the lock belongs to another loop");
+        c->lock = NULL;
+    }
+    if (c->lock == NULL) {
+        aiol_free(&loop->allocator, c, sizeof(*c));
+        return NULL;
+    }
+    aiol_list_init(&c->waiters);
+    aiol_list_init(&c->granted);
+    aiol_list_init(&c->predicates);
+    aiol_resource_add(loop, &c->resource, &aiol_condition_resource);
+    return c;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_condition_acquire)(aioloop_condition *condition) {
+    return (aioloop_lock_acquire)(condition == NULL ? NULL : condition->lock);
+}
+
+AIOLOOP_API int aioloop_condition_acquire_nowait(aioloop_condition *condition) {
+    return aioloop_lock_acquire_nowait(condition == NULL ? NULL : condition->lock);
+}
+
+AIOLOOP_API int aioloop_condition_release(aioloop_condition *condition) {
+    return aioloop_lock_release(condition == NULL ? NULL : condition->lock);
+}
+
+AIOLOOP_API bool aioloop_condition_locked(const aioloop_condition *condition) {
+    return condition != NULL && aioloop_lock_locked(condition->lock);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_condition_wait)(aioloop_condition *condition) {
+    int err = condition == NULL ? AIOLOOP_EINVAL : aiol_sync_check(condition->resource.loop);
+    aioloop *loop;
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = condition->resource.loop;
+    if (!aioloop_lock_locked(condition->lock))
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "waiting on a condition needs its lock"));
+    w = aiol_line_join(loop, &condition->waiters, condition);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    w->mark = AIOL_CONDITION_WAITS;
+    w->future.end.cancel = aiol_condition_cancel;
+    aiol_permits_release(loop, &condition->lock->permits);
+    return &w->future;
+}
+
+AIOLOOP_API int aioloop_condition_notify(aioloop_condition *condition, size_t n) {
+    int err = condition == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(condition->resource.loop);
+    if (err < 0)
+        return err;
+    if (!aioloop_lock_locked(condition->lock))
+        return aiol_fail(condition->resource.loop, AIOLOOP_EMISUSE, "notifying on a condition needs its lock");
+    aiol_condition_wake(condition, n);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_condition_notify_all(aioloop_condition *condition) {
+    return aioloop_condition_notify(condition, SIZE_MAX);
+}
+
+/* ---- wait_for, a coroutine without a stack ---- */
+
+typedef struct aiol_predicate {
+    aioloop_frame frame;
+    aiol_link link;
+    aioloop_condition *condition; /* NULL: it was freed */
+    int64_t (*ask)(void *arg);
+    void *arg;
+    int64_t n;
+} aiol_predicate;
+
+static int64_t aiol_predicate_ask(aioloop *loop, aiol_predicate *p) {
+    int64_t n;
+    if (p->condition == NULL)
+        return AIOLOOP_ECANCELED;
+    n = p->ask(p->arg);
+    if (p->condition == NULL)
+        return AIOLOOP_ECANCELED;
+    if (n < INT32_MIN)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a predicate answered a number that is neither a result nor a code");
+    return n;
+}
+
+static int64_t aiol_predicate_step(aioloop *loop, aioloop_frame *frame, void **out) {
+    aiol_predicate *self = (aiol_predicate *)(void *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    while ((self->n = aiol_predicate_ask(loop, self)) == 0) {
+        AIOLOOP_AWAIT(self->n, (aioloop_condition_wait)(self->condition), NULL);
+        if (self->n < 0)
+            break;
+    }
+    return self->n;
+    AIOLOOP_END;
+}
+
+static void aiol_predicate_dispose(void *frame) {
+    aiol_list_remove(&((aiol_predicate *)frame)->link);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_condition_wait_for)(aioloop_condition *condition, int64_t (*predicate)(void *arg),
+                                                         void *arg) {
+    int err = condition == NULL || predicate == NULL ? AIOLOOP_EINVAL : aiol_sync_check(condition->resource.loop);
+    aioloop_task_recipe recipe;
+    aiol_predicate first;
+    aioloop_future *task;
+    aioloop *loop;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = condition->resource.loop;
+    if (!aioloop_lock_locked(condition->lock))
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "waiting on a condition needs its lock"));
+    memset(&first, 0, sizeof(first));
+    first.condition = condition;
+    first.ask = predicate;
+    first.arg = arg;
+    aiol_list_append(&condition->predicates, &first.link);
+    first.n = aiol_predicate_ask(loop, &first);
+    aiol_list_remove(&first.link);
+    if (first.n > 0)
+        return aiol_future_of_number(loop, first.n);
+    if (first.n == AIOLOOP_ECANCELED)
+        return aiol_future_failed(AIOLOOP_ECANCELED);
+    if (first.n < 0)
+        return aiol_combine_failed(loop, (int)first.n);
+    memset(&recipe, 0, sizeof(recipe));
+    recipe.step = aiol_predicate_step;
+    recipe.arg = &first;
+    recipe.options.copy_size = sizeof(first);
+    recipe.options.dispose = aiol_predicate_dispose;
+    task = (aioloop_task_new)(loop, &recipe);
+    if (!aiol_future_is_static(task))
+        aiol_list_append(&condition->predicates, &((aiol_predicate *)((aiol_task *)(void *)task)->slot.arg)->link);
+    return task;
+}
+
+AIOLOOP_API void aioloop_condition_free(aioloop_condition *condition) {
+    aioloop *loop;
+    aioloop_lock *lock;
+    aiol_link line;
+    aiol_link *link;
+    aiol_waiter *w;
+    bool own;
+    if (condition == NULL || condition->resource.loop->freeing)
+        return;
+    loop = condition->resource.loop;
+    lock = condition->lock;
+    own = condition->own;
+    while (!aiol_list_empty(&condition->predicates)) {
+        aiol_predicate *p = AIOL_CONTAINER(condition->predicates.next, aiol_predicate, link);
+        aiol_list_remove(&p->link);
+        p->condition = NULL;
+    }
+    for (link = lock->permits.waiters.next; link != &lock->permits.waiters; link = link->next)
+        if (aiol_waiter_of(link)->object == condition)
+            aiol_waiter_of(link)->object = NULL;
+    aiol_line_forget(&condition->granted);
+    aiol_line_detach(&line, &condition->waiters);
+    while (!own && (w = aiol_line_pop(&line)) != NULL)
+        aiol_condition_reacquire(condition, w, AIOL_CONDITION_CANCELLED);
+    aiol_condition_destroy(&condition->resource);
+    if (own) {
+        aioloop_lock_free(lock);
+        aiol_line_end(&line, AIOLOOP_ECANCELED);
+    } else {
+        aiol_permits_serve(loop, &lock->permits);
+    }
+}
+
+/* ---- Semaphore ---- */
+
+struct aioloop_semaphore {
+    aiol_resource resource;
+    aiol_permits permits;
+    int64_t bound;
+    int refusal; /* of a release above the bound */
+};
+
+static void aiol_semaphore_destroy(aiol_resource *resource) {
+    aioloop_semaphore *semaphore = AIOL_CONTAINER(resource, aioloop_semaphore, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, semaphore, sizeof(*semaphore));
+}
+
+static const aiol_resource_calls aiol_semaphore_resource = {"semaphore", aiol_combine_closed, aiol_semaphore_destroy,
+                                                            aiol_combine_is_open};
+
+static aioloop_semaphore *aiol_semaphore_make(aioloop *loop, int64_t value, int64_t bound, int refusal) {
+    aioloop_semaphore *semaphore;
+    if (loop != NULL && value < 0) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "a semaphore's value cannot be negative");
+        return NULL;
+    }
+    semaphore = (aioloop_semaphore *)aiol_sync_new(loop, sizeof(*semaphore));
+    if (semaphore == NULL)
+        return NULL;
+    aiol_permits_init(&semaphore->permits, value);
+    semaphore->bound = bound;
+    semaphore->refusal = refusal;
+    aiol_resource_add(loop, &semaphore->resource, &aiol_semaphore_resource);
+    return semaphore;
+}
+
+AIOLOOP_API aioloop_semaphore *aioloop_semaphore_new(aioloop *loop, int64_t value) {
+    return aiol_semaphore_make(loop, value, INT64_MAX, AIOLOOP_EOVERFLOW);
+}
+
+AIOLOOP_API aioloop_semaphore *aioloop_bounded_semaphore_new(aioloop *loop, int64_t value) {
+    return aiol_semaphore_make(loop, value, value, AIOLOOP_EINVAL);
+}
+
+AIOLOOP_API void aioloop_semaphore_free(aioloop_semaphore *semaphore) {
+    aiol_link line;
+    if (semaphore == NULL || semaphore->resource.loop->freeing)
+        return;
+    aiol_line_forget(&semaphore->permits.granted);
+    aiol_line_detach(&line, &semaphore->permits.waiters);
+    aiol_semaphore_destroy(&semaphore->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_semaphore_acquire)(aioloop_semaphore *semaphore) {
+    if (semaphore == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    return aiol_permits_acquire(semaphore->resource.loop, &semaphore->permits);
+}
+
+AIOLOOP_API int aioloop_semaphore_acquire_nowait(aioloop_semaphore *semaphore) {
+    if (semaphore == NULL)
+        return AIOLOOP_EINVAL;
+    return aiol_permits_acquire_nowait(semaphore->resource.loop, &semaphore->permits);
+}
+
+AIOLOOP_API int aioloop_semaphore_release(aioloop_semaphore *semaphore) {
+    int err = semaphore == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(semaphore->resource.loop);
+    if (err < 0)
+        return err;
+    if (semaphore->permits.value >= semaphore->bound)
+        return aiol_fail(semaphore->resource.loop, semaphore->refusal, "the semaphore was released too often");
+    aiol_permits_release(semaphore->resource.loop, &semaphore->permits);
+    return 0;
+}
+
+AIOLOOP_API bool aioloop_semaphore_locked(const aioloop_semaphore *semaphore) {
+    return semaphore != NULL && semaphore->permits.value == 0;
+}
+
+/* ---- Barrier ---- */
+
+struct aioloop_barrier {
+    aiol_resource resource;
+    aiol_link waiters;
+    int parties;
+    int waiting;
+    bool broken;
+};
+
+static void aiol_barrier_destroy(aiol_resource *resource) {
+    aioloop_barrier *barrier = AIOL_CONTAINER(resource, aioloop_barrier, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, barrier, sizeof(*barrier));
+}
+
+static const aiol_resource_calls aiol_barrier_resource = {"barrier", aiol_combine_closed, aiol_barrier_destroy,
+                                                          aiol_combine_is_open};
+
+AIOLOOP_API aioloop_barrier *aioloop_barrier_new(aioloop *loop, int parties) {
+    aioloop_barrier *barrier;
+    if (loop != NULL && parties < 1) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "a barrier needs one party at least");
+        return NULL;
+    }
+    barrier = (aioloop_barrier *)aiol_sync_new(loop, sizeof(*barrier));
+    if (barrier == NULL)
+        return NULL;
+    aiol_list_init(&barrier->waiters);
+    barrier->parties = parties;
+    aiol_resource_add(loop, &barrier->resource, &aiol_barrier_resource);
+    return barrier;
+}
+
+AIOLOOP_API void aioloop_barrier_free(aioloop_barrier *barrier) {
+    aiol_link line;
+    if (barrier == NULL || barrier->resource.loop->freeing)
+        return;
+    aiol_line_detach(&line, &barrier->waiters);
+    aiol_barrier_destroy(&barrier->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+static bool aiol_barrier_cancel(aioloop_future *f, void *owner) {
+    aioloop_barrier *barrier = (aioloop_barrier *)((aiol_waiter *)(void *)f)->object;
+    if (barrier != NULL)
+        barrier->waiting--;
+    return aiol_waiter_leave(f, owner);
+}
+
+/* The last one has come. */
+static void aiol_barrier_open(aioloop_barrier *barrier) {
+    aiol_link line;
+    aiol_waiter *w;
+    int64_t number = 0;
+    barrier->waiting = 0;
+    aiol_line_detach(&line, &barrier->waiters);
+    while ((w = aiol_line_pop(&line)) != NULL) {
+        aiol_future_finish(&w->future, number++, NULL, NULL);
+        aiol_future_release(&w->future);
+    }
+}
+
+AIOLOOP_API aioloop_future *(aioloop_barrier_wait)(aioloop_barrier *barrier) {
+    int err = barrier == NULL ? AIOLOOP_EINVAL : aiol_sync_check(barrier->resource.loop);
+    aioloop *loop;
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = barrier->resource.loop;
+    if (barrier->broken)
+        return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EBROKENBARRIER, NULL));
+    w = aiol_line_join(loop, &barrier->waiters, barrier);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    w->future.end.cancel = aiol_barrier_cancel;
+    if (++barrier->waiting == barrier->parties)
+        aiol_barrier_open(barrier);
+    return &w->future;
+}
+
+/* Those who wait fail; barrier may be gone afterwards. */
+static int aiol_barrier_break(aioloop_barrier *barrier, bool broken) {
+    aiol_link line;
+    int err = barrier == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(barrier->resource.loop);
+    if (err < 0)
+        return err;
+    barrier->broken = broken;
+    if (barrier->resource.loop->closed)
+        return 0;
+    barrier->waiting = 0;
+    aiol_line_detach(&line, &barrier->waiters);
+    aiol_line_end(&line, AIOLOOP_EBROKENBARRIER);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_barrier_reset(aioloop_barrier *barrier) {
+    return aiol_barrier_break(barrier, false);
+}
+
+AIOLOOP_API int aioloop_barrier_abort(aioloop_barrier *barrier) {
+    return aiol_barrier_break(barrier, true);
+}
+
+AIOLOOP_API int aioloop_barrier_parties(const aioloop_barrier *barrier) {
+    return barrier == NULL ? 0 : barrier->parties;
+}
+
+AIOLOOP_API int aioloop_barrier_n_waiting(const aioloop_barrier *barrier) {
+    return barrier == NULL ? 0 : barrier->waiting;
+}
+
+AIOLOOP_API bool aioloop_barrier_broken(const aioloop_barrier *barrier) {
+    return barrier != NULL && barrier->broken;
+}
+
+#endif
+
+/* >> src/high/queue.c */
+/*
+ * queue.c - queues between tasks.                                                  (asyncio: queues.py)
+ *
+ * An item goes onto the shelf and from there to the first who waits for one, at once. It can come back, when the task
+ * it was given to was cancelled before it went on; its number, counted when it was put, says where it belongs. Room for
+ * what can come back, and for the items of those who wait to put one, is kept free (`promised`): only putting needs
+ * memory.
+ */
+#ifndef AIOL_HIGH_QUEUE_C
+#define AIOL_HIGH_QUEUE_C
+
+typedef struct aiol_item {
+    void *pointer;
+    void (*dispose)(void *pointer);
+    uint64_t number;
+} aiol_item;
+
+/* The items, in a ring; a LIFO queue and a heap begin at its start. */
+typedef struct aiol_shelf {
+    aiol_item *items;
+    size_t capacity;
+    size_t head;
+    size_t count;
+} aiol_shelf;
+
+struct aioloop_queue {
+    aiol_resource resource;
+    aioloop_queue_kind kind;
+    int64_t maxsize;
+    int (*compare)(const void *a, const void *b);
+    aiol_shelf shelf;
+    size_t promised; /* places for those who wait to put something, and for what was given and may come back */
+    uint64_t number; /* of the item put last */
+    size_t unfinished;
+    aiol_link getters;
+    aiol_link putters;
+    aiol_link joiners;
+    aiol_link granted; /* who were given an item that they may not have read */
+    bool serving;
+    bool is_shutdown;
+    bool drops; /* what comes back: it was shut down at once */
+    bool closing;
+};
+
+/* ---- the shelf ---- */
+
+AIOL_INLINE aiol_item *aiol_shelf_at(const aiol_shelf *s, size_t i) {
+    i += s->head;
+    return &s->items[i < s->capacity ? i : i - s->capacity];
+}
+
+/* Room for one item more, and for those promised. 0 or AIOLOOP_ENOMEM. */
+static int aiol_shelf_reserve(const aioloop_allocator *a, aiol_shelf *s, size_t promised) {
+    size_t wanted = s->count + promised + 1;
+    aiol_shelf grown;
+    size_t i;
+    int err;
+    if (wanted <= s->capacity)
+        return 0;
+    memset(&grown, 0, sizeof(grown));
+    err = aiol_grow(a, &grown.items, &grown.capacity, sizeof(grown.items[0]), wanted + s->capacity / 2);
+    if (err < 0)
+        return err;
+    for (i = 0; i < s->count; i++)
+        grown.items[i] = *aiol_shelf_at(s, i);
+    grown.count = s->count;
+    aiol_free(a, s->items, s->capacity * sizeof(s->items[0]));
+    *s = grown;
+    return 0;
+}
+
+/* Puts an item where its number says, counted from the end: mostly it is the last. */
+static void aiol_shelf_insert_last(aiol_shelf *s, const aiol_item *item) {
+    size_t i = s->count++;
+    while (i > 0 && aiol_shelf_at(s, i - 1)->number > item->number) {
+        *aiol_shelf_at(s, i) = *aiol_shelf_at(s, i - 1);
+        i--;
+    }
+    *aiol_shelf_at(s, i) = *item;
+}
+
+/* The same from the front, for one that comes back. */
+static void aiol_shelf_insert_first(aiol_shelf *s, const aiol_item *item) {
+    size_t i = 0;
+    s->head = (s->head == 0 ? s->capacity : s->head) - 1;
+    s->count++;
+    while (i + 1 < s->count && aiol_shelf_at(s, i + 1)->number < item->number) {
+        *aiol_shelf_at(s, i) = *aiol_shelf_at(s, i + 1);
+        i++;
+    }
+    *aiol_shelf_at(s, i) = *item;
+}
+
+static bool aiol_item_before(const aioloop_queue *q, const aiol_item *a, const aiol_item *b) {
+    int order = q->compare(a->pointer, b->pointer);
+    return order < 0 || (order == 0 && a->number < b->number);
+}
+
+static void aiol_items_up(aioloop_queue *q, const aiol_item *item) {
+    aiol_item *items = q->shelf.items;
+    size_t i = q->shelf.count++;
+    while (i > 0 && aiol_item_before(q, item, &items[(i - 1) / 2])) {
+        items[i] = items[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    items[i] = *item;
+}
+
+/* The last item takes the place of the first, and goes down from there. */
+static void aiol_items_down(aioloop_queue *q) {
+    aiol_item *items = q->shelf.items;
+    size_t count = --q->shelf.count;
+    const aiol_item last = items[count];
+    size_t i = 0;
+    size_t child;
+    while ((child = 2 * i + 1) < count) {
+        if (child + 1 < count && aiol_item_before(q, &items[child + 1], &items[child]))
+            child++;
+        if (!aiol_item_before(q, &items[child], &last))
+            break;
+        items[i] = items[child];
+        i = child;
+    }
+    items[i] = last;
+}
+
+/* There is room. */
+static void aiol_items_insert(aioloop_queue *q, const aiol_item *item) {
+    aiol_shelf *s = &q->shelf;
+    if (q->kind == AIOLOOP_QUEUE_PRIORITY)
+        aiol_items_up(q, item);
+    else if (q->kind == AIOLOOP_QUEUE_FIFO && s->count != 0 && item->number < aiol_shelf_at(s, s->count - 1)->number)
+        aiol_shelf_insert_first(s, item);
+    else
+        aiol_shelf_insert_last(s, item);
+}
+
+/* The next item out; there is one. */
+static aiol_item aiol_items_take(aioloop_queue *q) {
+    aiol_shelf *s = &q->shelf;
+    aiol_item item;
+    if (q->kind == AIOLOOP_QUEUE_LIFO)
+        return *aiol_shelf_at(s, --s->count);
+    item = *aiol_shelf_at(s, 0);
+    if (q->kind == AIOLOOP_QUEUE_PRIORITY) {
+        aiol_items_down(q);
+    } else {
+        s->head = s->head + 1 == s->capacity ? 0 : s->head + 1;
+        s->count--;
+    }
+    return item;
+}
+
+/* Takes all items out, and the memory with them. */
+static aiol_shelf aiol_items_detach(aioloop_queue *q) {
+    aiol_shelf shelf = q->shelf;
+    memset(&q->shelf, 0, sizeof(q->shelf));
+    return shelf;
+}
+
+static void aiol_item_end(void *pointer, void (*dispose)(void *)) {
+    if (dispose != NULL)
+        dispose(pointer);
+}
+
+/* Disposes of items that are no queue's any more. */
+static void aiol_shelf_end(aioloop *loop, aiol_shelf *s) {
+    size_t i;
+    for (i = 0; i < s->count; i++) {
+        const aiol_item *item = aiol_shelf_at(s, i);
+        aiol_item_end(item->pointer, item->dispose);
+    }
+    aiol_free(&loop->allocator, s->items, s->capacity * sizeof(s->items[0]));
+}
+
+/* ---- who waits ---- */
+
+static bool aiol_queue_is_full(const aioloop_queue *q) {
+    return q->maxsize > 0 && q->shelf.count >= (uint64_t)q->maxsize;
+}
+
+static void aiol_queue_serve(aioloop_queue *q);
+
+/* That many items are done with. Those who wait for all of them are taken off the queue. */
+static void aiol_queue_count_done(aioloop_queue *q, size_t done, aiol_link *joiners) {
+    aiol_list_init(joiners);
+    q->unfinished -= aiol_min_size(done, q->unfinished);
+    if (q->unfinished == 0 && !q->resource.loop->closed)
+        aiol_line_detach(joiners, &q->joiners);
+}
+
+/* A getter's future goes. An item that it was given and nobody has read comes back, if the queue still takes it. */
+static void aiol_getter_gone(aiol_waiter *w, bool unread) {
+    aioloop_queue *q = (aioloop_queue *)w->object;
+    aiol_item item;
+    aiol_link joiners;
+    if (q != NULL)
+        q->promised--;
+    if (!unread)
+        return;
+    item.pointer = w->future.of.pointer;
+    item.dispose = w->dispose;
+    item.number = w->mark;
+    if (q != NULL && !q->drops) {
+        aiol_items_insert(q, &item);
+        aiol_queue_serve(q);
+        return;
+    }
+    if (q != NULL) {
+        aiol_queue_count_done(q, 1, &joiners);
+        aiol_line_end(&joiners, 0);
+    }
+    aiol_item_end(item.pointer, item.dispose);
+}
+
+/* Hands the next item to a getter that is in no line. */
+static void aiol_getter_give(aioloop_queue *q, aiol_waiter *w) {
+    aiol_item item = aiol_items_take(q);
+    q->promised++;
+    w->dispose = item.dispose;
+    w->mark = item.number;
+    w->gone = aiol_getter_gone;
+    w->future.flags |= AIOL_FUTURE_GRANT;
+    aiol_list_append(&q->granted, &w->link);
+    aiol_future_finish(&w->future, 0, item.pointer, NULL);
+    aiol_future_release(&w->future);
+}
+
+/* A putter's future goes, and its item was not put: that waits in the future, as its owner. */
+static void aiol_putter_gone(aiol_waiter *w, bool unread) {
+    (void)unread;
+    aiol_item_end(w->future.of.owner, w->dispose);
+}
+
+static bool aiol_putter_cancel(aioloop_future *f, void *owner) {
+    aioloop_queue *q = (aioloop_queue *)((aiol_waiter *)(void *)f)->object;
+    if (q != NULL)
+        q->promised--;
+    return aiol_waiter_leave(f, owner);
+}
+
+/* There is room for it and all that is promised. */
+static void aiol_queue_put_item(aioloop_queue *q, void *pointer, void (*dispose)(void *)) {
+    aiol_item item;
+    item.pointer = pointer;
+    item.dispose = dispose;
+    item.number = ++q->number;
+    q->unfinished++;
+    aiol_items_insert(q, &item);
+}
+
+/* Lets in a putter that is in no line. */
+static void aiol_putter_admit(aioloop_queue *q, aiol_waiter *w) {
+    q->promised--;
+    w->gone = NULL;
+    aiol_queue_put_item(q, w->future.of.owner, w->dispose);
+    aiol_future_finish(&w->future, 0, NULL, NULL);
+    aiol_future_release(&w->future);
+}
+
+/* Items to those who wait for them, and room to those who wait for that. */
+static void aiol_queue_serve(aioloop_queue *q) {
+    aiol_waiter *w;
+    if (q->serving || q->resource.loop->closed)
+        return;
+    q->serving = true;
+    for (;;) {
+        if (q->shelf.count != 0 && (w = aiol_line_pop(&q->getters)) != NULL)
+            aiol_getter_give(q, w);
+        else if (!aiol_queue_is_full(q) && (w = aiol_line_pop(&q->putters)) != NULL)
+            aiol_putter_admit(q, w);
+        else
+            break;
+    }
+    q->serving = false;
+}
+
+/* ---- making and ending ---- */
+
+/* The loop closes: the items go now, while everything that they may refer to is there. */
+static void aiol_queue_closed(aiol_resource *resource) {
+    aioloop_queue *q = AIOL_CONTAINER(resource, aioloop_queue, resource);
+    aiol_shelf shelf = aiol_items_detach(q);
+    q->is_shutdown = true;
+    q->drops = true;
+    q->closing = true;
+    aiol_shelf_end(resource->loop, &shelf);
+    q->closing = false;
+}
+
+static void aiol_queue_destroy(aiol_resource *resource) {
+    aioloop_queue *q = AIOL_CONTAINER(resource, aioloop_queue, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, q, sizeof(*q));
+}
+
+static const aiol_resource_calls aiol_queue_resource = {"queue", aiol_queue_closed, aiol_queue_destroy,
+                                                        aiol_combine_is_open};
+
+AIOLOOP_API aioloop_queue *aioloop_queue_new(aioloop *loop, const aioloop_queue_options *options) {
+    aioloop_queue *q;
+    if (loop != NULL && options != NULL &&
+        ((unsigned)options->kind > AIOLOOP_QUEUE_PRIORITY ||
+         (options->kind == AIOLOOP_QUEUE_PRIORITY && options->compare == NULL))) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "a queue of an unknown kind, or without its compare");
+        return NULL;
+    }
+    q = (aioloop_queue *)aiol_sync_new(loop, sizeof(*q));
+    if (q == NULL)
+        return NULL;
+    if (options != NULL) {
+        q->kind = options->kind;
+        q->maxsize = options->maxsize < 0 ? 0 : options->maxsize;
+        q->compare = options->compare;
+    }
+    aiol_list_init(&q->getters);
+    aiol_list_init(&q->putters);
+    aiol_list_init(&q->joiners);
+    aiol_list_init(&q->granted);
+    aiol_resource_add(loop, &q->resource, &aiol_queue_resource);
+    return q;
+}
+
+AIOLOOP_API void aioloop_queue_free(aioloop_queue *queue) {
+    aiol_link getters, putters, joiners;
+    aiol_shelf shelf;
+    aioloop *loop;
+    aiol_waiter *w;
+    if (queue == NULL || queue->resource.loop->freeing || queue->closing)
+        return; /* it goes with the loop */
+    loop = queue->resource.loop;
+    while ((w = aiol_line_pop(&queue->granted)) != NULL)
+        w->object = NULL; /* an item that is not read is disposed of */
+    aiol_line_detach(&getters, &queue->getters);
+    aiol_line_detach(&putters, &queue->putters);
+    aiol_line_detach(&joiners, &queue->joiners);
+    shelf = aiol_items_detach(queue);
+    aiol_queue_destroy(&queue->resource);
+    aiol_line_end(&getters, AIOLOOP_ECANCELED);
+    aiol_line_end(&putters, AIOLOOP_ECANCELED);
+    aiol_line_end(&joiners, AIOLOOP_ECANCELED);
+    aiol_shelf_end(loop, &shelf);
+}
+
+/* ---- putting ---- */
+
+/* The future of a put that fails; its item goes. */
+static aioloop_future *aiol_put_failed(aioloop_future *f, void *item, void (*dispose)(void *)) {
+    aiol_item_end(item, dispose);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_queue_put)(aioloop_queue *queue, void *item, void (*dispose)(void *item)) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aioloop_future *f;
+    aiol_waiter *w;
+    aioloop *loop;
+    if (err < 0)
+        return aiol_put_failed(aiol_future_failed(err), item, dispose);
+    loop = queue->resource.loop;
+    if (queue->is_shutdown)
+        return aiol_put_failed(aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EQUEUESHUTDOWN, NULL)), item, dispose);
+    if (aiol_shelf_reserve(&loop->allocator, &queue->shelf, queue->promised) < 0)
+        return aiol_put_failed(aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL)), item, dispose);
+    if (!aiol_queue_is_full(queue)) {
+        f = aiol_future_of_number(loop, 0);
+        if (aiol_future_is_static(f))
+            return aiol_put_failed(f, item, dispose);
+        aiol_queue_put_item(queue, item, dispose);
+        aiol_queue_serve(queue);
+        return f;
+    }
+    w = aiol_line_join(loop, &queue->putters, queue);
+    if (w == NULL)
+        return aiol_put_failed(aiol_future_failed(AIOLOOP_ENOMEM), item, dispose);
+    w->future.end.cancel = aiol_putter_cancel;
+    w->future.of.owner = item;
+    w->dispose = dispose;
+    w->gone = aiol_putter_gone;
+    queue->promised++;
+    return &w->future;
+}
+
+AIOLOOP_API int aioloop_queue_put_nowait(aioloop_queue *queue, void *item, void (*dispose)(void *item)) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    if (err < 0)
+        return err;
+    if (queue->is_shutdown)
+        return AIOLOOP_EQUEUESHUTDOWN;
+    if (aiol_queue_is_full(queue))
+        return AIOLOOP_EQUEUEFULL;
+    if (aiol_shelf_reserve(&queue->resource.loop->allocator, &queue->shelf, queue->promised) < 0)
+        return aiol_fail(queue->resource.loop, AIOLOOP_ENOMEM, NULL);
+    aiol_queue_put_item(queue, item, dispose);
+    aiol_queue_serve(queue);
+    return 0;
+}
+
+/* ---- getting ---- */
+
+AIOLOOP_API aioloop_future *(aioloop_queue_get)(aioloop_queue *queue) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aioloop *loop;
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = queue->resource.loop;
+    if (queue->is_shutdown && queue->shelf.count == 0)
+        return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EQUEUESHUTDOWN, NULL));
+    w = aiol_line_join(loop, &queue->getters, queue);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    aiol_queue_serve(queue);
+    return &w->future;
+}
+
+AIOLOOP_API int aioloop_queue_get_nowait(aioloop_queue *queue, void *out) {
+    int err = queue == NULL || out == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aiol_item item;
+    if (err < 0)
+        return err;
+    if (queue->shelf.count == 0)
+        return queue->is_shutdown ? AIOLOOP_EQUEUESHUTDOWN : AIOLOOP_EQUEUEEMPTY;
+    item = aiol_items_take(queue);
+    aiol_queue_serve(queue);
+    aiol_store_pointer(out, item.pointer);
+    return 0;
+}
+
+/* ---- the rest ---- */
+
+AIOLOOP_API int aioloop_queue_task_done(aioloop_queue *queue) {
+    aiol_link joiners;
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(queue->resource.loop);
+    if (err < 0)
+        return err;
+    if (queue->unfinished == 0)
+        return aiol_fail(queue->resource.loop, AIOLOOP_EINVAL, "task_done was called too often");
+    aiol_queue_count_done(queue, 1, &joiners);
+    aiol_line_end(&joiners, 0);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_queue_join)(aioloop_queue *queue) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    if (queue->unfinished == 0)
+        return aiol_future_of_number(queue->resource.loop, 0);
+    w = aiol_line_join(queue->resource.loop, &queue->joiners, queue);
+    return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
+}
+
+/* First all that is the queue's; then what may run user code, which may free it. */
+AIOLOOP_API int aioloop_queue_shutdown(aioloop_queue *queue, bool immediate) {
+    aiol_link getters, putters, joiners;
+    aiol_shelf shelf;
+    aioloop *loop;
+    aiol_link *link;
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(queue->resource.loop);
+    if (err < 0)
+        return err;
+    loop = queue->resource.loop;
+    memset(&shelf, 0, sizeof(shelf));
+    queue->is_shutdown = true;
+    if (immediate) {
+        queue->drops = true;
+        shelf = aiol_items_detach(queue);
+    }
+    aiol_queue_count_done(queue, shelf.count, &joiners);
+    aiol_list_init(&getters);
+    aiol_list_init(&putters);
+    if (!loop->closed) {
+        aiol_line_detach(&getters, &queue->getters);
+        for (link = queue->putters.next; link != &queue->putters; link = link->next)
+            queue->promised--;
+        aiol_line_detach(&putters, &queue->putters);
+    }
+    aiol_line_end(&joiners, 0);
+    aiol_line_end(&getters, AIOLOOP_EQUEUESHUTDOWN);
+    aiol_line_end(&putters, AIOLOOP_EQUEUESHUTDOWN);
+    aiol_shelf_end(loop, &shelf);
+    return 0;
+}
+
+AIOLOOP_API size_t aioloop_queue_qsize(const aioloop_queue *queue) {
+    return queue == NULL ? 0 : queue->shelf.count;
+}
+
+AIOLOOP_API int64_t aioloop_queue_maxsize(const aioloop_queue *queue) {
+    return queue == NULL ? 0 : queue->maxsize;
+}
+
+AIOLOOP_API bool aioloop_queue_empty(const aioloop_queue *queue) {
+    return queue == NULL || queue->shelf.count == 0;
+}
+
+AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue) {
+    return queue != NULL && aiol_queue_is_full(queue);
+}
+
+#endif
+
 /* >> src/aioloop.h */
 #ifdef __cplusplus
 }
@@ -16970,6 +18525,16 @@ AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, con
 #define aioloop_wait_for AIOLOOP_SITE(aioloop_wait_for)
 #define aioloop_shield AIOLOOP_SITE(aioloop_shield)
 #define aioloop_completed_next AIOLOOP_SITE(aioloop_completed_next)
+#define aioloop_lock_acquire AIOLOOP_SITE(aioloop_lock_acquire)
+#define aioloop_event_wait AIOLOOP_SITE(aioloop_event_wait)
+#define aioloop_condition_acquire AIOLOOP_SITE(aioloop_condition_acquire)
+#define aioloop_condition_wait AIOLOOP_SITE(aioloop_condition_wait)
+#define aioloop_condition_wait_for AIOLOOP_SITE(aioloop_condition_wait_for)
+#define aioloop_semaphore_acquire AIOLOOP_SITE(aioloop_semaphore_acquire)
+#define aioloop_barrier_wait AIOLOOP_SITE(aioloop_barrier_wait)
+#define aioloop_queue_put AIOLOOP_SITE(aioloop_queue_put)
+#define aioloop_queue_get AIOLOOP_SITE(aioloop_queue_get)
+#define aioloop_queue_join AIOLOOP_SITE(aioloop_queue_join)
 #endif
 
 #endif

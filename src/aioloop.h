@@ -27,6 +27,8 @@ extern "C" {
 #include "api/loop.h"
 #include "api/future.h"
 #include "api/task.h"
+#include "api/sync.h"
+#include "api/queue.h"
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
@@ -128,6 +130,8 @@ extern "C" {
 
 /* high: conveniences built on the public functions. */
 #include "high/runner.c"
+#include "high/sync.c"
+#include "high/queue.c"
 
 #ifdef __cplusplus
 }

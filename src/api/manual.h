@@ -166,6 +166,24 @@
  *   too, or be lent to a group, whose exit always waits for all.
  *
  *
+ * LOCKS AND QUEUES
+ *
+ *   aioloop_lock, aioloop_event, aioloop_condition, aioloop_semaphore, aioloop_barrier and aioloop_queue order the tasks
+ *   of one loop, not threads. Who made one frees it; what is forgotten goes with the loop. Waiting is a future:
+ *
+ *       rc = aioloop_await(aioloop_lock_acquire(lock), NULL);
+ *       if (rc < 0)
+ *           return rc;
+ *       ...
+ *       aioloop_lock_release(lock);
+ *
+ *   They serve in the order of arrival, and hand over at once, so nobody overtakes. What was handed to a task that is
+ *   cancelled before it goes on, the lock, the place, the item, goes to the next, or back: the wait that returns
+ *   AIOLOOP_ECANCELED has acquired nothing. Two calls are special. aioloop_condition_wait has the lock again however it
+ *   ends, AIOLOOP_ECANCELED included. aioloop_queue_put takes the item over from the call on, also if it fails; its
+ *   dispose function ends what nobody gets. The calls that end in _nowait neither wait nor make a future.
+ *
+ *
  * PROTOCOLS AND TRANSPORTS
  *
  *   A connection has two sides. The transport is the library's: you ask it to write, pause, close. The protocol is

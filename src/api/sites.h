@@ -39,6 +39,16 @@
 #define aioloop_wait_for AIOLOOP_SITE(aioloop_wait_for)
 #define aioloop_shield AIOLOOP_SITE(aioloop_shield)
 #define aioloop_completed_next AIOLOOP_SITE(aioloop_completed_next)
+#define aioloop_lock_acquire AIOLOOP_SITE(aioloop_lock_acquire)
+#define aioloop_event_wait AIOLOOP_SITE(aioloop_event_wait)
+#define aioloop_condition_acquire AIOLOOP_SITE(aioloop_condition_acquire)
+#define aioloop_condition_wait AIOLOOP_SITE(aioloop_condition_wait)
+#define aioloop_condition_wait_for AIOLOOP_SITE(aioloop_condition_wait_for)
+#define aioloop_semaphore_acquire AIOLOOP_SITE(aioloop_semaphore_acquire)
+#define aioloop_barrier_wait AIOLOOP_SITE(aioloop_barrier_wait)
+#define aioloop_queue_put AIOLOOP_SITE(aioloop_queue_put)
+#define aioloop_queue_get AIOLOOP_SITE(aioloop_queue_get)
+#define aioloop_queue_join AIOLOOP_SITE(aioloop_queue_join)
 #endif
 
 #endif

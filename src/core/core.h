@@ -242,7 +242,8 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
 };
 
 struct aioloop_future {
@@ -272,6 +273,17 @@ struct aioloop_future {
 };
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
+
+/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something. It leaves
+ * the line when it is freed, so the object may find all of them, and go before any of them. */
+typedef struct aiol_waiter {
+    aioloop_future future;
+    aiol_link link;
+    void (*gone)(struct aiol_waiter *waiter, bool unread); /* may be NULL: it is being freed; with a result that nobody read? */
+    void *object;                                          /* that it waits at; NULL: that has gone */
+    void (*dispose)(void *pointer);                        /* this and mark are the object's */
+    uint64_t mark;
+} aiol_waiter;
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
  * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
@@ -384,6 +396,7 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
 /* future.c */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
 AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
+AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object);
 AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
