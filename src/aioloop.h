@@ -30,6 +30,7 @@ extern "C" {
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
+#include "api/stream.h"
 #include "api/sim.h"
 #include "api/port.h"
 
@@ -128,6 +129,7 @@ extern "C" {
 
 /* high: conveniences built on the public functions. */
 #include "high/runner.c"
+#include "high/streams.c"
 
 #ifdef __cplusplus
 }
