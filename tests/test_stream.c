@@ -12,10 +12,10 @@
 /* Runs the loop until the future is done; it is used up. Its outcome, as of an await. */
 static int64_t stream_await(aioloop *loop, aioloop_future *future, void *out) {
     aioloop_time start = aioloop_now(loop);
-    aioloop_time limit = test_injected() ? AIOLOOP_MS(300) : (aioloop_time)(10e9 * test_slowdown());
     int64_t n;
     aioloop_future_ref(future);
     while (!aioloop_future_done(future)) {
+        aioloop_time limit = test_injected() ? AIOLOOP_MS(300) : (aioloop_time)(10e9 * test_slowdown());
         int err = aioloop_run_once(loop, AIOLOOP_MS(50));
         CHECK_GE(err, 0);
         if (!aioloop_future_done(future) && aioloop_now(loop) - start > limit)
