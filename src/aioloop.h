@@ -32,6 +32,7 @@ extern "C" {
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
+#include "api/stream.h"
 #include "api/sim.h"
 #include "api/port.h"
 
@@ -132,6 +133,7 @@ extern "C" {
 #include "high/runner.c"
 #include "high/sync.c"
 #include "high/queue.c"
+#include "high/streams.c"
 
 #ifdef __cplusplus
 }

@@ -49,6 +49,18 @@
 #define aioloop_queue_put AIOLOOP_SITE(aioloop_queue_put)
 #define aioloop_queue_get AIOLOOP_SITE(aioloop_queue_get)
 #define aioloop_queue_join AIOLOOP_SITE(aioloop_queue_join)
+#define aioloop_open_connection AIOLOOP_SITE(aioloop_open_connection)
+#define aioloop_open_unix_connection AIOLOOP_SITE(aioloop_open_unix_connection)
+#define aioloop_start_server AIOLOOP_SITE(aioloop_start_server)
+#define aioloop_start_unix_server AIOLOOP_SITE(aioloop_start_unix_server)
+#define aioloop_stream_new AIOLOOP_SITE(aioloop_stream_new)
+#define aioloop_stream_read AIOLOOP_SITE(aioloop_stream_read)
+#define aioloop_stream_readexactly AIOLOOP_SITE(aioloop_stream_readexactly)
+#define aioloop_stream_readline AIOLOOP_SITE(aioloop_stream_readline)
+#define aioloop_stream_readuntil AIOLOOP_SITE(aioloop_stream_readuntil)
+#define aioloop_stream_readuntil_any AIOLOOP_SITE(aioloop_stream_readuntil_any)
+#define aioloop_stream_drain AIOLOOP_SITE(aioloop_stream_drain)
+#define aioloop_stream_wait_closed AIOLOOP_SITE(aioloop_stream_wait_closed)
 #endif
 
 #endif

@@ -315,7 +315,8 @@ AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
     if (future == NULL || aiol_future_is_static(future))
         return;
-    future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
+    if ((future->flags & AIOL_FUTURE_OWN) != 0) /* else it may be the operation that lets go, not the caller */
+        future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
     aiol_future_release(future);
 }
 
