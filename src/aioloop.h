@@ -27,6 +27,7 @@ extern "C" {
 #include "api/loop.h"
 #include "api/future.h"
 #include "api/task.h"
+#include "api/generator.h"
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
@@ -114,6 +115,7 @@ extern "C" {
 #include "core/task.c"
 #include "core/combine.c"
 #include "core/scope.c"
+#include "core/generator.c"
 #include "core/loop.c"
 #include "core/watch.c"
 

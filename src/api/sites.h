@@ -39,6 +39,14 @@
 #define aioloop_wait_for AIOLOOP_SITE(aioloop_wait_for)
 #define aioloop_shield AIOLOOP_SITE(aioloop_shield)
 #define aioloop_completed_next AIOLOOP_SITE(aioloop_completed_next)
+#define aioloop_generator_new AIOLOOP_SITE(aioloop_generator_new)
+#define aioloop_generator_new_frame AIOLOOP_SITE(aioloop_generator_new_frame)
+#define aioloop_generator_anext AIOLOOP_SITE(aioloop_generator_anext)
+#define aioloop_generator_asend AIOLOOP_SITE(aioloop_generator_asend)
+#define aioloop_generator_athrow AIOLOOP_SITE(aioloop_generator_athrow)
+#define aioloop_generator_aclose AIOLOOP_SITE(aioloop_generator_aclose)
+#define aioloop_register_closer AIOLOOP_SITE(aioloop_register_closer)
+#define aioloop_shutdown_asyncgens AIOLOOP_SITE(aioloop_shutdown_asyncgens)
 #endif
 
 #endif

@@ -197,6 +197,8 @@ struct aioloop {
     aiol_link ended; /* debug mode: futures in quarantine */
     unsigned ended_count;
     aiol_link resources;
+    aiol_link closers;       /* of generators and the like: see generator.c */
+    bool asyncgens_shutdown; /* was called */
     aioloop_time closed_at;
     int process;
     uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */
@@ -395,6 +397,7 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source);
 AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg);
 AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);

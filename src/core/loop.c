@@ -82,6 +82,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
+    aiol_list_init(&loop->closers);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
     loop->careful = loop->debug;
