@@ -1409,6 +1409,60 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_asyncgens(aioloop 
 
 #endif
 
+/* >> src/api/threads.h */
+/*
+ * threads.h - coroutines for a loop from other threads.          (asyncio: tasks.py, futures.py; concurrent.futures)
+ *
+ * A concurrent future is a result that threads can wait for. Every function here may be called in any thread, unless it says
+ * otherwise. Built with AIOLOOP_USE_THREADS 0, or without an operating system, they answer AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOLOOP_API_THREADS_H
+#define AIOLOOP_API_THREADS_H
+
+/* concurrent.futures.Future. Counted; its memory is the loop's allocator's, which must be good for all threads and outlive it. */
+typedef struct aioloop_concurrent_future aioloop_concurrent_future;
+
+/* asyncio.run_coroutine_threadsafe(): has the loop run a task, as aioloop_create_task in the loop's thread would make it, in a copy of
+ * this thread's context unless one is given. With copy_size, arg is copied before this returns. dispose is called in the loop's thread,
+ * or in this one when the call fails; dispose_result, if nobody takes the pointer, in the thread that lets go of the future last.
+ *
+ * Returns the future with one reference, which is yours: end it with aioloop_concurrent_future_unref. Never NULL: static ones that
+ * have failed with AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. The loop must not be freed before the call
+ * returns; racing with aioloop_close is safe. When the loop is closed before the task has ended, the future fails with
+ * AIOLOOP_ECLOSED; its waiters do not hang. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn,
+                                                                                         void *arg,
+                                                                                         const aioloop_task_options *options);
+
+/* The same for a coroutine without a stack. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(
+    aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options);
+
+/* Future.result(timeout): waits for the result, at most timeout on the monotonic clock (0 or less: not at all; AIOLOOP_FOREVER: as long
+ * as it takes), and returns the number, with the pointer stored at out (the address of an object pointer, or NULL), or the error's
+ * code. The first call with an out takes the pointer. AIOLOOP_ETIMEDOUT when time is up, and the task runs on; AIOLOOP_ECANCELED;
+ * AIOLOOP_EMISUSE instead of waiting in the thread of the loop that is to bring the result, inside of its run. The error's message
+ * is aioloop_last_error(NULL)'s of this thread. */
+AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out);
+
+/* Future.cancel(): true if it was not done; it is cancelled at once, and the task is told. Needs no memory. */
+AIOLOOP_API bool aioloop_concurrent_future_cancel(aioloop_concurrent_future *future);
+
+/* Future.done(), Future.cancelled(). */
+AIOLOOP_API bool aioloop_concurrent_future_done(const aioloop_concurrent_future *future);
+AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_future *future);
+
+/* One reference more (returns future), one less. Letting go neither cancels nor loses the work. NULL is ignored. */
+AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future);
+AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future);
+
+/* asyncio.wrap_future(): a future of this loop, for the loop's thread, that is done when the concurrent one is, with its outcome; the
+ * pointer goes along if nobody had taken it. Cancelling it cancels the concurrent one. Unclaimed. AIOLOOP_EINVAL, AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED, or what a static one has failed with. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, aioloop_concurrent_future *future);
+
+#endif
+
 /* >> src/api/net.h */
 /*
  * net.h - addresses.
@@ -1870,6 +1924,8 @@ extern void aioloop_port_unlock(uint32_t state);
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
 #endif
 
+#define AIOL_HAVE_PTHREAD (AIOLOOP_USE_THREADS && AIOL_OS_POSIX)
+
 /* ---- stacks ---- */
 
 #define AIOL_SWITCH_UCONTEXT 0
@@ -1971,6 +2027,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #endif
 #if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
 #include <ucontext.h>
+#endif
+#if AIOL_HAVE_PTHREAD
+#include <pthread.h>
 #endif
 #endif
 
@@ -4351,6 +4410,185 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 /* >> src/aioloop.h */
 #endif
 
+/* >> src/sys/thread.c */
+/*
+ * thread.c - threads, and how they wait for each other.
+ *
+ * Without threads, or without an operating system, making one of these answers AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOL_SYS_THREAD_C
+#define AIOL_SYS_THREAD_C
+
+#if AIOL_HAVE_PTHREAD
+
+typedef pthread_mutex_t aiol_mutex;
+typedef pthread_cond_t aiol_condition;
+
+typedef struct aiol_worker {
+    pthread_t thread;
+    void (*fn)(void *arg);
+    void *arg;
+} aiol_worker;
+
+/* What these functions return: 0 or errno's number. */
+static int aiol_pthread_error(int number) {
+    return number == 0 ? 0 : aiol_error_from_errno(number);
+}
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    if (AIOL_SYS(pthread_mutex_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    return aiol_pthread_error(pthread_mutex_init(mutex, NULL));
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    pthread_mutex_destroy(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    pthread_mutex_lock(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    pthread_mutex_unlock(mutex);
+}
+
+AIOLOOP_INTERNAL int aiol_condition_init(aiol_condition *condition) {
+    pthread_condattr_t attributes;
+    int err;
+    if (AIOL_SYS(pthread_cond_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    err = pthread_condattr_init(&attributes);
+    if (err != 0)
+        return aiol_pthread_error(err);
+#ifndef __APPLE__
+    err = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    if (err == 0)
+        err = pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_condition_destroy(aiol_condition *condition) {
+    pthread_cond_destroy(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_condition_signal(aiol_condition *condition) {
+    pthread_cond_signal(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_condition_broadcast(aiol_condition *condition) {
+    pthread_cond_broadcast(condition);
+}
+
+/* When a wait is to end that begins now; AIOLOOP_FOREVER: never. */
+AIOLOOP_INTERNAL aioloop_time aiol_condition_deadline(aioloop_time timeout) {
+    return aiol_time_add(aiol_clock_now(), timeout);
+}
+
+/* Waits with the mutex held. 0, also for no reason; AIOLOOP_ETIMEDOUT when the deadline has passed. */
+AIOLOOP_INTERNAL int aiol_condition_wait(aiol_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    struct timespec t;
+    int err;
+#ifdef __APPLE__ /* its conditions have no clock to choose */
+    aioloop_time left = deadline - aiol_clock_now();
+#else
+    aioloop_time left = deadline;
+#endif
+    if (deadline == AIOLOOP_FOREVER) {
+        pthread_cond_wait(condition, mutex);
+        return 0;
+    }
+    if (left < 0)
+        left = 0;
+    t.tv_sec = (time_t)(left / 1000000000);
+    t.tv_nsec = (long)(left % 1000000000);
+#ifdef __APPLE__
+    err = pthread_cond_timedwait_relative_np(condition, mutex, &t);
+#else
+    err = pthread_cond_timedwait(condition, mutex, &t);
+#endif
+    return err == ETIMEDOUT ? AIOLOOP_ETIMEDOUT : 0;
+}
+
+static void *aiol_worker_main(void *arg) {
+    aiol_worker *worker = (aiol_worker *)arg;
+    worker->fn(worker->arg);
+    return NULL;
+}
+
+/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread is joined. */
+AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
+    sigset_t all;
+    sigset_t before;
+    int err;
+    if (AIOL_SYS(pthread_create, 0) < 0)
+        return aiol_error_from_errno(errno);
+    worker->fn = fn;
+    worker->arg = arg;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    err = pthread_create(&worker->thread, NULL, aiol_worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_worker_join(aiol_worker *worker) {
+    pthread_join(worker->thread, NULL);
+}
+
+#else
+
+typedef int aiol_mutex;
+typedef int aiol_condition;
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    (void)mutex;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL int aiol_condition_init(aiol_condition *condition) {
+    (void)condition;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_condition_destroy(aiol_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL void aiol_condition_broadcast(aiol_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL aioloop_time aiol_condition_deadline(aioloop_time timeout) {
+    return timeout;
+}
+
+AIOLOOP_INTERNAL int aiol_condition_wait(aiol_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    (void)condition;
+    (void)mutex;
+    (void)deadline;
+    return AIOLOOP_ETIMEDOUT;
+}
+
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 
@@ -9354,6 +9592,7 @@ struct aioloop {
     uint32_t wakers; /* threads that may be about to wake */
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    void *concurrents; /* threadsafe.c's; NULL until the first */
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -10440,18 +10679,21 @@ static AIOL_NOINLINE aiol_slot *aiol_remote_more(aioloop *loop) {
     return NULL;
 }
 
-static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle handle = aiol_handle_null();
-    aiol_slot *slot;
+/* A slot to post with; NULL when there is no memory. */
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    aiol_slot *slot = aiol_remote_pop(loop);
+    return slot != NULL ? slot : aiol_remote_more(loop);
+}
+
+/* Gives back one that was not used. */
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    aiol_remote_push(loop, slot, slot);
+}
+
+/* Posts with a slot that was taken before; cannot fail. When the loop has been closed meanwhile, nobody hears of it. */
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aioloop_handle handle;
     void *top;
-    aiol_thread.site_file = NULL;
-    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
-        return handle;
-    slot = aiol_remote_pop(loop);
-    if (slot == NULL)
-        slot = aiol_remote_more(loop);
-    if (slot == NULL)
-        return handle;
     slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
     slot->fn.call = fn;
     slot->arg = arg;
@@ -10471,6 +10713,15 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
         aiol_add_u32(&loop->wakers, (uint32_t)-1);
     }
     return handle;
+}
+
+static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aiol_slot *slot;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
+        return aiol_handle_null();
+    slot = aiol_remote_take(loop);
+    return slot == NULL ? aiol_handle_null() : aiol_remote_post(loop, slot, fn, arg, context);
 }
 
 AIOL_INLINE bool aiol_inbox_full(const aioloop *loop) {
@@ -10554,6 +10805,21 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     if (loop != NULL)
         aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
     return aiol_handle_null();
+}
+
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    (void)loop;
+    return NULL;
+}
+
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    (void)loop;
+    (void)slot;
+}
+
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    (void)slot;
+    return aiol_call_soon_threadsafe(loop, fn, arg, context);
 }
 
 #define aiol_inbox_full(loop) ((void)(loop), false)
@@ -14033,7 +14299,9 @@ AIOLOOP_API bool aioloop_frame_yield(aioloop *loop, int64_t number, void *pointe
 
 AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop) {
     aiol_task *task = aiol_frame_task(loop);
-    return task == NULL ? AIOLOOP_EMISUSE : aiol_generator_resumed(loop, task);
+    if (task == NULL)
+        return AIOLOOP_EMISUSE;
+    return aiol_generator_resumed(loop, task);
 }
 
 /* ---- outside ---- */
@@ -14208,6 +14476,603 @@ AIOLOOP_API aioloop_future *(aioloop_generator_aclose)(aioloop_generator *genera
     aiol_future_release(f);
     if (generator->state == AIOL_GENERATOR_IDLE)
         aiol_generator_never_begin(generator);
+    return f;
+}
+
+#endif
+
+/* >> src/core/threadsafe.c */
+/*
+ * threadsafe.c - coroutines for a loop from other threads.                  (asyncio: tasks.py, futures.py)
+ *
+ * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so aioloop_close finds
+ * those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and its pointer to the loop: whoever
+ * posts to the loop does so with that lock held, and aioloop_close takes it to take the pointer away.
+ *
+ * Both posts that it may need, to begin and to cancel, have their slots from the start, so neither can fail.
+ */
+#ifndef AIOL_CORE_THREADSAFE_C
+#define AIOL_CORE_THREADSAFE_C
+
+/* All of a loop's. */
+typedef struct aiol_concurrents {
+    aiol_mutex mutex;
+    aiol_link list;
+} aiol_concurrents;
+
+struct aioloop_concurrent_future {
+    int failed; /* the code of a static one; 0: the first member of an aiol_concurrent */
+};
+
+typedef struct aiol_concurrent {
+    aioloop_concurrent_future future;
+    uint32_t refs;
+    uint32_t done; /* the outcome is there, for those who look without the lock */
+    int process;   /* in a forked child its locks are not to be touched: a thread that is not there may hold them */
+    aiol_link link;
+    aioloop_allocator allocator;
+    size_t size;
+    aiol_mutex mutex; /* guards the rest but for what is the loop's thread's */
+    aiol_condition changed;
+    aioloop *loop;     /* NULL: it is through with this */
+    aiol_slot *cancel; /* in reserve */
+    aioloop_handle cancelling;
+    aiol_link followers;
+    uint8_t state; /* aiol_future_state */
+    bool begun;    /* the loop has looked at it */
+    bool taken;
+    int code;
+    int64_t number;
+    void *pointer;
+    void (*dispose)(void *pointer);
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aioloop_task *task;         /* the loop's thread's, as is */
+    aioloop_task_recipe recipe; /* its name and a copy of its argument follow */
+} aiol_concurrent;
+
+#define AIOL_CONCURRENT_ROOM ((sizeof(aiol_concurrent) + 15) / 16 * 16)
+
+/* A future of a loop that is to be what a concurrent one is. */
+typedef struct aiol_wrapping {
+    aiol_resource resource;
+    aiol_link link; /* among the followers, under the other's lock; in no list: posted */
+    aiol_concurrent *concurrent; /* with a reference */
+    aioloop_future *future;      /* NULL: it was cancelled */
+    aiol_slot *slot;             /* in reserve; NULL: posted */
+} aiol_wrapping;
+
+static aioloop_concurrent_future aiol_concurrent_invalid = {AIOLOOP_EINVAL};
+static aioloop_concurrent_future aiol_concurrent_no_memory = {AIOLOOP_ENOMEM};
+static aioloop_concurrent_future aiol_concurrent_closed = {AIOLOOP_ECLOSED};
+static aioloop_concurrent_future aiol_concurrent_not_available = {AIOLOOP_ENOTAVAILABLE};
+
+static aioloop_concurrent_future *aiol_concurrent_failed(int code) {
+    switch (aiol_fail(NULL, code, NULL)) {
+    case AIOLOOP_ENOMEM:
+        return &aiol_concurrent_no_memory;
+    case AIOLOOP_ECLOSED:
+        return &aiol_concurrent_closed;
+    case AIOLOOP_ENOTAVAILABLE:
+        return &aiol_concurrent_not_available;
+    default:
+        return &aiol_concurrent_invalid;
+    }
+}
+
+/* NULL for a static one. */
+static aiol_concurrent *aiol_concurrent_of(const aioloop_concurrent_future *future) {
+    return future->failed != 0 ? NULL : (aiol_concurrent *)(uintptr_t)future;
+}
+
+static bool aiol_concurrent_is_ours(const aiol_concurrent *c) {
+    return c->process == aiol_process_id();
+}
+
+static void aiol_concurrent_lock(aiol_concurrent *c) {
+    if (aiol_concurrent_is_ours(c))
+        aiol_mutex_lock(&c->mutex);
+}
+
+static void aiol_concurrent_unlock(aiol_concurrent *c) {
+    if (aiol_concurrent_is_ours(c))
+        aiol_mutex_unlock(&c->mutex);
+}
+
+/* ---- making and ending ---- */
+
+static void aiol_concurrent_free(aiol_concurrent *c) {
+    aioloop_allocator allocator = c->allocator;
+    if (aiol_concurrent_is_ours(c)) {
+        aiol_condition_destroy(&c->changed);
+        aiol_mutex_destroy(&c->mutex);
+    }
+    aiol_free(&allocator, c, c->size);
+}
+
+static void aiol_concurrent_unref(aiol_concurrent *c) {
+    if (aiol_add_u32(&c->refs, (uint32_t)-1) != 0)
+        return;
+    if (c->state == AIOL_FUTURE_FINISHED && !c->taken && c->dispose != NULL)
+        c->dispose(c->pointer);
+    aiol_concurrent_free(c);
+}
+
+/* Pending, with two references: the caller's and the loop's. 0, AIOLOOP_ENOMEM or AIOLOOP_ENOTAVAILABLE. */
+static int aiol_concurrent_new(aioloop *loop, const aioloop_task_recipe *recipe, aiol_concurrent **out) {
+    const aioloop_task_options *options = &recipe->options;
+    size_t name_size = options->name == NULL ? 0 : strlen(options->name) + 1;
+    size_t size = AIOL_CONCURRENT_ROOM + options->copy_size + name_size;
+    aiol_concurrent *c = (aiol_concurrent *)aiol_alloc_zero(&loop->allocator, size);
+    char *copies = (char *)c + AIOL_CONCURRENT_ROOM;
+    int err;
+    if (c == NULL)
+        return AIOLOOP_ENOMEM;
+    err = aiol_mutex_init(&c->mutex);
+    if (err == 0 && (err = aiol_condition_init(&c->changed)) < 0)
+        aiol_mutex_destroy(&c->mutex);
+    if (err < 0) {
+        aiol_free(&loop->allocator, c, size);
+        return err;
+    }
+    c->refs = 2;
+    c->process = aiol_process_id();
+    c->allocator = loop->allocator;
+    c->size = size;
+    c->loop = loop;
+    c->recipe = *recipe;
+    aiol_list_init(&c->followers);
+    if (options->copy_size != 0) {
+        memcpy(copies, recipe->arg, options->copy_size);
+        c->recipe.arg = copies;
+    }
+    if (name_size != 0) {
+        memcpy(copies + options->copy_size, options->name, name_size);
+        c->recipe.options.name = copies + options->copy_size;
+    }
+    if (options->context != NULL)
+        (void)aioloop_context_ref(options->context);
+    *out = c;
+    return 0;
+}
+
+/* ---- the outcome ---- */
+
+static void aiol_wrapping_done(aioloop *loop, void *arg);
+
+/* With the lock held, of one that is done: the loops that follow it are told. */
+static void aiol_concurrent_post(aiol_concurrent *c) {
+    while (!aiol_list_empty(&c->followers)) {
+        aiol_wrapping *w = AIOL_CONTAINER(c->followers.next, aiol_wrapping, link);
+        aiol_slot *slot = w->slot;
+        aiol_list_remove(&w->link);
+        w->slot = NULL;
+        (void)aiol_remote_post(w->resource.loop, slot, aiol_wrapping_done, w, NULL);
+    }
+}
+
+/* With the lock held: whoever waits is told. What the outcome consists of is there, but for the state. */
+static void aiol_concurrent_settle(aiol_concurrent *c, aiol_future_state state) {
+    c->state = (uint8_t)state;
+    aiol_store(&c->done, 1);
+    if (!aiol_concurrent_is_ours(c))
+        return;
+    aiol_condition_broadcast(&c->changed);
+    aiol_concurrent_post(c);
+}
+
+/* With the lock held. */
+static void aiol_concurrent_settle_failed(aiol_concurrent *c, int code, const char *text) {
+    c->code = code;
+    snprintf(c->text, sizeof(c->text), "%s", text == NULL ? aioloop_strerror(code) : text);
+    aiol_concurrent_settle(c, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
+}
+
+/* With the lock held: f, which is done, is the outcome. Its result has a new owner then. */
+static void aiol_concurrent_settle_as(aiol_concurrent *c, aioloop_future *f) {
+    const aioloop_future *owner = f;
+    while ((owner->flags & AIOL_FUTURE_BORROWS) != 0)
+        owner = owner->next.source;
+    f->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (f->state != AIOL_FUTURE_FINISHED) {
+        aiol_concurrent_settle_failed(c, f->code, f->error == NULL ? NULL : aioloop_error_message(f->error));
+        return;
+    }
+    if ((owner->flags & AIOL_FUTURE_TAKEN) == 0)
+        c->dispose = owner->end.dispose;
+    c->number = aioloop_future_result(f, &c->pointer);
+    aiol_concurrent_settle(c, AIOL_FUTURE_FINISHED);
+}
+
+/* ---- in the loop's thread ---- */
+
+/* The loop is through with it. f: its task, which is done; NULL: it failed with code. Ends the loop's reference. */
+static void aiol_concurrent_leave(aioloop *loop, aiol_concurrent *c, aioloop_future *f, int code) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    aiol_slot *slot;
+    aioloop_handle cancelling;
+    aiol_mutex_lock(&all->mutex);
+    aiol_list_remove(&c->link);
+    aiol_mutex_unlock(&all->mutex);
+    aiol_concurrent_lock(c);
+    c->loop = NULL;
+    slot = c->cancel;
+    c->cancel = NULL;
+    cancelling = c->cancelling;
+    if (c->state == AIOL_FUTURE_PENDING && f != NULL)
+        aiol_concurrent_settle_as(c, f);
+    else if (c->state == AIOL_FUTURE_PENDING)
+        aiol_concurrent_settle_failed(c, code, aiol_detail(loop, code));
+    aiol_concurrent_unlock(c);
+    if (slot != NULL)
+        aiol_slot_free(loop, slot);
+    else
+        aioloop_handle_cancel(&cancelling); /* it would come too late */
+    if (c->task != NULL)
+        aioloop_future_unref(c->task);
+    aiol_concurrent_unref(c);
+}
+
+static void aiol_concurrent_task_done(aioloop_future *f, void *arg) {
+    aiol_concurrent_leave(f->loop, (aiol_concurrent *)arg, f, 0);
+}
+
+/* What was posted first. */
+static void aiol_concurrent_begin(aioloop *loop, void *arg) {
+    aiol_concurrent *c = (aiol_concurrent *)arg;
+    aioloop_context *context = c->recipe.options.context;
+    aiol_slot *slot = NULL;
+    bool cancelled;
+    int code = AIOLOOP_ENOMEM;
+    aiol_concurrent_lock(c);
+    c->begun = true;
+    cancelled = c->state != AIOL_FUTURE_PENDING;
+    aiol_concurrent_unlock(c);
+    if (!cancelled)
+        slot = aiol_slot_new(loop);
+    if (slot == NULL) {
+        aiol_recipe_dispose(&c->recipe);
+        aiol_fail(loop, code, NULL);
+    } else {
+        aioloop_task *task = aiol_create_task(loop, &c->recipe);
+        code = task->code;
+        if ((task->flags & AIOL_FUTURE_STATIC) == 0) {
+            c->task = aioloop_future_ref(task);
+            aiol_slot_capture(slot, NULL);
+            aiol_future_attach(task, slot, aiol_concurrent_task_done, c);
+        } else {
+            aiol_slot_free(loop, slot);
+        }
+    }
+    aioloop_context_unref(context);
+    if (c->task == NULL)
+        aiol_concurrent_leave(loop, c, NULL, code);
+}
+
+/* What is posted when it is cancelled after that. */
+static void aiol_concurrent_cancel_task(aioloop *loop, void *arg) {
+    (void)loop;
+    aioloop_future_cancel(((aiol_concurrent *)arg)->task, NULL);
+}
+
+/* The loop was closed, and nothing of it will run any more: waiters are told. What else there is goes with the loop. */
+static void aiol_concurrents_close(aioloop *loop) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    aiol_link *link;
+    if (all == NULL)
+        return;
+    if (loop->process == aiol_process_id()) { /* whoever had not seen that posts are refused is through with the list then */
+        aiol_mutex_lock(&all->mutex);
+        aiol_mutex_unlock(&all->mutex);
+    }
+    for (link = all->list.next; link != &all->list; link = link->next) {
+        aiol_concurrent *c = AIOL_CONTAINER(link, aiol_concurrent, link);
+        aiol_concurrent_lock(c);
+        c->loop = NULL;
+        c->cancel = NULL;
+        if (c->state == AIOL_FUTURE_PENDING)
+            aiol_concurrent_settle_failed(c, AIOLOOP_ECLOSED, NULL);
+        aiol_concurrent_unlock(c);
+    }
+}
+
+static void aiol_concurrents_free(aioloop *loop) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    if (all == NULL)
+        return;
+    while (!aiol_list_empty(&all->list)) {
+        aiol_concurrent *c = AIOL_CONTAINER(all->list.next, aiol_concurrent, link);
+        aiol_list_remove(&c->link);
+        if (!c->begun) {
+            aiol_recipe_dispose(&c->recipe);
+            aioloop_context_unref(c->recipe.options.context);
+        }
+        aiol_concurrent_unref(c);
+    }
+    if (loop->process == aiol_process_id())
+        aiol_mutex_destroy(&all->mutex);
+    loop->concurrents = NULL;
+    aiol_free(&loop->allocator, all, sizeof(*all));
+}
+
+/* ---- in any thread ---- */
+
+/* The loop's list; NULL with *err when it cannot be made. */
+static aiol_concurrents *aiol_concurrents_of(aioloop *loop, int *err) {
+    void *there = aiol_load(&loop->concurrents);
+    aiol_concurrents *mine;
+    if (there != NULL)
+        return (aiol_concurrents *)there;
+    mine = (aiol_concurrents *)aiol_alloc(&loop->allocator, sizeof(*mine));
+    *err = mine == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&mine->mutex);
+    if (*err < 0) {
+        aiol_free(&loop->allocator, mine, sizeof(*mine));
+        return NULL;
+    }
+    aiol_list_init(&mine->list);
+    if (aiol_cas_pointer(&loop->concurrents, &there, mine))
+        return mine;
+    aiol_mutex_destroy(&mine->mutex); /* another thread was faster */
+    aiol_free(&loop->allocator, mine, sizeof(*mine));
+    return (aiol_concurrents *)there;
+}
+
+/* Puts it on the list and posts it, unless the loop is closed. */
+static int aiol_concurrent_submit(aioloop *loop, aiol_concurrents *all, aiol_concurrent *c) {
+    aiol_slot *begin = aiol_remote_take(loop);
+    bool refused;
+    c->cancel = begin == NULL ? NULL : aiol_remote_take(loop);
+    if (c->cancel == NULL) {
+        if (begin != NULL)
+            aiol_remote_give_back(loop, begin);
+        return AIOLOOP_ENOMEM;
+    }
+    aiol_mutex_lock(&all->mutex);
+    refused = aiol_load(&loop->posts_refused) != 0;
+    if (!refused) {
+        aiol_list_append(&all->list, &c->link);
+        (void)aiol_remote_post(loop, begin, aiol_concurrent_begin, c, NULL);
+    }
+    aiol_mutex_unlock(&all->mutex);
+    if (!refused)
+        return 0;
+    aiol_remote_give_back(loop, begin);
+    aiol_remote_give_back(loop, c->cancel);
+    return AIOLOOP_ECLOSED;
+}
+
+static aioloop_concurrent_future *aiol_run_threadsafe(aioloop *loop, const aioloop_task_recipe *recipe) {
+    aiol_concurrents *all = NULL;
+    aiol_concurrent *c = NULL;
+    int err = 0;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || (recipe->coroutine == NULL) == (recipe->step == NULL) || recipe->options.copy_size > UINT32_MAX / 2 ||
+        (recipe->arg == NULL && recipe->options.copy_size != 0))
+        err = AIOLOOP_EINVAL;
+    else if (aiol_load(&loop->posts_refused) != 0)
+        err = AIOLOOP_ECLOSED;
+    if (err == 0)
+        all = aiol_concurrents_of(loop, &err);
+    if (err == 0)
+        err = aiol_concurrent_new(loop, recipe, &c);
+    if (err == 0)
+        err = aiol_concurrent_submit(loop, all, c);
+    if (err == 0)
+        return &c->future;
+    if (c != NULL) {
+        aioloop_context_unref(recipe->options.context);
+        aiol_concurrent_free(c);
+    }
+    aiol_recipe_dispose(recipe);
+    return aiol_concurrent_failed(err);
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                                        const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = fn;
+    recipe.step = NULL;
+    recipe.arg = arg;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_run_threadsafe(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(aioloop *loop, aioloop_step fn,
+                                                                              aioloop_frame *frame,
+                                                                              const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = NULL;
+    recipe.step = fn;
+    recipe.arg = frame;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_run_threadsafe(loop, &recipe);
+}
+
+/* Waits until it is done. */
+static int aiol_concurrent_wait(aiol_concurrent *c, aioloop_time timeout) {
+    int err = 0;
+    if (aiol_load(&c->done) != 0)
+        return 0;
+    if (timeout <= 0)
+        return AIOLOOP_ETIMEDOUT;
+    if (!aiol_concurrent_is_ours(c))
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "a concurrent future of the process that forked");
+    aiol_concurrent_lock(c);
+    if (c->loop != NULL && c->loop == aiol_thread.running && c->state == AIOL_FUTURE_PENDING) {
+        err = aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop cannot bring the result that its own thread waits for");
+    } else {
+        aioloop_time deadline = aiol_condition_deadline(timeout);
+        while (c->state == AIOL_FUTURE_PENDING && err == 0)
+            err = aiol_condition_wait(&c->changed, &c->mutex, deadline);
+        if (c->state != AIOL_FUTURE_PENDING)
+            err = 0;
+    }
+    aiol_concurrent_unlock(c);
+    return err;
+}
+
+AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out) {
+    aiol_concurrent *c;
+    int err;
+    if (future == NULL || timeout == AIOLOOP_NOT_A_TIME)
+        return aiol_fail(NULL, AIOLOOP_EINVAL, NULL);
+    c = aiol_concurrent_of(future);
+    if (c == NULL)
+        return aiol_fail(NULL, future->failed, NULL);
+    err = aiol_concurrent_wait(c, timeout);
+    if (err == AIOLOOP_ETIMEDOUT)
+        aiol_fail(NULL, err, NULL);
+    if (err < 0)
+        return err;
+    if (c->state != AIOL_FUTURE_FINISHED)
+        return aiol_fail(NULL, c->code, "%s", c->text);
+    if (out != NULL) {
+        aiol_store_pointer(out, c->pointer);
+        aiol_concurrent_lock(c);
+        c->taken = true;
+        aiol_concurrent_unlock(c);
+    }
+    return c->number;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_cancel(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    bool pending;
+    if (c == NULL)
+        return false;
+    aiol_concurrent_lock(c);
+    pending = c->state == AIOL_FUTURE_PENDING;
+    if (pending) {
+        if (c->loop != NULL && c->begun) {
+            c->cancelling = aiol_remote_post(c->loop, c->cancel, aiol_concurrent_cancel_task, c, NULL);
+            c->cancel = NULL;
+        }
+        aiol_concurrent_settle_failed(c, AIOLOOP_ECANCELED, NULL);
+    }
+    aiol_concurrent_unlock(c);
+    return pending;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_done(const aioloop_concurrent_future *future) {
+    const aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    return c != NULL ? aiol_load(&c->done) != 0 : future != NULL;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_future *future) {
+    const aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    return c != NULL && aiol_load(&c->done) != 0 && c->state == AIOL_FUTURE_CANCELLED;
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    if (c != NULL)
+        aiol_add_u32(&c->refs, 1);
+    return future;
+}
+
+AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    if (c != NULL)
+        aiol_concurrent_unref(c);
+}
+
+/* ---- a future of a loop for one of threads ---- */
+
+static void aiol_wrapping_end(aiol_wrapping *w) {
+    aiol_concurrent *c = w->concurrent;
+    aioloop *loop = w->resource.loop;
+    aiol_resource_remove(&w->resource);
+    aiol_free(&loop->allocator, w, sizeof(*w));
+    aiol_concurrent_unref(c);
+}
+
+static void aiol_wrapping_closed(aiol_resource *resource) {
+    aiol_wrapping *w = AIOL_CONTAINER(resource, aiol_wrapping, resource);
+    aiol_concurrent_lock(w->concurrent);
+    aiol_list_remove(&w->link); /* from now on nobody posts */
+    aiol_concurrent_unlock(w->concurrent);
+}
+
+static void aiol_wrapping_destroy(aiol_resource *resource) {
+    aiol_wrapping_end(AIOL_CONTAINER(resource, aiol_wrapping, resource));
+}
+
+static const aiol_resource_calls aiol_wrapping_resource = {"wrap_future", aiol_wrapping_closed, aiol_wrapping_destroy,
+                                                           aiol_combine_is_open};
+
+/* The outcome is there. */
+static void aiol_wrapping_done(aioloop *loop, void *arg) {
+    aiol_wrapping *w = (aiol_wrapping *)arg;
+    aiol_concurrent *c = w->concurrent;
+    aioloop_future *f = w->future;
+    bool mine;
+    (void)loop;
+    if (f != NULL && c->state == AIOL_FUTURE_FINISHED) {
+        aiol_concurrent_lock(c);
+        mine = !c->taken;
+        c->taken = true;
+        aiol_concurrent_unlock(c);
+        aiol_future_finish(f, c->number, c->pointer, mine ? c->dispose : NULL);
+        aiol_future_release(f);
+    } else if (f != NULL) {
+        if (c->state == AIOL_FUTURE_CANCELLED)
+            aiol_future_end_cancelled(f, NULL);
+        else
+            aiol_future_fail(f, c->code, c->text);
+        aiol_future_release(f);
+    }
+    aiol_wrapping_end(w);
+}
+
+static bool aiol_wrapping_cancel(aioloop_future *f, void *owner) {
+    aiol_wrapping *w = (aiol_wrapping *)owner;
+    aiol_slot *slot;
+    w->future = NULL;
+    aiol_future_release(f);
+    aiol_concurrent_lock(w->concurrent);
+    aiol_list_remove(&w->link);
+    slot = w->slot;
+    w->slot = NULL;
+    aiol_concurrent_unlock(w->concurrent);
+    (void)aioloop_concurrent_future_cancel(&w->concurrent->future);
+    if (slot == NULL)
+        return true; /* the post comes, and ends it */
+    aiol_slot_free(w->resource.loop, slot);
+    aiol_wrapping_end(w);
+    return true;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurrent_future *future) {
+    aiol_concurrent *c;
+    aiol_wrapping *w;
+    aioloop_future *f;
+    int err = loop == NULL || future == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    c = aiol_concurrent_of(future);
+    if (c == NULL)
+        return aiol_future_failed(aiol_fail(loop, future->failed, NULL));
+    w = (aiol_wrapping *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    f = w == NULL ? NULL : aiol_future_new(loop, aiol_wrapping_cancel, w);
+    if (f != NULL)
+        w->slot = aiol_remote_take(loop);
+    if (f == NULL || w->slot == NULL) {
+        if (f != NULL) {
+            f->end.cancel = NULL;
+            aiol_future_release(f);
+            aioloop_future_unref(f);
+        }
+        aiol_free(&loop->allocator, w, sizeof(*w));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    w->future = f;
+    w->concurrent = c;
+    aiol_add_u32(&c->refs, 1);
+    aiol_resource_add(loop, &w->resource, &aiol_wrapping_resource);
+    aiol_concurrent_lock(c);
+    aiol_list_append(&c->followers, &w->link);
+    if (c->state != AIOL_FUTURE_PENDING)
+        aiol_concurrent_post(c);
+    aiol_concurrent_unlock(c);
     return f;
 }
 
@@ -14671,6 +15536,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         loop->engine->calls->forget(loop->engine);
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
+    aiol_concurrents_close(loop);
     return 0;
 }
 
@@ -14698,6 +15564,7 @@ static void aiol_loop_strip(aioloop *loop) {
     aiol_link *link;
     loop->freeing = true;
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    aiol_concurrents_free(loop);
     for (link = loop->futures.next; link != &loop->futures; link = link->next)
         aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
     for (link = loop->resources.next; link != &loop->resources; link = link->next) {
@@ -17623,6 +18490,7 @@ AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, con
 #define aioloop_generator_aclose AIOLOOP_SITE(aioloop_generator_aclose)
 #define aioloop_register_closer AIOLOOP_SITE(aioloop_register_closer)
 #define aioloop_shutdown_asyncgens AIOLOOP_SITE(aioloop_shutdown_asyncgens)
+#define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #endif
 
 #endif

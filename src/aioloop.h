@@ -28,6 +28,7 @@ extern "C" {
 #include "api/future.h"
 #include "api/task.h"
 #include "api/generator.h"
+#include "api/threads.h"
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
@@ -69,6 +70,7 @@ extern "C" {
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
 #endif
+#include "sys/thread.c"
 
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
@@ -116,6 +118,7 @@ extern "C" {
 #include "core/combine.c"
 #include "core/scope.c"
 #include "core/generator.c"
+#include "core/threadsafe.c"
 #include "core/loop.c"
 #include "core/watch.c"
 

@@ -47,6 +47,7 @@
 #define aioloop_generator_aclose AIOLOOP_SITE(aioloop_generator_aclose)
 #define aioloop_register_closer AIOLOOP_SITE(aioloop_register_closer)
 #define aioloop_shutdown_asyncgens AIOLOOP_SITE(aioloop_shutdown_asyncgens)
+#define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #endif
 
 #endif

@@ -189,6 +189,7 @@ struct aioloop {
     uint32_t wakers; /* threads that may be about to wake */
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    void *concurrents; /* threadsafe.c's; NULL until the first */
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;

@@ -576,7 +576,9 @@ AIOLOOP_API bool aioloop_frame_yield(aioloop *loop, int64_t number, void *pointe
 
 AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop) {
     aiol_task *task = aiol_frame_task(loop);
-    return task == NULL ? AIOLOOP_EMISUSE : aiol_generator_resumed(loop, task);
+    if (task == NULL)
+        return AIOLOOP_EMISUSE;
+    return aiol_generator_resumed(loop, task);
 }
 
 /* ---- outside ---- */
