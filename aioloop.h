@@ -241,6 +241,15 @@
  *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
  *
  *
+ * GENERATORS
+ *
+ *   A coroutine that hands out many values (async def with yield): aioloop_generator_new makes one, inside it calls aioloop_yield (or
+ *   AIOLOOP_YIELD), outside aioloop_generator_anext gives a future of the next value, and AIOLOOP_ESTOPITERATION says that there is
+ *   no more. Its body runs only while somebody waits for a value, so a pipeline of them does no work ahead. Look at what yield returns:
+ *   below 0 the body is to clean up and return that. aioloop_generator_aclose ends one early; one that is dropped in the middle the
+ *   loop closes, and aioloop_run closes what is left (aioloop_shutdown_asyncgens). See examples/generator_pipeline.c.
+ *
+ *
  * CONTEXTS
  *
  *   A context variable (Python's contextvars) is a value that follows the work: whatever is scheduled remembers the
@@ -306,6 +315,11 @@
  *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
  *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
  *   (examples/echo_server.c).
+ *
+ *   aioloop_run_coroutine_threadsafe has a loop run a coroutine for another thread, which can wait for the outcome
+ *   (aioloop_concurrent_future_result) or cancel it; aioloop_wrap_future waits for such a future in a loop, so two loops can work for
+ *   each other. Arguments and pointers change threads with these calls; their dispose functions run where the last hand lets go.
+ *   (With a C library older than glibc 2.34 programs are linked with -pthread.)
  *
  *
  * ENDING WELL
@@ -599,7 +613,7 @@ typedef AIOLOOP_SOCKET_TYPE aioloop_socket;
 
 /* Where a loop's memory comes from. One function, as Lua's: new_size 0 frees (pointer may be NULL) and returns
  * NULL; pointer NULL allocates; else resizes. Returns NULL when there is no memory, and then the old block is
- * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe. */
+ * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe and the calls of threads.h. */
 typedef struct aioloop_allocator {
     void *(*allocate)(void *context, void *pointer, size_t old_size, size_t new_size);
     void *context;
@@ -851,6 +865,7 @@ typedef struct aioloop_exception_context {
     const aioloop_socket *socket;
     const char *source_file; /* debug mode: where what failed was made */
     int source_line;
+    void *asyncgen; /* what was closed: an aioloop_generator, or the argument of another closer */
 } aioloop_exception_context;
 
 typedef void (*aioloop_exception_handler)(aioloop *loop, const aioloop_exception_context *context, void *arg);
@@ -1328,13 +1343,13 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_task_group_exit(aioloop_tas
 typedef struct aioloop_run_options {
     const aioloop_config *config;  /* of the loop */
     void *out;                     /* where the result's pointer goes: the address of an object pointer, or NULL */
-    aioloop_time shutdown_timeout; /* how long the tasks left over may take to end when they are cancelled, on the loop's clock;
-                                    * 0: as long as it takes */
+    aioloop_time shutdown_timeout; /* how long the tasks left over may take to end when they are cancelled, and the generators
+                                    * when they are closed, on the loop's clock; 0: as long as it takes */
     aioloop_time timeout;          /* past it the main task is cancelled and the result is AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_run_options;
 
 /* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits for them,
- * closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
+ * does as aioloop_shutdown_asyncgens, closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
  * running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
 AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
 
@@ -1572,6 +1587,177 @@ AIOLOOP_API size_t aioloop_queue_qsize(const aioloop_queue *queue);
 AIOLOOP_API int64_t aioloop_queue_maxsize(const aioloop_queue *queue);
 AIOLOOP_API bool aioloop_queue_empty(const aioloop_queue *queue);
 AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue);
+
+#endif
+
+/* >> src/api/generator.h */
+/*
+ * generator.h - coroutines that give many values, and what is closed with the loop.        (PEP 525; asyncio: base_events.py)
+ *
+ * An asynchronous generator is a coroutine, of either kind of task.h, that hands out values on the way:
+ *
+ *     static int64_t squares(aioloop *loop, void *arg, void **out) {
+ *         int64_t i, n;
+ *         for (i = 0; i < 10; i++) {
+ *             n = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(10)), NULL);
+ *             if (n >= 0)
+ *                 n = aioloop_yield(loop, i * i, NULL);
+ *             if (n < 0)
+ *                 return n;
+ *         }
+ *         return 0;
+ *     }
+ *
+ *     while ((n = aioloop_await(aioloop_generator_anext(g), NULL)) >= 0)    (async for)
+ *         use(n);
+ *     if (n == AIOLOOP_ESTOPITERATION)                                      (it has ended; else n says how it failed)
+ *         n = 0;
+ *
+ * Its body runs in a task of its own, which is not among aioloop_all_tasks, and only while somebody waits for a value. It runs in the
+ * context of aioloop_generator_new. All calls are for the loop's thread.
+ */
+#ifndef AIOLOOP_API_GENERATOR_H
+#define AIOLOOP_API_GENERATOR_H
+
+typedef struct aioloop_generator aioloop_generator;
+
+/* Makes a generator of a coroutine, as aioloop_create_task a task, with one reference, which is yours. Nothing runs before the
+ * first aioloop_generator_anext. Options: name, context, stack, stack_size; copy_size and dispose for arg; dispose_result is for each
+ * pointer that it yields and nobody takes. eager means nothing. NULL, with the reason in aioloop_last_error and arg disposed of:
+ * AIOLOOP_EINVAL (also with timeout), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                                      const aioloop_task_options *options);
+
+/* The same of a coroutine without a stack. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                                                                            const aioloop_task_options *options);
+
+/* One reference more. Returns generator. */
+AIOLOOP_API aioloop_generator *aioloop_generator_ref(aioloop_generator *generator);
+
+/* One less. With the last one the loop closes a generator that has begun and not ended, as aioloop_generator_aclose does; when that
+ * fails, the exception handler is told. NULL is ignored. */
+AIOLOOP_API void aioloop_generator_unref(aioloop_generator *generator);
+
+/* ---- inside ---- */
+
+/* yield: hands out a number (>= 0) and a pointer, and waits until the next value is asked for: 0, or the number of
+ * aioloop_generator_asend. Below 0 it is to end: AIOLOOP_EGENERATOREXIT, it is being closed (cleaning up may wait, but not yield:
+ * whoever closes is told AIOLOOP_EMISUSE, and the body never goes on); the code of aioloop_generator_athrow; AIOLOOP_ECANCELED, its
+ * task was cancelled. Nothing handed out, and the pointer still the caller's: AIOLOOP_EINVAL for a number below 0, AIOLOOP_EMISUSE
+ * outside of a generator's body. */
+AIOLOOP_API int64_t aioloop_yield(aioloop *loop, int64_t number, void *pointer);
+
+/* The same in a coroutine without a stack: result = what aioloop_yield would return. */
+#define AIOLOOP_YIELD(result, number, pointer)                                                     \
+    do {                                                                                           \
+        if (aioloop_frame_yield(aioloop_frame_loop_, (number), (pointer))) {                       \
+            aioloop_frame_->line = __LINE__;                                                       \
+            return AIOLOOP_SUSPENDED;                                                              \
+        case __LINE__:;                                                                            \
+        }                                                                                          \
+        (result) = aioloop_frame_yielded(aioloop_frame_loop_);                                     \
+    } while (0)
+
+/* What the macro calls. */
+AIOLOOP_API bool aioloop_frame_yield(aioloop *loop, int64_t number, void *pointer);
+AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop);
+
+/* ---- outside ---- */
+
+/* anext(): the next value. AIOLOOP_ESTOPITERATION when the body has ended by returning 0 or more, or this very code (so a stage of a
+ * pipeline passes on what its source has answered); the body's error if it failed, and AIOLOOP_ESTOPITERATION from then on.
+ * Cancelling it cancels what the body waits for, and it ends when the body has answered; before the body has heard of it, the body
+ * is not touched. A value that nobody has read (the task that waited was cancelled meanwhile) is the next one again.
+ * AIOLOOP_EMISUSE while another call on the generator is under way. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_anext(aioloop_generator *generator);
+
+/* agen.asend(): the same, and yield returns number (>= 0). The first call of all has nothing to answer: AIOLOOP_EMISUSE then, unless
+ * number is 0. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_asend(aioloop_generator *generator, int64_t number);
+
+/* agen.athrow(): the same, and yield returns code (< 0). A generator that has not begun ends, and that is the outcome. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_athrow(aioloop_generator *generator, int code);
+
+/* agen.aclose(): yield returns AIOLOOP_EGENERATOREXIT, and this is done when the body has ended: with 0 if it returned that code or
+ * succeeded, else with its error. One that has not begun or has ended: done at once, and nothing runs. Needs no memory the first
+ * time. AIOLOOP_EMISUSE while another call is under way. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_aclose(aioloop_generator *generator);
+
+/* ---- what is closed with the loop ---- */
+
+/* Starts the closing of arg and returns a future that is done when that has ended, unclaimed; NULL: there is nothing to wait for. */
+typedef aioloop_future *(*aioloop_close_function)(aioloop *loop, void *arg);
+
+typedef struct aioloop_closer aioloop_closer;
+
+/* Has close(loop, arg) called by aioloop_shutdown_asyncgens, once, as generators are closed that have begun and not ended. Works
+ * after that call too, which then has to be made again; a warning says so. NULL and aioloop_last_error: AIOLOOP_EINVAL,
+ * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_closer *aioloop_register_closer(aioloop *loop, aioloop_close_function close, void *arg);
+
+/* Takes it back, and frees it: it will not be called, if it was not yet. NULL is ignored. */
+AIOLOOP_API void aioloop_unregister_closer(aioloop_closer *closer);
+
+/* loop.shutdown_asyncgens(): closes all generators that have begun, and what else is registered, at once, and is done when all have
+ * ended. Those that fail are told to the exception handler, with asyncgen set. A generator that somebody still waits for has that wait
+ * cancelled first. Cancelling this cancels each closing. aioloop_run does it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED: nothing was
+ * closed. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_asyncgens(aioloop *loop);
+
+#endif
+
+/* >> src/api/threads.h */
+/*
+ * threads.h - coroutines for a loop from other threads.          (asyncio: tasks.py, futures.py; concurrent.futures)
+ *
+ * A concurrent future is a result that threads can wait for. Every function here may be called in any thread, unless it says
+ * otherwise. Built with AIOLOOP_USE_THREADS 0, or without an operating system, they answer AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOLOOP_API_THREADS_H
+#define AIOLOOP_API_THREADS_H
+
+/* concurrent.futures.Future. Counted; its memory is the loop's allocator's, which must be good for all threads and outlive it. */
+typedef struct aioloop_concurrent_future aioloop_concurrent_future;
+
+/* asyncio.run_coroutine_threadsafe(): has the loop run a task, as aioloop_create_task in the loop's thread would make it, in a copy of
+ * this thread's context unless one is given. With copy_size, arg is copied before this returns. dispose is called in the loop's thread,
+ * or in this one when the call fails; dispose_result, if nobody takes the pointer, in the thread that lets go of the future last.
+ *
+ * Returns the future with one reference, which is yours: end it with aioloop_concurrent_future_unref. Never NULL: static ones that
+ * have failed with AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. The loop must not be freed before the call
+ * returns; racing with aioloop_close is safe. When the loop is closed before the task has ended, the future fails with
+ * AIOLOOP_ECLOSED; its waiters do not hang. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn,
+                                                                                         void *arg,
+                                                                                         const aioloop_task_options *options);
+
+/* The same for a coroutine without a stack. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(
+    aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options);
+
+/* Future.result(timeout): waits for the result, at most timeout on the monotonic clock (0 or less: not at all; AIOLOOP_FOREVER: as long
+ * as it takes), and returns the number, with the pointer stored at out (the address of an object pointer, or NULL), or the error's
+ * code. The first call with an out takes the pointer. AIOLOOP_ETIMEDOUT when time is up, and the task runs on; AIOLOOP_ECANCELED;
+ * AIOLOOP_EMISUSE instead of waiting in the thread of the loop that is to bring the result, inside of its run. The error's message
+ * is aioloop_last_error(NULL)'s of this thread. */
+AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out);
+
+/* Future.cancel(): true if it was not done; it is cancelled at once, and the task is told. Needs no memory. */
+AIOLOOP_API bool aioloop_concurrent_future_cancel(aioloop_concurrent_future *future);
+
+/* Future.done(), Future.cancelled(). */
+AIOLOOP_API bool aioloop_concurrent_future_done(const aioloop_concurrent_future *future);
+AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_future *future);
+
+/* One reference more (returns future), one less. Letting go neither cancels nor loses the work. NULL is ignored. */
+AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future);
+AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future);
+
+/* asyncio.wrap_future(): a future of this loop, for the loop's thread, that is done when the concurrent one is, with its outcome; the
+ * pointer goes along if nobody had taken it. Cancelling it cancels the concurrent one. Unclaimed. AIOLOOP_EINVAL, AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED, or what a static one has failed with. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, aioloop_concurrent_future *future);
 
 #endif
 
@@ -2225,6 +2411,8 @@ extern void aioloop_port_unlock(uint32_t state);
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
 #endif
 
+#define AIOL_HAVE_PTHREAD (AIOLOOP_USE_THREADS && AIOL_OS_POSIX)
+
 /* ---- stacks ---- */
 
 #define AIOL_SWITCH_UCONTEXT 0
@@ -2326,6 +2514,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #endif
 #if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
 #include <ucontext.h>
+#endif
+#if AIOL_HAVE_PTHREAD
+#include <pthread.h>
 #endif
 #endif
 
@@ -4710,6 +4901,185 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 /* >> src/aioloop.h */
 #endif
 
+/* >> src/sys/thread.c */
+/*
+ * thread.c - threads, and how they wait for each other.
+ *
+ * Without threads, or without an operating system, making one of these answers AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOL_SYS_THREAD_C
+#define AIOL_SYS_THREAD_C
+
+#if AIOL_HAVE_PTHREAD
+
+typedef pthread_mutex_t aiol_mutex;
+typedef pthread_cond_t aiol_thread_condition;
+
+typedef struct aiol_worker {
+    pthread_t thread;
+    void (*fn)(void *arg);
+    void *arg;
+} aiol_worker;
+
+/* What these functions return: 0 or errno's number. */
+static int aiol_pthread_error(int number) {
+    return number == 0 ? 0 : aiol_error_from_errno(number);
+}
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    if (AIOL_SYS(pthread_mutex_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    return aiol_pthread_error(pthread_mutex_init(mutex, NULL));
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    pthread_mutex_destroy(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    pthread_mutex_lock(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    pthread_mutex_unlock(mutex);
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_init(aiol_thread_condition *condition) {
+    pthread_condattr_t attributes;
+    int err;
+    if (AIOL_SYS(pthread_cond_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    err = pthread_condattr_init(&attributes);
+    if (err != 0)
+        return aiol_pthread_error(err);
+#ifndef __APPLE__
+    err = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    if (err == 0)
+        err = pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_destroy(aiol_thread_condition *condition) {
+    pthread_cond_destroy(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_signal(aiol_thread_condition *condition) {
+    pthread_cond_signal(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_broadcast(aiol_thread_condition *condition) {
+    pthread_cond_broadcast(condition);
+}
+
+/* When a wait is to end that begins now; AIOLOOP_FOREVER: never. */
+AIOLOOP_INTERNAL aioloop_time aiol_thread_condition_deadline(aioloop_time timeout) {
+    return aiol_time_add(aiol_clock_now(), timeout);
+}
+
+/* Waits with the mutex held. 0, also for no reason; AIOLOOP_ETIMEDOUT when the deadline has passed. */
+AIOLOOP_INTERNAL int aiol_thread_condition_wait(aiol_thread_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    struct timespec t;
+    int err;
+#ifdef __APPLE__ /* its conditions have no clock to choose */
+    aioloop_time left = deadline - aiol_clock_now();
+#else
+    aioloop_time left = deadline;
+#endif
+    if (deadline == AIOLOOP_FOREVER) {
+        pthread_cond_wait(condition, mutex);
+        return 0;
+    }
+    if (left < 0)
+        left = 0;
+    t.tv_sec = (time_t)(left / 1000000000);
+    t.tv_nsec = (long)(left % 1000000000);
+#ifdef __APPLE__
+    err = pthread_cond_timedwait_relative_np(condition, mutex, &t);
+#else
+    err = pthread_cond_timedwait(condition, mutex, &t);
+#endif
+    return err == ETIMEDOUT ? AIOLOOP_ETIMEDOUT : 0;
+}
+
+static void *aiol_worker_main(void *arg) {
+    aiol_worker *worker = (aiol_worker *)arg;
+    worker->fn(worker->arg);
+    return NULL;
+}
+
+/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread is joined. */
+AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
+    sigset_t all;
+    sigset_t before;
+    int err;
+    if (AIOL_SYS(pthread_create, 0) < 0)
+        return aiol_error_from_errno(errno);
+    worker->fn = fn;
+    worker->arg = arg;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    err = pthread_create(&worker->thread, NULL, aiol_worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_worker_join(aiol_worker *worker) {
+    pthread_join(worker->thread, NULL);
+}
+
+#else
+
+typedef int aiol_mutex;
+typedef int aiol_thread_condition;
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    (void)mutex;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_init(aiol_thread_condition *condition) {
+    (void)condition;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_destroy(aiol_thread_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_broadcast(aiol_thread_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL aioloop_time aiol_thread_condition_deadline(aioloop_time timeout) {
+    return timeout;
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_wait(aiol_thread_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    (void)condition;
+    (void)mutex;
+    (void)deadline;
+    return AIOLOOP_ETIMEDOUT;
+}
+
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 
@@ -9768,6 +10138,7 @@ struct aioloop {
     uint32_t wakers; /* threads that may be about to wake */
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    void *concurrents; /* threadsafe.c's; NULL until the first */
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -9776,6 +10147,8 @@ struct aioloop {
     aiol_link ended; /* debug mode: futures in quarantine */
     unsigned ended_count;
     aiol_link resources;
+    aiol_link closers;       /* of generators and the like: see generator.c */
+    bool asyncgens_shutdown; /* was called */
     aioloop_time closed_at;
     int process;
     uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */
@@ -9988,6 +10361,7 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source);
 AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg);
 AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
@@ -10183,6 +10557,8 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
         return;
     n = aiol_log_line(text, sizeof(text), 0, "%s",
                       context->message != NULL ? context->message : "Unhandled error in event loop");
+    if (context->asyncgen != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nasyncgen: %p", context->asyncgen);
     if (context->error != 0)
         n = aiol_log_line(text, sizeof(text), n, "\nerror: %s: %s", aioloop_error_name(context->error),
                           context->detail != NULL ? context->detail : aioloop_strerror(context->error));
@@ -10873,18 +11249,21 @@ static AIOL_NOINLINE aiol_slot *aiol_remote_more(aioloop *loop) {
     return NULL;
 }
 
-static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle handle = aiol_handle_null();
-    aiol_slot *slot;
+/* A slot to post with; NULL when there is no memory. */
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    aiol_slot *slot = aiol_remote_pop(loop);
+    return slot != NULL ? slot : aiol_remote_more(loop);
+}
+
+/* Gives back one that was not used. */
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    aiol_remote_push(loop, slot, slot);
+}
+
+/* Posts with a slot that was taken before; cannot fail. When the loop has been closed meanwhile, nobody hears of it. */
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aioloop_handle handle;
     void *top;
-    aiol_thread.site_file = NULL;
-    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
-        return handle;
-    slot = aiol_remote_pop(loop);
-    if (slot == NULL)
-        slot = aiol_remote_more(loop);
-    if (slot == NULL)
-        return handle;
     slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
     slot->fn.call = fn;
     slot->arg = arg;
@@ -10904,6 +11283,15 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
         aiol_add_u32(&loop->wakers, (uint32_t)-1);
     }
     return handle;
+}
+
+static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aiol_slot *slot;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
+        return aiol_handle_null();
+    slot = aiol_remote_take(loop);
+    return slot == NULL ? aiol_handle_null() : aiol_remote_post(loop, slot, fn, arg, context);
 }
 
 AIOL_INLINE bool aiol_inbox_full(const aioloop *loop) {
@@ -10987,6 +11375,21 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     if (loop != NULL)
         aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
     return aiol_handle_null();
+}
+
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    (void)loop;
+    return NULL;
+}
+
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    (void)loop;
+    (void)slot;
+}
+
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    (void)slot;
+    return aiol_call_soon_threadsafe(loop, fn, arg, context);
 }
 
 #define aiol_inbox_full(loop) ((void)(loop), false)
@@ -11585,6 +11988,27 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
     aiol_future_release(f);
 }
 
+/* Registers a callback in a slot that the caller had in reserve; needs no memory. */
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg) {
+    aioloop *loop = f->loop;
+    slot->sequence = ++loop->sequence;
+    slot->fn.future = fn;
+    slot->arg = arg;
+    slot->u.future = f;
+    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    slot->at.node.run = aiol_run_future;
+    if (f->state == AIOL_FUTURE_PENDING) {
+        aiol_future_push_callback(f, slot);
+        return;
+    }
+    slot->state = AIOL_SLOT_READY;
+    if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+        slot->flags |= AIOL_SLOT_HOLDS;
+        f->refs++;
+    }
+    aiol_queue_push(&loop->ready, &slot->at.node);
+}
+
 static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, void *arg, aioloop_context *context,
                                 uint8_t flags) {
     aioloop *loop = f->loop;
@@ -11601,24 +12025,9 @@ static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, v
     slot = aiol_slot_new(loop);
     if (slot == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    slot->sequence = ++loop->sequence;
-    slot->fn.future = fn;
-    slot->arg = arg;
-    slot->u.future = f;
-    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
     slot->flags |= flags;
-    slot->at.node.run = aiol_run_future;
     aiol_slot_capture(slot, context);
-    if (f->state != AIOL_FUTURE_PENDING) {
-        slot->state = AIOL_SLOT_READY;
-        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
-            slot->flags |= AIOL_SLOT_HOLDS;
-            f->refs++;
-        }
-        aiol_queue_push(&loop->ready, &slot->at.node);
-        return 0;
-    }
-    aiol_future_push_callback(f, slot);
+    aiol_future_attach(f, slot, fn, arg);
     return 0;
 }
 
@@ -11997,7 +12406,8 @@ enum {
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128   /* and that was reported */
+    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
+    AIOL_TASK_GENERATOR = 4096 /* runs the body of one, on behalf of other tasks */
 };
 
 typedef struct aiol_task_extra {
@@ -12005,6 +12415,7 @@ typedef struct aiol_task_extra {
     size_t name_size;
     aioloop_timer_handle timer;
     const void *waits_at; /* debug mode: the place of its last wait */
+    struct aioloop_generator *generator; /* whose body it is */
 } aiol_task_extra;
 
 static aioloop_future aiol_future_slept = {{NULL, NULL}, NULL, 1, AIOL_FUTURE_FINISHED, AIOL_FUTURE_STATIC, 0, 0, 0, {NULL}, {NULL}, {NULL}, NULL};
@@ -12084,8 +12495,11 @@ AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task) {
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task) {
     aioloop_exception_context context;
     const aiol_site *at = aiol_site_at(task->future.loop, task->future.site);
+    if ((task->flags & (AIOL_TASK_GENERATOR | AIOL_TASK_STARTED)) == AIOL_TASK_GENERATOR)
+        return; /* nobody has asked it for anything */
     memset(&context, 0, sizeof(context));
     context.message = "Task was destroyed but it is pending";
+    context.asyncgen = (task->flags & AIOL_TASK_GENERATOR) != 0 ? task->extra->generator : NULL;
     context.future = &task->future;
     context.task = &task->future;
     if (at != NULL) {
@@ -12643,7 +13057,8 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
         return 0;
     for (link = loop->futures.next; link != &loop->futures; link = link->next) {
         aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
-        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0)
+        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0 ||
+            (((const aiol_task *)(const void *)f)->flags & AIOL_TASK_GENERATOR) != 0)
             continue;
         if (count < capacity) {
             f->flags &= (uint16_t) ~(AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_USED); /* whoever created it can still use it */
@@ -14029,6 +14444,1361 @@ AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group,
 
 #endif
 
+/* >> src/core/generator.c */
+/*
+ * generator.c - asynchronous generators, and what is closed with the loop.          (asyncio: base_events.py; PEP 525)
+ *
+ * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready queue, and the
+ * next yield, or the end, answers. So handing out a value needs memory for the future of the request alone.
+ *
+ * The answered future is kept until the next request: if nobody has read it by then, its value is given again.
+ */
+#ifndef AIOL_CORE_GENERATOR_C
+#define AIOL_CORE_GENERATOR_C
+
+/* ---- closers ---- */
+
+/* A shutdown under way. Its node calls the closers, in the next iteration. */
+typedef struct aiol_shutdown {
+    aiol_node node;
+    aiol_resource resource;
+    aioloop_future *future;
+    aiol_link waiting; /* closers to be called */
+    aiol_link closing; /* closers whose future is not done */
+    bool cancelled;
+} aiol_shutdown;
+
+typedef struct aiol_closer {
+    aiol_link link; /* among the loop's, or a shutdown's */
+    aiol_shutdown *shutdown; /* that has it; NULL: none */
+    aioloop_close_function close;
+    void *arg;
+    void (*through)(struct aiol_closer *closer); /* the shutdown is through with it */
+    aiol_slot *slot;        /* in reserve, for the callback of: */
+    aioloop_future *future; /* that of its closing */
+    bool called;
+} aiol_closer;
+
+/* Makes ready what closing needs. 0 or AIOLOOP_ENOMEM. */
+static int aiol_closer_init(aioloop *loop, aiol_closer *closer, aioloop_close_function close, void *arg,
+                            void (*through)(aiol_closer *)) {
+    closer->close = close;
+    closer->arg = arg;
+    closer->through = through;
+    closer->slot = aiol_slot_new(loop);
+    return closer->slot == NULL ? AIOLOOP_ENOMEM : 0;
+}
+
+static void aiol_closer_end(aioloop *loop, aiol_closer *closer) {
+    aiol_slot *slot = closer->slot;
+    aiol_list_remove(&closer->link);
+    closer->slot = NULL;
+    if (slot != NULL)
+        aiol_slot_free(loop, slot);
+}
+
+static void aiol_closer_register(aioloop *loop, aiol_closer *closer, const char *what) {
+    aiol_list_append(&loop->closers, &closer->link);
+    if (loop->asyncgens_shutdown)
+        aiol_warn(loop, 0, "%s %p was registered after aioloop_shutdown_asyncgens", what, closer->arg);
+}
+
+static void aiol_shutdown_destroy(aiol_resource *resource) {
+    aiol_shutdown *s = AIOL_CONTAINER(resource, aiol_shutdown, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, s, sizeof(*s));
+}
+
+static const aiol_resource_calls aiol_shutdown_resource = {"shutdown", aiol_combine_closed, aiol_shutdown_destroy,
+                                                           aiol_combine_is_open};
+
+static void aiol_shutdown_check_over(aiol_shutdown *s) {
+    aioloop_future *f = s->future;
+    if (!aiol_list_empty(&s->waiting) || !aiol_list_empty(&s->closing))
+        return;
+    if (s->cancelled)
+        aiol_future_end_cancelled(f, NULL);
+    else
+        aiol_future_finish(f, 0, NULL, NULL);
+    aiol_shutdown_destroy(&s->resource);
+    aiol_future_release(f);
+}
+
+/* One closing has ended, with code; f may be NULL. */
+static void aiol_shutdown_ended(aiol_closer *closer, aioloop_future *f, int code, const char *detail) {
+    aiol_shutdown *s = closer->shutdown;
+    aioloop *loop = s->resource.loop;
+    if (code < 0 && code != AIOLOOP_ECANCELED) {
+        aioloop_exception_context context;
+        memset(&context, 0, sizeof(context));
+        context.message = "An error occurred while closing an asynchronous generator";
+        context.detail = detail;
+        context.future = f;
+        context.asyncgen = closer->arg;
+        aiol_report(loop, code, 0, &context);
+    }
+    aiol_list_remove(&closer->link);
+    closer->shutdown = NULL;
+    closer->future = NULL;
+    closer->through(closer);
+}
+
+static void aiol_shutdown_done(aioloop_future *f, void *arg) {
+    aiol_closer *closer = (aiol_closer *)arg;
+    aiol_shutdown *s = closer->shutdown;
+    f->flags |= AIOL_FUTURE_LOOKED_AT;
+    aiol_shutdown_ended(closer, f, f->state == AIOL_FUTURE_FINISHED ? 0 : f->code,
+                        f->error == NULL ? NULL : aioloop_error_message(f->error));
+    aiol_shutdown_check_over(s);
+}
+
+/* Begins one closing. */
+static void aiol_shutdown_close(aiol_shutdown *s, aiol_closer *closer) {
+    aioloop *loop = s->resource.loop;
+    aioloop_future *f;
+    aiol_slot *slot;
+    int err;
+    aiol_list_remove(&closer->link);
+    aiol_list_append(&s->closing, &closer->link);
+    closer->called = true;
+    f = closer->close(loop, closer->arg);
+    err = f == NULL ? 0 : aiol_future_use(f);
+    if (err == 0 && f != NULL && f->loop != loop) {
+        aiol_future_release(f);
+        err = aiol_fail(loop, AIOLOOP_EMISUSE, "the future of a closer belongs to another loop");
+    }
+    if (f == NULL || err < 0) {
+        aiol_shutdown_ended(closer, NULL, err, NULL);
+        return;
+    }
+    slot = closer->slot;
+    closer->slot = NULL;
+    closer->future = f;
+    slot->flags |= AIOL_SLOT_HOLDS;
+    aiol_slot_capture(slot, NULL);
+    aiol_future_attach(f, slot, aiol_shutdown_done, closer);
+    if (s->cancelled)
+        aioloop_future_cancel(f, NULL);
+}
+
+static void aiol_shutdown_run(aioloop *loop, aiol_node *node) {
+    aiol_shutdown *s = AIOL_CONTAINER(node, aiol_shutdown, node);
+    aiol_frame frame = aiol_enter(loop, &s->resource.context);
+    int raised;
+    while (!aiol_list_empty(&s->waiting)) {
+        aiol_closer *closer = AIOL_CONTAINER(s->waiting.next, aiol_closer, link);
+        if (!s->cancelled) {
+            aiol_shutdown_close(s, closer);
+            continue;
+        }
+        aiol_list_remove(&closer->link); /* as it was */
+        aiol_list_append(&loop->closers, &closer->link);
+        closer->shutdown = NULL;
+    }
+    raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0) {
+        aioloop_exception_context context;
+        memset(&context, 0, sizeof(context));
+        context.message = "Error in a closer";
+        aiol_report(loop, raised, 0, &context);
+    }
+    aiol_callback_end(loop);
+    aiol_leave(loop, &frame);
+    aiol_shutdown_check_over(s);
+}
+
+static bool aiol_shutdown_cancel(aioloop_future *f, void *owner) {
+    aiol_shutdown *s = (aiol_shutdown *)owner;
+    aiol_link *link;
+    (void)f;
+    s->cancelled = true;
+    for (link = s->closing.next; link != &s->closing; link = link->next) /* cancelling calls nobody */
+        if (AIOL_CONTAINER(link, aiol_closer, link)->future != NULL)
+            aioloop_future_cancel(AIOL_CONTAINER(link, aiol_closer, link)->future, NULL);
+    return false;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_shutdown_asyncgens)(aioloop *loop) {
+    aiol_shutdown *s;
+    aiol_link *link;
+    int err = loop == NULL ? AIOLOOP_EINVAL : aiol_check(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    s = (aiol_shutdown *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    if (s != NULL)
+        s->future = aiol_future_new(loop, aiol_shutdown_cancel, s);
+    if (s == NULL || s->future == NULL) {
+        aiol_free(&loop->allocator, s, sizeof(*s));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    loop->asyncgens_shutdown = true;
+    aiol_resource_add(loop, &s->resource, &aiol_shutdown_resource);
+    aiol_list_init(&s->waiting);
+    aiol_list_init(&s->closing);
+    aiol_list_move(&s->waiting, &loop->closers);
+    for (link = s->waiting.next; link != &s->waiting; link = link->next)
+        AIOL_CONTAINER(link, aiol_closer, link)->shutdown = s;
+    if (aiol_list_empty(&s->waiting)) {
+        aioloop_future *f = s->future;
+        aiol_shutdown_check_over(s);
+        return f;
+    }
+    s->resource.context = aiol_map_ref(aiol_thread.map);
+    s->node.run = aiol_shutdown_run;
+    aiol_queue_push(&loop->ready, &s->node);
+    return s->future;
+}
+
+/* ---- closers of the program's own ---- */
+
+struct aioloop_closer {
+    aiol_resource resource;
+    aiol_closer closer;
+    bool unregistered; /* goes when the shutdown is through with it */
+};
+
+static void aiol_own_closer_destroy(aiol_resource *resource) {
+    aioloop_closer *c = AIOL_CONTAINER(resource, aioloop_closer, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, c, sizeof(*c));
+}
+
+static const aiol_resource_calls aiol_own_closer_resource = {"closer", aiol_combine_closed, aiol_own_closer_destroy,
+                                                             aiol_combine_is_open};
+
+static void aiol_own_closer_through(aiol_closer *closer) {
+    aioloop_closer *c = AIOL_CONTAINER(closer, aioloop_closer, closer);
+    if (!c->unregistered)
+        return;
+    aiol_closer_end(c->resource.loop, closer);
+    aiol_own_closer_destroy(&c->resource);
+}
+
+AIOLOOP_API aioloop_closer *(aioloop_register_closer)(aioloop *loop, aioloop_close_function close, void *arg) {
+    aioloop_closer *c;
+    int err = loop == NULL ? AIOLOOP_EINVAL : aiol_check(loop);
+    if (err == 0 && close == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a closer needs a function");
+    if (err < 0)
+        return NULL;
+    c = (aioloop_closer *)aiol_alloc_zero(&loop->allocator, sizeof(*c));
+    if (c == NULL || aiol_closer_init(loop, &c->closer, close, arg, aiol_own_closer_through) < 0) {
+        aiol_free(&loop->allocator, c, sizeof(*c));
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    aiol_resource_add(loop, &c->resource, &aiol_own_closer_resource);
+    aiol_closer_register(loop, &c->closer, "the closer of");
+    return c;
+}
+
+AIOLOOP_API void aioloop_unregister_closer(aioloop_closer *closer) {
+    if (closer == NULL || closer->resource.loop->freeing)
+        return; /* it goes with the loop */
+    closer->unregistered = true;
+    if (closer->closer.shutdown == NULL || !closer->closer.called)
+        aiol_own_closer_through(&closer->closer);
+}
+
+/* ---- generators ---- */
+
+enum {
+    AIOL_GENERATOR_IDLE,  /* has not begun, or is at a yield */
+    AIOL_GENERATOR_ASKED, /* a request is under way */
+    AIOL_GENERATOR_OVER   /* has ended, or was given up */
+};
+
+struct aioloop_generator {
+    aiol_resource resource;  /* references: the program's, one of a request, of the ready queue, of a shutdown */
+    aiol_closer closer;      /* registered from the first step on */
+    aiol_task *task;         /* with a reference; NULL when it has ended */
+    aioloop_future *waiter;  /* of the request under way; NULL: nobody waits */
+    aioloop_future *last;    /* that had the last value */
+    aioloop_future *closing; /* in reserve; with close_behind: given out already */
+    int64_t sent;            /* what yield returns */
+    uint8_t state;
+    bool closes;       /* the request is to close */
+    bool cancelled;    /* and was cancelled when the body had heard of it */
+    bool queued;       /* the body's slot is in the ready queue */
+    bool close_behind; /* when the request is answered, it is closed */
+};
+
+static void aiol_run_generator(aioloop *loop, aiol_node *node);
+
+static bool aiol_generator_began(const aioloop_generator *g) {
+    return g->task != NULL && (g->task->flags & AIOL_TASK_STARTED) != 0;
+}
+
+/* Lets go of the body. What is suspended for good stays with the loop, which reports it in the end. */
+static void aiol_generator_detach(aioloop_generator *g) {
+    aiol_task *task = g->task;
+    if (task == NULL)
+        return;
+    g->task = NULL;
+    if (task->extra != NULL && !g->queued)
+        task->extra->generator = NULL; /* else the queue has a reference, and comes back to it */
+    aiol_future_release(&task->future);
+}
+
+/* Ends the body without having run it. */
+static void aiol_generator_never_begin(aioloop_generator *g) {
+    g->state = AIOL_GENERATOR_OVER;
+    aiol_task_end_coroutine(g->task, false);
+    aiol_generator_detach(g);
+}
+
+static void aiol_generator_destroy(aiol_resource *resource) {
+    aioloop_generator *g = AIOL_CONTAINER(resource, aioloop_generator, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, g, sizeof(*g));
+}
+
+static const aiol_resource_calls aiol_generator_resource = {"generator", aiol_combine_closed, aiol_generator_destroy,
+                                                            aiol_combine_is_open};
+
+static void aiol_generator_end(aioloop_generator *g) {
+    aioloop_future *last = g->last;
+    aioloop_future *closing = g->closing;
+    aiol_generator_detach(g);
+    aiol_closer_end(g->resource.loop, &g->closer);
+    aiol_generator_destroy(&g->resource);
+    if (closing != NULL) { /* nobody has it: neither reference was given away */
+        closing->end.cancel = NULL;
+        aiol_future_release(closing);
+        aioloop_future_unref(closing);
+    }
+    if (last != NULL)
+        aiol_future_release(last); /* with the value, if nobody has taken it */
+}
+
+/* Has the body go on: sent is what yield returns. f (may be NULL) is told the outcome. */
+static void aiol_generator_ask(aioloop_generator *g, aioloop_future *f, bool closes, int64_t sent) {
+    aioloop *loop = g->resource.loop;
+    aioloop_future *last = g->last;
+    g->last = NULL;
+    g->waiter = f;
+    g->closes = closes;
+    g->cancelled = false;
+    g->sent = sent;
+    g->state = AIOL_GENERATOR_ASKED;
+    g->resource.refs++;
+    if (!g->queued) {
+        g->queued = true;
+        g->resource.refs++;
+        aiol_future_hold(&g->task->future);
+        g->task->slot.at.node.run = aiol_run_generator;
+        aiol_queue_push(&loop->ready, &g->task->slot.at.node);
+    }
+    if (last != NULL)
+        aiol_future_release(last);
+}
+
+static bool aiol_generator_cancel(aioloop_future *f, void *owner) {
+    aioloop_generator *g = (aioloop_generator *)owner;
+    if (f != g->waiter) { /* the closing that was to follow */
+        g->close_behind = false;
+        g->closing = NULL;
+        aiol_future_release(f);
+        return true;
+    }
+    if (g->queued) { /* the body has not heard of it */
+        g->waiter = NULL;
+        g->state = AIOL_GENERATOR_IDLE;
+        g->resource.refs--; /* the queue has another */
+        aiol_future_release(f);
+        return true;
+    }
+    g->cancelled = true;
+    aioloop_future_cancel(&g->task->future, NULL);
+    return false;
+}
+
+/* The future for a closing; NULL when there is neither the one in reserve nor memory. */
+static aioloop_future *aiol_generator_take_closing(aioloop_generator *g) {
+    aioloop_future *f = g->close_behind ? NULL : g->closing;
+    if (f == NULL)
+        return aiol_future_new(g->resource.loop, aiol_generator_cancel, g);
+    g->closing = NULL;
+    return f;
+}
+
+/* The last reference went. */
+static void aiol_generator_unneeded(aioloop_generator *g) {
+    if (g->state == AIOL_GENERATOR_IDLE && aiol_generator_began(g)) {
+        aioloop_future *f;
+        if (g->resource.loop->closed)
+            return; /* it goes with the loop */
+        f = aiol_generator_take_closing(g);
+        aiol_generator_ask(g, f, true, AIOLOOP_EGENERATOREXIT);
+        aioloop_future_unref(f); /* an error is reported, since nobody looks at it */
+        return;
+    }
+    if (g->state == AIOL_GENERATOR_IDLE)
+        aiol_generator_never_begin(g);
+    aiol_generator_end(g);
+}
+
+static void aiol_generator_release(aioloop_generator *g) {
+    if (--g->resource.refs == 0)
+        aiol_generator_unneeded(g);
+}
+
+/* The body's first step, or the next after a yield. */
+static void aiol_run_generator(aioloop *loop, aiol_node *node) {
+    aiol_task *task = aiol_task_of_slot((aiol_slot *)(void *)node);
+    aioloop_generator *g = task->extra->generator;
+    g->queued = false;
+    if (g->task == NULL)
+        task->extra->generator = NULL;
+    if (g->state == AIOL_GENERATOR_ASKED) { /* else the request was cancelled */
+        if (aiol_generator_began(g)) {
+            task->slot.u.future = &aiol_future_slept;
+        } else {
+            aiol_future_hold(&task->future); /* the loop's, until it is done */
+            aiol_closer_register(loop, &g->closer, "the asynchronous generator");
+        }
+        aiol_run_task(loop, node);
+    }
+    aiol_generator_release(g);
+    aiol_future_release(&task->future);
+}
+
+/* ---- answers ---- */
+
+static void aiol_generator_nothing_to_dispose(void *pointer) {
+    (void)pointer;
+}
+
+/* The request ends with an error; takes error (may be NULL) over. */
+static void aiol_generator_fail(aioloop_future *f, int code, struct aioloop_error *error) {
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
+    aiol_future_fail_with(f, code, error);
+    aiol_future_release(f);
+}
+
+/* Not in a list of what is to be closed any more, unless a shutdown is at it. */
+static void aiol_generator_unregister(aioloop_generator *g) {
+    if (g->closer.shutdown == NULL || !g->closer.called)
+        aiol_list_remove(&g->closer.link);
+}
+
+/* The body hands out a value. */
+static void aiol_generator_give(aioloop_generator *g, int64_t number, void *pointer) {
+    aioloop *loop = g->resource.loop;
+    aiol_task *task = g->task;
+    aioloop_future *f = g->waiter;
+    void (*dispose)(void *) = pointer != NULL ? task->future.end.dispose : NULL;
+    if (dispose == NULL)
+        dispose = aiol_generator_nothing_to_dispose; /* with one, the value is in one place only, whoever follows the future */
+    g->waiter = NULL;
+    g->state = AIOL_GENERATOR_IDLE;
+    if (g->cancelled && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) { /* by the body itself, which is not to hear of it */
+        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+        (void)aioloop_task_uncancel(&task->future);
+        aiol_future_end_cancelled(f, NULL);
+        aiol_future_release(f);
+        f = aiol_future_new(loop, NULL, NULL); /* keeps the value for the next request */
+        aioloop_future_unref(f);
+    }
+    g->last = f;
+    if (f != NULL) {
+        f->flags |= AIOL_FUTURE_GRANT;
+        aiol_future_finish(f, number, pointer, dispose);
+    } else {
+        dispose(pointer);
+    }
+    if (g->close_behind) {
+        f = g->closing;
+        g->closing = NULL;
+        g->close_behind = false;
+        aiol_generator_ask(g, f, true, AIOLOOP_EGENERATOREXIT);
+    }
+    aiol_generator_release(g);
+}
+
+/* The body hands out a value while it is being closed: it is left where it is. */
+static void aiol_generator_ignored(aioloop_generator *g, void *pointer) {
+    static const char text[] = "the generator ignored AIOLOOP_EGENERATOREXIT";
+    aioloop *loop = g->resource.loop;
+    void (*dispose)(void *) = g->task->future.end.dispose;
+    aioloop_future *f = g->waiter;
+    g->waiter = NULL;
+    g->state = AIOL_GENERATOR_OVER;
+    aiol_generator_unregister(g);
+    if (f != NULL)
+        aiol_generator_fail(f, AIOLOOP_EMISUSE, aiol_error_new(&loop->allocator, AIOLOOP_EMISUSE, text, 0));
+    if (g->close_behind) {
+        f = g->closing;
+        g->closing = NULL;
+        g->close_behind = false;
+        aiol_generator_fail(f, AIOLOOP_EMISUSE, aiol_error_new(&loop->allocator, AIOLOOP_EMISUSE, text, 0));
+    }
+    if (dispose != NULL && pointer != NULL)
+        dispose(pointer);
+    aiol_generator_release(g);
+}
+
+static void aiol_generator_body_done(aioloop_future *body, void *arg) {
+    aioloop_generator *g = (aioloop_generator *)arg;
+    aioloop_future *f = g->waiter;
+    int code = body->state == AIOL_FUTURE_FINISHED ? AIOLOOP_ESTOPITERATION : body->code;
+    bool ended = code == AIOLOOP_ESTOPITERATION || (g->closes && code == AIOLOOP_EGENERATOREXIT);
+    body->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (body->state == AIOL_FUTURE_FINISHED && body->of.pointer == NULL)
+        body->flags |= AIOL_FUTURE_TAKEN; /* there is nothing to dispose of */
+    g->waiter = NULL;
+    g->state = AIOL_GENERATOR_OVER;
+    aiol_generator_unregister(g);
+    aiol_generator_detach(g);
+    if (f != NULL && ended && g->closes) {
+        aiol_future_finish(f, 0, NULL, NULL);
+        aiol_future_release(f);
+    } else if (f != NULL) {
+        aiol_generator_fail(f, code, code == AIOLOOP_ESTOPITERATION ? NULL : aiol_error_ref(body->error));
+    }
+    if (g->close_behind) {
+        f = g->closing;
+        g->closing = NULL;
+        g->close_behind = false;
+        aiol_future_finish(f, 0, NULL, NULL);
+        aiol_future_release(f);
+    }
+    aiol_generator_release(g);
+}
+
+/* ---- inside ---- */
+
+/* 0: the body is to be suspended. */
+static int aiol_generator_yield(aioloop *loop, aiol_task *task, int64_t number, void *pointer) {
+    aioloop_generator *g = task == NULL || (task->flags & AIOL_TASK_GENERATOR) == 0 ? NULL : task->extra->generator;
+    if (g == NULL || g->state != AIOL_GENERATOR_ASKED)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a yield outside of the body of a generator");
+    if (aiol_thread.run != loop->entered)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a yield inside of aioloop_context_run");
+    if (number < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a value is a number of 0 or more");
+    task->slot.u.future = NULL;
+    if (g->closes)
+        aiol_generator_ignored(g, pointer);
+    else
+        aiol_generator_give(g, number, pointer);
+    task->flags |= AIOL_TASK_WAITS;
+    return 0;
+}
+
+/* What the yield returns. */
+static int64_t aiol_generator_resumed(aioloop *loop, aiol_task *task) {
+    int64_t n = aiol_task_take(loop, task, NULL);
+    if (n < 0)
+        return n;
+    n = task->extra->generator->sent;
+    return n < 0 ? aiol_fail(loop, (int)n, NULL) : n;
+}
+
+AIOLOOP_API AIOL_NOINLINE int64_t aioloop_yield(aioloop *loop, int64_t number, void *pointer) {
+    aiol_task *task = aiol_frame_task(loop);
+    int err;
+    if (task != NULL && !aiol_task_may_block(loop, task))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a coroutine without a stack hands out values by AIOLOOP_YIELD");
+    err = aiol_generator_yield(loop, task, number, pointer);
+    if (err < 0)
+        return err;
+    aiol_task_block(task);
+    return aiol_generator_resumed(loop, task);
+}
+
+AIOLOOP_API bool aioloop_frame_yield(aioloop *loop, int64_t number, void *pointer) {
+    aiol_task *task = aiol_frame_task(loop);
+    int err = aiol_generator_yield(loop, task, number, pointer);
+    if (err == 0)
+        return aiol_frame_suspend(loop, task, true);
+    if (task != NULL)
+        task->slot.u.future = aiol_future_failed(err);
+    return false;
+}
+
+AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop) {
+    aiol_task *task = aiol_frame_task(loop);
+    if (task == NULL)
+        return AIOLOOP_EMISUSE;
+    return aiol_generator_resumed(loop, task);
+}
+
+/* ---- outside ---- */
+
+/* A shutdown closes it. */
+static aioloop_future *aiol_generator_shut(aioloop *loop, void *arg) {
+    aioloop_generator *g = (aioloop_generator *)arg;
+    aioloop_future *f = aiol_generator_take_closing(g);
+    g->resource.refs++; /* the shutdown's */
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    if (g->state == AIOL_GENERATOR_ASKED && !g->closes)
+        aioloop_future_cancel(g->waiter, NULL);
+    if (g->state == AIOL_GENERATOR_ASKED) {
+        g->closing = f;
+        g->close_behind = true;
+    } else {
+        aiol_generator_ask(g, f, true, AIOLOOP_EGENERATOREXIT);
+    }
+    return f;
+}
+
+static void aiol_generator_through(aiol_closer *closer) {
+    aiol_generator_release(AIOL_CONTAINER(closer, aioloop_generator, closer));
+}
+
+static aioloop_generator *aiol_generator_new(aioloop *loop, const aioloop_task_recipe *recipe) {
+    aioloop_generator *g;
+    int err = loop == NULL ? AIOLOOP_EINVAL : aiol_recipe_check(loop, recipe);
+    if (err == 0 && recipe->options.timeout != 0)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a generator has no time-out; aioloop_generator_anext may have one");
+    if (err < 0) {
+        aiol_recipe_dispose(recipe);
+        return NULL;
+    }
+    g = (aioloop_generator *)aiol_alloc_zero(&loop->allocator, sizeof(*g));
+    if (g != NULL)
+        g->task = aiol_task_make(loop, recipe);
+    if (g == NULL || g->task == NULL) {
+        aiol_free(&loop->allocator, g, sizeof(*g));
+        aiol_recipe_dispose(recipe);
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    g->resource.refs = 1;
+    aiol_resource_add(loop, &g->resource, &aiol_generator_resource);
+    g->task->flags |= AIOL_TASK_GENERATOR;
+    g->task->future.flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
+    g->closing = aiol_future_new(loop, aiol_generator_cancel, g);
+    if (g->closing == NULL || aiol_task_extra_of(g->task) == NULL || aiol_task_adorn(g->task, &recipe->options) < 0 ||
+        aiol_closer_init(loop, &g->closer, aiol_generator_shut, g, aiol_generator_through) < 0 ||
+        aiol_future_callback(&g->task->future, aiol_generator_body_done, g, NULL, 0) < 0) {
+        aiol_generator_never_begin(g);
+        aiol_generator_end(g);
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    g->task->extra->generator = g;
+    return g;
+}
+
+AIOLOOP_API aioloop_generator *(aioloop_generator_new)(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                       const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = fn;
+    recipe.step = NULL;
+    recipe.arg = arg;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_generator_new(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_generator *(aioloop_generator_new_frame)(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                                                             const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = NULL;
+    recipe.step = fn;
+    recipe.arg = frame;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_generator_new(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_generator *aioloop_generator_ref(aioloop_generator *generator) {
+    if (generator != NULL)
+        generator->resource.refs++;
+    return generator;
+}
+
+AIOLOOP_API void aioloop_generator_unref(aioloop_generator *generator) {
+    if (generator != NULL && !generator->resource.loop->freeing)
+        aiol_generator_release(generator);
+}
+
+static int aiol_generator_check(aioloop_generator *g) {
+    int err = g == NULL ? AIOLOOP_EINVAL : aiol_check(g->resource.loop);
+    if (err == 0 && (g->state == AIOL_GENERATOR_ASKED || g->close_behind))
+        err = aiol_fail(g->resource.loop, AIOLOOP_EMISUSE, "the generator is running already");
+    return err;
+}
+
+static aioloop_future *aiol_generator_refuse(aioloop_generator *g, int code) {
+    return code == AIOLOOP_EINVAL || code == AIOLOOP_ECLOSED ? aiol_future_failed(code)
+                                                             : aiol_combine_failed(g->resource.loop, code);
+}
+
+/* Whether the value that was handed out last was read, or still may be. */
+static bool aiol_generator_is_unread(const aioloop_generator *g) {
+    return g->last != NULL && g->last->refs == 1 && (g->last->flags & AIOL_FUTURE_TAKEN) == 0;
+}
+
+/* Gives it again. */
+static void aiol_generator_repeat(aioloop_generator *g, aioloop_future *f) {
+    aioloop_future *last = g->last;
+    last->flags |= AIOL_FUTURE_TAKEN;
+    f->flags |= AIOL_FUTURE_GRANT;
+    aiol_future_finish(f, last->number, last->of.pointer, last->end.dispose);
+    g->last = f;
+    aiol_future_release(last);
+}
+
+static aioloop_future *aiol_generator_request(aioloop_generator *g, bool repeats, int64_t sent) {
+    aioloop_future *f;
+    aioloop *loop;
+    int err = aiol_generator_check(g);
+    if (err < 0)
+        return aiol_generator_refuse(g, err);
+    loop = g->resource.loop;
+    if (g->state == AIOL_GENERATOR_OVER) {
+        err = aiol_fail(loop, AIOLOOP_ESTOPITERATION, NULL);
+    } else if (!aiol_generator_began(g) && sent > 0) {
+        err = aiol_fail(loop, AIOLOOP_EMISUSE, "a generator that has not begun has no yield to answer");
+    } else if (!aiol_generator_began(g) && sent < 0) {
+        aiol_generator_never_begin(g);
+        err = aiol_fail(loop, (int)sent, NULL);
+    }
+    if (err < 0)
+        return aiol_generator_refuse(g, err);
+    f = aiol_future_new(loop, aiol_generator_cancel, g);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    if (repeats && aiol_generator_is_unread(g))
+        aiol_generator_repeat(g, f);
+    else
+        aiol_generator_ask(g, f, false, sent);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_anext)(aioloop_generator *generator) {
+    return aiol_generator_request(generator, true, 0);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_asend)(aioloop_generator *generator, int64_t number) {
+    return number < 0 ? aiol_future_failed(AIOLOOP_EINVAL) : aiol_generator_request(generator, false, number);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_athrow)(aioloop_generator *generator, int code) {
+    return code >= 0 ? aiol_future_failed(AIOLOOP_EINVAL) : aiol_generator_request(generator, false, code);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_aclose)(aioloop_generator *generator) {
+    aioloop_future *f;
+    int err = aiol_generator_check(generator);
+    if (err < 0)
+        return aiol_generator_refuse(generator, err);
+    f = aiol_generator_take_closing(generator);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(generator->resource.loop, AIOLOOP_ENOMEM, NULL));
+    if (generator->state == AIOL_GENERATOR_IDLE && aiol_generator_began(generator)) {
+        aiol_generator_ask(generator, f, true, AIOLOOP_EGENERATOREXIT);
+        return f;
+    }
+    aiol_future_finish(f, 0, NULL, NULL);
+    aiol_future_release(f);
+    if (generator->state == AIOL_GENERATOR_IDLE)
+        aiol_generator_never_begin(generator);
+    return f;
+}
+
+#endif
+
+/* >> src/core/threadsafe.c */
+/*
+ * threadsafe.c - coroutines for a loop from other threads.                  (asyncio: tasks.py, futures.py)
+ *
+ * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so aioloop_close finds
+ * those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and its pointer to the loop: whoever
+ * posts to the loop does so with that lock held, and aioloop_close takes it to take the pointer away.
+ *
+ * Both posts that it may need, to begin and to cancel, have their slots from the start, so neither can fail.
+ */
+#ifndef AIOL_CORE_THREADSAFE_C
+#define AIOL_CORE_THREADSAFE_C
+
+/* All of a loop's. */
+typedef struct aiol_concurrents {
+    aiol_mutex mutex;
+    aiol_link list;
+} aiol_concurrents;
+
+struct aioloop_concurrent_future {
+    int failed; /* the code of a static one; 0: the first member of an aiol_concurrent */
+};
+
+typedef struct aiol_concurrent {
+    aioloop_concurrent_future future;
+    uint32_t refs;
+    uint32_t done; /* the outcome is there, for those who look without the lock */
+    int process;   /* in a forked child its locks are not to be touched: a thread that is not there may hold them */
+    aiol_link link;
+    aioloop_allocator allocator;
+    size_t size;
+    aiol_mutex mutex; /* guards the rest but for what is the loop's thread's */
+    aiol_thread_condition changed;
+    aioloop *loop;     /* NULL: it is through with this */
+    aiol_slot *cancel; /* in reserve */
+    aioloop_handle cancelling;
+    aiol_link followers;
+    uint8_t state; /* aiol_future_state */
+    bool begun;    /* the loop has looked at it */
+    bool taken;
+    int code;
+    int64_t number;
+    void *pointer;
+    void (*dispose)(void *pointer);
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aioloop_task *task;         /* the loop's thread's, as is */
+    aioloop_task_recipe recipe; /* its name and a copy of its argument follow */
+} aiol_concurrent;
+
+#define AIOL_CONCURRENT_ROOM ((sizeof(aiol_concurrent) + 15) / 16 * 16)
+
+/* A future of a loop that is to be what a concurrent one is. */
+typedef struct aiol_wrapping {
+    aiol_resource resource;
+    aiol_link link; /* among the followers, under the other's lock; in no list: posted */
+    aiol_concurrent *concurrent; /* with a reference */
+    aioloop_future *future;      /* NULL: it was cancelled */
+    aiol_slot *slot;             /* in reserve; NULL: posted */
+} aiol_wrapping;
+
+static aioloop_concurrent_future aiol_concurrent_invalid = {AIOLOOP_EINVAL};
+static aioloop_concurrent_future aiol_concurrent_no_memory = {AIOLOOP_ENOMEM};
+static aioloop_concurrent_future aiol_concurrent_closed = {AIOLOOP_ECLOSED};
+static aioloop_concurrent_future aiol_concurrent_not_available = {AIOLOOP_ENOTAVAILABLE};
+
+static aioloop_concurrent_future *aiol_concurrent_failed(int code) {
+    switch (aiol_fail(NULL, code, NULL)) {
+    case AIOLOOP_ENOMEM:
+        return &aiol_concurrent_no_memory;
+    case AIOLOOP_ECLOSED:
+        return &aiol_concurrent_closed;
+    case AIOLOOP_ENOTAVAILABLE:
+        return &aiol_concurrent_not_available;
+    default:
+        return &aiol_concurrent_invalid;
+    }
+}
+
+/* NULL for a static one. */
+static aiol_concurrent *aiol_concurrent_of(const aioloop_concurrent_future *future) {
+    return future->failed != 0 ? NULL : (aiol_concurrent *)(uintptr_t)future;
+}
+
+static bool aiol_concurrent_is_ours(const aiol_concurrent *c) {
+    return c->process == aiol_process_id();
+}
+
+static void aiol_concurrent_lock(aiol_concurrent *c) {
+    if (aiol_concurrent_is_ours(c))
+        aiol_mutex_lock(&c->mutex);
+}
+
+static void aiol_concurrent_unlock(aiol_concurrent *c) {
+    if (aiol_concurrent_is_ours(c))
+        aiol_mutex_unlock(&c->mutex);
+}
+
+/* ---- making and ending ---- */
+
+static void aiol_concurrent_free(aiol_concurrent *c) {
+    aioloop_allocator allocator = c->allocator;
+    if (aiol_concurrent_is_ours(c)) {
+        aiol_thread_condition_destroy(&c->changed);
+        aiol_mutex_destroy(&c->mutex);
+    }
+    aiol_free(&allocator, c, c->size);
+}
+
+static void aiol_concurrent_unref(aiol_concurrent *c) {
+    if (aiol_add_u32(&c->refs, (uint32_t)-1) != 0)
+        return;
+    if (c->state == AIOL_FUTURE_FINISHED && !c->taken && c->dispose != NULL)
+        c->dispose(c->pointer);
+    aiol_concurrent_free(c);
+}
+
+/* Pending, with two references: the caller's and the loop's. 0, AIOLOOP_ENOMEM or AIOLOOP_ENOTAVAILABLE. */
+static int aiol_concurrent_new(aioloop *loop, const aioloop_task_recipe *recipe, aiol_concurrent **out) {
+    const aioloop_task_options *options = &recipe->options;
+    size_t name_size = options->name == NULL ? 0 : strlen(options->name) + 1;
+    size_t size = AIOL_CONCURRENT_ROOM + options->copy_size + name_size;
+    aiol_concurrent *c = (aiol_concurrent *)aiol_alloc_zero(&loop->allocator, size);
+    char *copies = (char *)c + AIOL_CONCURRENT_ROOM;
+    int err;
+    if (c == NULL)
+        return AIOLOOP_ENOMEM;
+    err = aiol_mutex_init(&c->mutex);
+    if (err == 0 && (err = aiol_thread_condition_init(&c->changed)) < 0)
+        aiol_mutex_destroy(&c->mutex);
+    if (err < 0) {
+        aiol_free(&loop->allocator, c, size);
+        return err;
+    }
+    c->refs = 2;
+    c->process = aiol_process_id();
+    c->allocator = loop->allocator;
+    c->size = size;
+    c->loop = loop;
+    c->recipe = *recipe;
+    aiol_list_init(&c->followers);
+    if (options->copy_size != 0) {
+        memcpy(copies, recipe->arg, options->copy_size);
+        c->recipe.arg = copies;
+    }
+    if (name_size != 0) {
+        memcpy(copies + options->copy_size, options->name, name_size);
+        c->recipe.options.name = copies + options->copy_size;
+    }
+    if (options->context != NULL)
+        (void)aioloop_context_ref(options->context);
+    *out = c;
+    return 0;
+}
+
+/* ---- the outcome ---- */
+
+static void aiol_wrapping_done(aioloop *loop, void *arg);
+
+/* With the lock held, of one that is done: the loops that follow it are told. */
+static void aiol_concurrent_post(aiol_concurrent *c) {
+    while (!aiol_list_empty(&c->followers)) {
+        aiol_wrapping *w = AIOL_CONTAINER(c->followers.next, aiol_wrapping, link);
+        aiol_slot *slot = w->slot;
+        aiol_list_remove(&w->link);
+        w->slot = NULL;
+        (void)aiol_remote_post(w->resource.loop, slot, aiol_wrapping_done, w, NULL);
+    }
+}
+
+/* With the lock held: whoever waits is told. What the outcome consists of is there, but for the state. */
+static void aiol_concurrent_settle(aiol_concurrent *c, aiol_future_state state) {
+    c->state = (uint8_t)state;
+    aiol_store(&c->done, 1);
+    if (!aiol_concurrent_is_ours(c))
+        return;
+    aiol_thread_condition_broadcast(&c->changed);
+    aiol_concurrent_post(c);
+}
+
+/* With the lock held. */
+static void aiol_concurrent_settle_failed(aiol_concurrent *c, int code, const char *text) {
+    c->code = code;
+    snprintf(c->text, sizeof(c->text), "%s", text == NULL ? aioloop_strerror(code) : text);
+    aiol_concurrent_settle(c, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
+}
+
+/* With the lock held: f, which is done, is the outcome. Its result has a new owner then. */
+static void aiol_concurrent_settle_as(aiol_concurrent *c, aioloop_future *f) {
+    const aioloop_future *owner = f;
+    while ((owner->flags & AIOL_FUTURE_BORROWS) != 0)
+        owner = owner->next.source;
+    f->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (f->state != AIOL_FUTURE_FINISHED) {
+        aiol_concurrent_settle_failed(c, f->code, f->error == NULL ? NULL : aioloop_error_message(f->error));
+        return;
+    }
+    if ((owner->flags & AIOL_FUTURE_TAKEN) == 0)
+        c->dispose = owner->end.dispose;
+    c->number = aioloop_future_result(f, &c->pointer);
+    aiol_concurrent_settle(c, AIOL_FUTURE_FINISHED);
+}
+
+/* ---- in the loop's thread ---- */
+
+/* The loop is through with it. f: its task, which is done; NULL: it failed with code. Ends the loop's reference. */
+static void aiol_concurrent_leave(aioloop *loop, aiol_concurrent *c, aioloop_future *f, int code) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    aiol_slot *slot;
+    aioloop_handle cancelling;
+    aiol_mutex_lock(&all->mutex);
+    aiol_list_remove(&c->link);
+    aiol_mutex_unlock(&all->mutex);
+    aiol_concurrent_lock(c);
+    c->loop = NULL;
+    slot = c->cancel;
+    c->cancel = NULL;
+    cancelling = c->cancelling;
+    if (c->state == AIOL_FUTURE_PENDING && f != NULL)
+        aiol_concurrent_settle_as(c, f);
+    else if (c->state == AIOL_FUTURE_PENDING)
+        aiol_concurrent_settle_failed(c, code, aiol_detail(loop, code));
+    aiol_concurrent_unlock(c);
+    if (slot != NULL)
+        aiol_slot_free(loop, slot);
+    else
+        aioloop_handle_cancel(&cancelling); /* it would come too late */
+    if (c->task != NULL)
+        aioloop_future_unref(c->task);
+    aiol_concurrent_unref(c);
+}
+
+static void aiol_concurrent_task_done(aioloop_future *f, void *arg) {
+    aiol_concurrent_leave(f->loop, (aiol_concurrent *)arg, f, 0);
+}
+
+/* What was posted first. */
+static void aiol_concurrent_begin(aioloop *loop, void *arg) {
+    aiol_concurrent *c = (aiol_concurrent *)arg;
+    aioloop_context *context = c->recipe.options.context;
+    aiol_slot *slot = NULL;
+    bool cancelled;
+    int code = AIOLOOP_ENOMEM;
+    aiol_concurrent_lock(c);
+    c->begun = true;
+    cancelled = c->state != AIOL_FUTURE_PENDING;
+    aiol_concurrent_unlock(c);
+    if (!cancelled)
+        slot = aiol_slot_new(loop);
+    if (slot == NULL) {
+        aiol_recipe_dispose(&c->recipe);
+        aiol_fail(loop, code, NULL);
+    } else {
+        aioloop_task *task = aiol_create_task(loop, &c->recipe);
+        code = task->code;
+        if ((task->flags & AIOL_FUTURE_STATIC) == 0) {
+            c->task = aioloop_future_ref(task);
+            aiol_slot_capture(slot, NULL);
+            aiol_future_attach(task, slot, aiol_concurrent_task_done, c);
+        } else {
+            aiol_slot_free(loop, slot);
+        }
+    }
+    aioloop_context_unref(context);
+    if (c->task == NULL)
+        aiol_concurrent_leave(loop, c, NULL, code);
+}
+
+/* What is posted when it is cancelled after that. */
+static void aiol_concurrent_cancel_task(aioloop *loop, void *arg) {
+    (void)loop;
+    aioloop_future_cancel(((aiol_concurrent *)arg)->task, NULL);
+}
+
+/* The loop was closed, and nothing of it will run any more: waiters are told. What else there is goes with the loop. */
+static void aiol_concurrents_close(aioloop *loop) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    aiol_link *link;
+    if (all == NULL)
+        return;
+    if (loop->process == aiol_process_id()) { /* whoever had not seen that posts are refused is through with the list then */
+        aiol_mutex_lock(&all->mutex);
+        aiol_mutex_unlock(&all->mutex);
+    }
+    for (link = all->list.next; link != &all->list; link = link->next) {
+        aiol_concurrent *c = AIOL_CONTAINER(link, aiol_concurrent, link);
+        aiol_concurrent_lock(c);
+        c->loop = NULL;
+        c->cancel = NULL;
+        if (c->state == AIOL_FUTURE_PENDING)
+            aiol_concurrent_settle_failed(c, AIOLOOP_ECLOSED, NULL);
+        aiol_concurrent_unlock(c);
+    }
+}
+
+static void aiol_concurrents_free(aioloop *loop) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    if (all == NULL)
+        return;
+    while (!aiol_list_empty(&all->list)) {
+        aiol_concurrent *c = AIOL_CONTAINER(all->list.next, aiol_concurrent, link);
+        aiol_list_remove(&c->link);
+        if (!c->begun) {
+            aiol_recipe_dispose(&c->recipe);
+            aioloop_context_unref(c->recipe.options.context);
+        }
+        aiol_concurrent_unref(c);
+    }
+    if (loop->process == aiol_process_id())
+        aiol_mutex_destroy(&all->mutex);
+    loop->concurrents = NULL;
+    aiol_free(&loop->allocator, all, sizeof(*all));
+}
+
+/* ---- in any thread ---- */
+
+/* The loop's list; NULL with *err when it cannot be made. */
+static aiol_concurrents *aiol_concurrents_of(aioloop *loop, int *err) {
+    void *there = aiol_load(&loop->concurrents);
+    aiol_concurrents *mine;
+    if (there != NULL)
+        return (aiol_concurrents *)there;
+    mine = (aiol_concurrents *)aiol_alloc(&loop->allocator, sizeof(*mine));
+    *err = mine == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&mine->mutex);
+    if (*err < 0) {
+        aiol_free(&loop->allocator, mine, sizeof(*mine));
+        return NULL;
+    }
+    aiol_list_init(&mine->list);
+    if (aiol_cas_pointer(&loop->concurrents, &there, mine))
+        return mine;
+    aiol_mutex_destroy(&mine->mutex); /* another thread was faster */
+    aiol_free(&loop->allocator, mine, sizeof(*mine));
+    return (aiol_concurrents *)there;
+}
+
+/* Puts it on the list and posts it, unless the loop is closed. */
+static int aiol_concurrent_submit(aioloop *loop, aiol_concurrents *all, aiol_concurrent *c) {
+    aiol_slot *begin = aiol_remote_take(loop);
+    bool refused;
+    c->cancel = begin == NULL ? NULL : aiol_remote_take(loop);
+    if (c->cancel == NULL) {
+        if (begin != NULL)
+            aiol_remote_give_back(loop, begin);
+        return AIOLOOP_ENOMEM;
+    }
+    aiol_mutex_lock(&all->mutex);
+    refused = aiol_load(&loop->posts_refused) != 0;
+    if (!refused) {
+        aiol_list_append(&all->list, &c->link);
+        (void)aiol_remote_post(loop, begin, aiol_concurrent_begin, c, NULL);
+    }
+    aiol_mutex_unlock(&all->mutex);
+    if (!refused)
+        return 0;
+    aiol_remote_give_back(loop, begin);
+    aiol_remote_give_back(loop, c->cancel);
+    return AIOLOOP_ECLOSED;
+}
+
+static aioloop_concurrent_future *aiol_run_threadsafe(aioloop *loop, const aioloop_task_recipe *recipe) {
+    aiol_concurrents *all = NULL;
+    aiol_concurrent *c = NULL;
+    int err = 0;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || (recipe->coroutine == NULL) == (recipe->step == NULL) || recipe->options.copy_size > UINT32_MAX / 2 ||
+        (recipe->arg == NULL && recipe->options.copy_size != 0))
+        err = AIOLOOP_EINVAL;
+    else if (aiol_load(&loop->posts_refused) != 0)
+        err = AIOLOOP_ECLOSED;
+    if (err == 0)
+        all = aiol_concurrents_of(loop, &err);
+    if (err == 0)
+        err = aiol_concurrent_new(loop, recipe, &c);
+    if (err == 0)
+        err = aiol_concurrent_submit(loop, all, c);
+    if (err == 0)
+        return &c->future;
+    if (c != NULL) {
+        aioloop_context_unref(recipe->options.context);
+        aiol_concurrent_free(c);
+    }
+    aiol_recipe_dispose(recipe);
+    return aiol_concurrent_failed(err);
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                                        const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = fn;
+    recipe.step = NULL;
+    recipe.arg = arg;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_run_threadsafe(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(aioloop *loop, aioloop_step fn,
+                                                                              aioloop_frame *frame,
+                                                                              const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = NULL;
+    recipe.step = fn;
+    recipe.arg = frame;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_run_threadsafe(loop, &recipe);
+}
+
+/* Waits until it is done. */
+static int aiol_concurrent_wait(aiol_concurrent *c, aioloop_time timeout) {
+    int err = 0;
+    if (aiol_load(&c->done) != 0)
+        return 0;
+    if (timeout <= 0)
+        return AIOLOOP_ETIMEDOUT;
+    if (!aiol_concurrent_is_ours(c))
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "a concurrent future of the process that forked");
+    aiol_concurrent_lock(c);
+    if (c->loop != NULL && c->loop == aiol_thread.running && c->state == AIOL_FUTURE_PENDING) {
+        err = aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop cannot bring the result that its own thread waits for");
+    } else {
+        aioloop_time deadline = aiol_thread_condition_deadline(timeout);
+        while (c->state == AIOL_FUTURE_PENDING && err == 0)
+            err = aiol_thread_condition_wait(&c->changed, &c->mutex, deadline);
+        if (c->state != AIOL_FUTURE_PENDING)
+            err = 0;
+    }
+    aiol_concurrent_unlock(c);
+    return err;
+}
+
+AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out) {
+    aiol_concurrent *c;
+    int err;
+    if (future == NULL || timeout == AIOLOOP_NOT_A_TIME)
+        return aiol_fail(NULL, AIOLOOP_EINVAL, NULL);
+    c = aiol_concurrent_of(future);
+    if (c == NULL)
+        return aiol_fail(NULL, future->failed, NULL);
+    err = aiol_concurrent_wait(c, timeout);
+    if (err == AIOLOOP_ETIMEDOUT)
+        aiol_fail(NULL, err, NULL);
+    if (err < 0)
+        return err;
+    if (c->state != AIOL_FUTURE_FINISHED)
+        return aiol_fail(NULL, c->code, "%s", c->text);
+    if (out != NULL) {
+        aiol_store_pointer(out, c->pointer);
+        aiol_concurrent_lock(c);
+        c->taken = true;
+        aiol_concurrent_unlock(c);
+    }
+    return c->number;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_cancel(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    bool pending;
+    if (c == NULL)
+        return false;
+    aiol_concurrent_lock(c);
+    pending = c->state == AIOL_FUTURE_PENDING;
+    if (pending) {
+        if (c->loop != NULL && c->begun) {
+            c->cancelling = aiol_remote_post(c->loop, c->cancel, aiol_concurrent_cancel_task, c, NULL);
+            c->cancel = NULL;
+        }
+        aiol_concurrent_settle_failed(c, AIOLOOP_ECANCELED, NULL);
+    }
+    aiol_concurrent_unlock(c);
+    return pending;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_done(const aioloop_concurrent_future *future) {
+    const aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    return c != NULL ? aiol_load(&c->done) != 0 : future != NULL;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_future *future) {
+    const aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    return c != NULL && aiol_load(&c->done) != 0 && c->state == AIOL_FUTURE_CANCELLED;
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    if (c != NULL)
+        aiol_add_u32(&c->refs, 1);
+    return future;
+}
+
+AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    if (c != NULL)
+        aiol_concurrent_unref(c);
+}
+
+/* ---- a future of a loop for one of threads ---- */
+
+static void aiol_wrapping_end(aiol_wrapping *w) {
+    aiol_concurrent *c = w->concurrent;
+    aioloop *loop = w->resource.loop;
+    aiol_resource_remove(&w->resource);
+    aiol_free(&loop->allocator, w, sizeof(*w));
+    aiol_concurrent_unref(c);
+}
+
+static void aiol_wrapping_closed(aiol_resource *resource) {
+    aiol_wrapping *w = AIOL_CONTAINER(resource, aiol_wrapping, resource);
+    aiol_concurrent_lock(w->concurrent);
+    aiol_list_remove(&w->link); /* from now on nobody posts */
+    aiol_concurrent_unlock(w->concurrent);
+}
+
+static void aiol_wrapping_destroy(aiol_resource *resource) {
+    aiol_wrapping_end(AIOL_CONTAINER(resource, aiol_wrapping, resource));
+}
+
+static const aiol_resource_calls aiol_wrapping_resource = {"wrap_future", aiol_wrapping_closed, aiol_wrapping_destroy,
+                                                           aiol_combine_is_open};
+
+/* The outcome is there. */
+static void aiol_wrapping_done(aioloop *loop, void *arg) {
+    aiol_wrapping *w = (aiol_wrapping *)arg;
+    aiol_concurrent *c = w->concurrent;
+    aioloop_future *f = w->future;
+    bool mine;
+    (void)loop;
+    if (f != NULL && c->state == AIOL_FUTURE_FINISHED) {
+        aiol_concurrent_lock(c);
+        mine = !c->taken;
+        c->taken = true;
+        aiol_concurrent_unlock(c);
+        aiol_future_finish(f, c->number, c->pointer, mine ? c->dispose : NULL);
+        aiol_future_release(f);
+    } else if (f != NULL) {
+        if (c->state == AIOL_FUTURE_CANCELLED)
+            aiol_future_end_cancelled(f, NULL);
+        else
+            aiol_future_fail(f, c->code, c->text);
+        aiol_future_release(f);
+    }
+    aiol_wrapping_end(w);
+}
+
+static bool aiol_wrapping_cancel(aioloop_future *f, void *owner) {
+    aiol_wrapping *w = (aiol_wrapping *)owner;
+    aiol_slot *slot;
+    w->future = NULL;
+    aiol_future_release(f);
+    aiol_concurrent_lock(w->concurrent);
+    aiol_list_remove(&w->link);
+    slot = w->slot;
+    w->slot = NULL;
+    aiol_concurrent_unlock(w->concurrent);
+    (void)aioloop_concurrent_future_cancel(&w->concurrent->future);
+    if (slot == NULL)
+        return true; /* the post comes, and ends it */
+    aiol_slot_free(w->resource.loop, slot);
+    aiol_wrapping_end(w);
+    return true;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurrent_future *future) {
+    aiol_concurrent *c;
+    aiol_wrapping *w;
+    aioloop_future *f;
+    int err = loop == NULL || future == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    c = aiol_concurrent_of(future);
+    if (c == NULL)
+        return aiol_future_failed(aiol_fail(loop, future->failed, NULL));
+    w = (aiol_wrapping *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    f = w == NULL ? NULL : aiol_future_new(loop, aiol_wrapping_cancel, w);
+    if (f != NULL)
+        w->slot = aiol_remote_take(loop);
+    if (f == NULL || w->slot == NULL) {
+        if (f != NULL) {
+            f->end.cancel = NULL;
+            aiol_future_release(f);
+            aioloop_future_unref(f);
+        }
+        aiol_free(&loop->allocator, w, sizeof(*w));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    w->future = f;
+    w->concurrent = c;
+    aiol_add_u32(&c->refs, 1);
+    aiol_resource_add(loop, &w->resource, &aiol_wrapping_resource);
+    aiol_concurrent_lock(c);
+    aiol_list_append(&c->followers, &w->link);
+    if (c->state != AIOL_FUTURE_PENDING)
+        aiol_concurrent_post(c);
+    aiol_concurrent_unlock(c);
+    return f;
+}
+
+#endif
+
 /* >> src/core/loop.c */
 /*
  * loop.c - one iteration, and the life of a loop.                          (asyncio: base_events.py)
@@ -14111,6 +15881,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
+    aiol_list_init(&loop->closers);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
     loop->careful = loop->debug;
@@ -14491,6 +16262,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         loop->engine->calls->forget(loop->engine);
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
+    aiol_concurrents_close(loop);
     return 0;
 }
 
@@ -14518,6 +16290,7 @@ static void aiol_loop_strip(aioloop *loop) {
     aiol_link *link;
     loop->freeing = true;
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    aiol_concurrents_free(loop);
     for (link = loop->futures.next; link != &loop->futures; link = link->next)
         aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
     for (link = loop->resources.next; link != &loop->resources; link = link->next) {
@@ -17283,8 +19056,25 @@ static void aiol_runner_report(aioloop *loop, aioloop_task *task) {
     aioloop_call_exception_handler(loop, &context);
 }
 
+/* How long is left until the deadline, as the time-out of aioloop_wait. */
+static aioloop_time aiol_runner_left(const aioloop_runner *runner, aioloop_time deadline) {
+    aioloop_time left = deadline - aioloop_now(runner->loop);
+    return runner->shutdown_timeout == 0 ? 0 : left > 0 ? left : -1;
+}
+
+/* Closes the generators that have begun. */
+static void aiol_runner_shutdown_asyncgens(aioloop_runner *runner, aioloop_time deadline) {
+    aioloop_wait_options options;
+    aioloop_future *closed = aioloop_future_ref((aioloop_shutdown_asyncgens)(runner->loop));
+    memset(&options, 0, sizeof(options));
+    options.timeout = aiol_runner_left(runner, deadline);
+    if (!aioloop_future_done(closed))
+        (void)aioloop_run_until_complete(runner->loop, (aioloop_wait)(runner->loop, &closed, 1, &options), NULL);
+    aioloop_future_unref(closed);
+}
+
 /* Cancels all tasks and waits for them, not for those that they create meanwhile. */
-static void aiol_runner_cancel_all(aioloop_runner *runner) {
+static void aiol_runner_cancel_all(aioloop_runner *runner, aioloop_time deadline) {
     aioloop *loop = runner->loop;
     aioloop_wait_options options;
     aioloop_task *few[16];
@@ -17295,7 +19085,7 @@ static void aiol_runner_cancel_all(aioloop_runner *runner) {
     if (count == 0)
         return;
     memset(&options, 0, sizeof(options));
-    options.timeout = runner->shutdown_timeout;
+    options.timeout = aiol_runner_left(runner, deadline);
     if (count > sizeof(few) / sizeof(few[0]))
         tasks = (aioloop_task **)aiol_alloc(&runner->allocator, capacity * sizeof(tasks[0]));
     if (tasks == NULL) { /* the oldest have to do */
@@ -17315,13 +19105,16 @@ static void aiol_runner_cancel_all(aioloop_runner *runner) {
 }
 
 AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
+    aioloop_time deadline;
     if (runner == NULL)
         return AIOLOOP_EINVAL;
     if (runner->loop == NULL)
         return 0;
     if (aioloop_get_running_loop() != NULL)
         return AIOLOOP_EMISUSE;
-    aiol_runner_cancel_all(runner);
+    deadline = aiol_time_add(aioloop_now(runner->loop), runner->shutdown_timeout);
+    aiol_runner_cancel_all(runner, deadline);
+    aiol_runner_shutdown_asyncgens(runner, deadline);
     aioloop_close(runner->loop);
     aioloop_free(runner->loop);
     runner->loop = NULL;
@@ -19937,6 +21730,15 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_stream_readuntil_any AIOLOOP_SITE(aioloop_stream_readuntil_any)
 #define aioloop_stream_drain AIOLOOP_SITE(aioloop_stream_drain)
 #define aioloop_stream_wait_closed AIOLOOP_SITE(aioloop_stream_wait_closed)
+#define aioloop_generator_new AIOLOOP_SITE(aioloop_generator_new)
+#define aioloop_generator_new_frame AIOLOOP_SITE(aioloop_generator_new_frame)
+#define aioloop_generator_anext AIOLOOP_SITE(aioloop_generator_anext)
+#define aioloop_generator_asend AIOLOOP_SITE(aioloop_generator_asend)
+#define aioloop_generator_athrow AIOLOOP_SITE(aioloop_generator_athrow)
+#define aioloop_generator_aclose AIOLOOP_SITE(aioloop_generator_aclose)
+#define aioloop_register_closer AIOLOOP_SITE(aioloop_register_closer)
+#define aioloop_shutdown_asyncgens AIOLOOP_SITE(aioloop_shutdown_asyncgens)
+#define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #endif
 
 #endif

@@ -29,6 +29,8 @@ extern "C" {
 #include "api/task.h"
 #include "api/sync.h"
 #include "api/queue.h"
+#include "api/generator.h"
+#include "api/threads.h"
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
@@ -71,6 +73,7 @@ extern "C" {
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
 #endif
+#include "sys/thread.c"
 
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
@@ -117,6 +120,8 @@ extern "C" {
 #include "core/task.c"
 #include "core/combine.c"
 #include "core/scope.c"
+#include "core/generator.c"
+#include "core/threadsafe.c"
 #include "core/loop.c"
 #include "core/watch.c"
 

@@ -61,6 +61,15 @@
 #define aioloop_stream_readuntil_any AIOLOOP_SITE(aioloop_stream_readuntil_any)
 #define aioloop_stream_drain AIOLOOP_SITE(aioloop_stream_drain)
 #define aioloop_stream_wait_closed AIOLOOP_SITE(aioloop_stream_wait_closed)
+#define aioloop_generator_new AIOLOOP_SITE(aioloop_generator_new)
+#define aioloop_generator_new_frame AIOLOOP_SITE(aioloop_generator_new_frame)
+#define aioloop_generator_anext AIOLOOP_SITE(aioloop_generator_anext)
+#define aioloop_generator_asend AIOLOOP_SITE(aioloop_generator_asend)
+#define aioloop_generator_athrow AIOLOOP_SITE(aioloop_generator_athrow)
+#define aioloop_generator_aclose AIOLOOP_SITE(aioloop_generator_aclose)
+#define aioloop_register_closer AIOLOOP_SITE(aioloop_register_closer)
+#define aioloop_shutdown_asyncgens AIOLOOP_SITE(aioloop_shutdown_asyncgens)
+#define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #endif
 
 #endif

@@ -189,6 +189,7 @@ struct aioloop {
     uint32_t wakers; /* threads that may be about to wake */
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    void *concurrents; /* threadsafe.c's; NULL until the first */
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -197,6 +198,8 @@ struct aioloop {
     aiol_link ended; /* debug mode: futures in quarantine */
     unsigned ended_count;
     aiol_link resources;
+    aiol_link closers;       /* of generators and the like: see generator.c */
+    bool asyncgens_shutdown; /* was called */
     aioloop_time closed_at;
     int process;
     uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */
@@ -409,6 +412,7 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source);
 AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg);
 AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);

@@ -569,6 +569,27 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
     aiol_future_release(f);
 }
 
+/* Registers a callback in a slot that the caller had in reserve; needs no memory. */
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg) {
+    aioloop *loop = f->loop;
+    slot->sequence = ++loop->sequence;
+    slot->fn.future = fn;
+    slot->arg = arg;
+    slot->u.future = f;
+    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    slot->at.node.run = aiol_run_future;
+    if (f->state == AIOL_FUTURE_PENDING) {
+        aiol_future_push_callback(f, slot);
+        return;
+    }
+    slot->state = AIOL_SLOT_READY;
+    if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+        slot->flags |= AIOL_SLOT_HOLDS;
+        f->refs++;
+    }
+    aiol_queue_push(&loop->ready, &slot->at.node);
+}
+
 static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, void *arg, aioloop_context *context,
                                 uint8_t flags) {
     aioloop *loop = f->loop;
@@ -585,24 +606,9 @@ static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, v
     slot = aiol_slot_new(loop);
     if (slot == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    slot->sequence = ++loop->sequence;
-    slot->fn.future = fn;
-    slot->arg = arg;
-    slot->u.future = f;
-    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
     slot->flags |= flags;
-    slot->at.node.run = aiol_run_future;
     aiol_slot_capture(slot, context);
-    if (f->state != AIOL_FUTURE_PENDING) {
-        slot->state = AIOL_SLOT_READY;
-        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
-            slot->flags |= AIOL_SLOT_HOLDS;
-            f->refs++;
-        }
-        aiol_queue_push(&loop->ready, &slot->at.node);
-        return 0;
-    }
-    aiol_future_push_callback(f, slot);
+    aiol_future_attach(f, slot, fn, arg);
     return 0;
 }
 

@@ -27,7 +27,8 @@ enum {
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128   /* and that was reported */
+    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
+    AIOL_TASK_GENERATOR = 4096 /* runs the body of one, on behalf of other tasks */
 };
 
 typedef struct aiol_task_extra {
@@ -35,6 +36,7 @@ typedef struct aiol_task_extra {
     size_t name_size;
     aioloop_timer_handle timer;
     const void *waits_at; /* debug mode: the place of its last wait */
+    struct aioloop_generator *generator; /* whose body it is */
 } aiol_task_extra;
 
 static aioloop_future aiol_future_slept = {{NULL, NULL}, NULL, 1, AIOL_FUTURE_FINISHED, AIOL_FUTURE_STATIC, 0, 0, 0, {NULL}, {NULL}, {NULL}, NULL};
@@ -114,8 +116,11 @@ AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task) {
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task) {
     aioloop_exception_context context;
     const aiol_site *at = aiol_site_at(task->future.loop, task->future.site);
+    if ((task->flags & (AIOL_TASK_GENERATOR | AIOL_TASK_STARTED)) == AIOL_TASK_GENERATOR)
+        return; /* nobody has asked it for anything */
     memset(&context, 0, sizeof(context));
     context.message = "Task was destroyed but it is pending";
+    context.asyncgen = (task->flags & AIOL_TASK_GENERATOR) != 0 ? task->extra->generator : NULL;
     context.future = &task->future;
     context.task = &task->future;
     if (at != NULL) {
@@ -673,7 +678,8 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
         return 0;
     for (link = loop->futures.next; link != &loop->futures; link = link->next) {
         aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
-        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0)
+        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0 ||
+            (((const aiol_task *)(const void *)f)->flags & AIOL_TASK_GENERATOR) != 0)
             continue;
         if (count < capacity) {
             f->flags &= (uint16_t) ~(AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_USED); /* whoever created it can still use it */
