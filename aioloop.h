@@ -1068,7 +1068,7 @@ typedef struct aioloop_task_options {
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */
-    void (*dispose_result)(void *pointer); /* called with the result's pointer if nobody took it */
+    void (*dispose_result)(void *pointer); /* called with the result's pointer if there is one and nobody took it */
     aioloop_time timeout;     /* past it the task is cancelled, and fails with AIOLOOP_ETIMEDOUT if it ends that way; 0: none */
 } aioloop_task_options;
 
@@ -12519,6 +12519,15 @@ static AIOL_NOINLINE void aiol_task_report_swallowed(aiol_task *task, const char
     task->flags |= AIOL_TASK_SWALLOWS;
 }
 
+/* The loop's last error with its message, as an object; NULL if there is none, or no memory for it. */
+static struct aioloop_error *aiol_task_told(aioloop *loop) {
+    int code = loop->error.error.code;
+    const char *text = aiol_detail(loop, code);
+    if (loop->error_of != NULL && loop->error_of->code == code)
+        return aiol_error_ref(loop->error_of);
+    return text == NULL ? NULL : aiol_error_new(&loop->allocator, code, text, 0);
+}
+
 /* What the coroutine returned becomes the future's result. */
 static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     aioloop *loop = task->future.loop;
@@ -12526,15 +12535,14 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (task->extra != NULL)
         aioloop_timer_handle_cancel(&task->extra->timer);
     if (n >= 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
-        if (f->end.dispose != NULL)
+        if (pointer != NULL && f->end.dispose != NULL)
             f->end.dispose(pointer);
         n = AIOLOOP_ECANCELED;
     } else if (n < 0 && n != (int)n) {
         n = aiol_fail(loop, AIOLOOP_EINVAL, "a coroutine returned a number that is neither a result nor a code");
     } else if (n < 0 && loop->told && loop->error.error.code == (int)n) {
         aiol_error_free(&loop->allocator, f->error);
-        f->error = loop->error_of != NULL ? aiol_error_ref(loop->error_of)
-                                          : aiol_error_new(&loop->allocator, (int)n, aiol_detail(loop, (int)n), 0);
+        f->error = aiol_task_told(loop);
     }
     if (n == AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_EXPIRED) != 0 && task->cancelling <= 1)
         n = AIOLOOP_ETIMEDOUT;
@@ -12545,7 +12553,7 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (AIOL_UNLIKELY(loop->debug) && n != AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
         aiol_task_report_swallowed(task, "has ended without passing on");
     if (n >= 0) {
-        aiol_future_finish(f, n, pointer, f->end.dispose);
+        aiol_future_finish(f, n, pointer, pointer != NULL ? f->end.dispose : NULL);
     } else {
         f->code = (int)n;
         aiol_future_done(f, n == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -12560,14 +12568,10 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
 static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     aioloop *loop = task->future.loop;
     aioloop_future *f = &task->future;
-    int code = loop->error.error.code;
-    struct aioloop_error *error = loop->error_of;
+    struct aioloop_error *error;
     if ((task->flags & AIOL_TASK_MUST_CANCEL) != 0)
         return; /* there stands the message of the cancel */
-    if (error == NULL || error->code != code)
-        error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
-    else
-        aiol_error_ref(error);
+    error = aiol_task_told(loop);
     aiol_error_free(&loop->allocator, f->error);
     f->error = error;
 }
@@ -13899,13 +13903,15 @@ struct aioloop_completed {
     size_t waiting;
     bool expired;
     bool freed;
+    size_t offer_count;
     size_t *order;            /* indices, as they completed; count */
     aioloop_future **waiters; /* count */
+    aioloop_future **offers;  /* those of waiters that were given an outcome and may never read it; count */
     aioloop_future *futures[1];
 };
 
 static size_t aiol_completed_size(size_t count) {
-    return sizeof(aioloop_completed) + count * (2 * sizeof(aioloop_future *) + sizeof(size_t));
+    return sizeof(aioloop_completed) + count * (3 * sizeof(aioloop_future *) + sizeof(size_t));
 }
 
 static void aiol_completed_destroy(aiol_resource *resource) {
@@ -13941,6 +13947,32 @@ static void aiol_completed_serve(aioloop_completed *c) {
             return;
         c->asked = (c->asked + 1) % c->count;
         c->waiting--;
+        if (f->state == AIOL_FUTURE_FINISHED)
+            c->offers[c->offer_count++] = f;
+        else
+            aiol_future_release(f);
+    }
+}
+
+/* The outcome that a waiter never read, as it was cancelled meanwhile, is the next to be given again. */
+static void aiol_completed_give_back(aioloop_completed *c, size_t index) {
+    size_t i = 0;
+    while (c->order[i] != index)
+        i++;
+    c->order[i] = c->order[--c->given];
+    c->order[c->given] = index;
+}
+
+static void aiol_completed_check_offers(aioloop_completed *c) {
+    size_t i = c->offer_count;
+    while (i-- != 0) {
+        aioloop_future *f = c->offers[i];
+        bool read = (f->flags & AIOL_FUTURE_LOOKED_AT) != 0;
+        if (!read && f->refs != 1)
+            continue;
+        c->offers[i] = c->offers[--c->offer_count];
+        if (!read)
+            aiol_completed_give_back(c, (size_t)f->number);
         aiol_future_release(f);
     }
 }
@@ -13973,6 +14005,7 @@ static void aiol_completed_done(aioloop_future *f, void *arg) {
     aioloop_completed *c = (aioloop_completed *)arg;
     c->outstanding--;
     if (!c->freed) {
+        aiol_completed_check_offers(c);
         aiol_completed_add(c, f);
         aiol_completed_serve(c);
     }
@@ -13989,8 +14022,6 @@ static void aiol_completed_expired(aioloop *loop, void *arg) {
 static bool aiol_completed_cancel(aioloop_future *f, void *owner) {
     aioloop_completed *c = (aioloop_completed *)owner;
     size_t i = 0;
-    if (c == NULL)
-        return true;
     while (c->waiters[(c->asked + i) % c->count] != f)
         i++;
     for (c->waiting--; i < c->waiting; i++)
@@ -14024,7 +14055,8 @@ AIOLOOP_API aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_futur
     aiol_resource_add(loop, &c->resource, &aiol_completed_resource);
     c->count = count;
     c->waiters = c->futures + count;
-    c->order = (size_t *)(void *)(c->waiters + count);
+    c->offers = c->waiters + count;
+    c->order = (size_t *)(void *)(c->offers + count);
     if (count != 0)
         memcpy(c->futures, futures, count * sizeof(futures[0]));
     for (i = 0; i < count && err == 0; i++)
@@ -14059,6 +14091,8 @@ AIOLOOP_API aioloop_future *(aioloop_completed_next)(aioloop_completed *complete
     f = aiol_future_new(loop, aiol_completed_cancel, completed);
     if (f == NULL)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_completed_check_offers(completed);
+    aiol_completed_serve(completed);
     if (completed->waiting == 0 && aiol_completed_give(completed, f)) {
         aiol_future_release(f);
     } else if (completed->waiting >= completed->count - completed->given) { /* more are asked for than can come */
@@ -14085,6 +14119,8 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed) {
         aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
     }
+    while (completed->offer_count != 0)
+        aiol_future_release(completed->offers[--completed->offer_count]);
     aiol_completed_free_if_over(completed);
 }
 

@@ -55,7 +55,7 @@ typedef struct aioloop_task_options {
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */
-    void (*dispose_result)(void *pointer); /* called with the result's pointer if nobody took it */
+    void (*dispose_result)(void *pointer); /* called with the result's pointer if there is one and nobody took it */
     aioloop_time timeout;     /* past it the task is cancelled, and fails with AIOLOOP_ETIMEDOUT if it ends that way; 0: none */
 } aioloop_task_options;
 

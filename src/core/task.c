@@ -140,6 +140,15 @@ static AIOL_NOINLINE void aiol_task_report_swallowed(aiol_task *task, const char
     task->flags |= AIOL_TASK_SWALLOWS;
 }
 
+/* The loop's last error with its message, as an object; NULL if there is none, or no memory for it. */
+static struct aioloop_error *aiol_task_told(aioloop *loop) {
+    int code = loop->error.error.code;
+    const char *text = aiol_detail(loop, code);
+    if (loop->error_of != NULL && loop->error_of->code == code)
+        return aiol_error_ref(loop->error_of);
+    return text == NULL ? NULL : aiol_error_new(&loop->allocator, code, text, 0);
+}
+
 /* What the coroutine returned becomes the future's result. */
 static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     aioloop *loop = task->future.loop;
@@ -147,15 +156,14 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (task->extra != NULL)
         aioloop_timer_handle_cancel(&task->extra->timer);
     if (n >= 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
-        if (f->end.dispose != NULL)
+        if (pointer != NULL && f->end.dispose != NULL)
             f->end.dispose(pointer);
         n = AIOLOOP_ECANCELED;
     } else if (n < 0 && n != (int)n) {
         n = aiol_fail(loop, AIOLOOP_EINVAL, "a coroutine returned a number that is neither a result nor a code");
     } else if (n < 0 && loop->told && loop->error.error.code == (int)n) {
         aiol_error_free(&loop->allocator, f->error);
-        f->error = loop->error_of != NULL ? aiol_error_ref(loop->error_of)
-                                          : aiol_error_new(&loop->allocator, (int)n, aiol_detail(loop, (int)n), 0);
+        f->error = aiol_task_told(loop);
     }
     if (n == AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_EXPIRED) != 0 && task->cancelling <= 1)
         n = AIOLOOP_ETIMEDOUT;
@@ -166,7 +174,7 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (AIOL_UNLIKELY(loop->debug) && n != AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
         aiol_task_report_swallowed(task, "has ended without passing on");
     if (n >= 0) {
-        aiol_future_finish(f, n, pointer, f->end.dispose);
+        aiol_future_finish(f, n, pointer, pointer != NULL ? f->end.dispose : NULL);
     } else {
         f->code = (int)n;
         aiol_future_done(f, n == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -181,14 +189,10 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
 static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     aioloop *loop = task->future.loop;
     aioloop_future *f = &task->future;
-    int code = loop->error.error.code;
-    struct aioloop_error *error = loop->error_of;
+    struct aioloop_error *error;
     if ((task->flags & AIOL_TASK_MUST_CANCEL) != 0)
         return; /* there stands the message of the cancel */
-    if (error == NULL || error->code != code)
-        error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
-    else
-        aiol_error_ref(error);
+    error = aiol_task_told(loop);
     aiol_error_free(&loop->allocator, f->error);
     f->error = error;
 }
