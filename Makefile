@@ -224,7 +224,7 @@ emulate-cortex-m: aioloop.h
 	    core=$${pair%%=*}; echo "coroutines on $$core"; \
 	    case $$core in cortex-m0) flags="$(CORTEX_M_cortex-m0)" ;; cortex-m3) flags="$(CORTEX_M_cortex-m3)" ;; \
 	        *) flags="$(CORTEX_M_cortex-m4)" ;; esac; \
-	    $(CORTEX_M) $$flags tests/emulate_cortex_m.c -Wl,-Ttext=0x0,-Tdata=0x20000000 -nostartfiles \
+	    $(CORTEX_M) $$flags tests/emulate_cortex_m.c -nostartfiles -T tests/emulate_cortex_m.ld \
 	        -o $(BUILD)/cortex-m/$$core && \
 	    timeout 60 qemu-system-arm -M $${pair##*=} -nographic -semihosting-config enable=on,target=native \
 	        -kernel $(BUILD)/cortex-m/$$core || exit 1; \
