@@ -2365,9 +2365,8 @@ extern void aioloop_port_unlock(uint32_t state);
 #ifndef AIOLOOP_PORT
 #define AIOLOOP_PORT 0
 #endif
-
-#ifndef AIOLOOP_USE_COROUTINES
-#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT)
+#ifndef AIOLOOP_USE_UCONTEXT
+#define AIOLOOP_USE_UCONTEXT 0
 #endif
 
 #if AIOLOOP_PORT
@@ -2415,15 +2414,45 @@ extern void aioloop_port_unlock(uint32_t state);
 
 /* ---- stacks ---- */
 
-#define AIOL_SWITCH_UCONTEXT 0
-#define AIOL_SWITCH_X86_64 1
+#define AIOL_SWITCH_NONE 0
+#define AIOL_SWITCH_UCONTEXT 1
+#define AIOL_SWITCH_X86_64 2
+#define AIOL_SWITCH_I386 3
+#define AIOL_SWITCH_AARCH64 4
+#define AIOL_SWITCH_ARM 5
+#define AIOL_SWITCH_RISCV 6
 
-#if defined(AIOLOOP_USE_UCONTEXT) || defined(__TINYC__)
-#define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
-#elif defined(__x86_64__) && defined(__LP64__)
-#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+/* musl and others declare <ucontext.h>, but do not have its functions. */
+#if AIOL_OS_POSIX && (defined(__GLIBC__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__DragonFly__) || defined(__sun))
+#define AIOL_HAVE_UCONTEXT 1
 #else
+#define AIOL_HAVE_UCONTEXT 0
+#endif
+
+#if !AIOLOOP_USE_UCONTEXT && defined(__GNUC__) && !defined(__TINYC__) && !defined(_WIN32)
+#if defined(__x86_64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+#elif defined(__i386__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_I386
+#elif defined(__aarch64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_AARCH64
+#elif defined(__arm__) && defined(__ARM_ARCH) && __ARM_ARCH >= 5
+#define AIOL_STACK_SWITCH AIOL_SWITCH_ARM
+#elif defined(__riscv) && !defined(__riscv_32e) && !defined(__riscv_64e) && !defined(__riscv_float_abi_quad)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_RISCV
+#endif
+#endif
+#if !defined(AIOL_STACK_SWITCH) && AIOL_HAVE_UCONTEXT
 #define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
+#elif !defined(AIOL_STACK_SWITCH)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_NONE
+#endif
+
+#ifndef AIOLOOP_USE_COROUTINES
+#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT && AIOL_STACK_SWITCH != AIOL_SWITCH_NONE)
+#endif
+#if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_NONE
+#error "aioloop.h: no way to switch stacks is known here; compile with AIOLOOP_USE_COROUTINES 0 (coroutines without a stack remain)"
 #endif
 
 #if defined(__x86_64__) && defined(__LP64__) && defined(__GNUC__) && defined(__linux__)
@@ -2432,18 +2461,53 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_KNOWS_VALGRIND 0
 #endif
 
-/* Names of functions in assembly. */
+/* A function in assembly, in a section of its own. Once in an assembler's input: whole programs may be compiled as one. */
 #if defined(__APPLE__)
-#define AIOL_ASM_FUNCTION(name) ".globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
+#define AIOL_ASM_FUNCTION(name)                                                                                        \
+    ".text\n.p2align 4\n.globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
 #define AIOL_ASM_END(name)
 #else
-#define AIOL_ASM_FUNCTION(name) ".weak " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n"
-#define AIOL_ASM_END(name) ".size " #name ", . - " #name "\n"
+#define AIOL_ASM_FUNCTION(name)                                                                                        \
+    ".ifndef " #name "\n.pushsection .text." #name ",\"ax\",%progbits\n.p2align 4\n" AIOL_ASM_ARM ".weak " #name        \
+    "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n" AIOL_ASM_UNWIND
+#define AIOL_ASM_END(name) AIOL_ASM_UNWIND_END ".size " #name ", . - " #name "\n.popsection\n.endif\n"
+#endif
+#if !defined(__arm__)
+#define AIOL_ASM_ARM
+#elif defined(__thumb__)
+#define AIOL_ASM_ARM ".syntax unified\n.thumb\n.thumb_func\n"
+#else
+#define AIOL_ASM_ARM ".syntax unified\n.arm\n"
+#endif
+#if defined(__arm__) && defined(__ARM_EABI__)
+#define AIOL_ASM_UNWIND ".fnstart\n"
+#define AIOL_ASM_UNWIND_END ".cantunwind\n.fnend\n"
+#else
+#define AIOL_ASM_UNWIND
+#define AIOL_ASM_UNWIND_END
+#endif
+/* What indirect calls may land on. */
+#if defined(__CET__) && (__CET__ & 1) != 0 && defined(__x86_64__)
+#define AIOL_ASM_LANDING "    endbr64\n"
+#elif defined(__CET__) && (__CET__ & 1) != 0
+#define AIOL_ASM_LANDING "    endbr32\n"
+#elif defined(__ARM_FEATURE_BTI_DEFAULT) && defined(__aarch64__)
+#define AIOL_ASM_LANDING "    hint #34\n"
+#elif defined(__ARM_FEATURE_BTI_DEFAULT)
+#define AIOL_ASM_LANDING "    hint #15\n"
+#else
+#define AIOL_ASM_LANDING
 #endif
 #if defined(__GNUC__)
 #define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
 #else
 #define AIOL_ASM_VISIBILITY
+#endif
+/* The one convention that options of the compiler do not change. */
+#if defined(__i386__) && defined(__GNUC__)
+#define AIOL_ASM_CALL __attribute__((fastcall))
+#else
+#define AIOL_ASM_CALL
 #endif
 
 /* Sanitizers, which have to be told of every change of stacks. */
@@ -3709,8 +3773,10 @@ typedef struct aiol_fiber {
 #endif
 } aiol_fiber;
 
-/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. */
+/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. After renew it
+ * begins again, or goes on where it left. */
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void));
+AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void));
 AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber);
 AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber);
 AIOL_INLINE void aiol_fiber_arrive(aiol_fiber *fiber);
@@ -3719,10 +3785,11 @@ AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber);
 AIOLOOP_INTERNAL size_t aiol_page_size(void);
 AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size);
 AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size);
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size);
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping);
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size);
 /* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to standard error
- * before the program ends as it would have. memory is the stack that this thread does so on, of AIOL_STACK_WATCH_SIZE bytes. */
+ * before things go on as they would have. memory is the stack that this thread does so on until unwatch, of AIOL_STACK_WATCH_SIZE
+ * bytes; not used if the thread has such a stack already. */
 #define AIOL_STACK_WATCH_SIZE 65536u
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address));
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
@@ -4131,27 +4198,33 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 
 #endif
 
-/* >> src/sys/stack.c */
+/* >> src/sys/switch.c */
 /*
- * stack.c - changing from one stack to another, and the memory of stacks.
+ * switch.c - from one stack to another.
  *
- * aiol_stack_switch keeps what a called function must keep (registers, and the rounding modes of floating point where there are
- * some) on the stack it leaves, stores that stack's pointer at *sp and goes on with the one that was there. So one word stands for
- * whichever side does not run.
+ * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at sp and goes
+ * on with the one that was there. So one word stands for whichever side does not run. Kept are the registers that a function keeps, and
+ * the modes of floating point (rounding and the like), so that each coroutine has its own; flags that say what happened are the
+ * thread's, as the calling conventions have it. Modes are written only when they differ, for that is slow.
  *
- * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times.
+ * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch; it has no
+ * caller, which is where debuggers stop.
+ *
+ * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. It goes by direct jumps and returns;
+ * what it does not know of are shadow stacks: a program that has them takes AIOLOOP_USE_UCONTEXT.
  */
-#ifndef AIOL_SYS_STACK_C
-#define AIOL_SYS_STACK_C
+#ifndef AIOL_SYS_SWITCH_C
+#define AIOL_SYS_SWITCH_C
 
 #if AIOLOOP_USE_COROUTINES
 
-/* ---- switching ---- */
-
 #if AIOL_STACK_SWITCH == AIOL_SWITCH_X86_64
 
-__asm__(".text\n"
-        AIOL_ASM_FUNCTION(aioloop_stack_switch)
+#define AIOL_SWITCH_WORDS 9 /* of a stack that begins: what the switch takes from it, and on x86 a return address of 0 */
+#define AIOL_SWITCH_PC 7    /* where it goes on */
+
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
         "    pushq %rbp\n"
         "    pushq %rbx\n"
         "    pushq %r12\n"
@@ -4166,7 +4239,9 @@ __asm__(".text\n"
         "    movl (%rsp), %ecx\n"
         "    movzwl 4(%rsp), %edx\n"
         "    movq %rax, %rsp\n"
-        "    cmpl (%rsp), %ecx\n" /* loading them is slow, and they hardly ever differ */
+        "    movl (%rsp), %eax\n"
+        "    xorl %ecx, %eax\n"
+        "    testl $0xffc0, %eax\n" /* the modes without the flags */
         "    jne 1f\n"
         "    cmpw 4(%rsp), %dx\n"
         "    jne 1f\n"
@@ -4178,24 +4253,285 @@ __asm__(".text\n"
         "    popq %rbx\n"
         "    popq %rbp\n"
         "    ret\n"
-        "1:  ldmxcsr (%rsp)\n"
+        "1:  andl $0xffc0, %eax\n"
+        "    xorl %ecx, %eax\n"
+        "    movl %eax, (%rsp)\n"
+        "    ldmxcsr (%rsp)\n"
         "    fldcw 4(%rsp)\n"
         "    jmp 2b\n"
         AIOL_ASM_END(aioloop_stack_switch));
 
-/* As if entry had been called, and had called the switch. */
-static void *aiol_stack_prepare(char *top, void (*entry)(void)) {
-    uint64_t *sp = (uint64_t *)(void *)(top - ((uintptr_t)top & 15)) - 1;
+static void aiol_switch_modes(uintptr_t *sp) {
     uint32_t mxcsr;
     uint16_t control;
-    *sp = 0; /* entry returns nowhere: where an unwinder stops */
-    *--sp = (uint64_t)(uintptr_t)entry;
-    sp -= 7;
-    memset(sp, 0, 7 * sizeof(*sp));
     __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
     __asm__ volatile("fnstcw %0" : "=m"(control));
-    sp[0] = mxcsr | (uint64_t)control << 32;
-    return sp;
+    *sp = mxcsr | (uintptr_t)control << 32;
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_I386
+
+#define AIOL_SWITCH_WORDS 8
+#define AIOL_SWITCH_PC 6
+
+#if defined(__SSE__)
+#define AIOL_SWITCH_SSE(code) code
+#else
+#define AIOL_SWITCH_SSE(code)
+#endif
+
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
+        "    pushl %ebp\n"
+        "    pushl %ebx\n"
+        "    pushl %esi\n"
+        "    pushl %edi\n"
+        "    subl $8, %esp\n"
+        "    fnstcw (%esp)\n"
+        "    movw (%esp), %dx\n"
+        AIOL_SWITCH_SSE("    stmxcsr 4(%esp)\n"
+                        "    movl 4(%esp), %ebx\n")
+        "    movl (%ecx), %eax\n"
+        "    movl %esp, (%ecx)\n"
+        "    movl %eax, %esp\n"
+        "    cmpw (%esp), %dx\n"
+        "    je 1f\n"
+        "    fldcw (%esp)\n"
+        "1:\n"
+        AIOL_SWITCH_SSE("    movl 4(%esp), %eax\n"
+                        "    xorl %ebx, %eax\n"
+                        "    andl $0xffc0, %eax\n" /* the modes without the flags */
+                        "    je 2f\n"
+                        "    xorl %ebx, %eax\n"
+                        "    movl %eax, 4(%esp)\n"
+                        "    ldmxcsr 4(%esp)\n"
+                        "2:\n")
+        "    addl $8, %esp\n"
+        "    popl %edi\n"
+        "    popl %esi\n"
+        "    popl %ebx\n"
+        "    popl %ebp\n"
+        "    ret\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    uint16_t control;
+    __asm__ volatile("fnstcw %0" : "=m"(control));
+    sp[0] = control;
+    AIOL_SWITCH_SSE(__asm__ volatile("stmxcsr %0" : "=m"(sp[1]));)
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_AARCH64
+
+#define AIOL_SWITCH_PC 1
+#if defined(__ARM_FP)
+#define AIOL_SWITCH_WORDS 22
+#define AIOL_SWITCH_FP(code) code
+#else
+#define AIOL_SWITCH_WORDS 14
+#define AIOL_SWITCH_FP(code)
+#endif
+
+/* It returns by x9, so that a function that begins finds no caller in x30. */
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
+        AIOL_SWITCH_FP("    sub sp, sp, #64\n"
+                       "    stp d8, d9, [sp]\n"
+                       "    stp d10, d11, [sp, #16]\n"
+                       "    stp d12, d13, [sp, #32]\n"
+                       "    stp d14, d15, [sp, #48]\n"
+                       "    mrs x10, fpcr\n")
+        "    stp x10, x30, [sp, #-112]!\n"
+        "    stp x19, x20, [sp, #16]\n"
+        "    stp x21, x22, [sp, #32]\n"
+        "    stp x23, x24, [sp, #48]\n"
+        "    stp x25, x26, [sp, #64]\n"
+        "    stp x27, x28, [sp, #80]\n"
+        "    str x29, [sp, #96]\n"
+        "    ldr x11, [x0]\n"
+        "    mov x12, sp\n"
+        "    str x12, [x0]\n"
+        "    mov sp, x11\n"
+        "    ldp x19, x20, [sp, #16]\n"
+        "    ldp x21, x22, [sp, #32]\n"
+        "    ldp x23, x24, [sp, #48]\n"
+        "    ldp x25, x26, [sp, #64]\n"
+        "    ldp x27, x28, [sp, #80]\n"
+        "    ldr x29, [sp, #96]\n"
+        "    ldp x11, x9, [sp], #112\n"
+        AIOL_SWITCH_FP("    ldp d8, d9, [sp]\n"
+                       "    ldp d10, d11, [sp, #16]\n"
+                       "    ldp d12, d13, [sp, #32]\n"
+                       "    ldp d14, d15, [sp, #48]\n"
+                       "    add sp, sp, #64\n"
+                       "    cmp x10, x11\n"
+                       "    b.eq 1f\n"
+                       "    msr fpcr, x11\n"
+                       "1:\n")
+        "    mov x30, xzr\n"
+        "    ret x9\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    AIOL_SWITCH_FP(__asm__ volatile("mrs %0, fpcr" : "=r"(*sp));)
+    (void)sp;
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_ARM
+
+#define AIOL_SWITCH_PC 9
+#if (defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)) && (!defined(__thumb__) || defined(__thumb2__))
+#define AIOL_SWITCH_WORDS 26
+#define AIOL_SWITCH_FP(code) code
+#else
+#define AIOL_SWITCH_WORDS 10
+#define AIOL_SWITCH_FP(code)
+#endif
+
+/* A function that begins finds no caller in lr. Of the FPSCR the flags are cleared in what is kept. */
+#if defined(__thumb__) && !defined(__thumb2__)
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        "    push {r4-r7, lr}\n"
+        "    mov r4, r8\n"
+        "    mov r5, r9\n"
+        "    mov r6, r10\n"
+        "    mov r7, r11\n"
+        "    push {r3-r7}\n" /* r3 for the modes, which there are none of */
+        "    ldr r1, [r0]\n"
+        "    mov r2, sp\n"
+        "    str r2, [r0]\n"
+        "    mov sp, r1\n"
+        "    pop {r3-r7}\n"
+        "    mov r8, r4\n"
+        "    mov r9, r5\n"
+        "    mov r10, r6\n"
+        "    mov r11, r7\n"
+        "    pop {r4-r7}\n"
+        "    pop {r3}\n"
+        "    movs r2, #0\n"
+        "    mov lr, r2\n"
+        "    bx r3\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+#else
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
+        AIOL_SWITCH_FP("    vpush {d8-d15}\n"
+                       "    vmrs r3, fpscr\n"
+                       "    bic r3, r3, #0xf8000000\n"
+                       "    bic r3, r3, #0x9f\n")
+        "    push {r3-r11, lr}\n"
+        "    ldr r1, [r0]\n"
+        "    mov r2, sp\n"
+        "    str r2, [r0]\n"
+        "    mov sp, r1\n"
+        "    mov r2, r3\n"
+        "    pop {r3-r11, ip}\n"
+        AIOL_SWITCH_FP("    vpop {d8-d15}\n"
+                       "    eors r2, r2, r3\n"
+                       "    beq 1f\n"
+                       "    vmrs r3, fpscr\n"
+                       "    eor r3, r3, r2\n"
+                       "    vmsr fpscr, r3\n"
+                       "1:\n")
+        "    mov lr, #0\n"
+        "    bx ip\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+#endif
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    AIOL_SWITCH_FP(__asm__ volatile("vmrs %0, fpscr" : "=r"(*sp)); *sp &= 0x07ffff60u;)
+    (void)sp;
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_RISCV
+
+#if __riscv_xlen == 64
+#define AIOL_SWITCH_INTEGERS 14
+#define AIOL_SWITCH_WORD "8"
+#define AIOL_SWITCH_STORE "sd "
+#define AIOL_SWITCH_LOAD "ld "
+#else
+#define AIOL_SWITCH_INTEGERS 16 /* two of them are nothing */
+#define AIOL_SWITCH_WORD "4"
+#define AIOL_SWITCH_STORE "sw "
+#define AIOL_SWITCH_LOAD "lw "
+#endif
+#define AIOL_SWITCH_PC 1
+
+#if defined(__riscv_float_abi_double)
+#define AIOL_SWITCH_FLOATS (96 / (__riscv_xlen / 8))
+#define AIOL_SWITCH_FLOAT "8"
+#define AIOL_SWITCH_FLOAT_STORE "fsd "
+#define AIOL_SWITCH_FLOAT_LOAD "fld "
+#elif defined(__riscv_float_abi_single)
+#define AIOL_SWITCH_FLOATS (48 / (__riscv_xlen / 8))
+#define AIOL_SWITCH_FLOAT "4"
+#define AIOL_SWITCH_FLOAT_STORE "fsw "
+#define AIOL_SWITCH_FLOAT_LOAD "flw "
+#else
+#define AIOL_SWITCH_FLOATS 0
+#endif
+#define AIOL_SWITCH_WORDS (AIOL_SWITCH_INTEGERS + AIOL_SWITCH_FLOATS)
+
+#define AIOL_SWITCH_SAVE(reg, n) "    " AIOL_SWITCH_STORE #reg ", " #n "*" AIOL_SWITCH_WORD "(sp)\n"
+#define AIOL_SWITCH_TAKE(reg, n) "    " AIOL_SWITCH_LOAD #reg ", " #n "*" AIOL_SWITCH_WORD "(sp)\n"
+#define AIOL_SWITCH_MOVE(by) "    addi sp, sp, " by "\n"
+#if __riscv_xlen == 64
+#define AIOL_SWITCH_DOWN AIOL_SWITCH_MOVE("-112")
+#define AIOL_SWITCH_UP AIOL_SWITCH_MOVE("112")
+#else
+#define AIOL_SWITCH_DOWN AIOL_SWITCH_MOVE("-64")
+#define AIOL_SWITCH_UP AIOL_SWITCH_MOVE("64")
+#endif
+
+#if AIOL_SWITCH_FLOATS != 0
+#define AIOL_SWITCH_FLOATS_ALL(one)                                                                       \
+    one(fs0, 0) one(fs1, 1) one(fs2, 2) one(fs3, 3) one(fs4, 4) one(fs5, 5) one(fs6, 6) one(fs7, 7)       \
+    one(fs8, 8) one(fs9, 9) one(fs10, 10) one(fs11, 11)
+#define AIOL_SWITCH_FLOAT_SAVE(reg, n) "    " AIOL_SWITCH_FLOAT_STORE #reg ", " #n "*" AIOL_SWITCH_FLOAT "(sp)\n"
+#define AIOL_SWITCH_FLOAT_TAKE(reg, n) "    " AIOL_SWITCH_FLOAT_LOAD #reg ", " #n "*" AIOL_SWITCH_FLOAT "(sp)\n"
+#define AIOL_SWITCH_FLOATS_SAVE AIOL_SWITCH_MOVE("-12*" AIOL_SWITCH_FLOAT) AIOL_SWITCH_FLOATS_ALL(AIOL_SWITCH_FLOAT_SAVE)
+#define AIOL_SWITCH_FLOATS_TAKE AIOL_SWITCH_FLOATS_ALL(AIOL_SWITCH_FLOAT_TAKE) AIOL_SWITCH_MOVE("12*" AIOL_SWITCH_FLOAT)
+#else
+#define AIOL_SWITCH_FLOATS_SAVE
+#define AIOL_SWITCH_FLOATS_TAKE
+#endif
+#if defined(__riscv_flen)
+#define AIOL_SWITCH_FP(code) code
+#else
+#define AIOL_SWITCH_FP(code)
+#endif
+
+#define AIOL_SWITCH_INTEGERS_ALL(one)                                                                     \
+    one(s0, 2) one(s1, 3) one(s2, 4) one(s3, 5) one(s4, 6) one(s5, 7) one(s6, 8) one(s7, 9) one(s8, 10)   \
+    one(s9, 11) one(s10, 12) one(s11, 13)
+
+/* It returns by t0, so that a function that begins finds no caller in ra. */
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_SWITCH_FLOATS_SAVE
+        AIOL_SWITCH_DOWN
+        AIOL_SWITCH_FP("    frrm t1\n"
+                       AIOL_SWITCH_SAVE(t1, 0))
+        AIOL_SWITCH_SAVE(ra, 1)
+        AIOL_SWITCH_INTEGERS_ALL(AIOL_SWITCH_SAVE)
+        "    " AIOL_SWITCH_LOAD "t2, 0(a0)\n"
+        "    " AIOL_SWITCH_STORE "sp, 0(a0)\n"
+        "    mv sp, t2\n"
+        AIOL_SWITCH_FP(AIOL_SWITCH_TAKE(t2, 0))
+        AIOL_SWITCH_TAKE(t0, 1)
+        AIOL_SWITCH_INTEGERS_ALL(AIOL_SWITCH_TAKE)
+        AIOL_SWITCH_UP
+        AIOL_SWITCH_FLOATS_TAKE
+        AIOL_SWITCH_FP("    beq t1, t2, 1f\n"
+                       "    fsrm t2\n"
+                       "1:\n")
+        "    li ra, 0\n"
+        "    jr t0\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    AIOL_SWITCH_FP(__asm__ volatile("frrm %0" : "=r"(*sp));)
+    (void)sp;
 }
 
 #endif
@@ -4207,16 +4543,24 @@ extern "C"
 #else
 extern
 #endif
-    void aioloop_stack_switch(void **sp) AIOL_ASM_VISIBILITY;
+    void AIOL_ASM_CALL aioloop_stack_switch(void **sp) AIOL_ASM_VISIBILITY;
 
 AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
     aioloop_stack_switch(sp);
 }
 
-/* Makes *sp a stack that begins in entry when it is switched to. */
+/* Makes *sp a stack that begins in entry when it is switched to, with the modes that are current now. */
 AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
-    *sp = aiol_stack_prepare(base + size, entry);
+    char *top = base + size;
+    uintptr_t *words = (uintptr_t *)(void *)(top - ((uintptr_t)top & 15)) - AIOL_SWITCH_WORDS;
+    memset(words, 0, AIOL_SWITCH_WORDS * sizeof(*words));
+    words[AIOL_SWITCH_PC] = (uintptr_t)entry;
+    aiol_switch_modes(words);
+    *sp = words;
 }
+
+/* It was left for good, in the loop of entry; it goes on there with the modes that are current now. */
+#define aiol_stack_renew(sp, base, size, entry) aiol_switch_modes((uintptr_t *)*(sp))
 
 #else
 
@@ -4238,7 +4582,22 @@ AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_
     makecontext(&sp->inner, entry, 0);
 }
 
+#define aiol_stack_renew(sp, base, size, entry) aiol_stack_begin(sp, base, size, entry)
+
 #endif
+
+#endif
+
+#endif
+
+/* >> src/sys/stack.c */
+/*
+ * stack.c - fibers: a stack with what tools have to be told of each switch; the memory of stacks; who watches over it.
+ */
+#ifndef AIOL_SYS_STACK_C
+#define AIOL_SYS_STACK_C
+
+#if AIOLOOP_USE_COROUTINES
 
 /* ---- fibers ---- */
 
@@ -4301,6 +4660,12 @@ AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t siz
     fiber->inner = __tsan_create_fiber(0);
 #endif
     aiol_stack_begin(&fiber->sp, base, size, entry);
+}
+
+/* What ran on it has left for good, and it is to run something else. */
+AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void)) {
+    (void)entry;
+    aiol_stack_renew(&fiber->sp, fiber->base, fiber->size, entry);
 }
 
 /* From the loop's side (or another fiber's) onto it. Returns when it leaves. */
@@ -4386,14 +4751,16 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     munmap(p, size);
 }
 
-/* Makes touching it a fault. 0 or the system's error. Linux 6.13 can do so without a mapping of its own for each, of which a
- * process may have 65,530. */
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a process may have
+ * 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
 #if AIOL_OS_LINUX
     if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)
         return 0;
 #endif
-    return AIOL_SYS(mprotect, mprotect(p, size, PROT_NONE)) == 0 ? 0 : aiol_error_from_errno(errno);
+    if (!by_mapping)
+        return AIOLOOP_ENOMEM;
+    return AIOL_SYS(mprotect, mprotect(p, size, PROT_NONE)) == 0 ? 1 : aiol_error_from_errno(errno);
 }
 
 /* Gives the memory back; the addresses stay. */
@@ -4401,38 +4768,58 @@ AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {
     (void)madvise(p, size, MADV_DONTNEED);
 }
 
-/* What a signal handler needs: the one of before, and whom to ask. */
+#if defined(__APPLE__)
+#define AIOL_STACK_SIGNAL SIGBUS
+#else
+#define AIOL_STACK_SIGNAL SIGSEGV
+#endif
+
+/* What the handler of the signal needs: the one of before, and whom to ask. */
 static struct sigaction aiol_stack_fault_before;
 static const char *(*aiol_stack_fault_told)(const char *address);
 
-static void aiol_stack_fault(int signal_number, siginfo_t *info, void *context) {
-    const char *text = aiol_stack_fault_told((const char *)info->si_addr);
-    (void)context;
+/* Says what it knows and leaves the rest to whoever was there before. */
+static void aiol_stack_fault(int number, siginfo_t *info, void *context) {
+    const struct sigaction *before = &aiol_stack_fault_before;
+    bool sent = info->si_code <= 0; /* by a process, not by a fault */
+    const char *text = sent ? NULL : aiol_stack_fault_told((const char *)info->si_addr);
     if (text != NULL && write(2, text, strlen(text)) < 0)
-        (void)text;
-    sigaction(signal_number, &aiol_stack_fault_before, NULL); /* it happens again, and is the program's own then */
+        text = NULL;
+    if ((before->sa_flags & SA_SIGINFO) != 0) {
+        before->sa_sigaction(number, info, context);
+    } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+        before->sa_handler(number);
+    } else if (before->sa_handler == SIG_DFL || !sent) {
+        sigaction(number, before, NULL); /* the fault happens again, and ends the program */
+        if (sent)
+            raise(number);
+    }
 }
 
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address)) {
     static uint32_t installed;
     stack_t stack;
-    memset(&stack, 0, sizeof(stack));
-    stack.ss_sp = (char *)memory;
-    stack.ss_size = AIOL_STACK_WATCH_SIZE;
-    sigaltstack(&stack, NULL);
-    aiol_stack_fault_told = fn;
+    if (sigaltstack(NULL, &stack) == 0 && (stack.ss_flags & SS_DISABLE) != 0) { /* else the thread has one already */
+        memset(&stack, 0, sizeof(stack));
+        stack.ss_sp = (char *)memory;
+        stack.ss_size = AIOL_STACK_WATCH_SIZE;
+        sigaltstack(&stack, NULL);
+    }
     if (aiol_exchange_u32(&installed, 1) == 0) {
         struct sigaction action;
         memset(&action, 0, sizeof(action));
+        sigemptyset(&action.sa_mask);
         action.sa_sigaction = aiol_stack_fault;
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-        sigaction(SIGSEGV, &action, &aiol_stack_fault_before);
+        aiol_stack_fault_told = fn;
+        if (sigaction(AIOL_STACK_SIGNAL, NULL, &aiol_stack_fault_before) == 0)
+            sigaction(AIOL_STACK_SIGNAL, &action, NULL);
     }
 }
 
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory) {
     stack_t stack;
-    if (sigaltstack(NULL, &stack) != 0 || stack.ss_sp != memory)
+    if (memory == NULL || sigaltstack(NULL, &stack) != 0 || stack.ss_sp != memory)
         return;
     stack.ss_flags = SS_DISABLE;
     sigaltstack(&stack, NULL);
@@ -4453,10 +4840,11 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     aiol_free(a, p, size);
 }
 
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
     (void)p;
     (void)size;
-    return 0;
+    (void)by_mapping;
+    return AIOLOOP_ENOTAVAILABLE;
 }
 
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {
@@ -10374,6 +10762,7 @@ AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size);
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task);
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg);
+AIOLOOP_INTERNAL void aiol_stacks_unwatch(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop);
 
 /* loop.c */
@@ -10388,7 +10777,8 @@ AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource);
  * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
  *
  * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot
- * write is lost.
+ * write is lost. What is written and whom it is given to run on the loop's stack: that of a coroutine may be too small
+ * to print.
  */
 #ifndef AIOL_CORE_LOG_C
 #define AIOL_CORE_LOG_C
@@ -10516,18 +10906,35 @@ AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg) {
     loop->log_arg = arg;
 }
 
-AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+typedef struct aiol_warning {
+    aioloop *loop;
+    uint32_t site;
+    const char *format;
+    va_list *arguments;
+} aiol_warning;
+
+static void aiol_warn_write(void *arg) {
+    const aiol_warning *warning = (const aiol_warning *)arg;
+    const aiol_site *at = aiol_site_at(warning->loop, warning->site);
     char text[512];
-    const aiol_site *at = aiol_site_at(loop, site);
-    va_list arguments;
     size_t length;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof(text), format, arguments);
-    va_end(arguments);
+    vsnprintf(text, sizeof(text), warning->format, *warning->arguments);
     length = strlen(text);
     if (at != NULL)
         snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
-    aiol_log_write(loop, AIOLOOP_LOG_WARNING, text);
+    aiol_log_write(warning->loop, AIOLOOP_LOG_WARNING, text);
+}
+
+AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+    aiol_warning warning;
+    va_list arguments;
+    va_start(arguments, format);
+    warning.loop = loop;
+    warning.site = site;
+    warning.format = format;
+    warning.arguments = &arguments;
+    aiol_on_loop_stack(loop, aiol_warn_write, &warning);
+    va_end(arguments);
 }
 
 /* Debug mode: what ran took from `since` until now; said if that was long. */
@@ -10550,11 +10957,26 @@ static size_t aiol_log_line(char *text, size_t size, size_t length, const char *
     return n < 0 ? length : length + (size_t)n;
 }
 
-AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
-    char text[1024];
-    size_t n;
+/* What is reported, and to which loop. */
+typedef struct aiol_reported {
+    aioloop *loop;
+    const aioloop_exception_context *context;
+} aiol_reported;
+
+static void aiol_report_on_loop_stack(aioloop *loop, const aioloop_exception_context *context, void (*fn)(void *reported)) {
+    aiol_reported reported;
     if (loop == NULL || context == NULL)
         return;
+    reported.loop = loop;
+    reported.context = context;
+    aiol_on_loop_stack(loop, fn, &reported);
+}
+
+static void aiol_report_write(void *reported) {
+    aioloop *loop = ((aiol_reported *)reported)->loop;
+    const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
+    char text[1024];
+    size_t n;
     n = aiol_log_line(text, sizeof(text), 0, "%s",
                       context->message != NULL ? context->message : "Unhandled error in event loop");
     if (context->asyncgen != NULL)
@@ -10585,18 +11007,20 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_log_write(loop, AIOLOOP_LOG_ERROR, text);
 }
 
-AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
-    aiol_task *task;
-    int outer;
+AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_report_on_loop_stack(loop, context, aiol_report_write);
+}
+
+static void aiol_report_handle(void *reported) {
+    aioloop *loop = ((aiol_reported *)reported)->loop;
+    const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
+    aiol_task *task = loop->task;
+    int outer = loop->raised;
     int raised;
-    if (loop == NULL || context == NULL)
-        return;
     if (loop->handler == NULL) {
         aioloop_default_exception_handler(loop, context);
         return;
     }
-    outer = loop->raised;
-    task = loop->task;
     loop->raised = 0;
     loop->task = NULL; /* it cannot wait */
     loop->handler(loop, context, loop->handler_arg);
@@ -10614,6 +11038,10 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         aioloop_default_exception_handler(loop, &own);
         aioloop_default_exception_handler(loop, context);
     }
+}
+
+AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_report_on_loop_stack(loop, context, aiol_report_handle);
 }
 
 /* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in
@@ -11055,7 +11483,7 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_DUE;
-        if ((slot->flags & AIOL_SLOT_TASK) == 0) /* a task's runs the task, whatever it was put here for */
+        if ((slot->flags & AIOL_SLOT_TASK) == 0) /* a task's says so itself */
             slot->at.node.run = aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
@@ -12089,9 +12517,10 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
  * ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits to be used again: its stack
  * is parked at the end of a loop that runs one coroutine after another.
  *
- * Stacks of the usual size come from slabs, address space for several at once; a page below each catches an overflow. The busy ends
- * of neighbours lie at different places of a page, or they would all want the same few lines of the cache. A free stack keeps
- * the memory that it has touched, until it was not needed for AIOL_STACKS_AGE uses of others.
+ * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A page below each
+ * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the
+ * same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
+ * AIOL_STACKS_AGE uses of others; then it is cold, and used after the warm ones.
  */
 #ifndef AIOL_CORE_CORO_C
 #define AIOL_CORE_CORO_C
@@ -12103,10 +12532,11 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
 #define AIOL_STACKS_AGE 4096u
 #define AIOL_STACK_COLOUR 320u
 #define AIOL_STACK_COLOURS 2048u /* bytes over which they are spread */
-#define AIOL_STACKS_FIRST 4u
-#define AIOL_STACKS_MOST 64u /* in a slab */
+#define AIOL_STACKS_FIRST 4u /* stacks in the first slab of a pool */
+#define AIOL_STACKS_MOST ((size_t)1 << 24) /* bytes of a slab; a larger stack is mapped alone */
+#define AIOL_STACKS_GUARDED 10000u /* with a mapping of its own below each */
 
-enum { AIOL_CORO_POOLED, AIOL_CORO_MAPPED, AIOL_CORO_GIVEN };
+enum { AIOL_CORO_POOLED, AIOL_CORO_ALONE, AIOL_CORO_GIVEN };
 
 typedef struct aiol_coro {
     aiol_fiber fiber;
@@ -12119,9 +12549,12 @@ typedef struct aiol_coro {
     void (*dispose)(void *arg);
     void (*request)(void *arg); /* to be done on the stack below */
     void *request_arg;
-    char *memory;
+    struct aiol_stack_pool *pool;
+    char *memory; /* of a stack alone */
     size_t memory_size;
     uint8_t kind;
+    bool guarded;    /* an overflow is a fault */
+    bool by_mapping; /* and that took one */
     bool ended;
 } aiol_coro;
 
@@ -12132,15 +12565,55 @@ typedef struct aiol_slab {
     size_t used;
 } aiol_slab;
 
-typedef struct aiol_stacks {
-    aiol_coro *free;
-    aiol_coro *cold; /* free too, and without the memory that they had touched */
-    size_t free_count;
-    size_t lowest; /* what free_count was at least during this age */
+typedef struct aiol_stack_pool {
+    struct aiol_stack_pool *next;
+    size_t size; /* of a stack and the page below it */
+    aiol_coro *warm;
+    aiol_coro *cold;
+    size_t warm_count;
+    size_t lowest; /* what warm_count was at least during this age */
     unsigned age;  /* in stacks that were freed */
     aiol_slab *slabs; /* the newest first */
-    void *watch;      /* debug mode: where a handler of overflows runs */
+} aiol_stack_pool;
+
+typedef struct aiol_stacks {
+    aiol_stack_pool *pools;
+    aiol_stack_pool *usual; /* of those without a size of their own; NULL until the first */
+    unsigned guards; /* mappings that are guards */
+    bool watched;    /* debug mode: this run has seen to it that an overflow is told */
+    void *watch;     /* where that is done */
 } aiol_stacks;
+
+/* ---- overflows ---- */
+
+/* Asked by the handler of a signal. */
+static const char *aiol_stacks_fault(const char *address) {
+    const aioloop *loop = aiol_thread.running;
+    const aiol_coro *co = loop == NULL ? NULL : loop->coro;
+    if (co == NULL || !co->guarded || address >= co->fiber.base || (size_t)(co->fiber.base - address) > aiol_page_size())
+        return NULL;
+    return "aioloop: broken: the stack of a coroutine has overflowed: give its task a larger stack_size\n";
+}
+
+/* Debug mode: from now on until the run ends an overflow in this thread is told. */
+static AIOL_NOINLINE void aiol_stacks_watch(aioloop *loop) {
+    aiol_stacks *stacks = loop->stacks;
+    if (stacks->watched)
+        return;
+    stacks->watched = true;
+    if (stacks->watch == NULL)
+        stacks->watch = aiol_alloc(&loop->allocator, AIOL_STACK_WATCH_SIZE);
+    if (stacks->watch != NULL)
+        aiol_stack_watch(stacks->watch, aiol_stacks_fault);
+}
+
+/* At the end of a run: the thread is the program's again. */
+AIOLOOP_INTERNAL void aiol_stacks_unwatch(aioloop *loop) {
+    if (loop->stacks == NULL || !loop->stacks->watched)
+        return;
+    loop->stacks->watched = false;
+    aiol_stack_unwatch(loop->stacks->watch);
+}
 
 /* ---- running ---- */
 
@@ -12158,6 +12631,8 @@ static void aiol_coro_entry(void) {
 /* Lets it run until it waits or ends. What it asks to be done on this stack is done meanwhile. */
 static void aiol_coro_enter(aioloop *loop, aiol_coro *co) {
     co->outer = loop->coro;
+    if (AIOL_UNLIKELY(loop->debug))
+        aiol_stacks_watch(loop);
     for (;;) {
         loop->coro = co;
         aiol_fiber_enter(&co->fiber);
@@ -12177,7 +12652,7 @@ AIOL_INLINE void aiol_coro_leave(aiol_coro *co) {
 /* Calls fn on the loop's stack, which is large, whichever is the current one. fn must not wait. */
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg) {
     aiol_coro *co = loop->coro;
-    if (co == NULL) {
+    if (co == NULL || aiol_thread.running != loop) {
         fn(arg);
         return;
     }
@@ -12188,152 +12663,175 @@ AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), v
 
 /* ---- stacks ---- */
 
-/* Asked by the handler of a signal. */
-static const char *aiol_stacks_fault(const char *address) {
-    const aioloop *loop = aiol_thread.running;
-    const aiol_coro *co = loop == NULL ? NULL : loop->coro;
-    size_t page = aiol_page_size();
-    if (co == NULL || co->kind == AIOL_CORO_GIVEN || address >= co->fiber.base || co->fiber.base - address > (ptrdiff_t)page)
-        return NULL;
-    return "aioloop: broken: the stack of a coroutine has overflowed: give its task a larger stack_size\n";
-}
-
 static aiol_stacks *aiol_stacks_of(aioloop *loop) {
     if (loop->stacks == NULL)
         loop->stacks = (aiol_stacks *)aiol_alloc_zero(&loop->allocator, sizeof(*loop->stacks));
-    if (loop->stacks != NULL && AIOL_UNLIKELY(loop->debug) && loop->stacks->watch == NULL) {
-        loop->stacks->watch = aiol_alloc(&loop->allocator, AIOL_STACK_WATCH_SIZE);
-        if (loop->stacks->watch != NULL)
-            aiol_stack_watch(loop->stacks->watch, aiol_stacks_fault);
-    }
     return loop->stacks;
 }
 
-/* A coroutine at the top of memory, or so many bytes below it; the lowest guard bytes are not to be touched. */
-static aiol_coro *aiol_coro_place(char *memory, size_t size, size_t guard, size_t below, uint8_t kind) {
+/* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's own. */
+static aiol_coro *aiol_coro_place(aioloop *loop, char *memory, size_t size, size_t below, uint8_t kind) {
+    size_t guard = kind == AIOL_CORO_GIVEN ? 0 : aiol_page_size();
     char *top = memory + size - below - sizeof(aiol_coro);
-    aiol_coro *co;
-    if (guard != 0 && aiol_stack_guard(memory, guard) < 0)
-        return NULL;
-    co = (aiol_coro *)(void *)(top - ((uintptr_t)top & 63));
+    aiol_coro *co = (aiol_coro *)(void *)(top - ((uintptr_t)top & 63));
     memset(co, 0, sizeof(*co));
     co->kind = kind;
-    co->memory = memory;
-    co->memory_size = size;
+    if (guard != 0) {
+        int how = aiol_stack_guard(memory, guard, loop->stacks->guards < AIOL_STACKS_GUARDED);
+        co->guarded = how >= 0;
+        co->by_mapping = how == 1;
+        loop->stacks->guards += co->by_mapping;
+    }
     aiol_fiber_begin(&co->fiber, memory + guard, (size_t)((char *)co - memory) - guard, aiol_coro_entry);
     return co;
 }
 
-/* The next stack of a slab. */
-static aiol_coro *aiol_stacks_carve(aioloop *loop, aiol_stacks *stacks) {
-    aiol_slab *slab = stacks->slabs;
-    size_t size = AIOL_STACK_SIZE + aiol_page_size();
+/* The pool of stacks of a size, made if need be. */
+static aiol_stack_pool *aiol_stacks_pool(aioloop *loop, size_t size) {
+    aiol_stacks *stacks = loop->stacks;
+    aiol_stack_pool *pool = stacks->pools;
+    while (pool != NULL && pool->size != size)
+        pool = pool->next;
+    if (pool == NULL) {
+        pool = (aiol_stack_pool *)aiol_alloc_zero(&loop->allocator, sizeof(*pool));
+        if (pool == NULL)
+            return NULL;
+        pool->size = size;
+        pool->next = stacks->pools;
+        stacks->pools = pool;
+    }
+    return pool;
+}
+
+/* The next stack of a slab, or of a new one, twice as large as the last. */
+static aiol_coro *aiol_stacks_carve(aioloop *loop, aiol_stack_pool *pool) {
+    aiol_slab *slab = pool->slabs;
+    size_t below = pool->size < 8 * AIOL_STACK_COLOURS ? 0 : AIOL_STACK_COLOUR;
     aiol_coro *co;
     if (slab == NULL || slab->used == slab->count) {
-        size_t count = slab == NULL ? AIOL_STACKS_FIRST : aiol_min_size(slab->count * 2, AIOL_STACKS_MOST);
+        size_t count = aiol_min_size(slab == NULL ? AIOL_STACKS_FIRST : slab->count * 2, AIOL_STACKS_MOST / pool->size + 1);
         slab = (aiol_slab *)aiol_alloc(&loop->allocator, sizeof(*slab));
         if (slab == NULL)
             return NULL;
-        slab->memory = (char *)aiol_stack_map(&loop->allocator, count * size);
+        slab->memory = (char *)aiol_stack_map(&loop->allocator, count * pool->size);
         if (slab->memory == NULL) {
             aiol_free(&loop->allocator, slab, sizeof(*slab));
             return NULL;
         }
         slab->count = count;
         slab->used = 0;
-        slab->next = stacks->slabs;
-        stacks->slabs = slab;
+        slab->next = pool->slabs;
+        pool->slabs = slab;
     }
-    co = aiol_coro_place(slab->memory + slab->used * size, size, aiol_page_size(),
-                         slab->used * AIOL_STACK_COLOUR % AIOL_STACK_COLOURS, AIOL_CORO_POOLED);
-    if (co != NULL)
-        slab->used++;
+    co = aiol_coro_place(loop, slab->memory + slab->used * pool->size, pool->size,
+                         slab->used * below % AIOL_STACK_COLOURS, AIOL_CORO_POOLED);
+    co->pool = pool;
+    slab->used++;
     return co;
 }
 
-/* A stack of another size than the usual one. */
+/* A stack that goes when its coroutine does: a huge one, or any where memory is all real. */
 static aiol_coro *aiol_stacks_map(aioloop *loop, size_t size) {
-    size_t page = aiol_page_size();
-    char *memory;
+    char *memory = (char *)aiol_stack_map(&loop->allocator, size);
     aiol_coro *co;
-    if (page != 0)
-        size = (size + page - 1) / page * page + page;
-    memory = (char *)aiol_stack_map(&loop->allocator, size);
     if (memory == NULL)
         return NULL;
-    co = aiol_coro_place(memory, size, page, 0, AIOL_CORO_MAPPED);
-    if (co == NULL)
-        aiol_stack_unmap(&loop->allocator, memory, size);
+    co = aiol_coro_place(loop, memory, size, 0, AIOL_CORO_ALONE);
+    co->memory = memory;
+    co->memory_size = size;
+    return co;
+}
+
+/* One of the pool's: what ran last is warm, what never ran is last. */
+static aiol_coro *aiol_stacks_take(aioloop *loop, aiol_stack_pool *pool) {
+    aiol_coro *co;
+    if (pool == NULL)
+        return NULL;
+    if (AIOL_LIKELY(pool->warm != NULL)) {
+        co = pool->warm;
+        pool->warm = co->next;
+        if (--pool->warm_count < pool->lowest)
+            pool->lowest = pool->warm_count;
+    } else if (pool->cold != NULL) {
+        co = pool->cold;
+        pool->cold = co->next;
+    } else {
+        return aiol_stacks_carve(loop, pool);
+    }
+    aiol_fiber_renew(&co->fiber, aiol_coro_entry);
     return co;
 }
 
 /* A coroutine that is to run fn(arg); NULL when there is no memory. The stack's size was checked. */
 static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
-    aiol_stacks *stacks = aiol_stacks_of(loop);
-    aiol_coro *co;
-    if (stacks == NULL)
+    size_t page;
+    size_t rounded;
+    if (stack == NULL && size == 0 && loop->stacks != NULL && loop->stacks->usual != NULL)
+        return aiol_stacks_take(loop, loop->stacks->usual);
+    if (aiol_stacks_of(loop) == NULL)
         return NULL;
     if (stack != NULL)
-        return aiol_coro_place((char *)stack, size, 0, 0, AIOL_CORO_GIVEN);
-    if (size != 0 && size != AIOL_STACK_SIZE)
-        return aiol_stacks_map(loop, size);
-    co = stacks->free;
-    if (AIOL_LIKELY(co != NULL)) {
-        stacks->free = co->next;
-        if (--stacks->free_count < stacks->lowest)
-            stacks->lowest = stacks->free_count;
-        return co;
+        return aiol_coro_place(loop, (char *)stack, size, 0, AIOL_CORO_GIVEN);
+    page = aiol_page_size();
+    if (size == 0 && page != 0) {
+        loop->stacks->usual = aiol_stacks_pool(loop, AIOL_STACK_SIZE + page);
+        return aiol_stacks_take(loop, loop->stacks->usual);
     }
-    co = stacks->cold;
-    if (co == NULL)
-        return aiol_stacks_carve(loop, stacks);
-    stacks->cold = co->next;
-    return co;
+    if (size == 0)
+        size = AIOL_STACK_SIZE;
+    if (page == 0)
+        return aiol_stacks_map(loop, size);
+    if (size > SIZE_MAX / 4)
+        return NULL;
+    if (size > AIOL_STACKS_MOST)
+        return aiol_stacks_map(loop, (size + page - 1) / page * page + page);
+    size += AIOL_STACK_COLOURS;
+    for (rounded = page; rounded < size; rounded *= 2) /* so that there are few pools; what is not touched is free */
+        continue;
+    return aiol_stacks_take(loop, aiol_stacks_pool(loop, rounded + page));
 }
 
 /* Gives back what a free stack has touched, but for its upper end, where it is parked. */
 static void aiol_coro_cool(aiol_coro *co) {
-    size_t page = aiol_page_size();
     char *end = (char *)co - 2048;
-    if (page == 0)
-        return;
-    end -= (uintptr_t)end % page;
+    end -= (uintptr_t)end % aiol_page_size();
     if (end > co->fiber.base)
         aiol_stack_discard(co->fiber.base, (size_t)(end - co->fiber.base));
 }
 
 /* An age is over: what was not needed in it gives its memory back. */
-static AIOL_NOINLINE void aiol_stacks_cool(aiol_stacks *stacks) {
-    while (stacks->lowest != 0) {
-        aiol_coro *co = stacks->free;
-        stacks->free = co->next;
-        stacks->free_count--;
-        stacks->lowest--;
+static AIOL_NOINLINE void aiol_stacks_cool(aiol_stack_pool *pool) {
+    for (; pool->lowest != 0; pool->lowest--) {
+        aiol_coro *co = pool->warm;
+        pool->warm = co->next;
+        pool->warm_count--;
         aiol_coro_cool(co);
-        co->next = stacks->cold;
-        stacks->cold = co;
+        co->next = pool->cold;
+        pool->cold = co;
     }
-    stacks->age = 0;
-    stacks->lowest = stacks->free_count;
+    pool->age = 0;
+    pool->lowest = pool->warm_count;
 }
 
 /* It has ended, or never began; dropped: it waits, and its stack cannot be used again. */
 static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
-    aiol_stacks *stacks = loop->stacks;
-    if (co->kind == AIOL_CORO_POOLED && !dropped) {
-        co->next = stacks->free;
-        stacks->free = co;
-        stacks->free_count++;
-        if (++stacks->age == AIOL_STACKS_AGE)
-            aiol_stacks_cool(stacks);
+    aiol_stack_pool *pool = co->pool;
+    if (pool != NULL && !dropped) {
+        co->next = pool->warm;
+        pool->warm = co;
+        pool->warm_count++;
+        if (++pool->age == AIOL_STACKS_AGE)
+            aiol_stacks_cool(pool);
         return;
     }
     aiol_fiber_end(&co->fiber);
-    if (co->kind == AIOL_CORO_MAPPED && loop->coro == NULL)
+    if (co->kind == AIOL_CORO_ALONE && loop->coro == NULL) {
+        loop->stacks->guards -= co->by_mapping;
         aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
+    }
 }
 
-static void aiol_stacks_end_fibers(aiol_coro *co) {
+static void aiol_stacks_free_list(aiol_coro *co) {
     while (co != NULL) {
         aiol_coro *next = co->next;
         aiol_fiber_end(&co->fiber);
@@ -12341,24 +12839,32 @@ static void aiol_stacks_end_fibers(aiol_coro *co) {
     }
 }
 
+static void aiol_stacks_free_pool(aioloop *loop, aiol_stack_pool *pool) {
+    aiol_stacks_free_list(pool->warm);
+    aiol_stacks_free_list(pool->cold);
+    while (pool->slabs != NULL) {
+        aiol_slab *slab = pool->slabs;
+        pool->slabs = slab->next;
+        if (loop->coro == NULL)
+            aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * pool->size);
+        aiol_free(&loop->allocator, slab, sizeof(*slab));
+    }
+    aiol_free(&loop->allocator, pool, sizeof(*pool));
+}
+
 /* With the loop; every task is gone. A forked child may do so on one of the stacks, and then their memory stays. */
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
     aiol_stacks *stacks = loop->stacks;
     if (stacks == NULL)
         return;
-    aiol_stacks_end_fibers(stacks->free);
-    aiol_stacks_end_fibers(stacks->cold);
-    while (stacks->slabs != NULL) {
-        aiol_slab *slab = stacks->slabs;
-        stacks->slabs = slab->next;
-        if (loop->coro == NULL)
-            aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * (AIOL_STACK_SIZE + aiol_page_size()));
-        aiol_free(&loop->allocator, slab, sizeof(*slab));
+    aiol_stacks_unwatch(loop);
+    while (stacks->pools != NULL) {
+        aiol_stack_pool *pool = stacks->pools;
+        stacks->pools = pool->next;
+        aiol_stacks_free_pool(loop, pool);
     }
-    if (stacks->watch != NULL) {
-        aiol_stack_unwatch(stacks->watch);
+    if (stacks->watch != NULL)
         aiol_free(&loop->allocator, stacks->watch, AIOL_STACK_WATCH_SIZE);
-    }
     aiol_free(&loop->allocator, stacks, sizeof(*stacks));
     loop->stacks = NULL;
 }
@@ -12368,6 +12874,10 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg) {
     (void)loop;
     fn(arg);
+}
+
+AIOLOOP_INTERNAL void aiol_stacks_unwatch(aioloop *loop) {
+    (void)loop;
 }
 
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
@@ -12407,7 +12917,7 @@ enum {
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
     AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 4096 /* runs the body of one, on behalf of other tasks */
+    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
 };
 
 typedef struct aiol_task_extra {
@@ -12772,6 +13282,7 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
         if (err == 0) {
             task->slot.u.when = when;
+            task->slot.at.node.run = aiol_run_task;
             task->slot.state = AIOL_SLOT_TIMER;
             task->flags |= AIOL_TASK_SLEEPS | AIOL_TASK_WAITS;
             return true;
@@ -14908,7 +15419,6 @@ static void aiol_generator_nothing_to_dispose(void *pointer) {
 
 /* The request ends with an error; takes error (may be NULL) over. */
 static void aiol_generator_fail(aioloop_future *f, int code, struct aioloop_error *error) {
-    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     aiol_future_fail_with(f, code, error);
     aiol_future_release(f);
 }
@@ -16092,6 +16602,7 @@ static int aiol_loop_begin(aioloop *loop) {
 
 static void aiol_loop_end(aioloop *loop) {
     aiol_map *before = loop->outer_place != NULL ? *loop->outer_place : loop->outer_map;
+    aiol_stacks_unwatch(loop);
     aiol_thread.running = NULL;
     aiol_thread.place = loop->outer_place;
     aiol_thread.map = loop->map;

@@ -425,6 +425,7 @@ AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size);
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task);
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg);
+AIOLOOP_INTERNAL void aiol_stacks_unwatch(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop);
 
 /* loop.c */

@@ -428,7 +428,6 @@ static void aiol_generator_nothing_to_dispose(void *pointer) {
 
 /* The request ends with an error; takes error (may be NULL) over. */
 static void aiol_generator_fail(aioloop_future *f, int code, struct aioloop_error *error) {
-    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     aiol_future_fail_with(f, code, error);
     aiol_future_release(f);
 }
