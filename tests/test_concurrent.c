@@ -1,7 +1,8 @@
 /*
  * test_concurrent.c - coroutines for a loop from other threads, and futures that threads wait for.
  *
- * Each test is clean under TSan. The loop runs in the test's thread, those that wait run beside it, unless a test says otherwise.
+ * Each test is clean under TSan. The loop runs in the test's thread, those that wait run beside it, unless a test says
+ * otherwise.
  */
 #include "support.h"
 
