@@ -1592,7 +1592,7 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue);
 
 /* >> src/api/generator.h */
 /*
- * generator.h - coroutines that give many values, and what is closed with the loop.        (PEP 525; asyncio: base_events.py)
+ * generator.h - coroutines that give many values, and what is closed with the loop.    (PEP 525; asyncio: base_events.py)
  *
  * An asynchronous generator is a coroutine, of either kind of task.h, that hands out values on the way:
  *
@@ -1613,18 +1613,19 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue);
  *     if (n == AIOLOOP_ESTOPITERATION)                                      (it has ended; else n says how it failed)
  *         n = 0;
  *
- * Its body runs in a task of its own, which is not among aioloop_all_tasks, and only while somebody waits for a value. It runs in the
- * context of aioloop_generator_new. All calls are for the loop's thread.
+ * Its body runs in a task of its own, which is not among aioloop_all_tasks, and only while somebody waits for a value.
+ * It runs in the context of aioloop_generator_new. All calls are for the loop's thread.
  */
 #ifndef AIOLOOP_API_GENERATOR_H
 #define AIOLOOP_API_GENERATOR_H
 
 typedef struct aioloop_generator aioloop_generator;
 
-/* Makes a generator of a coroutine, as aioloop_create_task a task, with one reference, which is yours. Nothing runs before the
- * first aioloop_generator_anext. Options: name, context, stack, stack_size; copy_size and dispose for arg; dispose_result is for each
- * pointer that it yields and nobody takes. eager means nothing. NULL, with the reason in aioloop_last_error and arg disposed of:
- * AIOLOOP_EINVAL (also with timeout), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. */
+/* Makes a generator of a coroutine, as aioloop_create_task a task, with one reference, which is yours. Nothing runs
+ * before the first aioloop_generator_anext. Options: name, context, stack, stack_size; copy_size and dispose for arg;
+ * dispose_result is for each pointer that it yields and nobody takes. eager means nothing. NULL, with the reason in
+ * aioloop_last_error and arg disposed of: AIOLOOP_EINVAL (also with timeout), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED,
+ * AIOLOOP_ENOTAVAILABLE. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new(aioloop *loop, aioloop_coroutine fn, void *arg,
                                                                       const aioloop_task_options *options);
 
@@ -1635,17 +1636,17 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new_frame(aiol
 /* One reference more. Returns generator. */
 AIOLOOP_API aioloop_generator *aioloop_generator_ref(aioloop_generator *generator);
 
-/* One less. With the last one the loop closes a generator that has begun and not ended, as aioloop_generator_aclose does; when that
- * fails, the exception handler is told. NULL is ignored. */
+/* One less. With the last one the loop closes a generator that has begun and not ended, as aioloop_generator_aclose
+ * does; when that fails, the exception handler is told. NULL is ignored. */
 AIOLOOP_API void aioloop_generator_unref(aioloop_generator *generator);
 
 /* ---- inside ---- */
 
 /* yield: hands out a number (>= 0) and a pointer, and waits until the next value is asked for: 0, or the number of
- * aioloop_generator_asend. Below 0 it is to end: AIOLOOP_EGENERATOREXIT, it is being closed (cleaning up may wait, but not yield:
- * whoever closes is told AIOLOOP_EMISUSE, and the body never goes on); the code of aioloop_generator_athrow; AIOLOOP_ECANCELED, its
- * task was cancelled. Nothing handed out, and the pointer still the caller's: AIOLOOP_EINVAL for a number below 0, AIOLOOP_EMISUSE
- * outside of a generator's body. */
+ * aioloop_generator_asend. Below 0 it is to end: AIOLOOP_EGENERATOREXIT, it is being closed (cleaning up may wait, but
+ * not yield: whoever closes is told AIOLOOP_EMISUSE, and the body never goes on); the code of aioloop_generator_athrow;
+ * AIOLOOP_ECANCELED, its task was cancelled. Nothing handed out, and the pointer still the caller's: AIOLOOP_EINVAL for
+ * a number below 0, AIOLOOP_EMISUSE outside of a generator's body. */
 AIOLOOP_API int64_t aioloop_yield(aioloop *loop, int64_t number, void *pointer);
 
 /* The same in a coroutine without a stack: result = what aioloop_yield would return. */
@@ -1665,44 +1666,47 @@ AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop);
 
 /* ---- outside ---- */
 
-/* anext(): the next value. AIOLOOP_ESTOPITERATION when the body has ended by returning 0 or more, or this very code (so a stage of a
- * pipeline passes on what its source has answered); the body's error if it failed, and AIOLOOP_ESTOPITERATION from then on.
- * Cancelling it cancels what the body waits for, and it ends when the body has answered; before the body has heard of it, the body
- * is not touched. A value that nobody has read (the task that waited was cancelled meanwhile) is the next one again.
- * AIOLOOP_EMISUSE while another call on the generator is under way. */
+/* anext(): the next value. AIOLOOP_ESTOPITERATION when the body has ended by returning 0 or more, or this very code (so
+ * a stage of a pipeline passes on what its source has answered); the body's error if it failed, and
+ * AIOLOOP_ESTOPITERATION from then on. Cancelling it cancels what the body waits for, and it ends when the body has
+ * answered; before the body has heard of it, the body is not touched. A value that nobody has read (the task that
+ * waited was cancelled meanwhile) is the next one again. AIOLOOP_EMISUSE while another call on the generator is under
+ * way. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_anext(aioloop_generator *generator);
 
-/* agen.asend(): the same, and yield returns number (>= 0). The first call of all has nothing to answer: AIOLOOP_EMISUSE then, unless
- * number is 0. */
+/* agen.asend(): the same, and yield returns number (>= 0). The first call of all has nothing to answer: AIOLOOP_EMISUSE
+ * then, unless number is 0. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_asend(aioloop_generator *generator, int64_t number);
 
-/* agen.athrow(): the same, and yield returns code (< 0). A generator that has not begun ends, and that is the outcome. */
+/* agen.athrow(): the same, and yield returns code (< 0). A generator that has not begun ends, and that is the
+ * outcome. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_athrow(aioloop_generator *generator, int code);
 
-/* agen.aclose(): yield returns AIOLOOP_EGENERATOREXIT, and this is done when the body has ended: with 0 if it returned that code or
- * succeeded, else with its error. One that has not begun or has ended: done at once, and nothing runs. Needs no memory the first
- * time. AIOLOOP_EMISUSE while another call is under way. */
+/* agen.aclose(): yield returns AIOLOOP_EGENERATOREXIT, and this is done when the body has ended: with 0 if it returned
+ * that code or succeeded, else with its error. One that has not begun or has ended: done at once, and nothing runs.
+ * Needs no memory the first time. AIOLOOP_EMISUSE while another call is under way. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_aclose(aioloop_generator *generator);
 
 /* ---- what is closed with the loop ---- */
 
-/* Starts the closing of arg and returns a future that is done when that has ended, unclaimed; NULL: there is nothing to wait for. */
+/* Starts the closing of arg and returns a future that is done when that has ended, unclaimed; NULL: there is nothing to
+ * wait for. */
 typedef aioloop_future *(*aioloop_close_function)(aioloop *loop, void *arg);
 
 typedef struct aioloop_closer aioloop_closer;
 
-/* Has close(loop, arg) called by aioloop_shutdown_asyncgens, once, as generators are closed that have begun and not ended. Works
- * after that call too, which then has to be made again; a warning says so. NULL and aioloop_last_error: AIOLOOP_EINVAL,
- * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+/* Has close(loop, arg) called by aioloop_shutdown_asyncgens, once, as generators are closed that have begun and not
+ * ended. Works after that call too, which then has to be made again; a warning says so. NULL and aioloop_last_error:
+ * AIOLOOP_EINVAL, AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_closer *aioloop_register_closer(aioloop *loop, aioloop_close_function close, void *arg);
 
 /* Takes it back, and frees it: it will not be called, if it was not yet. NULL is ignored. */
 AIOLOOP_API void aioloop_unregister_closer(aioloop_closer *closer);
 
-/* loop.shutdown_asyncgens(): closes all generators that have begun, and what else is registered, at once, and is done when all have
- * ended. Those that fail are told to the exception handler, with asyncgen set. A generator that somebody still waits for has that wait
- * cancelled first. Cancelling this cancels each closing. aioloop_run does it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED: nothing was
- * closed. */
+/* loop.shutdown_asyncgens(): closes all generators that have begun, and what else is registered, at once, and is done
+ * when all have ended. Those that fail are told to the exception handler, with asyncgen set. A generator that somebody
+ * still waits for has that wait cancelled first. Cancelling this cancels each closing. aioloop_run does it.
+ * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED: nothing was closed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_asyncgens(aioloop *loop);
 
 #endif
@@ -1711,23 +1715,25 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_asyncgens(aioloop 
 /*
  * threads.h - coroutines for a loop from other threads.          (asyncio: tasks.py, futures.py; concurrent.futures)
  *
- * A concurrent future is a result that threads can wait for. Every function here may be called in any thread, unless it says
- * otherwise. Built with AIOLOOP_USE_THREADS 0, or without an operating system, they answer AIOLOOP_ENOTAVAILABLE.
+ * A concurrent future is a result that threads can wait for. Every function here may be called in any thread, unless it
+ * says otherwise. Built with AIOLOOP_USE_THREADS 0, or without an operating system, they answer AIOLOOP_ENOTAVAILABLE.
  */
 #ifndef AIOLOOP_API_THREADS_H
 #define AIOLOOP_API_THREADS_H
 
-/* concurrent.futures.Future. Counted; its memory is the loop's allocator's, which must be good for all threads and outlive it. */
+/* concurrent.futures.Future. Counted; its memory is the loop's allocator's, which must be good for all threads and
+ * outlive it. */
 typedef struct aioloop_concurrent_future aioloop_concurrent_future;
 
-/* asyncio.run_coroutine_threadsafe(): has the loop run a task, as aioloop_create_task in the loop's thread would make it, in a copy of
- * this thread's context unless one is given. With copy_size, arg is copied before this returns. dispose is called in the loop's thread,
- * or in this one when the call fails; dispose_result, if nobody takes the pointer, in the thread that lets go of the future last.
+/* asyncio.run_coroutine_threadsafe(): has the loop run a task, as aioloop_create_task in the loop's thread would make
+ * it, in a copy of this thread's context unless one is given. With copy_size, arg is copied before this returns.
+ * dispose is called in the loop's thread, or in this one when the call fails; dispose_result, if nobody takes the
+ * pointer, in the thread that lets go of the future last.
  *
- * Returns the future with one reference, which is yours: end it with aioloop_concurrent_future_unref. Never NULL: static ones that
- * have failed with AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. The loop must not be freed before the call
- * returns; racing with aioloop_close is safe. When the loop is closed before the task has ended, the future fails with
- * AIOLOOP_ECLOSED; its waiters do not hang. */
+ * Returns the future with one reference, which is yours: end it with aioloop_concurrent_future_unref. Never NULL:
+ * static ones that have failed with AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. The loop
+ * must not be freed before the call returns; racing with aioloop_close is safe. When the loop is closed before the task
+ * has ended, the future fails with AIOLOOP_ECLOSED; its waiters do not hang. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn,
                                                                                          void *arg,
                                                                                          const aioloop_task_options *options);
@@ -1736,11 +1742,11 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_th
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(
     aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options);
 
-/* Future.result(timeout): waits for the result, at most timeout on the monotonic clock (0 or less: not at all; AIOLOOP_FOREVER: as long
- * as it takes), and returns the number, with the pointer stored at out (the address of an object pointer, or NULL), or the error's
- * code. The first call with an out takes the pointer. AIOLOOP_ETIMEDOUT when time is up, and the task runs on; AIOLOOP_ECANCELED;
- * AIOLOOP_EMISUSE instead of waiting in the thread of the loop that is to bring the result, inside of its run. The error's message
- * is aioloop_last_error(NULL)'s of this thread. */
+/* Future.result(timeout): waits for the result, at most timeout on the monotonic clock (0 or less: not at all;
+ * AIOLOOP_FOREVER: as long as it takes), and returns the number, with the pointer stored at out (the address of an
+ * object pointer, or NULL), or the error's code. The first call with an out takes the pointer. AIOLOOP_ETIMEDOUT when
+ * time is up, and the task runs on; AIOLOOP_ECANCELED; AIOLOOP_EMISUSE instead of waiting in the thread of the loop
+ * that is to bring the result, inside of its run. The error's message is aioloop_last_error(NULL)'s of this thread. */
 AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out);
 
 /* Future.cancel(): true if it was not done; it is cancelled at once, and the task is told. Needs no memory. */
@@ -1754,9 +1760,9 @@ AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_fu
 AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future);
 AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future);
 
-/* asyncio.wrap_future(): a future of this loop, for the loop's thread, that is done when the concurrent one is, with its outcome; the
- * pointer goes along if nobody had taken it. Cancelling it cancels the concurrent one. Unclaimed. AIOLOOP_EINVAL, AIOLOOP_ENOMEM,
- * AIOLOOP_ECLOSED, or what a static one has failed with. */
+/* asyncio.wrap_future(): a future of this loop, for the loop's thread, that is done when the concurrent one is, with
+ * its outcome; the pointer goes along if nobody had taken it. Cancelling it cancels the concurrent one. Unclaimed.
+ * AIOLOOP_EINVAL, AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, or what a static one has failed with. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, aioloop_concurrent_future *future);
 
 #endif
@@ -5397,7 +5403,8 @@ static void *aiol_worker_main(void *arg) {
     return NULL;
 }
 
-/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread is joined. */
+/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread
+ * is joined. */
 AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
     sigset_t all;
     sigset_t before;
@@ -14995,8 +15002,9 @@ AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group,
 /*
  * generator.c - asynchronous generators, and what is closed with the loop.          (asyncio: base_events.py; PEP 525)
  *
- * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready queue, and the
- * next yield, or the end, answers. So handing out a value needs memory for the future of the request alone.
+ * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready
+ * queue, and the next yield, or the end, answers. So handing out a value needs memory for the future of the request
+ * alone.
  *
  * The answered future is kept until the next request: if nobody has read it by then, its value is given again.
  */
@@ -15752,9 +15760,10 @@ AIOLOOP_API aioloop_future *(aioloop_generator_aclose)(aioloop_generator *genera
 /*
  * threadsafe.c - coroutines for a loop from other threads.                  (asyncio: tasks.py, futures.py)
  *
- * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so aioloop_close finds
- * those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and its pointer to the loop: whoever
- * posts to the loop does so with that lock held, and aioloop_close takes it to take the pointer away.
+ * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so
+ * aioloop_close finds those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and
+ * its pointer to the loop: whoever posts to the loop does so with that lock held, and aioloop_close takes it to take
+ * the pointer away.
  *
  * Both posts that it may need, to begin and to cancel, have their slots from the start, so neither can fail.
  */
