@@ -3,6 +3,7 @@
  *
  *     simulate_tasks [--delayed|--readiness|--both] [--faults] [-v] FIRST COUNT
  *     simulate_tasks ... --seed N
+ *     simulate_tasks --oracle FIRST COUNT      for oracle_tasks.py: scripts and the model's traces, as lines of JSON
  *
  * Each seed makes a script: tasks that create, cancel and await each other, futures, sleeps, gather, wait, wait_for and shield,
  * nested time-outs and task groups, and callbacks that interfere from outside. One interpreter plays it four times: on a small
@@ -1885,11 +1886,14 @@ static struct {
     int failures; /* one plain step in this many fails */
     int groups;   /* one scope in this many is a group */
     int passes;   /* of ten errors, about so many are passed on */
+    bool apart;   /* no two times are the same, and nothing that asyncio itself does not have */
 } tk_taste;
 
 /* Times are few and round, so that things fall together. */
 static aioloop_time tk_time(void) {
     static const int ms[] = {1, 0, 1, 2, 0, 2, 3, 1, 5, 8, 20, 5000};
+    if (tk_taste.apart)
+        return AIOLOOP_US(1 + tk_below(20000));
     return AIOLOOP_MS(ms[tk_below(tk_taste.times)]);
 }
 
@@ -1964,8 +1968,11 @@ static void tk_write_combination(tk_author *a) {
     for (i = 0; i < s->count; i++)
         s->of[i] = tk_pick_awaitable(a);
     s->number = s->op == TK_GATHER ? tk_below(2) : tk_below(3);
+    if (tk_taste.apart && s->op == TK_GATHER && s->number == 0) /* where tasks answer a cancel, asyncio does not wait for all */
+        for (i = 0; i < s->count; i++)
+            s->of[i] = TK_FUTURE_ID(tk_below(a->script->futures));
     s->time = s->op == TK_WAIT && tk_one_in(2) ? 0 : tk_time();
-    s->keep = tk_one_in(4);
+    s->keep = tk_one_in(4) && (!tk_taste.apart || s->op == TK_GATHER || s->op == TK_SHIELD);
     if (s->keep)
         a->made[a->made_count++] = tk_last_id(a);
 }
@@ -1984,6 +1991,7 @@ static void tk_write_create(tk_author *a) {
     s->inherited = s->grouped && (a->groups == 0 || tk_one_in(4));
     if (s->inherited && tk_one_in(2))
         s->grouped = s->inherited = false;
+    s->eager = s->eager && !(tk_taste.apart && s->grouped);
     a->own[a->own_count++] = s->of[0];
 }
 
@@ -2016,7 +2024,7 @@ static void tk_write_plain(tk_author *a, int depth) {
                                 TK_CANCEL, TK_UNCANCEL, TK_SET_RESULT, TK_SET_EXCEPTION, TK_LOOK, TK_FAIL};
     tk_step *s = tk_write(a, ops[tk_below(13)]);
     s->time = tk_time();
-    s->blind = tk_one_in(3);
+    s->blind = tk_one_in(3) && !tk_taste.apart;
     switch (s->op) {
     case TK_AWAIT:
         s->of[0] = tk_pick_awaitable(a);
@@ -2072,9 +2080,9 @@ static void tk_write_events(tk_script *s) {
         e->time = tk_time();
         if (e->time > AIOLOOP_MS(20))
             e->time = 0;
-        e->hops = tk_one_in(2) ? 0 : tk_below(5);
+        e->hops = tk_one_in(2) || tk_taste.apart ? 0 : tk_below(5);
         e->after = TK_NOBODY;
-        if (tk_one_in(3)) {
+        if (tk_one_in(3) && !tk_taste.apart) {
             e->after = tk_below(s->tasks);
             s->watched[e->after] = true;
         }
@@ -2112,7 +2120,7 @@ static void tk_write_script(tk_script *s, uint64_t seed) {
         a.next_task = &next;
         a.limit = TK_STEPS - 1;
         s->copied[i] = tk_one_in(2);
-        s->limit[i] = tk_one_in(6) ? tk_time() : 0;
+        s->limit[i] = tk_one_in(6) && !tk_taste.apart ? tk_time() : 0;
         tk_write_block(&a, 0);
     }
     tk_write_events(s);
@@ -2203,6 +2211,44 @@ static void tk_print_failure(const tk_script *script, const tk_world *model, con
     }
     printf("replay: %s --%s%s --seed %llu\n", tk_total.program, w->delayed ? "delayed" : "readiness",
            w->fault_at != 0 ? " --faults" : "", (unsigned long long)tk_total.seed);
+}
+
+static void tk_print_json(uint64_t seed) {
+    static tk_script s;
+    tk_world *w;
+    int i;
+    int j;
+    tk_taste.apart = true;
+    tk_write_script(&s, seed);
+    printf("{\"seed\": %llu, \"futures\": %d, \"tasks\": [", (unsigned long long)seed, s.futures);
+    for (i = 0; i < s.tasks; i++) {
+        printf("%s{\"root\": %d, \"steps\": [", i == 0 ? "" : ", ", s.root[i]);
+        for (j = 0; j < s.steps[i]; j++) {
+            const tk_step *p = &s.step[i][j];
+            printf("%s{\"op\": \"%s\", \"care\": %d, \"of\": [%d, %d, %d], \"count\": %d, \"match\": %d, \"number\": %d, ",
+                   j == 0 ? "" : ", ", tk_op_names[p->op], (int)p->care, p->of[0], p->of[1], p->of[2], p->count, p->match,
+                   p->number);
+            printf("\"keep\": %d, \"eager\": %d, \"grouped\": %d, \"inherited\": %d, \"time\": ", p->keep, p->eager,
+                   p->grouped, p->inherited);
+            if (p->time == AIOLOOP_FOREVER)
+                printf("null}");
+            else
+                printf("%lld}", (long long)(p->time / AIOLOOP_US(1)));
+        }
+        printf("]}");
+    }
+    printf("], \"events\": [");
+    for (i = 0; i < s.events; i++)
+        printf("%s[\"%s\", %d, %d, %lld]", i == 0 ? "" : ", ", tk_op_names[s.event[i].op], s.event[i].of, s.event[i].number,
+               (long long)(s.event[i].time / AIOLOOP_US(1)));
+    w = tk_play(&s, TK_MODEL, false, 0);
+    printf("], \"trace\": [");
+    for (i = 0; i < w->records; i++)
+        printf("%s[\"%s\", %lld, %d, %d, %lld, %lld]", i == 0 ? "" : ", ", w->record[i].what,
+               (long long)(w->record[i].time / AIOLOOP_US(1)), w->record[i].who, w->record[i].where,
+               (long long)w->record[i].number, (long long)w->record[i].extra);
+    printf("]}\n");
+    free(w);
 }
 
 static bool tk_still_wrong(const tk_script *script, bool delayed) {
@@ -2319,6 +2365,7 @@ static int tk_usage(void) {
 int main(int argc, char **argv) {
     bool readiness = true;
     bool delayed = true;
+    bool oracle = false;
     uint64_t numbers[2];
     int count = 0;
     int i;
@@ -2328,6 +2375,8 @@ int main(int argc, char **argv) {
         char *end = argv[i];
         if (strcmp(argv[i], "-v") == 0) {
             tk_total.verbose = true;
+        } else if (strcmp(argv[i], "--oracle") == 0) {
+            oracle = true;
         } else if (strcmp(argv[i], "--faults") == 0) {
             tk_total.faults = true;
         } else if (strcmp(argv[i], "--delayed") == 0 || strcmp(argv[i], "--readiness") == 0 ||
@@ -2352,12 +2401,16 @@ int main(int argc, char **argv) {
     signal(SIGSEGV, tk_on_signal);
     signal(SIGABRT, tk_on_signal);
 #endif
-    for (seed = numbers[0]; seed - numbers[0] < numbers[1]; seed++) {
+    for (seed = numbers[0]; oracle && seed - numbers[0] < numbers[1]; seed++)
+        tk_print_json(seed);
+    for (seed = numbers[0]; !oracle && seed - numbers[0] < numbers[1]; seed++) {
         if (readiness && !tk_run_seed(seed, false))
             return 1;
         if (delayed && !tk_run_seed(seed, true))
             return 1;
     }
+    if (oracle)
+        return 0;
     printf("%llu seeds of tasks%s%s%s: %llu records: no difference\n", (unsigned long long)numbers[1],
            readiness ? ", readiness" : "", delayed ? ", delayed" : "", tk_total.faults ? ", faults" : "",
            (unsigned long long)tk_total.records);
