@@ -89,7 +89,7 @@ static int64_t cancel_wakes_and_takes_back(aioloop *loop, void *arg, void **out)
     int64_t n;
     (void)arg;
     (void)out;
-    (void)aioloop_await(aioloop_sleep(loop, 0), NULL);
+    CHECK_EQ(aioloop_await(aioloop_sleep(loop, 0), NULL), 0); /* else it has not begun */
     CHECK(aioloop_future_cancel(task, NULL));
     CHECK_EQ(aioloop_task_uncancel(task), 0);
     n = aioloop_await(task, NULL);
