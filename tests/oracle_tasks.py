@@ -2,15 +2,16 @@
 
     simulate_tasks --oracle FIRST COUNT | python3.13 oracle_tasks.py
 
-The model of simulate_tasks.c says what the library has to do; this says whether the model is asyncio. In these scripts no two times
-are the same, so that what happens in an iteration more or less does not matter: each task has to see the same results at the same
-times.
+The model of simulate_tasks.c says what the library has to do; this says whether the model is asyncio. In these
+scripts no two times are the same, so that what happens in an iteration more or less does not matter: each task has
+to see the same results at the same times.
 
-The library's combinators are futures, so wait_for may take an iteration more than asyncio's coroutine does, wait is over at once if it
-can be, and a task group whose exit is cancelled cancels its tasks at once instead of an iteration later. Some scripts depend on such
-an iteration, because a cancel starts several things in one instant. So a script that differs is played again as the library does it,
-and then has to agree; one in FORGIVEN may still differ (most of them by the cancel of a gather whose futures are all done, though it
-does not know yet, which asyncio ignores).
+The library's combinators are futures, so wait_for may take an iteration more than asyncio's coroutine does, wait is
+over at once if it can be, and a task group whose exit is cancelled cancels its tasks at once instead of an
+iteration later. Some scripts depend on such an iteration, because a cancel starts several things in one instant. So
+a script that differs is played again as the library does it, and then has to agree; one in FORGIVEN may still
+differ (most of them by the cancel of a gather whose futures are all done, though it does not know yet, which
+asyncio ignores).
 """
 import asyncio
 import json
@@ -373,8 +374,8 @@ class World:
         return self.trace
 
 
-COMPARED = ("begins", "gets", "one of", "an error of", "leaves", "ends", "cancel", "uncancel", "set_result", "set_exception",
-            "look", "reschedule")
+COMPARED = ("begins", "gets", "one of", "an error of", "leaves", "ends", "cancel", "uncancel", "set_result",
+            "set_exception", "look", "reschedule")
 
 
 def seen_by(script, trace):
@@ -411,7 +412,8 @@ def main():
                 if a != b:
                     k = next((k for k in range(min(len(a), len(b))) if a[k] != b[k]), min(len(a), len(b)))
                     print("  task", who, "model", a[k:k + 3], "asyncio", b[k:k + 3])
-    print(f"{played} scripts, {records} records, {len(different)} differ from asyncio {sys.version.split()[0]}: {different[:20]}")
+    version = sys.version.split()[0]
+    print(f"{played} scripts, {records} records, {len(different)} differ from asyncio {version}: {different[:20]}")
     return 1 if len(different) * FORGIVEN > played else 0
 
 
