@@ -36,7 +36,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate soak fire conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak fire conformance size bench \
         bench-engines bench-plot demo examples example-programs interop check clean
 
 help:
@@ -271,6 +271,16 @@ simulate:
 	    $(BUILD)/simulate_tasks --both $$(($(FIRST) + i * share)) $$share || status=1; \
 	    $(BUILD)/simulate_tasks --both --faults $$(($(FIRST) + i * share)) $$share || status=1; \
 	done; for pid in $$pids; do wait $$pid || status=1; done; exit $$status
+
+# The model against asyncio itself, of Python 3.13 or newer.
+ORACLE_PYTHON = python3.13
+ORACLE_SEEDS = 1000
+## make simulate-oracle  the scripts of tasks on Python's own asyncio (ORACLE_PYTHON=python3.13, ORACLE_SEEDS=1000)
+simulate-oracle:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(BUILD)/simulate_tasks
+	@$(BUILD)/simulate_tasks --oracle $(FIRST) $(ORACLE_SEEDS) >$(BUILD)/oracle.json
+	@$(ORACLE_PYTHON) tests/oracle_tasks.py <$(BUILD)/oracle.json
 
 # SOAK: --connections N --rounds R --cycles M
 SOAK =

@@ -1122,8 +1122,8 @@ AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_task_get_context(aioloop_task *task);
 
 /* Task.cancel() is aioloop_future_cancel. Task.cancelling(): how many cancels were asked for and not taken back.
- * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is forgotten.
- * 0 for what is no task. */
+ * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is
+ * forgotten. 0 for what is no task. */
 AIOLOOP_API int aioloop_task_cancelling(const aioloop_task *task);
 AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
 
@@ -10589,7 +10589,7 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
 };
 

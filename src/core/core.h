@@ -245,7 +245,7 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
 };
 
