@@ -67,6 +67,17 @@ static bool harvest_goes_by_numbers(aioloop *loop) {
     return strcmp(name, "select") == 0 || strcmp(name, "poll") == 0;
 }
 
+static void harvest_run_until_fatal(aioloop *loop) {
+    aioloop_time limit = test_injected() ? AIOLOOP_MS(1500) : (aioloop_time)(10e9 * test_slowdown());
+    aioloop_time start = aioloop_now(loop);
+    int err = 0;
+    while (err != AIOLOOP_EFATAL) {
+        err = aioloop_run_once(loop, AIOLOOP_MS(50));
+        CHECK(err >= 0 || err == AIOLOOP_EFATAL);
+        CHECK(aioloop_now(loop) - start < limit);
+    }
+}
+
 static void harvest_count(aioloop *loop, void *arg) {
     (void)loop;
     ++*(int *)arg;
@@ -139,7 +150,7 @@ TEST_WITH(harvest_connections_that_nobody_accepts_end_with_the_loop, "", TEST_RE
     test_spin(loop, 2);
     for (i = 0; i < 3; i++)
         far[i] = harvest_dial(port);
-    CHECK_EQ(aioloop_run_forever(loop), AIOLOOP_EFATAL);
+    harvest_run_until_fatal(loop);
     CHECK_EQ(accepted.made, 1);
     test_peer_drop(&accepted);
     aioloop_server_unref(server);
@@ -375,7 +386,7 @@ TEST_WITH(harvest_fatal_error_leaves_the_others_for_the_next_run, "", TEST_REAL_
             aioloop_transport_resume_reading(harvest.d.transport);
         }
         for (i = 1; i <= 3; i++) {
-            CHECK_EQ(aioloop_run_forever(loop), AIOLOOP_EFATAL);
+            harvest_run_until_fatal(loop);
             CHECK_EQ(harvest.b.datas + harvest.c.datas + harvest.d.datas, i);
         }
         harvest_end(loop, &harvest.a, far[0]);
@@ -480,6 +491,12 @@ static size_t harvest_change(aioloop_transport *transport, void *self, size_t hi
     return sizeof(unused);
 }
 
+static void harvest_lost(aioloop_transport *transport, void *self, int error) {
+    (void)transport;
+    (void)error;
+    ((test_peer *)self)->lost++;
+}
+
 static void harvest_updated(aioloop_transport *transport, void *self, size_t size) {
     (void)transport;
     (void)self;
@@ -565,6 +582,7 @@ TEST_WITH(harvest_gives_each_connection_a_share, "", TEST_REAL_FDS) {
     size_t sent = 0;
     test_needs_real_descriptors(loop);
     small.connection_made = harvest_made;
+    small.connection_lost = harvest_lost;
     small.get_buffer = harvest_small;
     small.buffer_updated = harvest_got;
     CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, s) == 0);
@@ -580,15 +598,16 @@ TEST_WITH(harvest_gives_each_connection_a_share, "", TEST_REAL_FDS) {
     test_adopt(loop, &small, &peer, s[0]);
     while (peer.received < sent) {
         size_t before = peer.received;
+        CHECK_EQ(peer.lost, 0);
         CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(50)), 0);
         CHECK_LE(peer.received - before, 256 * 1024 + 1000);
     }
     peer.on_data = harvest_raise;
     CHECK_EQ(send(far, harvest_bytes, 3000, MSG_NOSIGNAL), 3000);
     peer.datas = 0;
-    CHECK_EQ(aioloop_run_forever(loop), AIOLOOP_EFATAL);
+    harvest_run_until_fatal(loop);
     CHECK_EQ(peer.datas, 1);
-    test_spin(loop, 3);
+    test_run_until(loop, &peer.lost, 1, "the loss");
     CHECK_EQ(peer.datas, 1);
     test_peer_drop(&peer);
     test_close_socket(loop, far);
