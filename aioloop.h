@@ -70,6 +70,7 @@
  *       future.set_result(x)            aioloop_future_set_result(future, number, pointer, dispose)
  *       transport.write(data)           aioloop_transport_write(transport, data, size)
  *       server.wait_closed()            aioloop_server_wait_closed(server)
+ *       await reader.readline()         aioloop_await(aioloop_stream_readline(stream), &line)
  *       a Protocol's methods            members of aioloop_protocol, by the same names
  *       keyword arguments               an options struct; NULL or all zero (AIOLOOP_ZERO) is asyncio's defaults
  *       seconds, as a float             aioloop_time, nanoseconds: AIOLOOP_SECONDS(0.25), AIOLOOP_MS(250)
@@ -248,6 +249,37 @@
  *   no more. Its body runs only while somebody waits for a value, so a pipeline of them does no work ahead. Look at what yield returns:
  *   below 0 the body is to clean up and return that. aioloop_generator_aclose ends one early; one that is dropped in the middle the
  *   loop closes, and aioloop_run closes what is left (aioloop_shutdown_asyncgens). See examples/generator_pipeline.c.
+ *
+ *
+ * STREAMS
+ *
+ *   A stream is a connection for coroutines. One object is read from and written to; a server calls a coroutine for
+ *   each connection, in a task of its own:
+ *
+ *       static int64_t echo(aioloop *loop, aioloop_stream *stream, void *arg) {
+ *           char *line;
+ *           int64_t n;
+ *           while ((n = aioloop_await(aioloop_stream_readline(stream), &line)) > 0) {
+ *               aioloop_stream_write(stream, line, (size_t)n);
+ *               n = aioloop_await(aioloop_stream_drain(stream), NULL);
+ *               if (n < 0)
+ *                   break;
+ *           }
+ *           return n;
+ *       }
+ *
+ *       aioloop_await(aioloop_start_server(loop, echo, NULL, "127.0.0.1", 8888, NULL), &server);
+ *       aioloop_await(aioloop_open_connection(loop, "127.0.0.1", 8888, NULL), &stream);
+ *
+ *   The bytes that a read gives are in the stream's memory, end with a zero that is not counted, and are valid until
+ *   the next read begins. They are used up by being looked at: a read that is cancelled, or timed out by
+ *   aioloop_wait_for, loses nothing, the next one has its bytes. At the end of the stream reads give 0 bytes;
+ *   readexactly and readuntil fail with AIOLOOP_EINCOMPLETE, and aioloop_stream_partial has the rest. Writing never
+ *   waits; draining after it does, while the peer does not read. Reading pauses when twice the stream's limit (64 KiB)
+ *   waits to be fetched.
+ *
+ *   Streams are counted, and the connection goes with the last reference, after all has been sent. A handler's
+ *   reference goes when it returns: to keep the connection, aioloop_stream_ref it. A handler that fails is reported.
  *
  *
  * CONTEXTS
@@ -2081,19 +2113,19 @@ AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, ai
 
 /* >> src/api/stream.h */
 /*
- * stream.h - connections for coroutines: one object that is read from and written to.       (asyncio: streams.py)
+ * stream.h - connections for coroutines: one object that is read from and written to.         (asyncio: streams.py)
  *
- * A stream is asyncio's StreamReader and StreamWriter in one, over a transport of its own. What waits returns a future; what
- * does not, acts at once. Every function here is for the loop's own thread.
+ * A stream is asyncio's StreamReader and StreamWriter in one, over a transport of its own. What waits returns a future;
+ * what does not, acts at once. Every function here is for the loop's own thread.
  *
- * A stream is counted. Who opens one, and a server's handler, has a reference. When the last one is gone the connection is
- * closed, after what was written has been sent. While you hold one every function here is safe, also after the loss. Waiting
- * for a stream takes no reference: hold one as long as you wait.
+ * A stream is counted. Who opens one, and a server's handler, has a reference. When the last one is gone the connection
+ * is closed, after what was written has been sent. While you hold one every function here is safe, also after the loss.
+ * Waiting for a stream takes no reference: hold one as long as you wait.
  *
- * What a read gives are bytes in the stream's own buffer, with a zero behind them that is not counted. They are valid until the
- * next read of that stream begins, and yours to change until then. One read at a time: until its result was looked at, or its
- * future let go, the next one fails with AIOLOOP_EMISUSE. Bytes are used up only by being looked at, so a read that is cancelled,
- * however late, loses none: the next one has them.
+ * What a read gives are bytes in the stream's own buffer, with a zero behind them that is not counted. They are valid
+ * until the next read of that stream begins, and yours to change until then. One read at a time: until its result was
+ * looked at, or its future let go, the next one fails with AIOLOOP_EMISUSE. Bytes are used up only by being looked at,
+ * so a read that is cancelled, however late, loses none: the next one has them.
  */
 #ifndef AIOLOOP_API_STREAM_H
 #define AIOLOOP_API_STREAM_H
@@ -2105,12 +2137,12 @@ typedef struct aioloop_stream aioloop_stream;
 /* Options of aioloop_open_connection; all zero: asyncio's defaults. */
 typedef struct aioloop_stream_options {
     aioloop_connection_options connection; /* all that aioloop_create_connection has, its timeout too */
-    int64_t limit; /* bytes: how long a line or what readuntil looks for may be; the transport is paused when twice as many wait
-                    * to be read. 0: 64 KiB. AIOLOOP_EINVAL below 0. */
+    int64_t limit; /* bytes: how long a line, or what readuntil gives, may be; reading pauses when twice as many wait to
+                    * be fetched. 0: 64 KiB. AIOLOOP_EINVAL below 0. */
 } aioloop_stream_options;
 
-/* asyncio.open_connection(): connects, as aioloop_create_connection does and with its errors. The future's pointer is the
- * aioloop_stream, its number 0. Cancelling it closes the socket. */
+/* asyncio.open_connection(): connects, as aioloop_create_connection does and with its errors. The future's pointer is
+ * the aioloop_stream, its number 0. Cancelling it closes the socket. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_open_connection(aioloop *loop, const char *host, int port,
                                                                      const aioloop_stream_options *options);
 
@@ -2123,12 +2155,12 @@ typedef struct aioloop_unix_stream_options {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_open_unix_connection(aioloop *loop, const char *path,
                                                                           const aioloop_unix_stream_options *options);
 
-/* asyncio.StreamReader(): a stream without a connection, to be read from what aioloop_stream_feed_data brings. limit as above.
- * A reference of the caller's. NULL, and aioloop_last_error: AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED. */
+/* asyncio.StreamReader(): a stream without a connection, to be read from what aioloop_stream_feed_data brings. limit as
+ * above. A reference of the caller's. NULL, and aioloop_last_error: AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_stream *aioloop_stream_new(aioloop *loop, int64_t limit);
 
-/* One owner more, and one less. NULL is ignored. With the last owner a read that waits is cancelled; what waits for the end of
- * the connection (drain, wait_closed) still gets it. */
+/* One owner more, and one less. NULL is ignored. With the last owner a read that waits is cancelled; what waits for the
+ * end of the connection (drain, wait_closed) still gets it. */
 AIOLOOP_API aioloop_stream *aioloop_stream_ref(aioloop_stream *stream);
 AIOLOOP_API void aioloop_stream_unref(aioloop_stream *stream);
 
@@ -2137,10 +2169,12 @@ AIOLOOP_API void aioloop_stream_unref(aioloop_stream *stream);
 /* What a server does with a connection: a coroutine, run as a task of its own. stream is borrowed until it ends. */
 typedef int64_t (*aioloop_stream_handler)(aioloop *loop, aioloop_stream *stream, void *arg);
 
-/* The same as a plain function; it must take a reference if the connection is to outlive it. To fail, it calls aioloop_raise. */
+/* The same as a plain function; it must take a reference if the connection is to outlive it. To fail, it calls
+ * aioloop_raise. */
 typedef void (*aioloop_stream_callback)(aioloop *loop, aioloop_stream *stream, void *arg);
 
-/* How the frame of a handler without a stack begins. The rest is zero at the start, and everything is the handler's own copy. */
+/* How the frame of a handler without a stack begins. The rest is zero at the start, and everything is the handler's own
+ * copy. */
 typedef struct aioloop_stream_frame {
     aioloop_frame frame;
     aioloop_stream *stream;
@@ -2157,14 +2191,14 @@ typedef struct aioloop_stream_server_options {
     aioloop_stream_callback callback; /* instead of both: a plain function */
 } aioloop_stream_server_options;
 
-/* asyncio.start_server(): listens as aioloop_create_server does, with its errors, and calls handler(loop, stream, arg) in a task for
- * each connection. The future's pointer is the aioloop_server.
- * A handler that fails is reported to the exception handler and its connection closed; one that is cancelled has its
- * connection closed without a report. When it returns its reference goes, and with it the connection, unless somebody else holds
- * one. AIOLOOP_EINVAL also without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
+/* asyncio.start_server(): listens as aioloop_create_server does, with its errors, and calls handler(loop, stream, arg)
+ * in a task for each connection. The future's pointer is the aioloop_server. A handler that fails is reported to the
+ * exception handler and its connection closed; one that is cancelled has its connection closed without a report. When
+ * it returns its reference goes, and with it the connection, unless somebody else holds one. AIOLOOP_EINVAL also
+ * without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
  * AIOLOOP_ENOTAVAILABLE for handler when built with AIOLOOP_USE_COROUTINES 0. arg is passed on, the rest copied. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler, void *arg,
-                                                                  const char *host, int port,
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler,
+                                                                  void *arg, const char *host, int port,
                                                                   const aioloop_stream_server_options *options);
 
 typedef struct aioloop_unix_stream_server_options {
@@ -2177,40 +2211,42 @@ typedef struct aioloop_unix_stream_server_options {
 } aioloop_unix_stream_server_options;
 
 /* asyncio.start_unix_server(): the same at a path, as aioloop_create_unix_server. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler,
-                                                                       void *arg, const char *path,
-                                                                       const aioloop_unix_stream_server_options *options);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
+aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler, void *arg, const char *path,
+                          const aioloop_unix_stream_server_options *options);
 
 /* ---- reading ----
  *
- * Futures whose number is how many bytes there are and whose pointer is the bytes: a const char *, or a char *. All of them fail
- * with the error that the connection was lost with, or that aioloop_stream_set_exception gave, once there is one; with
- * AIOLOOP_EMISUSE while another read waits; with AIOLOOP_ENOMEM and AIOLOOP_ECLOSED. */
+ * Futures whose number is how many bytes there are and whose pointer is the bytes: a const char *, or a char *. All of
+ * them fail with the error that the connection was lost with, or that aioloop_stream_set_exception gave, once there is
+ * one; with AIOLOOP_EMISUSE while another read waits; with AIOLOOP_ENOMEM and AIOLOOP_ECLOSED. */
 
-/* StreamReader.read(): 1 to n bytes as soon as there are any, 0 at the end of the stream. n < 0: everything up to the end. n 0: 0
- * bytes at once. */
+/* StreamReader.read(): 1 to n bytes as soon as there are any, 0 at the end of the stream. n < 0: everything up to the
+ * end. n 0: 0 bytes at once. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_read(aioloop_stream *stream, int64_t n);
 
-/* StreamReader.readexactly(): n bytes, however many. AIOLOOP_EINCOMPLETE if the stream ends before; aioloop_stream_partial has
- * what there was. AIOLOOP_EINVAL for n < 0. */
+/* StreamReader.readexactly(): n bytes, however many. AIOLOOP_EINCOMPLETE if the stream ends before;
+ * aioloop_stream_partial has what there was. AIOLOOP_EINVAL for n < 0. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readexactly(aioloop_stream *stream, int64_t n);
 
-/* StreamReader.readline(): up to the next newline, with it; at the end of the stream the rest without one, then 0 bytes. A line
- * longer than the limit gives AIOLOOP_EINVAL and is dropped, or what is there of it. */
+/* StreamReader.readline(): up to the next newline, with it; at the end of the stream the rest without one, then 0
+ * bytes. A line longer than the limit gives AIOLOOP_EINVAL and is dropped, or what is there of it. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readline(aioloop_stream *stream);
 
-/* StreamReader.readuntil(): up to a separator of size bytes, with it. AIOLOOP_EINCOMPLETE as above; AIOLOOP_EOVERRUN when the
- * separator is not found within the limit: everything is kept, and aioloop_stream_consumed says how much could be read by
- * readexactly before trying again. AIOLOOP_EINVAL for an empty separator. The separator is copied if it is needed for long. */
+/* StreamReader.readuntil(): up to a separator of size bytes, with it. AIOLOOP_EINCOMPLETE as above; AIOLOOP_EOVERRUN
+ * when the separator is not found within the limit: everything is kept, and aioloop_stream_consumed says how much could
+ * be read by readexactly before trying again. AIOLOOP_EINVAL for an empty separator. The separator is copied if it is
+ * needed for long. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readuntil(aioloop_stream *stream, const void *separator,
                                                                       size_t size);
 
-/* The same for several separators, as readuntil((...)): the match that ends first counts. AIOLOOP_EINVAL also for none. */
+/* The same for several separators, as readuntil((...)): the match that ends first counts. AIOLOOP_EINVAL also for
+ * none. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readuntil_any(aioloop_stream *stream,
                                                                           const aioloop_buf *separators, size_t count);
 
-/* IncompleteReadError.partial: the bytes that a read had when it failed with AIOLOOP_EINCOMPLETE, valid until the next read;
- * stores where they are at data. 0 if the last read did not fail so. */
+/* IncompleteReadError.partial: the bytes that a read had when it failed with AIOLOOP_EINCOMPLETE, valid until the next
+ * read; stores where they are at data. 0 if the last read did not fail so. */
 AIOLOOP_API size_t aioloop_stream_partial(const aioloop_stream *stream, const char **data);
 
 /* LimitOverrunError.consumed: of the last read that failed with AIOLOOP_EOVERRUN. */
@@ -2222,8 +2258,8 @@ AIOLOOP_API bool aioloop_stream_at_eof(const aioloop_stream *stream);
 /* StreamReader.exception(): the error that reads fail with, or 0. */
 AIOLOOP_API int aioloop_stream_exception(const aioloop_stream *stream);
 
-/* StreamReader.feed_data(), feed_eof(), set_exception(): what the connection does for streams that have one. feed_data copies.
- * 0; AIOLOOP_EMISUSE for data behind the end; AIOLOOP_EINVAL for NULL data, and for a code that is none or
+/* StreamReader.feed_data(), feed_eof(), set_exception(): what the connection does for streams that have one. feed_data
+ * copies. 0; AIOLOOP_EMISUSE for data behind the end; AIOLOOP_EINVAL for NULL data, and for a code that is none or
  * AIOLOOP_ECANCELED; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. message (may be NULL) is copied. */
 AIOLOOP_API int aioloop_stream_feed_data(aioloop_stream *stream, const void *data, size_t size);
 AIOLOOP_API int aioloop_stream_feed_eof(aioloop_stream *stream);
@@ -2239,21 +2275,23 @@ AIOLOOP_API int aioloop_stream_writelines(aioloop_stream *stream, const aioloop_
 AIOLOOP_API int aioloop_stream_write_eof(aioloop_stream *stream);
 AIOLOOP_API bool aioloop_stream_can_write_eof(const aioloop_stream *stream);
 
-/* StreamWriter.drain(): done at once unless more waits to be sent than the transport's high mark (64 KiB); then when it is down
- * to the low mark. Write, then drain, and a peer that does not read costs no more memory than that. Several may wait at once.
- * Fails with the error that the connection was lost with, with AIOLOOP_ECONNRESET once it is closed and gone. Cancelling it changes
- * nothing else. */
+/* StreamWriter.drain(): done at once unless more waits to be sent than the transport's high mark (64 KiB); then when it
+ * is down to the low mark. Write, then drain, and a peer that does not read costs no more memory than that. Several may
+ * wait at once. Fails with the error that the connection was lost with, with AIOLOOP_ECONNRESET once it is closed and
+ * gone. Cancelling it changes nothing else. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_drain(aioloop_stream *stream);
 
 /* StreamWriter.close(), is_closing(): as of the transport. A stream without a connection is closing. */
 AIOLOOP_API void aioloop_stream_close(aioloop_stream *stream);
 AIOLOOP_API bool aioloop_stream_is_closing(const aioloop_stream *stream);
 
-/* StreamWriter.wait_closed(): done when the connection is lost, with the error that it was lost with, if there was one. */
+/* StreamWriter.wait_closed(): done when the connection is lost, with the error that it was lost with, if there was
+ * one. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_wait_closed(aioloop_stream *stream);
 
 /* StreamWriter.get_extra_info(): as of the transport. */
-AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name, const void *fallback);
+AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name,
+                                                      const void *fallback);
 
 /* StreamWriter.transport: borrowed, as long as the stream. NULL without a connection. */
 AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream *stream);
@@ -21007,12 +21045,12 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue) {
 
 /* >> src/high/streams.c */
 /*
- * streams.c - connections for coroutines.                                             (asyncio: streams.py)
+ * streams.c - connections for coroutines.                                                     (asyncio: streams.py)
  *
- * What was received lies in one block, from start to end. A read gives its beginning away without a copy, and goes on owning its
- * future: only when the next read begins is it known whether anybody looked at the result, and thus whether the bytes are used
- * up. Until then they do not move: what arrives meanwhile and finds no room goes, with all of it, into a new block, and the old
- * one is held for the reader.
+ * What was received lies in one block, from start to end. A read gives its beginning away without a copy, and goes on
+ * owning its future: only when the next read begins is it known whether anybody looked at the result, and thus whether
+ * the bytes are used up. Until then they do not move: what arrives meanwhile and finds no room goes, with all of it,
+ * into a new block, and the old one is held for the reader.
  *
  * A stream goes when it has no owner and its connection is lost; with the loop it goes as a resource.
  */
@@ -21024,7 +21062,12 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue) {
 #define AIOL_STREAM_KEPT 4096u /* an empty block up to this size is kept */
 #define AIOL_STREAM_SEPARATOR 16u
 
-typedef enum aiol_streams_kind { AIOL_STREAMS_SOME, AIOL_STREAMS_ALL, AIOL_STREAMS_EXACTLY, AIOL_STREAMS_UNTIL } aiol_streams_kind;
+typedef enum aiol_streams_kind {
+    AIOL_STREAMS_SOME,
+    AIOL_STREAMS_ALL,
+    AIOL_STREAMS_EXACTLY,
+    AIOL_STREAMS_UNTIL
+} aiol_streams_kind;
 
 /* What a read is for. */
 typedef struct aiol_streams_want {
@@ -21360,8 +21403,8 @@ static size_t aiol_streams_find(const char *data, size_t size, size_t from, cons
     return AIOL_STREAMS_NOWHERE;
 }
 
-/* Looks for the separator that ends first. 1: *size bytes up to its end. 0: there may be one when more has come. An error: of
- * the *size bytes a line that is too long consists of, 0 if they are kept. */
+/* Looks for the separator that ends first. 1: *size bytes up to its end. 0: there may be one when more has come. An
+ * error: of the *size bytes a line that is too long consists of, 0 if they are kept. */
 static int aiol_streams_search(aioloop_stream *s, aiol_streams_want *w, size_t *size) {
     size_t there = s->end - s->start;
     const char *data = there == 0 ? NULL : s->buffer + s->start;
@@ -21422,8 +21465,8 @@ static int aiol_streams_look(aioloop_stream *s, aiol_streams_want *w, size_t *si
 
 /* ---- reading ---- */
 
-/* The dispose of what a read gives: nothing, since settle looks whether it was taken; but with one, whatever hands the result on
- * (aioloop_wait_for and its kin) tells when it was. */
+/* The dispose of what a read gives: nothing, since settle looks whether it was taken; but with one, whatever hands the
+ * result on (aioloop_wait_for and its kin) tells when it was. */
 static void aiol_streams_untaken(void *pointer) {
     (void)pointer;
 }
@@ -21524,7 +21567,7 @@ static aioloop_future *aiol_streams_read(aioloop_stream *s, aiol_streams_want *w
     if (s->reading != NULL)
         return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "another read of this stream waits");
     if (s->given != NULL && !aiol_streams_taken(s->given) && s->given->refs > 1)
-        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "nobody has looked at what the last read of this stream gave");
+        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "nobody has looked at what the last read gave");
     f = (aioloop_create_operation)(loop, aiol_streams_read_cancelled, s);
     if (aiol_streams_is_static(f))
         return f;
@@ -21702,7 +21745,8 @@ AIOLOOP_API bool aioloop_stream_is_closing(const aioloop_stream *stream) {
     return stream == NULL || aioloop_transport_is_closing(stream->transport);
 }
 
-AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name, const void *fallback) {
+AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name,
+                                                      const void *fallback) {
     return stream == NULL ? fallback : aioloop_transport_get_extra_info(stream->transport, name, fallback);
 }
 
@@ -21950,7 +21994,9 @@ static aioloop_future *aiol_streams_open(aioloop_stream *s, aioloop_future *conn
 static aioloop_stream *aiol_streams_to_open(aioloop *loop, int64_t limit, aioloop_future **refused) {
     aioloop_stream *s;
     size_t size = 0;
-    int err = loop == NULL ? (int)AIOLOOP_EINVAL : loop->closed ? (int)AIOLOOP_ECLOSED : aiol_streams_limit(loop, limit, &size);
+    int err = loop == NULL ? (int)AIOLOOP_EINVAL : aiol_streams_limit(loop, limit, &size);
+    if (err == 0 && loop->closed)
+        err = aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     if (err < 0) {
         *refused = aiol_future_failed(err);
         return NULL;
@@ -22003,7 +22049,8 @@ typedef struct aiol_streams_server {
 
 /* Of the block. */
 static size_t aiol_streams_server_size(size_t call_size) {
-    return offsetof(aiol_streams_server, call) + (call_size > sizeof(aiol_streams_call) ? call_size : sizeof(aiol_streams_call));
+    size_t least = sizeof(aiol_streams_call);
+    return offsetof(aiol_streams_server, call) + (call_size > least ? call_size : least);
 }
 
 static void aiol_streams_server_destroy(aiol_resource *resource) {
@@ -22117,11 +22164,13 @@ static void aiol_streams_server_over(aioloop_future *future, void *arg) {
 /* The server listens, or will not. What cannot be waited for, for want of memory, goes with the loop. */
 static void aiol_streams_started(aioloop_future *starting, void *arg) {
     aiol_streams_server *server = (aiol_streams_server *)arg;
-    if (starting->state == AIOL_FUTURE_FINISHED) /* without taking the result: that is the caller's */
-        (void)(aioloop_future_then)(aioloop_server_wait_closed((aioloop_server *)starting->of.pointer), aiol_streams_server_over,
-                                    server);
-    else
+    aioloop_future *closed;
+    if (starting->state == AIOL_FUTURE_FINISHED) { /* without taking the result: that is the caller's */
+        closed = aioloop_server_wait_closed((aioloop_server *)starting->of.pointer);
+        (void)(aioloop_future_then)(closed, aiol_streams_server_over, server);
+    } else {
         aiol_streams_server_destroy(&server->resource);
+    }
 }
 
 static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_future *starting) {
@@ -22132,13 +22181,14 @@ static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_f
     return starting;
 }
 
-static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler, const aioloop_stream_server_options *o) {
+static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler,
+                                     const aioloop_stream_server_options *o) {
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     if ((handler != NULL) + (o->step != NULL) + (o->callback != NULL) != 1)
         return aiol_fail(loop, AIOLOOP_EINVAL, "one of handler, step and callback is needed");
     if (o->step != NULL && (o->frame_size < sizeof(aioloop_stream_frame) || o->frame_size > UINT32_MAX / 2))
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a handler without a stack needs a frame that begins with aioloop_stream_frame");
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a handler's frame begins with an aioloop_stream_frame");
     if (o->step == NULL && o->frame_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "frame_size without step");
 #if !AIOLOOP_USE_COROUTINES
@@ -22178,8 +22228,9 @@ static aiol_streams_server *aiol_streams_server_new(aioloop *loop, aioloop_strea
     return server;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_start_server)(aioloop *loop, aioloop_stream_handler handler, void *arg, const char *host,
-                                                   int port, const aioloop_stream_server_options *options) {
+AIOLOOP_API aioloop_future *(aioloop_start_server)(aioloop *loop, aioloop_stream_handler handler, void *arg,
+                                                   const char *host, int port,
+                                                   const aioloop_stream_server_options *options) {
     static const aioloop_stream_server_options defaults = AIOLOOP_ZERO;
     const aioloop_stream_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = NULL;
