@@ -423,6 +423,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
+        struct aioloop_error *last;
         if (task == NULL)
             return f;
         f->flags |= AIOL_FUTURE_LOOKED_AT;
@@ -448,8 +449,9 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
         task->flags |= AIOL_TASK_MUST_CANCEL;
-        aiol_error_free(&loop->allocator, f->error);
+        last = f->error; /* message may be in it */
         f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        aiol_error_free(&loop->allocator, last);
         return NULL;
     }
 }
