@@ -199,9 +199,27 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_log_write(loop, AIOLOOP_LOG_ERROR, text);
 }
 
+/* Calls the handler in the context of the task that failed, if it is one. It cannot wait. Returns what it raised. */
+static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_map **place = aiol_task_place(context->task);
+    aiol_context_frame frame = {NULL, NULL};
+    aiol_task *task = loop->task;
+    int outer = loop->raised;
+    int raised;
+    if (place != NULL)
+        frame = aiol_context_enter(place);
+    loop->raised = 0;
+    loop->task = NULL;
+    loop->handler(loop, context, loop->handler_arg);
+    raised = loop->raised;
+    loop->raised = outer;
+    loop->task = task;
+    if (place != NULL)
+        aiol_context_leave(&frame);
+    return raised;
+}
+
 AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
-    aiol_task *task;
-    int outer;
     int raised;
     if (loop == NULL || context == NULL)
         return;
@@ -209,14 +227,7 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         aioloop_default_exception_handler(loop, context);
         return;
     }
-    outer = loop->raised;
-    task = loop->task;
-    loop->raised = 0;
-    loop->task = NULL; /* it cannot wait */
-    loop->handler(loop, context, loop->handler_arg);
-    raised = loop->raised;
-    loop->raised = outer;
-    loop->task = task;
+    raised = aiol_handler_call(loop, context);
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {

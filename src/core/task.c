@@ -677,6 +677,12 @@ AIOLOOP_API bool aioloop_is_task(const aioloop_future *future) {
     return aiol_task_of(future) != NULL;
 }
 
+/* Where the values are that the task runs with; NULL for what is no task. */
+AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f) {
+    aiol_task *task = aiol_task_of(f);
+    return task == NULL ? NULL : aiol_slot_place(&task->slot);
+}
+
 /* The name; one that is made up is written to buffer. */
 AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size) {
     if (task->extra != NULL && task->extra->name != NULL)
