@@ -5,6 +5,9 @@
 #include "awaits.h"
 
 #include <limits.h>
+#if !defined(AIOLOOP_USE_THREADS) || AIOLOOP_USE_THREADS != 0
+#include <pthread.h>
+#endif
 
 /* ---- what coroutines note ---- */
 
@@ -1892,13 +1895,16 @@ static int64_t task_cleans_up_after_raise(aioloop *loop, void *arg, void **out) 
     aioloop_task_options options = AIOLOOP_ZERO;
     int64_t rc = aioloop_raise(loop, AIOLOOP_EPIPE, "mine");
     int64_t n;
+    int i;
     (void)out;
     options.eager = log->code != 0;
     n = aioloop_await(aioloop_sleep(loop, 0), NULL);
     CHECK_EQ(n, 0);
     log->task = await_task(loop, task_fails_the_same, options.eager ? NULL : log, &options); /* others fail with the code */
-    n = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(1)), NULL);
-    CHECK_EQ(n, 0);
+    for (i = 0; i < 4; i++) {
+        n = aioloop_await(aioloop_sleep(loop, 0), NULL);
+        CHECK_EQ(n, 0);
+    }
     CHECK_EQ(aioloop_future_exception(log->task), AIOLOOP_EPIPE);
     n = aioloop_await(aioloop_sleep(loop, 0), NULL);
     CHECK_EQ(n, 0);
@@ -2367,3 +2373,131 @@ TEST(ended_task_is_noticed_in_debug_mode, "") {
     test_log_clear();
     task_debug_end(loop);
 }
+
+static void task_handler_in_context(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    task_log *log = (task_log *)arg;
+    (void)loop;
+    CHECK_PTR(context->task, context->future);
+    CHECK(aioloop_is_task(context->task));
+    CHECK_PTR(aioloop_context_get(&task_var), task_value(9));
+    CHECK_EQ(aioloop_context_set(&task_var, task_value(10), NULL), 0); /* in that context, not here */
+    CHECK(context->transport == NULL && context->server == NULL && context->protocol == NULL);
+    task_note(log, 'h');
+}
+
+static int64_t task_fails_in_context(aioloop *loop, void *arg, void **out) {
+    (void)arg;
+    (void)out;
+    CHECK_EQ(aioloop_context_set(&task_var, task_value(9), NULL), 0);
+    return aioloop_raise(loop, AIOLOOP_EIO, NULL);
+}
+
+static int64_t task_waits_in_context(aioloop *loop, void *arg, void **out) {
+    (void)arg;
+    (void)out;
+    CHECK_EQ(aioloop_context_set(&task_var, task_value(9), NULL), 0);
+    return aioloop_await(aioloop_sleep(loop, AIOLOOP_SECONDS(100)), NULL);
+}
+
+TEST(handler_runs_in_the_context_of_the_task_that_failed, "ERR-04 ERR-06 ERR-07") {
+    aioloop *loop = test_loop();
+    aioloop_task_options options = AIOLOOP_ZERO;
+    task_log log;
+    task_start(loop, &log);
+    aioloop_set_exception_handler(loop, task_handler_in_context, &log);
+    aioloop_future_unref(aioloop_create_task(loop, task_fails_in_context, &log, NULL));
+    test_spin(loop, 2);
+    CHECK_STR(log.order, "h");
+    options.context = aioloop_copy_context();
+    CHECK(options.context != NULL);
+    aioloop_future_unref(aioloop_create_task(loop, task_fails_in_context, &log, &options));
+    test_spin(loop, 2);
+    CHECK_STR(log.order, "hh");
+    aioloop_context_unref(options.context);
+    aioloop_future_unref(aioloop_create_task(loop, task_waits_in_context, &log, NULL)); /* and one that is dropped */
+    test_spin(loop, 2);
+    CHECK(aioloop_context_get(&task_var) == NULL);
+    test_end(loop);
+    CHECK_STR(log.order, "hhh");
+    CHECK(aioloop_context_get(&task_var) == NULL);
+}
+
+TEST(failed_task_and_its_maker_are_told_in_debug_mode, "DBG-04 ERR-07") {
+    aioloop *loop = task_debug_loop();
+    task_log log;
+    int line;
+    task_start(loop, &log);
+    log.code = AIOLOOP_EIO;
+    aioloop_site("there.c", 78);
+    aioloop_future_unref(aioloop_create_task(loop, task_raises, &log, NULL));
+    test_spin(loop, 2);
+    CHECK_EQ(test_reports(), 1);
+    CHECK_STR(test_report_at(0)->context.source_file, "there.c");
+    line = test_report_at(0)->context.source_line;
+    CHECK_EQ(line, 78);
+    test_reports_clear();
+    task_debug_end(loop);
+}
+
+#if !defined(AIOLOOP_USE_THREADS) || AIOLOOP_USE_THREADS != 0
+
+typedef struct task_stranger {
+    aioloop *loop;
+    aioloop_future *future;
+    aioloop_completed *completed;
+    task_log log;
+    int codes[8];
+    bool nothing;
+    int disposed;
+} task_stranger;
+
+static void *task_calls_from_thread(void *arg) {
+    task_stranger *s = (task_stranger *)arg;
+    aioloop *loop = s->loop;
+    aioloop_task_options options = AIOLOOP_ZERO;
+    options.dispose = task_dispose;
+    s->codes[0] = aioloop_future_exception(aioloop_create_task(loop, task_awaits, &s->log, &options));
+    s->codes[1] = aioloop_future_exception(aioloop_sleep(loop, 1));
+    s->codes[2] = aioloop_future_exception(aioloop_gather(loop, &s->future, 1, false));
+    s->codes[3] = aioloop_future_exception(aioloop_wait(loop, &s->future, 1, NULL));
+    s->codes[4] = aioloop_future_exception(aioloop_wait_for(s->future, 1));
+    s->codes[5] = aioloop_future_exception(aioloop_shield(s->future));
+    s->codes[6] = aioloop_future_exception(aioloop_completed_next(s->completed));
+    s->codes[7] = aioloop_await(s->future, NULL) == AIOLOOP_EMISUSE ? AIOLOOP_EMISUSE : 0;
+    s->nothing = aioloop_as_completed(loop, &s->future, 1, 1) == NULL;
+    s->nothing = aioloop_task_group_enter(loop) == NULL && s->nothing;
+    return NULL;
+}
+
+static void task_calls_meanwhile(aioloop *loop, void *arg) {
+    pthread_t thread;
+    (void)loop;
+    CHECK_EQ(pthread_create(&thread, NULL, task_calls_from_thread, arg), 0);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+}
+
+TEST_WITH(tasks_and_combinators_of_a_wrong_thread_are_refused_in_debug_mode, "DBG-02", TEST_THREADS) {
+    aioloop *loop = task_debug_loop();
+    task_stranger s;
+    int i;
+    memset(&s, 0, sizeof(s));
+    test_needs_threads(loop);
+    await_needs_stacks(loop);
+    CHECK_EQ(aioloop_set_slow_callback_duration(loop, AIOLOOP_FOREVER), 0); /* the callback waits for a thread */
+    s.loop = loop;
+    s.future = task_future(loop);
+    s.completed = aioloop_as_completed(loop, &s.future, 1, AIOLOOP_FOREVER);
+    CHECK(s.completed != NULL);
+    task_soon(loop, task_calls_meanwhile, &s);
+    test_spin(loop, 1);
+    for (i = 0; i < 8; i++)
+        CHECK_EQ(s.codes[i], AIOLOOP_EMISUSE);
+    CHECK(s.nothing);
+    CHECK_EQ(s.log.disposed, 1);
+    CHECK(!aioloop_future_done(s.future));
+    aioloop_completed_free(s.completed);
+    aioloop_future_unref(s.future);
+    task_debug_end(loop);
+}
+
+#endif
