@@ -596,7 +596,9 @@ static int64_t scope_misuses(aioloop *loop, void *arg, void **out) {
     aioloop_future_unref(t);
     t = aioloop_task_group_create_task(log->group, NULL, log, NULL);
     CHECK_EQ(aioloop_future_exception(t), AIOLOOP_EINVAL);
-    aioloop_future_unref(aioloop_task_group_create_task(log->group, scope_leaves_anothers, log, NULL));
+    t = aioloop_task_group_create_task(log->group, scope_leaves_anothers, log, NULL);
+    CHECK_PTR(aioloop_future_get_loop(t), loop);
+    aioloop_future_unref(t);
     exit = aioloop_task_group_exit(log->group, 0);
     again = aioloop_task_group_exit(log->group, 0); /* it waits for the task: still there */
     CHECK_EQ(aioloop_future_exception(again), AIOLOOP_EMISUSE);
