@@ -57,8 +57,8 @@ static int64_t combine_works(aioloop *loop, aioloop_frame *frame, void **out) {
         AIOLOOP_SLEEP(self->m, self->linger);
     self->steps = 3;
     *out = self->pointer;
-    if (self->n == AIOLOOP_ECANCELED)
-        self->n = self->answer != 0 ? self->answer : AIOLOOP_ECANCELED;
+    if (self->n == AIOLOOP_ECANCELED && self->answer != 0)
+        self->n = self->answer;
     else if (self->n == 0)
         self->n = self->number;
     return self->n < 0 && self->n != AIOLOOP_ECANCELED ? aioloop_raise(loop, (int)self->n, "worked in vain") : self->n;

@@ -1542,7 +1542,7 @@ static void task_await_when_paused(test_peer *peer) {
 }
 
 static int64_t task_writes_much(aioloop *loop, void *arg, void **out) {
-    static const char zeros[100000];
+    static const char zeros[100000] = {0};
     test_peer *peer = (test_peer *)arg;
     int i;
     (void)out;
