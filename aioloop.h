@@ -10804,6 +10804,7 @@ AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
+AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);
 AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size);
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task);
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg);
@@ -11056,22 +11057,35 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
+/* Calls the handler in the context of the task that failed, if it is one. It cannot wait. Returns what it raised. */
+static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_map **place = aiol_task_place(context->task);
+    aiol_context_frame frame = {NULL, NULL};
+    aiol_task *task = loop->task;
+    int outer = loop->raised;
+    int raised;
+    if (place != NULL)
+        frame = aiol_context_enter(place);
+    loop->raised = 0;
+    loop->task = NULL;
+    loop->handler(loop, context, loop->handler_arg);
+    raised = loop->raised;
+    loop->raised = outer;
+    loop->task = task;
+    if (place != NULL)
+        aiol_context_leave(&frame);
+    return raised;
+}
+
 static void aiol_report_handle(void *reported) {
     aioloop *loop = ((aiol_reported *)reported)->loop;
     const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
-    aiol_task *task = loop->task;
-    int outer = loop->raised;
     int raised;
     if (loop->handler == NULL) {
         aioloop_default_exception_handler(loop, context);
         return;
     }
-    loop->raised = 0;
-    loop->task = NULL; /* it cannot wait */
-    loop->handler(loop, context, loop->handler_arg);
-    raised = loop->raised;
-    loop->raised = outer;
-    loop->task = task;
+    raised = aiol_handler_call(loop, context);
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {
@@ -13379,6 +13393,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
+        struct aioloop_error *last;
         if (task == NULL)
             return f;
         if (task->cancelling != UINT16_MAX)
@@ -13406,8 +13421,9 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
         task->flags |= AIOL_TASK_MUST_CANCEL;
-        aiol_error_free(&loop->allocator, f->error);
+        last = f->error; /* message may be in it */
         f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        aiol_error_free(&loop->allocator, last);
         return NULL;
     }
 }
@@ -13632,6 +13648,12 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
 
 AIOLOOP_API bool aioloop_is_task(const aioloop_future *future) {
     return aiol_task_of(future) != NULL;
+}
+
+/* Where the values are that the task runs with; NULL for what is no task. */
+AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f) {
+    aiol_task *task = aiol_task_of(f);
+    return task == NULL ? NULL : aiol_slot_place(&task->slot);
 }
 
 /* The name; one that is made up is written to buffer. */
@@ -13937,6 +13959,8 @@ AIOLOOP_API aioloop_future *(aioloop_sleep)(aioloop *loop, aioloop_time delay) {
     aioloop_future *f;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (loop->closed)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
     if (delay == AIOLOOP_NOT_A_TIME)
@@ -14111,6 +14135,8 @@ AIOLOOP_API aioloop_future *(aioloop_gather)(aioloop *loop, aioloop_future *cons
     int err;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_combine_check(loop, futures, count);
     if (err < 0) {
         aiol_combine_end_use(futures, count);
@@ -14280,6 +14306,8 @@ AIOLOOP_API aioloop_future *(aioloop_wait)(aioloop *loop, aioloop_future *const 
     int err;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_wait_check(loop, futures, count, options);
     if (err < 0) {
         aiol_combine_end_use(futures, count);
@@ -14392,6 +14420,8 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
     if (aiol_future_is_static(inner))
         return inner;
     loop = inner->loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_future_use(inner);
     if (err < 0)
         return aiol_combine_failed(loop, err);
@@ -14591,7 +14621,7 @@ AIOLOOP_API aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_futur
     aioloop_completed *c;
     size_t i;
     int err;
-    if (loop == NULL)
+    if (loop == NULL || (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop)))
         return NULL;
     err = aiol_combine_check(loop, futures, count);
     if (err == 0 && timeout == AIOLOOP_NOT_A_TIME)
@@ -14642,6 +14672,8 @@ AIOLOOP_API aioloop_future *(aioloop_completed_next)(aioloop_completed *complete
     if (completed == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = completed->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (loop->closed)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
     f = aiol_future_new(loop, aiol_completed_cancel, completed);
@@ -14965,6 +14997,10 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
         return aiol_future_failed(AIOLOOP_EINVAL);
     }
     loop = g->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop)) {
+        aiol_recipe_dispose(recipe);
+        return aiol_future_failed(AIOLOOP_EMISUSE);
+    }
     if (g->aborting || (g->exiting && aiol_list_empty(&g->members))) {
         aiol_recipe_dispose(recipe);
         return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task group is ending"));
@@ -15018,6 +15054,8 @@ AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group,
     if (group == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = group->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (group->exiting || loop->task != group->parent)
         return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task that entered a group leaves it, once"));
     f = group->exit;
