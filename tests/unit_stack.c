@@ -9,6 +9,13 @@ static int unit_guards_fail; /* 1: the system knows no guards without a mapping;
 #define _GNU_SOURCE 1
 #endif
 #include <unistd.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+long unit_sysconf(int name);
+#ifdef __cplusplus
+}
+#endif
 #define sysconf unit_sysconf
 #undef AIOLOOP_FAULT
 #define AIOLOOP_FAULT unit_fault
@@ -21,14 +28,6 @@ static int unit_guards_fail; /* 1: the system knows no guards without a mapping;
 #if AIOLOOP_USE_COROUTINES
 
 #undef sysconf
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-long unit_sysconf(int name);
-#ifdef __cplusplus
-}
-#endif
 
 long unit_sysconf(int name) {
     return name == _SC_PAGESIZE ? unit_page : sysconf(name);
@@ -80,7 +79,7 @@ TEST(stack_has_room_whatever_the_page, "") {
             coros[i] = unit_coro(loop, sizes[i]);
             CHECK_GE(unit_room(coros[i]) + sizeof(aiol_coro) + 64, sizes[i]);
             CHECK_EQ((uintptr_t)coros[i]->fiber.base % (size_t)sysconf(_SC_PAGESIZE), 0);
-            memset(coros[i]->fiber.base, 1, unit_room(coros[i]) - 4096 < 3000 ? 1 : unit_room(coros[i]) - 4096);
+            memset(coros[i]->fiber.base, 1, unit_room(coros[i]) > 8192 ? unit_room(coros[i]) - 4096 : 1);
         }
         for (i = 0; i < 6; i++)
             aiol_coro_free(loop, coros[i], false);
