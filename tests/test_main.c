@@ -502,6 +502,8 @@ static const fault_call fault_calls[] = {
     {"io_uring_register", {ENOMEM, EINVAL, 0, 0, 0, 0, 0, 0}},
     {"io_uring_enter", {EINTR, EAGAIN, EBUSY, 0, 0, 0, 0, 0}},
     {"mmap", {ENOMEM, 0, 0, 0, 0, 0, 0, 0}},
+    {"madvise", {EINVAL, ENOMEM, 0, 0, 0, 0, 0, 0}},
+    {"mprotect", {ENOMEM, 0, 0, 0, 0, 0, 0, 0}},
     {"poll", {EINTR, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"select", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"eventfd", {EMFILE, ENFILE, 0, 0, 0, 0, 0, 0}},
