@@ -401,8 +401,9 @@
  *   AIOLOOP_API              how public functions are declared; for example __attribute__((visibility("default")))
  *   AIOLOOP_USE_THREADS      1: loops in several threads, and calls from other threads        (default 1)
  *   AIOLOOP_USE_DEBUG        1: debug mode is compiled in; it is still off until asked for    (default 1)
- *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there
- *                                                                         (default 1, with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
+ *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
  *   AIOLOOP_PORT             1: no operating system; the functions of port.h are the user's   (default 0)
@@ -1094,9 +1095,11 @@ typedef struct aioloop_task_options {
     aioloop_context *context; /* the task runs in this very context; NULL: in a copy of the current one */
     bool eager;               /* run it inside the call up to its first wait. Not while the loop does not run. */
     size_t stack_size;        /* bytes of stack, with what the library needs of it (less than 1 KiB); 0: 256 KiB, of which only
-                               * what is touched takes memory (64 KiB on 32 bits) */
+                               * what is touched takes memory (64 KiB on 32 bits). Signals and, without an operating system,
+                               * interrupts need their share. */
     void *stack;              /* a stack of yours, stack_size bytes, yours again when dispose is called or the task is done;
-                               * NULL: one of the loop's, with a page below it that catches an overflow */
+                               * NULL: one of the loop's, with a page below it that catches an overflow (debug mode says that
+                               * it was one). On Linux before 6.13 only a loop's first 10,000 stacks have that page. */
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */
@@ -2541,6 +2544,12 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_ASM_LANDING "    hint #15\n"
 #else
 #define AIOL_ASM_LANDING
+#endif
+/* To where they may not, but returns may. */
+#if defined(__CET__) && (__CET__ & 1) != 0
+#define AIOL_ASM_JUMP "notrack jmp"
+#else
+#define AIOL_ASM_JUMP "jmp"
 #endif
 #if defined(__GNUC__)
 #define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
@@ -4254,8 +4263,9 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
  * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch; it has no
  * caller, which is where debuggers stop.
  *
- * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. It goes by direct jumps and returns;
- * what it does not know of are shadow stacks: a program that has them takes AIOLOOP_USE_UCONTEXT.
+ * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. On x86 it jumps where others
+ * return: a processor that predicts where a return goes is wrong here each time, which costs three times what all the rest does. Shadow
+ * stacks it does not know of: a program that has them takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
 #define AIOL_SYS_SWITCH_C
@@ -4296,7 +4306,8 @@ __asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
         "    popq %r12\n"
         "    popq %rbx\n"
         "    popq %rbp\n"
-        "    ret\n"
+        "    popq %rcx\n"
+        "    " AIOL_ASM_JUMP " *%rcx\n"
         "1:  andl $0xffc0, %eax\n"
         "    xorl %ecx, %eax\n"
         "    movl %eax, (%rsp)\n"
@@ -4355,7 +4366,8 @@ __asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
         "    popl %esi\n"
         "    popl %ebx\n"
         "    popl %ebp\n"
-        "    ret\n"
+        "    popl %ecx\n"
+        "    " AIOL_ASM_JUMP " *%ecx\n"
         AIOL_ASM_END(aioloop_stack_switch));
 
 static void aiol_switch_modes(uintptr_t *sp) {

