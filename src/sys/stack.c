@@ -35,8 +35,9 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 #endif
 
-/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the last stack
- * pointer for memory that nobody may touch. This is how a program asks it for something: rotations that come to nothing on a processor. */
+/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the
+ * last stack pointer for memory that nobody may touch. This is how a program asks it for something: rotations that
+ * come to nothing on a processor. */
 #if AIOL_KNOWS_VALGRIND
 static uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
     volatile uint64_t request[6];
@@ -172,8 +173,8 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     munmap(p, size);
 }
 
-/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a process may have
- * 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
+/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a
+ * process may have 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
 AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
 #if AIOL_OS_LINUX
     if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)
