@@ -3815,6 +3815,9 @@ typedef struct aiol_fiber {
     aiol_stack_pointer sp;
     char *base; /* its lowest byte */
     size_t size;
+#if AIOL_KNOWS_VALGRIND
+    uint64_t valgrind; /* its number for the stack */
+#endif
 #if AIOL_ASAN
     void *fake; /* AddressSanitizer's, of this stack */
     const void *outer_base;
@@ -4255,17 +4258,18 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 /*
  * switch.c - from one stack to another.
  *
- * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at sp and goes
- * on with the one that was there. So one word stands for whichever side does not run. Kept are the registers that a function keeps, and
- * the modes of floating point (rounding and the like), so that each coroutine has its own; flags that say what happened are the
- * thread's, as the calling conventions have it. Modes are written only when they differ, for that is slow.
+ * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's
+ * pointer at sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are
+ * the registers that a function keeps, and the modes of floating point (rounding and the like), so that each
+ * coroutine has its own; flags that say what happened are the thread's, as the calling conventions have it. Modes are
+ * written only when they differ, for that is slow.
  *
- * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch; it has no
- * caller, which is where debuggers stop.
+ * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch;
+ * it has no caller, which is where debuggers stop.
  *
- * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. On x86 it jumps where others
- * return: a processor that predicts where a return goes is wrong here each time, which costs three times what all the rest does. Shadow
- * stacks it does not know of: a program that has them takes AIOLOOP_USE_UCONTEXT.
+ * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. On x86 it jumps
+ * where others return: a processor that predicts where a return goes is wrong here each time, which costs three times
+ * what all the rest does. Shadow stacks it does not know of: a program that has them takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
 #define AIOL_SYS_SWITCH_C
@@ -4681,16 +4685,17 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 #endif
 
-/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack. This is how a program asks it for
- * something: rotations that come to nothing on a processor. */
+/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the
+ * last stack pointer for memory that nobody may touch. This is how a program asks it for something: rotations that
+ * come to nothing on a processor. */
 #if AIOL_KNOWS_VALGRIND
-static void aiol_stack_tell_valgrind(const char *base, size_t size) {
+static uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
     volatile uint64_t request[6];
     volatile uint64_t *at = request;
     uint64_t answer = 0;
-    request[0] = 0x1501; /* register a stack */
-    request[1] = (uint64_t)(uintptr_t)base;
-    request[2] = (uint64_t)(uintptr_t)(base + size - 1);
+    request[0] = what;
+    request[1] = a;
+    request[2] = b;
     request[3] = 0;
     request[4] = 0;
     request[5] = 0;
@@ -4698,16 +4703,27 @@ static void aiol_stack_tell_valgrind(const char *base, size_t size) {
                      : "+d"(answer)
                      : "a"(at)
                      : "cc", "memory");
-    (void)answer;
+    return answer;
+}
+
+static void aiol_valgrind_begin(aiol_fiber *fiber) {
+    fiber->valgrind = aiol_valgrind_ask(0x1501 /* register a stack */, (uintptr_t)fiber->base,
+                                        (uintptr_t)(fiber->base + fiber->size - 1));
+}
+
+static void aiol_valgrind_end(aiol_fiber *fiber) {
+    aiol_valgrind_ask(0x1502 /* deregister it */, fiber->valgrind, 0);
+    aiol_valgrind_ask(0x4D430001 /* memory to be written anew */, (uintptr_t)fiber->base, fiber->size);
 }
 #else
-#define aiol_stack_tell_valgrind(base, size) ((void)0)
+#define aiol_valgrind_begin(fiber) ((void)(fiber))
+#define aiol_valgrind_end(fiber) ((void)(fiber))
 #endif
 
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void)) {
     fiber->base = base;
     fiber->size = size;
-    aiol_stack_tell_valgrind(base, size);
+    aiol_valgrind_begin(fiber);
 #if AIOL_ASAN
     __asan_unpoison_memory_region(base, size);
     fiber->fake = NULL;
@@ -4762,7 +4778,7 @@ AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber) {
 
 /* It will not be entered any more. Its memory is the caller's again. */
 AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber) {
-    (void)fiber;
+    aiol_valgrind_end(fiber);
 #if AIOL_ASAN
     __asan_unpoison_memory_region(fiber->base, fiber->size);
 #endif
@@ -4807,8 +4823,8 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     munmap(p, size);
 }
 
-/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a process may have
- * 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
+/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a
+ * process may have 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
 AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
 #if AIOL_OS_LINUX
     if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)
@@ -12584,9 +12600,9 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
 /*
  * coro.c - coroutines with a stack of their own.
  *
- * A coroutine lies at the top of its stack. It runs when a task's step enters it, and goes back to whoever that was when it waits or
- * ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits to be used again: its stack
- * is parked at the end of a loop that runs one coroutine after another.
+ * A coroutine lies at the top of its stack. It runs when a task's step enters it, and goes back to whoever that was
+ * when it waits or ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits
+ * to be used again: its stack is parked at the end of a loop that runs one coroutine after another.
  *
  * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A page below each
  * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the

@@ -1,17 +1,18 @@
 /*
  * switch.c - from one stack to another.
  *
- * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at sp and goes
- * on with the one that was there. So one word stands for whichever side does not run. Kept are the registers that a function keeps, and
- * the modes of floating point (rounding and the like), so that each coroutine has its own; flags that say what happened are the
- * thread's, as the calling conventions have it. Modes are written only when they differ, for that is slow.
+ * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's
+ * pointer at sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are
+ * the registers that a function keeps, and the modes of floating point (rounding and the like), so that each
+ * coroutine has its own; flags that say what happened are the thread's, as the calling conventions have it. Modes are
+ * written only when they differ, for that is slow.
  *
- * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch; it has no
- * caller, which is where debuggers stop.
+ * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch;
+ * it has no caller, which is where debuggers stop.
  *
- * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. On x86 it jumps where others
- * return: a processor that predicts where a return goes is wrong here each time, which costs three times what all the rest does. Shadow
- * stacks it does not know of: a program that has them takes AIOLOOP_USE_UCONTEXT.
+ * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. On x86 it jumps
+ * where others return: a processor that predicts where a return goes is wrong here each time, which costs three times
+ * what all the rest does. Shadow stacks it does not know of: a program that has them takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
 #define AIOL_SYS_SWITCH_C
