@@ -138,13 +138,13 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 /* valgrind takes the change to another stack for a huge frame, unless it knows of the stack. This is how a program asks it for
  * something: rotations that come to nothing on a processor. */
 #if AIOL_KNOWS_VALGRIND
-static void aiol_stack_tell_valgrind(const char *base, size_t size) {
+static void aiol_stack_tell_valgrind(uint64_t what, const char *base, size_t size) {
     volatile uint64_t request[6];
     volatile uint64_t *at = request;
     uint64_t answer = 0;
-    request[0] = 0x1501; /* register a stack */
+    request[0] = what;
     request[1] = (uint64_t)(uintptr_t)base;
-    request[2] = (uint64_t)(uintptr_t)(base + size - 1);
+    request[2] = size;
     request[3] = 0;
     request[4] = 0;
     request[5] = 0;
@@ -155,13 +155,13 @@ static void aiol_stack_tell_valgrind(const char *base, size_t size) {
     (void)answer;
 }
 #else
-#define aiol_stack_tell_valgrind(base, size) ((void)0)
+#define aiol_stack_tell_valgrind(what, base, size) ((void)0)
 #endif
 
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void)) {
     fiber->base = base;
     fiber->size = size;
-    aiol_stack_tell_valgrind(base, size);
+    aiol_stack_tell_valgrind(0x1501, base, (size_t)(uintptr_t)base + size - 1); /* from here to there is a stack */
 #if AIOL_ASAN
     __asan_unpoison_memory_region(base, size);
     fiber->fake = NULL;
@@ -211,6 +211,7 @@ AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber) {
 /* It will not be entered any more. Its memory is the caller's again. */
 AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber) {
     (void)fiber;
+    aiol_stack_tell_valgrind(0x4d430001, fiber->base, fiber->size); /* may be written again */
 #if AIOL_ASAN
     __asan_unpoison_memory_region(fiber->base, fiber->size);
 #endif
