@@ -748,7 +748,8 @@ TEST(group_inside_a_time_out, "TIME-07 TG-03") {
     scope_family_begin(loop, &f);
     f.count = 2;
     CHECK_EQ(await_run(loop, scope_timed_group, &f), AIOLOOP_ETIMEDOUT);
-    CHECK_EQ(f.children[0].n, AIOLOOP_ECANCELED);
+    CHECK_EQ(f.result, AIOLOOP_ECANCELED);
+    CHECK_EQ(aioloop_all_tasks(loop, NULL, 0), 0);
     test_end(loop);
 }
 
