@@ -2523,3 +2523,80 @@ TEST_WITH(tasks_and_combinators_of_a_wrong_thread_are_refused_in_debug_mode, "DB
 }
 
 #endif
+
+/* ---- no memory ---- */
+
+typedef struct task_memory {
+    int left; /* allocations that succeed; below 0: all */
+    bool refused;
+} task_memory;
+
+static void *task_allocate(void *context, void *pointer, size_t old_size, size_t new_size) {
+    task_memory *m = (task_memory *)context;
+    (void)old_size;
+    if (new_size == 0) {
+        test_free(pointer);
+        return NULL;
+    }
+    if (m->left == 0) {
+        m->refused = true;
+        return NULL;
+    }
+    if (m->left > 0)
+        m->left--;
+    return pointer == NULL ? test_malloc(new_size) : test_realloc(pointer, new_size);
+}
+
+/* Makes a task in every way with only so many allocations; true if it needed more. */
+static bool task_made_with(int allocations, bool named, bool copied) {
+    static task_memory memory;
+    aioloop_config config = AIOLOOP_ZERO;
+    aioloop_allocator allocator;
+    aioloop_task_options options = AIOLOOP_ZERO;
+    aioloop *loop;
+    task_log log;
+    task_copied copy;
+    aioloop_task *t;
+    memory.left = -1;
+    memory.refused = false;
+    allocator.allocate = task_allocate;
+    allocator.context = &memory;
+    config.allocator = &allocator;
+    loop = test_loop_with(&config);
+    task_start(loop, &log);
+    memset(&copy, 0, sizeof(copy));
+    copy.log = &log;
+    options.name = named ? "needs memory" : NULL;
+    options.timeout = named ? AIOLOOP_SECONDS(100) : 0;
+    options.copy_size = copied ? sizeof(copy) : 0;
+    options.dispose = copied ? task_dispose_copy : task_dispose;
+    memory.left = allocations;
+    t = copied ? aioloop_create_task(loop, task_reads_copy, &copy, &options)
+               : aioloop_create_task(loop, task_returns_number, &log, &options);
+    memory.left = -1;
+    if (memory.refused) {
+        CHECK_EQ(aioloop_future_exception(t), AIOLOOP_ENOMEM);
+        CHECK_EQ(aioloop_error_code(aioloop_last_error(loop)), AIOLOOP_ENOMEM);
+        CHECK_EQ(log.disposed, 1); /* there and then, once */
+        CHECK_EQ(aioloop_all_tasks(loop, NULL, 0), 0);
+    } else {
+        CHECK_EQ(log.disposed, 0);
+        CHECK_EQ(aioloop_run_until_complete(loop, t, NULL), copied ? 1 : 0);
+    }
+    test_spin(loop, 2);
+    CHECK_EQ(log.disposed, 1);
+    CHECK(aioloop_next_deadline(loop) == AIOLOOP_FOREVER);
+    test_end(loop);
+    return memory.refused;
+}
+
+TEST(task_that_finds_no_memory_disposes_of_its_argument_once, "CRE-07") {
+    int kind;
+    for (kind = 0; kind < 4; kind++) {
+        int allocations = 0;
+        while (task_made_with(allocations, (kind & 1) != 0, (kind & 2) != 0))
+            allocations++;
+        CHECK_GE(allocations, 2);
+        CHECK_LT(allocations, 30);
+    }
+}
