@@ -109,7 +109,8 @@ aioloop_task *await_task(aioloop *loop, aioloop_coroutine fn, void *arg, const a
     return await_claimed(loop, aioloop_create_task(loop, fn, arg, options));
 }
 
-aioloop_task *await_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options) {
+aioloop_task *await_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                               const aioloop_task_options *options) {
     return await_claimed(loop, aioloop_create_task_frame(loop, fn, frame, options));
 }
 

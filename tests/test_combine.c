@@ -1,5 +1,6 @@
 /*
- * test_combine.c - futures of futures: sleep, gather, wait, wait_for, shield, as_completed. What can be awaited in every style is.
+ * test_combine.c - futures of futures: sleep, gather, wait, wait_for, shield, as_completed. What can be awaited in
+ * every style is.
  */
 #include "awaits.h"
 
@@ -37,8 +38,8 @@ static void combine_fail(aioloop_future *f, int code) {
 typedef struct combine_work {
     aioloop_frame frame;
     aioloop_time delay;
-    int64_t number; /* returned in the end */
-    int64_t answer; /* returned for a cancellation; 0: it is passed on */
+    int64_t number;      /* returned in the end */
+    int64_t answer;      /* returned for a cancellation; 0: it is passed on */
     aioloop_time linger; /* how long it cleans up then */
     int64_t n;
     int64_t m;
@@ -429,7 +430,8 @@ TEST(gather_and_its_results_go_with_the_loop, "RUN-19") {
 /* ---- wait ---- */
 
 static void wait_conditions(aioloop *loop, await_style style) {
-    static const aioloop_return_when whens[] = {AIOLOOP_ALL_COMPLETED, AIOLOOP_FIRST_COMPLETED, AIOLOOP_FIRST_EXCEPTION};
+    static const aioloop_return_when whens[] = {AIOLOOP_ALL_COMPLETED, AIOLOOP_FIRST_COMPLETED,
+                                                AIOLOOP_FIRST_EXCEPTION};
     int k;
     for (k = 0; k < 3; k++) {
         awaiter a = AIOLOOP_ZERO;
@@ -666,7 +668,8 @@ static void wait_for_no_time(aioloop *loop, await_style style) {
         awaiter a;
         combine_work work = AIOLOOP_ZERO;
         aioloop_future *f = combine_future(loop);
-        CHECK_EQ(await_now(&a, loop, style, aioloop_wait_for(combine_task(loop, &work), timeouts[k])), AIOLOOP_ETIMEDOUT);
+        CHECK_EQ(await_now(&a, loop, style, aioloop_wait_for(combine_task(loop, &work), timeouts[k])),
+                 AIOLOOP_ETIMEDOUT);
         CHECK_EQ(work.steps, 0); /* not started at all */
         CHECK_EQ(await_now(&a, loop, style, aioloop_wait_for(f, timeouts[k])), AIOLOOP_ETIMEDOUT);
         CHECK(aioloop_future_cancelled(f));
@@ -757,17 +760,17 @@ TEST(wait_for_and_shield_refuse_bad_arguments, "TIME-03 SHLD-01") {
 TEST(result_of_wait_for_that_nobody_takes_is_disposed_of_once, "") {
     aioloop *loop = test_loop();
     combine_work work = AIOLOOP_ZERO;
+    aioloop_future *f;
     void *out = NULL;
     work.pointer = &work;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_wait_for(combine_task(loop, &work), AIOLOOP_SECONDS(1)), NULL), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_wait_for(combine_task(loop, &work), AIOLOOP_SECONDS(1)), NULL),
+             0);
     CHECK_EQ(work.disposed, 1);
-    CHECK_EQ(aioloop_run_until_complete(
-                 loop, aioloop_shield(aioloop_wait_for(aioloop_shield(combine_task(loop, &work)), AIOLOOP_SECONDS(1))), NULL),
-             0);
+    f = aioloop_shield(aioloop_wait_for(aioloop_shield(combine_task(loop, &work)), AIOLOOP_SECONDS(1)));
+    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 0);
     CHECK_EQ(work.disposed, 2);
-    CHECK_EQ(aioloop_run_until_complete(
-                 loop, aioloop_shield(aioloop_wait_for(aioloop_shield(combine_task(loop, &work)), AIOLOOP_SECONDS(1))), &out),
-             0);
+    f = aioloop_shield(aioloop_wait_for(aioloop_shield(combine_task(loop, &work)), AIOLOOP_SECONDS(1)));
+    CHECK_EQ(aioloop_run_until_complete(loop, f, &out), 0);
     CHECK_PTR(out, &work);
     CHECK_EQ(work.disposed, 2);
     aioloop_future_unref(aioloop_wait_for(combine_task(loop, &work), AIOLOOP_SECONDS(1)));

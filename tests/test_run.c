@@ -1,7 +1,8 @@
 /*
  * test_run.c - aioloop_run and the runner: a program from its first coroutine to the last task.
  *
- * A test that gives up inside of a run would leave the run's loop behind, so what coroutines find is looked at afterwards.
+ * A test that gives up inside of a run would leave the run's loop behind, so what coroutines find is looked at
+ * afterwards.
  */
 #include "awaits.h"
 
@@ -205,8 +206,8 @@ TEST(runner_runs_several_on_one_loop_in_one_context, "RNR-04") {
     context = aioloop_copy_context();
     runner = aioloop_runner_new(NULL);
     n[0] = aioloop_runner_run(runner, run_sets_context, &log, NULL, NULL);
-    n[1] = aioloop_runner_run(runner, run_sets_context, &log, NULL, NULL); /* sees what the first has set */
-    ours = aioloop_context_get(&run_var); /* which is not ours */
+    n[1] = aioloop_runner_run(runner, run_sets_context, &log, NULL, NULL);    /* sees what the first has set */
+    ours = aioloop_context_get(&run_var);                                     /* which is not ours */
     n[2] = aioloop_runner_run(runner, run_sets_context, &log, context, NULL); /* in another one */
     n[3] = aioloop_runner_run(runner, run_sets_context, &log, context, NULL);
     RUN_SEES(&log, aioloop_runner_get_loop(runner) == log.loop);
