@@ -138,7 +138,8 @@ int64_t await_run(aioloop *loop, aioloop_coroutine fn, void *arg) {
 /* ---- what each style tells ---- */
 
 static void await_dispose(void *pointer) {
-    ++*(int *)pointer;
+    if (!test_has_given_up())
+        ++*(int *)pointer;
 }
 
 static aioloop_future *await_future(aioloop *loop) {

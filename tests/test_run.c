@@ -257,6 +257,27 @@ TEST(runner_keeps_tasks_between_runs_and_ends_them_when_closed, "RNR-04 RNR-01")
     CHECK_EQ(log.bad, 0);
 }
 
+TEST(runner_whose_loop_was_closed_says_so, "RNR-04 RUN-17") {
+    run_log log;
+    aioloop_runner *runner;
+    int64_t n[2];
+    int code;
+    run_needs_stacks(&log);
+    runner = aioloop_runner_new(NULL);
+    n[0] = aioloop_runner_run(runner, run_main, &log, NULL, NULL);
+    (void)aioloop_close(aioloop_runner_get_loop(runner)); /* with two tasks that are left */
+    n[1] = aioloop_runner_run(runner, run_main, &log, NULL, NULL);
+    code = aioloop_error_code(aioloop_last_error(NULL));
+    aioloop_runner_free(runner);
+    CHECK(runner != NULL);
+    CHECK_EQ(n[0], 0);
+    CHECK_EQ(n[1], AIOLOOP_ECLOSED);
+    CHECK_EQ(code, AIOLOOP_ECLOSED);
+    CHECK_EQ(log.others, 0);
+    CHECK_EQ(log.reports, 2); /* that they are pending */
+    CHECK_EQ(log.bad, 0);
+}
+
 static int64_t run_leaves_many(aioloop *loop, void *arg, void **out) {
     int i;
     (void)out;

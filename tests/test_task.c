@@ -39,6 +39,8 @@ static void task_dispose(void *arg) {
 }
 
 static void task_dispose_result(void *pointer) {
+    if (test_has_given_up())
+        return;
     CHECK_PTR(pointer, task_current);
     task_current->results_disposed++;
 }
