@@ -13895,7 +13895,10 @@ static bool aiol_combine_is_open(const aiol_resource *resource) {
 
 /* The future for a call that fails, with its message as the loop's last error. */
 static aioloop_future *aiol_combine_failed(aioloop *loop, int code) {
-    aioloop_future *f = aiol_future_new(loop, NULL, NULL);
+    aioloop_future *f;
+    if (code == AIOLOOP_ECLOSED)
+        return aiol_future_failed(code);
+    f = aiol_future_new(loop, NULL, NULL);
     if (f == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     aiol_future_fail(f, code, aiol_detail(loop, code));
@@ -19667,8 +19670,10 @@ static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recip
     if (aioloop_get_running_loop() != NULL)
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop is running in this thread");
     n = aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
-    if (n < 0)
-        aiol_fail(NULL, (int)n, "%s", aioloop_error_message(aioloop_last_error(runner->loop)));
+    if (n < 0) {
+        const aioloop_error *error = aioloop_last_error(runner->loop);
+        aiol_fail(NULL, (int)n, "%s", aioloop_error_code(error) == n ? aioloop_error_message(error) : "");
+    }
     return n;
 }
 

@@ -1,5 +1,6 @@
 /*
- * awaits.h - one scenario in three styles: a future is awaited by a callback, by a coroutine with a stack, and by one without.
+ * awaits.h - one scenario in three styles: a future is awaited by a callback, by a coroutine with a stack, and by one
+ * without.
  */
 #ifndef TESTS_AWAITS_H
 #define TESTS_AWAITS_H
@@ -43,7 +44,8 @@ void await_needs_stacks(aioloop *loop);
 
 /* A task that is really one, not the static future of a failure. Claimed. */
 aioloop_task *await_task(aioloop *loop, aioloop_coroutine fn, void *arg, const aioloop_task_options *options);
-aioloop_task *await_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options);
+aioloop_task *await_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                               const aioloop_task_options *options);
 /* Runs until the future is done. */
 void await_done(aioloop *loop, aioloop_future *future);
 /* Runs fn as the main task and returns its outcome. */

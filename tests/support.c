@@ -19,6 +19,7 @@ static struct {
     int report_count;
     char log[TEST_LOG_SIZE];
     int log_lines;
+    bool given_up;
 } test_state;
 
 /* ---- reports ---- */
@@ -78,6 +79,7 @@ void test_log_clear(void) {
 static void test_clean_up(void) {
     aiol_map *map = aiol_thread.place == NULL ? aiol_thread.map : NULL; /* the values that are the thread's own */
     int i;
+    test_state.given_up = true;
     for (i = 0; i < TEST_LOOPS_MAX; i++) {
         aioloop *loop = test_state.loops[i];
         if (loop == NULL)
@@ -107,10 +109,15 @@ static const char *test_code_name(long long number) {
     return number < 0 && number > INT_MIN ? aioloop_error_name((int)number) : NULL;
 }
 
+bool test_has_given_up(void) {
+    return test_state.given_up;
+}
+
 aioloop *test_loop_with(const aioloop_config *config) {
     aioloop *loop;
     int i = 0;
     test_cleanup_hook = test_clean_up;
+    test_state.given_up = false;
     test_number_hook = test_code_name;
     loop = aioloop_new_event_loop(config);
     if (loop == NULL)

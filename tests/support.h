@@ -43,6 +43,9 @@ void test_spin(aioloop *loop, int n);
 /* Runs the loop for a time on its clock (which is virtual on the simulated back end). */
 void test_run_for(aioloop *loop, aioloop_time time);
 
+/* True while what a test has left behind is freed, when it has given up: what lay on its stack is gone. */
+bool test_has_given_up(void);
+
 /* Ends the test as skipped if the library was built without threads. */
 void test_needs_threads(aioloop *loop);
 

@@ -109,7 +109,8 @@ aioloop_task *await_task(aioloop *loop, aioloop_coroutine fn, void *arg, const a
     return await_claimed(loop, aioloop_create_task(loop, fn, arg, options));
 }
 
-aioloop_task *await_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options) {
+aioloop_task *await_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                               const aioloop_task_options *options) {
     return await_claimed(loop, aioloop_create_task_frame(loop, fn, frame, options));
 }
 
@@ -137,7 +138,8 @@ int64_t await_run(aioloop *loop, aioloop_coroutine fn, void *arg) {
 /* ---- what each style tells ---- */
 
 static void await_dispose(void *pointer) {
-    ++*(int *)pointer;
+    if (!test_has_given_up())
+        ++*(int *)pointer;
 }
 
 static aioloop_future *await_future(aioloop *loop) {
@@ -241,14 +243,15 @@ TEST(awaiting_a_sleep_in_all_styles, "TIME-01") {
 static void await_an_unclaimed_one_twice(aioloop *loop, await_style style) {
     awaiter a = AIOLOOP_ZERO;
     awaiter b = AIOLOOP_ZERO;
-    aioloop_future *f = aioloop_sleep(loop, AIOLOOP_MS(2));
+    aioloop_future *f = aioloop_sleep(loop, AIOLOOP_SECONDS(100));
     CHECK_PTR(aioloop_future_get_loop(f), loop);
     await_begin(&a, loop, style, f);
     test_spin(loop, 2);
     await_begin(&b, loop, style, f); /* pending: it is there still */
     CHECK_EQ(await_end(&b), AIOLOOP_EMISUSE);
     CHECK_EQ(a.done, 0);
-    CHECK_EQ(await_end(&a), 0);
+    await_cancel(&a, NULL);
+    CHECK_EQ(await_end(&a), AIOLOOP_ECANCELED);
 }
 
 TEST(awaiting_an_unclaimed_future_twice_is_misuse, "") {

@@ -1,5 +1,6 @@
 /*
- * test_coroutine.c - coroutines without a stack: the macros, frames inside frames, and step functions that break the rules.
+ * test_coroutine.c - coroutines without a stack: the macros, frames inside frames, and step functions that break the
+ * rules.
  */
 #include "awaits.h"
 
@@ -374,7 +375,8 @@ TEST(frame_is_needed_and_may_be_copied, "") {
     coroutine_disposing = &t;
     CHECK_EQ(aioloop_future_exception(aioloop_create_task_frame(loop, coroutine_ticks, NULL, NULL)), AIOLOOP_EINVAL);
     options.copy_size = sizeof(aioloop_frame) - 1;
-    CHECK_EQ(aioloop_future_exception(aioloop_create_task_frame(loop, coroutine_ticks, &t.frame, &options)), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_future_exception(aioloop_create_task_frame(loop, coroutine_ticks, &t.frame, &options)),
+             AIOLOOP_EINVAL);
     options.copy_size = sizeof(t);
     options.dispose = coroutine_dispose;
     t.rounds = 3;
@@ -393,7 +395,8 @@ TEST(frame_is_needed_and_may_be_copied, "") {
     CHECK_EQ(t.disposed, 2);
     aioloop_future_unref(task);
     CHECK_EQ(aioloop_close(loop), 0);
-    CHECK_EQ(aioloop_future_exception(aioloop_create_task_frame(loop, coroutine_ticks, &t.frame, &options)), AIOLOOP_ECLOSED);
+    CHECK_EQ(aioloop_future_exception(aioloop_create_task_frame(loop, coroutine_ticks, &t.frame, &options)),
+             AIOLOOP_ECLOSED);
     CHECK_EQ(t.disposed, 3);
     test_end(loop);
 }

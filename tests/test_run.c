@@ -1,7 +1,8 @@
 /*
  * test_run.c - aioloop_run and the runner: a program from its first coroutine to the last task.
  *
- * A test that gives up inside of a run would leave the run's loop behind, so what coroutines find is looked at afterwards.
+ * A test that gives up inside of a run would leave the run's loop behind, so what coroutines find is looked at
+ * afterwards.
  */
 #include "awaits.h"
 
@@ -205,8 +206,8 @@ TEST(runner_runs_several_on_one_loop_in_one_context, "RNR-04") {
     context = aioloop_copy_context();
     runner = aioloop_runner_new(NULL);
     n[0] = aioloop_runner_run(runner, run_sets_context, &log, NULL, NULL);
-    n[1] = aioloop_runner_run(runner, run_sets_context, &log, NULL, NULL); /* sees what the first has set */
-    ours = aioloop_context_get(&run_var); /* which is not ours */
+    n[1] = aioloop_runner_run(runner, run_sets_context, &log, NULL, NULL);    /* sees what the first has set */
+    ours = aioloop_context_get(&run_var);                                     /* which is not ours */
     n[2] = aioloop_runner_run(runner, run_sets_context, &log, context, NULL); /* in another one */
     n[3] = aioloop_runner_run(runner, run_sets_context, &log, context, NULL);
     RUN_SEES(&log, aioloop_runner_get_loop(runner) == log.loop);
@@ -253,6 +254,27 @@ TEST(runner_keeps_tasks_between_runs_and_ends_them_when_closed, "RNR-04 RNR-01")
     CHECK_EQ(others, 0);
     CHECK_EQ(log.others, 4);
     CHECK_EQ(log.reports, 4);
+    CHECK_EQ(log.bad, 0);
+}
+
+TEST(runner_whose_loop_was_closed_says_so, "RNR-04 RUN-17") {
+    run_log log;
+    aioloop_runner *runner;
+    int64_t n[2];
+    int code;
+    run_needs_stacks(&log);
+    runner = aioloop_runner_new(NULL);
+    n[0] = aioloop_runner_run(runner, run_main, &log, NULL, NULL);
+    (void)aioloop_close(aioloop_runner_get_loop(runner)); /* with two tasks that are left */
+    n[1] = aioloop_runner_run(runner, run_main, &log, NULL, NULL);
+    code = aioloop_error_code(aioloop_last_error(NULL));
+    aioloop_runner_free(runner);
+    CHECK(runner != NULL);
+    CHECK_EQ(n[0], 0);
+    CHECK_EQ(n[1], AIOLOOP_ECLOSED);
+    CHECK_EQ(code, AIOLOOP_ECLOSED);
+    CHECK_EQ(log.others, 0);
+    CHECK_EQ(log.reports, 2); /* that they are pending */
     CHECK_EQ(log.bad, 0);
 }
 

@@ -1,6 +1,6 @@
 /*
- * test_task.c - tasks: making, running, cancelling and ending them, and who owns what meanwhile. Coroutines with a stack, unless
- * that is what is tested.
+ * test_task.c - tasks: making, running, cancelling and ending them, and who owns what meanwhile. By coroutines with a
+ * stack, unless it is the other kind that is tested.
  */
 #include "awaits.h"
 
@@ -39,6 +39,8 @@ static void task_dispose(void *arg) {
 }
 
 static void task_dispose_result(void *pointer) {
+    if (test_has_given_up())
+        return;
     CHECK_PTR(pointer, task_current);
     task_current->results_disposed++;
 }
@@ -87,6 +89,11 @@ static aioloop_context *task_keep(aioloop_context *context) {
         i++;
     task_kept[i] = context;
     return context;
+}
+
+/* Runs a new task, whose one use this is, until it is done. */
+static int64_t task_play(aioloop *loop, aioloop_coroutine fn, void *arg, const aioloop_task_options *options) {
+    return aioloop_run_until_complete(loop, aioloop_create_task(loop, fn, arg, options), NULL);
 }
 
 static void task_soon(aioloop *loop, aioloop_callback fn, void *arg) {
@@ -138,13 +145,14 @@ TEST(task_has_the_outcome_of_its_coroutine, "TASK-01 RUN-08 FUT-12") {
     CHECK_PTR(out, &log);
     log.number = INT64_MAX;
     log.pointer = NULL;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, NULL), &out), INT64_MAX);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, NULL), &out),
+             INT64_MAX);
     CHECK(out == NULL);
     log.code = AIOLOOP_EIO;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_raises, &log, NULL), NULL), AIOLOOP_EIO);
+    CHECK_EQ(task_play(loop, task_raises, &log, NULL), AIOLOOP_EIO);
     CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), "raised 1");
     log.code = AIOLOOP_ECANCELED;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_raises, &log, NULL), NULL), AIOLOOP_ECANCELED);
+    CHECK_EQ(task_play(loop, task_raises, &log, NULL), AIOLOOP_ECANCELED);
     test_end(loop);
 }
 
@@ -196,11 +204,10 @@ TEST(task_that_returns_what_is_no_code_fails, "TASK-01") {
     for (i = 0; i < 3; i++) {
         int64_t expected = numbers[i] == AIOLOOP_SUSPENDED ? AIOLOOP_EMISUSE : AIOLOOP_EINVAL;
         log.number = numbers[i];
-        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, NULL), NULL),
-                 expected);
+        CHECK_EQ(task_play(loop, task_returns_number, &log, NULL), expected);
     }
     log.number = INT_MIN;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, NULL), NULL), INT_MIN);
+    CHECK_EQ(task_play(loop, task_returns_number, &log, NULL), INT_MIN);
     test_end(loop);
 }
 
@@ -442,10 +449,10 @@ TEST(task_disposes_of_its_argument_once_however_it_ends, "CRE-07 TASK-06") {
     task_start(loop, &log);
     options.dispose = task_dispose;
     log.number = 3; /* ended */
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), NULL), 3);
+    CHECK_EQ(task_play(loop, task_returns_number, &log, &options), 3);
     CHECK_EQ(log.disposed, 1);
     log.code = AIOLOOP_EIO; /* failed */
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_raises, &log, &options), NULL), AIOLOOP_EIO);
+    CHECK_EQ(task_play(loop, task_raises, &log, &options), AIOLOOP_EIO);
     CHECK_EQ(log.disposed, 2);
     t = await_task(loop, task_returns_number, &log, &options); /* cancelled before it began */
     log.order[0] = '\0';
@@ -488,14 +495,13 @@ TEST(task_disposes_of_a_result_that_nobody_took, "") {
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), &out), 0);
     CHECK_PTR(out, &log);
     CHECK_EQ(log.results_disposed, 0);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), NULL), 0);
+    CHECK_EQ(task_play(loop, task_returns_number, &log, &options), 0);
     CHECK_EQ(log.results_disposed, 1);
     aioloop_future_unref(aioloop_create_task(loop, task_returns_number, &log, &options)); /* fire and forget */
     test_spin(loop, 2);
     CHECK_EQ(log.results_disposed, 2);
     log.number = AIOLOOP_ECANCELED; /* no result, whatever was stored */
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), NULL),
-             AIOLOOP_ECANCELED);
+    CHECK_EQ(task_play(loop, task_returns_number, &log, &options), AIOLOOP_ECANCELED);
     CHECK_EQ(log.results_disposed, 2);
     log.number = 0;
     t = await_task(loop, task_returns_number, &log, &options);
@@ -630,7 +636,9 @@ TEST(dispose_creates_and_cancels_tasks_and_cannot_wait, "") {
     CHECK_EQ(log.disposed, 3);
     CHECK_STR(log.order, "rrr");
     options.dispose = task_dispose_awaits_by_frame;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task_frame(loop, task_frame_returns, &frame, &options), NULL), 1);
+    CHECK_EQ(
+        aioloop_run_until_complete(loop, aioloop_create_task_frame(loop, task_frame_returns, &frame, &options), NULL),
+        1);
     CHECK_EQ(log.disposed, 4);
     aioloop_future_unref(log.future);
     test_end(loop);
@@ -1286,7 +1294,7 @@ TEST(task_may_keep_a_reference_to_itself, "TASK-12") {
     test_spin(loop, 2);
     CHECK_EQ(aioloop_future_result(log.task, NULL), 8);
     aioloop_future_unref(log.task);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_keeps_itself, &log, NULL), NULL), 8);
+    CHECK_EQ(task_play(loop, task_keeps_itself, &log, NULL), 8);
     CHECK_EQ(aioloop_future_result(log.task, NULL), 8); /* its creator's use has not taken it away */
     aioloop_future_unref(log.task);
     test_end(loop);
@@ -1688,7 +1696,7 @@ TEST(fatal_task_ends_the_run_and_is_its_error, "TASK-15") {
     task_soon(loop, task_noted, &log);
     test_spin(loop, 1); /* it can run again */
     CHECK_STR(log.order, "fc");
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_is_fatal, &log, NULL), NULL), AIOLOOP_EFATAL);
+    CHECK_EQ(task_play(loop, task_is_fatal, &log, NULL), AIOLOOP_EFATAL);
     test_spin(loop, 2);
     test_reports_clear(); /* the run has told it; whether the future does too is not what this is about */
     test_end(loop);
@@ -1927,7 +1935,8 @@ static int64_t task_cleans_up_after_raise(aioloop *loop, void *arg, void **out) 
     options.eager = log->code != 0;
     n = aioloop_await(aioloop_sleep(loop, 0), NULL);
     CHECK_EQ(n, 0);
-    log->task = await_task(loop, task_fails_the_same, options.eager ? NULL : log, &options); /* others fail with the code */
+    /* Others fail with the code. */
+    log->task = await_task(loop, task_fails_the_same, options.eager ? NULL : log, &options);
     for (i = 0; i < 4; i++) {
         n = aioloop_await(aioloop_sleep(loop, 0), NULL);
         CHECK_EQ(n, 0);
@@ -1944,8 +1953,7 @@ TEST(message_survives_the_clean_up_that_awaits, "") {
     task_log log;
     task_start(loop, &log);
     for (log.code = 0; log.code < 2; log.code++) { /* also while an eager task fails inside the call */
-        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_cleans_up_after_raise, &log, NULL), NULL),
-                 AIOLOOP_EPIPE);
+        CHECK_EQ(task_play(loop, task_cleans_up_after_raise, &log, NULL), AIOLOOP_EPIPE);
         CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), "mine");
     }
     test_end(loop);
@@ -1969,8 +1977,7 @@ TEST(message_survives_an_eager_task_that_fails_the_same, "CRE-08") {
     aioloop *loop = test_loop();
     await_needs_stacks(loop);
     CHECK_EQ(await_run(loop, task_begins_others_after_raise, NULL), AIOLOOP_EPIPE);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_begins_others_after_raise, NULL, NULL), NULL),
-             AIOLOOP_EPIPE);
+    CHECK_EQ(task_play(loop, task_begins_others_after_raise, NULL, NULL), AIOLOOP_EPIPE);
     CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), "mine");
     test_end(loop);
 }
@@ -2028,15 +2035,14 @@ TEST(task_with_a_time_out_fails_with_it, "") {
     task_start(loop, &log);
     for (i = 0; i < 3; i++) {
         options.timeout = past[i];
-        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_sleeps_long, &log, &options), NULL),
-                 AIOLOOP_ETIMEDOUT);
+        CHECK_EQ(task_play(loop, task_sleeps_long, &log, &options), AIOLOOP_ETIMEDOUT);
         CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), aioloop_strerror(AIOLOOP_ETIMEDOUT));
     }
     options.timeout = AIOLOOP_FOREVER;
     log.number = 5;
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), NULL), 5);
+    CHECK_EQ(task_play(loop, task_returns_number, &log, &options), 5);
     options.timeout = INT64_MAX - 1; /* the sum saturates */
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), NULL), 5);
+    CHECK_EQ(task_play(loop, task_returns_number, &log, &options), 5);
     CHECK(aioloop_next_deadline(loop) == AIOLOOP_FOREVER); /* no timer is left behind */
     test_end(loop);
 }
@@ -2080,11 +2086,11 @@ TEST(task_runs_on_a_stack_that_it_is_given, "") {
     options.stack_size = sizeof(place.bytes) - 1;
     log.number = 6;
     for (i = 0; i < 3; i++)
-        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), NULL), 6);
+        CHECK_EQ(task_play(loop, task_returns_number, &log, &options), 6);
     memset(&place, 0xaa, sizeof(place)); /* it is ours again */
     options.stack = NULL;
     for (options.stack_size = 70000; options.stack_size < 1000000; options.stack_size *= 3)
-        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, task_returns_number, &log, &options), NULL), 6);
+        CHECK_EQ(task_play(loop, task_returns_number, &log, &options), 6);
     test_end(loop);
 }
 
@@ -2188,8 +2194,8 @@ static void task_cancelled_when_made(test_peer *peer) {
 static int64_t task_dials(aioloop *loop, void *arg, void **out) {
     task_dialing *d = (task_dialing *)arg;
     (void)out;
-    d->number = aioloop_await(
-        aioloop_create_connection(loop, &test_protocol, &d->peer, "127.0.0.1", d->port, NULL), &d->transport);
+    d->number = aioloop_await(aioloop_create_connection(loop, &test_protocol, &d->peer, "127.0.0.1", d->port, NULL),
+                              &d->transport);
     d->done++;
     return d->number;
 }
@@ -2523,3 +2529,80 @@ TEST_WITH(tasks_and_combinators_of_a_wrong_thread_are_refused_in_debug_mode, "DB
 }
 
 #endif
+
+/* ---- no memory ---- */
+
+typedef struct task_memory {
+    int left; /* allocations that succeed; below 0: all */
+    bool refused;
+} task_memory;
+
+static void *task_allocate(void *context, void *pointer, size_t old_size, size_t new_size) {
+    task_memory *m = (task_memory *)context;
+    (void)old_size;
+    if (new_size == 0) {
+        test_free(pointer);
+        return NULL;
+    }
+    if (m->left == 0) {
+        m->refused = true;
+        return NULL;
+    }
+    if (m->left > 0)
+        m->left--;
+    return pointer == NULL ? test_malloc(new_size) : test_realloc(pointer, new_size);
+}
+
+/* Makes a task in every way with only so many allocations; true if it needed more. */
+static bool task_made_with(int allocations, bool named, bool copied) {
+    static task_memory memory;
+    aioloop_config config = AIOLOOP_ZERO;
+    aioloop_allocator allocator;
+    aioloop_task_options options = AIOLOOP_ZERO;
+    aioloop *loop;
+    task_log log;
+    task_copied copy;
+    aioloop_task *t;
+    memory.left = -1;
+    memory.refused = false;
+    allocator.allocate = task_allocate;
+    allocator.context = &memory;
+    config.allocator = &allocator;
+    loop = test_loop_with(&config);
+    task_start(loop, &log);
+    memset(&copy, 0, sizeof(copy));
+    copy.log = &log;
+    options.name = named ? "needs memory" : NULL;
+    options.timeout = named ? AIOLOOP_SECONDS(100) : 0;
+    options.copy_size = copied ? sizeof(copy) : 0;
+    options.dispose = copied ? task_dispose_copy : task_dispose;
+    memory.left = allocations;
+    t = copied ? aioloop_create_task(loop, task_reads_copy, &copy, &options)
+               : aioloop_create_task(loop, task_returns_number, &log, &options);
+    memory.left = -1;
+    if (memory.refused) {
+        CHECK_EQ(aioloop_future_exception(t), AIOLOOP_ENOMEM);
+        CHECK_EQ(aioloop_error_code(aioloop_last_error(loop)), AIOLOOP_ENOMEM);
+        CHECK_EQ(log.disposed, 1); /* there and then, once */
+        CHECK_EQ(aioloop_all_tasks(loop, NULL, 0), 0);
+    } else {
+        CHECK_EQ(log.disposed, 0);
+        CHECK_EQ(aioloop_run_until_complete(loop, t, NULL), copied ? 1 : 0);
+    }
+    test_spin(loop, 2);
+    CHECK_EQ(log.disposed, 1);
+    CHECK(aioloop_next_deadline(loop) == AIOLOOP_FOREVER);
+    test_end(loop);
+    return memory.refused;
+}
+
+TEST(task_that_finds_no_memory_disposes_of_its_argument_once, "CRE-07") {
+    int kind;
+    for (kind = 0; kind < 4; kind++) {
+        int allocations = 0;
+        while (task_made_with(allocations, (kind & 1) != 0, (kind & 2) != 0))
+            allocations++;
+        CHECK_GE(allocations, 2);
+        CHECK_LT(allocations, 30);
+    }
+}

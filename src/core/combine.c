@@ -22,7 +22,10 @@ static bool aiol_combine_is_open(const aiol_resource *resource) {
 
 /* The future for a call that fails, with its message as the loop's last error. */
 static aioloop_future *aiol_combine_failed(aioloop *loop, int code) {
-    aioloop_future *f = aiol_future_new(loop, NULL, NULL);
+    aioloop_future *f;
+    if (code == AIOLOOP_ECLOSED)
+        return aiol_future_failed(code);
+    f = aiol_future_new(loop, NULL, NULL);
     if (f == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     aiol_future_fail(f, code, aiol_detail(loop, code));

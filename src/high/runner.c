@@ -46,8 +46,10 @@ static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recip
     if (aioloop_get_running_loop() != NULL)
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop is running in this thread");
     n = aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
-    if (n < 0)
-        aiol_fail(NULL, (int)n, "%s", aioloop_error_message(aioloop_last_error(runner->loop)));
+    if (n < 0) {
+        const aioloop_error *error = aioloop_last_error(runner->loop);
+        aiol_fail(NULL, (int)n, "%s", aioloop_error_code(error) == n ? aioloop_error_message(error) : "");
+    }
     return n;
 }
 
