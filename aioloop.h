@@ -1817,20 +1817,6 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_KNOWS_VALGRIND 0
 #endif
 
-/* Names of functions in assembly. */
-#if defined(__APPLE__)
-#define AIOL_ASM_FUNCTION(name) ".globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
-#define AIOL_ASM_END(name)
-#else
-#define AIOL_ASM_FUNCTION(name) ".weak " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n"
-#define AIOL_ASM_END(name) ".size " #name ", . - " #name "\n"
-#endif
-#if defined(__GNUC__)
-#define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
-#else
-#define AIOL_ASM_VISIBILITY
-#endif
-
 /* Sanitizers, which have to be told of every change of stacks. */
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -3514,11 +3500,11 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 /*
  * stack.c - changing from one stack to another, and the memory of stacks.
  *
- * aiol_stack_switch keeps what a called function must keep (registers, and the rounding modes of floating point where there are
- * some) on the stack it leaves, stores that stack's pointer at *sp and goes on with the one that was there. So one word stands for
- * whichever side does not run.
+ * aiol_stack_switch stores the pointer of the stack that it leaves at *sp and goes on with the one that was there. So one
+ * word stands for whichever side does not run.
  *
- * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times.
+ * It is inlined, and jumps: a call would leave its place on the processor's own stack of return addresses, and a return would
+ * look there for its target, so that not only the switch but each function that returns behind it would be mispredicted.
  */
 #ifndef AIOL_SYS_STACK_C
 #define AIOL_SYS_STACK_C
@@ -3529,73 +3515,64 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 
 #if AIOL_STACK_SWITCH == AIOL_SWITCH_X86_64
 
-__asm__(".text\n"
-        AIOL_ASM_FUNCTION(aioloop_stack_switch)
-        "    pushq %rbp\n"
-        "    pushq %rbx\n"
-        "    pushq %r12\n"
-        "    pushq %r13\n"
-        "    pushq %r14\n"
-        "    pushq %r15\n"
-        "    subq $8, %rsp\n"
-        "    stmxcsr (%rsp)\n"
-        "    fnstcw 4(%rsp)\n"
-        "    movq (%rdi), %rax\n"
-        "    movq %rsp, (%rdi)\n"
-        "    movl (%rsp), %ecx\n"
-        "    movzwl 4(%rsp), %edx\n"
-        "    movq %rax, %rsp\n"
-        "    cmpl (%rsp), %ecx\n" /* loading them is slow, and they hardly ever differ */
-        "    jne 1f\n"
-        "    cmpw 4(%rsp), %dx\n"
-        "    jne 1f\n"
-        "2:  addq $8, %rsp\n"
-        "    popq %r15\n"
-        "    popq %r14\n"
-        "    popq %r13\n"
-        "    popq %r12\n"
-        "    popq %rbx\n"
-        "    popq %rbp\n"
-        "    popq %rcx\n" /* a ret would be predicted to go back to the caller, which is on the other stack */
-        "    jmpq *%rcx\n"
-        "1:  ldmxcsr (%rsp)\n"
-        "    fldcw 4(%rsp)\n"
-        "    jmp 2b\n"
-        AIOL_ASM_END(aioloop_stack_switch));
+/* The registers that AVX-512 adds. */
+#if defined(__AVX512F__)
+#define AIOL_MORE_VECTORS                                                                                        \
+    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",  \
+        "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#else
+#define AIOL_MORE_VECTORS
+#endif
 
-/* As if entry had been called, and had called the switch. */
-static void *aiol_stack_prepare(char *top, void (*entry)(void)) {
-    uint64_t *sp = (uint64_t *)(void *)(top - ((uintptr_t)top & 15)) - 1;
+/* On each stack that does not run there are, from its pointer on: the rounding modes of floating point, where it goes on, and
+ * what the code there expects. The compiler keeps what it needs of the other registers (of floating point the library uses
+ * nothing else). Below the pointer lie 128 bytes that a function may use. */
+AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
+    __asm__ volatile("leaq -128(%%rsp), %%rsp\n\t"
+                     "pushq %%rbp\n\t"
+                     "pushq %%rbx\n\t"
+                     "leaq 2f(%%rip), %%rax\n\t"
+                     "pushq %%rax\n\t"
+                     "subq $8, %%rsp\n\t"
+                     "stmxcsr (%%rsp)\n\t"
+                     "fnstcw 4(%%rsp)\n\t"
+                     "movq (%%rdi), %%rax\n\t"
+                     "movq %%rsp, (%%rdi)\n\t"
+                     "movl (%%rsp), %%ecx\n\t"
+                     "movzwl 4(%%rsp), %%edx\n\t"
+                     "movq %%rax, %%rsp\n\t"
+                     "cmpl (%%rsp), %%ecx\n\t" /* loading them is slow, and they hardly ever differ */
+                     "jne 3f\n\t"
+                     "cmpw 4(%%rsp), %%dx\n\t"
+                     "jne 3f\n"
+                     "1:  addq $8, %%rsp\n\t"
+                     "popq %%rcx\n\t"
+                     "jmpq *%%rcx\n"
+                     "3:  ldmxcsr (%%rsp)\n\t"
+                     "fldcw 4(%%rsp)\n\t"
+                     "jmp 1b\n"
+                     "2:  popq %%rbx\n\t"
+                     "popq %%rbp\n\t"
+                     "leaq 128(%%rsp), %%rsp"
+                     : "+D"(sp)
+                     :
+                     : "rax", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",
+                       "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                       "xmm12", "xmm13", "xmm14", "xmm15", AIOL_MORE_VECTORS "memory", "cc");
+}
+
+/* Makes *sp a stack that begins in entry when it is switched to, as if entry had been called. */
+AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
+    char *top = base + size;
+    uint64_t *words = (uint64_t *)(void *)(top - ((uintptr_t)top & 15)) - 3;
     uint32_t mxcsr;
     uint16_t control;
-    *sp = 0; /* entry returns nowhere: where an unwinder stops */
-    *--sp = (uint64_t)(uintptr_t)entry;
-    sp -= 7;
-    memset(sp, 0, 7 * sizeof(*sp));
     __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
     __asm__ volatile("fnstcw %0" : "=m"(control));
-    sp[0] = mxcsr | (uint64_t)control << 32;
-    return sp;
-}
-
-#endif
-
-#if AIOL_STACK_SWITCH != AIOL_SWITCH_UCONTEXT
-
-#ifdef __cplusplus
-extern "C"
-#else
-extern
-#endif
-    void aioloop_stack_switch(void **sp) AIOL_ASM_VISIBILITY;
-
-AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
-    aioloop_stack_switch(sp);
-}
-
-/* Makes *sp a stack that begins in entry when it is switched to. */
-AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
-    *sp = aiol_stack_prepare(base + size, entry);
+    words[0] = mxcsr | (uint64_t)control << 32;
+    words[1] = (uint64_t)(uintptr_t)entry;
+    words[2] = 0; /* entry returns nowhere: where an unwinder stops */
+    *sp = words;
 }
 
 #else

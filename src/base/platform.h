@@ -82,20 +82,6 @@
 #define AIOL_KNOWS_VALGRIND 0
 #endif
 
-/* Names of functions in assembly. */
-#if defined(__APPLE__)
-#define AIOL_ASM_FUNCTION(name) ".globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
-#define AIOL_ASM_END(name)
-#else
-#define AIOL_ASM_FUNCTION(name) ".weak " #name "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n"
-#define AIOL_ASM_END(name) ".size " #name ", . - " #name "\n"
-#endif
-#if defined(__GNUC__)
-#define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
-#else
-#define AIOL_ASM_VISIBILITY
-#endif
-
 /* Sanitizers, which have to be told of every change of stacks. */
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
