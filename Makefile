@@ -25,7 +25,7 @@ LIBS = -lpthread
 JOBS = $(shell nproc 2>/dev/null || echo 2)
 SOURCES = $(wildcard src/*.h src/*/*.h src/*/*.c)
 TESTS = $(filter-out tests/test_main.c,$(wildcard tests/test_*.c))
-TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h Makefile
+TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h tests/awaits.h Makefile
 # For C++: -x c++, because the files are called .c.
 LANG_FLAGS =
 COMPILE = $(CC) $(LANG_FLAGS) -std=$(STD) -D_GNU_SOURCE $(OPT) $(WARNINGS) $(EXTRA) $(INCLUDE) -Itests
@@ -87,7 +87,9 @@ test-run:
 ## make test         the whole suite on every back end of this machine, and the table of behaviours
 test: check-header
 	@$(NEED) $(firstword $(CC))=$(firstword $(CC))
-	@status=0; $(MAKE_QUIETLY) test-run RUN_ON="$(BACKENDS) $(FALLBACKS)" || status=1; \
+	@status=0; echo "on pairs of internet sockets, of which io_uring reads in another way than of Unix ones:"; \
+	TEST_PAIRS=internet $(MAKE_QUIETLY) test-run UNITS= RUN_ON="io_uring io_uring,no-incremental" || status=1; \
+	$(MAKE_QUIETLY) test-run RUN_ON="$(BACKENDS) $(FALLBACKS)" || status=1; \
 	for tool in amalgamate runner; do echo "$(CONFIG) test_$$tool.py"; \
 	    if CC="$(CC)" $(PYTHON) tests/test_$$tool.py; then word=pass; else word=fail; status=1; fi; \
 	    printf '%s\ttest_%s.py\t\t0\ttools\n' $$word $$tool >>$(OUT)/results.txt; done; \

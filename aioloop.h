@@ -22,8 +22,8 @@
  * aioloop.h - Python's asyncio event loop, for C. One header.
  *
  * Callbacks, timers, futures, context variables, watched descriptors, TCP and Unix connections and servers with
- * asyncio's protocols, transports and flow control; over io_uring, epoll, poll, select, a simulated network with virtual time, or
- * a firmware's clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
+ * asyncio's protocols, transports and flow control; over io_uring, epoll, poll, select, a simulated network with
+ * virtual time, or a firmware's clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
  *
  * This is the manual: how things fit together. What each function does, and how it can fail, stands above its
  * declaration.
@@ -258,9 +258,9 @@
  *
  *   aioloop_config.backend, or else the environment variable AIOLOOP_BACKEND, or else the best that works:
  *
- *       io_uring  Linux, the default from kernel 6.1 on; on older ones by name. Small writes leave with the next wait, all in one
- *                 call. Where it is forbidden (containers, seccomp, sysctl) the next best serves, and aioloop_backend_name
- *                 tells
+ *       io_uring  Linux, the default from kernel 6.1 on; on older ones by name. Small writes leave with the next wait,
+ *                 all in one call. Where it is forbidden (containers, seccomp, sysctl) the next best serves, and
+ *                 aioloop_backend_name tells
  *       epoll     Linux; any number of descriptors
  *       poll      every POSIX system; each wait costs a pass over all descriptors
  *       select    every POSIX system; descriptors below 1024 only
@@ -281,25 +281,27 @@
  *
  * THREADS
  *
- *   A loop may be made in any thread and belongs to the one that runs it first, for good; aioloop_run_until_complete and
- *   aioloop_backend_fd count as running, so set a loop up in the thread that will run it. (A server is listening when
- *   aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of loops may run in as
- *   many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
- *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
- *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
+ *   A loop may be made in any thread and belongs to the one that runs it first, for good; aioloop_run_until_complete
+ *   and aioloop_backend_fd count as running, so set a loop up in the thread that will run it. (A server is listening
+ *   when aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of
+ *   loops may run in as many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and
+ *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
+ *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
+ *   (examples/echo_server.c).
  *
  *
  * ENDING WELL
  *
- *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A server
- *   that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's pipe, watched) calls
- *   aioloop_server_close and aioloop_server_close_clients, and sets a timer for aioloop_server_abort_clients.
+ *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
+ *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's
+ *   pipe, watched) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
+ *   aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
- *   On io_uring a process that ends without aioloop_free holds its ports some milliseconds longer, until the kernel has taken
- *   the ring apart; a program that is restarted at once frees its loop first, also on SIGTERM.
- *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be sure write_eof,
- *   and read to the end.
+ *   On io_uring a process that ends without aioloop_free holds its ports some milliseconds longer, until the kernel has
+ *   taken the ring apart; a program that is restarted at once frees its loop first, also on SIGTERM.
+ *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be
+ *   sure write_eof, and read to the end.
  *
  *
  * FORK
@@ -656,9 +658,9 @@ typedef struct aioloop_protocol aioloop_protocol;
 /* ---- making and finding loops ---- */
 
 typedef struct aioloop_config {
-    /* Which back end, and its options, separated by commas: "io_uring", "epoll", "poll", "select", "sim", "sim,delayed,seed=7",
-     * "epoll,no-eventfd". NULL: the environment variable AIOLOOP_BACKEND, else the best that works. The manual
-     * lists the options. Copied. */
+    /* Which back end, and its options, separated by commas: "io_uring", "epoll", "poll", "select", "sim",
+     * "sim,delayed,seed=7", "epoll,no-eventfd". NULL: the environment variable AIOLOOP_BACKEND, else the best that
+     * works. The manual lists the options. Copied. */
     const char *backend;
     const aioloop_allocator *allocator; /* NULL: AIOLOOP_MALLOC and its kin. Copied. */
     int debug;                          /* 1: debug mode on, -1: off, 0: on if AIOLOOP_DEBUG is set and not empty */
@@ -666,7 +668,8 @@ typedef struct aioloop_config {
 
 /* asyncio.new_event_loop(). config NULL: all defaults. The loop is the caller's to free. NULL on failure, and then
  * aioloop_last_error(NULL) says why: AIOLOOP_EINVAL for a back end nobody knows, AIOLOOP_ENOTAVAILABLE for one that
- * is not here (but for io_uring where the system forbids it, the next best serves: see aioloop_backend_name), AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
+ * is not here (but for io_uring where the system forbids it, the next best serves: see aioloop_backend_name),
+ * AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop *aioloop_new_event_loop(const aioloop_config *config);
 
 /* asyncio.get_running_loop(): the loop that is running in this thread; NULL if none is (asyncio's RuntimeError),
@@ -684,15 +687,16 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop);
 
 /* ---- running and stopping ---- */
 
-/* loop.run_forever(): runs until aioloop_stop. 0; AIOLOOP_EFATAL if a callback raised that (what was not run yet is kept
- * for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one runs or ever ran in another
- * thread: a loop stays with the first that runs it; AIOLOOP_ECLOSED; or the system's error if waiting itself failed. */
+/* loop.run_forever(): runs until aioloop_stop. 0; AIOLOOP_EFATAL if a callback raised that (what was not run yet is
+ * kept for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one runs or ever ran
+ * in another thread: a loop stays with the first that runs it; AIOLOOP_ECLOSED; or the system's error if waiting itself
+ * failed. */
 AIOLOOP_API int aioloop_run_forever(aioloop *loop);
 
-/* loop.run_until_complete(): runs until the future is done. Returns its number (>= 0) and stores its pointer at out (the
- * address of an object pointer, or NULL), or returns its error: AIOLOOP_ECANCELED if it was cancelled. AIOLOOP_EMISUSE if
- * aioloop_stop ended the run before, and then the future stays pending (claim it beforehand to use it again). Ends an
- * unclaimed future's use in every case. AIOLOOP_EINVAL for another loop's future. */
+/* loop.run_until_complete(): runs until the future is done. Returns its number (>= 0) and stores its pointer at out
+ * (the address of an object pointer, or NULL), or returns its error: AIOLOOP_ECANCELED if it was cancelled.
+ * AIOLOOP_EMISUSE if aioloop_stop ended the run before, and then the future stays pending (claim it beforehand to use
+ * it again). Ends an unclaimed future's use in every case. AIOLOOP_EINVAL for another loop's future. */
 AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *future, void *out);
 
 /* One iteration, for programs with a main loop of their own: waits at most max_wait (0: not at all; AIOLOOP_FOREVER: as
@@ -700,14 +704,14 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
  * aioloop_run_forever's. asyncio has no such call. */
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait);
 
-/* The time on the loop's clock at which aioloop_run_once has something to do even if no descriptor becomes ready: now or
- * earlier if at once, AIOLOOP_FOREVER if never. */
+/* The time on the loop's clock at which aioloop_run_once has something to do even if no descriptor becomes ready: now
+ * or earlier if at once, AIOLOOP_FOREVER if never. */
 AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop);
 
-/* A descriptor that another main loop can watch for reading: readable means aioloop_run_once has something to do. Whatever
- * is to be told to the system is told before this returns and before each aioloop_run_once returns. AIOLOOP_ENOTAVAILABLE
- * where the back end has none (poll, select); AIOLOOP_EMISUSE in another thread than the one that runs the loop: this call, as a
- * run, makes the loop stay with the thread. The loop's to close. */
+/* A descriptor that another main loop can watch for reading: readable means aioloop_run_once has something to do.
+ * Whatever is to be told to the system is told before this returns and before each aioloop_run_once returns.
+ * AIOLOOP_ENOTAVAILABLE where the back end has none (poll, select); AIOLOOP_EMISUSE in another thread than the one that
+ * runs the loop: this call, as a run, makes the loop stay with the thread. The loop's to close. */
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop);
 
 /* The name of the back end that runs this loop: "epoll". The program's for ever. */
@@ -726,9 +730,10 @@ AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
- * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio does, a
- * loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child this
- * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
+ * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio
+ * does, a loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child
+ * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is
+ * ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
@@ -747,18 +752,18 @@ typedef struct aioloop_timer_handle {
     aioloop_time when; /* TimerHandle.when() */
 } aioloop_timer_handle;
 
-/* loop.call_soon(): calls fn(loop, arg) in the next iteration, after the callbacks that are queued already. A null handle
- * means a NULL fn, no memory or a closed loop; aioloop_last_error says which. */
+/* loop.call_soon(): calls fn(loop, arg) in the next iteration, after the callbacks that are queued already. A null
+ * handle means a NULL fn, no memory or a closed loop; aioloop_last_error says which. */
 AIOLOOP_API aioloop_handle aioloop_call_soon(aioloop *loop, aioloop_callback fn, void *arg);
 
-/* loop.call_soon_threadsafe(): the same from any thread, and wakes the loop. Calls made by one thread keep their order. The
- * loop must not be freed before the call returns; racing with aioloop_close is safe. The handle may be cancelled in the loop's
- * thread only. Failures are told by a null handle alone. */
+/* loop.call_soon_threadsafe(): the same from any thread, and wakes the loop. Calls made by one thread keep their order.
+ * The loop must not be freed before the call returns; racing with aioloop_close is safe. The handle may be cancelled in
+ * the loop's thread only. Failures are told by a null handle alone. */
 AIOLOOP_API aioloop_handle aioloop_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg);
 
-/* loop.call_later(), loop.call_at(): calls fn(loop, arg) once, not before delay has passed or the clock shows when; soon
- * after if that is past. Equal times run in the order of these calls. AIOLOOP_FOREVER never comes. A null handle (see
- * aioloop_handle_is_null) as for aioloop_call_soon, and AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. */
+/* loop.call_later(), loop.call_at(): calls fn(loop, arg) once, not before delay has passed or the clock shows when;
+ * soon after if that is past. Equal times run in the order of these calls. AIOLOOP_FOREVER never comes. A null handle
+ * (see aioloop_handle_is_null) as for aioloop_call_soon, and AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. */
 AIOLOOP_API aioloop_timer_handle aioloop_call_later(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg);
 AIOLOOP_API aioloop_timer_handle aioloop_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg);
 
@@ -782,22 +787,22 @@ AIOLOOP_API bool aioloop_handle_cancelled(const aioloop_handle *handle);
 AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle);
 
 /* Moves a pending timer to another time (in either direction) and stores it in the handle. To a later time this costs a
- * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran, runs,
- * or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
+ * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran,
+ * runs, or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
 AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when);
 
 /* ---- watching descriptors ---- */
 
-/* loop.add_reader(), loop.add_writer(): calls fn(loop, arg) in every iteration in which fd is readable (writable), until
- * removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the caller's; remove
- * the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too large for the back end);
- * AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll); AIOLOOP_EMISUSE if a transport owns it;
- * AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+/* loop.add_reader(), loop.add_writer(): calls fn(loop, arg) in every iteration in which fd is readable (writable),
+ * until removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the
+ * caller's; remove the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too
+ * large for the back end); AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll);
+ * AIOLOOP_EMISUSE if a transport owns it; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 
-/* loop.remove_reader(), loop.remove_writer(): 1 if there was such a watcher, 0 if not (also on a closed loop). Its callback
- * does not run any more, even if its event was found already. AIOLOOP_EMISUSE if a transport owns fd. */
+/* loop.remove_reader(), loop.remove_writer(): 1 if there was such a watcher, 0 if not (also on a closed loop). Its
+ * callback does not run any more, even if its event was found already. AIOLOOP_EMISUSE if a transport owns fd. */
 AIOLOOP_API int aioloop_remove_reader(aioloop *loop, aioloop_socket fd);
 AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 
@@ -809,9 +814,9 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
  * format NULL: none. */
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 
-/* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL: of the
- * last call in this thread that had no loop to tell (aioloop_new_event_loop). Valid until the next call that fails. Never NULL;
- * its code is 0 if nothing failed yet. */
+/* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL:
+ * of the last call in this thread that had no loop to tell (aioloop_new_event_loop). Valid until the next call that
+ * fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
 /* What an exception handler is told. Members that do not apply are 0 or NULL; all is borrowed. */
@@ -855,13 +860,13 @@ AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg);
 
 /* loop.set_debug(), loop.get_debug(). In debug mode calls that schedule, watch or complete something are refused with
  * AIOLOOP_EMISUSE from a wrong thread, slow callbacks
- * are logged, objects remember where they were made, and what is left open is reported. AIOLOOP_ENOTAVAILABLE when built
- * with AIOLOOP_USE_DEBUG 0. */
+ * are logged, objects remember where they were made, and what is left open is reported. AIOLOOP_ENOTAVAILABLE when
+ * built with AIOLOOP_USE_DEBUG 0. */
 AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled);
 AIOLOOP_API bool aioloop_get_debug(aioloop *loop);
 
-/* loop.slow_callback_duration: in debug mode a callback that takes this long is logged. 100 ms at first. AIOLOOP_EINVAL for a
- * negative time. */
+/* loop.slow_callback_duration: in debug mode a callback that takes this long is logged. 100 ms at first. AIOLOOP_EINVAL
+ * for a negative time. */
 AIOLOOP_API int aioloop_set_slow_callback_duration(aioloop *loop, aioloop_time duration);
 AIOLOOP_API aioloop_time aioloop_get_slow_callback_duration(aioloop *loop);
 
@@ -901,15 +906,15 @@ AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future);
  * failed and nobody looked, that is reported to the exception handler. NULL is ignored. */
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future);
 
-/* Future.set_result(): number must not be negative (AIOLOOP_EINVAL). dispose (may be NULL) is called with pointer when the
- * future is freed and nobody took it. 0; AIOLOOP_EINVALIDSTATE if it is done, and then nothing happens and pointer is still
- * the caller's; AIOLOOP_EMISUSE on a future of the library's own operations; AIOLOOP_ECLOSED if its loop is closed and there
- * are callbacks, which will not run, but the result is set. */
+/* Future.set_result(): number must not be negative (AIOLOOP_EINVAL). dispose (may be NULL) is called with pointer when
+ * the future is freed and nobody took it. 0; AIOLOOP_EINVALIDSTATE if it is done, and then nothing happens and pointer
+ * is still the caller's; AIOLOOP_EMISUSE on a future of the library's own operations; AIOLOOP_ECLOSED if its loop is
+ * closed and there are callbacks, which will not run, but the result is set. */
 AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer,
                                           void (*dispose)(void *pointer));
 
-/* Future.set_exception(): code must be negative and not AIOLOOP_ECANCELED (AIOLOOP_EINVAL). format (printf's) may be NULL.
- * Returns as aioloop_future_set_result does. */
+/* Future.set_exception(): code must be negative and not AIOLOOP_ECANCELED (AIOLOOP_EINVAL). format (printf's) may be
+ * NULL. Returns as aioloop_future_set_result does. */
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
     AIOLOOP_PRINTF(3, 4);
 
@@ -945,29 +950,31 @@ AIOLOOP_API bool aioloop_future_done(const aioloop_future *future);
 AIOLOOP_API bool aioloop_future_cancelled(const aioloop_future *future);
 AIOLOOP_API aioloop *aioloop_future_get_loop(const aioloop_future *future);
 
-/* Future.result(): the number, with the pointer stored at out (the address of an object pointer, or NULL); or the error's code;
- * AIOLOOP_EINVALIDSTATE if pending. The first call with an out takes the pointer (its dispose will not run); later ones
- * borrow it. */
+/* Future.result(): the number, with the pointer stored at out (the address of an object pointer, or NULL); or the
+ * error's code; AIOLOOP_EINVALIDSTATE if pending. The first call with an out takes the pointer (its dispose will not
+ * run); later ones borrow it. */
 AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out);
 
-/* Future.exception(): 0 if it succeeded, the code if it failed, AIOLOOP_ECANCELED if it was cancelled, AIOLOOP_EINVALIDSTATE if
- * pending. */
+/* Future.exception(): 0 if it succeeded, the code if it failed, AIOLOOP_ECANCELED if it was cancelled,
+ * AIOLOOP_EINVALIDSTATE if pending. */
 AIOLOOP_API int aioloop_future_exception(aioloop_future *future);
 
 /* The error with its message, valid as long as the future; NULL unless it failed or was cancelled. */
 AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future);
 
-/* Future.add_done_callback(): calls fn(future, arg) in the iteration after it is done (the next one, if it is). Borrows the
- * future. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED; on a static failed future its code, and fn is not called. */
+/* Future.add_done_callback(): calls fn(future, arg) in the iteration after it is done (the next one, if it is). Borrows
+ * the future. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED; on a static failed future its code, and fn is not
+ * called. */
 AIOLOOP_API int aioloop_future_add_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg);
 AIOLOOP_API int aioloop_future_add_done_callback_context(aioloop_future *future, aioloop_future_callback fn, void *arg,
                                                          aioloop_context *context);
 
-/* The same as the one use of an unclaimed future: the future lives until fn has returned. Ends the use also when it fails. */
+/* The same as the one use of an unclaimed future: the future lives until fn has returned. Ends the use also when it
+ * fails. */
 AIOLOOP_API int aioloop_future_then(aioloop_future *future, aioloop_future_callback fn, void *arg);
 
-/* Future.remove_done_callback(): removes every registration of fn with arg; answers how many. Those already queued, since the
- * future is done, still run. */
+/* Future.remove_done_callback(): removes every registration of fn with arg; answers how many. Those already queued,
+ * since the future is done, still run. */
 AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg);
 
 #endif
@@ -1082,7 +1089,8 @@ AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_task_get_context(aioloop_task *task);
 
 /* Task.cancel() is aioloop_future_cancel. Task.cancelling(): how many cancels were asked for and not taken back.
- * Task.uncancel(): takes one back and returns what is left. 0 for what is no task. */
+ * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is forgotten.
+ * 0 for what is no task. */
 AIOLOOP_API int aioloop_task_cancelling(const aioloop_task *task);
 AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
 
@@ -1364,16 +1372,16 @@ typedef struct aioloop_address {
     } u;
 } aioloop_address;
 
-/* Makes an address of a numeric host ("127.0.0.1", "::1"; no zone) and a port (0 to 65535). 0, or AIOLOOP_EINVAL and *address as
- * it was: not numeric, or the port out of range. Any thread. */
+/* Makes an address of a numeric host ("127.0.0.1", "::1"; no zone) and a port (0 to 65535). 0, or AIOLOOP_EINVAL and
+ * *address as it was: not numeric, or the port out of range. Any thread. */
 AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port);
 
-/* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107 bytes,
- * AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
+/* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107
+ * bytes, AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size);
 
-/* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero, cut if it
- * does not fit. Returns the length it needs, without the zero. Any thread. */
+/* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero,
+ * cut if it does not fit. Returns the length it needs, without the zero. Any thread. */
 AIOLOOP_API size_t aioloop_address_format(const aioloop_address *address, char *text, size_t size);
 
 /* Writes the numeric host alone. Returns as aioloop_address_format does. Any thread. */
@@ -1403,9 +1411,10 @@ typedef struct aioloop_ssl_context aioloop_ssl_context;
 
 /* A protocol: asyncio's methods, each may be NULL. Must outlive its transports; usually static const. self is the
  * connection's own memory of instance_size bytes (zeroed, in the transport's block, freed with the transport), or, with
- * instance_size 0, the arg given to the call that made the connection. The calls come in this order: connection_made once;
- * data (or get_buffer and buffer_updated), pause_writing and resume_writing; eof_received at most once; connection_lost
- * once; nothing after it. Any of them may call anything on the transport. To fail, they call aioloop_raise. */
+ * instance_size 0, the arg given to the call that made the connection. The calls come in this order: connection_made
+ * once; data (or get_buffer and buffer_updated), pause_writing and resume_writing; eof_received at most once;
+ * connection_lost once; nothing after it. Any of them may call anything on the transport. To fail, they call
+ * aioloop_raise. */
 struct aioloop_protocol {
     size_t instance_size;
     /* protocol_factory: prepares self. Below 0: the connection is given up; for a client that is the call's error. */
@@ -1420,9 +1429,9 @@ struct aioloop_protocol {
     /* Called inside the write (or the call that set the marks) that went above the high mark; must not wait. */
     void (*pause_writing)(aioloop_transport *transport, void *self);
     void (*resume_writing)(aioloop_transport *transport, void *self);
-    /* BufferedProtocol: with get_buffer set, data_received is not called. Stores where to read to at buffer and returns how
-     * many bytes fit; hint is how many are likely (0: unknown). The buffer is used at once, never kept. Returning 0 ends
-     * the connection with AIOLOOP_EINVAL. */
+    /* BufferedProtocol: with get_buffer set, data_received is not called. Stores where to read to at buffer and returns
+     * how many bytes fit; hint is how many are likely (0: unknown). The buffer is used at once, never kept. Returning 0
+     * ends the connection with AIOLOOP_EINVAL. */
     size_t (*get_buffer)(aioloop_transport *transport, void *self, size_t hint, void **buffer);
     void (*buffer_updated)(aioloop_transport *transport, void *self, size_t size);
 };
@@ -1431,11 +1440,11 @@ struct aioloop_protocol {
 
 /* Options of aioloop_create_connection; all zero: asyncio's defaults. */
 typedef struct aioloop_connection_options {
-    const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also if
-                                     * the call fails after it was accepted as valid */
+    const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also
+                                     * if the call fails after it was accepted as valid */
     int family;                     /* aioloop_family: only addresses of this one; not with sock */
-    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with local_port,
-                                     * to that port of every address; not with sock */
+    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with
+                                     * local_port, to that port of every address; not with sock */
     int local_port;                 /* 0: any; not with sock */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
@@ -1448,8 +1457,9 @@ typedef struct aioloop_connection_options {
 /* loop.create_connection(): connects to host (a numeric address or "localhost"; names need the resolver and answer
  * AIOLOOP_ENOTAVAILABLE) and port. The future's pointer is the aioloop_transport (asyncio gives the pair; see
  * aioloop_transport_get_protocol), its number 0. connection_made has returned when it is done. Cancelling it closes the
- * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another transport
- * or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
+ * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another
+ * transport or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is
+ * kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_connection(aioloop *loop, const aioloop_protocol *protocol,
                                                                        void *arg, const char *host, int port,
                                                                        const aioloop_connection_options *options);
@@ -1476,8 +1486,8 @@ typedef struct aioloop_accepted_socket_options {
     aioloop_time timeout;
 } aioloop_accepted_socket_options;
 
-/* loop.connect_accepted_socket(): makes a connection of a stream socket accepted elsewhere. The socket is the loop's once it was
- * accepted as valid. As aioloop_create_connection. */
+/* loop.connect_accepted_socket(): makes a connection of a stream socket accepted elsewhere. The socket is the loop's
+ * once it was accepted as valid. As aioloop_create_connection. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
 aioloop_connect_accepted_socket(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket sock,
                                 const aioloop_accepted_socket_options *options);
@@ -1491,18 +1501,19 @@ AIOLOOP_API void aioloop_transport_unref(aioloop_transport *transport);
 /* The loop the transport lives on. */
 AIOLOOP_API aioloop *aioloop_transport_get_loop(const aioloop_transport *transport);
 
-/* WriteTransport.write(): sends size bytes after all that was written before. Never waits; the bytes may be reused when it
- * returns. 0: they are sent, kept to be sent, or dropped because the connection is closing or lost (the fifth such write
- * is logged). AIOLOOP_EMISUSE after aioloop_transport_write_eof; AIOLOOP_ENOMEM: nothing was taken; AIOLOOP_EINVAL for NULL. */
+/* WriteTransport.write(): sends size bytes after all that was written before. Never waits; the bytes may be reused when
+ * it returns. 0: they are sent, kept to be sent, or dropped because the connection is closing or lost (the fifth such
+ * write is logged). AIOLOOP_EMISUSE after aioloop_transport_write_eof; AIOLOOP_ENOMEM: nothing was taken;
+ * AIOLOOP_EINVAL for NULL. */
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size);
 
 /* WriteTransport.writelines(): the same for several pieces, all or none. */
 AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count);
 
-/* The same without a copy: data is lent until release(data, size, arg) is called, once, by the loop: when all of it is sent, when
- * the connection is lost, or when the loop is closed. On an error nothing is lent and release is not called; beyond write's
- * errors these are AIOLOOP_ENOTCONN on a closing or lost transport and AIOLOOP_ECLOSED on a closed loop. AIOLOOP_EINVAL for a
- * NULL data or release. Not in asyncio. */
+/* The same without a copy: data is lent until release(data, size, arg) is called, once, by the loop: when all of it is
+ * sent, when the connection is lost, or when the loop is closed. On an error nothing is lent and release is not called;
+ * beyond write's errors these are AIOLOOP_ENOTCONN on a closing or lost transport and AIOLOOP_ECLOSED on a closed loop.
+ * AIOLOOP_EINVAL for a NULL data or release. Not in asyncio. */
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
                                               void (*release)(const void *data, size_t size, void *arg), void *arg);
 
@@ -1511,20 +1522,20 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport);
 AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport);
 
-/* WriteTransport.set_write_buffer_limits(): the marks of the write buffer in bytes, -1: not given. Both not given: 64 KiB and 16
- * KiB; one given: low is a quarter of high. AIOLOOP_EINVAL, and nothing changed, below -1 or with low above high. Pauses the
- * protocol at once if more than high is buffered. */
+/* WriteTransport.set_write_buffer_limits(): the marks of the write buffer in bytes, -1: not given. Both not given: 64
+ * KiB and 16 KiB; one given: low is a quarter of high. AIOLOOP_EINVAL, and nothing changed, below -1 or with low above
+ * high. Pauses the protocol at once if more than high is buffered. */
 AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *transport, int64_t high, int64_t low);
 
 /* WriteTransport.get_write_buffer_limits(): each pointer may be NULL. */
 AIOLOOP_API void aioloop_transport_get_write_buffer_limits(const aioloop_transport *transport, size_t *low, size_t *high);
 
-/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet: for want of room, or
- * because they are to leave together with others, when the callback ends or with the next wait. */
+/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet: for want
+ * of room, or because they are to leave together with others, when the callback ends or with the next wait. */
 AIOLOOP_API size_t aioloop_transport_get_write_buffer_size(const aioloop_transport *transport);
 
-/* ReadTransport: nothing is delivered between pause_reading() and resume_reading(). Both may be repeated, and do nothing on a
- * closing transport. */
+/* ReadTransport: nothing is delivered between pause_reading() and resume_reading(). Both may be repeated, and do
+ * nothing on a closing transport. */
 AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport);
 AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport);
 AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport);
@@ -1544,9 +1555,9 @@ AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, con
 /* BaseTransport.get_protocol(): the protocol, with its self stored at self unless that is NULL. */
 AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop_transport *transport, void **self);
 
-/* BaseTransport.get_extra_info(): "peername" and "sockname" give a const aioloop_address *, kept after the loss; "socket" gives a
- * const aioloop_socket *, for looking and for options only (not for reading, writing, closing or blocking), fallback after
- * the loss. Unknown names give fallback. The pointer is valid as long as the transport. */
+/* BaseTransport.get_extra_info(): "peername" and "sockname" give a const aioloop_address *, kept after the loss;
+ * "socket" gives a const aioloop_socket *, for looking and for options only (not for reading, writing, closing or
+ * blocking), fallback after the loss. Unknown names give fallback. The pointer is valid as long as the transport. */
 AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
                                                          const void *fallback);
 
@@ -1558,8 +1569,8 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
  *
  * Every function here is for the loop's own thread, and none waits.
  *
- * A server is counted. The loop holds one reference while it is open or a connection of it lives; the functions that make
- * one give another to whoever takes their result. Dropping yours does not stop it.
+ * A server is counted. The loop holds one reference while it is open or a connection of it lives; the functions that
+ * make one give another to whoever takes their result. Dropping yours does not stop it.
  */
 #ifndef AIOLOOP_API_SERVER_H
 #define AIOLOOP_API_SERVER_H
@@ -1568,12 +1579,12 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
 typedef struct aioloop_server_options {
     const char *const *hosts;   /* several hosts instead of one, with host NULL */
     size_t host_count;
-    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid. What
-                                 * says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours to set. */
+    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid.
+                                 * What says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours. */
     int family;                 /* aioloop_family: only addresses of this one; not with sock */
     int backlog;                /* 0: 100. Also how many connections are accepted in one iteration. */
     bool no_reuse_address;      /* do not set SO_REUSEADDR; not with sock */
-    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL where there is none; not with sock */
+    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL without such; not with sock */
     bool keep_alive;            /* set SO_KEEPALIVE, also on the connections; not with sock */
     bool defer_serving;         /* start_serving=False: bind, but listen only on aioloop_server_start_serving */
     aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
@@ -1582,11 +1593,11 @@ typedef struct aioloop_server_options {
     aioloop_time timeout;       /* for looking up names; 0: none */
 } aioloop_server_options;
 
-/* loop.create_server(): listens on host (a numeric address, "localhost", or NULL or "": every interface of IPv4 and IPv6) and
- * port (0: one that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many
- * sockets listen. It is listening when the call returns. For each connection the factory and connection_made are called.
- * Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the bind or listen with the address in
- * the message, AIOLOOP_ENOTAVAILABLE for names, AIOLOOP_ENOMEM. */
+/* loop.create_server(): listens on host (a numeric address, "localhost", or NULL or "": every interface of IPv4 and
+ * IPv6) and port (0: one that is free, for each socket its own). The future's pointer is the aioloop_server, its number
+ * how many sockets listen. It is listening when the call returns. For each connection the factory and connection_made
+ * are called. Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the bind or listen with
+ * the address in the message, AIOLOOP_ENOTAVAILABLE for names, AIOLOOP_ENOMEM. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,
                                                                    void *arg, const char *host, int port,
                                                                    const aioloop_server_options *options);
@@ -1620,25 +1631,27 @@ AIOLOOP_API void aioloop_server_close(aioloop_server *server);
 AIOLOOP_API void aioloop_server_close_clients(aioloop_server *server);
 AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server);
 
-/* Server.wait_closed(): done when the server is closed and every connection of it is lost. Cancelling it changes nothing else. */
+/* Server.wait_closed(): done when the server is closed and every connection of it is lost. Cancelling it changes
+ * nothing else. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_wait_closed(aioloop_server *server);
 
-/* Server.start_serving(): starts listening. 0, also when it listens already; AIOLOOP_EMISUSE on a closed server; the system's
- * error, and then nothing listens: if it was the first socket that failed, the server is as it was and may be started
- * again; if others listened already it is closed, because a socket stops listening only so. Immediate, so it returns no
- * future. */
+/* Server.start_serving(): starts listening. 0, also when it listens already; AIOLOOP_EMISUSE on a closed server; the
+ * system's error, and then nothing listens: if it was the first socket that failed, the server is as it was and may be
+ * started again; if others listened already it is closed, because a socket stops listening only so. Immediate, so it
+ * returns no future. */
 AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server);
 
-/* Server.serve_forever(): starts listening and stays pending. Cancelling it, or closing the server, closes the server and ends
- * it as cancelled once every connection is lost. AIOLOOP_EMISUSE if one is pending already or the server is closed. */
+/* Server.serve_forever(): starts listening and stays pending. Cancelling it, or closing the server, closes the server
+ * and ends it as cancelled once every connection is lost. AIOLOOP_EMISUSE if one is pending already or the server is
+ * closed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_serve_forever(aioloop_server *server);
 
 /* Server.is_serving(), Server.get_loop(). */
 AIOLOOP_API bool aioloop_server_is_serving(const aioloop_server *server);
 AIOLOOP_API aioloop *aioloop_server_get_loop(const aioloop_server *server);
 
-/* Server.sockets: how many there are (0 once closed), and what the i-th is: its number, for looking and for options only, and
- * its address. AIOLOOP_EINVAL for an index out of range. Each pointer may be NULL. */
+/* Server.sockets: how many there are (0 once closed), and what the i-th is: its number, for looking and for options
+ * only, and its address. AIOLOOP_EINVAL for an index out of range. Each pointer may be NULL. */
 AIOLOOP_API size_t aioloop_server_socket_count(const aioloop_server *server);
 AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, aioloop_socket *sock, aioloop_address *address);
 
@@ -1648,17 +1661,17 @@ AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, ai
 /*
  * sim.h - the simulated back end: test your program without a network and without waiting.
  *
- * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is ready it
- * jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory: servers
- * and connections of this loop reach each other at any loopback or wildcard address and at any path; everything else
- * refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of a
- * folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
+ * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is
+ * ready it jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory:
+ * servers and connections of this loop reach each other at any loopback or wildcard address and at any path; everything
+ * else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
+ * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
- * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may post something,
- * the run ends with AIOLOOP_EDEADLK.
+ * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
+ * post something, the run ends with AIOLOOP_EDEADLK.
  *
- * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do: results
- * arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
+ * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do:
+ * results arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
  */
 #ifndef AIOLOOP_API_SIM_H
 #define AIOLOOP_API_SIM_H
@@ -1672,24 +1685,26 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
 /* Closes a simulated socket that was never given away. AIOLOOP_EBADF. */
 AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket);
 
-/* How long what is sent from now on is under way: between minimum and maximum, drawn anew for each piece; the order within a
- * connection is kept. AIOLOOP_EINVAL for a negative or reversed pair. */
+/* How long what is sent from now on is under way: between minimum and maximum, drawn anew for each piece; the order
+ * within a connection is kept. AIOLOOP_EINVAL for a negative or reversed pair. */
 AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aioloop_time maximum);
 
-/* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for 0. */
+/* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for
+ * 0. */
 AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes);
 
 /* While on, nothing that is under way arrives, and connects hang: a partition of the network. */
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on);
 
-/* Breaks the connection under a transport as a network does: both ends fail with error (AIOLOOP_ECONNRESET, AIOLOOP_ETIMEDOUT,
- * AIOLOOP_EHOSTUNREACH ...), what is under way is lost. AIOLOOP_EINVAL if it has none. */
+/* Breaks the connection under a transport as a network does: both ends fail with error (AIOLOOP_ECONNRESET,
+ * AIOLOOP_ETIMEDOUT, AIOLOOP_EHOSTUNREACH ...), what is under way is lost. AIOLOOP_EINVAL if it has none. */
 AIOLOOP_API int aioloop_sim_break(aioloop_transport *transport, int error);
 
 /* The next count accepts on this loop fail with error (AIOLOOP_EMFILE ...), as those of a system that has run out. */
 AIOLOOP_API int aioloop_sim_fail_accepts(aioloop *loop, int error, unsigned count);
 
-/* A random number below bound from the run's own seeded sequence, so that a test's choices replay with it; 0 for bound 0. */
+/* A random number below bound from the run's own seeded sequence, so that a test's choices replay with it; 0 for bound
+ * 0. */
 AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound);
 
 #endif
@@ -1698,8 +1713,9 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound);
 /*
  * port.h - what a firmware supplies when there is no operating system (AIOLOOP_PORT 1).
  *
- * The smallest port: a clock, a way to wait, and a lock against interrupts. With it callbacks, timers and futures work; calls
- * that need descriptors or sockets answer AIOLOOP_ENOTAVAILABLE. The user writes these five functions; the library calls them.
+ * The smallest port: a clock, a way to wait, and a lock against interrupts. With it callbacks, timers and futures work;
+ * calls that need descriptors or sockets answer AIOLOOP_ENOTAVAILABLE. The user writes these five functions; the
+ * library calls them.
  */
 #ifndef AIOLOOP_API_PORT_H
 #define AIOLOOP_API_PORT_H
@@ -1707,16 +1723,16 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound);
 /* The time in nanoseconds since any moment; never goes back. */
 extern aioloop_time aioloop_port_now(void);
 
-/* Waits until the clock shows deadline (AIOLOOP_FOREVER: no limit) or aioloop_port_wake was called since the last wait began;
- * may return early. A board waits for an interrupt here. */
+/* Waits until the clock shows deadline (AIOLOOP_FOREVER: no limit) or aioloop_port_wake was called since the last wait
+ * began; may return early. A board waits for an interrupt here. */
 extern void aioloop_port_sleep_until(aioloop_time deadline);
 
 /* Ends the wait; called from any interrupt or thread by aioloop_call_soon_threadsafe. */
 extern void aioloop_port_wake(void);
 
-/* Keeps interrupts away for a few instructions, so that aioloop_call_soon_threadsafe may be called from them. The result of lock is
- * given to unlock. The first post, and one that finds more waiting than ever before, allocates: where an interrupt must not,
- * post once while starting up. */
+/* Keeps interrupts away for a few instructions, so that aioloop_call_soon_threadsafe may be called from them. The
+ * result of lock is given to unlock. The first post, and one that finds more waiting than ever before, allocates: where
+ * an interrupt must not, post once while starting up. */
 extern uint32_t aioloop_port_lock(void);
 extern void aioloop_port_unlock(uint32_t state);
 
@@ -1950,8 +1966,8 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOLOOP_FREE(pointer) free(pointer)
 #endif
 
-/* AIOL_SYS(name, call): a call of the system that answers -1 and errno. AIOLOOP_FAULT(name), if defined, is asked before
- * it: 0 to go on, else the errno to fail with. The tests make every call fail this way, one at a time. */
+/* AIOL_SYS(name, call): a call of the system that answers -1 and errno. AIOLOOP_FAULT(name), if defined, is asked
+ * before it: 0 to go on, else the errno to fail with. The tests make every call fail this way, one at a time. */
 #ifdef AIOLOOP_FAULT
 #ifdef __cplusplus
 extern "C"
@@ -2007,8 +2023,8 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_assert_failed(const char *what, const c
 #define AIOL_CONTAINER(pointer, type, member)                                                      \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
-/* Stores a pointer at out, the address of an object pointer of any type (or NULL). By memcpy: a void ** that points to a
- * T * would break the rules of aliasing. */
+/* Stores a pointer at out, the address of an object pointer of any type (or NULL). By memcpy: a void ** that points to
+ * a T * would break the rules of aliasing. */
 AIOL_INLINE void aiol_store_pointer(void *out, void *pointer) {
     if (out != NULL)
         memcpy(out, &pointer, sizeof(pointer));
@@ -2032,15 +2048,16 @@ AIOL_INLINE size_t aiol_min_size(size_t a, size_t b) {
 /*
  * atomic.h - the few atomic operations the library needs.
  *
- * Three branches: on a firmware port the port's lock keeps interrupts away, since not every core has the instructions; with
- * AIOLOOP_USE_THREADS 0 plain memory will do, which is what compilers without atomics (tcc) get; else the builtins of GCC
- * and Clang.
+ * Three branches: on a firmware port the port's lock keeps interrupts away, since not every core has the instructions;
+ * with AIOLOOP_USE_THREADS 0 plain memory will do, which is what compilers without atomics (tcc) get; else the builtins
+ * of GCC and Clang.
  */
 #ifndef AIOL_BASE_ATOMIC_H
 #define AIOL_BASE_ATOMIC_H
 
 #if AIOLOOP_USE_THREADS && AIOLOOP_PORT
-/* A load or store of a word is whole on any core, and calling the port's functions keeps the compiler from holding copies. */
+/* A load or store of a word is whole on any core, and calling the port's functions keeps the compiler from holding
+ * copies. */
 #define aiol_load(pointer) (*(pointer))
 #define aiol_load_relaxed(pointer) (*(pointer))
 #define aiol_store(pointer, value) ((void)(*(pointer) = (value)))
@@ -2319,7 +2336,7 @@ struct aioloop_error {
     uint32_t refs;               /* of one that aiol_error_new made */
     size_t count;                /* of errors */
     struct aioloop_error **list; /* owned */
-    char *text;                  /* "": nothing to add. Behind the struct in the same block, or a buffer of the owner's */
+    char *text;                  /* "": nothing to add. Behind the struct in the same block, or the owner's buffer */
 };
 
 /* An error in a place that never allocates: a loop's or a thread's last one. */
@@ -2369,7 +2386,8 @@ AIOLOOP_INTERNAL void aiol_error_clear(aiol_error_slot *slot) {
     slot->buffer[0] = '\0';
 }
 
-/* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to do. */
+/* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to
+ * do. */
 AIOLOOP_INTERNAL struct aioloop_error *aiol_error_new(const aioloop_allocator *a, int code, const char *text,
                                                       size_t count) {
     size_t length = text == NULL ? 0 : strlen(text);
@@ -2412,10 +2430,10 @@ AIOLOOP_INTERNAL void aiol_error_free(const aioloop_allocator *a, struct aioloop
  * context.c - context variables, and what a thread remembers.                  (Python: contextvars)
  *
  * A map is an immutable set of values; changing a variable makes a new map, so capturing the current values is taking a
- * counter, and the empty map is NULL and costs nothing. aiol_thread.map is the current one. Where it belongs to something that
- * lives on (a connection, a context object), aiol_thread.place is the pointer that owns it, and a change is stored there too;
- * else (place NULL) aiol_thread.map is itself the owner. Counters are atomic, because work and its context may go to another
- * thread.
+ * counter, and the empty map is NULL and costs nothing. aiol_thread.map is the current one. Where it belongs to
+ * something that lives on (a connection, a context object), aiol_thread.place is the pointer that owns it, and a change
+ * is stored there too; else (place NULL) aiol_thread.map is itself the owner. Counters are atomic, because work and its
+ * context may go to another thread.
  */
 #ifndef AIOL_BASE_CONTEXT_C
 #define AIOL_BASE_CONTEXT_C
@@ -2513,8 +2531,8 @@ AIOL_INLINE void aiol_context_leave(const aiol_context_frame *frame) {
     aiol_thread.map = frame->place != NULL ? *frame->place : frame->map;
 }
 
-/* Stores at *out a map like old but with cell for var (or, cell NULL, without var); NULL if nothing is left. Takes over the
- * caller's reference to cell when it succeeds. */
+/* Stores at *out a map like old but with cell for var (or, cell NULL, without var); NULL if nothing is left. Takes over
+ * the caller's reference to cell when it succeeds. */
 static int aiol_map_with(const aiol_map *old, const aioloop_context_var *var, aiol_context_cell *cell, aiol_map **out) {
     uint32_t old_count = old == NULL ? 0 : old->count;
     uint32_t count = cell == NULL ? 0 : 1;
@@ -2660,8 +2678,8 @@ AIOLOOP_API aioloop_time aioloop_seconds(double seconds) {
 /*
  * heap.h - a 4-ary heap ordered by (key, tie).
  *
- * Entries hold the key beside the pointer, so a comparison touches the heap alone; only equal keys look at the items. Each
- * item knows its place (aiol_heap_item.index), so removal needs no search.
+ * Entries hold the key beside the pointer, so a comparison touches the heap alone; only equal keys look at the items.
+ * Each item knows its place (aiol_heap_item.index), so removal needs no search.
  */
 #ifndef AIOL_BASE_HEAP_H
 #define AIOL_BASE_HEAP_H
@@ -2683,8 +2701,8 @@ typedef struct aiol_heap {
     size_t capacity;
 } aiol_heap;
 
-/* Which of two items with equal keys comes first. The user of the heap defines it (core.h): a function pointer would cost what
- * the comparison itself does. */
+/* Which of two items with equal keys comes first. The user of the heap defines it (core.h): a function pointer would
+ * cost what the comparison itself does. */
 AIOL_INLINE bool aiol_heap_before(const aiol_heap_item *a, const aiol_heap_item *b);
 
 /* Keys are rarely equal, so most comparisons end after one. */
@@ -2709,8 +2727,8 @@ AIOL_INLINE void aiol_heap_up(aiol_heap_entry *entries, size_t i, size_t top, ai
     aiol_heap_put(entries, i, &entry);
 }
 
-/* Puts entry at i or below it. The hole goes all the way down, where an entry that was the last mostly belongs, and the entry
- * up from there: that spares a comparison at each level. */
+/* Puts entry at i or below it. The hole goes all the way down, where an entry that was the last mostly belongs, and the
+ * entry up from there: that spares a comparison at each level. */
 static void aiol_heap_down(aiol_heap *h, size_t i, aiol_heap_entry entry) {
     aiol_heap_entry *entries = h->entries;
     size_t count = h->count;
@@ -2970,9 +2988,9 @@ AIOLOOP_INTERNAL void aiol_bytes_release_first(aiol_bytes *q, const aioloop_allo
 /*
  * sys.h - the system's calls as the library uses them: one call, one function.
  *
- * Each returns 0 or above, or an AIOLOOP_E code; out-parameters are untouched on failure. EINTR is retried where the call
- * can be. Nothing here knows a loop. Sockets are made non-blocking and close-on-exec from birth. `without` is a sum of
- * AIOL_WITHOUT_..., the features to do without, for tests.
+ * Each returns 0 or above, or an AIOLOOP_E code; out-parameters are untouched on failure. EINTR is retried where the
+ * call can be. Nothing here knows a loop. Sockets are made non-blocking and close-on-exec from birth. `without` is a
+ * sum of AIOL_WITHOUT_..., the features to do without, for tests.
  */
 #ifndef AIOL_SYS_SYS_H
 #define AIOL_SYS_SYS_H
@@ -3098,8 +3116,8 @@ AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
 
 /* >> src/sys/uring.h */
 /*
- * uring.h - io_uring as the kernel has it. Programs are often built with headers older than the kernel they run on (or with
- * none: musl, tcc), so the interface stands here, with the kernel's numbers and names of our own.
+ * uring.h - io_uring as the kernel has it. Programs are often built with headers older than the kernel they run on (or
+ * with none: musl, tcc), so the interface stands here, with the kernel's numbers and names of our own.
  */
 #ifndef AIOL_SYS_URING_H
 #define AIOL_SYS_URING_H
@@ -3115,7 +3133,8 @@ AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
 #define AIOL_URING_TASKRUN_FLAG 0x200u
 #define AIOL_URING_SINGLE_ISSUER 0x1000u
 #define AIOL_URING_DEFER_TASKRUN 0x2000u
-/* One mapping, nothing dropped, arguments copied, polls by itself, a time-out in enter, and (5.17) no completion on success. */
+/* One mapping, nothing dropped, arguments copied, polls by itself, a time-out in enter, and (5.17) no completion on
+ * success. */
 #define AIOL_URING_FEATURES (0x1u | 0x2u | 0x4u | 0x20u | 0x100u | 0x800u)
 #define AIOL_URING_MAP_RINGS 0
 #define AIOL_URING_MAP_ENTRIES 0x10000000
@@ -3862,7 +3881,8 @@ AIOLOOP_INTERNAL int aiol_process_id(void) {
 /*
  * socket_posix.c - sockets.
  *
- *   a) Linux closes the descriptor even when close() answers EINTR; closing it again would hit another thread's new one.
+ *   a) Linux closes the descriptor even when close() answers EINTR; closing it again would hit another thread's new
+ *      one.
  *   b) connect() that was interrupted goes on by itself; asking again gives EALREADY.
  *   c) A connected Unix socket without a name has an address of two bytes, or of zero bytes on other systems.
  *   d) macOS has no MSG_NOSIGNAL; there the socket gets SO_NOSIGPIPE.
@@ -4265,9 +4285,10 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
  * poll.h - which descriptors are ready. The contract of a poller: six functions, each file has one set.
  *                                                                              (asyncio: selectors.py)
  *
- * A poller is level-triggered: it tells a readiness at each wait as long as it lasts. An end, a hang-up or an error counts as
- * every event that was asked for. The generation given with a descriptor comes back with its events, so that what is found
- * for one that was meanwhile forgotten can be told from what is found for its successor of the same number.
+ * A poller is level-triggered: it tells a readiness at each wait as long as it lasts. An end, a hang-up or an error
+ * counts as every event that was asked for. The generation given with a descriptor comes back with its events, so that
+ * what is found for one that was meanwhile forgotten can be told from what is found for its successor of the same
+ * number.
  */
 #ifndef AIOL_POLL_POLL_H
 #define AIOL_POLL_POLL_H
@@ -4298,7 +4319,8 @@ typedef struct aiol_poller {
     int (*reserve)(aiol_poll *p, aioloop_socket fd);
     /* Watches fd for events instead of old (0: not at all). AIOLOOP_EPERM for what cannot be watched, ... */
     int (*set)(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation);
-    /* Waits up to timeout ns (below 0: for ever) and stores at most AIOL_POLL_BATCH events; how many, or an error. 0 on EINTR. */
+    /* Waits up to timeout ns (below 0: for ever) and stores at most AIOL_POLL_BATCH events; how many, or an error. 0 on
+     * EINTR. */
     int (*wait)(aiol_poll *p, int64_t timeout, aiol_ready *ready);
     /* What can be polled in its place, or AIOLOOP_ENOTAVAILABLE. */
     int (*descriptor)(const aiol_poll *p);
@@ -4324,8 +4346,8 @@ AIOL_INLINE int aiol_poll_no_descriptor(const aiol_poll *p) {
 /*
  * wake.c - ends another thread's wait.
  *
- * An eventfd, or a pipe where there is none. Whoever wakes writes one byte or number; the waiter empties it. A full pipe
- * is as good as a written one.
+ * An eventfd, or a pipe where there is none. Whoever wakes writes one byte or number; the waiter empties it. A full
+ * pipe is as good as a written one.
  */
 #ifndef AIOL_POLL_WAKE_C
 #define AIOL_POLL_WAKE_C
@@ -4410,8 +4432,9 @@ AIOLOOP_INTERNAL void aiol_wake_drain(const aiol_wake *w) {
  * epoll.c - readiness by Linux's epoll.
  *
  *   a) Regular files and directories are refused with EPERM, though poll() calls them always ready.
- *   b) A registration belongs to the open file, not to the number: closing a descriptor that was duplicated (or inherited by
- *      a child) leaves it behind, still reporting, and with no number left to remove it by. So it is removed before the close.
+ *   b) A registration belongs to the open file, not to the number: closing a descriptor that was duplicated (or
+ *      inherited by a child) leaves it behind, still reporting, and with no number left to remove it by. So it is
+ *      removed before the close.
  *   c) Closing the last descriptor removes the registration silently; a later MOD gives ENOENT, and ADD is right.
  *   d) EPOLLHUP and EPOLLERR come unasked, also for an empty set of events; a descriptor nobody wants is removed.
  *   e) epoll_wait counts in milliseconds. epoll_pwait2 (5.11) takes nanoseconds, in 64 bits on 32-bit systems too; some
@@ -4547,7 +4570,8 @@ static void aiol_poll_close(aiol_poll *p) {
     p->state = NULL;
 }
 
-/* The dense arrays get room for as many descriptors as there are numbers up to fd: more than enough, whatever is attached. */
+/* The dense arrays get room for as many descriptors as there are numbers up to fd: more than enough, whatever is
+ * attached. */
 static int aiol_poll_reserve(aiol_poll *p, aioloop_socket fd) {
     aiol_poll_state *s = (aiol_poll_state *)p->state;
     size_t wanted = (size_t)fd + 1;
@@ -4625,8 +4649,8 @@ static const aiol_poller aiol_poller_poll = {"poll",        aiol_poll_open, aiol
  * select.c - readiness by select(), for systems with nothing else.
  *
  *   a) A descriptor of FD_SETSIZE (1024) or above would be written outside the set: it is refused.
- *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, the closed ones told as ready, and the
- *      others asked alone.
+ *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, the closed ones told as ready,
+ *      and the others asked alone.
  *   c) Costs a pass over all numbers up to the largest at each wait.
  *   d) Counts in microseconds; some systems refuse more than a hundred million seconds.
  */
@@ -4756,12 +4780,14 @@ static const aiol_poller aiol_poller_select = {"select",        aiol_select_open
 /*
  * op.h - the waist: operations, and what an engine does with them.
  *
- * Everything above (transports, servers, watchers) is written against this file alone; everything below (the reactor over
- * any poller, the simulated engine, later io_uring, IOCP and ports) implements it. Nothing above may ask which engine runs.
+ * Everything above (transports, servers, watchers) is written against this file alone; everything below (the reactor
+ * over any poller, io_uring, the simulated engine, a firmware's port) implements it. Nothing above may ask which engine
+ * runs.
  *
- * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the operation
- * is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources (RECV, ACCEPT,
- * POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error only.
+ * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the
+ * operation is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources
+ * (RECV, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error
+ * only.
  *
  *     IDLE -submit-> ACTIVE -done-> IDLE          ACTIVE|STOPPED -cancel-> IDLE, or CANCELLING -done-> IDLE
  *     ACTIVE <-stop/start-> STOPPED
@@ -4794,11 +4820,11 @@ typedef struct aiol_op {
     aioloop_socket fd;
     struct aiol_op *link; /* the engine's */
     /* n: a count (SEND, RECV: bytes; 0 of RECV is the end of the stream; ACCEPT: the new socket, with data the peer's
-     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns how many
-     * bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after start. Called
-     * only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is IDLE. A
-     * CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which its owner must
-     * then close). */
+     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns
+     * how many bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after
+     * start. Called only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is
+     * IDLE. A CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which
+     * its owner must then close). */
     size_t (*done)(struct aiol_op *op, int64_t n, const void *data);
     union {
         struct {
@@ -4809,11 +4835,12 @@ typedef struct aiol_op {
             const aioloop_address *address; /* read by submit alone */
         } connect;
         struct {
-            /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
-             * done() follows with data in that place; 0: none now. May do what done() may. */
+            /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many
+             * fit, and done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
-            int end;        /* the engine's: what comes behind the bytes that it keeps, */
-            bool multishot; /* and how they were asked for */
+            bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool multishot; /* the engine's: how bytes were asked for, */
+            int end;        /* and what comes behind those that it keeps */
         } recv;
         struct {
             int budget;    /* connections in one iteration */
@@ -4859,12 +4886,13 @@ typedef struct aiol_socket_calls {
 typedef struct aiol_engine_calls {
     void (*close)(struct aiol_engine *e);
 
-    /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what attach
-     * reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what the system
-     * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
+    /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what
+     * attach reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
+     * the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
-    /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. While no
-     * SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with the next wait. */
+    /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit.
+     * While no SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with
+     * the next wait. */
     int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
@@ -4879,10 +4907,12 @@ typedef struct aiol_engine_calls {
     /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
     void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
 
-    /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or a code. */
+    /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or
+     * a code. */
     int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
-    /* Tells the system everything: before a foreign main loop sleeps. Below 0: there is something to dispatch at once. */
+    /* Tells the system everything: before a foreign main loop sleeps. Below 0: there is something to dispatch at
+     * once. */
     int (*flush)(struct aiol_engine *e);
     int (*descriptor)(struct aiol_engine *e);
     void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */
@@ -4928,27 +4958,28 @@ typedef struct aiol_engine_setup {
 
 /* >> src/io/table.c */
 /*
- * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what a RECV
- * delivered and its owner did not take, and how bytes and connections are taken from the system directly.
+ * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what
+ * a RECV delivered and its owner did not take, and how bytes and connections are taken from the system directly.
  *
- * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND, CONNECT,
- * POLL). A change is noted (dirty) and told to the system before the next wait.
+ * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND,
+ * CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
  *
- * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after each
- * callback the operation is touched only if it is still current.
+ * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after
+ * each callback the operation is touched only if it is still current.
  */
 #ifndef AIOL_IO_TABLE_C
 #define AIOL_IO_TABLE_C
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. INTERNET, OTHER: the family, once it was asked for. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16, AIOL_FD_ROOM = 32 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
 
-/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
- * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
- * amounts, for which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests
- * that fill all buffers ahead; LITTLE: its last reading was small. */
+/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The
+ * others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made; WAITING: it is to
+ * be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large amounts, for
+ * which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests that fill
+ * all buffers ahead; LITTLE: its last reading was small. */
 enum {
     AIOL_OP_KEPT = 1,
     AIOL_OP_ENDED = 2,
@@ -4989,7 +5020,8 @@ typedef struct aiol_table {
     aiol_op *kept; /* sources with something to offer, the oldest first */
     aiol_op **kept_end;
     aiol_op *current; /* whose callback runs */
-    int64_t (*broken)(struct aiol_table *t, const aiol_op *op); /* NULL, or asked at the end of a stream: the error that it is instead, or 0 */
+    /* NULL, or asked at the end of a stream: the error that it is instead, or 0. */
+    int64_t (*broken)(struct aiol_table *t, const aiol_op *op);
     unsigned char *buffer;
 } aiol_table;
 
@@ -5003,6 +5035,22 @@ static void aiol_table_changed(aiol_table *t, aioloop_socket fd, aiol_fd *entry)
         return;
     entry->flags |= AIOL_FD_DIRTY;
     t->dirty[t->dirty_count++] = fd;
+}
+
+/* The operation waits at its descriptor from now on: to write, or to read. */
+static int64_t aiol_table_wait_at(aiol_table *t, aiol_op *op, bool out) {
+    aiol_fd *entry = aiol_table_at(t, op->fd);
+    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out)
+        entry->out = op;
+    else
+        entry->in = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->engine = NULL;
+    op->engine_flags = 0;
+    op->link = NULL;
+    aiol_table_changed(t, op->fd, entry);
+    return AIOL_PENDING;
 }
 
 /* ---- the kept ---- */
@@ -5128,7 +5176,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -5268,7 +5316,8 @@ static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *bud
     } while (--left > 0 && t->current == op && op->state == AIOL_OP_ACTIVE && !*budget->halt);
 }
 
-/* Hands bytes to a RECV that is `current`, and keeps what it does not take. Afterwards it is no more current if it is gone. */
+/* Hands bytes to a RECV that is `current`, and keeps what it does not take. Afterwards it is no more current if it is
+ * gone. */
 static void aiol_table_deliver(aiol_table *t, aiol_op *op, const unsigned char *data, size_t size, const aiol_budget *budget) {
     while (size != 0 && op->state == AIOL_OP_ACTIVE && !*budget->halt) {
         size_t offered = size;
@@ -5325,6 +5374,23 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
             aiol_table_keep(t, op); /* until the kernel has given it back */
     }
 }
+
+/* ---- writing ---- */
+
+/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
+static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
+                                                  int64_t n) {
+    size_t size = 0;
+    int i;
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
+        return n;
+    aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
+    return n < 0 ? AIOL_PENDING : n;
+}
+
+/* ---- the end ---- */
 
 static void aiol_table_free(aiol_table *t) {
     const aioloop_allocator *a = t->base.allocator;
@@ -5414,8 +5480,9 @@ static const aiol_socket_calls aiol_system_sockets = {
  * reactor.c - operations over any poller: try, and if it would block, wait until it would not.
  *                                                                              (asyncio: selector_events.py)
  *
- * What the poller is to watch at a descriptor follows from the operations that wait there; differences are told to it in one go
- * before the wait, except for POLL, whose descriptor is the user's and may be closed the moment it is removed.
+ * What the poller is to watch at a descriptor follows from the operations that wait there; differences are told to it
+ * in one go before the wait, except for POLL, whose descriptor is the user's and may be closed the moment it is
+ * removed.
  *
  * Stale events cannot hurt: an event counts only if the descriptor's generation is the one it was watched with, and the
  * operation was submitted before the harvest in which it was found (op->generation against harvest).
@@ -5453,32 +5520,8 @@ static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_fd *entry)
 /* ---- submitting ---- */
 
 static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
-    aiol_fd *entry = aiol_table_at(&r->table, op->fd);
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
     op->generation = r->harvest;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(&r->table, op->fd, entry);
-    return AIOL_PENDING;
-}
-
-/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
-static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
-                                                    int64_t n) {
-    size_t size = 0;
-    int i;
-    for (i = 0; i < count; i++)
-        size += pieces[i].size;
-    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
-        return n;
-    aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
-    return n < 0 ? AIOL_PENDING : n;
+    return aiol_table_wait_at(&r->table, op, out);
 }
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
@@ -5486,7 +5529,7 @@ static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aio
     (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
-    return aiol_reactor_attempted(e, fd, pieces, count, n);
+    return aiol_table_attempted(e, fd, pieces, count, n);
 }
 
 static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {
@@ -5765,34 +5808,41 @@ free_reactor:
 /*
  * uring.c - operations by Linux's io_uring.                                      (asyncio: proactor_events.py)
  *
- * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call per iteration.
- * A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or kept, and the buffer goes
- * back at once. The user_data of a request is its operation, which stays until its last completion has come; that of a
- * cancellation is marked, since nobody needs its result.
+ * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call
+ * per iteration. A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or
+ * kept, and the buffer goes back at once. The user_data of a request is its operation, which stays until its last
+ * completion has come; that of a cancellation is marked, since nobody needs its result.
  *
- *   a) A request holds the open file, and what completes may have been found before: so long as one is armed, a closed socket's peer sees no
- *      end and a closed listener still accepts. So cancel is followed, before the descriptor is closed (quiesce, and the end of
- *      a POLL, whose descriptor is the user's), by a call that runs what the kernel has postponed.
- *   b) A multishot poll fires once for a byte that nobody reads; watching needs one-shot polls, made anew before each wait.
- *   c) Buffers run dry when one socket takes them all: -ENOBUFS, and the request is over. It is made anew when they are back.
- *   d) A request belongs to the thread that made it: when that ends, the kernel cancels it, and it is made anew. With DEFER_TASKRUN the
- *      ring itself belongs to the first thread that enters it (EEXIST in others), so it is enabled by the first wait.
- *   e) An incremental ring (6.12) fills a buffer piece by piece; where the next piece lies follows from the order of completions.
+ *   a) A request holds the open file, and what completes may have been found before: so long as one is armed, a closed
+ *      socket's peer sees no end and a closed listener still accepts. So cancel is followed, before the descriptor is
+ *      closed (quiesce, and the end of a POLL, whose descriptor is the user's), by a call that runs what the kernel has
+ *      postponed.
+ *   b) A multishot poll fires once for a byte that nobody reads; watching needs one-shot polls, made anew before each
+ *      wait.
+ *   c) Buffers run dry when one socket takes them all: -ENOBUFS, and the request is over. It is made anew when they are
+ *      back.
+ *   d) A request belongs to the thread that made it: when that ends, the kernel cancels it, and it is made anew. With
+ *      DEFER_TASKRUN the ring itself belongs to the first thread that enters it (EEXIST in others), so it is enabled by
+ *      the first wait.
+ *   e) An incremental ring (6.12) fills a buffer piece by piece; where the next piece lies follows from the order of
+ *      completions.
  *   f) With completions in the kernel's overflow list, nothing is lost but a call is needed to get them.
- *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another main loop there is an
- *      eventfd that the kernel signals. When the cause was a write to another eventfd it does so only once (6.18), so it is
- *      registered anew after each signal.
- *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, the kernel (6.18) believes that it has
- *      told all. So only internet sockets get multishot ones; for others the request is made anew each time.
- *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one is tried.
- *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one is the error of
- *      a SEND that stands in the completions.
- *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and then given to a
- *      thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits: without room there is a
- *      poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
+ *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another
+ *      main loop there is an eventfd that the kernel signals. When the cause was a write to another eventfd it does so
+ *      only once (6.18), so it is registered anew after each signal.
+ *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, and more
+ *      wakings than 128 have piled up before, the kernel (6.18) believes that it has told all. So only internet sockets
+ *      get multishot ones; for others the request is made anew each time.
+ *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one
+ *      is tried.
+ *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one
+ *      is the error of a SEND that stands in the completions.
+ *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and
+ *      then given to a thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits:
+ *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
  *
- * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be measured
- * (loopback, where the kernel copies in the end), so there are none.
+ * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
+ * measured (loopback, where the kernel copies in the end), so there are none.
  */
 #ifndef AIOL_IO_URING_C
 #define AIOL_IO_URING_C
@@ -5822,7 +5872,7 @@ typedef struct aiol_uring {
     int room;        /* k): an epoll; -1: none yet */
     aiol_op room_op; /* a POLL of it */
     int fd;
-    int signal; /* g); -1: nobody has asked for it */
+    aiol_wake signal; /* g); reader -1: nobody has asked for it */
     bool enabled;
     bool proved; /* a multishot RECV has brought something */
 
@@ -5846,7 +5896,7 @@ typedef struct aiol_uring {
     unsigned char *rings;
     size_t rings_size;
 
-    aiol_op *cancels; /* operations whose cancellation is to be made */
+    aiol_op *cancels; /* operations whose cancellation is to be made; op->engine points at what points at them */
 
     unsigned char *memory; /* the ring of buffers, a page; then the buffers */
     uint32_t buffer_count;
@@ -5874,15 +5924,16 @@ static uint32_t aiol_uring_unsubmitted(const aiol_uring *u) {
     return u->sq_next - aiol_ring_load(u->sq_head);
 }
 
-/* Submits, and with GETEVENTS waits for at least `minimum` completions (timeout in ns, below 0: for ever). What the kernel did not take
- * stays in the ring for the next time. */
+/* Submits, and with GETEVENTS waits for at least `minimum` completions (timeout in ns, below 0: for ever). What the
+ * kernel did not take stays in the ring for the next time. */
 static int aiol_uring_enter(aiol_uring *u, unsigned flags, unsigned minimum, int64_t timeout) {
     aiol_uring_wait wait;
     int64_t spec[2];
     long n;
     aiol_ring_store(u->sq_tail, u->sq_next);
     if (timeout < 0) {
-        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum, flags, NULL, (size_t)0));
+        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum, flags,
+                                             NULL, (size_t)0));
     } else {
         memset(&wait, 0, sizeof(wait));
         spec[0] = timeout / 1000000000;
@@ -5898,7 +5949,7 @@ static int aiol_uring_enter(aiol_uring *u, unsigned flags, unsigned minimum, int
     switch (errno) {
     case EINTR:
     case ETIME:
-    case EAGAIN: /* no memory for now, or completions to be fetched first */
+    case EAGAIN: /* no memory at this moment, or completions to be fetched first */
     case EBUSY:
     case ENOMEM:
         return 0;
@@ -5952,8 +6003,8 @@ static bool aiol_uring_register_buffers(aiol_uring *u, uint32_t count, unsigned 
     return aiol_uring_register(u, AIOL_URING_REGISTER_BUFFERS, &buffers, 1) == 0;
 }
 
-/* The first RECV makes the buffers: a few large ones that are filled piece by piece, or many small ones. Without them there
- * are polls. */
+/* The first RECV makes the buffers: a few large ones that are filled piece by piece, or many small ones. Without them
+ * there are polls. */
 static bool aiol_uring_has_buffers(aiol_uring *u) {
     intptr_t memory;
     uint32_t id;
@@ -5996,17 +6047,6 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-/* h) */
-static bool aiol_uring_may_repeat(aiol_uring *u, aioloop_socket fd) {
-    aiol_fd *entry = aiol_table_at(&u->table, fd);
-    int family = AIOLOOP_UNSPEC;
-    if ((entry->flags & (AIOL_FD_INTERNET | AIOL_FD_OTHER)) == 0) {
-        bool known = aiol_socket_inspect(fd, &family) == 0;
-        entry->flags |= known && (family == AIOLOOP_INET || family == AIOLOOP_INET6) ? AIOL_FD_INTERNET : AIOL_FD_OTHER;
-    }
-    return (entry->flags & AIOL_FD_INTERNET) != 0 && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0;
-}
-
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
     if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
@@ -6015,7 +6055,7 @@ static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
-    op->u.recv.multishot = aiol_uring_may_repeat(u, op->fd);
+    op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
@@ -6086,7 +6126,8 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
 }
 
 static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
-    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)op + AIOL_URING_IS_CANCEL);
+    const char *tagged = (const char *)(const void *)op + AIOL_URING_IS_CANCEL;
+    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, tagged);
     if (entry == NULL)
         return false;
     entry->address = (uint64_t)(uintptr_t)op;
@@ -6097,21 +6138,47 @@ static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
     return true;
 }
 
+/* Whether a source lacks a request. What is kept goes first. */
+static bool aiol_uring_is_due(const aiol_op *in) {
+    return in->state == AIOL_OP_ACTIVE && in->engine == NULL &&
+           (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_ENDED)) == 0;
+}
+
+/* Whether the kernel is to give back a source's request. A poll takes nothing, so it may stay until the end. */
+static bool aiol_uring_is_superfluous(const aiol_op *in) {
+    if ((in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_LEAVING)) != AIOL_OP_ARMED)
+        return false;
+    if ((in->engine_flags & (AIOL_OP_ENDED | AIOL_OP_POLLED)) != 0)
+        return (in->engine_flags & AIOL_OP_ENDED) != 0;
+    return in->state != AIOL_OP_ACTIVE || (in->engine_flags & AIOL_OP_DIRECT) != 0;
+}
+
+static void aiol_uring_cancel_later(aiol_uring *u, aiol_op *op) {
+    op->engine_flags |= AIOL_OP_WAITING;
+    op->link = u->cancels;
+    op->engine = &u->cancels;
+    if (op->link != NULL)
+        op->link->engine = &op->link;
+    u->cancels = op;
+}
+
+static void aiol_uring_cancel_no_more(aiol_op *op) {
+    aiol_op **at = (aiol_op **)op->engine;
+    op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
+    *at = op->link;
+    if (op->link != NULL)
+        op->link->engine = at;
+    op->engine = NULL;
+}
+
 /* Brings the kernel's side of a descriptor up to date. False: no room now. */
 static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
     aiol_op *in = entry->in;
     aiol_op *out = entry->out;
-    if (in != NULL) {
-        bool wanted = in->state == AIOL_OP_ACTIVE && (in->engine_flags & AIOL_OP_ENDED) == 0;
-        bool polled = (in->engine_flags & AIOL_OP_POLLED) != 0;
-        if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
-            if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
-                return false;
-        } else if ((!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) && (!polled || (in->engine_flags & AIOL_OP_ENDED) != 0) &&
-                   (in->engine_flags & AIOL_OP_LEAVING) == 0 && !aiol_uring_disarm(u, in)) {
-            return false;
-        }
-    }
+    if (in != NULL && aiol_uring_is_due(in) && !aiol_uring_arm(u, entry, in))
+        return false;
+    if (in != NULL && aiol_uring_is_superfluous(in) && !aiol_uring_disarm(u, in))
+        return false;
     return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || (entry->flags & AIOL_FD_ROOM) != 0 ||
            aiol_uring_arm(u, entry, out);
 }
@@ -6129,8 +6196,7 @@ static int aiol_uring_prepare(aiol_uring *u) {
         aiol_op *op = u->cancels;
         if (!aiol_uring_disarm(u, op))
             return 0;
-        u->cancels = op->link;
-        op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
+        aiol_uring_cancel_no_more(op);
     }
     while (t->dirty_count != 0) {
         aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
@@ -6147,14 +6213,34 @@ static bool aiol_uring_is_behind(const aiol_uring *u) {
     return u->table.dirty_count != 0 || u->cancels != NULL;
 }
 
-/* a) The cancellations are made, and what they end is given back. */
-static void aiol_uring_settle(aiol_uring *u) {
+/* Whose completion this is; NULL: nobody's. */
+static aiol_op *aiol_uring_whose(const aiol_uring_completion *c) {
+    if ((c->user_data & AIOL_URING_IS_CANCEL) != 0)
+        return NULL;
+    return (aiol_op *)(uintptr_t)(c->user_data & ~(uint64_t)AIOL_URING_TAGS);
+}
+
+/* a) The cancellations are made, and the kernel lets go: of one operation, or if that is NULL of all that the
+ * descriptor's armed. One call runs no more than 20 pieces of what is postponed, and under load there is always more of
+ * it. */
+static void aiol_uring_settle(aiol_uring *u, aioloop_socket fd, const aiol_op *op) {
+    const aiol_fd *entry = aiol_table_at(&u->table, fd);
+    uint32_t wanted = op != NULL ? 1 : entry->armed;
+    uint32_t at = u->cq_next;
+    uint32_t found = 0;
     int tries;
     for (tries = 0; tries < 1000; tries++) {
         if (aiol_uring_prepare(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
             return;
-        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL && (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0)
-            return; /* one call runs no more than 20 pieces of what is postponed */
+        for (; at != aiol_ring_load(u->cq_tail); at++) {
+            const aiol_uring_completion *c = &u->completions[at & u->cq_mask];
+            const aiol_op *ended = (c->flags & AIOL_URING_F_MORE) == 0 ? aiol_uring_whose(c) : NULL;
+            if (ended != NULL && (op != NULL ? ended == op : ended->fd == fd && ended->generation == entry->generation))
+                found++;
+        }
+        if (found >= wanted || (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL &&
+                                (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0))
+            return;
     }
 }
 
@@ -6168,8 +6254,7 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 }
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    aiol_fd *entry = aiol_table_at(t, op->fd);
+    aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
     bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_CONNECT ||
                (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
@@ -6177,27 +6262,16 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
         if (err != AIOLOOP_EINPROGRESS)
             return err;
     }
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
-    if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* of a watcher whose descriptor was closed too early */
+    if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* a watcher's, closed too early */
         aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(t, op->fd, entry);
-    return AIOL_PENDING;
+    return aiol_table_wait_at((aiol_table *)e, op, out);
 }
 
-/* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one more than
- * the ring has room for: what a broadcast copies stays bounded. */
+/* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one
+ * more than the ring has room for: what a broadcast copies stays bounded. */
 static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     aiol_uring *u = (aiol_uring *)e;
     size_t size = 0;
-    int64_t n;
     int i;
     for (i = 0; i < count; i++)
         size += pieces[i].size;
@@ -6205,8 +6279,7 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
         u->deferred++;
         return AIOL_PENDING;
     }
-    n = aiol_socket_send(fd, pieces, count);
-    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+    return aiol_table_attempted(e, fd, pieces, count, aiol_socket_send(fd, pieces, count));
 }
 
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
@@ -6219,13 +6292,10 @@ static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
     if ((op->engine_flags & AIOL_OP_ARMED) == 0)
         return 0;
     op->state = AIOL_OP_CANCELLING;
-    if (!leaving) {
-        op->engine_flags |= AIOL_OP_WAITING;
-        op->link = u->cancels;
-        u->cancels = op;
-    }
+    if (!leaving)
+        aiol_uring_cancel_later(u, op);
     if (op->kind == AIOL_OP_POLL)
-        aiol_uring_settle(u);
+        aiol_uring_settle(u, op->fd, op);
     return AIOL_PENDING;
 }
 
@@ -6234,8 +6304,8 @@ static void aiol_uring_quiesce(aiol_engine *e, aioloop_socket fd) {
     aiol_fd *entry = aiol_table_at(&u->table, fd);
     AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
     if (entry->armed != 0)
-        aiol_uring_settle(u);
-    entry->flags &= (uint8_t)~AIOL_FD_TRANSPORT;
+        aiol_uring_settle(u, fd, NULL);
+    entry->flags &= (uint8_t)~(AIOL_FD_TRANSPORT | AIOL_FD_FULL);
     entry->generation++;
     entry->armed = 0;
 }
@@ -6268,21 +6338,19 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
 /* g) Another main loop goes on: its eventfd shows what is found from now on, or has not been looked at. */
 static void aiol_uring_reset_signal(aiol_uring *u) {
     uint64_t count;
-    aiol_wake both;
-    both.reader = u->signal;
-    both.writer = u->signal;
-    if (AIOL_SYS(read, read(u->signal, &count, sizeof(count))) == -1 && errno == EAGAIN)
+    if (AIOL_SYS(read, read(u->signal.reader, &count, sizeof(count))) == -1 && errno == EAGAIN)
         return;
     (void)aiol_uring_register(u, AIOL_URING_UNREGISTER_EVENTFD, NULL, 0);
-    if (aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &u->signal, 1) < 0 || aiol_ring_load(u->cq_tail) != u->cq_next ||
+    if (aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &u->signal.reader, 1) < 0 ||
+        aiol_ring_load(u->cq_tail) != u->cq_next ||
         (aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0)
-        aiol_wake_signal(&both);
+        aiol_wake_signal(&u->signal);
 }
 
 static int aiol_uring_flush(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     int tries;
-    if (u->signal != -1)
+    if (u->signal.reader != -1)
         aiol_uring_reset_signal(u);
     for (tries = 0; tries < 10; tries++) {
         int err = aiol_uring_prepare(u);
@@ -6304,15 +6372,12 @@ static bool aiol_uring_is_passing(int result) {
 }
 
 /* The last completion of a cancelled operation: what had happened before is told. */
-static void aiol_uring_cancelled(aiol_uring *u, aiol_op *op, int result) {
-    aiol_op **at;
-    if ((op->engine_flags & AIOL_OP_WAITING) != 0) {
-        for (at = &u->cancels; *at != op; at = &(*at)->link)
-            ;
-        *at = op->link;
-    }
+static void aiol_uring_cancelled(aiol_op *op, int result) {
+    bool sent = op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0;
+    if ((op->engine_flags & AIOL_OP_WAITING) != 0)
+        aiol_uring_cancel_no_more(op);
     op->state = AIOL_OP_IDLE;
-    op->done(op, op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0 ? result : AIOLOOP_ECANCELED, NULL);
+    op->done(op, sent ? result : AIOLOOP_ECANCELED, NULL);
 }
 
 /* The buffer of a completion, if it has one: handed on or kept, and given back. */
@@ -6322,7 +6387,8 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
     unsigned char *data;
     if ((c->flags & AIOL_URING_F_BUFFER) == 0)
         return;
-    u->proved = true;
+    if (op->u.recv.multishot)
+        u->proved = true;
     data = u->memory + AIOL_URING_PAGE + (size_t)id * u->buffer_size + u->used[id];
     u->used[id] += (uint32_t)size;
     if (size >= AIOL_URING_LARGE && (op->engine_flags & AIOL_OP_DIRECT) == 0 && op->state == AIOL_OP_ACTIVE) {
@@ -6448,17 +6514,26 @@ static bool aiol_uring_has_no_room(aiol_uring *u, const aiol_op *op, int result)
     return (result & (POLLOUT | POLLERR | POLLHUP | POLLNVAL)) == 0 && aiol_uring_await_room(u, op->fd);
 }
 
+/* A SEND was tried; without room a poll is made next. */
+static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
+    n = aiol_table_attempted(&u->table.base, op->fd, op->u.send.pieces, op->u.send.count, n);
+    if (n != AIOL_PENDING)
+        aiol_table_finish(&u->table, op, n);
+}
+
 /* A SEND that found no room is tried again. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
-    aiol_table *t = &u->table;
-    int64_t n;
     if (aiol_uring_has_no_room(u, op, result))
         return;
-    n = aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count);
-    if (n == AIOLOOP_EAGAIN)
+    aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
+    aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
+}
+
+static void aiol_uring_watched(aiol_uring *u, aiol_op *op, int result, bool fresh) {
+    if (op->u.poll.events == AIOL_POLL_WRITABLE && aiol_uring_has_no_room(u, op, result))
         return;
-    aiol_table_at(t, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
-    aiol_table_finish(t, op, n);
+    if (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events))
+        op->done(op, op->u.poll.events, NULL);
 }
 
 /* The socket of a RECV is readable, or the descriptor of another operation is ready. */
@@ -6470,12 +6545,8 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_error_from_errno(-result));
     else if (op->kind == AIOL_OP_CONNECT)
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
-    else if (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE && aiol_uring_has_no_room(u, op, result))
-        return;
-    else if (op->kind == AIOL_OP_POLL && (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events)))
-        op->done(op, op->u.poll.events, NULL);
     else if (op->kind == AIOL_OP_POLL)
-        return;
+        aiol_uring_watched(u, op, result, fresh);
     else if (op->kind == AIOL_OP_SEND)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
@@ -6500,7 +6571,7 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
-            aiol_uring_cancelled(u, op, c->result);
+            aiol_uring_cancelled(op, c->result);
         return;
     }
     if ((op->engine_flags & AIOL_OP_POLLED) != 0) {
@@ -6511,10 +6582,8 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             aiol_uring_receive_ended(u, op, c->result);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
-    } else if (c->result == -EAGAIN) {
-        aiol_table_at(t, op->fd)->flags |= AIOL_FD_FULL; /* a poll is made next */
-    } else if (!aiol_uring_is_passing(c->result)) {
-        aiol_table_finish(t, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
+    } else if (c->result == -EAGAIN || !aiol_uring_is_passing(c->result)) {
+        aiol_uring_sent(u, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }
     if (last && t->current == op)
         aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd)); /* to be made anew */
@@ -6535,7 +6604,7 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
     u->turn++;
     while (u->cq_next != u->cq_end && !*budget->halt) {
         aiol_uring_completion c = u->completions[u->cq_next & u->cq_mask];
-        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_TAGS) : NULL;
+        aiol_op *op = aiol_uring_whose(&c);
         bool fresh = (int32_t)(u->cq_next - u->cq_fresh) >= 0;
         if ((c.user_data & AIOL_URING_IS_ACCEPT) != 0 && !aiol_uring_may_accept(u, op))
             break; /* in the next iteration */
@@ -6550,20 +6619,21 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
 
 static int aiol_uring_descriptor(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
-    int fd = u->signal;
+    aiol_wake signal;
     int err;
-    if (fd != -1)
-        return fd;
-    fd = AIOL_SYS(eventfd, eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC)); /* 1: there may be something already */
-    if (fd == -1)
-        return aiol_error_from_errno(errno);
-    err = aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &fd, 1);
+    if (u->signal.reader != -1)
+        return u->signal.reader;
+    err = aiol_wake_open(&signal, 0);
+    if (err < 0)
+        return err;
+    err = aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &signal.reader, 1);
     if (err < 0) {
-        close(fd);
+        aiol_wake_close(&signal);
         return err;
     }
-    u->signal = fd;
-    return fd;
+    aiol_wake_signal(&signal); /* there may be something already */
+    u->signal = signal;
+    return signal.reader;
 }
 
 static void aiol_uring_wake(aiol_engine *e) {
@@ -6589,8 +6659,8 @@ static void aiol_uring_forget(aiol_engine *e) {
         munmap(u->entries, u->entries_size);
     if (u->fd != -1)
         close(u->fd);
-    if (u->signal != -1)
-        close(u->signal);
+    if (u->signal.reader != -1)
+        aiol_wake_close(&u->signal);
     if (u->room != -1)
         close(u->room);
     if (u->memory != NULL)
@@ -6613,13 +6683,15 @@ static void aiol_uring_close(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     int tries = 0;
     if (u->enabled) { /* a): watchers' descriptors outlive the loop */
-        aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)u + AIOL_URING_IS_CANCEL);
+        const char *tagged = (const char *)(const void *)u + AIOL_URING_IS_CANCEL;
+        aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, tagged);
         if (entry != NULL)
             entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
         do {
-            if (aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
+            int err = aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
+            aiol_uring_close_accepted(u); /* also of what was found before */
+            if (err < 0)
                 break;
-            aiol_uring_close_accepted(u);
         } while ((aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0 && ++tries < 1000);
     }
     aiol_uring_forget(e);
@@ -6632,8 +6704,8 @@ static void aiol_uring_verify(aiol_engine *e) {
     for (i = 0; i < u->table.fds_capacity; i++) {
         const aiol_fd *entry = &u->table.fds[i];
         const aiol_op *in = entry->in;
-        /* Whatever waits is armed, or will be: when it is told, when what is kept was taken, when it is started, or when its
-         * callback, from which this may be called, returns. */
+        /* Whatever waits is armed, or will be: when it is told, when what is kept was taken, when it is started, or
+         * when its callback, from which this may be called, returns. */
         AIOL_VERIFY(in == NULL || in == u->table.current || in->state == AIOL_OP_STOPPED ||
                     (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_KEPT)) != 0 || (entry->flags & AIOL_FD_DIRTY) != 0);
         AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
@@ -6655,8 +6727,8 @@ static int aiol_uring_refused(void) {
     return errno == ENOMEM ? AIOLOOP_ENOTAVAILABLE : aiol_error_from_errno(errno);
 }
 
-/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as good, and
- * serves unless this engine was asked for. */
+/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as
+ * good, and serves unless this engine was asked for. */
 static int aiol_uring_create(aiol_uring *u, bool named, aiol_uring_setup *setup) {
     static const struct {
         uint32_t flags;
@@ -6728,7 +6800,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->table.without = setup->without;
     u->table.broken = aiol_uring_broken;
     u->fd = -1;
-    u->signal = -1;
+    u->signal.reader = -1;
     u->room = -1;
     err = aiol_wake_open(&u->wake, setup->without);
     if (err < 0) {
@@ -6763,22 +6835,23 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
 /*
  * sim.c - the simulated engine: a virtual clock and a network in memory, to prove the contract of op.h.
  *
- * Two personalities. Readiness does what the reactor does. Delayed does all that a completion engine is allowed to do: sends
- * copy nothing until later and take a part, completions come iterations after the fact, bytes and connections are taken
- * from the network ahead of their delivery and also while a source is stopped, a cancel finds the work done.
+ * Two personalities. Readiness does what the reactor does. Delayed does all that a completion engine is allowed to do:
+ * sends copy nothing until later and take a part, completions come iterations after the fact, bytes and connections are
+ * taken from the network ahead of their delivery and also while a source is stopped, a cancel finds the work done.
  *
  *   a) The seed decides everything. Sockets are walked in the order of their making and never by address; a harvest is
  *      shuffled by the seed (whatever came at an earlier time was in an earlier harvest, so time order holds).
- *   b) A step moves what is due; steps repeat until nothing moves; only then may the clock jump. So time passes only when
- *      nobody has anything to do, which is what makes an hour's time-out cost microseconds.
- *   c) What a connection carries lies at the receiving socket, so a sender may go while its bytes are under way. Ends and resets
- *      are times in the receiver, not messages, so closing needs no memory.
- *   d) The stash is a count: the first bytes of a socket (or connections of a listener) are the engine's. Giving them back,
- *      which a cancel must do, is setting it to 0, and cannot fail.
- *   e) A socket made by open brings along the other end of the connection it may make, so connecting cannot fail for want of
- *      memory. Only a send allocates, and answers AIOLOOP_ENOBUFS as a system does.
- *   f) A cancelled operation that has not told its end is on a list of the engine and no more of its socket: the descriptor may be
- *      closed and its number in use again by then. Freed numbers are given out again at once, to provoke just that.
+ *   b) A step moves what is due; steps repeat until nothing moves; only then may the clock jump. So time passes only
+ *      when nobody has anything to do, which is what makes an hour's time-out cost microseconds.
+ *   c) What a connection carries lies at the receiving socket, so a sender may go while its bytes are under way. Ends
+ *      and resets are times in the receiver, not messages, so closing needs no memory.
+ *   d) The stash is a count: the first bytes of a socket (or connections of a listener) are the engine's. Giving them
+ *      back, which a cancel must do, is setting it to 0, and cannot fail.
+ *   e) A socket made by open brings along the other end of the connection it may make, so connecting cannot fail for
+ *      want of memory. Only a send allocates, and answers AIOLOOP_ENOBUFS as a system does.
+ *   f) A cancelled operation that has not told its end is on a list of the engine and no more of its socket: the
+ *      descriptor may be closed and its number in use again by then. Freed numbers are given out again at once, to
+ *      provoke just that.
  *   g) Callbacks may close any socket, so after each of them a socket is looked up anew by number and serial.
  *
  * Long, because it is a kernel's network and two engines.
@@ -6786,11 +6859,12 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
 #ifndef AIOL_IO_SIM_C
 #define AIOL_IO_SIM_C
 
-/* Another thread can end a wait only where there is something to wait with; elsewhere a wait without end fails at once. */
-/* Work takes no time here, so that a test can count on exact times; but after so many iterations that did not wait each one
- * takes so many nanoseconds. */
+/* Work takes no time here, so that a test can count on exact times; but after so many iterations that did not wait each
+ * one takes so many nanoseconds. */
 #define AIOL_SIM_PATIENCE 10000
 #define AIOL_SIM_TICK 1000
+
+/* Another thread can end a wait only where there is something to wait with; elsewhere one without end fails at once. */
 #define AIOL_SIM_BLOCKS (AIOLOOP_USE_THREADS && AIOL_HAVE_POLL)
 
 #if AIOL_SIM_BLOCKS
@@ -6818,7 +6892,7 @@ typedef enum aiol_sim_place {
 /* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
-/* NEW -listen-> LISTENING.   NEW -submit-> CONNECTING -> CONNECTED, or back to NEW.   An accepted one is born CONNECTED. */
+/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. */
 typedef enum aiol_sim_stage {
     AIOL_SIM_NEW,
     AIOL_SIM_LISTENING,
@@ -7729,7 +7803,8 @@ static int64_t aiol_sim_result(const aiol_op *op) {
     return (int64_t)(intptr_t)op->engine;
 }
 
-/* What a cancel of a delayed operation finds to have happened, or AIOLOOP_ECANCELED. A SEND may happen at the last moment. */
+/* What a cancel of a delayed operation finds to have happened, or AIOLOOP_ECANCELED. A SEND may happen at the last
+ * moment. */
 static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     int64_t n = AIOLOOP_ECANCELED;
     if (op->kind == AIOL_OP_SEND) {
@@ -8892,8 +8967,8 @@ AIOLOOP_INTERNAL int aiol_process_id(void) {
 /*
  * engine.c - which engines there are, and how one is chosen by name.
  *
- * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of the table
- * that opens serves when none is named, or when io_uring is and the system forbids it.
+ * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of
+ * the table that opens serves when none is named, or when io_uring is and the system forbids it.
  */
 #ifndef AIOL_IO_ENGINE_C
 #define AIOL_IO_ENGINE_C
@@ -9014,7 +9089,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     return false;
 }
 
-/* The first engine of that name that opens, or of all but those on request; AIOLOOP_EINVAL: there is none of that name. */
+/* The first engine of that name that opens, or of all but those on request; AIOLOOP_EINVAL: there is none of that
+ * name. */
 static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setup *setup, aiol_engine **out, char *text) {
     size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
     int err = size == 0 ? AIOLOOP_ENOTAVAILABLE : AIOLOOP_EINVAL;
@@ -9056,9 +9132,8 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
     }
     setup->named = size != 0;
     err = aiol_engine_try(choice, size, setup, out, text);
-    if (err < 0 && err != AIOLOOP_EINVAL && size != 0 && aiol_engine_word(choice, size, "io_uring") &&
-        aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
-        err = 0;
+    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring"))
+        err = aiol_engine_try(NULL, 0, setup, out, text); /* the system forbids it: whatever else there is */
     if (err != AIOLOOP_EINVAL)
         return err;
     for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {
@@ -9080,8 +9155,8 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
 /*
  * core.h - the loop, its callbacks and futures: the only place that knows what they look like.
  *
- * One queue holds everything that is to run: NODES, each a link and a function. A scheduled callback is a SLOT, which starts
- * with a node; what must never fail for want of memory (a lost connection) has a node of its own inside.
+ * One queue holds everything that is to run: NODES, each a link and a function. A scheduled callback is a SLOT, which
+ * starts with a node; what must never fail for want of memory (a lost connection) has a node of its own inside.
  */
 #ifndef AIOL_CORE_CORE_H
 #define AIOL_CORE_CORE_H
@@ -9128,8 +9203,8 @@ AIOL_INLINE void aiol_queue_append(aiol_queue *q, aiol_queue *from) {
     aiol_queue_init(from);
 }
 
-/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  DUE: a timer whose turn comes in this iteration.
- * WAITING: a done-callback, until its future is done. */
+/* READY: free, queued or running. TIMER: in the heap, until due or cancelled. DUE: a timer whose turn comes in this
+ * iteration. WAITING: a done-callback, until its future is done. */
 typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_DUE, AIOL_SLOT_WAITING } aiol_slot_state;
 
 enum {
@@ -9139,8 +9214,8 @@ enum {
     AIOL_SLOT_TASK = 8      /* inside a task, and goes with it */
 };
 
-/* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence 0. So
- * scheduling one writes only what differs. */
+/* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence
+ * 0. So scheduling one writes only what differs. */
 typedef struct aiol_slot {
     union {
         aiol_node node;
@@ -9312,7 +9387,8 @@ enum {
     AIOL_FUTURE_TASK = 64,     /* the first member of an aiol_task */
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
-    AIOL_FUTURE_BORROWS = 512  /* its result is that of next.source */
+    AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
+    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
 };
 
 struct aioloop_future {
@@ -9386,8 +9462,8 @@ AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     return raised;
 }
 
-/* The same for what the engine calls, and cheaper: between callbacks it is always the loop's own map that is current, and
- * nothing is raised. Afterwards loop->attention says whether there is something to do about it. */
+/* The same for what the engine calls, and cheaper: between callbacks it is always the loop's own map that is current,
+ * and nothing is raised. Afterwards loop->attention says whether there is something to do about it. */
 AIOL_INLINE void aiol_dispatch_enter(aioloop *loop, aiol_map **place) {
     aiol_thread.map = *place;
     aiol_thread.place = place;
@@ -9491,8 +9567,8 @@ AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource);
 /*
  * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
  *
- * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot write
- * is lost.
+ * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot
+ * write is lost.
  */
 #ifndef AIOL_CORE_LOG_C
 #define AIOL_CORE_LOG_C
@@ -9603,10 +9679,13 @@ static void aiol_log_print(const char *text) {
 /* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
     int raised = loop->raised;
+    aiol_task *task = loop->task;
+    loop->task = NULL;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
         aiol_log_print(text);
+    loop->task = task;
     loop->raised = raised;
 }
 
@@ -9685,6 +9764,7 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
 }
 
 AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_task *task;
     int outer;
     int raised;
     if (loop == NULL || context == NULL)
@@ -9694,10 +9774,13 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         return;
     }
     outer = loop->raised;
+    task = loop->task;
     loop->raised = 0;
+    loop->task = NULL; /* it cannot wait */
     loop->handler(loop, context, loop->handler_arg);
     raised = loop->raised;
     loop->raised = outer;
+    loop->task = task;
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {
@@ -9711,8 +9794,8 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
     }
 }
 
-/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in what it
- * concerns. The error's message is the loop's last one, if the code is the same. */
+/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in
+ * what it concerns. The error's message is the loop's last one, if the code is the same. */
 AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context) {
     char detail[AIOL_ERROR_TEXT_SIZE];
     const aiol_site *at = aiol_site_at(loop, site);
@@ -9783,8 +9866,8 @@ AIOLOOP_API aioloop_time aioloop_get_slow_callback_duration(aioloop *loop) {
 /*
  * handle.c - callbacks and their handles.                                  (asyncio: events.Handle)
  *
- * Slots live in chunks that stay where they are until the loop is freed, so a handle may outlive its callback: the sequence number
- * in it no longer matches then. Free slots are a stack, so a busy loop goes through few cache lines.
+ * Slots live in chunks that stay where they are until the loop is freed, so a handle may outlive its callback: the
+ * sequence number in it no longer matches then. Free slots are a stack, so a busy loop goes through few cache lines.
  */
 #ifndef AIOL_CORE_HANDLE_C
 #define AIOL_CORE_HANDLE_C
@@ -9929,9 +10012,9 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_attend(aioloop *loop, aiol_slot *s
     aiol_callback_end(loop);
 }
 
-/* Runs a slot with captured values, when nothing else is to be done about it: the path of nearly every callback. The values
- * become the thread's own, until the next one or aiol_run_queue lets them go. What the callback left to be done shows in
- * loop->attention. */
+/* Runs a slot with captured values, when nothing else is to be done about it: the path of nearly every callback. The
+ * values become the thread's own, until the next one or aiol_run_queue lets them go. What the callback left to be done
+ * shows in loop->attention. */
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
     aiol_map *last = aiol_thread.map;
@@ -10101,8 +10184,8 @@ AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle) {
  *
  * A 4-ary heap ordered by (deadline, sequence): equal deadlines run in the order they were made.
  *
- * Re-arming to a later time only stores the new deadline in the slot; the heap's key, which is then too early, is put right
- * when the entry comes up. A server that pushes an idle time-out back on every byte pays a store, not a sift.
+ * Re-arming to a later time only stores the new deadline in the slot; the heap's key, which is then too early, is put
+ * right when the entry comes up. A server that pushes an idle time-out back on every byte pays a store, not a sift.
  */
 #ifndef AIOL_CORE_TIMER_C
 #define AIOL_CORE_TIMER_C
@@ -10119,15 +10202,16 @@ AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
     return AIOLOOP_FOREVER;
 }
 
-/* Runs a timer that was due, unless an earlier callback of this iteration has moved it: a byte that arrives together with the
- * deadline of an idle time-out still counts. */
+/* Runs a timer that was due, unless an earlier callback of this iteration has moved it: a byte that arrives together
+ * with the deadline of an idle time-out still counts. */
 AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
     bool moved = slot->u.when == AIOLOOP_FOREVER || slot->u.when > loop->due_at;
     slot->state = AIOL_SLOT_READY;
     node->run = aiol_run_call;
     if (AIOL_UNLIKELY(moved)) {
-        /* There is room in the heap, since it was taken out of it, unless others have filled it; then it is due all the same. */
+        /* There is room in the heap, since it was taken out of it, unless others have filled it; then it is due all the
+         * same. */
         slot->state = AIOL_SLOT_TIMER;
         if (aiol_heap_push(&loop->allocator, &loop->timers, slot->u.when, &slot->at.heap) == 0)
             return;
@@ -10239,12 +10323,13 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
  * A stack that any thread pushes to and the loop empties in one go and turns round; no locks. The loop says when it
  * sleeps, and whoever finds it asleep wakes it, once: posts to a busy loop cost no system call.
  *
- * The slots come from a pool of their own: a stack of indices in which half a word names the top and the other half counts, so
- * that a slot that was taken and given back meanwhile is noticed (the ABA problem). Its chunks never move, so reading a
- * slot that another thread has just taken is harmless. A chunk is made by the thread that finds the pool empty.
+ * The slots come from a pool of their own: a stack of indices in which half a word names the top and the other half
+ * counts, so that a slot that was taken and given back meanwhile is noticed (the ABA problem). Its chunks never move,
+ * so reading a slot that another thread has just taken is harmless. A chunk is made by the thread that finds the pool
+ * empty.
  *
- * A slot of the pool keeps its index in the lower half of u.when for ever, and how often it was used in the upper; while it is
- * free, `site` is the index + 1 of the next one.
+ * A slot of the pool keeps its index in the lower half of u.when for ever, and how often it was used in the upper;
+ * while it is free, `site` is the index + 1 of the next one.
  */
 #ifndef AIOL_CORE_INBOX_C
 #define AIOL_CORE_INBOX_C
@@ -10277,8 +10362,8 @@ static uint32_t aiol_remote_index(const aiol_slot *slot) {
     return (uint32_t)(uint64_t)slot->u.when;
 }
 
-/* What the handle has from the beginning and the slot once the loop has looked: handles of earlier uses may still be asked
- * for, in the loop's thread, while another thread fills the slot anew. */
+/* What the handle has from the beginning and the slot once the loop has looked: handles of earlier uses may still be
+ * asked for, in the loop's thread, while another thread fills the slot anew. */
 static uint64_t aiol_remote_sequence(const aiol_slot *slot) {
     return AIOL_HANDLE_REMOTE | (uint64_t)slot->u.when;
 }
@@ -10488,8 +10573,8 @@ AIOLOOP_API aioloop_handle(aioloop_call_soon_threadsafe_context)(aioloop *loop, 
 /*
  * future.c - results that are not there yet.                                   (asyncio: futures.py)
  *
- * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the ready
- * queue. A queued one holds a reference.
+ * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the
+ * ready queue. A queued one holds a reference.
  *
  * An unclaimed future has one reference that belongs to whoever uses it first; claiming makes it the caller's.
  */
@@ -10785,6 +10870,8 @@ static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
     aiol_slot *slot;
     AIOL_ASSERT(f->state == AIOL_FUTURE_PENDING);
     f->state = (uint8_t)state;
+    if (AIOL_UNLIKELY(state == AIOL_FUTURE_FAILED))
+        f->flags &= (uint16_t)~AIOL_FUTURE_LOOKED_AT; /* a cancel before hushes what it causes, not this */
     if (f->next.callbacks == NULL)
         return 0;
     if (loop->closed) {
@@ -10811,6 +10898,7 @@ AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void 
 
 /* With error (may be NULL; taken over). */
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error) {
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = code;
     f->error = error;
     aiol_future_done(f, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -10818,8 +10906,10 @@ AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct 
 
 /* With a message (may be NULL). Without memory for it the code alone has to do. */
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text) {
+    struct aioloop_error *last = f->error; /* the message of a cancel; text may be in it */
     f->code = code;
     f->error = text == NULL ? NULL : aiol_error_new(&f->loop->allocator, code, text, 0);
+    aiol_error_free(&f->loop->allocator, last);
     return aiol_future_done(f, AIOL_FUTURE_FAILED);
 }
 
@@ -10842,9 +10932,11 @@ AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *so
         }
         return err;
     }
-    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = source->code;
-    f->error = aiol_error_ref(source->error);
+    if (source->error != NULL || source->state == AIOL_FUTURE_FAILED) { /* else the message of its own cancel stays */
+        aiol_error_free(&f->loop->allocator, f->error);
+        f->error = aiol_error_ref(source->error);
+    }
     return aiol_future_done(f, (aiol_future_state)source->state);
 }
 
@@ -10911,9 +11003,10 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
         return false;
-    future->flags |= AIOL_FUTURE_LOOKED_AT;
-    if (future->state != AIOL_FUTURE_PENDING)
+    if (future->state != AIOL_FUTURE_PENDING) {
+        future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
+    }
     future = aiol_task_cancel(future, message);
     if (future == NULL)
         return true;
@@ -11426,6 +11519,7 @@ enum {
     AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
     AIOL_TASK_RUNS = 512,      /* its step does */
     AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
@@ -11580,6 +11674,8 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     aioloop_future *f = &task->future;
     int code = loop->error.error.code;
     struct aioloop_error *error = loop->error_of;
+    if ((task->flags & AIOL_TASK_MUST_CANCEL) != 0)
+        return; /* there stands the message of the cancel */
     if (error == NULL || error->code != code)
         error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
     else
@@ -11588,15 +11684,32 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     f->error = error;
 }
 
-/* What a coroutine is told instead of what it waited for. */
-static void aiol_task_deliver_cancel(aiol_task *task) {
-    aioloop *loop = task->future.loop;
+/* The message of a cancel; NULL: there is none, or an error that was told since is kept in its place. */
+static struct aioloop_error *aiol_task_cancel_error(const aiol_task *task) {
+    struct aioloop_error *error = task->future.error;
+    return error != NULL && error->code == AIOLOOP_ECANCELED ? error : NULL;
+}
+
+/* What it waited for, and will not fetch. */
+static void aiol_task_forget_wait(aiol_task *task) {
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_SLEEPS);
-    task->slot.u.future = &aiol_future_was_cancelled;
-    aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
+    task->flags &= (uint16_t)~AIOL_TASK_SLEEPS;
+    task->slot.u.future = NULL;
     if (awaited != NULL && (awaited->flags & AIOL_FUTURE_STATIC) == 0)
         aiol_future_release(awaited); /* with its result, if nobody else takes it */
+}
+
+/* What a coroutine is told instead of what it waited for. */
+static void aiol_task_deliver_cancel(aiol_task *task) {
+    const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
+    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
+        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+        return;
+    }
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
+    aiol_task_forget_wait(task);
+    task->slot.u.future = &aiol_future_was_cancelled;
+    aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
 }
 
 /* A step function that does not keep to the macros. */
@@ -11619,6 +11732,14 @@ static int64_t aiol_task_resume(aioloop *loop, aiol_task *task, void **pointer) 
     }
 #endif
     return task->slot.fn.step(loop, (aioloop_frame *)task->slot.arg, pointer);
+}
+
+/* Debug mode: it may have taken long since then. */
+static AIOL_NOINLINE void aiol_task_slow(aiol_task *task, aioloop_time since) {
+    char name[64];
+    char what[128];
+    snprintf(what, sizeof(what), "a step of %s", aiol_task_name(task, name, sizeof(name)));
+    aiol_slow(task->future.loop, task->future.site, since, what);
 }
 
 /* Runs the task until it waits or ends; in the latter case the loop's reference goes. */
@@ -11653,13 +11774,15 @@ static void aiol_task_step(aioloop *loop, aiol_task *task) {
         if (AIOL_UNLIKELY((n == AIOLOOP_SUSPENDED) != ((task->flags & AIOL_TASK_WAITS) != 0)))
             n = aiol_task_broken(task, n);
     }
+    loop->task = NULL; /* what is called from here on cannot wait */
     if (AIOL_UNLIKELY(since != 0))
-        aiol_slow(loop, task->future.site, since, "a step of a task");
+        aiol_task_slow(task, since);
     if (n == AIOLOOP_SUSPENDED) {
         if (AIOL_UNLIKELY(loop->told))
             aiol_task_keep_error(task);
     } else {
-        loop->task = NULL; /* dispose functions are not the task's own code */
+        if (AIOL_UNLIKELY(task->slot.u.future != NULL))
+            aiol_task_forget_wait(task);
         aiol_task_end_coroutine(task, false);
         aiol_task_finish(task, n, pointer);
     }
@@ -11733,9 +11856,12 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     task->flags |= AIOL_TASK_WAITS;
     task->slot.at.node.run = aiol_run_task;
     aiol_future_push_callback(f, &task->slot);
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) &&
-        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL))
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
+        const struct aioloop_error *error = aiol_task_cancel_error(task);
+        if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
+            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     return true;
 }
 
@@ -11746,7 +11872,9 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
     else if (AIOL_UNLIKELY(aiol_thread.run != loop->entered))
         err = aiol_fail(loop, AIOLOOP_EMISUSE, "a wait inside of aioloop_context_run");
-    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) == 0) {
+    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
+        task->flags |= AIOL_TASK_MUST_HEAR;
+    } else if (err == 0 && delay > 0) {
         aioloop_time when = aiol_time_add(aiol_loop_now(loop), delay);
         task->slot.sequence = ++loop->sequence;
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
@@ -11805,7 +11933,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
         aioloop *loop = f->loop;
         if (task == NULL)
             return f;
-        f->flags |= AIOL_FUTURE_LOOKED_AT;
         if (task->cancelling != UINT16_MAX)
             task->cancelling++;
         if (task->slot.state == AIOL_SLOT_WAITING) {
@@ -11815,13 +11942,16 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
-                awaited->flags |= AIOL_FUTURE_LOOKED_AT;
                 f = awaited;
                 continue;
             }
             aiol_future_remove_slot(awaited, &task->slot);
             aiol_queue_push(&loop->ready, &task->slot.at.node);
-        } else if (task->slot.state == AIOL_SLOT_TIMER) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        } else if ((task->flags & AIOL_TASK_SLEEPS) != 0) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        }
+        if (task->slot.state == AIOL_SLOT_TIMER) {
             aiol_heap_remove(&loop->timers, &task->slot.at.heap);
             task->slot.state = AIOL_SLOT_READY;
             task->slot.at.node.run = aiol_run_task;
@@ -11866,6 +11996,8 @@ static int aiol_recipe_check(aioloop *loop, const aioloop_task_recipe *recipe) {
     if (recipe->coroutine != NULL && recipe->options.stack_size != 0 &&
         recipe->options.stack_size < AIOL_STACK_LEAST + sizeof(aiol_coro))
         return aiol_fail(loop, AIOLOOP_EINVAL, "a stack of %zu bytes is too small", recipe->options.stack_size);
+    if (recipe->coroutine != NULL && recipe->options.stack_size > SIZE_MAX / 2)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no stack can be that large");
     if (recipe->coroutine != NULL && recipe->options.stack != NULL && recipe->options.stack_size == 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a stack needs its stack_size");
 #else
@@ -11937,6 +12069,17 @@ static aiol_task *aiol_task_make(aioloop *loop, const aioloop_task_recipe *recip
     return task;
 }
 
+/* An eager one, inside the call. What its creator has raised before stays its creator's. */
+static AIOL_NOINLINE void aiol_task_begin_now(aioloop *loop, aiol_task *task) {
+    aiol_task *creator = loop->told ? loop->task : NULL;
+    int code = loop->error.error.code;
+    if (creator != NULL)
+        aiol_task_keep_error(creator);
+    aiol_task_step(loop, task);
+    if (creator != NULL && creator->future.error != NULL && creator->future.error->code == code)
+        aiol_tell_of(loop, code, creator->future.error);
+}
+
 AIOLOOP_API aioloop_task *(aioloop_task_new)(aioloop *loop, const aioloop_task_recipe *recipe) {
     aiol_task *task;
     int err;
@@ -11960,16 +12103,18 @@ AIOLOOP_API aioloop_task *(aioloop_task_new)(aioloop *loop, const aioloop_task_r
     }
     aiol_future_hold(&task->future); /* the loop's, until it is done */
     if (recipe->options.eager && aiol_thread.running == loop)
-        aiol_task_step(loop, task);
+        aiol_task_begin_now(loop, task);
     else
         aiol_queue_push(&loop->ready, &task->slot.at.node);
     return &task->future;
 }
 
 static aioloop_task *aiol_create_task(aioloop *loop, const aioloop_task_recipe *recipe) {
-    if (loop != NULL && AIOL_UNLIKELY(loop->factory != NULL))
-        return loop->factory(loop, recipe, loop->factory_arg);
-    return (aioloop_task_new)(loop, recipe);
+    aioloop_task *task;
+    if (loop == NULL || AIOL_LIKELY(loop->factory == NULL))
+        return (aioloop_task_new)(loop, recipe);
+    task = loop->factory(loop, recipe, loop->factory_arg);
+    return task != NULL ? task : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the task factory made no task"));
 }
 
 static const aioloop_task_options aiol_task_default_options = AIOLOOP_ZERO;
@@ -12119,8 +12264,11 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     aiol_task *t = aiol_task_of(task);
     if (t == NULL)
         return 0;
-    if (t->cancelling != 0)
-        t->cancelling--;
+    if (t->cancelling != 0 && --t->cancelling == 0) {
+        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
+        if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
+            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
 }
@@ -12168,9 +12316,10 @@ AIOLOOP_API AIOL_NOINLINE int64_t aioloop_await(aioloop_future *future, void *ou
     return aiol_task_take(loop, task, out);
 }
 
-/* The task that the macros are used in, or NULL. */
+/* The task that the macros are used in, or NULL. One that waits already can do nothing but return. */
 AIOL_INLINE aiol_task *aiol_frame_task(aioloop *loop) {
-    return loop == NULL || aiol_thread.running != loop ? NULL : loop->task;
+    aiol_task *task = loop == NULL || aiol_thread.running != loop ? NULL : loop->task;
+    return AIOL_LIKELY(task != NULL && (task->flags & AIOL_TASK_WAITS) == 0) ? task : NULL;
 }
 
 /* True: the step function has to return. In a task with a stack the wait is over when this returns. */
@@ -12184,7 +12333,7 @@ static bool aiol_frame_suspend(aioloop *loop, aiol_task *task, bool waits) {
 AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_await(aioloop *loop, aioloop_future *future) {
     aiol_task *task = aiol_frame_task(loop);
     if (AIOL_UNLIKELY(task == NULL)) {
-        aiol_await_nowhere(loop, future, "await outside of a task");
+        aiol_await_nowhere(loop, future, "await outside of a task, or in one that waits already");
         return false;
     }
     if (AIOL_UNLIKELY(loop->debug))
@@ -12195,7 +12344,7 @@ AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_await(aioloop *loop, aioloop_future
 AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_sleep(aioloop *loop, aioloop_time delay) {
     aiol_task *task = aiol_frame_task(loop);
     if (AIOL_UNLIKELY(task == NULL)) {
-        aiol_await_nowhere(loop, NULL, "sleep outside of a task");
+        aiol_await_nowhere(loop, NULL, "sleep outside of a task, or in one that waits already");
         return false;
     }
     if (AIOL_UNLIKELY(loop->debug))
@@ -12270,40 +12419,49 @@ static int aiol_combine_check(aioloop *loop, aioloop_future *const *futures, siz
     return 0;
 }
 
-/* Ends the use of the first count. */
+static bool aiol_combine_is_own(const aioloop_future *f) {
+    return f != NULL && (f->flags & AIOL_FUTURE_STATIC) == 0;
+}
+
+/* Ends the use of them all. */
 static void aiol_combine_release(aioloop_future *const *futures, size_t count) {
     size_t i;
     for (i = 0; i < count; i++)
-        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0)
+        if (aiol_combine_is_own(futures[i]))
             aiol_future_release(futures[i]);
 }
 
-/* Begins the use of all of them, or, with an error, ends it. */
+/* Begins the use of all of them, or, with an error, ends it. One that cannot be used gets a reference too: it may stand there again,
+ * where it could, and is to be there until all are released. */
 static int aiol_combine_use(aioloop_future *const *futures, size_t count) {
     size_t i;
     int failed = 0;
     for (i = 0; i < count; i++) {
-        int err = (futures[i]->flags & AIOL_FUTURE_STATIC) != 0 ? 0 : aiol_future_use(futures[i]);
-        if (err < 0 && failed == 0)
+        int err = aiol_combine_is_own(futures[i]) ? aiol_future_use(futures[i]) : 0;
+        if (err < 0) {
+            aiol_future_hold(futures[i]);
             failed = err;
-        if (err < 0 || failed < 0)
-            break;
+        }
     }
-    if (failed == 0)
-        return 0;
-    aiol_combine_release(futures, i);
-    for (i++; i < count; i++) /* the one use of those behind it is over too */
-        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
-            aiol_future_release(futures[i]);
+    if (failed < 0)
+        aiol_combine_release(futures, count);
     return failed;
 }
 
 /* For a call that fails before it has begun: the use of its futures ends all the same. */
 static void aiol_combine_end_use(aioloop_future *const *futures, size_t count) {
     size_t i;
-    for (i = 0; futures != NULL && i < count; i++)
-        if (futures[i] != NULL && (futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
-            aiol_future_release(futures[i]);
+    if (futures == NULL)
+        return;
+    for (i = 0; i < count; i++) {
+        if (!aiol_combine_is_own(futures[i]))
+            continue;
+        if ((futures[i]->flags & AIOL_FUTURE_UNCLAIMED) != 0)
+            futures[i]->flags = (uint16_t)((futures[i]->flags & ~AIOL_FUTURE_UNCLAIMED) | AIOL_FUTURE_USED);
+        else
+            aiol_future_hold(futures[i]);
+    }
+    aiol_combine_release(futures, count);
 }
 
 /* ---- sleep ---- */
@@ -12368,6 +12526,7 @@ typedef struct aiol_gathering {
     size_t left;
     bool keep_errors;
     bool cancelled;
+    bool cancelling; /* the cancel is under way */
 } aiol_gathering;
 
 static size_t aiol_results_size(size_t count) {
@@ -12466,10 +12625,16 @@ static void aiol_gather_done(aioloop_future *f, void *arg) {
 static bool aiol_gather_cancel(aioloop_future *outer, void *owner) {
     aiol_gathering *g = (aiol_gathering *)owner;
     size_t i;
-    (void)outer;
+    if (g->cancelling) { /* one of them waits for this one: the circle is broken here */
+        g->outer = NULL;
+        aiol_future_release(outer);
+        return true;
+    }
     g->cancelled = true;
+    g->cancelling = true;
     for (i = 0; i < g->results->count; i++)
         aioloop_future_cancel(g->results->futures[i], NULL);
+    g->cancelling = false;
     return false;
 }
 
@@ -12708,6 +12873,7 @@ typedef struct aiol_follower {
     bool shields;
     bool expired;
     bool cancelled;
+    bool cancelling; /* the cancel is under way */
 } aiol_follower;
 
 static void aiol_follower_destroy(aiol_resource *resource) {
@@ -12752,12 +12918,17 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
 
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
-    if (!w->shields) {
-        w->cancelled = true;
-        aioloop_future_cancel(w->inner, NULL);
-        return false; /* it ends when the inner one has */
+    if (!w->shields && !w->cancelling) {
+        bool cancelled;
+        w->cancelling = true;
+        cancelled = aioloop_future_cancel(w->inner, NULL);
+        w->cancelling = false;
+        if (cancelled) {
+            w->cancelled = true;
+            return false; /* it ends when the inner one has */
+        }
     }
-    w->outer = NULL; /* and its own callback stays: it holds the inner one */
+    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
     aiol_future_release(outer);
     return true;
 }
@@ -13236,13 +13407,15 @@ static void aiol_group_check_over(aioloop_task_group *g) {
     bool failed = g->error_count + g->lost_errors != 0;
     if (!g->exiting || !aiol_list_empty(&g->members))
         return;
-    if (failed)
+    if (failed) {
+        f->flags |= AIOL_FUTURE_OUTRANKS;
         aiol_future_fail_with(f, AIOLOOP_ETASKGROUP, aiol_group_error(g));
-    else if (g->cancelled)
+    } else if (g->cancelled) {
         aiol_future_end_cancelled(f, NULL);
-    else
+    } else {
         aiol_future_finish(f, g->outcome, NULL, NULL);
-    if (failed && g->cancelled && parent->cancelling != 0)
+    }
+    if (failed && parent->cancelling != 0)
         parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);
     aiol_future_release(f);
@@ -13469,7 +13642,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     loop->careful = loop->debug;
     loop->site = aiol_site_take(loop);
     (void)aiol_thread_is_first();
-    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch the descriptor */
+    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch it */
     return loop;
 }
 
@@ -13589,8 +13762,15 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
 
 static uint32_t aiol_threads_numbered;
 
-/* False if another thread ran the loop first. */
+/* False in a forked child, which has a copy: the kernel side is its parent's. */
+static bool aiol_loop_is_ours(const aioloop *loop) {
+    return loop->process == aiol_process_id();
+}
+
+/* False if another thread ran the loop first, or another process. */
 static bool aiol_loop_stays(aioloop *loop) {
+    if (!aiol_loop_is_ours(loop))
+        return false;
     if (aiol_thread.number == 0)
         aiol_thread.number = aiol_add_u32(&aiol_threads_numbered, 1);
     if (loop->thread == 0)
@@ -13607,13 +13787,14 @@ static int aiol_loop_begin(aioloop *loop) {
     if (aioloop_get_running_loop() != NULL)
         return aioloop_get_running_loop() == loop ? aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running already")
                                                   : AIOLOOP_EMISUSE;
-    if (loop->process != aiol_process_id())
-        return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
+    if (!aiol_loop_is_ours(loop))
+        return AIOLOOP_EMISUSE;
     if (aiol_exchange_u32(&loop->running, 1) != 0)
         return AIOLOOP_EMISUSE; /* in another thread */
     if (!aiol_loop_stays(loop)) {
         aiol_store(&loop->running, 0);
-        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
+        return aiol_fail(loop, AIOLOOP_EMISUSE,
+                         "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
     }
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
@@ -13702,6 +13883,11 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
     return n;
 }
 
+static aioloop_time aiol_loop_next(aioloop *loop) {
+    aioloop_time next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
+    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
+}
+
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aioloop_time limit = AIOLOOP_FOREVER;
     aioloop_time next;
@@ -13724,20 +13910,18 @@ AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aiol_loop_end(loop);
     if (err < 0)
         return err;
-    next = aioloop_next_deadline(loop);
+    next = aiol_loop_next(loop);
     return next != AIOLOOP_FOREVER && next <= aiol_loop_now(loop) ? 1 : 0;
 }
 
 AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
-    aioloop_time next;
     if (loop == NULL || loop->closed)
         return AIOLOOP_FOREVER;
     /* What was asked for since the last run, outside of it, is told to the system: the caller is about to sleep. */
     if (loop->thread != 0 && loop->thread == aiol_thread.number && aiol_thread.running != loop &&
-        loop->engine->calls->flush(loop->engine) < 0)
+        aiol_loop_is_ours(loop) && loop->engine->calls->flush(loop->engine) < 0)
         loop->more = true;
-    next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
-    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
+    return aiol_loop_next(loop);
 }
 
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
@@ -13801,10 +13985,6 @@ static void aiol_loop_drop_callbacks(aioloop *loop) {
     aiol_inbox_return(loop);
 }
 
-static bool aiol_loop_is_ours(const aioloop *loop) {
-    return loop->process == aiol_process_id();
-}
-
 /* What should have been ended before the loop was. */
 static void aiol_loop_warn_open(aioloop *loop) {
     const aiol_link *link;
@@ -13858,8 +14038,8 @@ static void aiol_loop_report_failures(aioloop *loop) {
     }
 }
 
-/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may let
- * go of futures, transports and servers of the loop, which does nothing any more. */
+/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may
+ * let go of futures, transports and servers of the loop, which does nothing any more. */
 static void aiol_loop_strip(aioloop *loop) {
     aiol_link *link;
     loop->freeing = true;
@@ -13936,8 +14116,8 @@ AIOLOOP_API void aioloop_verify(aioloop *loop) {
 /*
  * watch.c - watchers: callbacks for descriptors that the user owns.      (asyncio: selector_events.add_reader)
  *
- * A watcher is a POLL operation. Removing it ends the operation; if the engine still owes it a last call (CANCELLING), the watcher
- * lives until that has come.
+ * A watcher is a POLL operation. Removing it ends the operation; if the engine still owes it a last call (CANCELLING),
+ * the watcher lives until that has come.
  */
 #ifndef AIOL_CORE_WATCH_C
 #define AIOL_CORE_WATCH_C
@@ -14117,8 +14297,8 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd) {
 #ifndef AIOL_NET_NET_H
 #define AIOL_NET_NET_H
 
-/* NEW -> OPEN -> CLOSING (sending what is buffered) -> ENDING (operations still at the engine) -> DOOMED (connection_lost is
- * queued) -> LOST. Every step may be left out, none is taken back. */
+/* NEW -> OPEN -> CLOSING (sending what is buffered) -> ENDING (operations still at the engine) -> DOOMED
+ * (connection_lost is queued) -> LOST. Every step may be left out, none is taken back. */
 typedef enum aiol_transport_state {
     AIOL_TRANSPORT_NEW,
     AIOL_TRANSPORT_OPEN,
@@ -14519,13 +14699,13 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
 /*
  * stream.c - connections: bytes in order, both ways.    (asyncio: selector_events._SelectorSocketTransport)
  *
- * Reading is one source (t->recv) for the life of the connection. Writing tries the socket at once when nothing waits; what
- * it does not take is queued in a writer, and one send at a time works the queue off. Further writes in the same callback
- * are queued without trying and go out together when the callback ends.
+ * Reading is one source (t->recv) for the life of the connection. Writing tries the socket at once when nothing waits;
+ * what it does not take is queued in a writer, and one send at a time works the queue off. Further writes in the same
+ * callback are queued without trying and go out together when the callback ends.
  *
- * The end: aiol_stream_end cancels both operations; when the engine has given both back, the doom node is queued; it calls
- * connection_lost, closes the socket and drops the loop's reference. So nothing is called from inside close or abort, the
- * engine never has an operation of a transport that is gone, and ending needs no memory.
+ * The end: aiol_stream_end cancels both operations; when the engine has given both back, the doom node is queued; it
+ * calls connection_lost, closes the socket and drops the loop's reference. So nothing is called from inside close or
+ * abort, the engine never has an operation of a transport that is gone, and ending needs no memory.
  */
 #ifndef AIOL_NET_STREAM_C
 #define AIOL_NET_STREAM_C
@@ -14594,8 +14774,8 @@ static void aiol_stream_doom_if_over(aioloop_transport *t) {
     aiol_queue_push(&t->resource.loop->ready, &t->doom);
 }
 
-/* Sends what waits for the end of the callback or for the next wait, as far as the system takes it now. Calls no user code. 0, or
- * the error. */
+/* Sends what waits for the end of the callback or for the next wait, as far as the system takes it now. Calls no user
+ * code. 0, or the error. */
 static int aiol_stream_push(aioloop_transport *t) {
     aiol_engine *e = t->resource.loop->engine;
     aiol_writer *w = t->writer;
@@ -14787,8 +14967,8 @@ static void aiol_stream_send(aioloop_transport *t) {
     aiol_bytes_consume(&w->bytes, e->allocator, 0); /* lent pieces of no bytes */
 }
 
-/* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its consequences.
- * Any of these may write, close or abort. */
+/* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its
+ * consequences. Any of these may write, close or abort. */
 static void aiol_stream_after_send(aioloop_transport *t) {
     if (AIOL_UNLIKELY(t->writer->bytes.done != NULL))
         aiol_stream_release(t);
@@ -14827,8 +15007,8 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
     return 0;
 }
 
-/* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and resume_writing) is
- * for the end of the next one: a peer that reads as fast as we write must not keep us here. */
+/* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and
+ * resume_writing) is for the end of the next one: a peer that reads as fast as we write must not keep us here. */
 static void aiol_stream_flush(aioloop *loop) {
     if (aiol_list_empty(&loop->sending))
         aiol_list_move(&loop->sending, &loop->unsent);
@@ -15066,12 +15246,16 @@ static void aiol_stream_name(aioloop_address *to, const aioloop_address *from, c
     }
 }
 
+static bool aiol_stream_is_internet(const aioloop_address *address) {
+    return address != NULL && (address->family == AIOLOOP_INET || address->family == AIOLOOP_INET6);
+}
+
 static size_t aiol_stream_path_size(const aioloop_address *address) {
     return address != NULL && address->family == AIOLOOP_UNIX ? address->path_size : 0;
 }
 
-/* A transport for a connected socket, with the loop's reference; nobody is called yet. On failure the socket is still the
- * caller's. */
+/* A transport for a connected socket, with the loop's reference; nobody is called yet. On failure the socket is still
+ * the caller's. */
 AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out) {
     aioloop *loop = setup->loop;
     size_t start = aiol_align(sizeof(aioloop_transport));
@@ -15103,6 +15287,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     t->recv.kind = AIOL_OP_RECV;
     t->recv.fd = setup->socket;
     t->recv.done = aiol_stream_received;
+    t->recv.u.recv.internet = aiol_stream_is_internet(setup->local) || aiol_stream_is_internet(setup->peer);
     aiol_stream_protocol_changed(t);
     room = (char *)t + start + instance;
     aiol_stream_name(&t->local, setup->local, &room);
@@ -15115,8 +15300,8 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     return 0;
 }
 
-/* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone with its
- * socket. Only from the loop. */
+/* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone
+ * with its socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     aioloop *loop = t->resource.loop;
     aiol_transport_frame frame;
@@ -15163,9 +15348,9 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
 
 #define AIOL_ADDRESS_TEXT 160
 
-/* The addresses of a host that need no look-up: a numeric one has itself, "localhost" both loopbacks, and, with wildcard, NULL and
- * "" every interface of both families. Appends at most two to found, of the family wanted (AIOLOOP_UNSPEC: any). How many, or a
- * code with its message stored. */
+/* The addresses of a host that need no look-up: a numeric one has itself, "localhost" both loopbacks, and, with
+ * wildcard, NULL and "" every interface of both families. Appends at most two to found, of the family wanted
+ * (AIOLOOP_UNSPEC: any). How many, or a code with its message stored. */
 static int aiol_host_addresses(aioloop *loop, const char *host, int port, int family, bool wildcard, aioloop_address *found) {
     static const char *const local[] = {"::1", "127.0.0.1"};
     static const char *const any[] = {"0.0.0.0", "::"};
@@ -15212,8 +15397,8 @@ static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl,
     return 0;
 }
 
-/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it must be of
- * that family. Until this succeeds nothing is changed and the socket stays the user's. */
+/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it
+ * must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
 static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
     aiol_engine *e = loop->engine;
     int family = AIOLOOP_UNSPEC;
@@ -15272,8 +15457,8 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
  * connect.c - opening connections.                    (asyncio: base_events.create_connection)
  *
  * A connector tries one address after the other, with one CONNECT operation, until one answers, and then becomes a
- * transport. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that the future is
- * settled; the connector goes when its operation is the engine's no more and it is not queued.
+ * transport. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that the future
+ * is settled; the connector goes when its operation is the engine's no more and it is not queued.
  */
 #ifndef AIOL_NET_CONNECT_C
 #define AIOL_NET_CONNECT_C
@@ -15377,7 +15562,8 @@ static void aiol_connector_failed(aiol_connector *c, int code, const char *what,
         c->error_count++;
 }
 
-/* Every address failed: one error, or all of them in one; the code of the first, also when there was no memory for texts. */
+/* Every address failed: one error, or all of them in one; the code of the first, also when there was no memory for
+ * texts. */
 static void aiol_connector_give_up(aiol_connector *c) {
     const aioloop_allocator *a = &c->resource.loop->allocator;
     struct aioloop_error *error = NULL;
@@ -15739,9 +15925,9 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
 /*
  * server.c - listening.                              (asyncio: base_events.Server, selector_events._start_serving)
  *
- * A server has one LISTENER per socket. The loop holds a reference from the making until the server is closed, its connections
- * are lost, and the engine has given every listener's operation back. wait_closed futures wait in an array with room
- * reserved; completing them needs no memory.
+ * A server has one LISTENER per socket. The loop holds a reference from the making until the server is closed, its
+ * connections are lost, and the engine has given every listener's operation back. wait_closed futures wait in an array
+ * with room reserved; completing them needs no memory.
  */
 #ifndef AIOL_NET_SERVER_C
 #define AIOL_NET_SERVER_C
@@ -15815,7 +16001,8 @@ static void aiol_server_dispose(void *pointer) {
     aioloop_server_unref((aioloop_server *)pointer);
 }
 
-/* Settles what waits for the end, and lets the loop's reference go, when it is time. The server may be gone after this. */
+/* Settles what waits for the end, and lets the loop's reference go, when it is time. The server may be gone after
+ * this. */
 static void aiol_server_check_over(aioloop_server *server) {
     size_t i;
     if (server->state != AIOL_SERVER_CLOSED || !aiol_list_empty(&server->clients))
@@ -16460,8 +16647,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
 
 /* >> src/net/simulate.c */
 /*
- * simulate.c - the public face of the simulated engine (api/sim.h). The only place above io/ that asks for one engine by name,
- * because it is that engine's own.
+ * simulate.c - the public face of the simulated engine (api/sim.h). The only place above io/ that asks for one engine
+ * by name, because it is that engine's own.
  */
 #ifndef AIOL_NET_SIMULATE_C
 #define AIOL_NET_SIMULATE_C

@@ -21,7 +21,7 @@
 struct connection {
     size_t size;   /* bytes in head */
     uint64_t skip; /* bytes of a request's body still to come */
-    bool paused;   /* the peer does not take its answers: answer no more for now */
+    bool paused;   /* the peer does not take its answers: no more until it does */
     char head[HEAD_MAX];
 };
 

@@ -1582,7 +1582,7 @@ static void fire_posted(aioloop *loop, void *arg) {
 static void fire_fatal(aioloop *loop, void *arg) {
     (void)arg;
     fire_enter();
-    aioloop_raise(loop, AIOLOOP_EFATAL, "for now");
+    aioloop_raise(loop, AIOLOOP_EFATAL, "a break");
 }
 
 static void fire_watch_end(fire_watch *w) {

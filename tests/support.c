@@ -5,6 +5,8 @@
 #include "support.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 
 #define TEST_LOOPS_MAX 16
 #define TEST_LOG_SIZE 8192
@@ -84,6 +86,8 @@ static void test_clean_up(void) {
         if (loop->running != 0 && aiol_thread.running == loop && loop->outer_place == NULL)
             map = loop->map; /* which keeps them while it runs */
         loop->running = 0;
+        loop->task = NULL; /* its stack may be the one that was left */
+        loop->coro = NULL;
         loop->debug = false;
         if (!loop->closed && aiol_sim_is(loop->engine))
             test_state.socket_count = 0;
@@ -156,13 +160,52 @@ void test_needs_real_descriptors(aioloop *loop) {
     }
 }
 
+static bool test_pairs_are_internet(void) {
+    const char *pairs = getenv("TEST_PAIRS");
+    return pairs != NULL && strcmp(pairs, "internet") == 0;
+}
+
+void test_needs_unix_pairs(aioloop *loop) {
+    if (test_pairs_are_internet()) {
+        test_end(loop);
+        SKIP("needs pairs of Unix sockets");
+    }
+}
+
+/* As socketpair. Under io_uring such sockets are read by requests that repeat themselves, Unix ones are not. */
+static void test_internet_pair(aioloop_socket sockets[2]) {
+    struct sockaddr_in address;
+    struct sockaddr *name = (struct sockaddr *)(void *)&address;
+    socklen_t size = (socklen_t)sizeof(address);
+    int one = 1;
+    int room = 65536; /* about what a Unix pair has */
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)) == 0);
+    CHECK(setsockopt(listener, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) == 0);
+    memset(&address, 0, sizeof(address));
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    CHECK(bind(listener, name, size) == 0 && listen(listener, 1) == 0 && getsockname(listener, name, &size) == 0);
+    sockets[0] = socket(AF_INET, SOCK_STREAM, 0);
+    CHECK(setsockopt(sockets[0], SOL_SOCKET, SO_RCVBUF, &room, sizeof(room)) == 0);
+    CHECK(setsockopt(sockets[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) == 0);
+    CHECK(connect(sockets[0], name, size) == 0);
+    sockets[1] = accept(listener, NULL, NULL);
+    close(listener);
+    CHECK(setsockopt(sockets[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0);
+    CHECK(setsockopt(sockets[1], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) == 0);
+}
+
 void test_socketpair(aioloop *loop, aioloop_socket sockets[2]) {
     if (test_simulated(loop)) {
         int err = aioloop_sim_socketpair(loop, sockets);
         CHECK_EQ(err, 0);
         return;
     }
-    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
+    if (test_pairs_are_internet())
+        test_internet_pair(sockets);
+    else
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) == 0);
     CHECK(test_state.socket_count < 62);
     test_state.sockets[test_state.socket_count++] = sockets[0];
     test_state.sockets[test_state.socket_count++] = sockets[1];

@@ -30,8 +30,10 @@ bool test_simulated(aioloop *loop);
 /* Ends the test as skipped if they are. */
 void test_needs_real_descriptors(aioloop *loop);
 
-/* Two connected stream sockets (Unix), simulated ones on the simulated back end. The caller's, or a transport's. */
+/* Two connected stream sockets, simulated ones on the simulated back end. The caller's, or a transport's. Unix ones, or
+ * with TEST_PAIRS=internet in the environment such of the loopback; the second ends the test as skipped then. */
 void test_socketpair(aioloop *loop, aioloop_socket sockets[2]);
+void test_needs_unix_pairs(aioloop *loop);
 void test_close_socket(aioloop *loop, aioloop_socket s);
 
 /* Runs the loop until *count >= wanted, at most 10 seconds on the loop's clock, then FAILs naming what. */

@@ -878,6 +878,7 @@ TEST(connect_refuses_the_socket_of_a_transport, "CONN-20") {
     aioloop_unix_server_options unix_server_options = AIOLOOP_ZERO;
     const void *place;
     aioloop_socket sock;
+    test_needs_unix_pairs(loop);
     test_connect_pair(loop, &a, &b);
     b.echo = true;
     place = aioloop_transport_get_extra_info(a.transport, "socket", NULL);

@@ -280,3 +280,28 @@ TEST_WITH(child_forked_in_a_coroutine_frees_the_loop, "GET-06", TEST_REAL_FDS) {
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, fork_in_coroutine, NULL, NULL), NULL), 0);
     test_end(loop);
 }
+
+/* Asking, which tells the system what has changed, tells nothing from a child: it would be the parent's back end. */
+TEST_WITH(fork_child_asks_without_telling_the_parents_system, "GET-06", TEST_REAL_FDS) {
+    fork_state *s = fork_begin();
+    aioloop *loop = s->loop;
+    pid_t child;
+    test_connect_pair(loop, &s->a, &s->b);
+    fork_check_pair(loop, &s->a, &s->b);
+    aioloop_transport_pause_reading(s->a.transport); /* not told yet, and taken back before it is */
+    aioloop_transport_pause_reading(s->b.transport);
+    fflush(stdout);
+    fflush(stderr);
+    child = fork();
+    if (child == 0) {
+        FORK_EXPECT(aioloop_next_deadline(loop) == AIOLOOP_FOREVER);
+        FORK_EXPECT(aioloop_backend_fd(loop) == AIOLOOP_EMISUSE);
+        _exit(0);
+    }
+    fork_wait(child);
+    aioloop_transport_resume_reading(s->a.transport);
+    aioloop_transport_resume_reading(s->b.transport);
+    fork_check_pair(loop, &s->a, &s->b);
+    test_end_pair(loop, &s->a, &s->b);
+    test_end(loop);
+}

@@ -231,41 +231,37 @@ TEST_WITH(thread_that_runs_a_loop_first_keeps_it, "", TEST_THREADS) {
     test_end(loop);
 }
 
-typedef struct thread_dribble {
-    int socket;
-    int bytes;
-} thread_dribble;
-
-static void *thread_dribble_it(void *arg) {
-    const thread_dribble *d = (const thread_dribble *)arg;
-    int i;
-    for (i = 0; i < d->bytes; i++)
-        if (send(d->socket, "x", 1, MSG_NOSIGNAL) != 1)
-            break;
-    close(d->socket);
+static void *thread_close_it(void *arg) {
+    close(*(const int *)arg);
     return NULL;
 }
 
-/* An end that comes while the last bytes are taken is told as any other. Rare enough to need many rounds. */
-TEST_WITH(thread_that_writes_and_closes_while_we_read_is_heard_out, "", TEST_THREADS | TEST_REAL_FDS) {
+/* An end that comes while the last bytes are taken is told as any other, also when more wakings than 128 have piled up,
+ * from where on the kernel (6.18) does not count them: a multishot request on a Unix socket would miss it nearly every
+ * time. */
+TEST_WITH(thread_that_closes_while_we_read_much_is_heard, "", TEST_THREADS | TEST_REAL_FDS) {
     aioloop *loop = test_loop();
     int round;
-    int rounds = test_slowdown() > 1 ? 30 : 300;
     test_needs_real_descriptors(loop);
-    for (round = 0; round < rounds; round++) {
+    for (round = 0; round < 20; round++) {
         test_peer peer = AIOLOOP_ZERO;
-        thread_dribble d;
         aioloop_socket s[2];
         pthread_t thread;
+        int room = 1000000;
+        int socket;
+        int i;
         test_socketpair(loop, s);
-        d.socket = s[1];
-        d.bytes = 20 + round % 100;
+        socket = s[1];
+        CHECK(setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) == 0);
         test_adopt(loop, &test_protocol, &peer, s[0]);
-        thread = thread_start(thread_dribble_it, &d);
+        test_spin(loop, 2);
+        for (i = 0; i < 250; i++)
+            CHECK_EQ(send(socket, "x", 1, MSG_NOSIGNAL), 1);
         test_forget_socket(s[1]);
+        thread = thread_start(thread_close_it, &socket);
         test_run_until(loop, &peer.lost, 1, "the end");
         pthread_join(thread, NULL);
-        CHECK_EQ(peer.received, (size_t)d.bytes);
+        CHECK_EQ(peer.received, 250);
         test_peer_drop(&peer);
     }
     test_end(loop);

@@ -308,6 +308,7 @@ TEST(unix_connects_a_given_socket, "UCON-01 UCON-02") {
     test_peer b = AIOLOOP_ZERO;
     aioloop_unix_connection_options options = AIOLOOP_ZERO;
     aioloop_socket pair[2];
+    test_needs_unix_pairs(loop);
     test_socketpair(loop, pair);
     options.sock = &pair[0];
     CHECK_EQ(unix_dial(loop, &a, NULL, &options), 0);

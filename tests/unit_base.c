@@ -366,22 +366,127 @@ static void unit_bytes_step(unit_bytes *u) {
     }
 }
 
+/* A chunk that is there anyway, with a guard behind it. */
+typedef union unit_own {
+    aiol_chunk chunk;
+    unsigned char bytes[AIOL_OWN_SIZE + 16];
+} unit_own;
+
+enum { UNIT_OWN_ROOM = (int)(AIOL_OWN_SIZE - sizeof(aiol_chunk)) };
+
+static void unit_own_begin(unit_bytes *u, unit_own *own) {
+    memset(u, 0, sizeof(*u));
+    u->a = unit_allocator(&u->memory);
+    memset(own->bytes, 0xa5, sizeof(own->bytes));
+    u->q.own = &own->chunk;
+}
+
+static void unit_own_check(const unit_bytes *u, const unit_own *own) {
+    size_t i;
+    unit_bytes_check(u);
+    CHECK_PTR(u->q.own, &own->chunk);
+    for (i = AIOL_OWN_SIZE; i < sizeof(own->bytes); i++)
+        CHECK_EQ(own->bytes[i], 0xa5);
+}
+
+static void unit_own_consume(unit_bytes *u, size_t n) {
+    aiol_bytes_consume(&u->q, &u->a, n);
+    u->out += n;
+}
+
+static void unit_bytes_go_through(unit_bytes *u) {
+    int step;
+    for (step = 0; step < 4000; step++) {
+        unit_bytes_step(u);
+        if (unit_random(4) == 0)
+            unit_bytes_release(u);
+        if (u->q.size > 300000) {
+            aiol_bytes_consume(&u->q, &u->a, u->q.size);
+            u->out = u->in;
+        }
+        unit_bytes_check(u);
+    }
+    CHECK_GT(u->lent_count, 100);
+}
+
 TEST(bytes_come_out_as_they_went_in, "") {
     static unit_bytes u;
-    int step;
+    static unit_own own;
     memset(&u, 0, sizeof(u));
     u.a = unit_allocator(&u.memory);
-    for (step = 0; step < 4000; step++) {
-        unit_bytes_step(&u);
-        if (unit_random(4) == 0)
-            unit_bytes_release(&u);
-        if (u.q.size > 300000) {
-            aiol_bytes_consume(&u.q, &u.a, u.q.size);
-            u.out = u.in;
-        }
-        unit_bytes_check(&u);
+    unit_bytes_go_through(&u);
+    unit_bytes_end(&u);
+    unit_own_begin(&u, &own);
+    unit_bytes_go_through(&u);
+    unit_own_check(&u, &own);
+    unit_bytes_end(&u);
+}
+
+TEST(bytes_of_a_small_write_need_no_memory, "") {
+    static unit_bytes u;
+    static unit_own own;
+    int round;
+    unit_own_begin(&u, &own);
+    for (round = 0; round < 3; round++) { /* it is used anew whenever all has gone */
+        u.memory.until_failure = 0;
+        unit_bytes_append(&u, &u.q, UNIT_OWN_ROOM - 100);
+        unit_bytes_append(&u, &u.q, 99); /* behind it there is room */
+        unit_bytes_append(&u, &u.q, 1);
+        CHECK_EQ(u.in - u.out, UNIT_OWN_ROOM);
+        CHECK_PTR(u.q.head, &own.chunk);
+        CHECK_PTR(u.q.tail, &own.chunk);
+        unit_own_check(&u, &own);
+        unit_bytes_append(&u, &u.q, 1); /* and then not, and nothing is taken */
+        CHECK_EQ(u.in - u.out, UNIT_OWN_ROOM);
+        unit_own_consume(&u, 700);
+        unit_own_check(&u, &own);
+        unit_bytes_append(&u, &u.q, 1);
+        unit_own_check(&u, &own);
+        u.memory.until_failure = -1;
+        unit_own_consume(&u, UNIT_OWN_ROOM - 700);
+        CHECK(u.q.head == NULL && u.q.tail == NULL);
     }
-    CHECK_GT(u.lent_count, 100);
+    CHECK_EQ(u.memory.blocks, 0);
+    unit_bytes_end(&u);
+}
+
+/* The chunk that is there anyway serves once at a time, for what fits as a whole, and only at the head. */
+TEST(bytes_of_a_larger_write_are_allocated, "") {
+    static unit_bytes u;
+    static unit_own own;
+    unit_own_begin(&u, &own);
+    unit_bytes_append(&u, &u.q, UNIT_OWN_ROOM + 1);
+    CHECK(u.q.head != &own.chunk);
+    CHECK_EQ(u.memory.blocks, 1);
+    unit_own_consume(&u, UNIT_OWN_ROOM + 1);
+    CHECK_EQ(u.memory.blocks, 0);
+    unit_bytes_append(&u, &u.q, 10);
+    CHECK_PTR(u.q.head, &own.chunk);
+    unit_bytes_lend(&u, &u.q, 10);
+    unit_bytes_append(&u, &u.q, 10); /* not behind lent memory, and not into the chunk a second time */
+    CHECK_EQ(u.memory.blocks, 2);
+    unit_own_check(&u, &own);
+    unit_own_consume(&u, 10);
+    unit_bytes_append(&u, &u.q, 10);
+    unit_own_check(&u, &own);
+    unit_own_consume(&u, 30);
+    unit_bytes_release(&u);
+    unit_bytes_lend(&u, &u.q, 10);
+    unit_bytes_append(&u, &u.q, 10);
+    CHECK(u.q.tail != &own.chunk);
+    unit_own_check(&u, &own);
+    unit_own_consume(&u, 20);
+    unit_bytes_append(&u, &u.q, UNIT_OWN_ROOM - 10);
+    unit_bytes_append(&u, &u.q, 5000); /* its rest first, then a block */
+    CHECK_PTR(u.q.head, &own.chunk);
+    CHECK_EQ(u.q.head->room, 0);
+    CHECK_EQ(u.memory.blocks, 2); /* with the lent one, which nobody has released yet */
+    unit_own_check(&u, &own);
+    aiol_bytes_clear(&u.q, &u.a);
+    u.out = u.in;
+    unit_bytes_append(&u, &u.q, 10); /* also after a clear */
+    CHECK_PTR(u.q.head, &own.chunk);
+    unit_own_check(&u, &own);
     unit_bytes_end(&u);
 }
 

@@ -29,15 +29,15 @@ AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future);
  * failed and nobody looked, that is reported to the exception handler. NULL is ignored. */
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future);
 
-/* Future.set_result(): number must not be negative (AIOLOOP_EINVAL). dispose (may be NULL) is called with pointer when the
- * future is freed and nobody took it. 0; AIOLOOP_EINVALIDSTATE if it is done, and then nothing happens and pointer is still
- * the caller's; AIOLOOP_EMISUSE on a future of the library's own operations; AIOLOOP_ECLOSED if its loop is closed and there
- * are callbacks, which will not run, but the result is set. */
+/* Future.set_result(): number must not be negative (AIOLOOP_EINVAL). dispose (may be NULL) is called with pointer when
+ * the future is freed and nobody took it. 0; AIOLOOP_EINVALIDSTATE if it is done, and then nothing happens and pointer
+ * is still the caller's; AIOLOOP_EMISUSE on a future of the library's own operations; AIOLOOP_ECLOSED if its loop is
+ * closed and there are callbacks, which will not run, but the result is set. */
 AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer,
                                           void (*dispose)(void *pointer));
 
-/* Future.set_exception(): code must be negative and not AIOLOOP_ECANCELED (AIOLOOP_EINVAL). format (printf's) may be NULL.
- * Returns as aioloop_future_set_result does. */
+/* Future.set_exception(): code must be negative and not AIOLOOP_ECANCELED (AIOLOOP_EINVAL). format (printf's) may be
+ * NULL. Returns as aioloop_future_set_result does. */
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
     AIOLOOP_PRINTF(3, 4);
 
@@ -73,29 +73,31 @@ AIOLOOP_API bool aioloop_future_done(const aioloop_future *future);
 AIOLOOP_API bool aioloop_future_cancelled(const aioloop_future *future);
 AIOLOOP_API aioloop *aioloop_future_get_loop(const aioloop_future *future);
 
-/* Future.result(): the number, with the pointer stored at out (the address of an object pointer, or NULL); or the error's code;
- * AIOLOOP_EINVALIDSTATE if pending. The first call with an out takes the pointer (its dispose will not run); later ones
- * borrow it. */
+/* Future.result(): the number, with the pointer stored at out (the address of an object pointer, or NULL); or the
+ * error's code; AIOLOOP_EINVALIDSTATE if pending. The first call with an out takes the pointer (its dispose will not
+ * run); later ones borrow it. */
 AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out);
 
-/* Future.exception(): 0 if it succeeded, the code if it failed, AIOLOOP_ECANCELED if it was cancelled, AIOLOOP_EINVALIDSTATE if
- * pending. */
+/* Future.exception(): 0 if it succeeded, the code if it failed, AIOLOOP_ECANCELED if it was cancelled,
+ * AIOLOOP_EINVALIDSTATE if pending. */
 AIOLOOP_API int aioloop_future_exception(aioloop_future *future);
 
 /* The error with its message, valid as long as the future; NULL unless it failed or was cancelled. */
 AIOLOOP_API const aioloop_error *aioloop_future_error(aioloop_future *future);
 
-/* Future.add_done_callback(): calls fn(future, arg) in the iteration after it is done (the next one, if it is). Borrows the
- * future. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED; on a static failed future its code, and fn is not called. */
+/* Future.add_done_callback(): calls fn(future, arg) in the iteration after it is done (the next one, if it is). Borrows
+ * the future. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED; on a static failed future its code, and fn is not
+ * called. */
 AIOLOOP_API int aioloop_future_add_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg);
 AIOLOOP_API int aioloop_future_add_done_callback_context(aioloop_future *future, aioloop_future_callback fn, void *arg,
                                                          aioloop_context *context);
 
-/* The same as the one use of an unclaimed future: the future lives until fn has returned. Ends the use also when it fails. */
+/* The same as the one use of an unclaimed future: the future lives until fn has returned. Ends the use also when it
+ * fails. */
 AIOLOOP_API int aioloop_future_then(aioloop_future *future, aioloop_future_callback fn, void *arg);
 
-/* Future.remove_done_callback(): removes every registration of fn with arg; answers how many. Those already queued, since the
- * future is done, still run. */
+/* Future.remove_done_callback(): removes every registration of fn with arg; answers how many. Those already queued,
+ * since the future is done, still run. */
 AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, aioloop_future_callback fn, void *arg);
 
 #endif

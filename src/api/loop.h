@@ -19,9 +19,9 @@ typedef struct aioloop_protocol aioloop_protocol;
 /* ---- making and finding loops ---- */
 
 typedef struct aioloop_config {
-    /* Which back end, and its options, separated by commas: "io_uring", "epoll", "poll", "select", "sim", "sim,delayed,seed=7",
-     * "epoll,no-eventfd". NULL: the environment variable AIOLOOP_BACKEND, else the best that works. The manual
-     * lists the options. Copied. */
+    /* Which back end, and its options, separated by commas: "io_uring", "epoll", "poll", "select", "sim",
+     * "sim,delayed,seed=7", "epoll,no-eventfd". NULL: the environment variable AIOLOOP_BACKEND, else the best that
+     * works. The manual lists the options. Copied. */
     const char *backend;
     const aioloop_allocator *allocator; /* NULL: AIOLOOP_MALLOC and its kin. Copied. */
     int debug;                          /* 1: debug mode on, -1: off, 0: on if AIOLOOP_DEBUG is set and not empty */
@@ -29,7 +29,8 @@ typedef struct aioloop_config {
 
 /* asyncio.new_event_loop(). config NULL: all defaults. The loop is the caller's to free. NULL on failure, and then
  * aioloop_last_error(NULL) says why: AIOLOOP_EINVAL for a back end nobody knows, AIOLOOP_ENOTAVAILABLE for one that
- * is not here (but for io_uring where the system forbids it, the next best serves: see aioloop_backend_name), AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
+ * is not here (but for io_uring where the system forbids it, the next best serves: see aioloop_backend_name),
+ * AIOLOOP_ENOMEM, or the system's error. It does not become the thread's current loop. Any thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop *aioloop_new_event_loop(const aioloop_config *config);
 
 /* asyncio.get_running_loop(): the loop that is running in this thread; NULL if none is (asyncio's RuntimeError),
@@ -47,15 +48,16 @@ AIOLOOP_API void aioloop_set_event_loop(aioloop *loop);
 
 /* ---- running and stopping ---- */
 
-/* loop.run_forever(): runs until aioloop_stop. 0; AIOLOOP_EFATAL if a callback raised that (what was not run yet is kept
- * for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one runs or ever ran in another
- * thread: a loop stays with the first that runs it; AIOLOOP_ECLOSED; or the system's error if waiting itself failed. */
+/* loop.run_forever(): runs until aioloop_stop. 0; AIOLOOP_EFATAL if a callback raised that (what was not run yet is
+ * kept for the next run); AIOLOOP_EMISUSE if this loop or another one runs in this thread, or this one runs or ever ran
+ * in another thread: a loop stays with the first that runs it; AIOLOOP_ECLOSED; or the system's error if waiting itself
+ * failed. */
 AIOLOOP_API int aioloop_run_forever(aioloop *loop);
 
-/* loop.run_until_complete(): runs until the future is done. Returns its number (>= 0) and stores its pointer at out (the
- * address of an object pointer, or NULL), or returns its error: AIOLOOP_ECANCELED if it was cancelled. AIOLOOP_EMISUSE if
- * aioloop_stop ended the run before, and then the future stays pending (claim it beforehand to use it again). Ends an
- * unclaimed future's use in every case. AIOLOOP_EINVAL for another loop's future. */
+/* loop.run_until_complete(): runs until the future is done. Returns its number (>= 0) and stores its pointer at out
+ * (the address of an object pointer, or NULL), or returns its error: AIOLOOP_ECANCELED if it was cancelled.
+ * AIOLOOP_EMISUSE if aioloop_stop ended the run before, and then the future stays pending (claim it beforehand to use
+ * it again). Ends an unclaimed future's use in every case. AIOLOOP_EINVAL for another loop's future. */
 AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *future, void *out);
 
 /* One iteration, for programs with a main loop of their own: waits at most max_wait (0: not at all; AIOLOOP_FOREVER: as
@@ -63,14 +65,14 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
  * aioloop_run_forever's. asyncio has no such call. */
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait);
 
-/* The time on the loop's clock at which aioloop_run_once has something to do even if no descriptor becomes ready: now or
- * earlier if at once, AIOLOOP_FOREVER if never. */
+/* The time on the loop's clock at which aioloop_run_once has something to do even if no descriptor becomes ready: now
+ * or earlier if at once, AIOLOOP_FOREVER if never. */
 AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop);
 
-/* A descriptor that another main loop can watch for reading: readable means aioloop_run_once has something to do. Whatever
- * is to be told to the system is told before this returns and before each aioloop_run_once returns. AIOLOOP_ENOTAVAILABLE
- * where the back end has none (poll, select); AIOLOOP_EMISUSE in another thread than the one that runs the loop: this call, as a
- * run, makes the loop stay with the thread. The loop's to close. */
+/* A descriptor that another main loop can watch for reading: readable means aioloop_run_once has something to do.
+ * Whatever is to be told to the system is told before this returns and before each aioloop_run_once returns.
+ * AIOLOOP_ENOTAVAILABLE where the back end has none (poll, select); AIOLOOP_EMISUSE in another thread than the one that
+ * runs the loop: this call, as a run, makes the loop stay with the thread. The loop's to close. */
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop);
 
 /* The name of the back end that runs this loop: "epoll". The program's for ever. */
@@ -89,9 +91,10 @@ AIOLOOP_API bool aioloop_is_closed(aioloop *loop);
 AIOLOOP_API int aioloop_close(aioloop *loop);
 
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
- * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio does, a
- * loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child this
- * touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is ignored. */
+ * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio
+ * does, a loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child
+ * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is
+ * ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
@@ -110,18 +113,18 @@ typedef struct aioloop_timer_handle {
     aioloop_time when; /* TimerHandle.when() */
 } aioloop_timer_handle;
 
-/* loop.call_soon(): calls fn(loop, arg) in the next iteration, after the callbacks that are queued already. A null handle
- * means a NULL fn, no memory or a closed loop; aioloop_last_error says which. */
+/* loop.call_soon(): calls fn(loop, arg) in the next iteration, after the callbacks that are queued already. A null
+ * handle means a NULL fn, no memory or a closed loop; aioloop_last_error says which. */
 AIOLOOP_API aioloop_handle aioloop_call_soon(aioloop *loop, aioloop_callback fn, void *arg);
 
-/* loop.call_soon_threadsafe(): the same from any thread, and wakes the loop. Calls made by one thread keep their order. The
- * loop must not be freed before the call returns; racing with aioloop_close is safe. The handle may be cancelled in the loop's
- * thread only. Failures are told by a null handle alone. */
+/* loop.call_soon_threadsafe(): the same from any thread, and wakes the loop. Calls made by one thread keep their order.
+ * The loop must not be freed before the call returns; racing with aioloop_close is safe. The handle may be cancelled in
+ * the loop's thread only. Failures are told by a null handle alone. */
 AIOLOOP_API aioloop_handle aioloop_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg);
 
-/* loop.call_later(), loop.call_at(): calls fn(loop, arg) once, not before delay has passed or the clock shows when; soon
- * after if that is past. Equal times run in the order of these calls. AIOLOOP_FOREVER never comes. A null handle (see
- * aioloop_handle_is_null) as for aioloop_call_soon, and AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. */
+/* loop.call_later(), loop.call_at(): calls fn(loop, arg) once, not before delay has passed or the clock shows when;
+ * soon after if that is past. Equal times run in the order of these calls. AIOLOOP_FOREVER never comes. A null handle
+ * (see aioloop_handle_is_null) as for aioloop_call_soon, and AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. */
 AIOLOOP_API aioloop_timer_handle aioloop_call_later(aioloop *loop, aioloop_time delay, aioloop_callback fn, void *arg);
 AIOLOOP_API aioloop_timer_handle aioloop_call_at(aioloop *loop, aioloop_time when, aioloop_callback fn, void *arg);
 
@@ -145,22 +148,22 @@ AIOLOOP_API bool aioloop_handle_cancelled(const aioloop_handle *handle);
 AIOLOOP_API bool aioloop_handle_is_null(const aioloop_handle *handle);
 
 /* Moves a pending timer to another time (in either direction) and stores it in the handle. To a later time this costs a
- * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran, runs,
- * or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
+ * store: made for idle time-outs pushed back on every byte. 0; AIOLOOP_EINVALIDSTATE, and nothing changed, if it ran,
+ * runs, or was cancelled; AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME. asyncio cancels and makes a new one instead. */
 AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, aioloop_time when);
 
 /* ---- watching descriptors ---- */
 
-/* loop.add_reader(), loop.add_writer(): calls fn(loop, arg) in every iteration in which fd is readable (writable), until
- * removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the caller's; remove
- * the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too large for the back end);
- * AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll); AIOLOOP_EMISUSE if a transport owns it;
- * AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+/* loop.add_reader(), loop.add_writer(): calls fn(loop, arg) in every iteration in which fd is readable (writable),
+ * until removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the
+ * caller's; remove the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too
+ * large for the back end); AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll);
+ * AIOLOOP_EMISUSE if a transport owns it; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 
-/* loop.remove_reader(), loop.remove_writer(): 1 if there was such a watcher, 0 if not (also on a closed loop). Its callback
- * does not run any more, even if its event was found already. AIOLOOP_EMISUSE if a transport owns fd. */
+/* loop.remove_reader(), loop.remove_writer(): 1 if there was such a watcher, 0 if not (also on a closed loop). Its
+ * callback does not run any more, even if its event was found already. AIOLOOP_EMISUSE if a transport owns fd. */
 AIOLOOP_API int aioloop_remove_reader(aioloop *loop, aioloop_socket fd);
 AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 
@@ -172,9 +175,9 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
  * format NULL: none. */
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 
-/* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL: of the
- * last call in this thread that had no loop to tell (aioloop_new_event_loop). Valid until the next call that fails. Never NULL;
- * its code is 0 if nothing failed yet. */
+/* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL:
+ * of the last call in this thread that had no loop to tell (aioloop_new_event_loop). Valid until the next call that
+ * fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
 /* What an exception handler is told. Members that do not apply are 0 or NULL; all is borrowed. */
@@ -218,13 +221,13 @@ AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg);
 
 /* loop.set_debug(), loop.get_debug(). In debug mode calls that schedule, watch or complete something are refused with
  * AIOLOOP_EMISUSE from a wrong thread, slow callbacks
- * are logged, objects remember where they were made, and what is left open is reported. AIOLOOP_ENOTAVAILABLE when built
- * with AIOLOOP_USE_DEBUG 0. */
+ * are logged, objects remember where they were made, and what is left open is reported. AIOLOOP_ENOTAVAILABLE when
+ * built with AIOLOOP_USE_DEBUG 0. */
 AIOLOOP_API int aioloop_set_debug(aioloop *loop, bool enabled);
 AIOLOOP_API bool aioloop_get_debug(aioloop *loop);
 
-/* loop.slow_callback_duration: in debug mode a callback that takes this long is logged. 100 ms at first. AIOLOOP_EINVAL for a
- * negative time. */
+/* loop.slow_callback_duration: in debug mode a callback that takes this long is logged. 100 ms at first. AIOLOOP_EINVAL
+ * for a negative time. */
 AIOLOOP_API int aioloop_set_slow_callback_duration(aioloop *loop, aioloop_time duration);
 AIOLOOP_API aioloop_time aioloop_get_slow_callback_duration(aioloop *loop);
 

@@ -2,8 +2,8 @@
  * aioloop.h - Python's asyncio event loop, for C. One header.
  *
  * Callbacks, timers, futures, context variables, watched descriptors, TCP and Unix connections and servers with
- * asyncio's protocols, transports and flow control; over io_uring, epoll, poll, select, a simulated network with virtual time, or
- * a firmware's clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
+ * asyncio's protocols, transports and flow control; over io_uring, epoll, poll, select, a simulated network with
+ * virtual time, or a firmware's clock. C99 to C23 and C++11 to C++20. MIT licence, see the LICENSE file.
  *
  * This is the manual: how things fit together. What each function does, and how it can fail, stands above its
  * declaration.
@@ -238,9 +238,9 @@
  *
  *   aioloop_config.backend, or else the environment variable AIOLOOP_BACKEND, or else the best that works:
  *
- *       io_uring  Linux, the default from kernel 6.1 on; on older ones by name. Small writes leave with the next wait, all in one
- *                 call. Where it is forbidden (containers, seccomp, sysctl) the next best serves, and aioloop_backend_name
- *                 tells
+ *       io_uring  Linux, the default from kernel 6.1 on; on older ones by name. Small writes leave with the next wait,
+ *                 all in one call. Where it is forbidden (containers, seccomp, sysctl) the next best serves, and
+ *                 aioloop_backend_name tells
  *       epoll     Linux; any number of descriptors
  *       poll      every POSIX system; each wait costs a pass over all descriptors
  *       select    every POSIX system; descriptors below 1024 only
@@ -261,25 +261,27 @@
  *
  * THREADS
  *
- *   A loop may be made in any thread and belongs to the one that runs it first, for good; aioloop_run_until_complete and
- *   aioloop_backend_fd count as running, so set a loop up in the thread that will run it. (A server is listening when
- *   aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of loops may run in as
- *   many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and the few whose comment says "any thread"); the loop must
- *   not be freed meanwhile. It is lock-free, and makes a system call only if the loop sleeps. Not for signal
- *   handlers: have them write to a pipe that the loop reads (examples/echo_server.c).
+ *   A loop may be made in any thread and belongs to the one that runs it first, for good; aioloop_run_until_complete
+ *   and aioloop_backend_fd count as running, so set a loop up in the thread that will run it. (A server is listening
+ *   when aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of
+ *   loops may run in as many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and
+ *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
+ *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
+ *   (examples/echo_server.c).
  *
  *
  * ENDING WELL
  *
- *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A server
- *   that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's pipe, watched) calls
- *   aioloop_server_close and aioloop_server_close_clients, and sets a timer for aioloop_server_abort_clients.
+ *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
+ *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's
+ *   pipe, watched) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
+ *   aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
- *   On io_uring a process that ends without aioloop_free holds its ports some milliseconds longer, until the kernel has taken
- *   the ring apart; a program that is restarted at once frees its loop first, also on SIGTERM.
- *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be sure write_eof,
- *   and read to the end.
+ *   On io_uring a process that ends without aioloop_free holds its ports some milliseconds longer, until the kernel has
+ *   taken the ring apart; a program that is restarted at once frees its loop first, also on SIGTERM.
+ *   A system may reset a connection that is closed with unread bytes, and the last bytes written are then lost; to be
+ *   sure write_eof, and read to the end.
  *
  *
  * FORK

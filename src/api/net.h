@@ -26,16 +26,16 @@ typedef struct aioloop_address {
     } u;
 } aioloop_address;
 
-/* Makes an address of a numeric host ("127.0.0.1", "::1"; no zone) and a port (0 to 65535). 0, or AIOLOOP_EINVAL and *address as
- * it was: not numeric, or the port out of range. Any thread. */
+/* Makes an address of a numeric host ("127.0.0.1", "::1"; no zone) and a port (0 to 65535). 0, or AIOLOOP_EINVAL and
+ * *address as it was: not numeric, or the port out of range. Any thread. */
 AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port);
 
-/* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107 bytes,
- * AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
+/* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107
+ * bytes, AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size);
 
-/* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero, cut if it
- * does not fit. Returns the length it needs, without the zero. Any thread. */
+/* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero,
+ * cut if it does not fit. Returns the length it needs, without the zero. Any thread. */
 AIOLOOP_API size_t aioloop_address_format(const aioloop_address *address, char *text, size_t size);
 
 /* Writes the numeric host alone. Returns as aioloop_address_format does. Any thread. */

@@ -3,8 +3,8 @@
  *
  * Every function here is for the loop's own thread, and none waits.
  *
- * A server is counted. The loop holds one reference while it is open or a connection of it lives; the functions that make
- * one give another to whoever takes their result. Dropping yours does not stop it.
+ * A server is counted. The loop holds one reference while it is open or a connection of it lives; the functions that
+ * make one give another to whoever takes their result. Dropping yours does not stop it.
  */
 #ifndef AIOLOOP_API_SERVER_H
 #define AIOLOOP_API_SERVER_H
@@ -15,12 +15,12 @@
 typedef struct aioloop_server_options {
     const char *const *hosts;   /* several hosts instead of one, with host NULL */
     size_t host_count;
-    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid. What
-                                 * says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours to set. */
+    const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid.
+                                 * What says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours. */
     int family;                 /* aioloop_family: only addresses of this one; not with sock */
     int backlog;                /* 0: 100. Also how many connections are accepted in one iteration. */
     bool no_reuse_address;      /* do not set SO_REUSEADDR; not with sock */
-    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL where there is none; not with sock */
+    bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL without such; not with sock */
     bool keep_alive;            /* set SO_KEEPALIVE, also on the connections; not with sock */
     bool defer_serving;         /* start_serving=False: bind, but listen only on aioloop_server_start_serving */
     aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
@@ -29,11 +29,11 @@ typedef struct aioloop_server_options {
     aioloop_time timeout;       /* for looking up names; 0: none */
 } aioloop_server_options;
 
-/* loop.create_server(): listens on host (a numeric address, "localhost", or NULL or "": every interface of IPv4 and IPv6) and
- * port (0: one that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many
- * sockets listen. It is listening when the call returns. For each connection the factory and connection_made are called.
- * Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the bind or listen with the address in
- * the message, AIOLOOP_ENOTAVAILABLE for names, AIOLOOP_ENOMEM. */
+/* loop.create_server(): listens on host (a numeric address, "localhost", or NULL or "": every interface of IPv4 and
+ * IPv6) and port (0: one that is free, for each socket its own). The future's pointer is the aioloop_server, its number
+ * how many sockets listen. It is listening when the call returns. For each connection the factory and connection_made
+ * are called. Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the bind or listen with
+ * the address in the message, AIOLOOP_ENOTAVAILABLE for names, AIOLOOP_ENOMEM. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,
                                                                    void *arg, const char *host, int port,
                                                                    const aioloop_server_options *options);
@@ -67,25 +67,27 @@ AIOLOOP_API void aioloop_server_close(aioloop_server *server);
 AIOLOOP_API void aioloop_server_close_clients(aioloop_server *server);
 AIOLOOP_API void aioloop_server_abort_clients(aioloop_server *server);
 
-/* Server.wait_closed(): done when the server is closed and every connection of it is lost. Cancelling it changes nothing else. */
+/* Server.wait_closed(): done when the server is closed and every connection of it is lost. Cancelling it changes
+ * nothing else. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_wait_closed(aioloop_server *server);
 
-/* Server.start_serving(): starts listening. 0, also when it listens already; AIOLOOP_EMISUSE on a closed server; the system's
- * error, and then nothing listens: if it was the first socket that failed, the server is as it was and may be started
- * again; if others listened already it is closed, because a socket stops listening only so. Immediate, so it returns no
- * future. */
+/* Server.start_serving(): starts listening. 0, also when it listens already; AIOLOOP_EMISUSE on a closed server; the
+ * system's error, and then nothing listens: if it was the first socket that failed, the server is as it was and may be
+ * started again; if others listened already it is closed, because a socket stops listening only so. Immediate, so it
+ * returns no future. */
 AIOLOOP_API int aioloop_server_start_serving(aioloop_server *server);
 
-/* Server.serve_forever(): starts listening and stays pending. Cancelling it, or closing the server, closes the server and ends
- * it as cancelled once every connection is lost. AIOLOOP_EMISUSE if one is pending already or the server is closed. */
+/* Server.serve_forever(): starts listening and stays pending. Cancelling it, or closing the server, closes the server
+ * and ends it as cancelled once every connection is lost. AIOLOOP_EMISUSE if one is pending already or the server is
+ * closed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_server_serve_forever(aioloop_server *server);
 
 /* Server.is_serving(), Server.get_loop(). */
 AIOLOOP_API bool aioloop_server_is_serving(const aioloop_server *server);
 AIOLOOP_API aioloop *aioloop_server_get_loop(const aioloop_server *server);
 
-/* Server.sockets: how many there are (0 once closed), and what the i-th is: its number, for looking and for options only, and
- * its address. AIOLOOP_EINVAL for an index out of range. Each pointer may be NULL. */
+/* Server.sockets: how many there are (0 once closed), and what the i-th is: its number, for looking and for options
+ * only, and its address. AIOLOOP_EINVAL for an index out of range. Each pointer may be NULL. */
 AIOLOOP_API size_t aioloop_server_socket_count(const aioloop_server *server);
 AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, aioloop_socket *sock, aioloop_address *address);
 

@@ -1,17 +1,17 @@
 /*
  * sim.h - the simulated back end: test your program without a network and without waiting.
  *
- * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is ready it
- * jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory: servers
- * and connections of this loop reach each other at any loopback or wildcard address and at any path; everything else
- * refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of a
- * folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
+ * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is
+ * ready it jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory:
+ * servers and connections of this loop reach each other at any loopback or wildcard address and at any path; everything
+ * else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
+ * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
- * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may post something,
- * the run ends with AIOLOOP_EDEADLK.
+ * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
+ * post something, the run ends with AIOLOOP_EDEADLK.
  *
- * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do: results
- * arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
+ * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do:
+ * results arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
  */
 #ifndef AIOLOOP_API_SIM_H
 #define AIOLOOP_API_SIM_H
@@ -27,24 +27,26 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
 /* Closes a simulated socket that was never given away. AIOLOOP_EBADF. */
 AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket);
 
-/* How long what is sent from now on is under way: between minimum and maximum, drawn anew for each piece; the order within a
- * connection is kept. AIOLOOP_EINVAL for a negative or reversed pair. */
+/* How long what is sent from now on is under way: between minimum and maximum, drawn anew for each piece; the order
+ * within a connection is kept. AIOLOOP_EINVAL for a negative or reversed pair. */
 AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aioloop_time maximum);
 
-/* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for 0. */
+/* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for
+ * 0. */
 AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes);
 
 /* While on, nothing that is under way arrives, and connects hang: a partition of the network. */
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on);
 
-/* Breaks the connection under a transport as a network does: both ends fail with error (AIOLOOP_ECONNRESET, AIOLOOP_ETIMEDOUT,
- * AIOLOOP_EHOSTUNREACH ...), what is under way is lost. AIOLOOP_EINVAL if it has none. */
+/* Breaks the connection under a transport as a network does: both ends fail with error (AIOLOOP_ECONNRESET,
+ * AIOLOOP_ETIMEDOUT, AIOLOOP_EHOSTUNREACH ...), what is under way is lost. AIOLOOP_EINVAL if it has none. */
 AIOLOOP_API int aioloop_sim_break(aioloop_transport *transport, int error);
 
 /* The next count accepts on this loop fail with error (AIOLOOP_EMFILE ...), as those of a system that has run out. */
 AIOLOOP_API int aioloop_sim_fail_accepts(aioloop *loop, int error, unsigned count);
 
-/* A random number below bound from the run's own seeded sequence, so that a test's choices replay with it; 0 for bound 0. */
+/* A random number below bound from the run's own seeded sequence, so that a test's choices replay with it; 0 for bound
+ * 0. */
 AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound);
 
 #endif

@@ -19,9 +19,10 @@ typedef struct aioloop_ssl_context aioloop_ssl_context;
 
 /* A protocol: asyncio's methods, each may be NULL. Must outlive its transports; usually static const. self is the
  * connection's own memory of instance_size bytes (zeroed, in the transport's block, freed with the transport), or, with
- * instance_size 0, the arg given to the call that made the connection. The calls come in this order: connection_made once;
- * data (or get_buffer and buffer_updated), pause_writing and resume_writing; eof_received at most once; connection_lost
- * once; nothing after it. Any of them may call anything on the transport. To fail, they call aioloop_raise. */
+ * instance_size 0, the arg given to the call that made the connection. The calls come in this order: connection_made
+ * once; data (or get_buffer and buffer_updated), pause_writing and resume_writing; eof_received at most once;
+ * connection_lost once; nothing after it. Any of them may call anything on the transport. To fail, they call
+ * aioloop_raise. */
 struct aioloop_protocol {
     size_t instance_size;
     /* protocol_factory: prepares self. Below 0: the connection is given up; for a client that is the call's error. */
@@ -36,9 +37,9 @@ struct aioloop_protocol {
     /* Called inside the write (or the call that set the marks) that went above the high mark; must not wait. */
     void (*pause_writing)(aioloop_transport *transport, void *self);
     void (*resume_writing)(aioloop_transport *transport, void *self);
-    /* BufferedProtocol: with get_buffer set, data_received is not called. Stores where to read to at buffer and returns how
-     * many bytes fit; hint is how many are likely (0: unknown). The buffer is used at once, never kept. Returning 0 ends
-     * the connection with AIOLOOP_EINVAL. */
+    /* BufferedProtocol: with get_buffer set, data_received is not called. Stores where to read to at buffer and returns
+     * how many bytes fit; hint is how many are likely (0: unknown). The buffer is used at once, never kept. Returning 0
+     * ends the connection with AIOLOOP_EINVAL. */
     size_t (*get_buffer)(aioloop_transport *transport, void *self, size_t hint, void **buffer);
     void (*buffer_updated)(aioloop_transport *transport, void *self, size_t size);
 };
@@ -47,11 +48,11 @@ struct aioloop_protocol {
 
 /* Options of aioloop_create_connection; all zero: asyncio's defaults. */
 typedef struct aioloop_connection_options {
-    const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also if
-                                     * the call fails after it was accepted as valid */
+    const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also
+                                     * if the call fails after it was accepted as valid */
     int family;                     /* aioloop_family: only addresses of this one; not with sock */
-    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with local_port,
-                                     * to that port of every address; not with sock */
+    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with
+                                     * local_port, to that port of every address; not with sock */
     int local_port;                 /* 0: any; not with sock */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
@@ -64,8 +65,9 @@ typedef struct aioloop_connection_options {
 /* loop.create_connection(): connects to host (a numeric address or "localhost"; names need the resolver and answer
  * AIOLOOP_ENOTAVAILABLE) and port. The future's pointer is the aioloop_transport (asyncio gives the pair; see
  * aioloop_transport_get_protocol), its number 0. connection_made has returned when it is done. Cancelling it closes the
- * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another transport
- * or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
+ * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another
+ * transport or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is
+ * kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_connection(aioloop *loop, const aioloop_protocol *protocol,
                                                                        void *arg, const char *host, int port,
                                                                        const aioloop_connection_options *options);
@@ -92,8 +94,8 @@ typedef struct aioloop_accepted_socket_options {
     aioloop_time timeout;
 } aioloop_accepted_socket_options;
 
-/* loop.connect_accepted_socket(): makes a connection of a stream socket accepted elsewhere. The socket is the loop's once it was
- * accepted as valid. As aioloop_create_connection. */
+/* loop.connect_accepted_socket(): makes a connection of a stream socket accepted elsewhere. The socket is the loop's
+ * once it was accepted as valid. As aioloop_create_connection. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
 aioloop_connect_accepted_socket(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket sock,
                                 const aioloop_accepted_socket_options *options);
@@ -107,18 +109,19 @@ AIOLOOP_API void aioloop_transport_unref(aioloop_transport *transport);
 /* The loop the transport lives on. */
 AIOLOOP_API aioloop *aioloop_transport_get_loop(const aioloop_transport *transport);
 
-/* WriteTransport.write(): sends size bytes after all that was written before. Never waits; the bytes may be reused when it
- * returns. 0: they are sent, kept to be sent, or dropped because the connection is closing or lost (the fifth such write
- * is logged). AIOLOOP_EMISUSE after aioloop_transport_write_eof; AIOLOOP_ENOMEM: nothing was taken; AIOLOOP_EINVAL for NULL. */
+/* WriteTransport.write(): sends size bytes after all that was written before. Never waits; the bytes may be reused when
+ * it returns. 0: they are sent, kept to be sent, or dropped because the connection is closing or lost (the fifth such
+ * write is logged). AIOLOOP_EMISUSE after aioloop_transport_write_eof; AIOLOOP_ENOMEM: nothing was taken;
+ * AIOLOOP_EINVAL for NULL. */
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size);
 
 /* WriteTransport.writelines(): the same for several pieces, all or none. */
 AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const aioloop_buf *pieces, size_t count);
 
-/* The same without a copy: data is lent until release(data, size, arg) is called, once, by the loop: when all of it is sent, when
- * the connection is lost, or when the loop is closed. On an error nothing is lent and release is not called; beyond write's
- * errors these are AIOLOOP_ENOTCONN on a closing or lost transport and AIOLOOP_ECLOSED on a closed loop. AIOLOOP_EINVAL for a
- * NULL data or release. Not in asyncio. */
+/* The same without a copy: data is lent until release(data, size, arg) is called, once, by the loop: when all of it is
+ * sent, when the connection is lost, or when the loop is closed. On an error nothing is lent and release is not called;
+ * beyond write's errors these are AIOLOOP_ENOTCONN on a closing or lost transport and AIOLOOP_ECLOSED on a closed loop.
+ * AIOLOOP_EINVAL for a NULL data or release. Not in asyncio. */
 AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, const void *data, size_t size,
                                               void (*release)(const void *data, size_t size, void *arg), void *arg);
 
@@ -127,20 +130,20 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport);
 AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport);
 
-/* WriteTransport.set_write_buffer_limits(): the marks of the write buffer in bytes, -1: not given. Both not given: 64 KiB and 16
- * KiB; one given: low is a quarter of high. AIOLOOP_EINVAL, and nothing changed, below -1 or with low above high. Pauses the
- * protocol at once if more than high is buffered. */
+/* WriteTransport.set_write_buffer_limits(): the marks of the write buffer in bytes, -1: not given. Both not given: 64
+ * KiB and 16 KiB; one given: low is a quarter of high. AIOLOOP_EINVAL, and nothing changed, below -1 or with low above
+ * high. Pauses the protocol at once if more than high is buffered. */
 AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *transport, int64_t high, int64_t low);
 
 /* WriteTransport.get_write_buffer_limits(): each pointer may be NULL. */
 AIOLOOP_API void aioloop_transport_get_write_buffer_limits(const aioloop_transport *transport, size_t *low, size_t *high);
 
-/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet: for want of room, or
- * because they are to leave together with others, when the callback ends or with the next wait. */
+/* WriteTransport.get_write_buffer_size(): the bytes that were written but that the system has not taken yet: for want
+ * of room, or because they are to leave together with others, when the callback ends or with the next wait. */
 AIOLOOP_API size_t aioloop_transport_get_write_buffer_size(const aioloop_transport *transport);
 
-/* ReadTransport: nothing is delivered between pause_reading() and resume_reading(). Both may be repeated, and do nothing on a
- * closing transport. */
+/* ReadTransport: nothing is delivered between pause_reading() and resume_reading(). Both may be repeated, and do
+ * nothing on a closing transport. */
 AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport);
 AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport);
 AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport);
@@ -160,9 +163,9 @@ AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, con
 /* BaseTransport.get_protocol(): the protocol, with its self stored at self unless that is NULL. */
 AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop_transport *transport, void **self);
 
-/* BaseTransport.get_extra_info(): "peername" and "sockname" give a const aioloop_address *, kept after the loss; "socket" gives a
- * const aioloop_socket *, for looking and for options only (not for reading, writing, closing or blocking), fallback after
- * the loss. Unknown names give fallback. The pointer is valid as long as the transport. */
+/* BaseTransport.get_extra_info(): "peername" and "sockname" give a const aioloop_address *, kept after the loss;
+ * "socket" gives a const aioloop_socket *, for looking and for options only (not for reading, writing, closing or
+ * blocking), fallback after the loss. Unknown names give fallback. The pointer is valid as long as the transport. */
 AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
                                                          const void *fallback);
 

@@ -1,9 +1,9 @@
 /*
  * atomic.h - the few atomic operations the library needs.
  *
- * Three branches: on a firmware port the port's lock keeps interrupts away, since not every core has the instructions; with
- * AIOLOOP_USE_THREADS 0 plain memory will do, which is what compilers without atomics (tcc) get; else the builtins of GCC
- * and Clang.
+ * Three branches: on a firmware port the port's lock keeps interrupts away, since not every core has the instructions;
+ * with AIOLOOP_USE_THREADS 0 plain memory will do, which is what compilers without atomics (tcc) get; else the builtins
+ * of GCC and Clang.
  */
 #ifndef AIOL_BASE_ATOMIC_H
 #define AIOL_BASE_ATOMIC_H
@@ -12,7 +12,8 @@
 #include "base/platform.h"
 
 #if AIOLOOP_USE_THREADS && AIOLOOP_PORT
-/* A load or store of a word is whole on any core, and calling the port's functions keeps the compiler from holding copies. */
+/* A load or store of a word is whole on any core, and calling the port's functions keeps the compiler from holding
+ * copies. */
 #define aiol_load(pointer) (*(pointer))
 #define aiol_load_relaxed(pointer) (*(pointer))
 #define aiol_store(pointer, value) ((void)(*(pointer) = (value)))

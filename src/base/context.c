@@ -2,10 +2,10 @@
  * context.c - context variables, and what a thread remembers.                  (Python: contextvars)
  *
  * A map is an immutable set of values; changing a variable makes a new map, so capturing the current values is taking a
- * counter, and the empty map is NULL and costs nothing. aiol_thread.map is the current one. Where it belongs to something that
- * lives on (a connection, a context object), aiol_thread.place is the pointer that owns it, and a change is stored there too;
- * else (place NULL) aiol_thread.map is itself the owner. Counters are atomic, because work and its context may go to another
- * thread.
+ * counter, and the empty map is NULL and costs nothing. aiol_thread.map is the current one. Where it belongs to
+ * something that lives on (a connection, a context object), aiol_thread.place is the pointer that owns it, and a change
+ * is stored there too; else (place NULL) aiol_thread.map is itself the owner. Counters are atomic, because work and its
+ * context may go to another thread.
  */
 #ifndef AIOL_BASE_CONTEXT_C
 #define AIOL_BASE_CONTEXT_C
@@ -106,8 +106,8 @@ AIOL_INLINE void aiol_context_leave(const aiol_context_frame *frame) {
     aiol_thread.map = frame->place != NULL ? *frame->place : frame->map;
 }
 
-/* Stores at *out a map like old but with cell for var (or, cell NULL, without var); NULL if nothing is left. Takes over the
- * caller's reference to cell when it succeeds. */
+/* Stores at *out a map like old but with cell for var (or, cell NULL, without var); NULL if nothing is left. Takes over
+ * the caller's reference to cell when it succeeds. */
 static int aiol_map_with(const aiol_map *old, const aioloop_context_var *var, aiol_context_cell *cell, aiol_map **out) {
     uint32_t old_count = old == NULL ? 0 : old->count;
     uint32_t count = cell == NULL ? 0 : 1;

@@ -71,7 +71,7 @@ struct aioloop_error {
     uint32_t refs;               /* of one that aiol_error_new made */
     size_t count;                /* of errors */
     struct aioloop_error **list; /* owned */
-    char *text;                  /* "": nothing to add. Behind the struct in the same block, or a buffer of the owner's */
+    char *text;                  /* "": nothing to add. Behind the struct in the same block, or the owner's buffer */
 };
 
 /* An error in a place that never allocates: a loop's or a thread's last one. */
@@ -121,7 +121,8 @@ AIOLOOP_INTERNAL void aiol_error_clear(aiol_error_slot *slot) {
     slot->buffer[0] = '\0';
 }
 
-/* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to do. */
+/* An error of its own block with room for count others; NULL when there is no memory, and then the code alone has to
+ * do. */
 AIOLOOP_INTERNAL struct aioloop_error *aiol_error_new(const aioloop_allocator *a, int code, const char *text,
                                                       size_t count) {
     size_t length = text == NULL ? 0 : strlen(text);

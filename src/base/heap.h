@@ -1,8 +1,8 @@
 /*
  * heap.h - a 4-ary heap ordered by (key, tie).
  *
- * Entries hold the key beside the pointer, so a comparison touches the heap alone; only equal keys look at the items. Each
- * item knows its place (aiol_heap_item.index), so removal needs no search.
+ * Entries hold the key beside the pointer, so a comparison touches the heap alone; only equal keys look at the items.
+ * Each item knows its place (aiol_heap_item.index), so removal needs no search.
  */
 #ifndef AIOL_BASE_HEAP_H
 #define AIOL_BASE_HEAP_H
@@ -26,8 +26,8 @@ typedef struct aiol_heap {
     size_t capacity;
 } aiol_heap;
 
-/* Which of two items with equal keys comes first. The user of the heap defines it (core.h): a function pointer would cost what
- * the comparison itself does. */
+/* Which of two items with equal keys comes first. The user of the heap defines it (core.h): a function pointer would
+ * cost what the comparison itself does. */
 AIOL_INLINE bool aiol_heap_before(const aiol_heap_item *a, const aiol_heap_item *b);
 
 /* Keys are rarely equal, so most comparisons end after one. */
@@ -52,8 +52,8 @@ AIOL_INLINE void aiol_heap_up(aiol_heap_entry *entries, size_t i, size_t top, ai
     aiol_heap_put(entries, i, &entry);
 }
 
-/* Puts entry at i or below it. The hole goes all the way down, where an entry that was the last mostly belongs, and the entry
- * up from there: that spares a comparison at each level. */
+/* Puts entry at i or below it. The hole goes all the way down, where an entry that was the last mostly belongs, and the
+ * entry up from there: that spares a comparison at each level. */
 static void aiol_heap_down(aiol_heap *h, size_t i, aiol_heap_entry entry) {
     aiol_heap_entry *entries = h->entries;
     size_t count = h->count;

@@ -215,8 +215,8 @@
 #define AIOLOOP_FREE(pointer) free(pointer)
 #endif
 
-/* AIOL_SYS(name, call): a call of the system that answers -1 and errno. AIOLOOP_FAULT(name), if defined, is asked before
- * it: 0 to go on, else the errno to fail with. The tests make every call fail this way, one at a time. */
+/* AIOL_SYS(name, call): a call of the system that answers -1 and errno. AIOLOOP_FAULT(name), if defined, is asked
+ * before it: 0 to go on, else the errno to fail with. The tests make every call fail this way, one at a time. */
 #ifdef AIOLOOP_FAULT
 #ifdef __cplusplus
 extern "C"

@@ -26,8 +26,8 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_assert_failed(const char *what, const c
 #define AIOL_CONTAINER(pointer, type, member)                                                      \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
-/* Stores a pointer at out, the address of an object pointer of any type (or NULL). By memcpy: a void ** that points to a
- * T * would break the rules of aliasing. */
+/* Stores a pointer at out, the address of an object pointer of any type (or NULL). By memcpy: a void ** that points to
+ * a T * would break the rules of aliasing. */
 AIOL_INLINE void aiol_store_pointer(void *out, void *pointer) {
     if (out != NULL)
         memcpy(out, &pointer, sizeof(pointer));

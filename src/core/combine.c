@@ -45,40 +45,49 @@ static int aiol_combine_check(aioloop *loop, aioloop_future *const *futures, siz
     return 0;
 }
 
-/* Ends the use of the first count. */
+static bool aiol_combine_is_own(const aioloop_future *f) {
+    return f != NULL && (f->flags & AIOL_FUTURE_STATIC) == 0;
+}
+
+/* Ends the use of them all. */
 static void aiol_combine_release(aioloop_future *const *futures, size_t count) {
     size_t i;
     for (i = 0; i < count; i++)
-        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0)
+        if (aiol_combine_is_own(futures[i]))
             aiol_future_release(futures[i]);
 }
 
-/* Begins the use of all of them, or, with an error, ends it. */
+/* Begins the use of all of them, or, with an error, ends it. One that cannot be used gets a reference too: it may stand there again,
+ * where it could, and is to be there until all are released. */
 static int aiol_combine_use(aioloop_future *const *futures, size_t count) {
     size_t i;
     int failed = 0;
     for (i = 0; i < count; i++) {
-        int err = (futures[i]->flags & AIOL_FUTURE_STATIC) != 0 ? 0 : aiol_future_use(futures[i]);
-        if (err < 0 && failed == 0)
+        int err = aiol_combine_is_own(futures[i]) ? aiol_future_use(futures[i]) : 0;
+        if (err < 0) {
+            aiol_future_hold(futures[i]);
             failed = err;
-        if (err < 0 || failed < 0)
-            break;
+        }
     }
-    if (failed == 0)
-        return 0;
-    aiol_combine_release(futures, i);
-    for (i++; i < count; i++) /* the one use of those behind it is over too */
-        if ((futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
-            aiol_future_release(futures[i]);
+    if (failed < 0)
+        aiol_combine_release(futures, count);
     return failed;
 }
 
 /* For a call that fails before it has begun: the use of its futures ends all the same. */
 static void aiol_combine_end_use(aioloop_future *const *futures, size_t count) {
     size_t i;
-    for (i = 0; futures != NULL && i < count; i++)
-        if (futures[i] != NULL && (futures[i]->flags & AIOL_FUTURE_STATIC) == 0 && aiol_future_use(futures[i]) == 0)
-            aiol_future_release(futures[i]);
+    if (futures == NULL)
+        return;
+    for (i = 0; i < count; i++) {
+        if (!aiol_combine_is_own(futures[i]))
+            continue;
+        if ((futures[i]->flags & AIOL_FUTURE_UNCLAIMED) != 0)
+            futures[i]->flags = (uint16_t)((futures[i]->flags & ~AIOL_FUTURE_UNCLAIMED) | AIOL_FUTURE_USED);
+        else
+            aiol_future_hold(futures[i]);
+    }
+    aiol_combine_release(futures, count);
 }
 
 /* ---- sleep ---- */
@@ -143,6 +152,7 @@ typedef struct aiol_gathering {
     size_t left;
     bool keep_errors;
     bool cancelled;
+    bool cancelling; /* the cancel is under way */
 } aiol_gathering;
 
 static size_t aiol_results_size(size_t count) {
@@ -241,10 +251,16 @@ static void aiol_gather_done(aioloop_future *f, void *arg) {
 static bool aiol_gather_cancel(aioloop_future *outer, void *owner) {
     aiol_gathering *g = (aiol_gathering *)owner;
     size_t i;
-    (void)outer;
+    if (g->cancelling) { /* one of them waits for this one: the circle is broken here */
+        g->outer = NULL;
+        aiol_future_release(outer);
+        return true;
+    }
     g->cancelled = true;
+    g->cancelling = true;
     for (i = 0; i < g->results->count; i++)
         aioloop_future_cancel(g->results->futures[i], NULL);
+    g->cancelling = false;
     return false;
 }
 
@@ -483,6 +499,7 @@ typedef struct aiol_follower {
     bool shields;
     bool expired;
     bool cancelled;
+    bool cancelling; /* the cancel is under way */
 } aiol_follower;
 
 static void aiol_follower_destroy(aiol_resource *resource) {
@@ -527,12 +544,17 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
 
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
-    if (!w->shields) {
-        w->cancelled = true;
-        aioloop_future_cancel(w->inner, NULL);
-        return false; /* it ends when the inner one has */
+    if (!w->shields && !w->cancelling) {
+        bool cancelled;
+        w->cancelling = true;
+        cancelled = aioloop_future_cancel(w->inner, NULL);
+        w->cancelling = false;
+        if (cancelled) {
+            w->cancelled = true;
+            return false; /* it ends when the inner one has */
+        }
     }
-    w->outer = NULL; /* and its own callback stays: it holds the inner one */
+    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
     aiol_future_release(outer);
     return true;
 }

@@ -1,8 +1,8 @@
 /*
  * core.h - the loop, its callbacks and futures: the only place that knows what they look like.
  *
- * One queue holds everything that is to run: NODES, each a link and a function. A scheduled callback is a SLOT, which starts
- * with a node; what must never fail for want of memory (a lost connection) has a node of its own inside.
+ * One queue holds everything that is to run: NODES, each a link and a function. A scheduled callback is a SLOT, which
+ * starts with a node; what must never fail for want of memory (a lost connection) has a node of its own inside.
  */
 #ifndef AIOL_CORE_CORE_H
 #define AIOL_CORE_CORE_H
@@ -57,8 +57,8 @@ AIOL_INLINE void aiol_queue_append(aiol_queue *q, aiol_queue *from) {
     aiol_queue_init(from);
 }
 
-/* READY: free, queued or running.  TIMER: in the heap, until due or cancelled.  DUE: a timer whose turn comes in this iteration.
- * WAITING: a done-callback, until its future is done. */
+/* READY: free, queued or running. TIMER: in the heap, until due or cancelled. DUE: a timer whose turn comes in this
+ * iteration. WAITING: a done-callback, until its future is done. */
 typedef enum aiol_slot_state { AIOL_SLOT_READY, AIOL_SLOT_TIMER, AIOL_SLOT_DUE, AIOL_SLOT_WAITING } aiol_slot_state;
 
 enum {
@@ -68,8 +68,8 @@ enum {
     AIOL_SLOT_TASK = 8      /* inside a task, and goes with it */
 };
 
-/* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence 0. So
- * scheduling one writes only what differs. */
+/* A free slot is as a plain callback needs it: run is aiol_run_call, state READY, nothing captured, no site, sequence
+ * 0. So scheduling one writes only what differs. */
 typedef struct aiol_slot {
     union {
         aiol_node node;
@@ -241,7 +241,8 @@ enum {
     AIOL_FUTURE_TASK = 64,     /* the first member of an aiol_task */
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
-    AIOL_FUTURE_BORROWS = 512  /* its result is that of next.source */
+    AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
+    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
 };
 
 struct aioloop_future {
@@ -315,8 +316,8 @@ AIOL_INLINE int aiol_leave(aioloop *loop, const aiol_frame *frame) {
     return raised;
 }
 
-/* The same for what the engine calls, and cheaper: between callbacks it is always the loop's own map that is current, and
- * nothing is raised. Afterwards loop->attention says whether there is something to do about it. */
+/* The same for what the engine calls, and cheaper: between callbacks it is always the loop's own map that is current,
+ * and nothing is raised. Afterwards loop->attention says whether there is something to do about it. */
 AIOL_INLINE void aiol_dispatch_enter(aioloop *loop, aiol_map **place) {
     aiol_thread.map = *place;
     aiol_thread.place = place;

@@ -1,8 +1,8 @@
 /*
  * future.c - results that are not there yet.                                   (asyncio: futures.py)
  *
- * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the ready
- * queue. A queued one holds a reference.
+ * Done-callbacks are slots, allocated when they are registered, so completing needs no memory: it moves them to the
+ * ready queue. A queued one holds a reference.
  *
  * An unclaimed future has one reference that belongs to whoever uses it first; claiming makes it the caller's.
  */
@@ -300,6 +300,8 @@ static int aiol_future_done(aioloop_future *f, aiol_future_state state) {
     aiol_slot *slot;
     AIOL_ASSERT(f->state == AIOL_FUTURE_PENDING);
     f->state = (uint8_t)state;
+    if (AIOL_UNLIKELY(state == AIOL_FUTURE_FAILED))
+        f->flags &= (uint16_t)~AIOL_FUTURE_LOOKED_AT; /* a cancel before hushes what it causes, not this */
     if (f->next.callbacks == NULL)
         return 0;
     if (loop->closed) {
@@ -326,6 +328,7 @@ AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void 
 
 /* With error (may be NULL; taken over). */
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error) {
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = code;
     f->error = error;
     aiol_future_done(f, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -333,8 +336,10 @@ AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct 
 
 /* With a message (may be NULL). Without memory for it the code alone has to do. */
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text) {
+    struct aioloop_error *last = f->error; /* the message of a cancel; text may be in it */
     f->code = code;
     f->error = text == NULL ? NULL : aiol_error_new(&f->loop->allocator, code, text, 0);
+    aiol_error_free(&f->loop->allocator, last);
     return aiol_future_done(f, AIOL_FUTURE_FAILED);
 }
 
@@ -357,9 +362,11 @@ AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *so
         }
         return err;
     }
-    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     f->code = source->code;
-    f->error = aiol_error_ref(source->error);
+    if (source->error != NULL || source->state == AIOL_FUTURE_FAILED) { /* else the message of its own cancel stays */
+        aiol_error_free(&f->loop->allocator, f->error);
+        f->error = aiol_error_ref(source->error);
+    }
     return aiol_future_done(f, (aiol_future_state)source->state);
 }
 
@@ -426,9 +433,10 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
         return false;
-    future->flags |= AIOL_FUTURE_LOOKED_AT;
-    if (future->state != AIOL_FUTURE_PENDING)
+    if (future->state != AIOL_FUTURE_PENDING) {
+        future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
+    }
     future = aiol_task_cancel(future, message);
     if (future == NULL)
         return true;

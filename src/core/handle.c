@@ -1,8 +1,8 @@
 /*
  * handle.c - callbacks and their handles.                                  (asyncio: events.Handle)
  *
- * Slots live in chunks that stay where they are until the loop is freed, so a handle may outlive its callback: the sequence number
- * in it no longer matches then. Free slots are a stack, so a busy loop goes through few cache lines.
+ * Slots live in chunks that stay where they are until the loop is freed, so a handle may outlive its callback: the
+ * sequence number in it no longer matches then. Free slots are a stack, so a busy loop goes through few cache lines.
  */
 #ifndef AIOL_CORE_HANDLE_C
 #define AIOL_CORE_HANDLE_C
@@ -149,9 +149,9 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_slot_attend(aioloop *loop, aiol_slot *s
     aiol_callback_end(loop);
 }
 
-/* Runs a slot with captured values, when nothing else is to be done about it: the path of nearly every callback. The values
- * become the thread's own, until the next one or aiol_run_queue lets them go. What the callback left to be done shows in
- * loop->attention. */
+/* Runs a slot with captured values, when nothing else is to be done about it: the path of nearly every callback. The
+ * values become the thread's own, until the next one or aiol_run_queue lets them go. What the callback left to be done
+ * shows in loop->attention. */
 AIOLOOP_INTERNAL void aiol_run_call(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
     aiol_map *last = aiol_thread.map;

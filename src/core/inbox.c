@@ -4,12 +4,13 @@
  * A stack that any thread pushes to and the loop empties in one go and turns round; no locks. The loop says when it
  * sleeps, and whoever finds it asleep wakes it, once: posts to a busy loop cost no system call.
  *
- * The slots come from a pool of their own: a stack of indices in which half a word names the top and the other half counts, so
- * that a slot that was taken and given back meanwhile is noticed (the ABA problem). Its chunks never move, so reading a
- * slot that another thread has just taken is harmless. A chunk is made by the thread that finds the pool empty.
+ * The slots come from a pool of their own: a stack of indices in which half a word names the top and the other half
+ * counts, so that a slot that was taken and given back meanwhile is noticed (the ABA problem). Its chunks never move,
+ * so reading a slot that another thread has just taken is harmless. A chunk is made by the thread that finds the pool
+ * empty.
  *
- * A slot of the pool keeps its index in the lower half of u.when for ever, and how often it was used in the upper; while it is
- * free, `site` is the index + 1 of the next one.
+ * A slot of the pool keeps its index in the lower half of u.when for ever, and how often it was used in the upper;
+ * while it is free, `site` is the index + 1 of the next one.
  */
 #ifndef AIOL_CORE_INBOX_C
 #define AIOL_CORE_INBOX_C
@@ -44,8 +45,8 @@ static uint32_t aiol_remote_index(const aiol_slot *slot) {
     return (uint32_t)(uint64_t)slot->u.when;
 }
 
-/* What the handle has from the beginning and the slot once the loop has looked: handles of earlier uses may still be asked
- * for, in the loop's thread, while another thread fills the slot anew. */
+/* What the handle has from the beginning and the slot once the loop has looked: handles of earlier uses may still be
+ * asked for, in the loop's thread, while another thread fills the slot anew. */
 static uint64_t aiol_remote_sequence(const aiol_slot *slot) {
     return AIOL_HANDLE_REMOTE | (uint64_t)slot->u.when;
 }

@@ -1,8 +1,8 @@
 /*
  * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
  *
- * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot write
- * is lost.
+ * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot
+ * write is lost.
  */
 #ifndef AIOL_CORE_LOG_C
 #define AIOL_CORE_LOG_C
@@ -115,10 +115,13 @@ static void aiol_log_print(const char *text) {
 /* What the log raises is lost: there is nobody left to tell. */
 static void aiol_log_write(aioloop *loop, aioloop_log_level level, const char *text) {
     int raised = loop->raised;
+    aiol_task *task = loop->task;
+    loop->task = NULL;
     if (loop->log != NULL)
         loop->log(loop, level, text, loop->log_arg);
     else
         aiol_log_print(text);
+    loop->task = task;
     loop->raised = raised;
 }
 
@@ -197,6 +200,7 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
 }
 
 AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_task *task;
     int outer;
     int raised;
     if (loop == NULL || context == NULL)
@@ -206,10 +210,13 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         return;
     }
     outer = loop->raised;
+    task = loop->task;
     loop->raised = 0;
+    loop->task = NULL; /* it cannot wait */
     loop->handler(loop, context, loop->handler_arg);
     raised = loop->raised;
     loop->raised = outer;
+    loop->task = task;
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {
@@ -223,8 +230,8 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
     }
 }
 
-/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in what it
- * concerns. The error's message is the loop's last one, if the code is the same. */
+/* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in
+ * what it concerns. The error's message is the loop's last one, if the code is the same. */
 AIOLOOP_INTERNAL void aiol_report(aioloop *loop, int code, uint32_t site, aioloop_exception_context *context) {
     char detail[AIOL_ERROR_TEXT_SIZE];
     const aiol_site *at = aiol_site_at(loop, site);

@@ -87,7 +87,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     loop->careful = loop->debug;
     loop->site = aiol_site_take(loop);
     (void)aiol_thread_is_first();
-    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch the descriptor */
+    (void)aiol_inbox_sleep(loop); /* whoever posts before the first run wakes it: another main loop may watch it */
     return loop;
 }
 
@@ -207,8 +207,15 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
 
 static uint32_t aiol_threads_numbered;
 
-/* False if another thread ran the loop first. */
+/* False in a forked child, which has a copy: the kernel side is its parent's. */
+static bool aiol_loop_is_ours(const aioloop *loop) {
+    return loop->process == aiol_process_id();
+}
+
+/* False if another thread ran the loop first, or another process. */
 static bool aiol_loop_stays(aioloop *loop) {
+    if (!aiol_loop_is_ours(loop))
+        return false;
     if (aiol_thread.number == 0)
         aiol_thread.number = aiol_add_u32(&aiol_threads_numbered, 1);
     if (loop->thread == 0)
@@ -225,13 +232,14 @@ static int aiol_loop_begin(aioloop *loop) {
     if (aioloop_get_running_loop() != NULL)
         return aioloop_get_running_loop() == loop ? aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running already")
                                                   : AIOLOOP_EMISUSE;
-    if (loop->process != aiol_process_id())
-        return AIOLOOP_EMISUSE; /* a forked child's copy: the kernel side is its parent's */
+    if (!aiol_loop_is_ours(loop))
+        return AIOLOOP_EMISUSE;
     if (aiol_exchange_u32(&loop->running, 1) != 0)
         return AIOLOOP_EMISUSE; /* in another thread */
     if (!aiol_loop_stays(loop)) {
         aiol_store(&loop->running, 0);
-        return aiol_fail(loop, AIOLOOP_EMISUSE, "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
+        return aiol_fail(loop, AIOLOOP_EMISUSE,
+                         "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
     }
     aiol_thread.running = loop;
     aiol_thread.running_process = loop->process;
@@ -320,6 +328,11 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
     return n;
 }
 
+static aioloop_time aiol_loop_next(aioloop *loop) {
+    aioloop_time next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
+    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
+}
+
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aioloop_time limit = AIOLOOP_FOREVER;
     aioloop_time next;
@@ -342,20 +355,18 @@ AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
     aiol_loop_end(loop);
     if (err < 0)
         return err;
-    next = aioloop_next_deadline(loop);
+    next = aiol_loop_next(loop);
     return next != AIOLOOP_FOREVER && next <= aiol_loop_now(loop) ? 1 : 0;
 }
 
 AIOLOOP_API aioloop_time aioloop_next_deadline(aioloop *loop) {
-    aioloop_time next;
     if (loop == NULL || loop->closed)
         return AIOLOOP_FOREVER;
     /* What was asked for since the last run, outside of it, is told to the system: the caller is about to sleep. */
     if (loop->thread != 0 && loop->thread == aiol_thread.number && aiol_thread.running != loop &&
-        loop->engine->calls->flush(loop->engine) < 0)
+        aiol_loop_is_ours(loop) && loop->engine->calls->flush(loop->engine) < 0)
         loop->more = true;
-    next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
-    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
+    return aiol_loop_next(loop);
 }
 
 AIOLOOP_API int aioloop_backend_fd(aioloop *loop) {
@@ -419,10 +430,6 @@ static void aiol_loop_drop_callbacks(aioloop *loop) {
     aiol_inbox_return(loop);
 }
 
-static bool aiol_loop_is_ours(const aioloop *loop) {
-    return loop->process == aiol_process_id();
-}
-
 /* What should have been ended before the loop was. */
 static void aiol_loop_warn_open(aioloop *loop) {
     const aiol_link *link;
@@ -476,8 +483,8 @@ static void aiol_loop_report_failures(aioloop *loop) {
     }
 }
 
-/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may let
- * go of futures, transports and servers of the loop, which does nothing any more. */
+/* Runs all the user code that freeing still runs (of results and of context values), while every block is there: it may
+ * let go of futures, transports and servers of the loop, which does nothing any more. */
 static void aiol_loop_strip(aioloop *loop) {
     aiol_link *link;
     loop->freeing = true;

@@ -205,13 +205,15 @@ static void aiol_group_check_over(aioloop_task_group *g) {
     bool failed = g->error_count + g->lost_errors != 0;
     if (!g->exiting || !aiol_list_empty(&g->members))
         return;
-    if (failed)
+    if (failed) {
+        f->flags |= AIOL_FUTURE_OUTRANKS;
         aiol_future_fail_with(f, AIOLOOP_ETASKGROUP, aiol_group_error(g));
-    else if (g->cancelled)
+    } else if (g->cancelled) {
         aiol_future_end_cancelled(f, NULL);
-    else
+    } else {
         aiol_future_finish(f, g->outcome, NULL, NULL);
-    if (failed && g->cancelled && parent->cancelling != 0)
+    }
+    if (failed && parent->cancelling != 0)
         parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);
     aiol_future_release(f);

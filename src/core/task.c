@@ -23,6 +23,7 @@ enum {
     AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
     AIOL_TASK_RUNS = 512,      /* its step does */
     AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
@@ -177,6 +178,8 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     aioloop_future *f = &task->future;
     int code = loop->error.error.code;
     struct aioloop_error *error = loop->error_of;
+    if ((task->flags & AIOL_TASK_MUST_CANCEL) != 0)
+        return; /* there stands the message of the cancel */
     if (error == NULL || error->code != code)
         error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
     else
@@ -185,15 +188,32 @@ static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     f->error = error;
 }
 
-/* What a coroutine is told instead of what it waited for. */
-static void aiol_task_deliver_cancel(aiol_task *task) {
-    aioloop *loop = task->future.loop;
+/* The message of a cancel; NULL: there is none, or an error that was told since is kept in its place. */
+static struct aioloop_error *aiol_task_cancel_error(const aiol_task *task) {
+    struct aioloop_error *error = task->future.error;
+    return error != NULL && error->code == AIOLOOP_ECANCELED ? error : NULL;
+}
+
+/* What it waited for, and will not fetch. */
+static void aiol_task_forget_wait(aiol_task *task) {
     aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_SLEEPS);
-    task->slot.u.future = &aiol_future_was_cancelled;
-    aiol_tell_of(loop, AIOLOOP_ECANCELED, task->future.error);
+    task->flags &= (uint16_t)~AIOL_TASK_SLEEPS;
+    task->slot.u.future = NULL;
     if (awaited != NULL && (awaited->flags & AIOL_FUTURE_STATIC) == 0)
         aiol_future_release(awaited); /* with its result, if nobody else takes it */
+}
+
+/* What a coroutine is told instead of what it waited for. */
+static void aiol_task_deliver_cancel(aiol_task *task) {
+    const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
+    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
+        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+        return;
+    }
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
+    aiol_task_forget_wait(task);
+    task->slot.u.future = &aiol_future_was_cancelled;
+    aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
 }
 
 /* A step function that does not keep to the macros. */
@@ -216,6 +236,14 @@ static int64_t aiol_task_resume(aioloop *loop, aiol_task *task, void **pointer) 
     }
 #endif
     return task->slot.fn.step(loop, (aioloop_frame *)task->slot.arg, pointer);
+}
+
+/* Debug mode: it may have taken long since then. */
+static AIOL_NOINLINE void aiol_task_slow(aiol_task *task, aioloop_time since) {
+    char name[64];
+    char what[128];
+    snprintf(what, sizeof(what), "a step of %s", aiol_task_name(task, name, sizeof(name)));
+    aiol_slow(task->future.loop, task->future.site, since, what);
 }
 
 /* Runs the task until it waits or ends; in the latter case the loop's reference goes. */
@@ -250,13 +278,15 @@ static void aiol_task_step(aioloop *loop, aiol_task *task) {
         if (AIOL_UNLIKELY((n == AIOLOOP_SUSPENDED) != ((task->flags & AIOL_TASK_WAITS) != 0)))
             n = aiol_task_broken(task, n);
     }
+    loop->task = NULL; /* what is called from here on cannot wait */
     if (AIOL_UNLIKELY(since != 0))
-        aiol_slow(loop, task->future.site, since, "a step of a task");
+        aiol_task_slow(task, since);
     if (n == AIOLOOP_SUSPENDED) {
         if (AIOL_UNLIKELY(loop->told))
             aiol_task_keep_error(task);
     } else {
-        loop->task = NULL; /* dispose functions are not the task's own code */
+        if (AIOL_UNLIKELY(task->slot.u.future != NULL))
+            aiol_task_forget_wait(task);
         aiol_task_end_coroutine(task, false);
         aiol_task_finish(task, n, pointer);
     }
@@ -330,9 +360,12 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     task->flags |= AIOL_TASK_WAITS;
     task->slot.at.node.run = aiol_run_task;
     aiol_future_push_callback(f, &task->slot);
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0) &&
-        aioloop_future_cancel(f, task->future.error != NULL ? aioloop_error_message(task->future.error) : NULL))
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
+        const struct aioloop_error *error = aiol_task_cancel_error(task);
+        if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
+            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     return true;
 }
 
@@ -343,7 +376,9 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
     else if (AIOL_UNLIKELY(aiol_thread.run != loop->entered))
         err = aiol_fail(loop, AIOLOOP_EMISUSE, "a wait inside of aioloop_context_run");
-    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) == 0) {
+    if (err == 0 && delay > 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
+        task->flags |= AIOL_TASK_MUST_HEAR;
+    } else if (err == 0 && delay > 0) {
         aioloop_time when = aiol_time_add(aiol_loop_now(loop), delay);
         task->slot.sequence = ++loop->sequence;
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
@@ -402,7 +437,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
         aioloop *loop = f->loop;
         if (task == NULL)
             return f;
-        f->flags |= AIOL_FUTURE_LOOKED_AT;
         if (task->cancelling != UINT16_MAX)
             task->cancelling++;
         if (task->slot.state == AIOL_SLOT_WAITING) {
@@ -412,13 +446,16 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
-                awaited->flags |= AIOL_FUTURE_LOOKED_AT;
                 f = awaited;
                 continue;
             }
             aiol_future_remove_slot(awaited, &task->slot);
             aiol_queue_push(&loop->ready, &task->slot.at.node);
-        } else if (task->slot.state == AIOL_SLOT_TIMER) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        } else if ((task->flags & AIOL_TASK_SLEEPS) != 0) {
+            task->flags |= AIOL_TASK_MUST_HEAR;
+        }
+        if (task->slot.state == AIOL_SLOT_TIMER) {
             aiol_heap_remove(&loop->timers, &task->slot.at.heap);
             task->slot.state = AIOL_SLOT_READY;
             task->slot.at.node.run = aiol_run_task;
@@ -463,6 +500,8 @@ static int aiol_recipe_check(aioloop *loop, const aioloop_task_recipe *recipe) {
     if (recipe->coroutine != NULL && recipe->options.stack_size != 0 &&
         recipe->options.stack_size < AIOL_STACK_LEAST + sizeof(aiol_coro))
         return aiol_fail(loop, AIOLOOP_EINVAL, "a stack of %zu bytes is too small", recipe->options.stack_size);
+    if (recipe->coroutine != NULL && recipe->options.stack_size > SIZE_MAX / 2)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no stack can be that large");
     if (recipe->coroutine != NULL && recipe->options.stack != NULL && recipe->options.stack_size == 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a stack needs its stack_size");
 #else
@@ -534,6 +573,17 @@ static aiol_task *aiol_task_make(aioloop *loop, const aioloop_task_recipe *recip
     return task;
 }
 
+/* An eager one, inside the call. What its creator has raised before stays its creator's. */
+static AIOL_NOINLINE void aiol_task_begin_now(aioloop *loop, aiol_task *task) {
+    aiol_task *creator = loop->told ? loop->task : NULL;
+    int code = loop->error.error.code;
+    if (creator != NULL)
+        aiol_task_keep_error(creator);
+    aiol_task_step(loop, task);
+    if (creator != NULL && creator->future.error != NULL && creator->future.error->code == code)
+        aiol_tell_of(loop, code, creator->future.error);
+}
+
 AIOLOOP_API aioloop_task *(aioloop_task_new)(aioloop *loop, const aioloop_task_recipe *recipe) {
     aiol_task *task;
     int err;
@@ -557,16 +607,18 @@ AIOLOOP_API aioloop_task *(aioloop_task_new)(aioloop *loop, const aioloop_task_r
     }
     aiol_future_hold(&task->future); /* the loop's, until it is done */
     if (recipe->options.eager && aiol_thread.running == loop)
-        aiol_task_step(loop, task);
+        aiol_task_begin_now(loop, task);
     else
         aiol_queue_push(&loop->ready, &task->slot.at.node);
     return &task->future;
 }
 
 static aioloop_task *aiol_create_task(aioloop *loop, const aioloop_task_recipe *recipe) {
-    if (loop != NULL && AIOL_UNLIKELY(loop->factory != NULL))
-        return loop->factory(loop, recipe, loop->factory_arg);
-    return (aioloop_task_new)(loop, recipe);
+    aioloop_task *task;
+    if (loop == NULL || AIOL_LIKELY(loop->factory == NULL))
+        return (aioloop_task_new)(loop, recipe);
+    task = loop->factory(loop, recipe, loop->factory_arg);
+    return task != NULL ? task : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the task factory made no task"));
 }
 
 static const aioloop_task_options aiol_task_default_options = AIOLOOP_ZERO;
@@ -716,8 +768,11 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     aiol_task *t = aiol_task_of(task);
     if (t == NULL)
         return 0;
-    if (t->cancelling != 0)
-        t->cancelling--;
+    if (t->cancelling != 0 && --t->cancelling == 0) {
+        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
+        if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
+            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+    }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
 }
@@ -765,9 +820,10 @@ AIOLOOP_API AIOL_NOINLINE int64_t aioloop_await(aioloop_future *future, void *ou
     return aiol_task_take(loop, task, out);
 }
 
-/* The task that the macros are used in, or NULL. */
+/* The task that the macros are used in, or NULL. One that waits already can do nothing but return. */
 AIOL_INLINE aiol_task *aiol_frame_task(aioloop *loop) {
-    return loop == NULL || aiol_thread.running != loop ? NULL : loop->task;
+    aiol_task *task = loop == NULL || aiol_thread.running != loop ? NULL : loop->task;
+    return AIOL_LIKELY(task != NULL && (task->flags & AIOL_TASK_WAITS) == 0) ? task : NULL;
 }
 
 /* True: the step function has to return. In a task with a stack the wait is over when this returns. */
@@ -781,7 +837,7 @@ static bool aiol_frame_suspend(aioloop *loop, aiol_task *task, bool waits) {
 AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_await(aioloop *loop, aioloop_future *future) {
     aiol_task *task = aiol_frame_task(loop);
     if (AIOL_UNLIKELY(task == NULL)) {
-        aiol_await_nowhere(loop, future, "await outside of a task");
+        aiol_await_nowhere(loop, future, "await outside of a task, or in one that waits already");
         return false;
     }
     if (AIOL_UNLIKELY(loop->debug))
@@ -792,7 +848,7 @@ AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_await(aioloop *loop, aioloop_future
 AIOLOOP_API AIOL_NOINLINE bool aioloop_frame_sleep(aioloop *loop, aioloop_time delay) {
     aiol_task *task = aiol_frame_task(loop);
     if (AIOL_UNLIKELY(task == NULL)) {
-        aiol_await_nowhere(loop, NULL, "sleep outside of a task");
+        aiol_await_nowhere(loop, NULL, "sleep outside of a task, or in one that waits already");
         return false;
     }
     if (AIOL_UNLIKELY(loop->debug))

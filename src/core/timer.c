@@ -3,8 +3,8 @@
  *
  * A 4-ary heap ordered by (deadline, sequence): equal deadlines run in the order they were made.
  *
- * Re-arming to a later time only stores the new deadline in the slot; the heap's key, which is then too early, is put right
- * when the entry comes up. A server that pushes an idle time-out back on every byte pays a store, not a sift.
+ * Re-arming to a later time only stores the new deadline in the slot; the heap's key, which is then too early, is put
+ * right when the entry comes up. A server that pushes an idle time-out back on every byte pays a store, not a sift.
  */
 #ifndef AIOL_CORE_TIMER_C
 #define AIOL_CORE_TIMER_C
@@ -23,15 +23,16 @@ AIOLOOP_INTERNAL aioloop_time aiol_timer_next(aioloop *loop) {
     return AIOLOOP_FOREVER;
 }
 
-/* Runs a timer that was due, unless an earlier callback of this iteration has moved it: a byte that arrives together with the
- * deadline of an idle time-out still counts. */
+/* Runs a timer that was due, unless an earlier callback of this iteration has moved it: a byte that arrives together
+ * with the deadline of an idle time-out still counts. */
 AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node) {
     aiol_slot *slot = (aiol_slot *)(void *)node;
     bool moved = slot->u.when == AIOLOOP_FOREVER || slot->u.when > loop->due_at;
     slot->state = AIOL_SLOT_READY;
     node->run = aiol_run_call;
     if (AIOL_UNLIKELY(moved)) {
-        /* There is room in the heap, since it was taken out of it, unless others have filled it; then it is due all the same. */
+        /* There is room in the heap, since it was taken out of it, unless others have filled it; then it is due all the
+         * same. */
         slot->state = AIOL_SLOT_TIMER;
         if (aiol_heap_push(&loop->allocator, &loop->timers, slot->u.when, &slot->at.heap) == 0)
             return;

@@ -1,8 +1,8 @@
 /*
  * watch.c - watchers: callbacks for descriptors that the user owns.      (asyncio: selector_events.add_reader)
  *
- * A watcher is a POLL operation. Removing it ends the operation; if the engine still owes it a last call (CANCELLING), the watcher
- * lives until that has come.
+ * A watcher is a POLL operation. Removing it ends the operation; if the engine still owes it a last call (CANCELLING),
+ * the watcher lives until that has come.
  */
 #ifndef AIOL_CORE_WATCH_C
 #define AIOL_CORE_WATCH_C

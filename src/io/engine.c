@@ -1,8 +1,8 @@
 /*
  * engine.c - which engines there are, and how one is chosen by name.
  *
- * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of the table
- * that opens serves when none is named, or when io_uring is and the system forbids it.
+ * A choice is text: a name, then options after commas ("epoll,no-eventfd"; "sim,delayed,seed=7"). The first engine of
+ * the table that opens serves when none is named, or when io_uring is and the system forbids it.
  */
 #ifndef AIOL_IO_ENGINE_C
 #define AIOL_IO_ENGINE_C
@@ -124,7 +124,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
     return false;
 }
 
-/* The first engine of that name that opens, or of all but those on request; AIOLOOP_EINVAL: there is none of that name. */
+/* The first engine of that name that opens, or of all but those on request; AIOLOOP_EINVAL: there is none of that
+ * name. */
 static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setup *setup, aiol_engine **out, char *text) {
     size_t count = sizeof(aiol_engine_kinds) / sizeof(aiol_engine_kinds[0]);
     int err = size == 0 ? AIOLOOP_ENOTAVAILABLE : AIOLOOP_EINVAL;
@@ -166,9 +167,8 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
     }
     setup->named = size != 0;
     err = aiol_engine_try(choice, size, setup, out, text);
-    if (err < 0 && err != AIOLOOP_EINVAL && size != 0 && aiol_engine_word(choice, size, "io_uring") &&
-        aiol_engine_try(NULL, 0, setup, out, text) == 0) /* the system forbids it: whatever else there is */
-        err = 0;
+    if (err < 0 && err != AIOLOOP_EINVAL && aiol_engine_word(choice, size, "io_uring"))
+        err = aiol_engine_try(NULL, 0, setup, out, text); /* the system forbids it: whatever else there is */
     if (err != AIOLOOP_EINVAL)
         return err;
     for (i = 0; i < sizeof(aiol_engine_names) / sizeof(aiol_engine_names[0]); i++) {

@@ -1,12 +1,14 @@
 /*
  * op.h - the waist: operations, and what an engine does with them.
  *
- * Everything above (transports, servers, watchers) is written against this file alone; everything below (the reactor over
- * any poller, the simulated engine, later io_uring, IOCP and ports) implements it. Nothing above may ask which engine runs.
+ * Everything above (transports, servers, watchers) is written against this file alone; everything below (the reactor
+ * over any poller, io_uring, the simulated engine, a firmware's port) implements it. Nothing above may ask which engine
+ * runs.
  *
- * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the operation
- * is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources (RECV, ACCEPT,
- * POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error only.
+ * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the
+ * operation is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources
+ * (RECV, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error
+ * only.
  *
  *     IDLE -submit-> ACTIVE -done-> IDLE          ACTIVE|STOPPED -cancel-> IDLE, or CANCELLING -done-> IDLE
  *     ACTIVE <-stop/start-> STOPPED
@@ -41,11 +43,11 @@ typedef struct aiol_op {
     aioloop_socket fd;
     struct aiol_op *link; /* the engine's */
     /* n: a count (SEND, RECV: bytes; 0 of RECV is the end of the stream; ACCEPT: the new socket, with data the peer's
-     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns how many
-     * bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after start. Called
-     * only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is IDLE. A
-     * CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which its owner must
-     * then close). */
+     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns
+     * how many bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after
+     * start. Called only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is
+     * IDLE. A CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which
+     * its owner must then close). */
     size_t (*done)(struct aiol_op *op, int64_t n, const void *data);
     union {
         struct {
@@ -56,11 +58,12 @@ typedef struct aiol_op {
             const aioloop_address *address; /* read by submit alone */
         } connect;
         struct {
-            /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many fit, and
-             * done() follows with data in that place; 0: none now. May do what done() may. */
+            /* NULL: the engine's buffer. Else asked when bytes ARE there: stores where they go and returns how many
+             * fit, and done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
-            int end;        /* the engine's: what comes behind the bytes that it keeps, */
-            bool multishot; /* and how they were asked for */
+            bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool multishot; /* the engine's: how bytes were asked for, */
+            int end;        /* and what comes behind those that it keeps */
         } recv;
         struct {
             int budget;    /* connections in one iteration */
@@ -106,12 +109,13 @@ typedef struct aiol_socket_calls {
 typedef struct aiol_engine_calls {
     void (*close)(struct aiol_engine *e);
 
-    /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what attach
-     * reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what the system
-     * says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
+    /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what
+     * attach reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
+     * the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
-    /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit. While no
-     * SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with the next wait. */
+    /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit.
+     * While no SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with
+     * the next wait. */
     int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
@@ -126,10 +130,12 @@ typedef struct aiol_engine_calls {
     /* Before fd is closed: the system lets go of it. Operations may still be CANCELLING. */
     void (*quiesce)(struct aiol_engine *e, aioloop_socket fd);
 
-    /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or a code. */
+    /* Flush, wait (not if deadline is past), harvest; calls nobody. Above 0: there is something to dispatch; 0: not; or
+     * a code. */
     int (*wait)(struct aiol_engine *e, aioloop_time deadline);
     int (*dispatch)(struct aiol_engine *e, const aiol_budget *budget); /* done() for the harvest; 1: more is kept */
-    /* Tells the system everything: before a foreign main loop sleeps. Below 0: there is something to dispatch at once. */
+    /* Tells the system everything: before a foreign main loop sleeps. Below 0: there is something to dispatch at
+     * once. */
     int (*flush)(struct aiol_engine *e);
     int (*descriptor)(struct aiol_engine *e);
     void (*wake)(struct aiol_engine *e);   /* any thread, signal handlers */

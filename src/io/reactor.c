@@ -2,8 +2,9 @@
  * reactor.c - operations over any poller: try, and if it would block, wait until it would not.
  *                                                                              (asyncio: selector_events.py)
  *
- * What the poller is to watch at a descriptor follows from the operations that wait there; differences are told to it in one go
- * before the wait, except for POLL, whose descriptor is the user's and may be closed the moment it is removed.
+ * What the poller is to watch at a descriptor follows from the operations that wait there; differences are told to it
+ * in one go before the wait, except for POLL, whose descriptor is the user's and may be closed the moment it is
+ * removed.
  *
  * Stale events cannot hurt: an event counts only if the descriptor's generation is the one it was watched with, and the
  * operation was submitted before the harvest in which it was found (op->generation against harvest).
@@ -44,32 +45,8 @@ static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_fd *entry)
 /* ---- submitting ---- */
 
 static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
-    aiol_fd *entry = aiol_table_at(&r->table, op->fd);
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
     op->generation = r->harvest;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(&r->table, op->fd, entry);
-    return AIOL_PENDING;
-}
-
-/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
-static AIOL_NOINLINE int64_t aiol_reactor_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
-                                                    int64_t n) {
-    size_t size = 0;
-    int i;
-    for (i = 0; i < count; i++)
-        size += pieces[i].size;
-    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
-        return n;
-    aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
-    return n < 0 ? AIOL_PENDING : n;
+    return aiol_table_wait_at(&r->table, op, out);
 }
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
@@ -77,7 +54,7 @@ static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aio
     (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
-    return aiol_reactor_attempted(e, fd, pieces, count, n);
+    return aiol_table_attempted(e, fd, pieces, count, n);
 }
 
 static int64_t aiol_reactor_watch(aiol_reactor *r, aiol_op *op) {

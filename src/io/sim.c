@@ -1,22 +1,23 @@
 /*
  * sim.c - the simulated engine: a virtual clock and a network in memory, to prove the contract of op.h.
  *
- * Two personalities. Readiness does what the reactor does. Delayed does all that a completion engine is allowed to do: sends
- * copy nothing until later and take a part, completions come iterations after the fact, bytes and connections are taken
- * from the network ahead of their delivery and also while a source is stopped, a cancel finds the work done.
+ * Two personalities. Readiness does what the reactor does. Delayed does all that a completion engine is allowed to do:
+ * sends copy nothing until later and take a part, completions come iterations after the fact, bytes and connections are
+ * taken from the network ahead of their delivery and also while a source is stopped, a cancel finds the work done.
  *
  *   a) The seed decides everything. Sockets are walked in the order of their making and never by address; a harvest is
  *      shuffled by the seed (whatever came at an earlier time was in an earlier harvest, so time order holds).
- *   b) A step moves what is due; steps repeat until nothing moves; only then may the clock jump. So time passes only when
- *      nobody has anything to do, which is what makes an hour's time-out cost microseconds.
- *   c) What a connection carries lies at the receiving socket, so a sender may go while its bytes are under way. Ends and resets
- *      are times in the receiver, not messages, so closing needs no memory.
- *   d) The stash is a count: the first bytes of a socket (or connections of a listener) are the engine's. Giving them back,
- *      which a cancel must do, is setting it to 0, and cannot fail.
- *   e) A socket made by open brings along the other end of the connection it may make, so connecting cannot fail for want of
- *      memory. Only a send allocates, and answers AIOLOOP_ENOBUFS as a system does.
- *   f) A cancelled operation that has not told its end is on a list of the engine and no more of its socket: the descriptor may be
- *      closed and its number in use again by then. Freed numbers are given out again at once, to provoke just that.
+ *   b) A step moves what is due; steps repeat until nothing moves; only then may the clock jump. So time passes only
+ *      when nobody has anything to do, which is what makes an hour's time-out cost microseconds.
+ *   c) What a connection carries lies at the receiving socket, so a sender may go while its bytes are under way. Ends
+ *      and resets are times in the receiver, not messages, so closing needs no memory.
+ *   d) The stash is a count: the first bytes of a socket (or connections of a listener) are the engine's. Giving them
+ *      back, which a cancel must do, is setting it to 0, and cannot fail.
+ *   e) A socket made by open brings along the other end of the connection it may make, so connecting cannot fail for
+ *      want of memory. Only a send allocates, and answers AIOLOOP_ENOBUFS as a system does.
+ *   f) A cancelled operation that has not told its end is on a list of the engine and no more of its socket: the
+ *      descriptor may be closed and its number in use again by then. Freed numbers are given out again at once, to
+ *      provoke just that.
  *   g) Callbacks may close any socket, so after each of them a socket is looked up anew by number and serial.
  *
  * Long, because it is a kernel's network and two engines.
@@ -28,11 +29,12 @@
 #include "base/list.h"
 #include "io/op.h"
 
-/* Another thread can end a wait only where there is something to wait with; elsewhere a wait without end fails at once. */
-/* Work takes no time here, so that a test can count on exact times; but after so many iterations that did not wait each one
- * takes so many nanoseconds. */
+/* Work takes no time here, so that a test can count on exact times; but after so many iterations that did not wait each
+ * one takes so many nanoseconds. */
 #define AIOL_SIM_PATIENCE 10000
 #define AIOL_SIM_TICK 1000
+
+/* Another thread can end a wait only where there is something to wait with; elsewhere one without end fails at once. */
 #define AIOL_SIM_BLOCKS (AIOLOOP_USE_THREADS && AIOL_HAVE_POLL)
 
 #if AIOL_SIM_BLOCKS
@@ -60,7 +62,7 @@ typedef enum aiol_sim_place {
 /* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
-/* NEW -listen-> LISTENING.   NEW -submit-> CONNECTING -> CONNECTED, or back to NEW.   An accepted one is born CONNECTED. */
+/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. */
 typedef enum aiol_sim_stage {
     AIOL_SIM_NEW,
     AIOL_SIM_LISTENING,
@@ -971,7 +973,8 @@ static int64_t aiol_sim_result(const aiol_op *op) {
     return (int64_t)(intptr_t)op->engine;
 }
 
-/* What a cancel of a delayed operation finds to have happened, or AIOLOOP_ECANCELED. A SEND may happen at the last moment. */
+/* What a cancel of a delayed operation finds to have happened, or AIOLOOP_ECANCELED. A SEND may happen at the last
+ * moment. */
 static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     int64_t n = AIOLOOP_ECANCELED;
     if (op->kind == AIOL_OP_SEND) {

@@ -1,12 +1,12 @@
 /*
- * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what a RECV
- * delivered and its owner did not take, and how bytes and connections are taken from the system directly.
+ * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what
+ * a RECV delivered and its owner did not take, and how bytes and connections are taken from the system directly.
  *
- * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND, CONNECT,
- * POLL). A change is noted (dirty) and told to the system before the next wait.
+ * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND,
+ * CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
  *
- * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after each
- * callback the operation is touched only if it is still current.
+ * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after
+ * each callback the operation is touched only if it is still current.
  */
 #ifndef AIOL_IO_TABLE_C
 #define AIOL_IO_TABLE_C
@@ -15,13 +15,14 @@
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. INTERNET, OTHER: the family, once it was asked for. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_INTERNET = 8, AIOL_FD_OTHER = 16, AIOL_FD_ROOM = 32 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
+enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
 
-/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made;
- * WAITING: it is to be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large
- * amounts, for which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests
- * that fill all buffers ahead; LITTLE: its last reading was small. */
+/* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The
+ * others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made; WAITING: it is to
+ * be, and the operation is on the list of those. POLLED: what is armed is a poll. DIRECT: a RECV of large amounts, for
+ * which a poll and reading into the one buffer that stays in the processor's cache is cheaper than requests that fill
+ * all buffers ahead; LITTLE: its last reading was small. */
 enum {
     AIOL_OP_KEPT = 1,
     AIOL_OP_ENDED = 2,
@@ -62,7 +63,8 @@ typedef struct aiol_table {
     aiol_op *kept; /* sources with something to offer, the oldest first */
     aiol_op **kept_end;
     aiol_op *current; /* whose callback runs */
-    int64_t (*broken)(struct aiol_table *t, const aiol_op *op); /* NULL, or asked at the end of a stream: the error that it is instead, or 0 */
+    /* NULL, or asked at the end of a stream: the error that it is instead, or 0. */
+    int64_t (*broken)(struct aiol_table *t, const aiol_op *op);
     unsigned char *buffer;
 } aiol_table;
 
@@ -76,6 +78,22 @@ static void aiol_table_changed(aiol_table *t, aioloop_socket fd, aiol_fd *entry)
         return;
     entry->flags |= AIOL_FD_DIRTY;
     t->dirty[t->dirty_count++] = fd;
+}
+
+/* The operation waits at its descriptor from now on: to write, or to read. */
+static int64_t aiol_table_wait_at(aiol_table *t, aiol_op *op, bool out) {
+    aiol_fd *entry = aiol_table_at(t, op->fd);
+    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
+    if (out)
+        entry->out = op;
+    else
+        entry->in = op;
+    op->state = AIOL_OP_ACTIVE;
+    op->engine = NULL;
+    op->engine_flags = 0;
+    op->link = NULL;
+    aiol_table_changed(t, op->fd, entry);
+    return AIOL_PENDING;
 }
 
 /* ---- the kept ---- */
@@ -201,7 +219,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_INTERNET | AIOL_FD_OTHER | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -341,7 +359,8 @@ static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *bud
     } while (--left > 0 && t->current == op && op->state == AIOL_OP_ACTIVE && !*budget->halt);
 }
 
-/* Hands bytes to a RECV that is `current`, and keeps what it does not take. Afterwards it is no more current if it is gone. */
+/* Hands bytes to a RECV that is `current`, and keeps what it does not take. Afterwards it is no more current if it is
+ * gone. */
 static void aiol_table_deliver(aiol_table *t, aiol_op *op, const unsigned char *data, size_t size, const aiol_budget *budget) {
     while (size != 0 && op->state == AIOL_OP_ACTIVE && !*budget->halt) {
         size_t offered = size;
@@ -398,6 +417,23 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
             aiol_table_keep(t, op); /* until the kernel has given it back */
     }
 }
+
+/* ---- writing ---- */
+
+/* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
+static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
+                                                  int64_t n) {
+    size_t size = 0;
+    int i;
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if ((uint64_t)n == size || (n < 0 && n != AIOLOOP_EAGAIN))
+        return n;
+    aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
+    return n < 0 ? AIOL_PENDING : n;
+}
+
+/* ---- the end ---- */
 
 static void aiol_table_free(aiol_table *t) {
     const aioloop_allocator *a = t->base.allocator;

@@ -1,34 +1,41 @@
 /*
  * uring.c - operations by Linux's io_uring.                                      (asyncio: proactor_events.py)
  *
- * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call per iteration.
- * A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or kept, and the buffer goes
- * back at once. The user_data of a request is its operation, which stays until its last completion has come; that of a
- * cancellation is marked, since nobody needs its result.
+ * Requests are made of what the table says (aiol_uring_prepare) and go to the kernel together with the wait: one call
+ * per iteration. A RECV is a multishot request that takes buffers from a ring of ours; what it brings is handed on or
+ * kept, and the buffer goes back at once. The user_data of a request is its operation, which stays until its last
+ * completion has come; that of a cancellation is marked, since nobody needs its result.
  *
- *   a) A request holds the open file, and what completes may have been found before: so long as one is armed, a closed socket's peer sees no
- *      end and a closed listener still accepts. So cancel is followed, before the descriptor is closed (quiesce, and the end of
- *      a POLL, whose descriptor is the user's), by a call that runs what the kernel has postponed.
- *   b) A multishot poll fires once for a byte that nobody reads; watching needs one-shot polls, made anew before each wait.
- *   c) Buffers run dry when one socket takes them all: -ENOBUFS, and the request is over. It is made anew when they are back.
- *   d) A request belongs to the thread that made it: when that ends, the kernel cancels it, and it is made anew. With DEFER_TASKRUN the
- *      ring itself belongs to the first thread that enters it (EEXIST in others), so it is enabled by the first wait.
- *   e) An incremental ring (6.12) fills a buffer piece by piece; where the next piece lies follows from the order of completions.
+ *   a) A request holds the open file, and what completes may have been found before: so long as one is armed, a closed
+ *      socket's peer sees no end and a closed listener still accepts. So cancel is followed, before the descriptor is
+ *      closed (quiesce, and the end of a POLL, whose descriptor is the user's), by a call that runs what the kernel has
+ *      postponed.
+ *   b) A multishot poll fires once for a byte that nobody reads; watching needs one-shot polls, made anew before each
+ *      wait.
+ *   c) Buffers run dry when one socket takes them all: -ENOBUFS, and the request is over. It is made anew when they are
+ *      back.
+ *   d) A request belongs to the thread that made it: when that ends, the kernel cancels it, and it is made anew. With
+ *      DEFER_TASKRUN the ring itself belongs to the first thread that enters it (EEXIST in others), so it is enabled by
+ *      the first wait.
+ *   e) An incremental ring (6.12) fills a buffer piece by piece; where the next piece lies follows from the order of
+ *      completions.
  *   f) With completions in the kernel's overflow list, nothing is lost but a call is needed to get them.
- *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another main loop there is an
- *      eventfd that the kernel signals. When the cause was a write to another eventfd it does so only once (6.18), so it is
- *      registered anew after each signal.
- *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, the kernel (6.18) believes that it has
- *      told all. So only internet sockets get multishot ones; for others the request is made anew each time.
- *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one is tried.
- *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one is the error of
- *      a SEND that stands in the completions.
- *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and then given to a
- *      thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits: without room there is a
- *      poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
+ *   g) Polling the ring's descriptor does not end when the kernel has postponed something (DEFER_TASKRUN): for another
+ *      main loop there is an eventfd that the kernel signals. When the cause was a write to another eventfd it does so
+ *      only once (6.18), so it is registered anew after each signal.
+ *   h) A multishot RECV on a Unix socket can forget the end: if it comes while the last bytes are taken, and more
+ *      wakings than 128 have piled up before, the kernel (6.18) believes that it has told all. So only internet sockets
+ *      get multishot ones; for others the request is made anew each time.
+ *   i) What the program's other calls find in between (a direct send) overtakes requests: so no SEND is active when one
+ *      is tried.
+ *   j) A socket tells of a reset once. If a SEND was told, reading finds an end like any other; so what looks like one
+ *      is the error of a SEND that stands in the completions.
+ *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and
+ *      then given to a thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits:
+ *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
  *
- * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be measured
- * (loopback, where the kernel copies in the end), so there are none.
+ * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
+ * measured (loopback, where the kernel copies in the end), so there are none.
  */
 #ifndef AIOL_IO_URING_C
 #define AIOL_IO_URING_C
@@ -62,7 +69,7 @@ typedef struct aiol_uring {
     int room;        /* k): an epoll; -1: none yet */
     aiol_op room_op; /* a POLL of it */
     int fd;
-    int signal; /* g); -1: nobody has asked for it */
+    aiol_wake signal; /* g); reader -1: nobody has asked for it */
     bool enabled;
     bool proved; /* a multishot RECV has brought something */
 
@@ -86,7 +93,7 @@ typedef struct aiol_uring {
     unsigned char *rings;
     size_t rings_size;
 
-    aiol_op *cancels; /* operations whose cancellation is to be made */
+    aiol_op *cancels; /* operations whose cancellation is to be made; op->engine points at what points at them */
 
     unsigned char *memory; /* the ring of buffers, a page; then the buffers */
     uint32_t buffer_count;
@@ -114,15 +121,16 @@ static uint32_t aiol_uring_unsubmitted(const aiol_uring *u) {
     return u->sq_next - aiol_ring_load(u->sq_head);
 }
 
-/* Submits, and with GETEVENTS waits for at least `minimum` completions (timeout in ns, below 0: for ever). What the kernel did not take
- * stays in the ring for the next time. */
+/* Submits, and with GETEVENTS waits for at least `minimum` completions (timeout in ns, below 0: for ever). What the
+ * kernel did not take stays in the ring for the next time. */
 static int aiol_uring_enter(aiol_uring *u, unsigned flags, unsigned minimum, int64_t timeout) {
     aiol_uring_wait wait;
     int64_t spec[2];
     long n;
     aiol_ring_store(u->sq_tail, u->sq_next);
     if (timeout < 0) {
-        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum, flags, NULL, (size_t)0));
+        n = AIOL_SYS(io_uring_enter, syscall(AIOL_SYS_URING_ENTER, u->fd, aiol_uring_unsubmitted(u), minimum, flags,
+                                             NULL, (size_t)0));
     } else {
         memset(&wait, 0, sizeof(wait));
         spec[0] = timeout / 1000000000;
@@ -138,7 +146,7 @@ static int aiol_uring_enter(aiol_uring *u, unsigned flags, unsigned minimum, int
     switch (errno) {
     case EINTR:
     case ETIME:
-    case EAGAIN: /* no memory for now, or completions to be fetched first */
+    case EAGAIN: /* no memory at this moment, or completions to be fetched first */
     case EBUSY:
     case ENOMEM:
         return 0;
@@ -192,8 +200,8 @@ static bool aiol_uring_register_buffers(aiol_uring *u, uint32_t count, unsigned 
     return aiol_uring_register(u, AIOL_URING_REGISTER_BUFFERS, &buffers, 1) == 0;
 }
 
-/* The first RECV makes the buffers: a few large ones that are filled piece by piece, or many small ones. Without them there
- * are polls. */
+/* The first RECV makes the buffers: a few large ones that are filled piece by piece, or many small ones. Without them
+ * there are polls. */
 static bool aiol_uring_has_buffers(aiol_uring *u) {
     intptr_t memory;
     uint32_t id;
@@ -236,17 +244,6 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-/* h) */
-static bool aiol_uring_may_repeat(aiol_uring *u, aioloop_socket fd) {
-    aiol_fd *entry = aiol_table_at(&u->table, fd);
-    int family = AIOLOOP_UNSPEC;
-    if ((entry->flags & (AIOL_FD_INTERNET | AIOL_FD_OTHER)) == 0) {
-        bool known = aiol_socket_inspect(fd, &family) == 0;
-        entry->flags |= known && (family == AIOLOOP_INET || family == AIOLOOP_INET6) ? AIOL_FD_INTERNET : AIOL_FD_OTHER;
-    }
-    return (entry->flags & AIOL_FD_INTERNET) != 0 && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0;
-}
-
 static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     aiol_uring_entry *entry;
     if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
@@ -255,7 +252,7 @@ static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
-    op->u.recv.multishot = aiol_uring_may_repeat(u, op->fd);
+    op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
@@ -326,7 +323,8 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
 }
 
 static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
-    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)op + AIOL_URING_IS_CANCEL);
+    const char *tagged = (const char *)(const void *)op + AIOL_URING_IS_CANCEL;
+    aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, tagged);
     if (entry == NULL)
         return false;
     entry->address = (uint64_t)(uintptr_t)op;
@@ -337,21 +335,47 @@ static bool aiol_uring_disarm(aiol_uring *u, aiol_op *op) {
     return true;
 }
 
+/* Whether a source lacks a request. What is kept goes first. */
+static bool aiol_uring_is_due(const aiol_op *in) {
+    return in->state == AIOL_OP_ACTIVE && in->engine == NULL &&
+           (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_ENDED)) == 0;
+}
+
+/* Whether the kernel is to give back a source's request. A poll takes nothing, so it may stay until the end. */
+static bool aiol_uring_is_superfluous(const aiol_op *in) {
+    if ((in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_LEAVING)) != AIOL_OP_ARMED)
+        return false;
+    if ((in->engine_flags & (AIOL_OP_ENDED | AIOL_OP_POLLED)) != 0)
+        return (in->engine_flags & AIOL_OP_ENDED) != 0;
+    return in->state != AIOL_OP_ACTIVE || (in->engine_flags & AIOL_OP_DIRECT) != 0;
+}
+
+static void aiol_uring_cancel_later(aiol_uring *u, aiol_op *op) {
+    op->engine_flags |= AIOL_OP_WAITING;
+    op->link = u->cancels;
+    op->engine = &u->cancels;
+    if (op->link != NULL)
+        op->link->engine = &op->link;
+    u->cancels = op;
+}
+
+static void aiol_uring_cancel_no_more(aiol_op *op) {
+    aiol_op **at = (aiol_op **)op->engine;
+    op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
+    *at = op->link;
+    if (op->link != NULL)
+        op->link->engine = at;
+    op->engine = NULL;
+}
+
 /* Brings the kernel's side of a descriptor up to date. False: no room now. */
 static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
     aiol_op *in = entry->in;
     aiol_op *out = entry->out;
-    if (in != NULL) {
-        bool wanted = in->state == AIOL_OP_ACTIVE && (in->engine_flags & AIOL_OP_ENDED) == 0;
-        bool polled = (in->engine_flags & AIOL_OP_POLLED) != 0;
-        if ((in->engine_flags & AIOL_OP_ARMED) == 0) {
-            if (wanted && in->engine == NULL && !aiol_uring_arm(u, entry, in)) /* what is kept goes first */
-                return false;
-        } else if ((!wanted || (in->engine_flags & AIOL_OP_DIRECT) != 0) && (!polled || (in->engine_flags & AIOL_OP_ENDED) != 0) &&
-                   (in->engine_flags & AIOL_OP_LEAVING) == 0 && !aiol_uring_disarm(u, in)) {
-            return false;
-        }
-    }
+    if (in != NULL && aiol_uring_is_due(in) && !aiol_uring_arm(u, entry, in))
+        return false;
+    if (in != NULL && aiol_uring_is_superfluous(in) && !aiol_uring_disarm(u, in))
+        return false;
     return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || (entry->flags & AIOL_FD_ROOM) != 0 ||
            aiol_uring_arm(u, entry, out);
 }
@@ -369,8 +393,7 @@ static int aiol_uring_prepare(aiol_uring *u) {
         aiol_op *op = u->cancels;
         if (!aiol_uring_disarm(u, op))
             return 0;
-        u->cancels = op->link;
-        op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
+        aiol_uring_cancel_no_more(op);
     }
     while (t->dirty_count != 0) {
         aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
@@ -387,14 +410,34 @@ static bool aiol_uring_is_behind(const aiol_uring *u) {
     return u->table.dirty_count != 0 || u->cancels != NULL;
 }
 
-/* a) The cancellations are made, and what they end is given back. */
-static void aiol_uring_settle(aiol_uring *u) {
+/* Whose completion this is; NULL: nobody's. */
+static aiol_op *aiol_uring_whose(const aiol_uring_completion *c) {
+    if ((c->user_data & AIOL_URING_IS_CANCEL) != 0)
+        return NULL;
+    return (aiol_op *)(uintptr_t)(c->user_data & ~(uint64_t)AIOL_URING_TAGS);
+}
+
+/* a) The cancellations are made, and the kernel lets go: of one operation, or if that is NULL of all that the
+ * descriptor's armed. One call runs no more than 20 pieces of what is postponed, and under load there is always more of
+ * it. */
+static void aiol_uring_settle(aiol_uring *u, aioloop_socket fd, const aiol_op *op) {
+    const aiol_fd *entry = aiol_table_at(&u->table, fd);
+    uint32_t wanted = op != NULL ? 1 : entry->armed;
+    uint32_t at = u->cq_next;
+    uint32_t found = 0;
     int tries;
     for (tries = 0; tries < 1000; tries++) {
         if (aiol_uring_prepare(u) < 0 || aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
             return;
-        if (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL && (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0)
-            return; /* one call runs no more than 20 pieces of what is postponed */
+        for (; at != aiol_ring_load(u->cq_tail); at++) {
+            const aiol_uring_completion *c = &u->completions[at & u->cq_mask];
+            const aiol_op *ended = (c->flags & AIOL_URING_F_MORE) == 0 ? aiol_uring_whose(c) : NULL;
+            if (ended != NULL && (op != NULL ? ended == op : ended->fd == fd && ended->generation == entry->generation))
+                found++;
+        }
+        if (found >= wanted || (aiol_uring_unsubmitted(u) == 0 && u->cancels == NULL &&
+                                (aiol_ring_load(u->sq_flags) & AIOL_URING_SQ_TASKRUN) == 0))
+            return;
     }
 }
 
@@ -408,8 +451,7 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 }
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
-    aiol_table *t = (aiol_table *)e;
-    aiol_fd *entry = aiol_table_at(t, op->fd);
+    aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
     bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_CONNECT ||
                (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
@@ -417,27 +459,16 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
         if (err != AIOLOOP_EINPROGRESS)
             return err;
     }
-    AIOL_ASSERT((out ? entry->out : entry->in) == NULL);
-    if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* of a watcher whose descriptor was closed too early */
+    if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* a watcher's, closed too early */
         aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
-    if (out)
-        entry->out = op;
-    else
-        entry->in = op;
-    op->state = AIOL_OP_ACTIVE;
-    op->engine = NULL;
-    op->engine_flags = 0;
-    op->link = NULL;
-    aiol_table_changed(t, op->fd, entry);
-    return AIOL_PENDING;
+    return aiol_table_wait_at((aiol_table *)e, op, out);
 }
 
-/* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one more than
- * the ring has room for: what a broadcast copies stays bounded. */
+/* A small write is copied and goes with the next wait, together with others; a large one is worth a call, and so is one
+ * more than the ring has room for: what a broadcast copies stays bounded. */
 static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
     aiol_uring *u = (aiol_uring *)e;
     size_t size = 0;
-    int64_t n;
     int i;
     for (i = 0; i < count; i++)
         size += pieces[i].size;
@@ -445,8 +476,7 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
         u->deferred++;
         return AIOL_PENDING;
     }
-    n = aiol_socket_send(fd, pieces, count);
-    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+    return aiol_table_attempted(e, fd, pieces, count, aiol_socket_send(fd, pieces, count));
 }
 
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
@@ -459,13 +489,10 @@ static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
     if ((op->engine_flags & AIOL_OP_ARMED) == 0)
         return 0;
     op->state = AIOL_OP_CANCELLING;
-    if (!leaving) {
-        op->engine_flags |= AIOL_OP_WAITING;
-        op->link = u->cancels;
-        u->cancels = op;
-    }
+    if (!leaving)
+        aiol_uring_cancel_later(u, op);
     if (op->kind == AIOL_OP_POLL)
-        aiol_uring_settle(u);
+        aiol_uring_settle(u, op->fd, op);
     return AIOL_PENDING;
 }
 
@@ -474,8 +501,8 @@ static void aiol_uring_quiesce(aiol_engine *e, aioloop_socket fd) {
     aiol_fd *entry = aiol_table_at(&u->table, fd);
     AIOL_ASSERT(entry->in == NULL && entry->out == NULL);
     if (entry->armed != 0)
-        aiol_uring_settle(u);
-    entry->flags &= (uint8_t)~AIOL_FD_TRANSPORT;
+        aiol_uring_settle(u, fd, NULL);
+    entry->flags &= (uint8_t)~(AIOL_FD_TRANSPORT | AIOL_FD_FULL);
     entry->generation++;
     entry->armed = 0;
 }
@@ -508,21 +535,19 @@ static int aiol_uring_wait_for(aiol_engine *e, aioloop_time deadline) {
 /* g) Another main loop goes on: its eventfd shows what is found from now on, or has not been looked at. */
 static void aiol_uring_reset_signal(aiol_uring *u) {
     uint64_t count;
-    aiol_wake both;
-    both.reader = u->signal;
-    both.writer = u->signal;
-    if (AIOL_SYS(read, read(u->signal, &count, sizeof(count))) == -1 && errno == EAGAIN)
+    if (AIOL_SYS(read, read(u->signal.reader, &count, sizeof(count))) == -1 && errno == EAGAIN)
         return;
     (void)aiol_uring_register(u, AIOL_URING_UNREGISTER_EVENTFD, NULL, 0);
-    if (aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &u->signal, 1) < 0 || aiol_ring_load(u->cq_tail) != u->cq_next ||
+    if (aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &u->signal.reader, 1) < 0 ||
+        aiol_ring_load(u->cq_tail) != u->cq_next ||
         (aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0)
-        aiol_wake_signal(&both);
+        aiol_wake_signal(&u->signal);
 }
 
 static int aiol_uring_flush(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     int tries;
-    if (u->signal != -1)
+    if (u->signal.reader != -1)
         aiol_uring_reset_signal(u);
     for (tries = 0; tries < 10; tries++) {
         int err = aiol_uring_prepare(u);
@@ -544,15 +569,12 @@ static bool aiol_uring_is_passing(int result) {
 }
 
 /* The last completion of a cancelled operation: what had happened before is told. */
-static void aiol_uring_cancelled(aiol_uring *u, aiol_op *op, int result) {
-    aiol_op **at;
-    if ((op->engine_flags & AIOL_OP_WAITING) != 0) {
-        for (at = &u->cancels; *at != op; at = &(*at)->link)
-            ;
-        *at = op->link;
-    }
+static void aiol_uring_cancelled(aiol_op *op, int result) {
+    bool sent = op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0;
+    if ((op->engine_flags & AIOL_OP_WAITING) != 0)
+        aiol_uring_cancel_no_more(op);
     op->state = AIOL_OP_IDLE;
-    op->done(op, op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0 ? result : AIOLOOP_ECANCELED, NULL);
+    op->done(op, sent ? result : AIOLOOP_ECANCELED, NULL);
 }
 
 /* The buffer of a completion, if it has one: handed on or kept, and given back. */
@@ -562,7 +584,8 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
     unsigned char *data;
     if ((c->flags & AIOL_URING_F_BUFFER) == 0)
         return;
-    u->proved = true;
+    if (op->u.recv.multishot)
+        u->proved = true;
     data = u->memory + AIOL_URING_PAGE + (size_t)id * u->buffer_size + u->used[id];
     u->used[id] += (uint32_t)size;
     if (size >= AIOL_URING_LARGE && (op->engine_flags & AIOL_OP_DIRECT) == 0 && op->state == AIOL_OP_ACTIVE) {
@@ -688,17 +711,26 @@ static bool aiol_uring_has_no_room(aiol_uring *u, const aiol_op *op, int result)
     return (result & (POLLOUT | POLLERR | POLLHUP | POLLNVAL)) == 0 && aiol_uring_await_room(u, op->fd);
 }
 
+/* A SEND was tried; without room a poll is made next. */
+static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
+    n = aiol_table_attempted(&u->table.base, op->fd, op->u.send.pieces, op->u.send.count, n);
+    if (n != AIOL_PENDING)
+        aiol_table_finish(&u->table, op, n);
+}
+
 /* A SEND that found no room is tried again. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
-    aiol_table *t = &u->table;
-    int64_t n;
     if (aiol_uring_has_no_room(u, op, result))
         return;
-    n = aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count);
-    if (n == AIOLOOP_EAGAIN)
+    aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
+    aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
+}
+
+static void aiol_uring_watched(aiol_uring *u, aiol_op *op, int result, bool fresh) {
+    if (op->u.poll.events == AIOL_POLL_WRITABLE && aiol_uring_has_no_room(u, op, result))
         return;
-    aiol_table_at(t, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
-    aiol_table_finish(t, op, n);
+    if (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events))
+        op->done(op, op->u.poll.events, NULL);
 }
 
 /* The socket of a RECV is readable, or the descriptor of another operation is ready. */
@@ -710,12 +742,8 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_error_from_errno(-result));
     else if (op->kind == AIOL_OP_CONNECT)
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
-    else if (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE && aiol_uring_has_no_room(u, op, result))
-        return;
-    else if (op->kind == AIOL_OP_POLL && (fresh || aiol_descriptor_is_ready(op->fd, op->u.poll.events)))
-        op->done(op, op->u.poll.events, NULL);
     else if (op->kind == AIOL_OP_POLL)
-        return;
+        aiol_uring_watched(u, op, result, fresh);
     else if (op->kind == AIOL_OP_SEND)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
@@ -740,7 +768,7 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
-            aiol_uring_cancelled(u, op, c->result);
+            aiol_uring_cancelled(op, c->result);
         return;
     }
     if ((op->engine_flags & AIOL_OP_POLLED) != 0) {
@@ -751,10 +779,8 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             aiol_uring_receive_ended(u, op, c->result);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
-    } else if (c->result == -EAGAIN) {
-        aiol_table_at(t, op->fd)->flags |= AIOL_FD_FULL; /* a poll is made next */
-    } else if (!aiol_uring_is_passing(c->result)) {
-        aiol_table_finish(t, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
+    } else if (c->result == -EAGAIN || !aiol_uring_is_passing(c->result)) {
+        aiol_uring_sent(u, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }
     if (last && t->current == op)
         aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd)); /* to be made anew */
@@ -775,7 +801,7 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
     u->turn++;
     while (u->cq_next != u->cq_end && !*budget->halt) {
         aiol_uring_completion c = u->completions[u->cq_next & u->cq_mask];
-        aiol_op *op = (c.user_data & AIOL_URING_IS_CANCEL) == 0 ? (aiol_op *)(uintptr_t)(c.user_data & ~(uint64_t)AIOL_URING_TAGS) : NULL;
+        aiol_op *op = aiol_uring_whose(&c);
         bool fresh = (int32_t)(u->cq_next - u->cq_fresh) >= 0;
         if ((c.user_data & AIOL_URING_IS_ACCEPT) != 0 && !aiol_uring_may_accept(u, op))
             break; /* in the next iteration */
@@ -790,20 +816,21 @@ static int aiol_uring_dispatch(aiol_engine *e, const aiol_budget *budget) {
 
 static int aiol_uring_descriptor(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
-    int fd = u->signal;
+    aiol_wake signal;
     int err;
-    if (fd != -1)
-        return fd;
-    fd = AIOL_SYS(eventfd, eventfd(1, EFD_NONBLOCK | EFD_CLOEXEC)); /* 1: there may be something already */
-    if (fd == -1)
-        return aiol_error_from_errno(errno);
-    err = aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &fd, 1);
+    if (u->signal.reader != -1)
+        return u->signal.reader;
+    err = aiol_wake_open(&signal, 0);
+    if (err < 0)
+        return err;
+    err = aiol_uring_register(u, AIOL_URING_REGISTER_EVENTFD, &signal.reader, 1);
     if (err < 0) {
-        close(fd);
+        aiol_wake_close(&signal);
         return err;
     }
-    u->signal = fd;
-    return fd;
+    aiol_wake_signal(&signal); /* there may be something already */
+    u->signal = signal;
+    return signal.reader;
 }
 
 static void aiol_uring_wake(aiol_engine *e) {
@@ -829,8 +856,8 @@ static void aiol_uring_forget(aiol_engine *e) {
         munmap(u->entries, u->entries_size);
     if (u->fd != -1)
         close(u->fd);
-    if (u->signal != -1)
-        close(u->signal);
+    if (u->signal.reader != -1)
+        aiol_wake_close(&u->signal);
     if (u->room != -1)
         close(u->room);
     if (u->memory != NULL)
@@ -853,13 +880,15 @@ static void aiol_uring_close(aiol_engine *e) {
     aiol_uring *u = (aiol_uring *)e;
     int tries = 0;
     if (u->enabled) { /* a): watchers' descriptors outlive the loop */
-        aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, (const char *)(const void *)u + AIOL_URING_IS_CANCEL);
+        const char *tagged = (const char *)(const void *)u + AIOL_URING_IS_CANCEL;
+        aiol_uring_entry *entry = aiol_uring_request(u, AIOL_URING_CANCEL, -1, tagged);
         if (entry != NULL)
             entry->operation_flags = AIOL_URING_CANCEL_ALL | AIOL_URING_CANCEL_ANY;
         do {
-            if (aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1) < 0)
+            int err = aiol_uring_enter(u, AIOL_URING_GETEVENTS, 0, -1);
+            aiol_uring_close_accepted(u); /* also of what was found before */
+            if (err < 0)
                 break;
-            aiol_uring_close_accepted(u);
         } while ((aiol_ring_load(u->sq_flags) & (AIOL_URING_SQ_TASKRUN | AIOL_URING_SQ_OVERFLOW)) != 0 && ++tries < 1000);
     }
     aiol_uring_forget(e);
@@ -872,8 +901,8 @@ static void aiol_uring_verify(aiol_engine *e) {
     for (i = 0; i < u->table.fds_capacity; i++) {
         const aiol_fd *entry = &u->table.fds[i];
         const aiol_op *in = entry->in;
-        /* Whatever waits is armed, or will be: when it is told, when what is kept was taken, when it is started, or when its
-         * callback, from which this may be called, returns. */
+        /* Whatever waits is armed, or will be: when it is told, when what is kept was taken, when it is started, or
+         * when its callback, from which this may be called, returns. */
         AIOL_VERIFY(in == NULL || in == u->table.current || in->state == AIOL_OP_STOPPED ||
                     (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_KEPT)) != 0 || (entry->flags & AIOL_FD_DIRTY) != 0);
         AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
@@ -895,8 +924,8 @@ static int aiol_uring_refused(void) {
     return errno == ENOMEM ? AIOLOOP_ENOTAVAILABLE : aiol_error_from_errno(errno);
 }
 
-/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as good, and
- * serves unless this engine was asked for. */
+/* The best ring that the kernel makes and that is not to be done without. Where it is not the best of all, epoll is as
+ * good, and serves unless this engine was asked for. */
 static int aiol_uring_create(aiol_uring *u, bool named, aiol_uring_setup *setup) {
     static const struct {
         uint32_t flags;
@@ -968,7 +997,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->table.without = setup->without;
     u->table.broken = aiol_uring_broken;
     u->fd = -1;
-    u->signal = -1;
+    u->signal.reader = -1;
     u->room = -1;
     err = aiol_wake_open(&u->wake, setup->without);
     if (err < 0) {

@@ -2,8 +2,8 @@
  * connect.c - opening connections.                    (asyncio: base_events.create_connection)
  *
  * A connector tries one address after the other, with one CONNECT operation, until one answers, and then becomes a
- * transport. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that the future is
- * settled; the connector goes when its operation is the engine's no more and it is not queued.
+ * transport. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that the future
+ * is settled; the connector goes when its operation is the engine's no more and it is not queued.
  */
 #ifndef AIOL_NET_CONNECT_C
 #define AIOL_NET_CONNECT_C
@@ -109,7 +109,8 @@ static void aiol_connector_failed(aiol_connector *c, int code, const char *what,
         c->error_count++;
 }
 
-/* Every address failed: one error, or all of them in one; the code of the first, also when there was no memory for texts. */
+/* Every address failed: one error, or all of them in one; the code of the first, also when there was no memory for
+ * texts. */
 static void aiol_connector_give_up(aiol_connector *c) {
     const aioloop_allocator *a = &c->resource.loop->allocator;
     struct aioloop_error *error = NULL;

@@ -7,8 +7,8 @@
 #include "api/server.h"
 #include "core/core.h"
 
-/* NEW -> OPEN -> CLOSING (sending what is buffered) -> ENDING (operations still at the engine) -> DOOMED (connection_lost is
- * queued) -> LOST. Every step may be left out, none is taken back. */
+/* NEW -> OPEN -> CLOSING (sending what is buffered) -> ENDING (operations still at the engine) -> DOOMED
+ * (connection_lost is queued) -> LOST. Every step may be left out, none is taken back. */
 typedef enum aiol_transport_state {
     AIOL_TRANSPORT_NEW,
     AIOL_TRANSPORT_OPEN,

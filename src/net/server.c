@@ -1,9 +1,9 @@
 /*
  * server.c - listening.                              (asyncio: base_events.Server, selector_events._start_serving)
  *
- * A server has one LISTENER per socket. The loop holds a reference from the making until the server is closed, its connections
- * are lost, and the engine has given every listener's operation back. wait_closed futures wait in an array with room
- * reserved; completing them needs no memory.
+ * A server has one LISTENER per socket. The loop holds a reference from the making until the server is closed, its
+ * connections are lost, and the engine has given every listener's operation back. wait_closed futures wait in an array
+ * with room reserved; completing them needs no memory.
  */
 #ifndef AIOL_NET_SERVER_C
 #define AIOL_NET_SERVER_C
@@ -79,7 +79,8 @@ static void aiol_server_dispose(void *pointer) {
     aioloop_server_unref((aioloop_server *)pointer);
 }
 
-/* Settles what waits for the end, and lets the loop's reference go, when it is time. The server may be gone after this. */
+/* Settles what waits for the end, and lets the loop's reference go, when it is time. The server may be gone after
+ * this. */
 static void aiol_server_check_over(aioloop_server *server) {
     size_t i;
     if (server->state != AIOL_SERVER_CLOSED || !aiol_list_empty(&server->clients))

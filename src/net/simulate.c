@@ -1,6 +1,6 @@
 /*
- * simulate.c - the public face of the simulated engine (api/sim.h). The only place above io/ that asks for one engine by name,
- * because it is that engine's own.
+ * simulate.c - the public face of the simulated engine (api/sim.h). The only place above io/ that asks for one engine
+ * by name, because it is that engine's own.
  */
 #ifndef AIOL_NET_SIMULATE_C
 #define AIOL_NET_SIMULATE_C

@@ -8,9 +8,9 @@
 
 #define AIOL_ADDRESS_TEXT 160
 
-/* The addresses of a host that need no look-up: a numeric one has itself, "localhost" both loopbacks, and, with wildcard, NULL and
- * "" every interface of both families. Appends at most two to found, of the family wanted (AIOLOOP_UNSPEC: any). How many, or a
- * code with its message stored. */
+/* The addresses of a host that need no look-up: a numeric one has itself, "localhost" both loopbacks, and, with
+ * wildcard, NULL and "" every interface of both families. Appends at most two to found, of the family wanted
+ * (AIOLOOP_UNSPEC: any). How many, or a code with its message stored. */
 static int aiol_host_addresses(aioloop *loop, const char *host, int port, int family, bool wildcard, aioloop_address *found) {
     static const char *const local[] = {"::1", "127.0.0.1"};
     static const char *const any[] = {"0.0.0.0", "::"};
@@ -57,8 +57,8 @@ static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl,
     return 0;
 }
 
-/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it must be of
- * that family. Until this succeeds nothing is changed and the socket stays the user's. */
+/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it
+ * must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
 static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
     aiol_engine *e = loop->engine;
     int family = AIOLOOP_UNSPEC;

@@ -1,13 +1,13 @@
 /*
  * stream.c - connections: bytes in order, both ways.    (asyncio: selector_events._SelectorSocketTransport)
  *
- * Reading is one source (t->recv) for the life of the connection. Writing tries the socket at once when nothing waits; what
- * it does not take is queued in a writer, and one send at a time works the queue off. Further writes in the same callback
- * are queued without trying and go out together when the callback ends.
+ * Reading is one source (t->recv) for the life of the connection. Writing tries the socket at once when nothing waits;
+ * what it does not take is queued in a writer, and one send at a time works the queue off. Further writes in the same
+ * callback are queued without trying and go out together when the callback ends.
  *
- * The end: aiol_stream_end cancels both operations; when the engine has given both back, the doom node is queued; it calls
- * connection_lost, closes the socket and drops the loop's reference. So nothing is called from inside close or abort, the
- * engine never has an operation of a transport that is gone, and ending needs no memory.
+ * The end: aiol_stream_end cancels both operations; when the engine has given both back, the doom node is queued; it
+ * calls connection_lost, closes the socket and drops the loop's reference. So nothing is called from inside close or
+ * abort, the engine never has an operation of a transport that is gone, and ending needs no memory.
  */
 #ifndef AIOL_NET_STREAM_C
 #define AIOL_NET_STREAM_C
@@ -78,8 +78,8 @@ static void aiol_stream_doom_if_over(aioloop_transport *t) {
     aiol_queue_push(&t->resource.loop->ready, &t->doom);
 }
 
-/* Sends what waits for the end of the callback or for the next wait, as far as the system takes it now. Calls no user code. 0, or
- * the error. */
+/* Sends what waits for the end of the callback or for the next wait, as far as the system takes it now. Calls no user
+ * code. 0, or the error. */
 static int aiol_stream_push(aioloop_transport *t) {
     aiol_engine *e = t->resource.loop->engine;
     aiol_writer *w = t->writer;
@@ -271,8 +271,8 @@ static void aiol_stream_send(aioloop_transport *t) {
     aiol_bytes_consume(&w->bytes, e->allocator, 0); /* lent pieces of no bytes */
 }
 
-/* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its consequences.
- * Any of these may write, close or abort. */
+/* After a send: owners get their memory back, the protocol may write again, and the end of the queue has its
+ * consequences. Any of these may write, close or abort. */
 static void aiol_stream_after_send(aioloop_transport *t) {
     if (AIOL_UNLIKELY(t->writer->bytes.done != NULL))
         aiol_stream_release(t);
@@ -311,8 +311,8 @@ static size_t aiol_stream_sent(aiol_op *op, int64_t n, const void *data) {
     return 0;
 }
 
-/* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and resume_writing) is
- * for the end of the next one: a peer that reads as fast as we write must not keep us here. */
+/* The end of a callback: starts the sends of what it wrote. What is written meanwhile (by release functions and
+ * resume_writing) is for the end of the next one: a peer that reads as fast as we write must not keep us here. */
 static void aiol_stream_flush(aioloop *loop) {
     if (aiol_list_empty(&loop->sending))
         aiol_list_move(&loop->sending, &loop->unsent);
@@ -550,12 +550,16 @@ static void aiol_stream_name(aioloop_address *to, const aioloop_address *from, c
     }
 }
 
+static bool aiol_stream_is_internet(const aioloop_address *address) {
+    return address != NULL && (address->family == AIOLOOP_INET || address->family == AIOLOOP_INET6);
+}
+
 static size_t aiol_stream_path_size(const aioloop_address *address) {
     return address != NULL && address->family == AIOLOOP_UNIX ? address->path_size : 0;
 }
 
-/* A transport for a connected socket, with the loop's reference; nobody is called yet. On failure the socket is still the
- * caller's. */
+/* A transport for a connected socket, with the loop's reference; nobody is called yet. On failure the socket is still
+ * the caller's. */
 AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out) {
     aioloop *loop = setup->loop;
     size_t start = aiol_align(sizeof(aioloop_transport));
@@ -587,6 +591,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     t->recv.kind = AIOL_OP_RECV;
     t->recv.fd = setup->socket;
     t->recv.done = aiol_stream_received;
+    t->recv.u.recv.internet = aiol_stream_is_internet(setup->local) || aiol_stream_is_internet(setup->peer);
     aiol_stream_protocol_changed(t);
     room = (char *)t + start + instance;
     aiol_stream_name(&t->local, setup->local, &room);
@@ -599,8 +604,8 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     return 0;
 }
 
-/* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone with its
- * socket. Only from the loop. */
+/* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone
+ * with its socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     aioloop *loop = t->resource.loop;
     aiol_transport_frame frame;

@@ -2,8 +2,9 @@
  * epoll.c - readiness by Linux's epoll.
  *
  *   a) Regular files and directories are refused with EPERM, though poll() calls them always ready.
- *   b) A registration belongs to the open file, not to the number: closing a descriptor that was duplicated (or inherited by
- *      a child) leaves it behind, still reporting, and with no number left to remove it by. So it is removed before the close.
+ *   b) A registration belongs to the open file, not to the number: closing a descriptor that was duplicated (or
+ *      inherited by a child) leaves it behind, still reporting, and with no number left to remove it by. So it is
+ *      removed before the close.
  *   c) Closing the last descriptor removes the registration silently; a later MOD gives ENOENT, and ADD is right.
  *   d) EPOLLHUP and EPOLLERR come unasked, also for an empty set of events; a descriptor nobody wants is removed.
  *   e) epoll_wait counts in milliseconds. epoll_pwait2 (5.11) takes nanoseconds, in 64 bits on 32-bit systems too; some

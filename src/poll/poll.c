@@ -37,7 +37,8 @@ static void aiol_poll_close(aiol_poll *p) {
     p->state = NULL;
 }
 
-/* The dense arrays get room for as many descriptors as there are numbers up to fd: more than enough, whatever is attached. */
+/* The dense arrays get room for as many descriptors as there are numbers up to fd: more than enough, whatever is
+ * attached. */
 static int aiol_poll_reserve(aiol_poll *p, aioloop_socket fd) {
     aiol_poll_state *s = (aiol_poll_state *)p->state;
     size_t wanted = (size_t)fd + 1;

@@ -2,9 +2,10 @@
  * poll.h - which descriptors are ready. The contract of a poller: six functions, each file has one set.
  *                                                                              (asyncio: selectors.py)
  *
- * A poller is level-triggered: it tells a readiness at each wait as long as it lasts. An end, a hang-up or an error counts as
- * every event that was asked for. The generation given with a descriptor comes back with its events, so that what is found
- * for one that was meanwhile forgotten can be told from what is found for its successor of the same number.
+ * A poller is level-triggered: it tells a readiness at each wait as long as it lasts. An end, a hang-up or an error
+ * counts as every event that was asked for. The generation given with a descriptor comes back with its events, so that
+ * what is found for one that was meanwhile forgotten can be told from what is found for its successor of the same
+ * number.
  */
 #ifndef AIOL_POLL_POLL_H
 #define AIOL_POLL_POLL_H
@@ -37,7 +38,8 @@ typedef struct aiol_poller {
     int (*reserve)(aiol_poll *p, aioloop_socket fd);
     /* Watches fd for events instead of old (0: not at all). AIOLOOP_EPERM for what cannot be watched, ... */
     int (*set)(aiol_poll *p, aioloop_socket fd, unsigned old, unsigned events, uint32_t generation);
-    /* Waits up to timeout ns (below 0: for ever) and stores at most AIOL_POLL_BATCH events; how many, or an error. 0 on EINTR. */
+    /* Waits up to timeout ns (below 0: for ever) and stores at most AIOL_POLL_BATCH events; how many, or an error. 0 on
+     * EINTR. */
     int (*wait)(aiol_poll *p, int64_t timeout, aiol_ready *ready);
     /* What can be polled in its place, or AIOLOOP_ENOTAVAILABLE. */
     int (*descriptor)(const aiol_poll *p);

@@ -2,8 +2,8 @@
  * select.c - readiness by select(), for systems with nothing else.
  *
  *   a) A descriptor of FD_SETSIZE (1024) or above would be written outside the set: it is refused.
- *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, the closed ones told as ready, and the
- *      others asked alone.
+ *   b) One closed descriptor makes the whole call fail with EBADF; each is then tried, the closed ones told as ready,
+ *      and the others asked alone.
  *   c) Costs a pass over all numbers up to the largest at each wait.
  *   d) Counts in microseconds; some systems refuse more than a hundred million seconds.
  */

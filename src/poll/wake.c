@@ -1,8 +1,8 @@
 /*
  * wake.c - ends another thread's wait.
  *
- * An eventfd, or a pipe where there is none. Whoever wakes writes one byte or number; the waiter empties it. A full pipe
- * is as good as a written one.
+ * An eventfd, or a pipe where there is none. Whoever wakes writes one byte or number; the waiter empties it. A full
+ * pipe is as good as a written one.
  */
 #ifndef AIOL_POLL_WAKE_C
 #define AIOL_POLL_WAKE_C

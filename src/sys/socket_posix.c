@@ -1,7 +1,8 @@
 /*
  * socket_posix.c - sockets.
  *
- *   a) Linux closes the descriptor even when close() answers EINTR; closing it again would hit another thread's new one.
+ *   a) Linux closes the descriptor even when close() answers EINTR; closing it again would hit another thread's new
+ *      one.
  *   b) connect() that was interrupted goes on by itself; asking again gives EALREADY.
  *   c) A connected Unix socket without a name has an address of two bytes, or of zero bytes on other systems.
  *   d) macOS has no MSG_NOSIGNAL; there the socket gets SO_NOSIGPIPE.

@@ -1,9 +1,9 @@
 /*
  * sys.h - the system's calls as the library uses them: one call, one function.
  *
- * Each returns 0 or above, or an AIOLOOP_E code; out-parameters are untouched on failure. EINTR is retried where the call
- * can be. Nothing here knows a loop. Sockets are made non-blocking and close-on-exec from birth. `without` is a sum of
- * AIOL_WITHOUT_..., the features to do without, for tests.
+ * Each returns 0 or above, or an AIOLOOP_E code; out-parameters are untouched on failure. EINTR is retried where the
+ * call can be. Nothing here knows a loop. Sockets are made non-blocking and close-on-exec from birth. `without` is a
+ * sum of AIOL_WITHOUT_..., the features to do without, for tests.
  */
 #ifndef AIOL_SYS_SYS_H
 #define AIOL_SYS_SYS_H

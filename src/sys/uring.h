@@ -1,6 +1,6 @@
 /*
- * uring.h - io_uring as the kernel has it. Programs are often built with headers older than the kernel they run on (or with
- * none: musl, tcc), so the interface stands here, with the kernel's numbers and names of our own.
+ * uring.h - io_uring as the kernel has it. Programs are often built with headers older than the kernel they run on (or
+ * with none: musl, tcc), so the interface stands here, with the kernel's numbers and names of our own.
  */
 #ifndef AIOL_SYS_URING_H
 #define AIOL_SYS_URING_H
@@ -18,7 +18,8 @@
 #define AIOL_URING_TASKRUN_FLAG 0x200u
 #define AIOL_URING_SINGLE_ISSUER 0x1000u
 #define AIOL_URING_DEFER_TASKRUN 0x2000u
-/* One mapping, nothing dropped, arguments copied, polls by itself, a time-out in enter, and (5.17) no completion on success. */
+/* One mapping, nothing dropped, arguments copied, polls by itself, a time-out in enter, and (5.17) no completion on
+ * success. */
 #define AIOL_URING_FEATURES (0x1u | 0x2u | 0x4u | 0x20u | 0x100u | 0x800u)
 #define AIOL_URING_MAP_RINGS 0
 #define AIOL_URING_MAP_ENTRIES 0x10000000
