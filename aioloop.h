@@ -11931,6 +11931,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
+        struct aioloop_error *before;
         if (task == NULL)
             return f;
         if (task->cancelling != UINT16_MAX)
@@ -11958,8 +11959,9 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
         task->flags |= AIOL_TASK_MUST_CANCEL;
-        aiol_error_free(&loop->allocator, f->error);
+        before = f->error; /* the message may be its text: of a task in the circle that cancels what it waits for */
         f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        aiol_error_free(&loop->allocator, before);
         return NULL;
     }
 }
