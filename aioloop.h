@@ -11645,8 +11645,9 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
         n = aiol_fail(loop, AIOLOOP_EINVAL, "a coroutine returned a number that is neither a result nor a code");
     } else if (n < 0 && loop->told && loop->error.error.code == (int)n) {
         aiol_error_free(&loop->allocator, f->error);
-        f->error = loop->error_of != NULL ? aiol_error_ref(loop->error_of)
-                                          : aiol_error_new(&loop->allocator, (int)n, aiol_detail(loop, (int)n), 0);
+        f->error = aiol_error_ref(loop->error_of);
+        if (f->error == NULL && aiol_detail(loop, (int)n) != NULL) /* a code alone needs no memory */
+            f->error = aiol_error_new(&loop->allocator, (int)n, aiol_detail(loop, (int)n), 0);
     }
     if (n == AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_EXPIRED) != 0 && task->cancelling <= 1)
         n = AIOLOOP_ETIMEDOUT;
