@@ -29,7 +29,7 @@ enum { AIOL_CORO_POOLED, AIOL_CORO_MAPPED, AIOL_CORO_GIVEN };
 
 typedef struct aiol_coro {
     aiol_fiber fiber;
-    struct aiol_coro *next; /* free */
+    aiol_link link; /* free */
     struct aiol_coro *outer; /* on whose stack it was entered; NULL: the loop's */
     aioloop_coroutine fn;
     void *arg;
@@ -52,11 +52,12 @@ typedef struct aiol_slab {
 } aiol_slab;
 
 typedef struct aiol_stacks {
-    aiol_coro *free;
-    aiol_coro *cold; /* free too, and without the memory that they had touched */
+    aiol_link free; /* the last one is the next to be used */
+    aiol_link cold; /* free too, and without the memory that they had touched */
     size_t free_count;
-    size_t lowest; /* what free_count was at least during this age */
-    unsigned age;  /* in stacks that were freed */
+    size_t lowest;  /* what free_count was at least during this age */
+    size_t surplus; /* how many of the free ones are to give their memory back */
+    unsigned age;   /* in stacks that were freed */
     aiol_slab *slabs; /* the newest first */
     void *watch;      /* debug mode: where a handler of overflows runs */
 } aiol_stacks;
@@ -118,8 +119,13 @@ static const char *aiol_stacks_fault(const char *address) {
 }
 
 static aiol_stacks *aiol_stacks_of(aioloop *loop) {
-    if (loop->stacks == NULL)
+    if (loop->stacks == NULL) {
         loop->stacks = (aiol_stacks *)aiol_alloc_zero(&loop->allocator, sizeof(*loop->stacks));
+        if (loop->stacks != NULL) {
+            aiol_list_init(&loop->stacks->free);
+            aiol_list_init(&loop->stacks->cold);
+        }
+    }
     if (loop->stacks != NULL && AIOL_UNLIKELY(loop->debug) && loop->stacks->watch == NULL) {
         loop->stacks->watch = aiol_alloc(&loop->allocator, AIOL_STACK_WATCH_SIZE);
         if (loop->stacks->watch != NULL)
@@ -196,17 +202,16 @@ static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
         return aiol_coro_place((char *)stack, size, 0, 0, AIOL_CORO_GIVEN);
     if (size != 0 && size != AIOL_STACK_SIZE)
         return aiol_stacks_map(loop, size);
-    co = stacks->free;
-    if (AIOL_LIKELY(co != NULL)) {
-        stacks->free = co->next;
+    if (AIOL_LIKELY(!aiol_list_empty(&stacks->free))) {
+        co = AIOL_CONTAINER(stacks->free.prev, aiol_coro, link);
         if (--stacks->free_count < stacks->lowest)
             stacks->lowest = stacks->free_count;
-        return co;
-    }
-    co = stacks->cold;
-    if (co == NULL)
+    } else if (!aiol_list_empty(&stacks->cold)) {
+        co = AIOL_CONTAINER(stacks->cold.prev, aiol_coro, link);
+    } else {
         return aiol_stacks_carve(loop, stacks);
-    stacks->cold = co->next;
+    }
+    aiol_list_remove(&co->link);
     return co;
 }
 
@@ -222,28 +227,36 @@ static void aiol_coro_cool(aiol_coro *co) {
 }
 
 /* An age is over: what was not needed in it gives its memory back. */
-static AIOL_NOINLINE void aiol_stacks_cool(aiol_stacks *stacks) {
-    while (stacks->lowest != 0) {
-        aiol_coro *co = stacks->free;
-        stacks->free = co->next;
-        stacks->free_count--;
-        stacks->lowest--;
-        aiol_coro_cool(co);
-        co->next = stacks->cold;
-        stacks->cold = co;
-    }
-    stacks->age = 0;
+static AIOL_NOINLINE void aiol_stacks_grow_old(aiol_stacks *stacks) {
+    stacks->surplus = stacks->lowest;
     stacks->lowest = stacks->free_count;
+    stacks->age = 0;
+}
+
+/* A few at a time, each a system call: those that were not used for longest. */
+static AIOL_NOINLINE void aiol_stacks_cool(aiol_stacks *stacks) {
+    int i;
+    stacks->surplus = aiol_min_size(stacks->surplus, stacks->free_count);
+    for (i = 0; i < 2 && stacks->surplus != 0; i++) {
+        aiol_coro *co = AIOL_CONTAINER(stacks->free.next, aiol_coro, link);
+        aiol_list_remove(&co->link);
+        aiol_list_append(&stacks->cold, &co->link);
+        aiol_coro_cool(co);
+        stacks->free_count--;
+        stacks->surplus--;
+    }
+    stacks->lowest = aiol_min_size(stacks->lowest, stacks->free_count);
 }
 
 /* It has ended, or never began; dropped: it waits, and its stack cannot be used again. */
 static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
     aiol_stacks *stacks = loop->stacks;
     if (co->kind == AIOL_CORO_POOLED && !dropped) {
-        co->next = stacks->free;
-        stacks->free = co;
+        aiol_list_append(&stacks->free, &co->link);
         stacks->free_count++;
-        if (++stacks->age == AIOL_STACKS_AGE)
+        if (AIOL_UNLIKELY(++stacks->age == AIOL_STACKS_AGE))
+            aiol_stacks_grow_old(stacks);
+        if (AIOL_UNLIKELY(stacks->surplus != 0))
             aiol_stacks_cool(stacks);
         return;
     }
@@ -252,12 +265,10 @@ static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
         aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
 }
 
-static void aiol_stacks_end_fibers(aiol_coro *co) {
-    while (co != NULL) {
-        aiol_coro *next = co->next;
-        aiol_fiber_end(&co->fiber);
-        co = next;
-    }
+static void aiol_stacks_end_fibers(aiol_link *list) {
+    aiol_link *link;
+    for (link = list->next; link != list; link = link->next)
+        aiol_fiber_end(&AIOL_CONTAINER(link, aiol_coro, link)->fiber);
 }
 
 /* With the loop; every task is gone. A forked child may do so on one of the stacks, and then their memory stays. */
@@ -265,8 +276,8 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
     aiol_stacks *stacks = loop->stacks;
     if (stacks == NULL)
         return;
-    aiol_stacks_end_fibers(stacks->free);
-    aiol_stacks_end_fibers(stacks->cold);
+    aiol_stacks_end_fibers(&stacks->free);
+    aiol_stacks_end_fibers(&stacks->cold);
     while (stacks->slabs != NULL) {
         aiol_slab *slab = stacks->slabs;
         stacks->slabs = slab->next;
