@@ -195,21 +195,23 @@ size:
 
 PROGRAM = $(CC) -std=$(STD) -D_GNU_SOURCE -O2 -g $(WARNINGS) -I. -Itests
 
-$(BUILD)/simulate $(BUILD)/soak: $(BUILD)/%: tests/%.c aioloop.h Makefile
+$(BUILD)/simulate $(BUILD)/simulate_tasks $(BUILD)/soak: $(BUILD)/%: tests/%.c aioloop.h Makefile
 	@mkdir -p $(BUILD)
 	@$(PROGRAM) $< -o $@ $(LIBS)
 
 # Each process plays SEEDS / JOBS of the seeds.
 FIRST = 1
 SEEDS = 10000
-## make simulate     random scripts on a simulated network, checked against a model (SEEDS=10000)
+## make simulate     random scripts on a simulated network, and of tasks, checked against models (SEEDS=10000)
 simulate:
 	@$(NEED) $(CC)=$(CC)
-	@$(MAKE_QUIETLY) $(BUILD)/simulate
+	@$(MAKE_QUIETLY) $(BUILD)/simulate $(BUILD)/simulate_tasks
 	@share=$$((($(SEEDS) + $(JOBS) - 1) / $(JOBS))); pids=; status=0; \
 	for i in $$(seq 0 $$(($(JOBS) - 1))); do \
 	    $(BUILD)/simulate --both $$(($(FIRST) + i * share)) $$share & pids="$$pids $$!"; \
 	    $(BUILD)/simulate --both --faults $$(($(FIRST) + i * share)) $$(((share + 9) / 10)) || status=1; \
+	    $(BUILD)/simulate_tasks --both $$(($(FIRST) + i * share)) $$share || status=1; \
+	    $(BUILD)/simulate_tasks --both --faults $$(($(FIRST) + i * share)) $$share || status=1; \
 	done; for pid in $$pids; do wait $$pid || status=1; done; exit $$status
 
 # SOAK: --connections N --rounds R --cycles M

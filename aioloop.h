@@ -186,6 +186,24 @@
  *   too, or be lent to a group, whose exit always waits for all.
  *
  *
+ * LOCKS AND QUEUES
+ *
+ *   aioloop_lock, aioloop_event, aioloop_condition, aioloop_semaphore, aioloop_barrier and aioloop_queue order the tasks
+ *   of one loop, not threads. Who made one frees it; what is forgotten goes with the loop. Waiting is a future:
+ *
+ *       rc = aioloop_await(aioloop_lock_acquire(lock), NULL);
+ *       if (rc < 0)
+ *           return rc;
+ *       ...
+ *       aioloop_lock_release(lock);
+ *
+ *   They serve in the order of arrival, and hand over at once, so nobody overtakes. What was handed to a task that is
+ *   cancelled before it goes on, the lock, the place, the item, goes to the next, or back: the wait that returns
+ *   AIOLOOP_ECANCELED has acquired nothing. Two calls are special. aioloop_condition_wait has the lock again however it
+ *   ends, AIOLOOP_ECANCELED included. aioloop_queue_put takes the item over from the call on, also if it fails; its
+ *   dispose function ends what nobody gets. The calls that end in _nowait neither wait nor make a future.
+ *
+ *
  * PROTOCOLS AND TRANSPORTS
  *
  *   A connection has two sides. The transport is the library's: you ask it to write, pause, close. The protocol is
@@ -221,6 +239,15 @@
  *   aioloop_add_reader stay yours.
  *
  *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
+ *
+ *
+ * GENERATORS
+ *
+ *   A coroutine that hands out many values (async def with yield): aioloop_generator_new makes one, inside it calls aioloop_yield (or
+ *   AIOLOOP_YIELD), outside aioloop_generator_anext gives a future of the next value, and AIOLOOP_ESTOPITERATION says that there is
+ *   no more. Its body runs only while somebody waits for a value, so a pipeline of them does no work ahead. Look at what yield returns:
+ *   below 0 the body is to clean up and return that. aioloop_generator_aclose ends one early; one that is dropped in the middle the
+ *   loop closes, and aioloop_run closes what is left (aioloop_shutdown_asyncgens). See examples/generator_pipeline.c.
  *
  *
  * CONTEXTS
@@ -288,6 +315,11 @@
  *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
  *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
  *   (examples/echo_server.c).
+ *
+ *   aioloop_run_coroutine_threadsafe has a loop run a coroutine for another thread, which can wait for the outcome
+ *   (aioloop_concurrent_future_result) or cancel it; aioloop_wrap_future waits for such a future in a loop, so two loops can work for
+ *   each other. Arguments and pointers change threads with these calls; their dispose functions run where the last hand lets go.
+ *   (With a C library older than glibc 2.34 programs are linked with -pthread.)
  *
  *
  * ENDING WELL
@@ -581,7 +613,7 @@ typedef AIOLOOP_SOCKET_TYPE aioloop_socket;
 
 /* Where a loop's memory comes from. One function, as Lua's: new_size 0 frees (pointer may be NULL) and returns
  * NULL; pointer NULL allocates; else resizes. Returns NULL when there is no memory, and then the old block is
- * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe. */
+ * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe and the calls of threads.h. */
 typedef struct aioloop_allocator {
     void *(*allocate)(void *context, void *pointer, size_t old_size, size_t new_size);
     void *context;
@@ -833,6 +865,7 @@ typedef struct aioloop_exception_context {
     const aioloop_socket *socket;
     const char *source_file; /* debug mode: where what failed was made */
     int source_line;
+    void *asyncgen; /* what was closed: an aioloop_generator, or the argument of another closer */
 } aioloop_exception_context;
 
 typedef void (*aioloop_exception_handler)(aioloop *loop, const aioloop_exception_context *context, void *arg);
@@ -1035,7 +1068,7 @@ typedef struct aioloop_task_options {
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */
-    void (*dispose_result)(void *pointer); /* called with the result's pointer if nobody took it */
+    void (*dispose_result)(void *pointer); /* called with the result's pointer if there is one and nobody took it */
     aioloop_time timeout;     /* past it the task is cancelled, and fails with AIOLOOP_ETIMEDOUT if it ends that way; 0: none */
 } aioloop_task_options;
 
@@ -1310,13 +1343,13 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_task_group_exit(aioloop_tas
 typedef struct aioloop_run_options {
     const aioloop_config *config;  /* of the loop */
     void *out;                     /* where the result's pointer goes: the address of an object pointer, or NULL */
-    aioloop_time shutdown_timeout; /* how long the tasks left over may take to end when they are cancelled, on the loop's clock;
-                                    * 0: as long as it takes */
+    aioloop_time shutdown_timeout; /* how long the tasks left over may take to end when they are cancelled, and the generators
+                                    * when they are closed, on the loop's clock; 0: as long as it takes */
     aioloop_time timeout;          /* past it the main task is cancelled and the result is AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_run_options;
 
 /* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits for them,
- * closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
+ * does as aioloop_shutdown_asyncgens, closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
  * running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
 AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
 
@@ -1342,6 +1375,389 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner);
 
 /* Closes, and frees the runner. NULL is ignored. */
 AIOLOOP_API void aioloop_runner_free(aioloop_runner *runner);
+
+#endif
+
+/* >> src/api/sync.h */
+/*
+ * sync.h - locks and their kin, for the tasks of one loop.                           (asyncio: locks.py)
+ *
+ * They order tasks, not threads: all calls are made in the loop's thread. Each object has one owner, who made it and
+ * frees it; what was not freed goes with the loop (aioloop_free), and must not be used after that. Freeing one cancels
+ * the futures of those who still wait.
+ *
+ * Those who wait are served in the order in which they came, and nobody overtakes them. A future that is cancelled
+ * leaves the line. What was handed over to a task that was cancelled before it went on (or to a future that was
+ * dropped) goes to the next in line. A lock or a place among n that a future stands for is taken by reading it
+ * (aioloop_await, aioloop_future_result) and must then be released.
+ *
+ * There is no time-out here: aioloop_wait_for and aioloop_timeout_enter are for all futures alike.
+ *
+ * Every call answers AIOLOOP_EINVAL for NULL. Once the loop is closed acquiring and waiting answer AIOLOOP_ECLOSED,
+ * releasing, setting and asking go on, and those who waited wait for ever. In debug mode calls from a wrong thread are
+ * AIOLOOP_EMISUSE.
+ */
+#ifndef AIOLOOP_API_SYNC_H
+#define AIOLOOP_API_SYNC_H
+
+/* ---- Lock ---- */
+
+typedef struct aioloop_lock aioloop_lock;
+
+/* asyncio.Lock(). NULL, and aioloop_last_error: AIOLOOP_ENOMEM, AIOLOOP_ECLOSED; so for all that follow. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_lock *aioloop_lock_new(aioloop *loop);
+
+/* Those who wait are cancelled. Needs no memory. NULL is ignored. */
+AIOLOOP_API void aioloop_lock_free(aioloop_lock *lock);
+
+/* Lock.acquire(): done, with 0, when the lock is the caller's; at once if it is free. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_lock_acquire(aioloop_lock *lock);
+
+/* The same without waiting and without memory: 0, or AIOLOOP_EAGAIN if it is held. */
+AIOLOOP_API int aioloop_lock_acquire_nowait(aioloop_lock *lock);
+
+/* Lock.release(): hands it to the first who waits. Needs no memory. AIOLOOP_EMISUSE if it is not held; it does not
+ * matter who holds it. */
+AIOLOOP_API int aioloop_lock_release(aioloop_lock *lock);
+
+/* Lock.locked(). False for NULL. */
+AIOLOOP_API bool aioloop_lock_locked(const aioloop_lock *lock);
+
+/* ---- Event ---- */
+
+typedef struct aioloop_event aioloop_event;
+
+/* asyncio.Event(), not set. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_event *aioloop_event_new(aioloop *loop);
+AIOLOOP_API void aioloop_event_free(aioloop_event *event);
+
+/* Event.set(): everyone who waits goes on, also if it is cleared right after. Event.clear(). Event.is_set(). Need no
+ * memory. */
+AIOLOOP_API int aioloop_event_set(aioloop_event *event);
+AIOLOOP_API int aioloop_event_clear(aioloop_event *event);
+AIOLOOP_API bool aioloop_event_is_set(const aioloop_event *event);
+
+/* Event.wait(): done, with 0, when it is set; at once if it is. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_event_wait(aioloop_event *event);
+
+/* ---- Condition ---- */
+
+typedef struct aioloop_condition aioloop_condition;
+
+/* asyncio.Condition(lock). lock NULL: one of its own; else it must live longer than the condition, and may serve
+ * several. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_condition *aioloop_condition_new(aioloop *loop, aioloop_lock *lock);
+
+/* Those who wait are cancelled; if the lock is not the condition's own, each of them as soon as it has it again. */
+AIOLOOP_API void aioloop_condition_free(aioloop_condition *condition);
+
+/* Those of its lock. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_acquire(aioloop_condition *condition);
+AIOLOOP_API int aioloop_condition_acquire_nowait(aioloop_condition *condition);
+AIOLOOP_API int aioloop_condition_release(aioloop_condition *condition);
+AIOLOOP_API bool aioloop_condition_locked(const aioloop_condition *condition);
+
+/* Condition.wait(): releases the lock, and is done, with 0, when it was notified and has the lock again. However it
+ * ends, the caller has the lock then, also when it is told AIOLOOP_ECANCELED: cancelling takes until the lock is free.
+ * Only a call that fails at once (AIOLOOP_EMISUSE if the lock is not held, AIOLOOP_ENOMEM) leaves all as it was. A
+ * notification that comes to a task that is cancelled goes on to the next. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait(aioloop_condition *condition);
+
+/* Condition.wait_for(): waits until predicate(arg) answers something else than 0, which is the result; below 0 the wait
+ * has failed with that code. The predicate is asked at once, and by a task of its own with the lock held after each
+ * notification; it may not wait. Otherwise as aioloop_condition_wait. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait_for(aioloop_condition *condition,
+                                                                        int64_t (*predicate)(void *arg), void *arg);
+
+/* Condition.notify(n), notify_all(): the first n of those who wait, or all of them, go on as the lock becomes free.
+ * Need no memory. AIOLOOP_EMISUSE if the lock is not held. */
+AIOLOOP_API int aioloop_condition_notify(aioloop_condition *condition, size_t n);
+AIOLOOP_API int aioloop_condition_notify_all(aioloop_condition *condition);
+
+/* ---- Semaphore, BoundedSemaphore ---- */
+
+typedef struct aioloop_semaphore aioloop_semaphore;
+
+/* asyncio.Semaphore(value): lets value in. asyncio.BoundedSemaphore(value): and refuses a release above that.
+ * AIOLOOP_EINVAL for a negative value. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_semaphore *aioloop_semaphore_new(aioloop *loop, int64_t value);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_semaphore *aioloop_bounded_semaphore_new(aioloop *loop, int64_t value);
+AIOLOOP_API void aioloop_semaphore_free(aioloop_semaphore *semaphore);
+
+/* Semaphore.acquire(), and without waiting (AIOLOOP_EAGAIN), as those of a lock. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_semaphore_acquire(aioloop_semaphore *semaphore);
+AIOLOOP_API int aioloop_semaphore_acquire_nowait(aioloop_semaphore *semaphore);
+
+/* Semaphore.release(): lets one more in. Needs no memory. AIOLOOP_EINVAL for a bounded one that is at its value
+ * already. */
+AIOLOOP_API int aioloop_semaphore_release(aioloop_semaphore *semaphore);
+
+/* Semaphore.locked(): true if acquiring would wait. */
+AIOLOOP_API bool aioloop_semaphore_locked(const aioloop_semaphore *semaphore);
+
+/* ---- Barrier ---- */
+
+typedef struct aioloop_barrier aioloop_barrier;
+
+/* asyncio.Barrier(parties). AIOLOOP_EINVAL if parties is below 1. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_barrier *aioloop_barrier_new(aioloop *loop, int parties);
+AIOLOOP_API void aioloop_barrier_free(aioloop_barrier *barrier);
+
+/* Barrier.wait(): done when as many wait as there are parties; its number says which of them this is, from 0 to parties
+ * - 1 in the order of their coming. AIOLOOP_EBROKENBARRIER if the barrier is broken, or is broken or reset meanwhile.
+ * One that is cancelled is not counted any more. Those who were let through are not affected by what happens to the
+ * barrier later, and it fills anew at once; asyncio waits until all of them have run. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_barrier_wait(aioloop_barrier *barrier);
+
+/* Barrier.reset(): those who wait fail, and the barrier is empty and whole again. Barrier.abort(): those who wait fail,
+ * and all that come later, until it is reset. Plain calls, not coroutines as asyncio's. */
+AIOLOOP_API int aioloop_barrier_reset(aioloop_barrier *barrier);
+AIOLOOP_API int aioloop_barrier_abort(aioloop_barrier *barrier);
+
+/* Barrier.parties, n_waiting, broken. 0 and false for NULL. */
+AIOLOOP_API int aioloop_barrier_parties(const aioloop_barrier *barrier);
+AIOLOOP_API int aioloop_barrier_n_waiting(const aioloop_barrier *barrier);
+AIOLOOP_API bool aioloop_barrier_broken(const aioloop_barrier *barrier);
+
+#endif
+
+/* >> src/api/queue.h */
+/*
+ * queue.h - queues between the tasks of one loop.                                   (asyncio: queues.py)
+ *
+ * An item is a pointer. What sync.h says of owners, of the order of those who wait and of a closed loop holds here too.
+ * aioloop_close ends all items that are in the queue.
+ */
+#ifndef AIOLOOP_API_QUEUE_H
+#define AIOLOOP_API_QUEUE_H
+
+/* asyncio.Queue, LifoQueue, PriorityQueue. */
+typedef enum aioloop_queue_kind { AIOLOOP_QUEUE_FIFO, AIOLOOP_QUEUE_LIFO, AIOLOOP_QUEUE_PRIORITY } aioloop_queue_kind;
+
+/* All zero: asyncio's defaults. */
+typedef struct aioloop_queue_options {
+    aioloop_queue_kind kind;
+    int64_t maxsize; /* 0 or less: unbounded */
+    /* For AIOLOOP_QUEUE_PRIORITY: below 0 if a comes out before b, as qsort's; equal ones come out in the order they
+     * were put. It must not call the library. */
+    int (*compare)(const void *a, const void *b);
+} aioloop_queue_options;
+
+typedef struct aioloop_queue aioloop_queue;
+
+/* asyncio.Queue(maxsize) and its kin. options may be NULL. NULL, and aioloop_last_error: AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED; AIOLOOP_EINVAL for an unknown kind, or priority without compare. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_queue *aioloop_queue_new(aioloop *loop, const aioloop_queue_options *options);
+
+/* Cancels those who wait, and disposes of the items. Needs no memory. NULL is ignored. */
+AIOLOOP_API void aioloop_queue_free(aioloop_queue *queue);
+
+/* Queue.put(): done, with 0, when the item is in the queue; at once if there is room. From the call on the item is the
+ * queue's: dispose (may be NULL) is called with it if it is not put, because this failed or was cancelled (then when
+ * its future goes), or if nobody gets it. A task that is told AIOLOOP_ECANCELED does not know whether it was put.
+ * AIOLOOP_EQUEUESHUTDOWN. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_queue_put(aioloop_queue *queue, void *item,
+                                                               void (*dispose)(void *item));
+
+/* Queue.put_nowait(): 0, or AIOLOOP_EQUEUEFULL, AIOLOOP_EQUEUESHUTDOWN, AIOLOOP_ENOMEM, and then the item is still the
+ * caller's. Needs no memory but the queue's own, which grows. */
+AIOLOOP_API int aioloop_queue_put_nowait(aioloop_queue *queue, void *item, void (*dispose)(void *item));
+
+/* Queue.get(): done, with the item as its pointer, when there is one. Reading the result takes the item, so give it an
+ * `out`. One that a cancelled task did not take goes back to where it was, also if the queue is then longer than
+ * maxsize. AIOLOOP_EQUEUESHUTDOWN if the queue is shut down and empty. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_queue_get(aioloop_queue *queue);
+
+/* Queue.get_nowait(): 0, with the item at out (the address of an object pointer); or AIOLOOP_EQUEUEEMPTY,
+ * AIOLOOP_EQUEUESHUTDOWN. Needs no memory. AIOLOOP_EINVAL if out is NULL. */
+AIOLOOP_API int aioloop_queue_get_nowait(aioloop_queue *queue, void *out);
+
+/* Queue.task_done(): an item that was got is dealt with. AIOLOOP_EINVAL if called more often than items were put. */
+AIOLOOP_API int aioloop_queue_task_done(aioloop_queue *queue);
+
+/* Queue.join(): done, with 0, when aioloop_queue_task_done was called for every item put. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_queue_join(aioloop_queue *queue);
+
+/* Queue.shutdown(): from now on putting fails, also for those who wait for room; getting fails when the queue is empty.
+ * immediate: the items in it are disposed of, and count as done. Needs no memory. */
+AIOLOOP_API int aioloop_queue_shutdown(aioloop_queue *queue, bool immediate);
+
+/* Queue.qsize(), maxsize (0: unbounded), empty(), full(). 0 and false for NULL, which is empty. */
+AIOLOOP_API size_t aioloop_queue_qsize(const aioloop_queue *queue);
+AIOLOOP_API int64_t aioloop_queue_maxsize(const aioloop_queue *queue);
+AIOLOOP_API bool aioloop_queue_empty(const aioloop_queue *queue);
+AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue);
+
+#endif
+
+/* >> src/api/generator.h */
+/*
+ * generator.h - coroutines that give many values, and what is closed with the loop.        (PEP 525; asyncio: base_events.py)
+ *
+ * An asynchronous generator is a coroutine, of either kind of task.h, that hands out values on the way:
+ *
+ *     static int64_t squares(aioloop *loop, void *arg, void **out) {
+ *         int64_t i, n;
+ *         for (i = 0; i < 10; i++) {
+ *             n = aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(10)), NULL);
+ *             if (n >= 0)
+ *                 n = aioloop_yield(loop, i * i, NULL);
+ *             if (n < 0)
+ *                 return n;
+ *         }
+ *         return 0;
+ *     }
+ *
+ *     while ((n = aioloop_await(aioloop_generator_anext(g), NULL)) >= 0)    (async for)
+ *         use(n);
+ *     if (n == AIOLOOP_ESTOPITERATION)                                      (it has ended; else n says how it failed)
+ *         n = 0;
+ *
+ * Its body runs in a task of its own, which is not among aioloop_all_tasks, and only while somebody waits for a value. It runs in the
+ * context of aioloop_generator_new. All calls are for the loop's thread.
+ */
+#ifndef AIOLOOP_API_GENERATOR_H
+#define AIOLOOP_API_GENERATOR_H
+
+typedef struct aioloop_generator aioloop_generator;
+
+/* Makes a generator of a coroutine, as aioloop_create_task a task, with one reference, which is yours. Nothing runs before the
+ * first aioloop_generator_anext. Options: name, context, stack, stack_size; copy_size and dispose for arg; dispose_result is for each
+ * pointer that it yields and nobody takes. eager means nothing. NULL, with the reason in aioloop_last_error and arg disposed of:
+ * AIOLOOP_EINVAL (also with timeout), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                                      const aioloop_task_options *options);
+
+/* The same of a coroutine without a stack. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                                                                            const aioloop_task_options *options);
+
+/* One reference more. Returns generator. */
+AIOLOOP_API aioloop_generator *aioloop_generator_ref(aioloop_generator *generator);
+
+/* One less. With the last one the loop closes a generator that has begun and not ended, as aioloop_generator_aclose does; when that
+ * fails, the exception handler is told. NULL is ignored. */
+AIOLOOP_API void aioloop_generator_unref(aioloop_generator *generator);
+
+/* ---- inside ---- */
+
+/* yield: hands out a number (>= 0) and a pointer, and waits until the next value is asked for: 0, or the number of
+ * aioloop_generator_asend. Below 0 it is to end: AIOLOOP_EGENERATOREXIT, it is being closed (cleaning up may wait, but not yield:
+ * whoever closes is told AIOLOOP_EMISUSE, and the body never goes on); the code of aioloop_generator_athrow; AIOLOOP_ECANCELED, its
+ * task was cancelled. Nothing handed out, and the pointer still the caller's: AIOLOOP_EINVAL for a number below 0, AIOLOOP_EMISUSE
+ * outside of a generator's body. */
+AIOLOOP_API int64_t aioloop_yield(aioloop *loop, int64_t number, void *pointer);
+
+/* The same in a coroutine without a stack: result = what aioloop_yield would return. */
+#define AIOLOOP_YIELD(result, number, pointer)                                                     \
+    do {                                                                                           \
+        if (aioloop_frame_yield(aioloop_frame_loop_, (number), (pointer))) {                       \
+            aioloop_frame_->line = __LINE__;                                                       \
+            return AIOLOOP_SUSPENDED;                                                              \
+        case __LINE__:;                                                                            \
+        }                                                                                          \
+        (result) = aioloop_frame_yielded(aioloop_frame_loop_);                                     \
+    } while (0)
+
+/* What the macro calls. */
+AIOLOOP_API bool aioloop_frame_yield(aioloop *loop, int64_t number, void *pointer);
+AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop);
+
+/* ---- outside ---- */
+
+/* anext(): the next value. AIOLOOP_ESTOPITERATION when the body has ended by returning 0 or more, or this very code (so a stage of a
+ * pipeline passes on what its source has answered); the body's error if it failed, and AIOLOOP_ESTOPITERATION from then on.
+ * Cancelling it cancels what the body waits for, and it ends when the body has answered; before the body has heard of it, the body
+ * is not touched. A value that nobody has read (the task that waited was cancelled meanwhile) is the next one again.
+ * AIOLOOP_EMISUSE while another call on the generator is under way. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_anext(aioloop_generator *generator);
+
+/* agen.asend(): the same, and yield returns number (>= 0). The first call of all has nothing to answer: AIOLOOP_EMISUSE then, unless
+ * number is 0. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_asend(aioloop_generator *generator, int64_t number);
+
+/* agen.athrow(): the same, and yield returns code (< 0). A generator that has not begun ends, and that is the outcome. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_athrow(aioloop_generator *generator, int code);
+
+/* agen.aclose(): yield returns AIOLOOP_EGENERATOREXIT, and this is done when the body has ended: with 0 if it returned that code or
+ * succeeded, else with its error. One that has not begun or has ended: done at once, and nothing runs. Needs no memory the first
+ * time. AIOLOOP_EMISUSE while another call is under way. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_aclose(aioloop_generator *generator);
+
+/* ---- what is closed with the loop ---- */
+
+/* Starts the closing of arg and returns a future that is done when that has ended, unclaimed; NULL: there is nothing to wait for. */
+typedef aioloop_future *(*aioloop_close_function)(aioloop *loop, void *arg);
+
+typedef struct aioloop_closer aioloop_closer;
+
+/* Has close(loop, arg) called by aioloop_shutdown_asyncgens, once, as generators are closed that have begun and not ended. Works
+ * after that call too, which then has to be made again; a warning says so. NULL and aioloop_last_error: AIOLOOP_EINVAL,
+ * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_closer *aioloop_register_closer(aioloop *loop, aioloop_close_function close, void *arg);
+
+/* Takes it back, and frees it: it will not be called, if it was not yet. NULL is ignored. */
+AIOLOOP_API void aioloop_unregister_closer(aioloop_closer *closer);
+
+/* loop.shutdown_asyncgens(): closes all generators that have begun, and what else is registered, at once, and is done when all have
+ * ended. Those that fail are told to the exception handler, with asyncgen set. A generator that somebody still waits for has that wait
+ * cancelled first. Cancelling this cancels each closing. aioloop_run does it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED: nothing was
+ * closed. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_asyncgens(aioloop *loop);
+
+#endif
+
+/* >> src/api/threads.h */
+/*
+ * threads.h - coroutines for a loop from other threads.          (asyncio: tasks.py, futures.py; concurrent.futures)
+ *
+ * A concurrent future is a result that threads can wait for. Every function here may be called in any thread, unless it says
+ * otherwise. Built with AIOLOOP_USE_THREADS 0, or without an operating system, they answer AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOLOOP_API_THREADS_H
+#define AIOLOOP_API_THREADS_H
+
+/* concurrent.futures.Future. Counted; its memory is the loop's allocator's, which must be good for all threads and outlive it. */
+typedef struct aioloop_concurrent_future aioloop_concurrent_future;
+
+/* asyncio.run_coroutine_threadsafe(): has the loop run a task, as aioloop_create_task in the loop's thread would make it, in a copy of
+ * this thread's context unless one is given. With copy_size, arg is copied before this returns. dispose is called in the loop's thread,
+ * or in this one when the call fails; dispose_result, if nobody takes the pointer, in the thread that lets go of the future last.
+ *
+ * Returns the future with one reference, which is yours: end it with aioloop_concurrent_future_unref. Never NULL: static ones that
+ * have failed with AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. The loop must not be freed before the call
+ * returns; racing with aioloop_close is safe. When the loop is closed before the task has ended, the future fails with
+ * AIOLOOP_ECLOSED; its waiters do not hang. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn,
+                                                                                         void *arg,
+                                                                                         const aioloop_task_options *options);
+
+/* The same for a coroutine without a stack. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(
+    aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options);
+
+/* Future.result(timeout): waits for the result, at most timeout on the monotonic clock (0 or less: not at all; AIOLOOP_FOREVER: as long
+ * as it takes), and returns the number, with the pointer stored at out (the address of an object pointer, or NULL), or the error's
+ * code. The first call with an out takes the pointer. AIOLOOP_ETIMEDOUT when time is up, and the task runs on; AIOLOOP_ECANCELED;
+ * AIOLOOP_EMISUSE instead of waiting in the thread of the loop that is to bring the result, inside of its run. The error's message
+ * is aioloop_last_error(NULL)'s of this thread. */
+AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out);
+
+/* Future.cancel(): true if it was not done; it is cancelled at once, and the task is told. Needs no memory. */
+AIOLOOP_API bool aioloop_concurrent_future_cancel(aioloop_concurrent_future *future);
+
+/* Future.done(), Future.cancelled(). */
+AIOLOOP_API bool aioloop_concurrent_future_done(const aioloop_concurrent_future *future);
+AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_future *future);
+
+/* One reference more (returns future), one less. Letting go neither cancels nor loses the work. NULL is ignored. */
+AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future);
+AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future);
+
+/* asyncio.wrap_future(): a future of this loop, for the loop's thread, that is done when the concurrent one is, with its outcome; the
+ * pointer goes along if nobody had taken it. Cancelling it cancels the concurrent one. Unclaimed. AIOLOOP_EINVAL, AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED, or what a static one has failed with. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, aioloop_concurrent_future *future);
 
 #endif
 
@@ -1657,6 +2073,187 @@ AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, ai
 
 #endif
 
+/* >> src/api/stream.h */
+/*
+ * stream.h - connections for coroutines: one object that is read from and written to.       (asyncio: streams.py)
+ *
+ * A stream is asyncio's StreamReader and StreamWriter in one, over a transport of its own. What waits returns a future; what
+ * does not, acts at once. Every function here is for the loop's own thread.
+ *
+ * A stream is counted. Who opens one, and a server's handler, has a reference. When the last one is gone the connection is
+ * closed, after what was written has been sent. While you hold one every function here is safe, also after the loss. Waiting
+ * for a stream takes no reference: hold one as long as you wait.
+ *
+ * What a read gives are bytes in the stream's own buffer, with a zero behind them that is not counted. They are valid until the
+ * next read of that stream begins, and yours to change until then. One read at a time: until its result was looked at, or its
+ * future let go, the next one fails with AIOLOOP_EMISUSE. Bytes are used up only by being looked at, so a read that is cancelled,
+ * however late, loses none: the next one has them.
+ */
+#ifndef AIOLOOP_API_STREAM_H
+#define AIOLOOP_API_STREAM_H
+
+typedef struct aioloop_stream aioloop_stream;
+
+/* ---- opening ---- */
+
+/* Options of aioloop_open_connection; all zero: asyncio's defaults. */
+typedef struct aioloop_stream_options {
+    aioloop_connection_options connection; /* all that aioloop_create_connection has, its timeout too */
+    int64_t limit; /* bytes: how long a line or what readuntil looks for may be; the transport is paused when twice as many wait
+                    * to be read. 0: 64 KiB. AIOLOOP_EINVAL below 0. */
+} aioloop_stream_options;
+
+/* asyncio.open_connection(): connects, as aioloop_create_connection does and with its errors. The future's pointer is the
+ * aioloop_stream, its number 0. Cancelling it closes the socket. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_open_connection(aioloop *loop, const char *host, int port,
+                                                                     const aioloop_stream_options *options);
+
+typedef struct aioloop_unix_stream_options {
+    aioloop_unix_connection_options connection;
+    int64_t limit;
+} aioloop_unix_stream_options;
+
+/* asyncio.open_unix_connection(): the same by a path, as aioloop_create_unix_connection. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_open_unix_connection(aioloop *loop, const char *path,
+                                                                          const aioloop_unix_stream_options *options);
+
+/* asyncio.StreamReader(): a stream without a connection, to be read from what aioloop_stream_feed_data brings. limit as above.
+ * A reference of the caller's. NULL, and aioloop_last_error: AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_stream *aioloop_stream_new(aioloop *loop, int64_t limit);
+
+/* One owner more, and one less. NULL is ignored. With the last owner a read that waits is cancelled; what waits for the end of
+ * the connection (drain, wait_closed) still gets it. */
+AIOLOOP_API aioloop_stream *aioloop_stream_ref(aioloop_stream *stream);
+AIOLOOP_API void aioloop_stream_unref(aioloop_stream *stream);
+
+/* ---- serving ---- */
+
+/* What a server does with a connection: a coroutine, run as a task of its own. stream is borrowed until it ends. */
+typedef int64_t (*aioloop_stream_handler)(aioloop *loop, aioloop_stream *stream, void *arg);
+
+/* The same as a plain function; it must take a reference if the connection is to outlive it. To fail, it calls aioloop_raise. */
+typedef void (*aioloop_stream_callback)(aioloop *loop, aioloop_stream *stream, void *arg);
+
+/* How the frame of a handler without a stack begins. The rest is zero at the start, and everything is the handler's own copy. */
+typedef struct aioloop_stream_frame {
+    aioloop_frame frame;
+    aioloop_stream *stream;
+    void *arg;
+} aioloop_stream_frame;
+
+/* Options of aioloop_start_server; all zero: asyncio's defaults. */
+typedef struct aioloop_stream_server_options {
+    aioloop_server_options server;    /* all that aioloop_create_server has */
+    int64_t limit;                    /* of each stream, as above */
+    size_t stack_size;                /* of the handlers' tasks, as in aioloop_task_options */
+    aioloop_step step;                /* instead of handler, which is NULL then: a coroutine without a stack, */
+    size_t frame_size;                /*   with a frame of this size */
+    aioloop_stream_callback callback; /* instead of both: a plain function */
+} aioloop_stream_server_options;
+
+/* asyncio.start_server(): listens as aioloop_create_server does, with its errors, and calls handler(loop, stream, arg) in a task for
+ * each connection. The future's pointer is the aioloop_server.
+ * A handler that fails is reported to the exception handler and its connection closed; one that is cancelled has its
+ * connection closed without a report. When it returns its reference goes, and with it the connection, unless somebody else holds
+ * one. AIOLOOP_EINVAL also without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
+ * AIOLOOP_ENOTAVAILABLE for handler when built with AIOLOOP_USE_COROUTINES 0. arg is passed on, the rest copied. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler, void *arg,
+                                                                  const char *host, int port,
+                                                                  const aioloop_stream_server_options *options);
+
+typedef struct aioloop_unix_stream_server_options {
+    aioloop_unix_server_options server;
+    int64_t limit;
+    size_t stack_size;
+    aioloop_step step;
+    size_t frame_size;
+    aioloop_stream_callback callback;
+} aioloop_unix_stream_server_options;
+
+/* asyncio.start_unix_server(): the same at a path, as aioloop_create_unix_server. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler,
+                                                                       void *arg, const char *path,
+                                                                       const aioloop_unix_stream_server_options *options);
+
+/* ---- reading ----
+ *
+ * Futures whose number is how many bytes there are and whose pointer is the bytes: a const char *, or a char *. All of them fail
+ * with the error that the connection was lost with, or that aioloop_stream_set_exception gave, once there is one; with
+ * AIOLOOP_EMISUSE while another read waits; with AIOLOOP_ENOMEM and AIOLOOP_ECLOSED. */
+
+/* StreamReader.read(): 1 to n bytes as soon as there are any, 0 at the end of the stream. n < 0: everything up to the end. n 0: 0
+ * bytes at once. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_read(aioloop_stream *stream, int64_t n);
+
+/* StreamReader.readexactly(): n bytes, however many. AIOLOOP_EINCOMPLETE if the stream ends before; aioloop_stream_partial has
+ * what there was. AIOLOOP_EINVAL for n < 0. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readexactly(aioloop_stream *stream, int64_t n);
+
+/* StreamReader.readline(): up to the next newline, with it; at the end of the stream the rest without one, then 0 bytes. A line
+ * longer than the limit gives AIOLOOP_EINVAL and is dropped, or what is there of it. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readline(aioloop_stream *stream);
+
+/* StreamReader.readuntil(): up to a separator of size bytes, with it. AIOLOOP_EINCOMPLETE as above; AIOLOOP_EOVERRUN when the
+ * separator is not found within the limit: everything is kept, and aioloop_stream_consumed says how much could be read by
+ * readexactly before trying again. AIOLOOP_EINVAL for an empty separator. The separator is copied if it is needed for long. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readuntil(aioloop_stream *stream, const void *separator,
+                                                                      size_t size);
+
+/* The same for several separators, as readuntil((...)): the match that ends first counts. AIOLOOP_EINVAL also for none. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readuntil_any(aioloop_stream *stream,
+                                                                          const aioloop_buf *separators, size_t count);
+
+/* IncompleteReadError.partial: the bytes that a read had when it failed with AIOLOOP_EINCOMPLETE, valid until the next read;
+ * stores where they are at data. 0 if the last read did not fail so. */
+AIOLOOP_API size_t aioloop_stream_partial(const aioloop_stream *stream, const char **data);
+
+/* LimitOverrunError.consumed: of the last read that failed with AIOLOOP_EOVERRUN. */
+AIOLOOP_API size_t aioloop_stream_consumed(const aioloop_stream *stream);
+
+/* StreamReader.at_eof(): the stream has ended, and all of it was read. */
+AIOLOOP_API bool aioloop_stream_at_eof(const aioloop_stream *stream);
+
+/* StreamReader.exception(): the error that reads fail with, or 0. */
+AIOLOOP_API int aioloop_stream_exception(const aioloop_stream *stream);
+
+/* StreamReader.feed_data(), feed_eof(), set_exception(): what the connection does for streams that have one. feed_data copies.
+ * 0; AIOLOOP_EMISUSE for data behind the end; AIOLOOP_EINVAL for NULL data, and for a code that is none or
+ * AIOLOOP_ECANCELED; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. message (may be NULL) is copied. */
+AIOLOOP_API int aioloop_stream_feed_data(aioloop_stream *stream, const void *data, size_t size);
+AIOLOOP_API int aioloop_stream_feed_eof(aioloop_stream *stream);
+AIOLOOP_API int aioloop_stream_set_exception(aioloop_stream *stream, int code, const char *message);
+
+/* ---- writing ----
+ *
+ * On a stream without a connection: AIOLOOP_EMISUSE. */
+
+/* StreamWriter.write(), writelines(), write_eof(), can_write_eof(): as of the transport. */
+AIOLOOP_API int aioloop_stream_write(aioloop_stream *stream, const void *data, size_t size);
+AIOLOOP_API int aioloop_stream_writelines(aioloop_stream *stream, const aioloop_buf *pieces, size_t count);
+AIOLOOP_API int aioloop_stream_write_eof(aioloop_stream *stream);
+AIOLOOP_API bool aioloop_stream_can_write_eof(const aioloop_stream *stream);
+
+/* StreamWriter.drain(): done at once unless more waits to be sent than the transport's high mark (64 KiB); then when it is down
+ * to the low mark. Write, then drain, and a peer that does not read costs no more memory than that. Several may wait at once.
+ * Fails with the error that the connection was lost with, with AIOLOOP_ECONNRESET once it is closed and gone. Cancelling it changes
+ * nothing else. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_drain(aioloop_stream *stream);
+
+/* StreamWriter.close(), is_closing(): as of the transport. A stream without a connection is closing. */
+AIOLOOP_API void aioloop_stream_close(aioloop_stream *stream);
+AIOLOOP_API bool aioloop_stream_is_closing(const aioloop_stream *stream);
+
+/* StreamWriter.wait_closed(): done when the connection is lost, with the error that it was lost with, if there was one. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_wait_closed(aioloop_stream *stream);
+
+/* StreamWriter.get_extra_info(): as of the transport. */
+AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name, const void *fallback);
+
+/* StreamWriter.transport: borrowed, as long as the stream. NULL without a connection. */
+AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream *stream);
+
+#endif
+
 /* >> src/api/sim.h */
 /*
  * sim.h - the simulated back end: test your program without a network and without waiting.
@@ -1814,6 +2411,8 @@ extern void aioloop_port_unlock(uint32_t state);
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
 #endif
 
+#define AIOL_HAVE_PTHREAD (AIOLOOP_USE_THREADS && AIOL_OS_POSIX)
+
 /* ---- stacks ---- */
 
 #define AIOL_SWITCH_UCONTEXT 0
@@ -1901,6 +2500,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #endif
 #if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
 #include <ucontext.h>
+#endif
+#if AIOL_HAVE_PTHREAD
+#include <pthread.h>
 #endif
 #endif
 
@@ -4277,6 +4879,185 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 /* >> src/aioloop.h */
 #endif
 
+/* >> src/sys/thread.c */
+/*
+ * thread.c - threads, and how they wait for each other.
+ *
+ * Without threads, or without an operating system, making one of these answers AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOL_SYS_THREAD_C
+#define AIOL_SYS_THREAD_C
+
+#if AIOL_HAVE_PTHREAD
+
+typedef pthread_mutex_t aiol_mutex;
+typedef pthread_cond_t aiol_thread_condition;
+
+typedef struct aiol_worker {
+    pthread_t thread;
+    void (*fn)(void *arg);
+    void *arg;
+} aiol_worker;
+
+/* What these functions return: 0 or errno's number. */
+static int aiol_pthread_error(int number) {
+    return number == 0 ? 0 : aiol_error_from_errno(number);
+}
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    if (AIOL_SYS(pthread_mutex_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    return aiol_pthread_error(pthread_mutex_init(mutex, NULL));
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    pthread_mutex_destroy(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    pthread_mutex_lock(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    pthread_mutex_unlock(mutex);
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_init(aiol_thread_condition *condition) {
+    pthread_condattr_t attributes;
+    int err;
+    if (AIOL_SYS(pthread_cond_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    err = pthread_condattr_init(&attributes);
+    if (err != 0)
+        return aiol_pthread_error(err);
+#ifndef __APPLE__
+    err = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    if (err == 0)
+        err = pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_destroy(aiol_thread_condition *condition) {
+    pthread_cond_destroy(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_signal(aiol_thread_condition *condition) {
+    pthread_cond_signal(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_broadcast(aiol_thread_condition *condition) {
+    pthread_cond_broadcast(condition);
+}
+
+/* When a wait is to end that begins now; AIOLOOP_FOREVER: never. */
+AIOLOOP_INTERNAL aioloop_time aiol_thread_condition_deadline(aioloop_time timeout) {
+    return aiol_time_add(aiol_clock_now(), timeout);
+}
+
+/* Waits with the mutex held. 0, also for no reason; AIOLOOP_ETIMEDOUT when the deadline has passed. */
+AIOLOOP_INTERNAL int aiol_thread_condition_wait(aiol_thread_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    struct timespec t;
+    int err;
+#ifdef __APPLE__ /* its conditions have no clock to choose */
+    aioloop_time left = deadline - aiol_clock_now();
+#else
+    aioloop_time left = deadline;
+#endif
+    if (deadline == AIOLOOP_FOREVER) {
+        pthread_cond_wait(condition, mutex);
+        return 0;
+    }
+    if (left < 0)
+        left = 0;
+    t.tv_sec = (time_t)(left / 1000000000);
+    t.tv_nsec = (long)(left % 1000000000);
+#ifdef __APPLE__
+    err = pthread_cond_timedwait_relative_np(condition, mutex, &t);
+#else
+    err = pthread_cond_timedwait(condition, mutex, &t);
+#endif
+    return err == ETIMEDOUT ? AIOLOOP_ETIMEDOUT : 0;
+}
+
+static void *aiol_worker_main(void *arg) {
+    aiol_worker *worker = (aiol_worker *)arg;
+    worker->fn(worker->arg);
+    return NULL;
+}
+
+/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread is joined. */
+AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
+    sigset_t all;
+    sigset_t before;
+    int err;
+    if (AIOL_SYS(pthread_create, 0) < 0)
+        return aiol_error_from_errno(errno);
+    worker->fn = fn;
+    worker->arg = arg;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    err = pthread_create(&worker->thread, NULL, aiol_worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_worker_join(aiol_worker *worker) {
+    pthread_join(worker->thread, NULL);
+}
+
+#else
+
+typedef int aiol_mutex;
+typedef int aiol_thread_condition;
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    (void)mutex;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_init(aiol_thread_condition *condition) {
+    (void)condition;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_destroy(aiol_thread_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_broadcast(aiol_thread_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL aioloop_time aiol_thread_condition_deadline(aioloop_time timeout) {
+    return timeout;
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_wait(aiol_thread_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    (void)condition;
+    (void)mutex;
+    (void)deadline;
+    return AIOLOOP_ETIMEDOUT;
+}
+
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 
@@ -9335,6 +10116,7 @@ struct aioloop {
     uint32_t wakers; /* threads that may be about to wake */
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    void *concurrents; /* threadsafe.c's; NULL until the first */
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -9343,6 +10125,8 @@ struct aioloop {
     aiol_link ended; /* debug mode: futures in quarantine */
     unsigned ended_count;
     aiol_link resources;
+    aiol_link closers;       /* of generators and the like: see generator.c */
+    bool asyncgens_shutdown; /* was called */
     aioloop_time closed_at;
     int process;
     uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */
@@ -9388,7 +10172,8 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
 };
 
 struct aioloop_future {
@@ -9418,6 +10203,17 @@ struct aioloop_future {
 };
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
+
+/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something. It leaves
+ * the line when it is freed, so the object may find all of them, and go before any of them. */
+typedef struct aiol_waiter {
+    aioloop_future future;
+    aiol_link link;
+    void (*gone)(struct aiol_waiter *waiter, bool unread); /* may be NULL: it is being freed; with a result that nobody read? */
+    void *object;                                          /* that it waits at; NULL: that has gone */
+    void (*dispose)(void *pointer);                        /* this and mark are the object's */
+    uint64_t mark;
+} aiol_waiter;
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
  * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
@@ -9530,6 +10326,7 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
 /* future.c */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
 AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
+AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object);
 AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
@@ -9542,6 +10339,7 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source);
 AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg);
 AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
@@ -9737,6 +10535,8 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
         return;
     n = aiol_log_line(text, sizeof(text), 0, "%s",
                       context->message != NULL ? context->message : "Unhandled error in event loop");
+    if (context->asyncgen != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nasyncgen: %p", context->asyncgen);
     if (context->error != 0)
         n = aiol_log_line(text, sizeof(text), n, "\nerror: %s: %s", aioloop_error_name(context->error),
                           context->detail != NULL ? context->detail : aioloop_strerror(context->error));
@@ -10427,18 +11227,21 @@ static AIOL_NOINLINE aiol_slot *aiol_remote_more(aioloop *loop) {
     return NULL;
 }
 
-static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle handle = aiol_handle_null();
-    aiol_slot *slot;
+/* A slot to post with; NULL when there is no memory. */
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    aiol_slot *slot = aiol_remote_pop(loop);
+    return slot != NULL ? slot : aiol_remote_more(loop);
+}
+
+/* Gives back one that was not used. */
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    aiol_remote_push(loop, slot, slot);
+}
+
+/* Posts with a slot that was taken before; cannot fail. When the loop has been closed meanwhile, nobody hears of it. */
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aioloop_handle handle;
     void *top;
-    aiol_thread.site_file = NULL;
-    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
-        return handle;
-    slot = aiol_remote_pop(loop);
-    if (slot == NULL)
-        slot = aiol_remote_more(loop);
-    if (slot == NULL)
-        return handle;
     slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
     slot->fn.call = fn;
     slot->arg = arg;
@@ -10458,6 +11261,15 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
         aiol_add_u32(&loop->wakers, (uint32_t)-1);
     }
     return handle;
+}
+
+static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aiol_slot *slot;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
+        return aiol_handle_null();
+    slot = aiol_remote_take(loop);
+    return slot == NULL ? aiol_handle_null() : aiol_remote_post(loop, slot, fn, arg, context);
 }
 
 AIOL_INLINE bool aiol_inbox_full(const aioloop *loop) {
@@ -10541,6 +11353,21 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     if (loop != NULL)
         aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
     return aiol_handle_null();
+}
+
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    (void)loop;
+    return NULL;
+}
+
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    (void)loop;
+    (void)slot;
+}
+
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    (void)slot;
+    return aiol_call_soon_threadsafe(loop, fn, arg, context);
 }
 
 #define aiol_inbox_full(loop) ((void)(loop), false)
@@ -10709,6 +11536,20 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(a
     return f;
 }
 
+/* The same with a place in a line, in none yet. */
+AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object) {
+    aiol_waiter *w = (aiol_waiter *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    if (w == NULL)
+        return NULL;
+    aiol_future_init(loop, &w->future);
+    w->future.end.cancel = cancel;
+    w->future.of.owner = object;
+    w->future.refs = 2;
+    w->future.flags = AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_OWN | AIOL_FUTURE_WAITER;
+    w->object = object;
+    return w;
+}
+
 AIOLOOP_API aioloop_future *(aioloop_create_operation)(aioloop *loop, bool (*cancel)(aioloop_future *future, void *owner),
                                                        void *owner) {
     aioloop_future *f;
@@ -10734,7 +11575,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
 }
 
 static size_t aiol_future_size(const aioloop_future *f) {
-    return (f->flags & AIOL_FUTURE_TASK) != 0 ? aiol_task_size((const aiol_task *)(const void *)f) : sizeof(*f);
+    if ((f->flags & AIOL_FUTURE_TASK) != 0)
+        return aiol_task_size((const aiol_task *)(const void *)f);
+    return (f->flags & AIOL_FUTURE_WAITER) != 0 ? sizeof(aiol_waiter) : sizeof(*f);
 }
 
 /* Frees the oldest futures of the quarantine until at most `left` are there. */
@@ -10749,7 +11592,7 @@ AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left) {
 
 static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aioloop *loop = f->loop;
-    f->flags = AIOL_FUTURE_STATIC | (f->flags & AIOL_FUTURE_TASK); /* its size */
+    f->flags = AIOL_FUTURE_STATIC | (f->flags & (AIOL_FUTURE_TASK | AIOL_FUTURE_WAITER)); /* its size */
     f->state = AIOL_FUTURE_FAILED;
     f->code = AIOLOOP_EMISUSE;
     f->error = NULL;
@@ -10758,10 +11601,19 @@ static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aiol_future_free_ended(loop, AIOL_FUTURE_QUARANTINE);
 }
 
+static AIOL_NOINLINE void aiol_waiter_strip(aiol_waiter *w, bool unread) {
+    void (*gone)(aiol_waiter *, bool) = w->gone;
+    w->gone = NULL;
+    aiol_list_remove(&w->link);
+    if (gone != NULL)
+        gone(w, unread);
+}
+
 /* Lets go of everything that runs user code; the future itself stays. */
 AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     void (*dispose)(void *) = NULL;
-    if (f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0)
+    bool unread = f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0;
+    if (unread)
         dispose = f->end.dispose;
     f->flags |= AIOL_FUTURE_TAKEN;
     if ((f->flags & AIOL_FUTURE_BORROWS) != 0) {
@@ -10773,6 +11625,8 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     aiol_future_drop_callbacks(f);
     if ((f->flags & AIOL_FUTURE_TASK) != 0)
         aiol_task_strip((aiol_task *)(void *)f);
+    if ((f->flags & AIOL_FUTURE_WAITER) != 0)
+        aiol_waiter_strip((aiol_waiter *)(void *)f, unread);
     if (dispose != NULL)
         dispose(f->of.pointer);
 }
@@ -10858,7 +11712,8 @@ AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
     if (future == NULL || aiol_future_is_static(future))
         return;
-    future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
+    if ((future->flags & AIOL_FUTURE_OWN) != 0) /* else it may be the operation that lets go, not the caller */
+        future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
     aiol_future_release(future);
 }
 
@@ -10925,7 +11780,7 @@ AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *so
     source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
-        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_BORROWS) != 0) {
+        if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
             aiol_future_hold(source);
             f->flags |= AIOL_FUTURE_BORROWS;
             f->next.source = source;
@@ -11111,6 +11966,27 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
     aiol_future_release(f);
 }
 
+/* Registers a callback in a slot that the caller had in reserve; needs no memory. */
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg) {
+    aioloop *loop = f->loop;
+    slot->sequence = ++loop->sequence;
+    slot->fn.future = fn;
+    slot->arg = arg;
+    slot->u.future = f;
+    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    slot->at.node.run = aiol_run_future;
+    if (f->state == AIOL_FUTURE_PENDING) {
+        aiol_future_push_callback(f, slot);
+        return;
+    }
+    slot->state = AIOL_SLOT_READY;
+    if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+        slot->flags |= AIOL_SLOT_HOLDS;
+        f->refs++;
+    }
+    aiol_queue_push(&loop->ready, &slot->at.node);
+}
+
 static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, void *arg, aioloop_context *context,
                                 uint8_t flags) {
     aioloop *loop = f->loop;
@@ -11127,24 +12003,9 @@ static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, v
     slot = aiol_slot_new(loop);
     if (slot == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    slot->sequence = ++loop->sequence;
-    slot->fn.future = fn;
-    slot->arg = arg;
-    slot->u.future = f;
-    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
     slot->flags |= flags;
-    slot->at.node.run = aiol_run_future;
     aiol_slot_capture(slot, context);
-    if (f->state != AIOL_FUTURE_PENDING) {
-        slot->state = AIOL_SLOT_READY;
-        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
-            slot->flags |= AIOL_SLOT_HOLDS;
-            f->refs++;
-        }
-        aiol_queue_push(&loop->ready, &slot->at.node);
-        return 0;
-    }
-    aiol_future_push_callback(f, slot);
+    aiol_future_attach(f, slot, fn, arg);
     return 0;
 }
 
@@ -11534,7 +12395,8 @@ enum {
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128   /* and that was reported */
+    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
+    AIOL_TASK_GENERATOR = 4096 /* runs the body of one, on behalf of other tasks */
 };
 
 typedef struct aiol_task_extra {
@@ -11542,6 +12404,7 @@ typedef struct aiol_task_extra {
     size_t name_size;
     aioloop_timer_handle timer;
     const void *waits_at; /* debug mode: the place of its last wait */
+    struct aioloop_generator *generator; /* whose body it is */
 } aiol_task_extra;
 
 static aioloop_future aiol_future_slept = {{NULL, NULL}, NULL, 1, AIOL_FUTURE_FINISHED, AIOL_FUTURE_STATIC, 0, 0, 0, {NULL}, {NULL}, {NULL}, NULL};
@@ -11621,8 +12484,11 @@ AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task) {
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task) {
     aioloop_exception_context context;
     const aiol_site *at = aiol_site_at(task->future.loop, task->future.site);
+    if ((task->flags & (AIOL_TASK_GENERATOR | AIOL_TASK_STARTED)) == AIOL_TASK_GENERATOR)
+        return; /* nobody has asked it for anything */
     memset(&context, 0, sizeof(context));
     context.message = "Task was destroyed but it is pending";
+    context.asyncgen = (task->flags & AIOL_TASK_GENERATOR) != 0 ? task->extra->generator : NULL;
     context.future = &task->future;
     context.task = &task->future;
     if (at != NULL) {
@@ -11642,6 +12508,15 @@ static AIOL_NOINLINE void aiol_task_report_swallowed(aiol_task *task, const char
     task->flags |= AIOL_TASK_SWALLOWS;
 }
 
+/* The loop's last error with its message, as an object; NULL if there is none, or no memory for it. */
+static struct aioloop_error *aiol_task_told(aioloop *loop) {
+    int code = loop->error.error.code;
+    const char *text = aiol_detail(loop, code);
+    if (loop->error_of != NULL && loop->error_of->code == code)
+        return aiol_error_ref(loop->error_of);
+    return text == NULL ? NULL : aiol_error_new(&loop->allocator, code, text, 0);
+}
+
 /* What the coroutine returned becomes the future's result. */
 static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     aioloop *loop = task->future.loop;
@@ -11649,16 +12524,14 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (task->extra != NULL)
         aioloop_timer_handle_cancel(&task->extra->timer);
     if (n >= 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
-        if (f->end.dispose != NULL)
+        if (pointer != NULL && f->end.dispose != NULL)
             f->end.dispose(pointer);
         n = AIOLOOP_ECANCELED;
     } else if (n < 0 && n != (int)n) {
         n = aiol_fail(loop, AIOLOOP_EINVAL, "a coroutine returned a number that is neither a result nor a code");
     } else if (n < 0 && loop->told && loop->error.error.code == (int)n) {
         aiol_error_free(&loop->allocator, f->error);
-        f->error = aiol_error_ref(loop->error_of);
-        if (f->error == NULL && aiol_detail(loop, (int)n) != NULL) /* a code alone needs no memory */
-            f->error = aiol_error_new(&loop->allocator, (int)n, aiol_detail(loop, (int)n), 0);
+        f->error = aiol_task_told(loop);
     }
     if (n == AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_EXPIRED) != 0 && task->cancelling <= 1)
         n = AIOLOOP_ETIMEDOUT;
@@ -11669,7 +12542,7 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (AIOL_UNLIKELY(loop->debug) && n != AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
         aiol_task_report_swallowed(task, "has ended without passing on");
     if (n >= 0) {
-        aiol_future_finish(f, n, pointer, f->end.dispose);
+        aiol_future_finish(f, n, pointer, pointer != NULL ? f->end.dispose : NULL);
     } else {
         f->code = (int)n;
         aiol_future_done(f, n == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -11684,14 +12557,10 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
 static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     aioloop *loop = task->future.loop;
     aioloop_future *f = &task->future;
-    int code = loop->error.error.code;
-    struct aioloop_error *error = loop->error_of;
+    struct aioloop_error *error;
     if ((task->flags & AIOL_TASK_MUST_CANCEL) != 0)
         return; /* there stands the message of the cancel */
-    if (error == NULL || error->code != code)
-        error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
-    else
-        aiol_error_ref(error);
+    error = aiol_task_told(loop);
     aiol_error_free(&loop->allocator, f->error);
     f->error = error;
 }
@@ -12183,7 +13052,8 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
         return 0;
     for (link = loop->futures.next; link != &loop->futures; link = link->next) {
         aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
-        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0)
+        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0 ||
+            (((const aiol_task *)(const void *)f)->flags & AIOL_TASK_GENERATOR) != 0)
             continue;
         if (count < capacity) {
             f->flags &= (uint16_t) ~(AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_USED); /* whoever created it can still use it */
@@ -13024,13 +13894,15 @@ struct aioloop_completed {
     size_t waiting;
     bool expired;
     bool freed;
+    size_t offer_count;
     size_t *order;            /* indices, as they completed; count */
     aioloop_future **waiters; /* count */
+    aioloop_future **offers;  /* those of waiters that were given an outcome and may never read it; count */
     aioloop_future *futures[1];
 };
 
 static size_t aiol_completed_size(size_t count) {
-    return sizeof(aioloop_completed) + count * (2 * sizeof(aioloop_future *) + sizeof(size_t));
+    return sizeof(aioloop_completed) + count * (3 * sizeof(aioloop_future *) + sizeof(size_t));
 }
 
 static void aiol_completed_destroy(aiol_resource *resource) {
@@ -13066,6 +13938,32 @@ static void aiol_completed_serve(aioloop_completed *c) {
             return;
         c->asked = (c->asked + 1) % c->count;
         c->waiting--;
+        if (f->state == AIOL_FUTURE_FINISHED)
+            c->offers[c->offer_count++] = f;
+        else
+            aiol_future_release(f);
+    }
+}
+
+/* The outcome that a waiter never read, as it was cancelled meanwhile, is the next to be given again. */
+static void aiol_completed_give_back(aioloop_completed *c, size_t index) {
+    size_t i = 0;
+    while (c->order[i] != index)
+        i++;
+    c->order[i] = c->order[--c->given];
+    c->order[c->given] = index;
+}
+
+static void aiol_completed_check_offers(aioloop_completed *c) {
+    size_t i = c->offer_count;
+    while (i-- != 0) {
+        aioloop_future *f = c->offers[i];
+        bool read = (f->flags & AIOL_FUTURE_LOOKED_AT) != 0;
+        if (!read && f->refs != 1)
+            continue;
+        c->offers[i] = c->offers[--c->offer_count];
+        if (!read)
+            aiol_completed_give_back(c, (size_t)f->number);
         aiol_future_release(f);
     }
 }
@@ -13098,6 +13996,7 @@ static void aiol_completed_done(aioloop_future *f, void *arg) {
     aioloop_completed *c = (aioloop_completed *)arg;
     c->outstanding--;
     if (!c->freed) {
+        aiol_completed_check_offers(c);
         aiol_completed_add(c, f);
         aiol_completed_serve(c);
     }
@@ -13114,8 +14013,6 @@ static void aiol_completed_expired(aioloop *loop, void *arg) {
 static bool aiol_completed_cancel(aioloop_future *f, void *owner) {
     aioloop_completed *c = (aioloop_completed *)owner;
     size_t i = 0;
-    if (c == NULL)
-        return true;
     while (c->waiters[(c->asked + i) % c->count] != f)
         i++;
     for (c->waiting--; i < c->waiting; i++)
@@ -13149,7 +14046,8 @@ AIOLOOP_API aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_futur
     aiol_resource_add(loop, &c->resource, &aiol_completed_resource);
     c->count = count;
     c->waiters = c->futures + count;
-    c->order = (size_t *)(void *)(c->waiters + count);
+    c->offers = c->waiters + count;
+    c->order = (size_t *)(void *)(c->offers + count);
     if (count != 0)
         memcpy(c->futures, futures, count * sizeof(futures[0]));
     for (i = 0; i < count && err == 0; i++)
@@ -13184,6 +14082,8 @@ AIOLOOP_API aioloop_future *(aioloop_completed_next)(aioloop_completed *complete
     f = aiol_future_new(loop, aiol_completed_cancel, completed);
     if (f == NULL)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_completed_check_offers(completed);
+    aiol_completed_serve(completed);
     if (completed->waiting == 0 && aiol_completed_give(completed, f)) {
         aiol_future_release(f);
     } else if (completed->waiting >= completed->count - completed->given) { /* more are asked for than can come */
@@ -13210,6 +14110,8 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed) {
         aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
     }
+    while (completed->offer_count != 0)
+        aiol_future_release(completed->offers[--completed->offer_count]);
     aiol_completed_free_if_over(completed);
 }
 
@@ -13569,6 +14471,1361 @@ AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group,
 
 #endif
 
+/* >> src/core/generator.c */
+/*
+ * generator.c - asynchronous generators, and what is closed with the loop.          (asyncio: base_events.py; PEP 525)
+ *
+ * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready queue, and the
+ * next yield, or the end, answers. So handing out a value needs memory for the future of the request alone.
+ *
+ * The answered future is kept until the next request: if nobody has read it by then, its value is given again.
+ */
+#ifndef AIOL_CORE_GENERATOR_C
+#define AIOL_CORE_GENERATOR_C
+
+/* ---- closers ---- */
+
+/* A shutdown under way. Its node calls the closers, in the next iteration. */
+typedef struct aiol_shutdown {
+    aiol_node node;
+    aiol_resource resource;
+    aioloop_future *future;
+    aiol_link waiting; /* closers to be called */
+    aiol_link closing; /* closers whose future is not done */
+    bool cancelled;
+} aiol_shutdown;
+
+typedef struct aiol_closer {
+    aiol_link link; /* among the loop's, or a shutdown's */
+    aiol_shutdown *shutdown; /* that has it; NULL: none */
+    aioloop_close_function close;
+    void *arg;
+    void (*through)(struct aiol_closer *closer); /* the shutdown is through with it */
+    aiol_slot *slot;        /* in reserve, for the callback of: */
+    aioloop_future *future; /* that of its closing */
+    bool called;
+} aiol_closer;
+
+/* Makes ready what closing needs. 0 or AIOLOOP_ENOMEM. */
+static int aiol_closer_init(aioloop *loop, aiol_closer *closer, aioloop_close_function close, void *arg,
+                            void (*through)(aiol_closer *)) {
+    closer->close = close;
+    closer->arg = arg;
+    closer->through = through;
+    closer->slot = aiol_slot_new(loop);
+    return closer->slot == NULL ? AIOLOOP_ENOMEM : 0;
+}
+
+static void aiol_closer_end(aioloop *loop, aiol_closer *closer) {
+    aiol_slot *slot = closer->slot;
+    aiol_list_remove(&closer->link);
+    closer->slot = NULL;
+    if (slot != NULL)
+        aiol_slot_free(loop, slot);
+}
+
+static void aiol_closer_register(aioloop *loop, aiol_closer *closer, const char *what) {
+    aiol_list_append(&loop->closers, &closer->link);
+    if (loop->asyncgens_shutdown)
+        aiol_warn(loop, 0, "%s %p was registered after aioloop_shutdown_asyncgens", what, closer->arg);
+}
+
+static void aiol_shutdown_destroy(aiol_resource *resource) {
+    aiol_shutdown *s = AIOL_CONTAINER(resource, aiol_shutdown, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, s, sizeof(*s));
+}
+
+static const aiol_resource_calls aiol_shutdown_resource = {"shutdown", aiol_combine_closed, aiol_shutdown_destroy,
+                                                           aiol_combine_is_open};
+
+static void aiol_shutdown_check_over(aiol_shutdown *s) {
+    aioloop_future *f = s->future;
+    if (!aiol_list_empty(&s->waiting) || !aiol_list_empty(&s->closing))
+        return;
+    if (s->cancelled)
+        aiol_future_end_cancelled(f, NULL);
+    else
+        aiol_future_finish(f, 0, NULL, NULL);
+    aiol_shutdown_destroy(&s->resource);
+    aiol_future_release(f);
+}
+
+/* One closing has ended, with code; f may be NULL. */
+static void aiol_shutdown_ended(aiol_closer *closer, aioloop_future *f, int code, const char *detail) {
+    aiol_shutdown *s = closer->shutdown;
+    aioloop *loop = s->resource.loop;
+    if (code < 0 && code != AIOLOOP_ECANCELED) {
+        aioloop_exception_context context;
+        memset(&context, 0, sizeof(context));
+        context.message = "An error occurred while closing an asynchronous generator";
+        context.detail = detail;
+        context.future = f;
+        context.asyncgen = closer->arg;
+        aiol_report(loop, code, 0, &context);
+    }
+    aiol_list_remove(&closer->link);
+    closer->shutdown = NULL;
+    closer->future = NULL;
+    closer->through(closer);
+}
+
+static void aiol_shutdown_done(aioloop_future *f, void *arg) {
+    aiol_closer *closer = (aiol_closer *)arg;
+    aiol_shutdown *s = closer->shutdown;
+    f->flags |= AIOL_FUTURE_LOOKED_AT;
+    aiol_shutdown_ended(closer, f, f->state == AIOL_FUTURE_FINISHED ? 0 : f->code,
+                        f->error == NULL ? NULL : aioloop_error_message(f->error));
+    aiol_shutdown_check_over(s);
+}
+
+/* Begins one closing. */
+static void aiol_shutdown_close(aiol_shutdown *s, aiol_closer *closer) {
+    aioloop *loop = s->resource.loop;
+    aioloop_future *f;
+    aiol_slot *slot;
+    int err;
+    aiol_list_remove(&closer->link);
+    aiol_list_append(&s->closing, &closer->link);
+    closer->called = true;
+    f = closer->close(loop, closer->arg);
+    err = f == NULL ? 0 : aiol_future_use(f);
+    if (err == 0 && f != NULL && f->loop != loop) {
+        aiol_future_release(f);
+        err = aiol_fail(loop, AIOLOOP_EMISUSE, "the future of a closer belongs to another loop");
+    }
+    if (f == NULL || err < 0) {
+        aiol_shutdown_ended(closer, NULL, err, NULL);
+        return;
+    }
+    slot = closer->slot;
+    closer->slot = NULL;
+    closer->future = f;
+    slot->flags |= AIOL_SLOT_HOLDS;
+    aiol_slot_capture(slot, NULL);
+    aiol_future_attach(f, slot, aiol_shutdown_done, closer);
+    if (s->cancelled)
+        aioloop_future_cancel(f, NULL);
+}
+
+static void aiol_shutdown_run(aioloop *loop, aiol_node *node) {
+    aiol_shutdown *s = AIOL_CONTAINER(node, aiol_shutdown, node);
+    aiol_frame frame = aiol_enter(loop, &s->resource.context);
+    int raised;
+    while (!aiol_list_empty(&s->waiting)) {
+        aiol_closer *closer = AIOL_CONTAINER(s->waiting.next, aiol_closer, link);
+        if (!s->cancelled) {
+            aiol_shutdown_close(s, closer);
+            continue;
+        }
+        aiol_list_remove(&closer->link); /* as it was */
+        aiol_list_append(&loop->closers, &closer->link);
+        closer->shutdown = NULL;
+    }
+    raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0) {
+        aioloop_exception_context context;
+        memset(&context, 0, sizeof(context));
+        context.message = "Error in a closer";
+        aiol_report(loop, raised, 0, &context);
+    }
+    aiol_callback_end(loop);
+    aiol_leave(loop, &frame);
+    aiol_shutdown_check_over(s);
+}
+
+static bool aiol_shutdown_cancel(aioloop_future *f, void *owner) {
+    aiol_shutdown *s = (aiol_shutdown *)owner;
+    aiol_link *link;
+    (void)f;
+    s->cancelled = true;
+    for (link = s->closing.next; link != &s->closing; link = link->next) /* cancelling calls nobody */
+        if (AIOL_CONTAINER(link, aiol_closer, link)->future != NULL)
+            aioloop_future_cancel(AIOL_CONTAINER(link, aiol_closer, link)->future, NULL);
+    return false;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_shutdown_asyncgens)(aioloop *loop) {
+    aiol_shutdown *s;
+    aiol_link *link;
+    int err = loop == NULL ? AIOLOOP_EINVAL : aiol_check(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    s = (aiol_shutdown *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    if (s != NULL)
+        s->future = aiol_future_new(loop, aiol_shutdown_cancel, s);
+    if (s == NULL || s->future == NULL) {
+        aiol_free(&loop->allocator, s, sizeof(*s));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    loop->asyncgens_shutdown = true;
+    aiol_resource_add(loop, &s->resource, &aiol_shutdown_resource);
+    aiol_list_init(&s->waiting);
+    aiol_list_init(&s->closing);
+    aiol_list_move(&s->waiting, &loop->closers);
+    for (link = s->waiting.next; link != &s->waiting; link = link->next)
+        AIOL_CONTAINER(link, aiol_closer, link)->shutdown = s;
+    if (aiol_list_empty(&s->waiting)) {
+        aioloop_future *f = s->future;
+        aiol_shutdown_check_over(s);
+        return f;
+    }
+    s->resource.context = aiol_map_ref(aiol_thread.map);
+    s->node.run = aiol_shutdown_run;
+    aiol_queue_push(&loop->ready, &s->node);
+    return s->future;
+}
+
+/* ---- closers of the program's own ---- */
+
+struct aioloop_closer {
+    aiol_resource resource;
+    aiol_closer closer;
+    bool unregistered; /* goes when the shutdown is through with it */
+};
+
+static void aiol_own_closer_destroy(aiol_resource *resource) {
+    aioloop_closer *c = AIOL_CONTAINER(resource, aioloop_closer, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, c, sizeof(*c));
+}
+
+static const aiol_resource_calls aiol_own_closer_resource = {"closer", aiol_combine_closed, aiol_own_closer_destroy,
+                                                             aiol_combine_is_open};
+
+static void aiol_own_closer_through(aiol_closer *closer) {
+    aioloop_closer *c = AIOL_CONTAINER(closer, aioloop_closer, closer);
+    if (!c->unregistered)
+        return;
+    aiol_closer_end(c->resource.loop, closer);
+    aiol_own_closer_destroy(&c->resource);
+}
+
+AIOLOOP_API aioloop_closer *(aioloop_register_closer)(aioloop *loop, aioloop_close_function close, void *arg) {
+    aioloop_closer *c;
+    int err = loop == NULL ? AIOLOOP_EINVAL : aiol_check(loop);
+    if (err == 0 && close == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a closer needs a function");
+    if (err < 0)
+        return NULL;
+    c = (aioloop_closer *)aiol_alloc_zero(&loop->allocator, sizeof(*c));
+    if (c == NULL || aiol_closer_init(loop, &c->closer, close, arg, aiol_own_closer_through) < 0) {
+        aiol_free(&loop->allocator, c, sizeof(*c));
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    aiol_resource_add(loop, &c->resource, &aiol_own_closer_resource);
+    aiol_closer_register(loop, &c->closer, "the closer of");
+    return c;
+}
+
+AIOLOOP_API void aioloop_unregister_closer(aioloop_closer *closer) {
+    if (closer == NULL || closer->resource.loop->freeing)
+        return; /* it goes with the loop */
+    closer->unregistered = true;
+    if (closer->closer.shutdown == NULL || !closer->closer.called)
+        aiol_own_closer_through(&closer->closer);
+}
+
+/* ---- generators ---- */
+
+enum {
+    AIOL_GENERATOR_IDLE,  /* has not begun, or is at a yield */
+    AIOL_GENERATOR_ASKED, /* a request is under way */
+    AIOL_GENERATOR_OVER   /* has ended, or was given up */
+};
+
+struct aioloop_generator {
+    aiol_resource resource;  /* references: the program's, one of a request, of the ready queue, of a shutdown */
+    aiol_closer closer;      /* registered from the first step on */
+    aiol_task *task;         /* with a reference; NULL when it has ended */
+    aioloop_future *waiter;  /* of the request under way; NULL: nobody waits */
+    aioloop_future *last;    /* that had the last value */
+    aioloop_future *closing; /* in reserve; with close_behind: given out already */
+    int64_t sent;            /* what yield returns */
+    uint8_t state;
+    bool closes;       /* the request is to close */
+    bool cancelled;    /* and was cancelled when the body had heard of it */
+    bool queued;       /* the body's slot is in the ready queue */
+    bool close_behind; /* when the request is answered, it is closed */
+};
+
+static void aiol_run_generator(aioloop *loop, aiol_node *node);
+
+static bool aiol_generator_began(const aioloop_generator *g) {
+    return g->task != NULL && (g->task->flags & AIOL_TASK_STARTED) != 0;
+}
+
+/* Lets go of the body. What is suspended for good stays with the loop, which reports it in the end. */
+static void aiol_generator_detach(aioloop_generator *g) {
+    aiol_task *task = g->task;
+    if (task == NULL)
+        return;
+    g->task = NULL;
+    if (task->extra != NULL && !g->queued)
+        task->extra->generator = NULL; /* else the queue has a reference, and comes back to it */
+    aiol_future_release(&task->future);
+}
+
+/* Ends the body without having run it. */
+static void aiol_generator_never_begin(aioloop_generator *g) {
+    g->state = AIOL_GENERATOR_OVER;
+    aiol_task_end_coroutine(g->task, false);
+    aiol_generator_detach(g);
+}
+
+static void aiol_generator_destroy(aiol_resource *resource) {
+    aioloop_generator *g = AIOL_CONTAINER(resource, aioloop_generator, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, g, sizeof(*g));
+}
+
+static const aiol_resource_calls aiol_generator_resource = {"generator", aiol_combine_closed, aiol_generator_destroy,
+                                                            aiol_combine_is_open};
+
+static void aiol_generator_end(aioloop_generator *g) {
+    aioloop_future *last = g->last;
+    aioloop_future *closing = g->closing;
+    aiol_generator_detach(g);
+    aiol_closer_end(g->resource.loop, &g->closer);
+    aiol_generator_destroy(&g->resource);
+    if (closing != NULL) { /* nobody has it: neither reference was given away */
+        closing->end.cancel = NULL;
+        aiol_future_release(closing);
+        aioloop_future_unref(closing);
+    }
+    if (last != NULL)
+        aiol_future_release(last); /* with the value, if nobody has taken it */
+}
+
+/* Has the body go on: sent is what yield returns. f (may be NULL) is told the outcome. */
+static void aiol_generator_ask(aioloop_generator *g, aioloop_future *f, bool closes, int64_t sent) {
+    aioloop *loop = g->resource.loop;
+    aioloop_future *last = g->last;
+    g->last = NULL;
+    g->waiter = f;
+    g->closes = closes;
+    g->cancelled = false;
+    g->sent = sent;
+    g->state = AIOL_GENERATOR_ASKED;
+    g->resource.refs++;
+    if (!g->queued) {
+        g->queued = true;
+        g->resource.refs++;
+        aiol_future_hold(&g->task->future);
+        g->task->slot.at.node.run = aiol_run_generator;
+        aiol_queue_push(&loop->ready, &g->task->slot.at.node);
+    }
+    if (last != NULL)
+        aiol_future_release(last);
+}
+
+static bool aiol_generator_cancel(aioloop_future *f, void *owner) {
+    aioloop_generator *g = (aioloop_generator *)owner;
+    if (f != g->waiter) { /* the closing that was to follow */
+        g->close_behind = false;
+        g->closing = NULL;
+        aiol_future_release(f);
+        return true;
+    }
+    if (g->queued) { /* the body has not heard of it */
+        g->waiter = NULL;
+        g->state = AIOL_GENERATOR_IDLE;
+        g->resource.refs--; /* the queue has another */
+        aiol_future_release(f);
+        return true;
+    }
+    g->cancelled = true;
+    aioloop_future_cancel(&g->task->future, NULL);
+    return false;
+}
+
+/* The future for a closing; NULL when there is neither the one in reserve nor memory. */
+static aioloop_future *aiol_generator_take_closing(aioloop_generator *g) {
+    aioloop_future *f = g->close_behind ? NULL : g->closing;
+    if (f == NULL)
+        return aiol_future_new(g->resource.loop, aiol_generator_cancel, g);
+    g->closing = NULL;
+    return f;
+}
+
+/* The last reference went. */
+static void aiol_generator_unneeded(aioloop_generator *g) {
+    if (g->state == AIOL_GENERATOR_IDLE && aiol_generator_began(g)) {
+        aioloop_future *f;
+        if (g->resource.loop->closed)
+            return; /* it goes with the loop */
+        f = aiol_generator_take_closing(g);
+        aiol_generator_ask(g, f, true, AIOLOOP_EGENERATOREXIT);
+        aioloop_future_unref(f); /* an error is reported, since nobody looks at it */
+        return;
+    }
+    if (g->state == AIOL_GENERATOR_IDLE)
+        aiol_generator_never_begin(g);
+    aiol_generator_end(g);
+}
+
+static void aiol_generator_release(aioloop_generator *g) {
+    if (--g->resource.refs == 0)
+        aiol_generator_unneeded(g);
+}
+
+/* The body's first step, or the next after a yield. */
+static void aiol_run_generator(aioloop *loop, aiol_node *node) {
+    aiol_task *task = aiol_task_of_slot((aiol_slot *)(void *)node);
+    aioloop_generator *g = task->extra->generator;
+    g->queued = false;
+    if (g->task == NULL)
+        task->extra->generator = NULL;
+    if (g->state == AIOL_GENERATOR_ASKED) { /* else the request was cancelled */
+        if (aiol_generator_began(g)) {
+            task->slot.u.future = &aiol_future_slept;
+        } else {
+            aiol_future_hold(&task->future); /* the loop's, until it is done */
+            aiol_closer_register(loop, &g->closer, "the asynchronous generator");
+        }
+        aiol_run_task(loop, node);
+    }
+    aiol_generator_release(g);
+    aiol_future_release(&task->future);
+}
+
+/* ---- answers ---- */
+
+static void aiol_generator_nothing_to_dispose(void *pointer) {
+    (void)pointer;
+}
+
+/* The request ends with an error; takes error (may be NULL) over. */
+static void aiol_generator_fail(aioloop_future *f, int code, struct aioloop_error *error) {
+    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
+    aiol_future_fail_with(f, code, error);
+    aiol_future_release(f);
+}
+
+/* Not in a list of what is to be closed any more, unless a shutdown is at it. */
+static void aiol_generator_unregister(aioloop_generator *g) {
+    if (g->closer.shutdown == NULL || !g->closer.called)
+        aiol_list_remove(&g->closer.link);
+}
+
+/* The body hands out a value. */
+static void aiol_generator_give(aioloop_generator *g, int64_t number, void *pointer) {
+    aioloop *loop = g->resource.loop;
+    aiol_task *task = g->task;
+    aioloop_future *f = g->waiter;
+    void (*dispose)(void *) = pointer != NULL ? task->future.end.dispose : NULL;
+    if (dispose == NULL)
+        dispose = aiol_generator_nothing_to_dispose; /* with one, the value is in one place only, whoever follows the future */
+    g->waiter = NULL;
+    g->state = AIOL_GENERATOR_IDLE;
+    if (g->cancelled && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) { /* by the body itself, which is not to hear of it */
+        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+        (void)aioloop_task_uncancel(&task->future);
+        aiol_future_end_cancelled(f, NULL);
+        aiol_future_release(f);
+        f = aiol_future_new(loop, NULL, NULL); /* keeps the value for the next request */
+        aioloop_future_unref(f);
+    }
+    g->last = f;
+    if (f != NULL) {
+        f->flags |= AIOL_FUTURE_GRANT;
+        aiol_future_finish(f, number, pointer, dispose);
+    } else {
+        dispose(pointer);
+    }
+    if (g->close_behind) {
+        f = g->closing;
+        g->closing = NULL;
+        g->close_behind = false;
+        aiol_generator_ask(g, f, true, AIOLOOP_EGENERATOREXIT);
+    }
+    aiol_generator_release(g);
+}
+
+/* The body hands out a value while it is being closed: it is left where it is. */
+static void aiol_generator_ignored(aioloop_generator *g, void *pointer) {
+    static const char text[] = "the generator ignored AIOLOOP_EGENERATOREXIT";
+    aioloop *loop = g->resource.loop;
+    void (*dispose)(void *) = g->task->future.end.dispose;
+    aioloop_future *f = g->waiter;
+    g->waiter = NULL;
+    g->state = AIOL_GENERATOR_OVER;
+    aiol_generator_unregister(g);
+    if (f != NULL)
+        aiol_generator_fail(f, AIOLOOP_EMISUSE, aiol_error_new(&loop->allocator, AIOLOOP_EMISUSE, text, 0));
+    if (g->close_behind) {
+        f = g->closing;
+        g->closing = NULL;
+        g->close_behind = false;
+        aiol_generator_fail(f, AIOLOOP_EMISUSE, aiol_error_new(&loop->allocator, AIOLOOP_EMISUSE, text, 0));
+    }
+    if (dispose != NULL && pointer != NULL)
+        dispose(pointer);
+    aiol_generator_release(g);
+}
+
+static void aiol_generator_body_done(aioloop_future *body, void *arg) {
+    aioloop_generator *g = (aioloop_generator *)arg;
+    aioloop_future *f = g->waiter;
+    int code = body->state == AIOL_FUTURE_FINISHED ? AIOLOOP_ESTOPITERATION : body->code;
+    bool ended = code == AIOLOOP_ESTOPITERATION || (g->closes && code == AIOLOOP_EGENERATOREXIT);
+    body->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (body->state == AIOL_FUTURE_FINISHED && body->of.pointer == NULL)
+        body->flags |= AIOL_FUTURE_TAKEN; /* there is nothing to dispose of */
+    g->waiter = NULL;
+    g->state = AIOL_GENERATOR_OVER;
+    aiol_generator_unregister(g);
+    aiol_generator_detach(g);
+    if (f != NULL && ended && g->closes) {
+        aiol_future_finish(f, 0, NULL, NULL);
+        aiol_future_release(f);
+    } else if (f != NULL) {
+        aiol_generator_fail(f, code, code == AIOLOOP_ESTOPITERATION ? NULL : aiol_error_ref(body->error));
+    }
+    if (g->close_behind) {
+        f = g->closing;
+        g->closing = NULL;
+        g->close_behind = false;
+        aiol_future_finish(f, 0, NULL, NULL);
+        aiol_future_release(f);
+    }
+    aiol_generator_release(g);
+}
+
+/* ---- inside ---- */
+
+/* 0: the body is to be suspended. */
+static int aiol_generator_yield(aioloop *loop, aiol_task *task, int64_t number, void *pointer) {
+    aioloop_generator *g = task == NULL || (task->flags & AIOL_TASK_GENERATOR) == 0 ? NULL : task->extra->generator;
+    if (g == NULL || g->state != AIOL_GENERATOR_ASKED)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a yield outside of the body of a generator");
+    if (aiol_thread.run != loop->entered)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a yield inside of aioloop_context_run");
+    if (number < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a value is a number of 0 or more");
+    task->slot.u.future = NULL;
+    if (g->closes)
+        aiol_generator_ignored(g, pointer);
+    else
+        aiol_generator_give(g, number, pointer);
+    task->flags |= AIOL_TASK_WAITS;
+    return 0;
+}
+
+/* What the yield returns. */
+static int64_t aiol_generator_resumed(aioloop *loop, aiol_task *task) {
+    int64_t n = aiol_task_take(loop, task, NULL);
+    if (n < 0)
+        return n;
+    n = task->extra->generator->sent;
+    return n < 0 ? aiol_fail(loop, (int)n, NULL) : n;
+}
+
+AIOLOOP_API AIOL_NOINLINE int64_t aioloop_yield(aioloop *loop, int64_t number, void *pointer) {
+    aiol_task *task = aiol_frame_task(loop);
+    int err;
+    if (task != NULL && !aiol_task_may_block(loop, task))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a coroutine without a stack hands out values by AIOLOOP_YIELD");
+    err = aiol_generator_yield(loop, task, number, pointer);
+    if (err < 0)
+        return err;
+    aiol_task_block(task);
+    return aiol_generator_resumed(loop, task);
+}
+
+AIOLOOP_API bool aioloop_frame_yield(aioloop *loop, int64_t number, void *pointer) {
+    aiol_task *task = aiol_frame_task(loop);
+    int err = aiol_generator_yield(loop, task, number, pointer);
+    if (err == 0)
+        return aiol_frame_suspend(loop, task, true);
+    if (task != NULL)
+        task->slot.u.future = aiol_future_failed(err);
+    return false;
+}
+
+AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop) {
+    aiol_task *task = aiol_frame_task(loop);
+    if (task == NULL)
+        return AIOLOOP_EMISUSE;
+    return aiol_generator_resumed(loop, task);
+}
+
+/* ---- outside ---- */
+
+/* A shutdown closes it. */
+static aioloop_future *aiol_generator_shut(aioloop *loop, void *arg) {
+    aioloop_generator *g = (aioloop_generator *)arg;
+    aioloop_future *f = aiol_generator_take_closing(g);
+    g->resource.refs++; /* the shutdown's */
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    if (g->state == AIOL_GENERATOR_ASKED && !g->closes)
+        aioloop_future_cancel(g->waiter, NULL);
+    if (g->state == AIOL_GENERATOR_ASKED) {
+        g->closing = f;
+        g->close_behind = true;
+    } else {
+        aiol_generator_ask(g, f, true, AIOLOOP_EGENERATOREXIT);
+    }
+    return f;
+}
+
+static void aiol_generator_through(aiol_closer *closer) {
+    aiol_generator_release(AIOL_CONTAINER(closer, aioloop_generator, closer));
+}
+
+static aioloop_generator *aiol_generator_new(aioloop *loop, const aioloop_task_recipe *recipe) {
+    aioloop_generator *g;
+    int err = loop == NULL ? AIOLOOP_EINVAL : aiol_recipe_check(loop, recipe);
+    if (err == 0 && recipe->options.timeout != 0)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "a generator has no time-out; aioloop_generator_anext may have one");
+    if (err < 0) {
+        aiol_recipe_dispose(recipe);
+        return NULL;
+    }
+    g = (aioloop_generator *)aiol_alloc_zero(&loop->allocator, sizeof(*g));
+    if (g != NULL)
+        g->task = aiol_task_make(loop, recipe);
+    if (g == NULL || g->task == NULL) {
+        aiol_free(&loop->allocator, g, sizeof(*g));
+        aiol_recipe_dispose(recipe);
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    g->resource.refs = 1;
+    aiol_resource_add(loop, &g->resource, &aiol_generator_resource);
+    g->task->flags |= AIOL_TASK_GENERATOR;
+    g->task->future.flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
+    g->closing = aiol_future_new(loop, aiol_generator_cancel, g);
+    if (g->closing == NULL || aiol_task_extra_of(g->task) == NULL || aiol_task_adorn(g->task, &recipe->options) < 0 ||
+        aiol_closer_init(loop, &g->closer, aiol_generator_shut, g, aiol_generator_through) < 0 ||
+        aiol_future_callback(&g->task->future, aiol_generator_body_done, g, NULL, 0) < 0) {
+        aiol_generator_never_begin(g);
+        aiol_generator_end(g);
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    g->task->extra->generator = g;
+    return g;
+}
+
+AIOLOOP_API aioloop_generator *(aioloop_generator_new)(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                       const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = fn;
+    recipe.step = NULL;
+    recipe.arg = arg;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_generator_new(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_generator *(aioloop_generator_new_frame)(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
+                                                             const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = NULL;
+    recipe.step = fn;
+    recipe.arg = frame;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_generator_new(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_generator *aioloop_generator_ref(aioloop_generator *generator) {
+    if (generator != NULL)
+        generator->resource.refs++;
+    return generator;
+}
+
+AIOLOOP_API void aioloop_generator_unref(aioloop_generator *generator) {
+    if (generator != NULL && !generator->resource.loop->freeing)
+        aiol_generator_release(generator);
+}
+
+static int aiol_generator_check(aioloop_generator *g) {
+    int err = g == NULL ? AIOLOOP_EINVAL : aiol_check(g->resource.loop);
+    if (err == 0 && (g->state == AIOL_GENERATOR_ASKED || g->close_behind))
+        err = aiol_fail(g->resource.loop, AIOLOOP_EMISUSE, "the generator is running already");
+    return err;
+}
+
+static aioloop_future *aiol_generator_refuse(aioloop_generator *g, int code) {
+    return code == AIOLOOP_EINVAL || code == AIOLOOP_ECLOSED ? aiol_future_failed(code)
+                                                             : aiol_combine_failed(g->resource.loop, code);
+}
+
+/* Whether the value that was handed out last was read, or still may be. */
+static bool aiol_generator_is_unread(const aioloop_generator *g) {
+    return g->last != NULL && g->last->refs == 1 && (g->last->flags & AIOL_FUTURE_TAKEN) == 0;
+}
+
+/* Gives it again. */
+static void aiol_generator_repeat(aioloop_generator *g, aioloop_future *f) {
+    aioloop_future *last = g->last;
+    last->flags |= AIOL_FUTURE_TAKEN;
+    f->flags |= AIOL_FUTURE_GRANT;
+    aiol_future_finish(f, last->number, last->of.pointer, last->end.dispose);
+    g->last = f;
+    aiol_future_release(last);
+}
+
+static aioloop_future *aiol_generator_request(aioloop_generator *g, bool repeats, int64_t sent) {
+    aioloop_future *f;
+    aioloop *loop;
+    int err = aiol_generator_check(g);
+    if (err < 0)
+        return aiol_generator_refuse(g, err);
+    loop = g->resource.loop;
+    if (g->state == AIOL_GENERATOR_OVER) {
+        err = aiol_fail(loop, AIOLOOP_ESTOPITERATION, NULL);
+    } else if (!aiol_generator_began(g) && sent > 0) {
+        err = aiol_fail(loop, AIOLOOP_EMISUSE, "a generator that has not begun has no yield to answer");
+    } else if (!aiol_generator_began(g) && sent < 0) {
+        aiol_generator_never_begin(g);
+        err = aiol_fail(loop, (int)sent, NULL);
+    }
+    if (err < 0)
+        return aiol_generator_refuse(g, err);
+    f = aiol_future_new(loop, aiol_generator_cancel, g);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    if (repeats && aiol_generator_is_unread(g))
+        aiol_generator_repeat(g, f);
+    else
+        aiol_generator_ask(g, f, false, sent);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_anext)(aioloop_generator *generator) {
+    return aiol_generator_request(generator, true, 0);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_asend)(aioloop_generator *generator, int64_t number) {
+    return number < 0 ? aiol_future_failed(AIOLOOP_EINVAL) : aiol_generator_request(generator, false, number);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_athrow)(aioloop_generator *generator, int code) {
+    return code >= 0 ? aiol_future_failed(AIOLOOP_EINVAL) : aiol_generator_request(generator, false, code);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_generator_aclose)(aioloop_generator *generator) {
+    aioloop_future *f;
+    int err = aiol_generator_check(generator);
+    if (err < 0)
+        return aiol_generator_refuse(generator, err);
+    f = aiol_generator_take_closing(generator);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(generator->resource.loop, AIOLOOP_ENOMEM, NULL));
+    if (generator->state == AIOL_GENERATOR_IDLE && aiol_generator_began(generator)) {
+        aiol_generator_ask(generator, f, true, AIOLOOP_EGENERATOREXIT);
+        return f;
+    }
+    aiol_future_finish(f, 0, NULL, NULL);
+    aiol_future_release(f);
+    if (generator->state == AIOL_GENERATOR_IDLE)
+        aiol_generator_never_begin(generator);
+    return f;
+}
+
+#endif
+
+/* >> src/core/threadsafe.c */
+/*
+ * threadsafe.c - coroutines for a loop from other threads.                  (asyncio: tasks.py, futures.py)
+ *
+ * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so aioloop_close finds
+ * those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and its pointer to the loop: whoever
+ * posts to the loop does so with that lock held, and aioloop_close takes it to take the pointer away.
+ *
+ * Both posts that it may need, to begin and to cancel, have their slots from the start, so neither can fail.
+ */
+#ifndef AIOL_CORE_THREADSAFE_C
+#define AIOL_CORE_THREADSAFE_C
+
+/* All of a loop's. */
+typedef struct aiol_concurrents {
+    aiol_mutex mutex;
+    aiol_link list;
+} aiol_concurrents;
+
+struct aioloop_concurrent_future {
+    int failed; /* the code of a static one; 0: the first member of an aiol_concurrent */
+};
+
+typedef struct aiol_concurrent {
+    aioloop_concurrent_future future;
+    uint32_t refs;
+    uint32_t done; /* the outcome is there, for those who look without the lock */
+    int process;   /* in a forked child its locks are not to be touched: a thread that is not there may hold them */
+    aiol_link link;
+    aioloop_allocator allocator;
+    size_t size;
+    aiol_mutex mutex; /* guards the rest but for what is the loop's thread's */
+    aiol_thread_condition changed;
+    aioloop *loop;     /* NULL: it is through with this */
+    aiol_slot *cancel; /* in reserve */
+    aioloop_handle cancelling;
+    aiol_link followers;
+    uint8_t state; /* aiol_future_state */
+    bool begun;    /* the loop has looked at it */
+    bool taken;
+    int code;
+    int64_t number;
+    void *pointer;
+    void (*dispose)(void *pointer);
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aioloop_task *task;         /* the loop's thread's, as is */
+    aioloop_task_recipe recipe; /* its name and a copy of its argument follow */
+} aiol_concurrent;
+
+#define AIOL_CONCURRENT_ROOM ((sizeof(aiol_concurrent) + 15) / 16 * 16)
+
+/* A future of a loop that is to be what a concurrent one is. */
+typedef struct aiol_wrapping {
+    aiol_resource resource;
+    aiol_link link; /* among the followers, under the other's lock; in no list: posted */
+    aiol_concurrent *concurrent; /* with a reference */
+    aioloop_future *future;      /* NULL: it was cancelled */
+    aiol_slot *slot;             /* in reserve; NULL: posted */
+} aiol_wrapping;
+
+static aioloop_concurrent_future aiol_concurrent_invalid = {AIOLOOP_EINVAL};
+static aioloop_concurrent_future aiol_concurrent_no_memory = {AIOLOOP_ENOMEM};
+static aioloop_concurrent_future aiol_concurrent_closed = {AIOLOOP_ECLOSED};
+static aioloop_concurrent_future aiol_concurrent_not_available = {AIOLOOP_ENOTAVAILABLE};
+
+static aioloop_concurrent_future *aiol_concurrent_failed(int code) {
+    switch (aiol_fail(NULL, code, NULL)) {
+    case AIOLOOP_ENOMEM:
+        return &aiol_concurrent_no_memory;
+    case AIOLOOP_ECLOSED:
+        return &aiol_concurrent_closed;
+    case AIOLOOP_ENOTAVAILABLE:
+        return &aiol_concurrent_not_available;
+    default:
+        return &aiol_concurrent_invalid;
+    }
+}
+
+/* NULL for a static one. */
+static aiol_concurrent *aiol_concurrent_of(const aioloop_concurrent_future *future) {
+    return future->failed != 0 ? NULL : (aiol_concurrent *)(uintptr_t)future;
+}
+
+static bool aiol_concurrent_is_ours(const aiol_concurrent *c) {
+    return c->process == aiol_process_id();
+}
+
+static void aiol_concurrent_lock(aiol_concurrent *c) {
+    if (aiol_concurrent_is_ours(c))
+        aiol_mutex_lock(&c->mutex);
+}
+
+static void aiol_concurrent_unlock(aiol_concurrent *c) {
+    if (aiol_concurrent_is_ours(c))
+        aiol_mutex_unlock(&c->mutex);
+}
+
+/* ---- making and ending ---- */
+
+static void aiol_concurrent_free(aiol_concurrent *c) {
+    aioloop_allocator allocator = c->allocator;
+    if (aiol_concurrent_is_ours(c)) {
+        aiol_thread_condition_destroy(&c->changed);
+        aiol_mutex_destroy(&c->mutex);
+    }
+    aiol_free(&allocator, c, c->size);
+}
+
+static void aiol_concurrent_unref(aiol_concurrent *c) {
+    if (aiol_add_u32(&c->refs, (uint32_t)-1) != 0)
+        return;
+    if (c->state == AIOL_FUTURE_FINISHED && !c->taken && c->dispose != NULL)
+        c->dispose(c->pointer);
+    aiol_concurrent_free(c);
+}
+
+/* Pending, with two references: the caller's and the loop's. 0, AIOLOOP_ENOMEM or AIOLOOP_ENOTAVAILABLE. */
+static int aiol_concurrent_new(aioloop *loop, const aioloop_task_recipe *recipe, aiol_concurrent **out) {
+    const aioloop_task_options *options = &recipe->options;
+    size_t name_size = options->name == NULL ? 0 : strlen(options->name) + 1;
+    size_t size = AIOL_CONCURRENT_ROOM + options->copy_size + name_size;
+    aiol_concurrent *c = (aiol_concurrent *)aiol_alloc_zero(&loop->allocator, size);
+    char *copies = (char *)c + AIOL_CONCURRENT_ROOM;
+    int err;
+    if (c == NULL)
+        return AIOLOOP_ENOMEM;
+    err = aiol_mutex_init(&c->mutex);
+    if (err == 0 && (err = aiol_thread_condition_init(&c->changed)) < 0)
+        aiol_mutex_destroy(&c->mutex);
+    if (err < 0) {
+        aiol_free(&loop->allocator, c, size);
+        return err;
+    }
+    c->refs = 2;
+    c->process = aiol_process_id();
+    c->allocator = loop->allocator;
+    c->size = size;
+    c->loop = loop;
+    c->recipe = *recipe;
+    aiol_list_init(&c->followers);
+    if (options->copy_size != 0) {
+        memcpy(copies, recipe->arg, options->copy_size);
+        c->recipe.arg = copies;
+    }
+    if (name_size != 0) {
+        memcpy(copies + options->copy_size, options->name, name_size);
+        c->recipe.options.name = copies + options->copy_size;
+    }
+    if (options->context != NULL)
+        (void)aioloop_context_ref(options->context);
+    *out = c;
+    return 0;
+}
+
+/* ---- the outcome ---- */
+
+static void aiol_wrapping_done(aioloop *loop, void *arg);
+
+/* With the lock held, of one that is done: the loops that follow it are told. */
+static void aiol_concurrent_post(aiol_concurrent *c) {
+    while (!aiol_list_empty(&c->followers)) {
+        aiol_wrapping *w = AIOL_CONTAINER(c->followers.next, aiol_wrapping, link);
+        aiol_slot *slot = w->slot;
+        aiol_list_remove(&w->link);
+        w->slot = NULL;
+        (void)aiol_remote_post(w->resource.loop, slot, aiol_wrapping_done, w, NULL);
+    }
+}
+
+/* With the lock held: whoever waits is told. What the outcome consists of is there, but for the state. */
+static void aiol_concurrent_settle(aiol_concurrent *c, aiol_future_state state) {
+    c->state = (uint8_t)state;
+    aiol_store(&c->done, 1);
+    if (!aiol_concurrent_is_ours(c))
+        return;
+    aiol_thread_condition_broadcast(&c->changed);
+    aiol_concurrent_post(c);
+}
+
+/* With the lock held. */
+static void aiol_concurrent_settle_failed(aiol_concurrent *c, int code, const char *text) {
+    c->code = code;
+    snprintf(c->text, sizeof(c->text), "%s", text == NULL ? aioloop_strerror(code) : text);
+    aiol_concurrent_settle(c, code == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
+}
+
+/* With the lock held: f, which is done, is the outcome. Its result has a new owner then. */
+static void aiol_concurrent_settle_as(aiol_concurrent *c, aioloop_future *f) {
+    const aioloop_future *owner = f;
+    while ((owner->flags & AIOL_FUTURE_BORROWS) != 0)
+        owner = owner->next.source;
+    f->flags |= AIOL_FUTURE_LOOKED_AT;
+    if (f->state != AIOL_FUTURE_FINISHED) {
+        aiol_concurrent_settle_failed(c, f->code, f->error == NULL ? NULL : aioloop_error_message(f->error));
+        return;
+    }
+    if ((owner->flags & AIOL_FUTURE_TAKEN) == 0)
+        c->dispose = owner->end.dispose;
+    c->number = aioloop_future_result(f, &c->pointer);
+    aiol_concurrent_settle(c, AIOL_FUTURE_FINISHED);
+}
+
+/* ---- in the loop's thread ---- */
+
+/* The loop is through with it. f: its task, which is done; NULL: it failed with code. Ends the loop's reference. */
+static void aiol_concurrent_leave(aioloop *loop, aiol_concurrent *c, aioloop_future *f, int code) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    aiol_slot *slot;
+    aioloop_handle cancelling;
+    aiol_mutex_lock(&all->mutex);
+    aiol_list_remove(&c->link);
+    aiol_mutex_unlock(&all->mutex);
+    aiol_concurrent_lock(c);
+    c->loop = NULL;
+    slot = c->cancel;
+    c->cancel = NULL;
+    cancelling = c->cancelling;
+    if (c->state == AIOL_FUTURE_PENDING && f != NULL)
+        aiol_concurrent_settle_as(c, f);
+    else if (c->state == AIOL_FUTURE_PENDING)
+        aiol_concurrent_settle_failed(c, code, aiol_detail(loop, code));
+    aiol_concurrent_unlock(c);
+    if (slot != NULL)
+        aiol_slot_free(loop, slot);
+    else
+        aioloop_handle_cancel(&cancelling); /* it would come too late */
+    if (c->task != NULL)
+        aioloop_future_unref(c->task);
+    aiol_concurrent_unref(c);
+}
+
+static void aiol_concurrent_task_done(aioloop_future *f, void *arg) {
+    aiol_concurrent_leave(f->loop, (aiol_concurrent *)arg, f, 0);
+}
+
+/* What was posted first. */
+static void aiol_concurrent_begin(aioloop *loop, void *arg) {
+    aiol_concurrent *c = (aiol_concurrent *)arg;
+    aioloop_context *context = c->recipe.options.context;
+    aiol_slot *slot = NULL;
+    bool cancelled;
+    int code = AIOLOOP_ENOMEM;
+    aiol_concurrent_lock(c);
+    c->begun = true;
+    cancelled = c->state != AIOL_FUTURE_PENDING;
+    aiol_concurrent_unlock(c);
+    if (!cancelled)
+        slot = aiol_slot_new(loop);
+    if (slot == NULL) {
+        aiol_recipe_dispose(&c->recipe);
+        aiol_fail(loop, code, NULL);
+    } else {
+        aioloop_task *task = aiol_create_task(loop, &c->recipe);
+        code = task->code;
+        if ((task->flags & AIOL_FUTURE_STATIC) == 0) {
+            c->task = aioloop_future_ref(task);
+            aiol_slot_capture(slot, NULL);
+            aiol_future_attach(task, slot, aiol_concurrent_task_done, c);
+        } else {
+            aiol_slot_free(loop, slot);
+        }
+    }
+    aioloop_context_unref(context);
+    if (c->task == NULL)
+        aiol_concurrent_leave(loop, c, NULL, code);
+}
+
+/* What is posted when it is cancelled after that. */
+static void aiol_concurrent_cancel_task(aioloop *loop, void *arg) {
+    (void)loop;
+    aioloop_future_cancel(((aiol_concurrent *)arg)->task, NULL);
+}
+
+/* The loop was closed, and nothing of it will run any more: waiters are told. What else there is goes with the loop. */
+static void aiol_concurrents_close(aioloop *loop) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    aiol_link *link;
+    if (all == NULL)
+        return;
+    if (loop->process == aiol_process_id()) { /* whoever had not seen that posts are refused is through with the list then */
+        aiol_mutex_lock(&all->mutex);
+        aiol_mutex_unlock(&all->mutex);
+    }
+    for (link = all->list.next; link != &all->list; link = link->next) {
+        aiol_concurrent *c = AIOL_CONTAINER(link, aiol_concurrent, link);
+        aiol_concurrent_lock(c);
+        c->loop = NULL;
+        c->cancel = NULL;
+        if (c->state == AIOL_FUTURE_PENDING)
+            aiol_concurrent_settle_failed(c, AIOLOOP_ECLOSED, NULL);
+        aiol_concurrent_unlock(c);
+    }
+}
+
+static void aiol_concurrents_free(aioloop *loop) {
+    aiol_concurrents *all = (aiol_concurrents *)aiol_load(&loop->concurrents);
+    if (all == NULL)
+        return;
+    while (!aiol_list_empty(&all->list)) {
+        aiol_concurrent *c = AIOL_CONTAINER(all->list.next, aiol_concurrent, link);
+        aiol_list_remove(&c->link);
+        if (!c->begun) {
+            aiol_recipe_dispose(&c->recipe);
+            aioloop_context_unref(c->recipe.options.context);
+        }
+        aiol_concurrent_unref(c);
+    }
+    if (loop->process == aiol_process_id())
+        aiol_mutex_destroy(&all->mutex);
+    loop->concurrents = NULL;
+    aiol_free(&loop->allocator, all, sizeof(*all));
+}
+
+/* ---- in any thread ---- */
+
+/* The loop's list; NULL with *err when it cannot be made. */
+static aiol_concurrents *aiol_concurrents_of(aioloop *loop, int *err) {
+    void *there = aiol_load(&loop->concurrents);
+    aiol_concurrents *mine;
+    if (there != NULL)
+        return (aiol_concurrents *)there;
+    mine = (aiol_concurrents *)aiol_alloc(&loop->allocator, sizeof(*mine));
+    *err = mine == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&mine->mutex);
+    if (*err < 0) {
+        aiol_free(&loop->allocator, mine, sizeof(*mine));
+        return NULL;
+    }
+    aiol_list_init(&mine->list);
+    if (aiol_cas_pointer(&loop->concurrents, &there, mine))
+        return mine;
+    aiol_mutex_destroy(&mine->mutex); /* another thread was faster */
+    aiol_free(&loop->allocator, mine, sizeof(*mine));
+    return (aiol_concurrents *)there;
+}
+
+/* Puts it on the list and posts it, unless the loop is closed. */
+static int aiol_concurrent_submit(aioloop *loop, aiol_concurrents *all, aiol_concurrent *c) {
+    aiol_slot *begin = aiol_remote_take(loop);
+    bool refused;
+    c->cancel = begin == NULL ? NULL : aiol_remote_take(loop);
+    if (c->cancel == NULL) {
+        if (begin != NULL)
+            aiol_remote_give_back(loop, begin);
+        return AIOLOOP_ENOMEM;
+    }
+    aiol_mutex_lock(&all->mutex);
+    refused = aiol_load(&loop->posts_refused) != 0;
+    if (!refused) {
+        aiol_list_append(&all->list, &c->link);
+        (void)aiol_remote_post(loop, begin, aiol_concurrent_begin, c, NULL);
+    }
+    aiol_mutex_unlock(&all->mutex);
+    if (!refused)
+        return 0;
+    aiol_remote_give_back(loop, begin);
+    aiol_remote_give_back(loop, c->cancel);
+    return AIOLOOP_ECLOSED;
+}
+
+static aioloop_concurrent_future *aiol_run_threadsafe(aioloop *loop, const aioloop_task_recipe *recipe) {
+    aiol_concurrents *all = NULL;
+    aiol_concurrent *c = NULL;
+    int err = 0;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || (recipe->coroutine == NULL) == (recipe->step == NULL) || recipe->options.copy_size > UINT32_MAX / 2 ||
+        (recipe->arg == NULL && recipe->options.copy_size != 0))
+        err = AIOLOOP_EINVAL;
+    else if (aiol_load(&loop->posts_refused) != 0)
+        err = AIOLOOP_ECLOSED;
+    if (err == 0)
+        all = aiol_concurrents_of(loop, &err);
+    if (err == 0)
+        err = aiol_concurrent_new(loop, recipe, &c);
+    if (err == 0)
+        err = aiol_concurrent_submit(loop, all, c);
+    if (err == 0)
+        return &c->future;
+    if (c != NULL) {
+        aioloop_context_unref(recipe->options.context);
+        aiol_concurrent_free(c);
+    }
+    aiol_recipe_dispose(recipe);
+    return aiol_concurrent_failed(err);
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                                        const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = fn;
+    recipe.step = NULL;
+    recipe.arg = arg;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_run_threadsafe(loop, &recipe);
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(aioloop *loop, aioloop_step fn,
+                                                                              aioloop_frame *frame,
+                                                                              const aioloop_task_options *options) {
+    aioloop_task_recipe recipe;
+    recipe.coroutine = NULL;
+    recipe.step = fn;
+    recipe.arg = frame;
+    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return aiol_run_threadsafe(loop, &recipe);
+}
+
+/* Waits until it is done. */
+static int aiol_concurrent_wait(aiol_concurrent *c, aioloop_time timeout) {
+    int err = 0;
+    if (aiol_load(&c->done) != 0)
+        return 0;
+    if (timeout <= 0)
+        return AIOLOOP_ETIMEDOUT;
+    if (!aiol_concurrent_is_ours(c))
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "a concurrent future of the process that forked");
+    aiol_concurrent_lock(c);
+    if (c->loop != NULL && c->loop == aiol_thread.running && c->state == AIOL_FUTURE_PENDING) {
+        err = aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop cannot bring the result that its own thread waits for");
+    } else {
+        aioloop_time deadline = aiol_thread_condition_deadline(timeout);
+        while (c->state == AIOL_FUTURE_PENDING && err == 0)
+            err = aiol_thread_condition_wait(&c->changed, &c->mutex, deadline);
+        if (c->state != AIOL_FUTURE_PENDING)
+            err = 0;
+    }
+    aiol_concurrent_unlock(c);
+    return err;
+}
+
+AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out) {
+    aiol_concurrent *c;
+    int err;
+    if (future == NULL || timeout == AIOLOOP_NOT_A_TIME)
+        return aiol_fail(NULL, AIOLOOP_EINVAL, NULL);
+    c = aiol_concurrent_of(future);
+    if (c == NULL)
+        return aiol_fail(NULL, future->failed, NULL);
+    err = aiol_concurrent_wait(c, timeout);
+    if (err == AIOLOOP_ETIMEDOUT)
+        aiol_fail(NULL, err, NULL);
+    if (err < 0)
+        return err;
+    if (c->state != AIOL_FUTURE_FINISHED)
+        return aiol_fail(NULL, c->code, "%s", c->text);
+    if (out != NULL) {
+        aiol_store_pointer(out, c->pointer);
+        aiol_concurrent_lock(c);
+        c->taken = true;
+        aiol_concurrent_unlock(c);
+    }
+    return c->number;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_cancel(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    bool pending;
+    if (c == NULL)
+        return false;
+    aiol_concurrent_lock(c);
+    pending = c->state == AIOL_FUTURE_PENDING;
+    if (pending) {
+        if (c->loop != NULL && c->begun) {
+            c->cancelling = aiol_remote_post(c->loop, c->cancel, aiol_concurrent_cancel_task, c, NULL);
+            c->cancel = NULL;
+        }
+        aiol_concurrent_settle_failed(c, AIOLOOP_ECANCELED, NULL);
+    }
+    aiol_concurrent_unlock(c);
+    return pending;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_done(const aioloop_concurrent_future *future) {
+    const aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    return c != NULL ? aiol_load(&c->done) != 0 : future != NULL;
+}
+
+AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_future *future) {
+    const aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    return c != NULL && aiol_load(&c->done) != 0 && c->state == AIOL_FUTURE_CANCELLED;
+}
+
+AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    if (c != NULL)
+        aiol_add_u32(&c->refs, 1);
+    return future;
+}
+
+AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future) {
+    aiol_concurrent *c = future == NULL ? NULL : aiol_concurrent_of(future);
+    if (c != NULL)
+        aiol_concurrent_unref(c);
+}
+
+/* ---- a future of a loop for one of threads ---- */
+
+static void aiol_wrapping_end(aiol_wrapping *w) {
+    aiol_concurrent *c = w->concurrent;
+    aioloop *loop = w->resource.loop;
+    aiol_resource_remove(&w->resource);
+    aiol_free(&loop->allocator, w, sizeof(*w));
+    aiol_concurrent_unref(c);
+}
+
+static void aiol_wrapping_closed(aiol_resource *resource) {
+    aiol_wrapping *w = AIOL_CONTAINER(resource, aiol_wrapping, resource);
+    aiol_concurrent_lock(w->concurrent);
+    aiol_list_remove(&w->link); /* from now on nobody posts */
+    aiol_concurrent_unlock(w->concurrent);
+}
+
+static void aiol_wrapping_destroy(aiol_resource *resource) {
+    aiol_wrapping_end(AIOL_CONTAINER(resource, aiol_wrapping, resource));
+}
+
+static const aiol_resource_calls aiol_wrapping_resource = {"wrap_future", aiol_wrapping_closed, aiol_wrapping_destroy,
+                                                           aiol_combine_is_open};
+
+/* The outcome is there. */
+static void aiol_wrapping_done(aioloop *loop, void *arg) {
+    aiol_wrapping *w = (aiol_wrapping *)arg;
+    aiol_concurrent *c = w->concurrent;
+    aioloop_future *f = w->future;
+    bool mine;
+    (void)loop;
+    if (f != NULL && c->state == AIOL_FUTURE_FINISHED) {
+        aiol_concurrent_lock(c);
+        mine = !c->taken;
+        c->taken = true;
+        aiol_concurrent_unlock(c);
+        aiol_future_finish(f, c->number, c->pointer, mine ? c->dispose : NULL);
+        aiol_future_release(f);
+    } else if (f != NULL) {
+        if (c->state == AIOL_FUTURE_CANCELLED)
+            aiol_future_end_cancelled(f, NULL);
+        else
+            aiol_future_fail(f, c->code, c->text);
+        aiol_future_release(f);
+    }
+    aiol_wrapping_end(w);
+}
+
+static bool aiol_wrapping_cancel(aioloop_future *f, void *owner) {
+    aiol_wrapping *w = (aiol_wrapping *)owner;
+    aiol_slot *slot;
+    w->future = NULL;
+    aiol_future_release(f);
+    aiol_concurrent_lock(w->concurrent);
+    aiol_list_remove(&w->link);
+    slot = w->slot;
+    w->slot = NULL;
+    aiol_concurrent_unlock(w->concurrent);
+    (void)aioloop_concurrent_future_cancel(&w->concurrent->future);
+    if (slot == NULL)
+        return true; /* the post comes, and ends it */
+    aiol_slot_free(w->resource.loop, slot);
+    aiol_wrapping_end(w);
+    return true;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurrent_future *future) {
+    aiol_concurrent *c;
+    aiol_wrapping *w;
+    aioloop_future *f;
+    int err = loop == NULL || future == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    c = aiol_concurrent_of(future);
+    if (c == NULL)
+        return aiol_future_failed(aiol_fail(loop, future->failed, NULL));
+    w = (aiol_wrapping *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    f = w == NULL ? NULL : aiol_future_new(loop, aiol_wrapping_cancel, w);
+    if (f != NULL)
+        w->slot = aiol_remote_take(loop);
+    if (f == NULL || w->slot == NULL) {
+        if (f != NULL) {
+            f->end.cancel = NULL;
+            aiol_future_release(f);
+            aioloop_future_unref(f);
+        }
+        aiol_free(&loop->allocator, w, sizeof(*w));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    w->future = f;
+    w->concurrent = c;
+    aiol_add_u32(&c->refs, 1);
+    aiol_resource_add(loop, &w->resource, &aiol_wrapping_resource);
+    aiol_concurrent_lock(c);
+    aiol_list_append(&c->followers, &w->link);
+    if (c->state != AIOL_FUTURE_PENDING)
+        aiol_concurrent_post(c);
+    aiol_concurrent_unlock(c);
+    return f;
+}
+
+#endif
+
 /* >> src/core/loop.c */
 /*
  * loop.c - one iteration, and the life of a loop.                          (asyncio: base_events.py)
@@ -13651,6 +15908,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
+    aiol_list_init(&loop->closers);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
     loop->careful = loop->debug;
@@ -14031,6 +16289,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         loop->engine->calls->forget(loop->engine);
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
+    aiol_concurrents_close(loop);
     return 0;
 }
 
@@ -14058,6 +16317,7 @@ static void aiol_loop_strip(aioloop *loop) {
     aiol_link *link;
     loop->freeing = true;
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    aiol_concurrents_free(loop);
     for (link = loop->futures.next; link != &loop->futures; link = link->next)
         aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
     for (link = loop->resources.next; link != &loop->resources; link = link->next) {
@@ -16823,8 +19083,25 @@ static void aiol_runner_report(aioloop *loop, aioloop_task *task) {
     aioloop_call_exception_handler(loop, &context);
 }
 
+/* How long is left until the deadline, as the time-out of aioloop_wait. */
+static aioloop_time aiol_runner_left(const aioloop_runner *runner, aioloop_time deadline) {
+    aioloop_time left = deadline - aioloop_now(runner->loop);
+    return runner->shutdown_timeout == 0 ? 0 : left > 0 ? left : -1;
+}
+
+/* Closes the generators that have begun. */
+static void aiol_runner_shutdown_asyncgens(aioloop_runner *runner, aioloop_time deadline) {
+    aioloop_wait_options options;
+    aioloop_future *closed = aioloop_future_ref((aioloop_shutdown_asyncgens)(runner->loop));
+    memset(&options, 0, sizeof(options));
+    options.timeout = aiol_runner_left(runner, deadline);
+    if (!aioloop_future_done(closed))
+        (void)aioloop_run_until_complete(runner->loop, (aioloop_wait)(runner->loop, &closed, 1, &options), NULL);
+    aioloop_future_unref(closed);
+}
+
 /* Cancels all tasks and waits for them, not for those that they create meanwhile. */
-static void aiol_runner_cancel_all(aioloop_runner *runner) {
+static void aiol_runner_cancel_all(aioloop_runner *runner, aioloop_time deadline) {
     aioloop *loop = runner->loop;
     aioloop_wait_options options;
     aioloop_task *few[16];
@@ -16835,7 +19112,7 @@ static void aiol_runner_cancel_all(aioloop_runner *runner) {
     if (count == 0)
         return;
     memset(&options, 0, sizeof(options));
-    options.timeout = runner->shutdown_timeout;
+    options.timeout = aiol_runner_left(runner, deadline);
     if (count > sizeof(few) / sizeof(few[0]))
         tasks = (aioloop_task **)aiol_alloc(&runner->allocator, capacity * sizeof(tasks[0]));
     if (tasks == NULL) { /* the oldest have to do */
@@ -16855,13 +19132,16 @@ static void aiol_runner_cancel_all(aioloop_runner *runner) {
 }
 
 AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
+    aioloop_time deadline;
     if (runner == NULL)
         return AIOLOOP_EINVAL;
     if (runner->loop == NULL)
         return 0;
     if (aioloop_get_running_loop() != NULL)
         return AIOLOOP_EMISUSE;
-    aiol_runner_cancel_all(runner);
+    deadline = aiol_time_add(aioloop_now(runner->loop), runner->shutdown_timeout);
+    aiol_runner_cancel_all(runner, deadline);
+    aiol_runner_shutdown_asyncgens(runner, deadline);
     aioloop_close(runner->loop);
     aioloop_free(runner->loop);
     runner->loop = NULL;
@@ -16907,6 +19187,2499 @@ AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, con
     recipe.step = fn;
     recipe.arg = frame;
     return aiol_run(&recipe, options);
+}
+
+#endif
+
+/* >> src/high/sync.c */
+/*
+ * sync.c - locks and their kin.                                                    (asyncio: locks.py)
+ *
+ * Whoever waits is a waiter in the object's line: the future and its link are one block. What is released is handed to
+ * the first in the line at once, so a newcomer can take only what nobody waits for. A waiter that was given a lock
+ * stays in a second list until its future is freed: if nobody has read the result by then it is given back, and if the
+ * object goes first it finds them there.
+ *
+ * While the loop is open completing a waiter calls no user code. Where a failure may be reported, or the loop be
+ * closed, the line is taken off the object first, which may then go.
+ */
+#ifndef AIOL_HIGH_SYNC_C
+#define AIOL_HIGH_SYNC_C
+
+/* ---- lines ---- */
+
+AIOL_INLINE aiol_waiter *aiol_waiter_of(aiol_link *link) {
+    return AIOL_CONTAINER(link, aiol_waiter, link);
+}
+
+/* The first of a line, out of it; NULL: it is empty. */
+static aiol_waiter *aiol_line_pop(aiol_link *line) {
+    aiol_waiter *w;
+    if (aiol_list_empty(line))
+        return NULL;
+    w = aiol_waiter_of(line->next);
+    aiol_list_remove(&w->link);
+    return w;
+}
+
+/* Moves a line to a new one that is not the object's any more. */
+static void aiol_line_detach(aiol_link *to, aiol_link *from) {
+    aiol_link *link;
+    aiol_list_init(to);
+    aiol_list_move(to, from);
+    for (link = to->next; link != to; link = link->next)
+        aiol_waiter_of(link)->object = NULL;
+}
+
+/* Ends all of a detached line: with 0, cancelled, or with an error. */
+static void aiol_line_end(aiol_link *line, int code) {
+    aiol_waiter *w;
+    while ((w = aiol_line_pop(line)) != NULL) {
+        if (code == 0)
+            aiol_future_finish(&w->future, 0, NULL, NULL);
+        else if (code == AIOLOOP_ECANCELED)
+            aiol_future_end_cancelled(&w->future, NULL);
+        else
+            aiol_future_fail(&w->future, code, NULL);
+        aiol_future_release(&w->future);
+    }
+}
+
+/* The object goes: what it has given stays where it is. */
+static void aiol_line_forget(aiol_link *granted) {
+    aiol_waiter *w;
+    while ((w = aiol_line_pop(granted)) != NULL) {
+        w->gone = NULL;
+        w->object = NULL;
+    }
+}
+
+static bool aiol_waiter_leave(aioloop_future *f, void *owner) {
+    (void)owner;
+    aiol_list_remove(&((aiol_waiter *)(void *)f)->link);
+    aiol_future_release(f);
+    return true;
+}
+
+/* A waiter at the end of the line; NULL when there is no memory. */
+static aiol_waiter *aiol_line_join(aioloop *loop, aiol_link *line, void *object) {
+    aiol_waiter *w = aiol_waiter_new(loop, aiol_waiter_leave, object);
+    if (w == NULL)
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    else
+        aiol_list_append(line, &w->link);
+    return w;
+}
+
+/* A future that is done, with a number. */
+static aioloop_future *aiol_future_of_number(aioloop *loop, int64_t number) {
+    aioloop_future *f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_future_finish(f, number, NULL, NULL);
+    aiol_future_release(f);
+    return f;
+}
+
+/* Whether a call that acquires or waits is refused. */
+AIOL_INLINE int aiol_sync_check(aioloop *loop) {
+    return AIOL_UNLIKELY(loop->careful) ? aiol_check(loop) : 0;
+}
+
+/* The same for the others, which work on a closed loop too. */
+AIOL_INLINE int aiol_sync_check_thread(aioloop *loop) {
+    return AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop) ? AIOLOOP_EMISUSE : 0;
+}
+
+/* Memory for an object, zeroed; NULL, and the error stored. */
+static void *aiol_sync_new(aioloop *loop, size_t size) {
+    void *object;
+    if (loop == NULL) {
+        aiol_fail(NULL, AIOLOOP_EINVAL, "a loop is needed, not NULL");
+        return NULL;
+    }
+    if (aiol_sync_check(loop) < 0)
+        return NULL;
+    object = aiol_alloc_zero(&loop->allocator, size);
+    if (object == NULL)
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    return object;
+}
+
+/* ---- permits: what locks and semaphores have in common ---- */
+
+typedef struct aiol_permits {
+    aiol_link waiters;
+    aiol_link granted;
+    int64_t value; /* how many are left; 0 while somebody waits */
+    bool serving;
+} aiol_permits;
+
+static void aiol_condition_turn(aiol_waiter *w);
+
+static void aiol_permits_init(aiol_permits *p, int64_t value) {
+    aiol_list_init(&p->waiters);
+    aiol_list_init(&p->granted);
+    p->value = value;
+}
+
+/* Lets in as many as there are permits for. One whose future nobody has gives its permit back at once, and the loop
+ * here goes on. */
+static void aiol_permits_serve(aioloop *loop, aiol_permits *p);
+
+static void aiol_permits_gone(aiol_waiter *w, bool unread) {
+    aiol_permits *p = (aiol_permits *)w->object;
+    if (!unread)
+        return;
+    p->value++;
+    aiol_permits_serve(w->future.loop, p);
+}
+
+/* A permit was taken for the waiter, which is in no line. */
+static void aiol_permits_give(aiol_permits *p, aiol_waiter *w) {
+    w->gone = aiol_permits_gone;
+    w->future.flags |= AIOL_FUTURE_GRANT;
+    aiol_list_append(&p->granted, &w->link);
+    aiol_future_finish(&w->future, 0, NULL, NULL);
+    aiol_future_release(&w->future);
+}
+
+static void aiol_permits_serve(aioloop *loop, aiol_permits *p) {
+    aiol_waiter *w;
+    if (p->serving || loop->closed)
+        return;
+    p->serving = true;
+    while (p->value > 0 && (w = aiol_line_pop(&p->waiters)) != NULL) {
+        p->value--;
+        if (w->mark == 0)
+            aiol_permits_give(p, w);
+        else
+            aiol_condition_turn(w);
+    }
+    p->serving = false;
+}
+
+static void aiol_permits_release(aioloop *loop, aiol_permits *p) {
+    p->value++;
+    aiol_permits_serve(loop, p);
+}
+
+static aioloop_future *aiol_permits_acquire(aioloop *loop, aiol_permits *p) {
+    int err = aiol_sync_check(loop);
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    w = aiol_line_join(loop, &p->waiters, p);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    aiol_permits_serve(loop, p);
+    return &w->future;
+}
+
+static int aiol_permits_acquire_nowait(aioloop *loop, aiol_permits *p) {
+    int err = aiol_sync_check(loop);
+    if (err < 0)
+        return err;
+    if (p->value == 0)
+        return AIOLOOP_EAGAIN;
+    p->value--;
+    return 0;
+}
+
+/* ---- Lock ---- */
+
+struct aioloop_lock {
+    aiol_resource resource;
+    aiol_permits permits; /* one */
+};
+
+static void aiol_lock_destroy(aiol_resource *resource) {
+    aioloop_lock *lock = AIOL_CONTAINER(resource, aioloop_lock, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, lock, sizeof(*lock));
+}
+
+static const aiol_resource_calls aiol_lock_resource = {"lock", aiol_combine_closed, aiol_lock_destroy,
+                                                       aiol_combine_is_open};
+
+AIOLOOP_API aioloop_lock *aioloop_lock_new(aioloop *loop) {
+    aioloop_lock *lock = (aioloop_lock *)aiol_sync_new(loop, sizeof(*lock));
+    if (lock == NULL)
+        return NULL;
+    aiol_permits_init(&lock->permits, 1);
+    aiol_resource_add(loop, &lock->resource, &aiol_lock_resource);
+    return lock;
+}
+
+AIOLOOP_API void aioloop_lock_free(aioloop_lock *lock) {
+    aiol_link line;
+    if (lock == NULL || lock->resource.loop->freeing)
+        return; /* it goes with the loop */
+    aiol_line_forget(&lock->permits.granted);
+    aiol_line_detach(&line, &lock->permits.waiters);
+    aiol_lock_destroy(&lock->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_lock_acquire)(aioloop_lock *lock) {
+    if (lock == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    return aiol_permits_acquire(lock->resource.loop, &lock->permits);
+}
+
+AIOLOOP_API int aioloop_lock_acquire_nowait(aioloop_lock *lock) {
+    return lock == NULL ? AIOLOOP_EINVAL : aiol_permits_acquire_nowait(lock->resource.loop, &lock->permits);
+}
+
+AIOLOOP_API int aioloop_lock_release(aioloop_lock *lock) {
+    int err = lock == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(lock->resource.loop);
+    if (err < 0)
+        return err;
+    if (lock->permits.value != 0)
+        return aiol_fail(lock->resource.loop, AIOLOOP_EMISUSE, "the lock is not held");
+    aiol_permits_release(lock->resource.loop, &lock->permits);
+    return 0;
+}
+
+AIOLOOP_API bool aioloop_lock_locked(const aioloop_lock *lock) {
+    return lock != NULL && lock->permits.value == 0;
+}
+
+/* ---- Event ---- */
+
+struct aioloop_event {
+    aiol_resource resource;
+    aiol_link waiters;
+    bool set;
+};
+
+static void aiol_event_destroy(aiol_resource *resource) {
+    aioloop_event *event = AIOL_CONTAINER(resource, aioloop_event, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, event, sizeof(*event));
+}
+
+static const aiol_resource_calls aiol_event_resource = {"event", aiol_combine_closed, aiol_event_destroy,
+                                                        aiol_combine_is_open};
+
+AIOLOOP_API aioloop_event *aioloop_event_new(aioloop *loop) {
+    aioloop_event *event = (aioloop_event *)aiol_sync_new(loop, sizeof(*event));
+    if (event == NULL)
+        return NULL;
+    aiol_list_init(&event->waiters);
+    aiol_resource_add(loop, &event->resource, &aiol_event_resource);
+    return event;
+}
+
+AIOLOOP_API void aioloop_event_free(aioloop_event *event) {
+    aiol_link line;
+    if (event == NULL || event->resource.loop->freeing)
+        return;
+    aiol_line_detach(&line, &event->waiters);
+    aiol_event_destroy(&event->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+AIOLOOP_API int aioloop_event_set(aioloop_event *event) {
+    aiol_link line;
+    int err = event == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(event->resource.loop);
+    if (err < 0)
+        return err;
+    event->set = true;
+    if (event->resource.loop->closed)
+        return 0;
+    aiol_line_detach(&line, &event->waiters);
+    aiol_line_end(&line, 0);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_event_clear(aioloop_event *event) {
+    int err = event == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(event->resource.loop);
+    if (err == 0)
+        event->set = false;
+    return err;
+}
+
+AIOLOOP_API bool aioloop_event_is_set(const aioloop_event *event) {
+    return event != NULL && event->set;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_event_wait)(aioloop_event *event) {
+    int err = event == NULL ? AIOLOOP_EINVAL : aiol_sync_check(event->resource.loop);
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    if (event->set)
+        return aiol_future_of_number(event->resource.loop, 0);
+    w = aiol_line_join(event->resource.loop, &event->waiters, event);
+    return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
+}
+
+/* ---- Condition ---- */
+
+/* Where a waiter of a condition is: in the condition's line, or in that of the lock. */
+enum { AIOL_CONDITION_WAITS = 1, AIOL_CONDITION_NOTIFIED, AIOL_CONDITION_CANCELLED };
+
+struct aioloop_condition {
+    aiol_resource resource;
+    aioloop_lock *lock;
+    bool own; /* the lock is */
+    aiol_link waiters;
+    aiol_link granted;    /* who were notified and have the lock, but may not have read so */
+    aiol_link predicates; /* those of wait_for */
+};
+
+static void aiol_condition_destroy(aiol_resource *resource) {
+    aioloop_condition *c = AIOL_CONTAINER(resource, aioloop_condition, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, c, sizeof(*c));
+}
+
+static const aiol_resource_calls aiol_condition_resource = {"condition", aiol_combine_closed, aiol_condition_destroy,
+                                                            aiol_combine_is_open};
+
+/* Sends a waiter, which is in no line, for the lock. */
+static void aiol_condition_reacquire(aioloop_condition *c, aiol_waiter *w, uint64_t mark) {
+    w->mark = mark;
+    aiol_list_append(&c->lock->permits.waiters, &w->link);
+}
+
+static void aiol_condition_wake(aioloop_condition *c, size_t n) {
+    aiol_waiter *w;
+    while (n-- != 0 && (w = aiol_line_pop(&c->waiters)) != NULL)
+        aiol_condition_reacquire(c, w, AIOL_CONDITION_NOTIFIED);
+    aiol_permits_serve(c->resource.loop, &c->lock->permits);
+}
+
+/* The task that was notified was cancelled before it went on: another one is to know. It has the lock all the same. */
+static void aiol_condition_gone(aiol_waiter *w, bool unread) {
+    if (unread && !w->future.loop->closed)
+        aiol_condition_wake((aioloop_condition *)w->object, 1);
+}
+
+/* The lock was taken for a waiter, which is in no line. */
+static void aiol_condition_turn(aiol_waiter *w) {
+    aioloop_condition *c = (aioloop_condition *)w->object;
+    if (w->mark == AIOL_CONDITION_CANCELLED) {
+        aiol_future_end_cancelled(&w->future, NULL);
+    } else {
+        if (c != NULL) {
+            w->gone = aiol_condition_gone;
+            aiol_list_append(&c->granted, &w->link);
+        }
+        w->future.flags |= AIOL_FUTURE_GRANT;
+        aiol_future_finish(&w->future, 0, NULL, NULL);
+    }
+    aiol_future_release(&w->future);
+}
+
+/* It ends when it has the lock again. */
+static bool aiol_condition_cancel(aioloop_future *f, void *owner) {
+    aiol_waiter *w = (aiol_waiter *)(void *)f;
+    aioloop_condition *c = (aioloop_condition *)w->object;
+    (void)owner;
+    if (w->mark == AIOL_CONDITION_WAITS) {
+        aiol_list_remove(&w->link);
+        if (c == NULL || f->loop->closed || c->lock->permits.value > 0) {
+            if (c != NULL)
+                c->lock->permits.value = 0;
+            aiol_future_release(f);
+            return true;
+        }
+        aiol_condition_reacquire(c, w, AIOL_CONDITION_CANCELLED);
+    } else if (w->mark == AIOL_CONDITION_NOTIFIED) {
+        w->mark = AIOL_CONDITION_CANCELLED;
+        if (c != NULL)
+            aiol_condition_wake(c, 1);
+    }
+    return false;
+}
+
+AIOLOOP_API aioloop_condition *aioloop_condition_new(aioloop *loop, aioloop_lock *lock) {
+    aioloop_condition *c = (aioloop_condition *)aiol_sync_new(loop, sizeof(*c));
+    if (c == NULL)
+        return NULL;
+    c->lock = lock;
+    if (lock == NULL) {
+        c->own = true;
+        c->lock = aioloop_lock_new(loop);
+    } else if (lock->resource.loop != loop) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "the lock belongs to another loop");
+        c->lock = NULL;
+    }
+    if (c->lock == NULL) {
+        aiol_free(&loop->allocator, c, sizeof(*c));
+        return NULL;
+    }
+    aiol_list_init(&c->waiters);
+    aiol_list_init(&c->granted);
+    aiol_list_init(&c->predicates);
+    aiol_resource_add(loop, &c->resource, &aiol_condition_resource);
+    return c;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_condition_acquire)(aioloop_condition *condition) {
+    return (aioloop_lock_acquire)(condition == NULL ? NULL : condition->lock);
+}
+
+AIOLOOP_API int aioloop_condition_acquire_nowait(aioloop_condition *condition) {
+    return aioloop_lock_acquire_nowait(condition == NULL ? NULL : condition->lock);
+}
+
+AIOLOOP_API int aioloop_condition_release(aioloop_condition *condition) {
+    return aioloop_lock_release(condition == NULL ? NULL : condition->lock);
+}
+
+AIOLOOP_API bool aioloop_condition_locked(const aioloop_condition *condition) {
+    return condition != NULL && aioloop_lock_locked(condition->lock);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_condition_wait)(aioloop_condition *condition) {
+    int err = condition == NULL ? AIOLOOP_EINVAL : aiol_sync_check(condition->resource.loop);
+    aioloop *loop;
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = condition->resource.loop;
+    if (!aioloop_lock_locked(condition->lock))
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "waiting on a condition needs its lock"));
+    w = aiol_line_join(loop, &condition->waiters, condition);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    w->mark = AIOL_CONDITION_WAITS;
+    w->future.end.cancel = aiol_condition_cancel;
+    aiol_permits_release(loop, &condition->lock->permits);
+    return &w->future;
+}
+
+AIOLOOP_API int aioloop_condition_notify(aioloop_condition *condition, size_t n) {
+    int err = condition == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(condition->resource.loop);
+    if (err < 0)
+        return err;
+    if (!aioloop_lock_locked(condition->lock))
+        return aiol_fail(condition->resource.loop, AIOLOOP_EMISUSE, "notifying on a condition needs its lock");
+    aiol_condition_wake(condition, n);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_condition_notify_all(aioloop_condition *condition) {
+    return aioloop_condition_notify(condition, SIZE_MAX);
+}
+
+/* ---- wait_for, a coroutine without a stack ---- */
+
+typedef struct aiol_predicate {
+    aioloop_frame frame;
+    aiol_link link;
+    aioloop_condition *condition; /* NULL: it was freed */
+    int64_t (*ask)(void *arg);
+    void *arg;
+    int64_t n;
+} aiol_predicate;
+
+static int64_t aiol_predicate_ask(aioloop *loop, aiol_predicate *p) {
+    int64_t n;
+    if (p->condition == NULL)
+        return AIOLOOP_ECANCELED;
+    n = p->ask(p->arg);
+    if (p->condition == NULL)
+        return AIOLOOP_ECANCELED;
+    if (n < INT32_MIN)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a predicate answered a number that is neither a result nor a code");
+    return n;
+}
+
+static int64_t aiol_predicate_step(aioloop *loop, aioloop_frame *frame, void **out) {
+    aiol_predicate *self = (aiol_predicate *)(void *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    while ((self->n = aiol_predicate_ask(loop, self)) == 0) {
+        AIOLOOP_AWAIT(self->n, (aioloop_condition_wait)(self->condition), NULL);
+        if (self->n < 0)
+            break;
+    }
+    return self->n;
+    AIOLOOP_END;
+}
+
+static void aiol_predicate_dispose(void *frame) {
+    aiol_list_remove(&((aiol_predicate *)frame)->link);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_condition_wait_for)(aioloop_condition *condition, int64_t (*predicate)(void *arg),
+                                                         void *arg) {
+    int err = condition == NULL || predicate == NULL ? AIOLOOP_EINVAL : aiol_sync_check(condition->resource.loop);
+    aioloop_task_recipe recipe;
+    aiol_predicate first;
+    aioloop_future *task;
+    aioloop *loop;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = condition->resource.loop;
+    if (!aioloop_lock_locked(condition->lock))
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "waiting on a condition needs its lock"));
+    memset(&first, 0, sizeof(first));
+    first.condition = condition;
+    first.ask = predicate;
+    first.arg = arg;
+    aiol_list_append(&condition->predicates, &first.link);
+    first.n = aiol_predicate_ask(loop, &first);
+    aiol_list_remove(&first.link);
+    if (first.n > 0)
+        return aiol_future_of_number(loop, first.n);
+    if (first.n == AIOLOOP_ECANCELED)
+        return aiol_future_failed(AIOLOOP_ECANCELED);
+    if (first.n < 0)
+        return aiol_combine_failed(loop, (int)first.n);
+    memset(&recipe, 0, sizeof(recipe));
+    recipe.step = aiol_predicate_step;
+    recipe.arg = &first;
+    recipe.options.copy_size = sizeof(first);
+    recipe.options.dispose = aiol_predicate_dispose;
+    task = (aioloop_task_new)(loop, &recipe);
+    if (!aiol_future_is_static(task))
+        aiol_list_append(&condition->predicates, &((aiol_predicate *)((aiol_task *)(void *)task)->slot.arg)->link);
+    return task;
+}
+
+AIOLOOP_API void aioloop_condition_free(aioloop_condition *condition) {
+    aioloop *loop;
+    aioloop_lock *lock;
+    aiol_link line;
+    aiol_link *link;
+    aiol_waiter *w;
+    bool own;
+    if (condition == NULL || condition->resource.loop->freeing)
+        return;
+    loop = condition->resource.loop;
+    lock = condition->lock;
+    own = condition->own;
+    while (!aiol_list_empty(&condition->predicates)) {
+        aiol_predicate *p = AIOL_CONTAINER(condition->predicates.next, aiol_predicate, link);
+        aiol_list_remove(&p->link);
+        p->condition = NULL;
+    }
+    for (link = lock->permits.waiters.next; link != &lock->permits.waiters; link = link->next)
+        if (aiol_waiter_of(link)->object == condition)
+            aiol_waiter_of(link)->object = NULL;
+    aiol_line_forget(&condition->granted);
+    aiol_line_detach(&line, &condition->waiters);
+    while (!own && (w = aiol_line_pop(&line)) != NULL)
+        aiol_condition_reacquire(condition, w, AIOL_CONDITION_CANCELLED);
+    aiol_condition_destroy(&condition->resource);
+    if (own) {
+        aioloop_lock_free(lock);
+        aiol_line_end(&line, AIOLOOP_ECANCELED);
+    } else {
+        aiol_permits_serve(loop, &lock->permits);
+    }
+}
+
+/* ---- Semaphore ---- */
+
+struct aioloop_semaphore {
+    aiol_resource resource;
+    aiol_permits permits;
+    int64_t bound;
+    int refusal; /* of a release above the bound */
+};
+
+static void aiol_semaphore_destroy(aiol_resource *resource) {
+    aioloop_semaphore *semaphore = AIOL_CONTAINER(resource, aioloop_semaphore, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, semaphore, sizeof(*semaphore));
+}
+
+static const aiol_resource_calls aiol_semaphore_resource = {"semaphore", aiol_combine_closed, aiol_semaphore_destroy,
+                                                            aiol_combine_is_open};
+
+static aioloop_semaphore *aiol_semaphore_make(aioloop *loop, int64_t value, int64_t bound, int refusal) {
+    aioloop_semaphore *semaphore;
+    if (loop != NULL && value < 0) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "a semaphore's value cannot be negative");
+        return NULL;
+    }
+    semaphore = (aioloop_semaphore *)aiol_sync_new(loop, sizeof(*semaphore));
+    if (semaphore == NULL)
+        return NULL;
+    aiol_permits_init(&semaphore->permits, value);
+    semaphore->bound = bound;
+    semaphore->refusal = refusal;
+    aiol_resource_add(loop, &semaphore->resource, &aiol_semaphore_resource);
+    return semaphore;
+}
+
+AIOLOOP_API aioloop_semaphore *aioloop_semaphore_new(aioloop *loop, int64_t value) {
+    return aiol_semaphore_make(loop, value, INT64_MAX, AIOLOOP_EOVERFLOW);
+}
+
+AIOLOOP_API aioloop_semaphore *aioloop_bounded_semaphore_new(aioloop *loop, int64_t value) {
+    return aiol_semaphore_make(loop, value, value, AIOLOOP_EINVAL);
+}
+
+AIOLOOP_API void aioloop_semaphore_free(aioloop_semaphore *semaphore) {
+    aiol_link line;
+    if (semaphore == NULL || semaphore->resource.loop->freeing)
+        return;
+    aiol_line_forget(&semaphore->permits.granted);
+    aiol_line_detach(&line, &semaphore->permits.waiters);
+    aiol_semaphore_destroy(&semaphore->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_semaphore_acquire)(aioloop_semaphore *semaphore) {
+    if (semaphore == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    return aiol_permits_acquire(semaphore->resource.loop, &semaphore->permits);
+}
+
+AIOLOOP_API int aioloop_semaphore_acquire_nowait(aioloop_semaphore *semaphore) {
+    if (semaphore == NULL)
+        return AIOLOOP_EINVAL;
+    return aiol_permits_acquire_nowait(semaphore->resource.loop, &semaphore->permits);
+}
+
+AIOLOOP_API int aioloop_semaphore_release(aioloop_semaphore *semaphore) {
+    int err = semaphore == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(semaphore->resource.loop);
+    if (err < 0)
+        return err;
+    if (semaphore->permits.value >= semaphore->bound)
+        return aiol_fail(semaphore->resource.loop, semaphore->refusal, "the semaphore was released too often");
+    aiol_permits_release(semaphore->resource.loop, &semaphore->permits);
+    return 0;
+}
+
+AIOLOOP_API bool aioloop_semaphore_locked(const aioloop_semaphore *semaphore) {
+    return semaphore != NULL && semaphore->permits.value == 0;
+}
+
+/* ---- Barrier ---- */
+
+struct aioloop_barrier {
+    aiol_resource resource;
+    aiol_link waiters;
+    int parties;
+    int waiting;
+    bool broken;
+};
+
+static void aiol_barrier_destroy(aiol_resource *resource) {
+    aioloop_barrier *barrier = AIOL_CONTAINER(resource, aioloop_barrier, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, barrier, sizeof(*barrier));
+}
+
+static const aiol_resource_calls aiol_barrier_resource = {"barrier", aiol_combine_closed, aiol_barrier_destroy,
+                                                          aiol_combine_is_open};
+
+AIOLOOP_API aioloop_barrier *aioloop_barrier_new(aioloop *loop, int parties) {
+    aioloop_barrier *barrier;
+    if (loop != NULL && parties < 1) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "a barrier needs one party at least");
+        return NULL;
+    }
+    barrier = (aioloop_barrier *)aiol_sync_new(loop, sizeof(*barrier));
+    if (barrier == NULL)
+        return NULL;
+    aiol_list_init(&barrier->waiters);
+    barrier->parties = parties;
+    aiol_resource_add(loop, &barrier->resource, &aiol_barrier_resource);
+    return barrier;
+}
+
+AIOLOOP_API void aioloop_barrier_free(aioloop_barrier *barrier) {
+    aiol_link line;
+    if (barrier == NULL || barrier->resource.loop->freeing)
+        return;
+    aiol_line_detach(&line, &barrier->waiters);
+    aiol_barrier_destroy(&barrier->resource);
+    aiol_line_end(&line, AIOLOOP_ECANCELED);
+}
+
+static bool aiol_barrier_cancel(aioloop_future *f, void *owner) {
+    aioloop_barrier *barrier = (aioloop_barrier *)((aiol_waiter *)(void *)f)->object;
+    if (barrier != NULL)
+        barrier->waiting--;
+    return aiol_waiter_leave(f, owner);
+}
+
+/* The last one has come. */
+static void aiol_barrier_open(aioloop_barrier *barrier) {
+    aiol_link line;
+    aiol_waiter *w;
+    int64_t number = 0;
+    barrier->waiting = 0;
+    aiol_line_detach(&line, &barrier->waiters);
+    while ((w = aiol_line_pop(&line)) != NULL) {
+        aiol_future_finish(&w->future, number++, NULL, NULL);
+        aiol_future_release(&w->future);
+    }
+}
+
+AIOLOOP_API aioloop_future *(aioloop_barrier_wait)(aioloop_barrier *barrier) {
+    int err = barrier == NULL ? AIOLOOP_EINVAL : aiol_sync_check(barrier->resource.loop);
+    aioloop *loop;
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = barrier->resource.loop;
+    if (barrier->broken)
+        return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EBROKENBARRIER, NULL));
+    w = aiol_line_join(loop, &barrier->waiters, barrier);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    w->future.end.cancel = aiol_barrier_cancel;
+    if (++barrier->waiting == barrier->parties)
+        aiol_barrier_open(barrier);
+    return &w->future;
+}
+
+/* Those who wait fail; barrier may be gone afterwards. */
+static int aiol_barrier_break(aioloop_barrier *barrier, bool broken) {
+    aiol_link line;
+    int err = barrier == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(barrier->resource.loop);
+    if (err < 0)
+        return err;
+    barrier->broken = broken;
+    if (barrier->resource.loop->closed)
+        return 0;
+    barrier->waiting = 0;
+    aiol_line_detach(&line, &barrier->waiters);
+    aiol_line_end(&line, AIOLOOP_EBROKENBARRIER);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_barrier_reset(aioloop_barrier *barrier) {
+    return aiol_barrier_break(barrier, false);
+}
+
+AIOLOOP_API int aioloop_barrier_abort(aioloop_barrier *barrier) {
+    return aiol_barrier_break(barrier, true);
+}
+
+AIOLOOP_API int aioloop_barrier_parties(const aioloop_barrier *barrier) {
+    return barrier == NULL ? 0 : barrier->parties;
+}
+
+AIOLOOP_API int aioloop_barrier_n_waiting(const aioloop_barrier *barrier) {
+    return barrier == NULL ? 0 : barrier->waiting;
+}
+
+AIOLOOP_API bool aioloop_barrier_broken(const aioloop_barrier *barrier) {
+    return barrier != NULL && barrier->broken;
+}
+
+#endif
+
+/* >> src/high/queue.c */
+/*
+ * queue.c - queues between tasks.                                                  (asyncio: queues.py)
+ *
+ * An item goes onto the shelf and from there to the first who waits for one, at once. It can come back, when the task
+ * it was given to was cancelled before it went on; its number, counted when it was put, says where it belongs. Room for
+ * what can come back, and for the items of those who wait to put one, is kept free (`promised`): only putting needs
+ * memory.
+ */
+#ifndef AIOL_HIGH_QUEUE_C
+#define AIOL_HIGH_QUEUE_C
+
+typedef struct aiol_item {
+    void *pointer;
+    void (*dispose)(void *pointer);
+    uint64_t number;
+} aiol_item;
+
+/* The items, in a ring; a LIFO queue and a heap begin at its start. */
+typedef struct aiol_shelf {
+    aiol_item *items;
+    size_t capacity;
+    size_t head;
+    size_t count;
+} aiol_shelf;
+
+struct aioloop_queue {
+    aiol_resource resource;
+    aioloop_queue_kind kind;
+    int64_t maxsize;
+    int (*compare)(const void *a, const void *b);
+    aiol_shelf shelf;
+    size_t promised; /* places for those who wait to put something, and for what was given and may come back */
+    uint64_t number; /* of the item put last */
+    size_t unfinished;
+    aiol_link getters;
+    aiol_link putters;
+    aiol_link joiners;
+    aiol_link granted; /* who were given an item that they may not have read */
+    bool serving;
+    bool is_shutdown;
+    bool drops; /* what comes back: it was shut down at once */
+    bool closing;
+};
+
+/* ---- the shelf ---- */
+
+AIOL_INLINE aiol_item *aiol_shelf_at(const aiol_shelf *s, size_t i) {
+    i += s->head;
+    return &s->items[i < s->capacity ? i : i - s->capacity];
+}
+
+/* Room for one item more, and for those promised. 0 or AIOLOOP_ENOMEM. */
+static int aiol_shelf_reserve(const aioloop_allocator *a, aiol_shelf *s, size_t promised) {
+    size_t wanted = s->count + promised + 1;
+    aiol_shelf grown;
+    size_t i;
+    int err;
+    if (wanted <= s->capacity)
+        return 0;
+    memset(&grown, 0, sizeof(grown));
+    err = aiol_grow(a, &grown.items, &grown.capacity, sizeof(grown.items[0]), wanted + s->capacity / 2);
+    if (err < 0)
+        return err;
+    for (i = 0; i < s->count; i++)
+        grown.items[i] = *aiol_shelf_at(s, i);
+    grown.count = s->count;
+    aiol_free(a, s->items, s->capacity * sizeof(s->items[0]));
+    *s = grown;
+    return 0;
+}
+
+/* Puts an item where its number says, counted from the end: mostly it is the last. */
+static void aiol_shelf_insert_last(aiol_shelf *s, const aiol_item *item) {
+    size_t i = s->count++;
+    while (i > 0 && aiol_shelf_at(s, i - 1)->number > item->number) {
+        *aiol_shelf_at(s, i) = *aiol_shelf_at(s, i - 1);
+        i--;
+    }
+    *aiol_shelf_at(s, i) = *item;
+}
+
+/* The same from the front, for one that comes back. */
+static void aiol_shelf_insert_first(aiol_shelf *s, const aiol_item *item) {
+    size_t i = 0;
+    s->head = (s->head == 0 ? s->capacity : s->head) - 1;
+    s->count++;
+    while (i + 1 < s->count && aiol_shelf_at(s, i + 1)->number < item->number) {
+        *aiol_shelf_at(s, i) = *aiol_shelf_at(s, i + 1);
+        i++;
+    }
+    *aiol_shelf_at(s, i) = *item;
+}
+
+static bool aiol_item_before(const aioloop_queue *q, const aiol_item *a, const aiol_item *b) {
+    int order = q->compare(a->pointer, b->pointer);
+    return order < 0 || (order == 0 && a->number < b->number);
+}
+
+static void aiol_items_up(aioloop_queue *q, const aiol_item *item) {
+    aiol_item *items = q->shelf.items;
+    size_t i = q->shelf.count++;
+    while (i > 0 && aiol_item_before(q, item, &items[(i - 1) / 2])) {
+        items[i] = items[(i - 1) / 2];
+        i = (i - 1) / 2;
+    }
+    items[i] = *item;
+}
+
+/* The last item takes the place of the first, and goes down from there. */
+static void aiol_items_down(aioloop_queue *q) {
+    aiol_item *items = q->shelf.items;
+    size_t count = --q->shelf.count;
+    const aiol_item last = items[count];
+    size_t i = 0;
+    size_t child;
+    while ((child = 2 * i + 1) < count) {
+        if (child + 1 < count && aiol_item_before(q, &items[child + 1], &items[child]))
+            child++;
+        if (!aiol_item_before(q, &items[child], &last))
+            break;
+        items[i] = items[child];
+        i = child;
+    }
+    items[i] = last;
+}
+
+/* There is room. */
+static void aiol_items_insert(aioloop_queue *q, const aiol_item *item) {
+    aiol_shelf *s = &q->shelf;
+    if (q->kind == AIOLOOP_QUEUE_PRIORITY)
+        aiol_items_up(q, item);
+    else if (q->kind == AIOLOOP_QUEUE_FIFO && s->count != 0 && item->number < aiol_shelf_at(s, s->count - 1)->number)
+        aiol_shelf_insert_first(s, item);
+    else
+        aiol_shelf_insert_last(s, item);
+}
+
+/* The next item out; there is one. */
+static aiol_item aiol_items_take(aioloop_queue *q) {
+    aiol_shelf *s = &q->shelf;
+    aiol_item item;
+    if (q->kind == AIOLOOP_QUEUE_LIFO)
+        return *aiol_shelf_at(s, --s->count);
+    item = *aiol_shelf_at(s, 0);
+    if (q->kind == AIOLOOP_QUEUE_PRIORITY) {
+        aiol_items_down(q);
+    } else {
+        s->head = s->head + 1 == s->capacity ? 0 : s->head + 1;
+        s->count--;
+    }
+    return item;
+}
+
+/* Takes all items out, and the memory with them. */
+static aiol_shelf aiol_items_detach(aioloop_queue *q) {
+    aiol_shelf shelf = q->shelf;
+    memset(&q->shelf, 0, sizeof(q->shelf));
+    return shelf;
+}
+
+static void aiol_item_end(void *pointer, void (*dispose)(void *)) {
+    if (dispose != NULL)
+        dispose(pointer);
+}
+
+/* Disposes of items that are no queue's any more. */
+static void aiol_shelf_end(aioloop *loop, aiol_shelf *s) {
+    size_t i;
+    for (i = 0; i < s->count; i++) {
+        const aiol_item *item = aiol_shelf_at(s, i);
+        aiol_item_end(item->pointer, item->dispose);
+    }
+    aiol_free(&loop->allocator, s->items, s->capacity * sizeof(s->items[0]));
+}
+
+/* ---- who waits ---- */
+
+static bool aiol_queue_is_full(const aioloop_queue *q) {
+    return q->maxsize > 0 && q->shelf.count >= (uint64_t)q->maxsize;
+}
+
+static void aiol_queue_serve(aioloop_queue *q);
+
+/* That many items are done with. Those who wait for all of them are taken off the queue. */
+static void aiol_queue_count_done(aioloop_queue *q, size_t done, aiol_link *joiners) {
+    aiol_list_init(joiners);
+    q->unfinished -= aiol_min_size(done, q->unfinished);
+    if (q->unfinished == 0 && !q->resource.loop->closed)
+        aiol_line_detach(joiners, &q->joiners);
+}
+
+/* A getter's future goes. An item that it was given and nobody has read comes back, if the queue still takes it. */
+static void aiol_getter_gone(aiol_waiter *w, bool unread) {
+    aioloop_queue *q = (aioloop_queue *)w->object;
+    aiol_item item;
+    aiol_link joiners;
+    if (q != NULL)
+        q->promised--;
+    if (!unread)
+        return;
+    item.pointer = w->future.of.pointer;
+    item.dispose = w->dispose;
+    item.number = w->mark;
+    if (q != NULL && !q->drops) {
+        aiol_items_insert(q, &item);
+        aiol_queue_serve(q);
+        return;
+    }
+    if (q != NULL) {
+        aiol_queue_count_done(q, 1, &joiners);
+        aiol_line_end(&joiners, 0);
+    }
+    aiol_item_end(item.pointer, item.dispose);
+}
+
+/* Hands the next item to a getter that is in no line. */
+static void aiol_getter_give(aioloop_queue *q, aiol_waiter *w) {
+    aiol_item item = aiol_items_take(q);
+    q->promised++;
+    w->dispose = item.dispose;
+    w->mark = item.number;
+    w->gone = aiol_getter_gone;
+    w->future.flags |= AIOL_FUTURE_GRANT;
+    aiol_list_append(&q->granted, &w->link);
+    aiol_future_finish(&w->future, 0, item.pointer, NULL);
+    aiol_future_release(&w->future);
+}
+
+/* A putter's future goes, and its item was not put: that waits in the future, as its owner. */
+static void aiol_putter_gone(aiol_waiter *w, bool unread) {
+    (void)unread;
+    aiol_item_end(w->future.of.owner, w->dispose);
+}
+
+static bool aiol_putter_cancel(aioloop_future *f, void *owner) {
+    aioloop_queue *q = (aioloop_queue *)((aiol_waiter *)(void *)f)->object;
+    if (q != NULL)
+        q->promised--;
+    return aiol_waiter_leave(f, owner);
+}
+
+/* There is room for it and all that is promised. */
+static void aiol_queue_put_item(aioloop_queue *q, void *pointer, void (*dispose)(void *)) {
+    aiol_item item;
+    item.pointer = pointer;
+    item.dispose = dispose;
+    item.number = ++q->number;
+    q->unfinished++;
+    aiol_items_insert(q, &item);
+}
+
+/* Lets in a putter that is in no line. */
+static void aiol_putter_admit(aioloop_queue *q, aiol_waiter *w) {
+    q->promised--;
+    w->gone = NULL;
+    aiol_queue_put_item(q, w->future.of.owner, w->dispose);
+    aiol_future_finish(&w->future, 0, NULL, NULL);
+    aiol_future_release(&w->future);
+}
+
+/* Items to those who wait for them, and room to those who wait for that. */
+static void aiol_queue_serve(aioloop_queue *q) {
+    aiol_waiter *w;
+    if (q->serving || q->resource.loop->closed)
+        return;
+    q->serving = true;
+    for (;;) {
+        if (q->shelf.count != 0 && (w = aiol_line_pop(&q->getters)) != NULL)
+            aiol_getter_give(q, w);
+        else if (!aiol_queue_is_full(q) && (w = aiol_line_pop(&q->putters)) != NULL)
+            aiol_putter_admit(q, w);
+        else
+            break;
+    }
+    q->serving = false;
+}
+
+/* ---- making and ending ---- */
+
+/* The loop closes: the items go now, while everything that they may refer to is there. */
+static void aiol_queue_closed(aiol_resource *resource) {
+    aioloop_queue *q = AIOL_CONTAINER(resource, aioloop_queue, resource);
+    aiol_shelf shelf = aiol_items_detach(q);
+    q->is_shutdown = true;
+    q->drops = true;
+    q->closing = true;
+    aiol_shelf_end(resource->loop, &shelf);
+    q->closing = false;
+}
+
+static void aiol_queue_destroy(aiol_resource *resource) {
+    aioloop_queue *q = AIOL_CONTAINER(resource, aioloop_queue, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, q, sizeof(*q));
+}
+
+static const aiol_resource_calls aiol_queue_resource = {"queue", aiol_queue_closed, aiol_queue_destroy,
+                                                        aiol_combine_is_open};
+
+AIOLOOP_API aioloop_queue *aioloop_queue_new(aioloop *loop, const aioloop_queue_options *options) {
+    aioloop_queue *q;
+    if (loop != NULL && options != NULL &&
+        ((unsigned)options->kind > AIOLOOP_QUEUE_PRIORITY ||
+         (options->kind == AIOLOOP_QUEUE_PRIORITY && options->compare == NULL))) {
+        aiol_fail(loop, AIOLOOP_EINVAL, "a queue of an unknown kind, or without its compare");
+        return NULL;
+    }
+    q = (aioloop_queue *)aiol_sync_new(loop, sizeof(*q));
+    if (q == NULL)
+        return NULL;
+    if (options != NULL) {
+        q->kind = options->kind;
+        q->maxsize = options->maxsize < 0 ? 0 : options->maxsize;
+        q->compare = options->compare;
+    }
+    aiol_list_init(&q->getters);
+    aiol_list_init(&q->putters);
+    aiol_list_init(&q->joiners);
+    aiol_list_init(&q->granted);
+    aiol_resource_add(loop, &q->resource, &aiol_queue_resource);
+    return q;
+}
+
+AIOLOOP_API void aioloop_queue_free(aioloop_queue *queue) {
+    aiol_link getters, putters, joiners;
+    aiol_shelf shelf;
+    aioloop *loop;
+    aiol_waiter *w;
+    if (queue == NULL || queue->resource.loop->freeing || queue->closing)
+        return; /* it goes with the loop */
+    loop = queue->resource.loop;
+    while ((w = aiol_line_pop(&queue->granted)) != NULL)
+        w->object = NULL; /* an item that is not read is disposed of */
+    aiol_line_detach(&getters, &queue->getters);
+    aiol_line_detach(&putters, &queue->putters);
+    aiol_line_detach(&joiners, &queue->joiners);
+    shelf = aiol_items_detach(queue);
+    aiol_queue_destroy(&queue->resource);
+    aiol_line_end(&getters, AIOLOOP_ECANCELED);
+    aiol_line_end(&putters, AIOLOOP_ECANCELED);
+    aiol_line_end(&joiners, AIOLOOP_ECANCELED);
+    aiol_shelf_end(loop, &shelf);
+}
+
+/* ---- putting ---- */
+
+/* The future of a put that fails; its item goes. */
+static aioloop_future *aiol_put_failed(aioloop_future *f, void *item, void (*dispose)(void *)) {
+    aiol_item_end(item, dispose);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_queue_put)(aioloop_queue *queue, void *item, void (*dispose)(void *item)) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aioloop_future *f;
+    aiol_waiter *w;
+    aioloop *loop;
+    if (err < 0)
+        return aiol_put_failed(aiol_future_failed(err), item, dispose);
+    loop = queue->resource.loop;
+    if (queue->is_shutdown)
+        return aiol_put_failed(aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EQUEUESHUTDOWN, NULL)), item, dispose);
+    if (aiol_shelf_reserve(&loop->allocator, &queue->shelf, queue->promised) < 0)
+        return aiol_put_failed(aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL)), item, dispose);
+    if (!aiol_queue_is_full(queue)) {
+        f = aiol_future_of_number(loop, 0);
+        if (aiol_future_is_static(f))
+            return aiol_put_failed(f, item, dispose);
+        aiol_queue_put_item(queue, item, dispose);
+        aiol_queue_serve(queue);
+        return f;
+    }
+    w = aiol_line_join(loop, &queue->putters, queue);
+    if (w == NULL)
+        return aiol_put_failed(aiol_future_failed(AIOLOOP_ENOMEM), item, dispose);
+    w->future.end.cancel = aiol_putter_cancel;
+    w->future.of.owner = item;
+    w->dispose = dispose;
+    w->gone = aiol_putter_gone;
+    queue->promised++;
+    return &w->future;
+}
+
+AIOLOOP_API int aioloop_queue_put_nowait(aioloop_queue *queue, void *item, void (*dispose)(void *item)) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    if (err < 0)
+        return err;
+    if (queue->is_shutdown)
+        return AIOLOOP_EQUEUESHUTDOWN;
+    if (aiol_queue_is_full(queue))
+        return AIOLOOP_EQUEUEFULL;
+    if (aiol_shelf_reserve(&queue->resource.loop->allocator, &queue->shelf, queue->promised) < 0)
+        return aiol_fail(queue->resource.loop, AIOLOOP_ENOMEM, NULL);
+    aiol_queue_put_item(queue, item, dispose);
+    aiol_queue_serve(queue);
+    return 0;
+}
+
+/* ---- getting ---- */
+
+AIOLOOP_API aioloop_future *(aioloop_queue_get)(aioloop_queue *queue) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aioloop *loop;
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    loop = queue->resource.loop;
+    if (queue->is_shutdown && queue->shelf.count == 0)
+        return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EQUEUESHUTDOWN, NULL));
+    w = aiol_line_join(loop, &queue->getters, queue);
+    if (w == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    aiol_queue_serve(queue);
+    return &w->future;
+}
+
+AIOLOOP_API int aioloop_queue_get_nowait(aioloop_queue *queue, void *out) {
+    int err = queue == NULL || out == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aiol_item item;
+    if (err < 0)
+        return err;
+    if (queue->shelf.count == 0)
+        return queue->is_shutdown ? AIOLOOP_EQUEUESHUTDOWN : AIOLOOP_EQUEUEEMPTY;
+    item = aiol_items_take(queue);
+    aiol_queue_serve(queue);
+    aiol_store_pointer(out, item.pointer);
+    return 0;
+}
+
+/* ---- the rest ---- */
+
+AIOLOOP_API int aioloop_queue_task_done(aioloop_queue *queue) {
+    aiol_link joiners;
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(queue->resource.loop);
+    if (err < 0)
+        return err;
+    if (queue->unfinished == 0)
+        return aiol_fail(queue->resource.loop, AIOLOOP_EINVAL, "task_done was called too often");
+    aiol_queue_count_done(queue, 1, &joiners);
+    aiol_line_end(&joiners, 0);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_queue_join)(aioloop_queue *queue) {
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check(queue->resource.loop);
+    aiol_waiter *w;
+    if (err < 0)
+        return aiol_future_failed(err);
+    if (queue->unfinished == 0)
+        return aiol_future_of_number(queue->resource.loop, 0);
+    w = aiol_line_join(queue->resource.loop, &queue->joiners, queue);
+    return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
+}
+
+/* First all that is the queue's; then what may run user code, which may free it. */
+AIOLOOP_API int aioloop_queue_shutdown(aioloop_queue *queue, bool immediate) {
+    aiol_link getters, putters, joiners;
+    aiol_shelf shelf;
+    aioloop *loop;
+    aiol_link *link;
+    int err = queue == NULL ? AIOLOOP_EINVAL : aiol_sync_check_thread(queue->resource.loop);
+    if (err < 0)
+        return err;
+    loop = queue->resource.loop;
+    memset(&shelf, 0, sizeof(shelf));
+    queue->is_shutdown = true;
+    if (immediate) {
+        queue->drops = true;
+        shelf = aiol_items_detach(queue);
+    }
+    aiol_queue_count_done(queue, shelf.count, &joiners);
+    aiol_list_init(&getters);
+    aiol_list_init(&putters);
+    if (!loop->closed) {
+        aiol_line_detach(&getters, &queue->getters);
+        for (link = queue->putters.next; link != &queue->putters; link = link->next)
+            queue->promised--;
+        aiol_line_detach(&putters, &queue->putters);
+    }
+    aiol_line_end(&joiners, 0);
+    aiol_line_end(&getters, AIOLOOP_EQUEUESHUTDOWN);
+    aiol_line_end(&putters, AIOLOOP_EQUEUESHUTDOWN);
+    aiol_shelf_end(loop, &shelf);
+    return 0;
+}
+
+AIOLOOP_API size_t aioloop_queue_qsize(const aioloop_queue *queue) {
+    return queue == NULL ? 0 : queue->shelf.count;
+}
+
+AIOLOOP_API int64_t aioloop_queue_maxsize(const aioloop_queue *queue) {
+    return queue == NULL ? 0 : queue->maxsize;
+}
+
+AIOLOOP_API bool aioloop_queue_empty(const aioloop_queue *queue) {
+    return queue == NULL || queue->shelf.count == 0;
+}
+
+AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue) {
+    return queue != NULL && aiol_queue_is_full(queue);
+}
+
+#endif
+
+/* >> src/high/streams.c */
+/*
+ * streams.c - connections for coroutines.                                             (asyncio: streams.py)
+ *
+ * What was received lies in one block, from start to end. A read gives its beginning away without a copy, and goes on owning its
+ * future: only when the next read begins is it known whether anybody looked at the result, and thus whether the bytes are used
+ * up. Until then they do not move: what arrives meanwhile and finds no room goes, with all of it, into a new block, and the old
+ * one is held for the reader.
+ *
+ * A stream goes when it has no owner and its connection is lost; with the loop it goes as a resource.
+ */
+#ifndef AIOL_HIGH_STREAMS_C
+#define AIOL_HIGH_STREAMS_C
+
+#define AIOL_STREAM_LIMIT 65536u
+#define AIOL_STREAM_ROOM 256u  /* the first block */
+#define AIOL_STREAM_KEPT 4096u /* an empty block up to this size is kept */
+#define AIOL_STREAM_SEPARATOR 16u
+
+typedef enum aiol_streams_kind { AIOL_STREAMS_SOME, AIOL_STREAMS_ALL, AIOL_STREAMS_EXACTLY, AIOL_STREAMS_UNTIL } aiol_streams_kind;
+
+/* What a read is for. */
+typedef struct aiol_streams_want {
+    aiol_streams_kind kind;
+    bool line;                     /* UNTIL: aioloop_stream_readline's */
+    size_t size;                   /* SOME, EXACTLY: bytes */
+    const aioloop_buf *separators; /* UNTIL */
+    size_t count;
+    size_t searched; /* UNTIL: none begins before this */
+} aiol_streams_want;
+
+/* A drain or wait_closed that waits. */
+typedef struct aiol_streams_waiter {
+    aiol_link link;
+    aioloop_stream *stream;
+    aioloop_future *future;
+    aioloop_handle later; /* a drain that is decided in the next iteration */
+} aiol_streams_waiter;
+
+struct aioloop_stream {
+    aiol_resource resource;
+    aioloop_transport *transport; /* a reference; NULL: it is fed by hand */
+    char *buffer;
+    size_t capacity; /* more than end: there is room for a zero */
+    size_t start;
+    size_t end;
+    size_t limit;
+
+    aioloop_future *given; /* the last read that was given bytes; held until the next one */
+    const char *given_data;
+    size_t given_size;
+    char *held; /* the block that they are in, if that is not the buffer any more */
+    size_t held_capacity;
+    char covered; /* the byte in whose place the zero behind them stands */
+
+    bool connected; /* connection_lost is still to come */
+    bool eof;
+    bool reading_paused;
+    bool writing_paused;
+    int lost; /* what the connection was lost with, once it is not connected */
+    int code; /* what reads fail with; 0: nothing */
+    struct aioloop_error *error; /* its message, or NULL */
+
+    aioloop_future *reading; /* the read that waits; held */
+    aiol_streams_want want;
+    void *separators; /* those of want, in a block of this size; */
+    size_t separators_size;
+    aioloop_buf separator; /* or a single short one, */
+    char separator_bytes[AIOL_STREAM_SEPARATOR]; /* here */
+    size_t consumed; /* of the last overrun */
+
+    aiol_link drains;
+    aiol_link closers;
+    aioloop_future *opening;    /* aioloop_open_connection's; held */
+    aioloop_future *connecting; /* aioloop_create_connection's; held */
+};
+
+static void aiol_streams_settle(aioloop_stream *s);
+static void aiol_streams_end_read(aioloop_stream *s);
+
+/* ---- life ---- */
+
+static void aiol_streams_free_waiters(aioloop_stream *s, aiol_link *list) {
+    while (!aiol_list_empty(list)) {
+        aiol_streams_waiter *w = AIOL_CONTAINER(list->next, aiol_streams_waiter, link);
+        aiol_list_remove(&w->link);
+        aiol_free(&s->resource.loop->allocator, w, sizeof(*w));
+    }
+}
+
+static void aiol_streams_destroy(aiol_resource *resource) {
+    aioloop_stream *s = AIOL_CONTAINER(resource, aioloop_stream, resource);
+    const aioloop_allocator *a = &resource->loop->allocator;
+    aiol_resource_remove(resource);
+    aiol_streams_free_waiters(s, &s->drains);
+    aiol_streams_free_waiters(s, &s->closers);
+    aiol_error_free(a, s->error);
+    aiol_free(a, s->separators, s->separators_size);
+    aiol_free(a, s->held, s->held_capacity);
+    aiol_free(a, s->buffer, s->capacity);
+    aiol_free(a, s, sizeof(*s));
+}
+
+static void aiol_streams_loop_closed(aiol_resource *resource) {
+    (void)resource; /* its transport ends; what waits stays pending */
+}
+
+static bool aiol_streams_is_open(const aiol_resource *resource) {
+    (void)resource; /* the transport says it */
+    return false;
+}
+
+static const aiol_resource_calls aiol_streams_resource = {"stream", aiol_streams_loop_closed, aiol_streams_destroy,
+                                                          aiol_streams_is_open};
+
+/* With one reference; NULL, and the message stored, when there is no memory. */
+static aioloop_stream *aiol_streams_make(aioloop *loop, size_t limit) {
+    aioloop_stream *s = (aioloop_stream *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    if (s == NULL) {
+        aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    s->limit = limit;
+    s->resource.refs = 1;
+    aiol_list_init(&s->drains);
+    aiol_list_init(&s->closers);
+    aiol_resource_add(loop, &s->resource, &aiol_streams_resource);
+    return s;
+}
+
+/* The limit that an option means, or the error. Twice as much has to fit into a size. */
+static int aiol_streams_limit(aioloop *loop, int64_t option, size_t *limit) {
+    if (option < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the limit of a stream must be positive");
+    *limit = option == 0 ? AIOL_STREAM_LIMIT : (uint64_t)option > SIZE_MAX / 4 ? SIZE_MAX / 4 : (size_t)option;
+    return 0;
+}
+
+AIOLOOP_API aioloop_stream *(aioloop_stream_new)(aioloop *loop, int64_t limit) {
+    size_t size = 0;
+    if (loop == NULL || loop->closed) {
+        aiol_fail(loop, loop == NULL ? AIOLOOP_EINVAL : AIOLOOP_ECLOSED, NULL);
+        return NULL;
+    }
+    return aiol_streams_limit(loop, limit, &size) < 0 ? NULL : aiol_streams_make(loop, size);
+}
+
+AIOLOOP_API aioloop_stream *aioloop_stream_ref(aioloop_stream *stream) {
+    if (stream != NULL)
+        stream->resource.refs++;
+    return stream;
+}
+
+/* Nobody needs it any more, neither an owner nor the connection. */
+static void aiol_streams_drop(aioloop_stream *s) {
+    aioloop_transport *transport = s->transport;
+    aiol_streams_destroy(&s->resource);
+    aioloop_transport_unref(transport);
+}
+
+AIOLOOP_API void aioloop_stream_unref(aioloop_stream *stream) {
+    if (stream == NULL)
+        return;
+    AIOL_ASSERT(stream->resource.refs != 0);
+    if (--stream->resource.refs != 0 || stream->resource.loop->freeing)
+        return;
+    if (stream->reading != NULL) {
+        aioloop_future_set_cancelled(stream->reading);
+        aiol_streams_end_read(stream);
+    }
+    aiol_streams_settle(stream);
+    aioloop_transport_close(stream->transport);
+    if (!stream->connected)
+        aiol_streams_drop(stream);
+}
+
+/* As a future's dispose. */
+static void aiol_streams_dispose(void *pointer) {
+    aioloop_stream_unref((aioloop_stream *)pointer);
+}
+
+/* ---- futures ---- */
+
+static bool aiol_streams_is_static(const aioloop_future *f) {
+    return aioloop_future_get_loop(f) == NULL;
+}
+
+static void aiol_streams_fail(aioloop_future *f, int code, const char *text) {
+    if (text == NULL)
+        aioloop_future_set_exception(f, code, NULL);
+    else
+        aioloop_future_set_exception(f, code, "%s", text);
+}
+
+/* One that is done: with the number 0, or a code. */
+static aioloop_future *aiol_streams_done(aioloop *loop, int code, const char *text) {
+    aioloop_future *f = (aioloop_create_operation)(loop, NULL, NULL);
+    if (aiol_streams_is_static(f))
+        return f;
+    if (code < 0)
+        aiol_streams_fail(f, code, text);
+    else
+        aioloop_future_set_result(f, 0, NULL, NULL);
+    aiol_future_release(f);
+    return f;
+}
+
+/* A call that is refused. */
+static aioloop_future *aiol_streams_refuse(aioloop *loop, int code, const char *text) {
+    return aiol_future_failed(aiol_fail(loop, code, "%s", text));
+}
+
+/* With the error that reads fail with. */
+static aioloop_future *aiol_streams_broken(const aioloop_stream *s) {
+    return aiol_streams_done(s->resource.loop, s->code, s->error == NULL ? NULL : aioloop_error_message(s->error));
+}
+
+/* ---- the buffer ---- */
+
+/* What was received and not given to anybody. */
+static size_t aiol_streams_size(const aioloop_stream *s) {
+    return s->end - s->start - s->given_size;
+}
+
+/* Makes room for size more bytes and a zero. Bytes that somebody has do not move. 0 or AIOLOOP_ENOMEM. */
+static int aiol_streams_reserve(aioloop_stream *s, size_t size) {
+    const aioloop_allocator *a = &s->resource.loop->allocator;
+    size_t live = s->end - s->start;
+    bool lent = s->given != NULL && s->held == NULL;
+    size_t capacity;
+    char *block;
+    if (size < s->capacity - s->end)
+        return 0;
+    if (!lent && s->start >= live && size < s->capacity - live) {
+        memcpy(s->buffer, s->buffer + s->start, live);
+        s->start = 0;
+        s->end = live;
+        return 0;
+    }
+    if (size > SIZE_MAX / 2 - live)
+        return AIOLOOP_ENOMEM;
+    capacity = live + size + 1;
+    if (capacity < live + live / 2)
+        capacity = live + live / 2;
+    if (capacity < AIOL_STREAM_ROOM)
+        capacity = AIOL_STREAM_ROOM;
+    block = (char *)aiol_alloc(a, capacity);
+    if (block == NULL)
+        return AIOLOOP_ENOMEM;
+    if (live != 0)
+        memcpy(block, s->buffer + s->start, live);
+    if (lent) {
+        block[s->given_size] = s->covered;
+        s->held = s->buffer;
+        s->held_capacity = s->capacity;
+    } else {
+        aiol_free(a, s->buffer, s->capacity);
+    }
+    s->buffer = block;
+    s->capacity = capacity;
+    s->start = 0;
+    s->end = live;
+    return 0;
+}
+
+static int aiol_streams_append(aioloop_stream *s, const void *data, size_t size) {
+    int err = aiol_streams_reserve(s, size);
+    size_t at = s->end;
+    if (err < 0)
+        return err;
+    memcpy(s->buffer + at, data, size);
+    s->end += size;
+    if (s->given != NULL && s->held == NULL && s->start + s->given_size == at) {
+        s->covered = s->buffer[at];
+        s->buffer[at] = '\0';
+    }
+    return 0;
+}
+
+/* Gives the first size bytes, at least one, to the read that f is of. f is done after this, or was before. */
+static void aiol_streams_give(aioloop_stream *s, aioloop_future *f, size_t size) {
+    size_t behind = s->start + size;
+    s->given = f;
+    s->given_data = s->buffer + s->start;
+    s->given_size = size;
+    s->covered = behind == s->end ? '\0' : s->buffer[behind];
+    s->buffer[behind] = '\0';
+}
+
+/* Whether whoever made the last read has had its outcome. */
+static bool aiol_streams_taken(const aioloop_future *f) {
+    return (f->flags & (f->state == AIOL_FUTURE_FINISHED ? AIOL_FUTURE_TAKEN : AIOL_FUTURE_LOOKED_AT)) != 0;
+}
+
+/* The last read is over: what it gave is used up, or is still there if nobody looked at it. */
+static void aiol_streams_settle(aioloop_stream *s) {
+    const aioloop_allocator *a = &s->resource.loop->allocator;
+    aioloop_future *f = s->given;
+    if (f == NULL)
+        return;
+    if (s->held == NULL)
+        s->buffer[s->start + s->given_size] = s->covered;
+    aiol_free(a, s->held, s->held_capacity);
+    s->held = NULL;
+    if (aiol_streams_taken(f))
+        s->start += s->given_size;
+    s->given = NULL;
+    s->given_size = 0;
+    if (s->start == s->end) {
+        s->start = 0;
+        s->end = 0;
+        if (s->capacity > AIOL_STREAM_KEPT) {
+            aiol_free(a, s->buffer, s->capacity);
+            s->buffer = NULL;
+            s->capacity = 0;
+        }
+    }
+    if (f->refs == 1)
+        (void)aioloop_future_exception(f); /* it was let go of, and nothing is lost: no reason to report it */
+    aiol_future_release(f);
+}
+
+/* Too much waits to be read: the transport pauses, until it is less or a read needs more. */
+static void aiol_streams_flow(aioloop_stream *s) {
+    size_t size = aiol_streams_size(s);
+    if (s->transport == NULL)
+        return;
+    if (s->reading_paused && (s->reading != NULL || size <= s->limit)) {
+        s->reading_paused = false;
+        aioloop_transport_resume_reading(s->transport);
+    } else if (!s->reading_paused && s->reading == NULL && size > 2 * s->limit) {
+        s->reading_paused = true;
+        aioloop_transport_pause_reading(s->transport);
+    }
+}
+
+/* ---- searching ---- */
+
+#define AIOL_STREAMS_NOWHERE SIZE_MAX
+
+/* Where a separator begins, not before from. */
+static size_t aiol_streams_find(const char *data, size_t size, size_t from, const aioloop_buf *separator) {
+    const char *bytes = (const char *)separator->data;
+    while (from < size && separator->size <= size - from) {
+        const char *at = (const char *)memchr(data + from, bytes[0], size - from - separator->size + 1);
+        if (at == NULL)
+            break;
+        from = (size_t)(at - data);
+        if (memcmp(at, bytes, separator->size) == 0)
+            return from;
+        from++;
+    }
+    return AIOL_STREAMS_NOWHERE;
+}
+
+/* Looks for the separator that ends first. 1: *size bytes up to its end. 0: there may be one when more has come. An error: of
+ * the *size bytes a line that is too long consists of, 0 if they are kept. */
+static int aiol_streams_search(aioloop_stream *s, aiol_streams_want *w, size_t *size) {
+    size_t there = s->end - s->start;
+    const char *data = there == 0 ? NULL : s->buffer + s->start;
+    size_t best = AIOL_STREAMS_NOWHERE;
+    size_t end = there;
+    size_t longest = 1;
+    size_t i;
+    for (i = 0; i < w->count && there != 0; i++) {
+        const aioloop_buf *separator = &w->separators[i];
+        size_t at = aiol_streams_find(data, end, w->searched, separator);
+        if (separator->size > longest)
+            longest = separator->size;
+        if (at != AIOL_STREAMS_NOWHERE && (best == AIOL_STREAMS_NOWHERE || at + separator->size < end || at > best)) {
+            best = at;
+            end = at + separator->size;
+        }
+    }
+    if (best != AIOL_STREAMS_NOWHERE && best <= s->limit) {
+        *size = end;
+        return 1;
+    }
+    if (best == AIOL_STREAMS_NOWHERE) {
+        w->searched = there < longest ? 0 : there + 1 - longest;
+        if (w->searched <= s->limit)
+            return 0;
+        end = there;
+    }
+    s->consumed = best != AIOL_STREAMS_NOWHERE ? best : w->searched;
+    *size = w->line ? end : 0;
+    return w->line ? (int)AIOLOOP_EINVAL : (int)AIOLOOP_EOVERRUN;
+}
+
+/* What a read can have now. 1: *size bytes. 0: it has to wait. An error: *size bytes are used up by it. */
+static int aiol_streams_look(aioloop_stream *s, aiol_streams_want *w, size_t *size) {
+    size_t there = s->end - s->start;
+    int found = 0;
+    *size = there;
+    switch (w->kind) {
+    case AIOL_STREAMS_SOME:
+        *size = aiol_min_size(there, w->size);
+        return *size != 0 || s->eof || w->size == 0;
+    case AIOL_STREAMS_ALL:
+        return s->eof;
+    case AIOL_STREAMS_EXACTLY:
+        if (there >= w->size) {
+            *size = w->size;
+            return 1;
+        }
+        break;
+    case AIOL_STREAMS_UNTIL:
+        found = aiol_streams_search(s, w, size);
+        if (found == 0 && s->eof && w->line)
+            return 1;
+        break;
+    }
+    return found == 0 && s->eof ? (int)AIOLOOP_EINCOMPLETE : found;
+}
+
+/* ---- reading ---- */
+
+/* The dispose of what a read gives: nothing, since settle looks whether it was taken; but with one, whatever hands the result on
+ * (aioloop_wait_for and its kin) tells when it was. */
+static void aiol_streams_untaken(void *pointer) {
+    (void)pointer;
+}
+
+static char aiol_streams_no_bytes[1];
+
+/* Completes a read; found as aiol_streams_look says. */
+static void aiol_streams_complete(aioloop_stream *s, aioloop_future *f, int found, size_t size) {
+    if (size != 0)
+        aiol_streams_give(s, f, size);
+    if (found == 1 && size != 0)
+        aioloop_future_set_grant(f, (int64_t)size, s->buffer + s->start, aiol_streams_untaken);
+    else if (found == 1)
+        aioloop_future_set_result(f, 0, aiol_streams_no_bytes, NULL);
+    else if (found == AIOLOOP_EINCOMPLETE)
+        aioloop_future_set_exception(f, found, "the stream ended after %zu bytes", size);
+    else
+        aioloop_future_set_exception(f, found, "the separator was not found within the limit of %zu bytes", s->limit);
+    if (size == 0)
+        aiol_future_release(f);
+}
+
+/* The read that waits does so no more; its future is settled by the caller, or will be. */
+static void aiol_streams_end_read(aioloop_stream *s) {
+    aioloop_future *f = s->reading;
+    s->reading = NULL;
+    aiol_free(&s->resource.loop->allocator, s->separators, s->separators_size);
+    s->separators = NULL;
+    aiol_future_release(f);
+}
+
+/* Something has come: the read that waits may have it. */
+static void aiol_streams_progress(aioloop_stream *s) {
+    aioloop_future *f = s->reading;
+    size_t size = 0;
+    int found = f == NULL ? 0 : aiol_streams_look(s, &s->want, &size);
+    if (found != 0) {
+        aiol_future_hold(f);
+        aiol_streams_end_read(s);
+        aiol_streams_complete(s, f, found, size);
+    }
+    aiol_streams_flow(s);
+}
+
+static bool aiol_streams_read_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aiol_streams_end_read((aioloop_stream *)owner);
+    return true;
+}
+
+/* Copies the separators that want points to: the read has to wait. 0 or AIOLOOP_ENOMEM. */
+static int aiol_streams_keep_separators(aioloop_stream *s, const aiol_streams_want *want) {
+    aioloop_buf *list = &s->separator;
+    char *bytes = s->separator_bytes;
+    size_t size = want->count * sizeof(*list);
+    size_t i;
+    for (i = 0; i < want->count; i++)
+        size += want->separators[i].size;
+    if (want->count > 1 || size - sizeof(*list) > AIOL_STREAM_SEPARATOR) {
+        list = (aioloop_buf *)aiol_alloc(&s->resource.loop->allocator, size);
+        if (list == NULL)
+            return AIOLOOP_ENOMEM;
+        s->separators = list;
+        s->separators_size = size;
+        bytes = (char *)(list + want->count);
+    }
+    for (i = 0; i < want->count; i++) {
+        size = want->separators[i].size;
+        memcpy(bytes, want->separators[i].data, size);
+        list[i].data = bytes;
+        list[i].size = size;
+        bytes += size;
+    }
+    s->want.separators = list;
+    return 0;
+}
+
+/* The read has to wait, if there is the memory to remember what for. */
+static void aiol_streams_wait(aioloop_stream *s, aioloop_future *f, const aiol_streams_want *want) {
+    s->want = *want;
+    if (want->kind == AIOL_STREAMS_UNTIL && aiol_streams_keep_separators(s, want) < 0) {
+        aioloop_future_set_exception(f, AIOLOOP_ENOMEM, NULL);
+        aiol_future_release(f);
+        return;
+    }
+    s->reading = f;
+}
+
+static aioloop_future *aiol_streams_read(aioloop_stream *s, aiol_streams_want *want) {
+    aioloop *loop = s->resource.loop;
+    aioloop_future *f;
+    size_t size = 0;
+    int found;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (s->code != 0)
+        return aiol_streams_broken(s);
+    if (s->reading != NULL)
+        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "another read of this stream waits");
+    if (s->given != NULL && !aiol_streams_taken(s->given) && s->given->refs > 1)
+        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "nobody has looked at what the last read of this stream gave");
+    f = (aioloop_create_operation)(loop, aiol_streams_read_cancelled, s);
+    if (aiol_streams_is_static(f))
+        return f;
+    aiol_streams_settle(s);
+    found = aiol_streams_look(s, want, &size);
+    if (found != 0)
+        aiol_streams_complete(s, f, found, size);
+    else
+        aiol_streams_wait(s, f, want);
+    aiol_streams_flow(s);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_read)(aioloop_stream *stream, int64_t n) {
+    aiol_streams_want want;
+    if (stream == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    memset(&want, 0, sizeof(want));
+    want.kind = n < 0 ? AIOL_STREAMS_ALL : AIOL_STREAMS_SOME;
+    want.size = n < 0 ? 0 : (uint64_t)n > SIZE_MAX ? SIZE_MAX : (size_t)n;
+    return aiol_streams_read(stream, &want);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_readexactly)(aioloop_stream *stream, int64_t n) {
+    aiol_streams_want want;
+    if (stream == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    if (n < 0)
+        return aiol_streams_refuse(stream->resource.loop, AIOLOOP_EINVAL, "a number of bytes must not be negative");
+    memset(&want, 0, sizeof(want));
+    want.kind = AIOL_STREAMS_EXACTLY;
+    want.size = (uint64_t)n > SIZE_MAX ? SIZE_MAX : (size_t)n;
+    return aiol_streams_read(stream, &want);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_readline)(aioloop_stream *stream) {
+    static const aioloop_buf newline = {"\n", 1};
+    aiol_streams_want want;
+    if (stream == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    memset(&want, 0, sizeof(want));
+    want.kind = AIOL_STREAMS_UNTIL;
+    want.line = true;
+    want.separators = &newline;
+    want.count = 1;
+    return aiol_streams_read(stream, &want);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_readuntil_any)(aioloop_stream *stream, const aioloop_buf *separators,
+                                                           size_t count) {
+    aiol_streams_want want;
+    size_t i;
+    if (stream == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    if (separators == NULL || count == 0)
+        return aiol_streams_refuse(stream->resource.loop, AIOLOOP_EINVAL, "a separator is needed");
+    for (i = 0; i < count; i++)
+        if (separators[i].data == NULL || separators[i].size == 0)
+            return aiol_streams_refuse(stream->resource.loop, AIOLOOP_EINVAL, "a separator must not be empty");
+    memset(&want, 0, sizeof(want));
+    want.kind = AIOL_STREAMS_UNTIL;
+    want.separators = separators;
+    want.count = count;
+    return aiol_streams_read(stream, &want);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_readuntil)(aioloop_stream *stream, const void *separator, size_t size) {
+    aioloop_buf one;
+    one.data = separator;
+    one.size = size;
+    return (aioloop_stream_readuntil_any)(stream, &one, 1);
+}
+
+AIOLOOP_API size_t aioloop_stream_partial(const aioloop_stream *stream, const char **data) {
+    bool is = stream != NULL && stream->given != NULL && stream->given->code == AIOLOOP_EINCOMPLETE;
+    if (data != NULL)
+        *data = is ? stream->given_data : aiol_streams_no_bytes;
+    return is ? stream->given_size : 0;
+}
+
+AIOLOOP_API size_t aioloop_stream_consumed(const aioloop_stream *stream) {
+    return stream == NULL ? 0 : stream->consumed;
+}
+
+AIOLOOP_API bool aioloop_stream_at_eof(const aioloop_stream *stream) {
+    return stream == NULL || (stream->eof && aiol_streams_size(stream) == 0);
+}
+
+AIOLOOP_API int aioloop_stream_exception(const aioloop_stream *stream) {
+    return stream == NULL ? (int)AIOLOOP_EINVAL : stream->code;
+}
+
+/* ---- feeding ---- */
+
+AIOLOOP_API int aioloop_stream_feed_data(aioloop_stream *stream, const void *data, size_t size) {
+    int err;
+    if (stream == NULL || (data == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    if (stream->resource.loop->closed)
+        return AIOLOOP_ECLOSED;
+    if (stream->eof)
+        return aiol_fail(stream->resource.loop, AIOLOOP_EMISUSE, "data behind the end of the stream");
+    if (size == 0)
+        return 0;
+    err = aiol_streams_append(stream, data, size);
+    if (err < 0)
+        return aiol_fail(stream->resource.loop, err, NULL);
+    aiol_streams_progress(stream);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_stream_feed_eof(aioloop_stream *stream) {
+    if (stream == NULL)
+        return AIOLOOP_EINVAL;
+    if (stream->resource.loop->closed)
+        return AIOLOOP_ECLOSED;
+    stream->eof = true;
+    aiol_streams_progress(stream);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_stream_set_exception(aioloop_stream *stream, int code, const char *message) {
+    const aioloop_allocator *a;
+    if (stream == NULL || code >= 0 || code == AIOLOOP_ECANCELED)
+        return AIOLOOP_EINVAL;
+    if (stream->resource.loop->closed)
+        return AIOLOOP_ECLOSED;
+    a = &stream->resource.loop->allocator;
+    aiol_error_free(a, stream->error);
+    stream->code = code;
+    stream->error = message == NULL ? NULL : aiol_error_new(a, code, message, 0);
+    if (stream->reading != NULL) {
+        aiol_streams_fail(stream->reading, code, message);
+        aiol_streams_end_read(stream);
+    }
+    return 0;
+}
+
+/* ---- writing ---- */
+
+AIOLOOP_API int aioloop_stream_write(aioloop_stream *stream, const void *data, size_t size) {
+    if (stream == NULL)
+        return AIOLOOP_EINVAL;
+    if (stream->transport == NULL)
+        return aiol_fail(stream->resource.loop, AIOLOOP_EMISUSE, "the stream has no connection");
+    return aioloop_transport_write(stream->transport, data, size);
+}
+
+AIOLOOP_API int aioloop_stream_writelines(aioloop_stream *stream, const aioloop_buf *pieces, size_t count) {
+    if (stream == NULL)
+        return AIOLOOP_EINVAL;
+    if (stream->transport == NULL)
+        return aiol_fail(stream->resource.loop, AIOLOOP_EMISUSE, "the stream has no connection");
+    return aioloop_transport_writelines(stream->transport, pieces, count);
+}
+
+AIOLOOP_API int aioloop_stream_write_eof(aioloop_stream *stream) {
+    if (stream == NULL)
+        return AIOLOOP_EINVAL;
+    if (stream->transport == NULL)
+        return aiol_fail(stream->resource.loop, AIOLOOP_EMISUSE, "the stream has no connection");
+    return aioloop_transport_write_eof(stream->transport);
+}
+
+AIOLOOP_API bool aioloop_stream_can_write_eof(const aioloop_stream *stream) {
+    return stream != NULL && aioloop_transport_can_write_eof(stream->transport);
+}
+
+AIOLOOP_API void aioloop_stream_close(aioloop_stream *stream) {
+    if (stream != NULL)
+        aioloop_transport_close(stream->transport);
+}
+
+AIOLOOP_API bool aioloop_stream_is_closing(const aioloop_stream *stream) {
+    return stream == NULL || aioloop_transport_is_closing(stream->transport);
+}
+
+AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name, const void *fallback) {
+    return stream == NULL ? fallback : aioloop_transport_get_extra_info(stream->transport, name, fallback);
+}
+
+AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream *stream) {
+    return stream == NULL ? NULL : stream->transport;
+}
+
+/* ---- waiting for the connection ---- */
+
+static void aiol_streams_waiter_free(aiol_streams_waiter *w) {
+    aioloop_future *f = w->future;
+    aiol_list_remove(&w->link);
+    aiol_free(&f->loop->allocator, w, sizeof(*w));
+    aiol_future_release(f);
+}
+
+static void aiol_streams_wake(aiol_streams_waiter *w, int code) {
+    if (code < 0)
+        aioloop_future_set_exception(w->future, code, NULL);
+    else
+        aioloop_future_set_result(w->future, 0, NULL, NULL);
+}
+
+/* Completes what waits; later: what becomes of those that were to be decided later, 0: they still are. */
+static void aiol_streams_wake_all(aiol_link *list, int code, int later) {
+    aiol_link woken;
+    aiol_link *link;
+    aiol_link *next;
+    aiol_list_init(&woken);
+    for (link = list->next; link != list; link = next) {
+        aiol_streams_waiter *w = AIOL_CONTAINER(link, aiol_streams_waiter, link);
+        next = link->next;
+        if (aioloop_handle_is_null(&w->later)) {
+            aiol_streams_wake(w, code);
+        } else if (later != 0) {
+            aioloop_handle_cancel(&w->later);
+            aiol_streams_wake(w, later);
+        } else {
+            continue;
+        }
+        aiol_list_remove(link);
+        aiol_list_append(&woken, link);
+    }
+    while (!aiol_list_empty(&woken)) /* letting go of a failure that nobody waits for may report it, to user code */
+        aiol_streams_waiter_free(AIOL_CONTAINER(woken.next, aiol_streams_waiter, link));
+}
+
+static bool aiol_streams_wait_cancelled(aioloop_future *future, void *owner) {
+    aiol_streams_waiter *w = (aiol_streams_waiter *)owner;
+    (void)future;
+    aioloop_handle_cancel(&w->later);
+    aiol_streams_waiter_free(w);
+    return true;
+}
+
+/* NULL when there is no memory. */
+static aiol_streams_waiter *aiol_streams_waiter_new(aioloop_stream *s, aiol_link *list) {
+    const aioloop_allocator *a = &s->resource.loop->allocator;
+    aiol_streams_waiter *w = (aiol_streams_waiter *)aiol_alloc_zero(a, sizeof(*w));
+    if (w == NULL)
+        return NULL;
+    w->stream = s;
+    w->future = (aioloop_create_operation)(s->resource.loop, aiol_streams_wait_cancelled, w);
+    if (aiol_streams_is_static(w->future)) {
+        aiol_free(a, w, sizeof(*w));
+        return NULL;
+    }
+    aiol_list_append(list, &w->link);
+    return w;
+}
+
+/* The loop had its turn since the drain: the loss of a connection that was closing may have been told. */
+static void aiol_streams_drain_later(aioloop *loop, void *arg) {
+    aiol_streams_waiter *w = (aiol_streams_waiter *)arg;
+    (void)loop;
+    memset(&w->later, 0, sizeof(w->later));
+    if (w->stream->connected && w->stream->writing_paused)
+        return;
+    aiol_streams_wake(w, w->stream->connected ? 0 : (int)AIOLOOP_ECONNRESET);
+    aiol_streams_waiter_free(w);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_drain)(aioloop_stream *stream) {
+    aiol_streams_waiter *w;
+    aioloop_future *f;
+    aioloop *loop;
+    bool closing;
+    if (stream == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = stream->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (stream->transport == NULL)
+        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "the stream has no connection");
+    if (stream->code != 0)
+        return aiol_streams_broken(stream);
+    if (!stream->connected)
+        return aiol_streams_done(loop, AIOLOOP_ECONNRESET, "the connection is closed");
+    closing = aioloop_transport_is_closing(stream->transport);
+    if (!closing && !stream->writing_paused)
+        return aiol_streams_done(loop, 0, NULL);
+    w = aiol_streams_waiter_new(stream, &stream->drains);
+    if (w == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    f = w->future;
+    if (!closing)
+        return f;
+    w->later = (aioloop_call_soon)(loop, aiol_streams_drain_later, w);
+    if (aioloop_handle_is_null(&w->later)) {
+        aiol_streams_wake(w, AIOLOOP_ENOMEM);
+        aiol_streams_waiter_free(w);
+    }
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_wait_closed)(aioloop_stream *stream) {
+    aiol_streams_waiter *w;
+    aioloop *loop;
+    if (stream == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = stream->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (stream->transport == NULL)
+        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "the stream has no connection");
+    if (!stream->connected)
+        return aiol_streams_done(loop, stream->lost, NULL);
+    w = aiol_streams_waiter_new(stream, &stream->closers);
+    return w == NULL ? aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL)) : w->future;
+}
+
+/* ---- the protocol ---- */
+
+static void aiol_streams_made(aioloop_transport *transport, void *self) {
+    aioloop_stream *s = (aioloop_stream *)self;
+    s->transport = aioloop_transport_ref(transport);
+    s->connected = true;
+}
+
+static void aiol_streams_received(aioloop_transport *transport, void *self, const void *data, size_t size) {
+    aioloop_stream *s = (aioloop_stream *)self;
+    (void)transport;
+    if (aiol_streams_append(s, data, size) < 0)
+        aioloop_raise(s->resource.loop, AIOLOOP_ENOMEM, NULL); /* which ends the connection */
+    else
+        aiol_streams_progress(s);
+}
+
+static bool aiol_streams_ended(aioloop_transport *transport, void *self) {
+    (void)transport;
+    aioloop_stream_feed_eof((aioloop_stream *)self);
+    return true;
+}
+
+static void aiol_streams_lost(aioloop_transport *transport, void *self, int error) {
+    aioloop_stream *s = (aioloop_stream *)self;
+    (void)transport;
+    aioloop_stream_ref(s); /* until everybody is told */
+    s->connected = false;
+    s->lost = error;
+    if (error == 0)
+        aioloop_stream_feed_eof(s);
+    else
+        aioloop_stream_set_exception(s, error, NULL);
+    aiol_streams_wake_all(&s->drains, error, AIOLOOP_ECONNRESET);
+    aiol_streams_wake_all(&s->closers, error, 0);
+    aioloop_stream_unref(s);
+}
+
+static void aiol_streams_pause(aioloop_transport *transport, void *self) {
+    (void)transport;
+    ((aioloop_stream *)self)->writing_paused = true;
+}
+
+static void aiol_streams_resume(aioloop_transport *transport, void *self) {
+    aioloop_stream *s = (aioloop_stream *)self;
+    (void)transport;
+    s->writing_paused = false;
+    aiol_streams_wake_all(&s->drains, 0, 0);
+}
+
+static const aioloop_protocol aiol_streams_protocol = {0,
+                                                       NULL,
+                                                       aiol_streams_made,
+                                                       aiol_streams_received,
+                                                       aiol_streams_ended,
+                                                       aiol_streams_lost,
+                                                       aiol_streams_pause,
+                                                       aiol_streams_resume,
+                                                       NULL,
+                                                       NULL};
+
+/* ---- opening ---- */
+
+/* The connection is made, or will not be. */
+static void aiol_streams_opened(aioloop_future *connecting, void *arg) {
+    aioloop_stream *s = (aioloop_stream *)arg;
+    aioloop_future *f = s->opening;
+    bool made = aioloop_future_exception(connecting) == 0;
+    s->opening = NULL;
+    s->connecting = NULL;
+    if (made && !aioloop_future_done(f)) {
+        aioloop_future_set_result(f, 0, s, aiol_streams_dispose);
+    } else {
+        if (!aioloop_future_done(f))
+            aioloop_future_copy(f, connecting);
+        aioloop_transport_abort(s->transport);
+        aioloop_stream_unref(s);
+    }
+    aiol_future_release(f);
+    aiol_future_release(connecting);
+}
+
+static bool aiol_streams_open_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aioloop_future_cancel(((aioloop_stream *)owner)->connecting, NULL); /* and opened gives everything back */
+    return true;
+}
+
+/* The future that goes on where connecting ends. */
+static aioloop_future *aiol_streams_open(aioloop_stream *s, aioloop_future *connecting) {
+    aioloop *loop = s->resource.loop;
+    aioloop_future *f;
+    if (aioloop_future_done(connecting)) { /* a connection is never made at once */
+        aioloop_stream_unref(s);
+        return connecting;
+    }
+    f = (aioloop_create_operation)(loop, aiol_streams_open_cancelled, s);
+    s->connecting = aioloop_future_ref(connecting);
+    if (!aiol_streams_is_static(f)) {
+        s->opening = f;
+        f->site = connecting->site;
+        if ((aioloop_future_add_done_callback)(connecting, aiol_streams_opened, s) == 0)
+            return f;
+        aiol_future_release(f);
+        aioloop_future_unref(f);
+    }
+    aioloop_future_cancel(connecting, NULL);
+    aiol_future_release(connecting);
+    aioloop_stream_unref(s);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+}
+
+/* A stream for the call that opens one; or NULL, and *refused is what it returns. */
+static aioloop_stream *aiol_streams_to_open(aioloop *loop, int64_t limit, aioloop_future **refused) {
+    aioloop_stream *s;
+    size_t size = 0;
+    int err = loop == NULL ? (int)AIOLOOP_EINVAL : loop->closed ? (int)AIOLOOP_ECLOSED : aiol_streams_limit(loop, limit, &size);
+    if (err < 0) {
+        *refused = aiol_future_failed(err);
+        return NULL;
+    }
+    s = aiol_streams_make(loop, size);
+    if (s == NULL)
+        *refused = aiol_future_failed(AIOLOOP_ENOMEM);
+    return s;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_open_connection)(aioloop *loop, const char *host, int port,
+                                                      const aioloop_stream_options *options) {
+    aioloop_future *refused = NULL;
+    aioloop_stream *s = aiol_streams_to_open(loop, options == NULL ? 0 : options->limit, &refused);
+    if (s == NULL)
+        return refused;
+    return aiol_streams_open(s, (aioloop_create_connection)(loop, &aiol_streams_protocol, s, host, port,
+                                                            options == NULL ? NULL : &options->connection));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_open_unix_connection)(aioloop *loop, const char *path,
+                                                           const aioloop_unix_stream_options *options) {
+    aioloop_future *refused = NULL;
+    aioloop_stream *s = aiol_streams_to_open(loop, options == NULL ? 0 : options->limit, &refused);
+    if (s == NULL)
+        return refused;
+    return aiol_streams_open(s, (aioloop_create_unix_connection)(loop, &aiol_streams_protocol, s, path,
+                                                                 options == NULL ? NULL : &options->connection));
+}
+
+/* ---- serving ---- */
+
+/* What a handler's task is given a copy of. */
+typedef struct aiol_streams_call {
+    aioloop_stream_frame frame;
+    aioloop_stream_handler handler;
+} aiol_streams_call;
+
+/* What all connections of a server need: its protocol's arg. Goes when the server is closed and they are lost. */
+typedef struct aiol_streams_server {
+    aiol_resource resource;
+    size_t limit;
+    size_t stack_size;
+    void *arg;
+    aioloop_step step;
+    aioloop_stream_callback callback;
+    size_t call_size;
+    aiol_streams_call call; /* or, with step, a frame of call_size bytes that begins here */
+} aiol_streams_server;
+
+/* Of the block. */
+static size_t aiol_streams_server_size(size_t call_size) {
+    return offsetof(aiol_streams_server, call) + (call_size > sizeof(aiol_streams_call) ? call_size : sizeof(aiol_streams_call));
+}
+
+static void aiol_streams_server_destroy(aiol_resource *resource) {
+    aiol_streams_server *server = AIOL_CONTAINER(resource, aiol_streams_server, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&server->resource.loop->allocator, server, aiol_streams_server_size(server->call_size));
+}
+
+static const aiol_resource_calls aiol_streams_server_resource = {"stream server", aiol_streams_loop_closed,
+                                                                 aiol_streams_server_destroy, aiol_streams_is_open};
+
+static void aiol_streams_report(aioloop_stream *s, int code, const char *detail, aioloop_task *task) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = "Unhandled error in the handler of a connection";
+    context.detail = detail;
+    context.future = task;
+    context.task = task;
+    context.transport = s->transport;
+    aiol_report(s->resource.loop, code, 0, &context);
+}
+
+/* The dispose of a handler's argument or frame. */
+static void aiol_streams_call_over(void *arg) {
+    aioloop_stream_unref(((aioloop_stream_frame *)arg)->stream);
+}
+
+static int64_t aiol_streams_call_handler(aioloop *loop, void *arg, void **out) {
+    aiol_streams_call *call = (aiol_streams_call *)arg;
+    (void)out;
+    return call->handler(loop, call->frame.stream, call->frame.arg);
+}
+
+/* A handler's task is done. */
+static void aiol_streams_handled(aioloop_future *task, void *arg) {
+    aioloop_stream *s = (aioloop_stream *)arg;
+    int code = aioloop_future_exception(task);
+    if (code < 0 && code != AIOLOOP_ECANCELED && code != AIOLOOP_EFATAL) /* which has ended the run already */
+        aiol_streams_report(s, code, aioloop_error_message(aioloop_future_error(task)), task);
+    if (code < 0)
+        aioloop_stream_close(s);
+    aioloop_stream_unref(s);
+}
+
+/* Runs the handler as a task, which has the reference of s. */
+static void aiol_streams_spawn(aiol_streams_server *server, aioloop_stream *s) {
+    aioloop *loop = s->resource.loop;
+    aioloop_task_options options;
+    aioloop_task *task;
+    int err;
+    memset(&options, 0, sizeof(options));
+    options.stack_size = server->stack_size;
+    options.copy_size = server->call_size;
+    options.dispose = aiol_streams_call_over;
+    server->call.frame.stream = s;
+    server->call.frame.arg = server->arg;
+    aioloop_stream_ref(s);
+    if (server->step != NULL)
+        task = (aioloop_create_task_frame)(loop, server->step, &server->call.frame.frame, &options);
+    else
+        task = (aioloop_create_task)(loop, aiol_streams_call_handler, &server->call, &options);
+    err = (aioloop_future_add_done_callback)(task, aiol_streams_handled, s);
+    if (err < 0) {
+        aiol_streams_report(s, err, NULL, NULL);
+        aioloop_future_cancel(task, NULL);
+        aioloop_transport_abort(s->transport);
+        aioloop_stream_unref(s);
+    }
+    aioloop_future_unref(task);
+}
+
+/* Calls a plain handler, and lets its reference go. */
+static void aiol_streams_call_back(aiol_streams_server *server, aioloop_stream *s) {
+    aioloop *loop = s->resource.loop;
+    int raised;
+    server->callback(loop, s, server->arg);
+    raised = loop->raised;
+    if (raised != 0) {
+        loop->raised = 0;
+        aiol_streams_report(s, raised, NULL, NULL);
+        aioloop_stream_close(s);
+    }
+    aioloop_stream_unref(s);
+}
+
+/* connection_made of a server's connection: it gets a stream, which is its protocol from then on. */
+static void aiol_streams_accepted(aioloop_transport *transport, void *self) {
+    aiol_streams_server *server = (aiol_streams_server *)self;
+    aioloop_stream *s = aiol_streams_make(server->resource.loop, server->limit);
+    if (s == NULL) {
+        aioloop_transport_abort(transport);
+        aioloop_raise(server->resource.loop, AIOLOOP_ENOMEM, NULL);
+        return;
+    }
+    aioloop_transport_set_protocol(transport, &aiol_streams_protocol, s);
+    aiol_streams_made(transport, s);
+    if (server->callback != NULL)
+        aiol_streams_call_back(server, s);
+    else
+        aiol_streams_spawn(server, s);
+}
+
+static const aioloop_protocol aiol_streams_accept_protocol = {0,    NULL, aiol_streams_accepted, NULL, NULL, NULL,
+                                                              NULL, NULL, NULL,                  NULL};
+
+static void aiol_streams_server_over(aioloop_future *future, void *arg) {
+    (void)aioloop_future_exception(future);
+    aiol_streams_server_destroy(&((aiol_streams_server *)arg)->resource);
+}
+
+/* The server listens, or will not. What cannot be waited for, for want of memory, goes with the loop. */
+static void aiol_streams_started(aioloop_future *starting, void *arg) {
+    aiol_streams_server *server = (aiol_streams_server *)arg;
+    if (starting->state == AIOL_FUTURE_FINISHED) /* without taking the result: that is the caller's */
+        (void)(aioloop_future_then)(aioloop_server_wait_closed((aioloop_server *)starting->of.pointer), aiol_streams_server_over,
+                                    server);
+    else
+        aiol_streams_server_destroy(&server->resource);
+}
+
+static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_future *starting) {
+    if (aioloop_future_done(starting))
+        aiol_streams_started(starting, server);
+    else
+        (void)(aioloop_future_add_done_callback)(starting, aiol_streams_started, server);
+    return starting;
+}
+
+static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler, const aioloop_stream_server_options *o) {
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if ((handler != NULL) + (o->step != NULL) + (o->callback != NULL) != 1)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "one of handler, step and callback is needed");
+    if (o->step != NULL && (o->frame_size < sizeof(aioloop_stream_frame) || o->frame_size > UINT32_MAX / 2))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a handler without a stack needs a frame that begins with aioloop_stream_frame");
+    if (o->step == NULL && o->frame_size != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "frame_size without step");
+#if !AIOLOOP_USE_COROUTINES
+    if (handler != NULL)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built with AIOLOOP_USE_COROUTINES 0");
+#endif
+    return 0;
+}
+
+/* NULL, and *refused is what the call returns. */
+static aiol_streams_server *aiol_streams_server_new(aioloop *loop, aioloop_stream_handler handler, void *arg,
+                                                    const aioloop_stream_server_options *o, aioloop_future **refused) {
+    aiol_streams_server *server = NULL;
+    size_t call_size = o->step != NULL ? o->frame_size : sizeof(aiol_streams_call);
+    size_t limit = 0;
+    int err = loop == NULL ? (int)AIOLOOP_EINVAL : aiol_streams_server_check(loop, handler, o);
+    if (err == 0)
+        err = aiol_streams_limit(loop, o->limit, &limit);
+    if (err == 0) {
+        server = (aiol_streams_server *)aiol_alloc_zero(&loop->allocator, aiol_streams_server_size(call_size));
+        if (server == NULL)
+            err = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    }
+    if (err < 0) {
+        *refused = aiol_future_failed(err);
+        return NULL;
+    }
+    server->limit = limit;
+    server->stack_size = o->stack_size;
+    server->arg = arg;
+    server->step = o->step;
+    server->callback = o->callback;
+    server->call_size = call_size;
+    if (handler != NULL)
+        server->call.handler = handler;
+    aiol_resource_add(loop, &server->resource, &aiol_streams_server_resource);
+    return server;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_start_server)(aioloop *loop, aioloop_stream_handler handler, void *arg, const char *host,
+                                                   int port, const aioloop_stream_server_options *options) {
+    static const aioloop_stream_server_options defaults = AIOLOOP_ZERO;
+    const aioloop_stream_server_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused = NULL;
+    aiol_streams_server *server = aiol_streams_server_new(loop, handler, arg, o, &refused);
+    if (server == NULL)
+        return refused;
+    return aiol_streams_start(
+        server, (aioloop_create_server)(loop, &aiol_streams_accept_protocol, server, host, port, &o->server));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_stream_handler handler, void *arg,
+                                                        const char *path,
+                                                        const aioloop_unix_stream_server_options *options) {
+    aioloop_stream_server_options o;
+    aioloop_future *refused = NULL;
+    aiol_streams_server *server;
+    memset(&o, 0, sizeof(o));
+    if (options != NULL) {
+        o.limit = options->limit;
+        o.stack_size = options->stack_size;
+        o.step = options->step;
+        o.frame_size = options->frame_size;
+        o.callback = options->callback;
+    }
+    server = aiol_streams_server_new(loop, handler, arg, &o, &refused);
+    if (server == NULL)
+        return refused;
+    return aiol_streams_start(server, (aioloop_create_unix_server)(loop, &aiol_streams_accept_protocol, server, path,
+                                                                   options == NULL ? NULL : &options->server));
 }
 
 #endif
@@ -16962,6 +21735,37 @@ AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, con
 #define aioloop_wait_for AIOLOOP_SITE(aioloop_wait_for)
 #define aioloop_shield AIOLOOP_SITE(aioloop_shield)
 #define aioloop_completed_next AIOLOOP_SITE(aioloop_completed_next)
+#define aioloop_lock_acquire AIOLOOP_SITE(aioloop_lock_acquire)
+#define aioloop_event_wait AIOLOOP_SITE(aioloop_event_wait)
+#define aioloop_condition_acquire AIOLOOP_SITE(aioloop_condition_acquire)
+#define aioloop_condition_wait AIOLOOP_SITE(aioloop_condition_wait)
+#define aioloop_condition_wait_for AIOLOOP_SITE(aioloop_condition_wait_for)
+#define aioloop_semaphore_acquire AIOLOOP_SITE(aioloop_semaphore_acquire)
+#define aioloop_barrier_wait AIOLOOP_SITE(aioloop_barrier_wait)
+#define aioloop_queue_put AIOLOOP_SITE(aioloop_queue_put)
+#define aioloop_queue_get AIOLOOP_SITE(aioloop_queue_get)
+#define aioloop_queue_join AIOLOOP_SITE(aioloop_queue_join)
+#define aioloop_open_connection AIOLOOP_SITE(aioloop_open_connection)
+#define aioloop_open_unix_connection AIOLOOP_SITE(aioloop_open_unix_connection)
+#define aioloop_start_server AIOLOOP_SITE(aioloop_start_server)
+#define aioloop_start_unix_server AIOLOOP_SITE(aioloop_start_unix_server)
+#define aioloop_stream_new AIOLOOP_SITE(aioloop_stream_new)
+#define aioloop_stream_read AIOLOOP_SITE(aioloop_stream_read)
+#define aioloop_stream_readexactly AIOLOOP_SITE(aioloop_stream_readexactly)
+#define aioloop_stream_readline AIOLOOP_SITE(aioloop_stream_readline)
+#define aioloop_stream_readuntil AIOLOOP_SITE(aioloop_stream_readuntil)
+#define aioloop_stream_readuntil_any AIOLOOP_SITE(aioloop_stream_readuntil_any)
+#define aioloop_stream_drain AIOLOOP_SITE(aioloop_stream_drain)
+#define aioloop_stream_wait_closed AIOLOOP_SITE(aioloop_stream_wait_closed)
+#define aioloop_generator_new AIOLOOP_SITE(aioloop_generator_new)
+#define aioloop_generator_new_frame AIOLOOP_SITE(aioloop_generator_new_frame)
+#define aioloop_generator_anext AIOLOOP_SITE(aioloop_generator_anext)
+#define aioloop_generator_asend AIOLOOP_SITE(aioloop_generator_asend)
+#define aioloop_generator_athrow AIOLOOP_SITE(aioloop_generator_athrow)
+#define aioloop_generator_aclose AIOLOOP_SITE(aioloop_generator_aclose)
+#define aioloop_register_closer AIOLOOP_SITE(aioloop_register_closer)
+#define aioloop_shutdown_asyncgens AIOLOOP_SITE(aioloop_shutdown_asyncgens)
+#define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #endif
 
 #endif

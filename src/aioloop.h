@@ -27,9 +27,14 @@ extern "C" {
 #include "api/loop.h"
 #include "api/future.h"
 #include "api/task.h"
+#include "api/sync.h"
+#include "api/queue.h"
+#include "api/generator.h"
+#include "api/threads.h"
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
+#include "api/stream.h"
 #include "api/sim.h"
 #include "api/port.h"
 
@@ -68,6 +73,7 @@ extern "C" {
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
 #endif
+#include "sys/thread.c"
 
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
@@ -114,6 +120,8 @@ extern "C" {
 #include "core/task.c"
 #include "core/combine.c"
 #include "core/scope.c"
+#include "core/generator.c"
+#include "core/threadsafe.c"
 #include "core/loop.c"
 #include "core/watch.c"
 
@@ -128,6 +136,9 @@ extern "C" {
 
 /* high: conveniences built on the public functions. */
 #include "high/runner.c"
+#include "high/sync.c"
+#include "high/queue.c"
+#include "high/streams.c"
 
 #ifdef __cplusplus
 }

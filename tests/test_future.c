@@ -1258,6 +1258,27 @@ TEST(completing_needs_no_memory, "FUT-01 FUT-04 FUT-05") {
     test_end(loop);
 }
 
+/* ---- operations ---- */
+
+TEST(operation_that_lets_go_first_leaves_the_future_unclaimed, "") {
+    aioloop *loop = test_loop();
+    future_log log = AIOLOOP_ZERO;
+    aioloop_future *f = aioloop_create_operation(loop, NULL, NULL);
+    CHECK_PTR(aioloop_future_get_loop(f), loop);
+    future_disposing = &log;
+    CHECK_EQ(aioloop_future_set_result(f, 7, &log, future_dispose), 0);
+    aioloop_future_unref(f);
+    CHECK_EQ(log.disposed, 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 7); /* its one use, which ends it */
+    CHECK_EQ(log.disposed, 1);
+    f = aioloop_create_operation(loop, NULL, NULL);
+    CHECK_EQ(aioloop_future_set_result(f, 7, &log, future_dispose), 0);
+    aioloop_future_unref(f);
+    aioloop_future_unref(f); /* or dropped */
+    CHECK_EQ(log.disposed, 2);
+    test_end(loop);
+}
+
 /* ---- fatal ---- */
 
 TEST(fatal_done_callback_ends_the_run_and_keeps_the_rest, "FUT-08") {

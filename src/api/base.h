@@ -36,7 +36,7 @@ typedef AIOLOOP_SOCKET_TYPE aioloop_socket;
 
 /* Where a loop's memory comes from. One function, as Lua's: new_size 0 frees (pointer may be NULL) and returns
  * NULL; pointer NULL allocates; else resizes. Returns NULL when there is no memory, and then the old block is
- * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe. */
+ * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe and the calls of threads.h. */
 typedef struct aioloop_allocator {
     void *(*allocate)(void *context, void *pointer, size_t old_size, size_t new_size);
     void *context;

@@ -194,6 +194,7 @@ typedef struct aioloop_exception_context {
     const aioloop_socket *socket;
     const char *source_file; /* debug mode: where what failed was made */
     int source_line;
+    void *asyncgen; /* what was closed: an aioloop_generator, or the argument of another closer */
 } aioloop_exception_context;
 
 typedef void (*aioloop_exception_handler)(aioloop *loop, const aioloop_exception_context *context, void *arg);

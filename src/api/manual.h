@@ -166,6 +166,24 @@
  *   too, or be lent to a group, whose exit always waits for all.
  *
  *
+ * LOCKS AND QUEUES
+ *
+ *   aioloop_lock, aioloop_event, aioloop_condition, aioloop_semaphore, aioloop_barrier and aioloop_queue order the tasks
+ *   of one loop, not threads. Who made one frees it; what is forgotten goes with the loop. Waiting is a future:
+ *
+ *       rc = aioloop_await(aioloop_lock_acquire(lock), NULL);
+ *       if (rc < 0)
+ *           return rc;
+ *       ...
+ *       aioloop_lock_release(lock);
+ *
+ *   They serve in the order of arrival, and hand over at once, so nobody overtakes. What was handed to a task that is
+ *   cancelled before it goes on, the lock, the place, the item, goes to the next, or back: the wait that returns
+ *   AIOLOOP_ECANCELED has acquired nothing. Two calls are special. aioloop_condition_wait has the lock again however it
+ *   ends, AIOLOOP_ECANCELED included. aioloop_queue_put takes the item over from the call on, also if it fails; its
+ *   dispose function ends what nobody gets. The calls that end in _nowait neither wait nor make a future.
+ *
+ *
  * PROTOCOLS AND TRANSPORTS
  *
  *   A connection has two sides. The transport is the library's: you ask it to write, pause, close. The protocol is
@@ -201,6 +219,15 @@
  *   aioloop_add_reader stay yours.
  *
  *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
+ *
+ *
+ * GENERATORS
+ *
+ *   A coroutine that hands out many values (async def with yield): aioloop_generator_new makes one, inside it calls aioloop_yield (or
+ *   AIOLOOP_YIELD), outside aioloop_generator_anext gives a future of the next value, and AIOLOOP_ESTOPITERATION says that there is
+ *   no more. Its body runs only while somebody waits for a value, so a pipeline of them does no work ahead. Look at what yield returns:
+ *   below 0 the body is to clean up and return that. aioloop_generator_aclose ends one early; one that is dropped in the middle the
+ *   loop closes, and aioloop_run closes what is left (aioloop_shutdown_asyncgens). See examples/generator_pipeline.c.
  *
  *
  * CONTEXTS
@@ -268,6 +295,11 @@
  *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
  *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
  *   (examples/echo_server.c).
+ *
+ *   aioloop_run_coroutine_threadsafe has a loop run a coroutine for another thread, which can wait for the outcome
+ *   (aioloop_concurrent_future_result) or cancel it; aioloop_wrap_future waits for such a future in a loop, so two loops can work for
+ *   each other. Arguments and pointers change threads with these calls; their dispose functions run where the last hand lets go.
+ *   (With a C library older than glibc 2.34 programs are linked with -pthread.)
  *
  *
  * ENDING WELL

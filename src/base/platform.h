@@ -63,6 +63,8 @@
 #error "aioloop.h: AIOLOOP_BACKENDS leaves no back end that this system has"
 #endif
 
+#define AIOL_HAVE_PTHREAD (AIOLOOP_USE_THREADS && AIOL_OS_POSIX)
+
 /* ---- stacks ---- */
 
 #define AIOL_SWITCH_UCONTEXT 0
@@ -150,6 +152,9 @@
 #endif
 #if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_UCONTEXT
 #include <ucontext.h>
+#endif
+#if AIOL_HAVE_PTHREAD
+#include <pthread.h>
 #endif
 #endif
 

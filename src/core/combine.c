@@ -636,13 +636,15 @@ struct aioloop_completed {
     size_t waiting;
     bool expired;
     bool freed;
+    size_t offer_count;
     size_t *order;            /* indices, as they completed; count */
     aioloop_future **waiters; /* count */
+    aioloop_future **offers;  /* those of waiters that were given an outcome and may never read it; count */
     aioloop_future *futures[1];
 };
 
 static size_t aiol_completed_size(size_t count) {
-    return sizeof(aioloop_completed) + count * (2 * sizeof(aioloop_future *) + sizeof(size_t));
+    return sizeof(aioloop_completed) + count * (3 * sizeof(aioloop_future *) + sizeof(size_t));
 }
 
 static void aiol_completed_destroy(aiol_resource *resource) {
@@ -678,6 +680,32 @@ static void aiol_completed_serve(aioloop_completed *c) {
             return;
         c->asked = (c->asked + 1) % c->count;
         c->waiting--;
+        if (f->state == AIOL_FUTURE_FINISHED)
+            c->offers[c->offer_count++] = f;
+        else
+            aiol_future_release(f);
+    }
+}
+
+/* The outcome that a waiter never read, as it was cancelled meanwhile, is the next to be given again. */
+static void aiol_completed_give_back(aioloop_completed *c, size_t index) {
+    size_t i = 0;
+    while (c->order[i] != index)
+        i++;
+    c->order[i] = c->order[--c->given];
+    c->order[c->given] = index;
+}
+
+static void aiol_completed_check_offers(aioloop_completed *c) {
+    size_t i = c->offer_count;
+    while (i-- != 0) {
+        aioloop_future *f = c->offers[i];
+        bool read = (f->flags & AIOL_FUTURE_LOOKED_AT) != 0;
+        if (!read && f->refs != 1)
+            continue;
+        c->offers[i] = c->offers[--c->offer_count];
+        if (!read)
+            aiol_completed_give_back(c, (size_t)f->number);
         aiol_future_release(f);
     }
 }
@@ -710,6 +738,7 @@ static void aiol_completed_done(aioloop_future *f, void *arg) {
     aioloop_completed *c = (aioloop_completed *)arg;
     c->outstanding--;
     if (!c->freed) {
+        aiol_completed_check_offers(c);
         aiol_completed_add(c, f);
         aiol_completed_serve(c);
     }
@@ -726,8 +755,6 @@ static void aiol_completed_expired(aioloop *loop, void *arg) {
 static bool aiol_completed_cancel(aioloop_future *f, void *owner) {
     aioloop_completed *c = (aioloop_completed *)owner;
     size_t i = 0;
-    if (c == NULL)
-        return true;
     while (c->waiters[(c->asked + i) % c->count] != f)
         i++;
     for (c->waiting--; i < c->waiting; i++)
@@ -761,7 +788,8 @@ AIOLOOP_API aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_futur
     aiol_resource_add(loop, &c->resource, &aiol_completed_resource);
     c->count = count;
     c->waiters = c->futures + count;
-    c->order = (size_t *)(void *)(c->waiters + count);
+    c->offers = c->waiters + count;
+    c->order = (size_t *)(void *)(c->offers + count);
     if (count != 0)
         memcpy(c->futures, futures, count * sizeof(futures[0]));
     for (i = 0; i < count && err == 0; i++)
@@ -796,6 +824,8 @@ AIOLOOP_API aioloop_future *(aioloop_completed_next)(aioloop_completed *complete
     f = aiol_future_new(loop, aiol_completed_cancel, completed);
     if (f == NULL)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_completed_check_offers(completed);
+    aiol_completed_serve(completed);
     if (completed->waiting == 0 && aiol_completed_give(completed, f)) {
         aiol_future_release(f);
     } else if (completed->waiting >= completed->count - completed->given) { /* more are asked for than can come */
@@ -822,6 +852,8 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed) {
         aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
     }
+    while (completed->offer_count != 0)
+        aiol_future_release(completed->offers[--completed->offer_count]);
     aiol_completed_free_if_over(completed);
 }
 

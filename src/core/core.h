@@ -189,6 +189,7 @@ struct aioloop {
     uint32_t wakers; /* threads that may be about to wake */
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
+    void *concurrents; /* threadsafe.c's; NULL until the first */
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -197,6 +198,8 @@ struct aioloop {
     aiol_link ended; /* debug mode: futures in quarantine */
     unsigned ended_count;
     aiol_link resources;
+    aiol_link closers;       /* of generators and the like: see generator.c */
+    bool asyncgens_shutdown; /* was called */
     aioloop_time closed_at;
     int process;
     uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */
@@ -242,7 +245,8 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024 /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
 };
 
 struct aioloop_future {
@@ -272,6 +276,17 @@ struct aioloop_future {
 };
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
+
+/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something. It leaves
+ * the line when it is freed, so the object may find all of them, and go before any of them. */
+typedef struct aiol_waiter {
+    aioloop_future future;
+    aiol_link link;
+    void (*gone)(struct aiol_waiter *waiter, bool unread); /* may be NULL: it is being freed; with a result that nobody read? */
+    void *object;                                          /* that it waits at; NULL: that has gone */
+    void (*dispose)(void *pointer);                        /* this and mark are the object's */
+    uint64_t mark;
+} aiol_waiter;
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
  * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
@@ -384,6 +399,7 @@ AIOLOOP_INTERNAL void aiol_timer_cancel(aioloop *loop, aiol_slot *slot);
 /* future.c */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
 AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
+AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object);
 AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
@@ -396,6 +412,7 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source);
 AIOLOOP_INTERNAL void aiol_future_push_callback(aioloop_future *f, aiol_slot *slot);
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg);
 AIOLOOP_INTERNAL void aiol_future_remove_slot(aioloop_future *f, aiol_slot *slot);
 AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left);
 AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);

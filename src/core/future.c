@@ -139,6 +139,20 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(a
     return f;
 }
 
+/* The same with a place in a line, in none yet. */
+AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object) {
+    aiol_waiter *w = (aiol_waiter *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    if (w == NULL)
+        return NULL;
+    aiol_future_init(loop, &w->future);
+    w->future.end.cancel = cancel;
+    w->future.of.owner = object;
+    w->future.refs = 2;
+    w->future.flags = AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_OWN | AIOL_FUTURE_WAITER;
+    w->object = object;
+    return w;
+}
+
 AIOLOOP_API aioloop_future *(aioloop_create_operation)(aioloop *loop, bool (*cancel)(aioloop_future *future, void *owner),
                                                        void *owner) {
     aioloop_future *f;
@@ -164,7 +178,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_future)(aioloop *loop) {
 }
 
 static size_t aiol_future_size(const aioloop_future *f) {
-    return (f->flags & AIOL_FUTURE_TASK) != 0 ? aiol_task_size((const aiol_task *)(const void *)f) : sizeof(*f);
+    if ((f->flags & AIOL_FUTURE_TASK) != 0)
+        return aiol_task_size((const aiol_task *)(const void *)f);
+    return (f->flags & AIOL_FUTURE_WAITER) != 0 ? sizeof(aiol_waiter) : sizeof(*f);
 }
 
 /* Frees the oldest futures of the quarantine until at most `left` are there. */
@@ -179,7 +195,7 @@ AIOLOOP_INTERNAL void aiol_future_free_ended(aioloop *loop, unsigned left) {
 
 static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aioloop *loop = f->loop;
-    f->flags = AIOL_FUTURE_STATIC | (f->flags & AIOL_FUTURE_TASK); /* its size */
+    f->flags = AIOL_FUTURE_STATIC | (f->flags & (AIOL_FUTURE_TASK | AIOL_FUTURE_WAITER)); /* its size */
     f->state = AIOL_FUTURE_FAILED;
     f->code = AIOLOOP_EMISUSE;
     f->error = NULL;
@@ -188,10 +204,19 @@ static AIOL_NOINLINE void aiol_future_quarantine(aioloop_future *f) {
     aiol_future_free_ended(loop, AIOL_FUTURE_QUARANTINE);
 }
 
+static AIOL_NOINLINE void aiol_waiter_strip(aiol_waiter *w, bool unread) {
+    void (*gone)(aiol_waiter *, bool) = w->gone;
+    w->gone = NULL;
+    aiol_list_remove(&w->link);
+    if (gone != NULL)
+        gone(w, unread);
+}
+
 /* Lets go of everything that runs user code; the future itself stays. */
 AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     void (*dispose)(void *) = NULL;
-    if (f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0)
+    bool unread = f->state == AIOL_FUTURE_FINISHED && (f->flags & AIOL_FUTURE_TAKEN) == 0;
+    if (unread)
         dispose = f->end.dispose;
     f->flags |= AIOL_FUTURE_TAKEN;
     if ((f->flags & AIOL_FUTURE_BORROWS) != 0) {
@@ -203,6 +228,8 @@ AIOLOOP_INTERNAL void aiol_future_strip(aioloop_future *f) {
     aiol_future_drop_callbacks(f);
     if ((f->flags & AIOL_FUTURE_TASK) != 0)
         aiol_task_strip((aiol_task *)(void *)f);
+    if ((f->flags & AIOL_FUTURE_WAITER) != 0)
+        aiol_waiter_strip((aiol_waiter *)(void *)f, unread);
     if (dispose != NULL)
         dispose(f->of.pointer);
 }
@@ -288,7 +315,8 @@ AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
     if (future == NULL || aiol_future_is_static(future))
         return;
-    future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
+    if ((future->flags & AIOL_FUTURE_OWN) != 0) /* else it may be the operation that lets go, not the caller */
+        future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
     aiol_future_release(future);
 }
 
@@ -355,7 +383,7 @@ AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *so
     source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
-        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_BORROWS) != 0) {
+        if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
             aiol_future_hold(source);
             f->flags |= AIOL_FUTURE_BORROWS;
             f->next.source = source;
@@ -541,6 +569,27 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node) {
     aiol_future_release(f);
 }
 
+/* Registers a callback in a slot that the caller had in reserve; needs no memory. */
+AIOLOOP_INTERNAL void aiol_future_attach(aioloop_future *f, aiol_slot *slot, aioloop_future_callback fn, void *arg) {
+    aioloop *loop = f->loop;
+    slot->sequence = ++loop->sequence;
+    slot->fn.future = fn;
+    slot->arg = arg;
+    slot->u.future = f;
+    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
+    slot->at.node.run = aiol_run_future;
+    if (f->state == AIOL_FUTURE_PENDING) {
+        aiol_future_push_callback(f, slot);
+        return;
+    }
+    slot->state = AIOL_SLOT_READY;
+    if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
+        slot->flags |= AIOL_SLOT_HOLDS;
+        f->refs++;
+    }
+    aiol_queue_push(&loop->ready, &slot->at.node);
+}
+
 static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, void *arg, aioloop_context *context,
                                 uint8_t flags) {
     aioloop *loop = f->loop;
@@ -557,24 +606,9 @@ static int aiol_future_callback(aioloop_future *f, aioloop_future_callback fn, v
     slot = aiol_slot_new(loop);
     if (slot == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    slot->sequence = ++loop->sequence;
-    slot->fn.future = fn;
-    slot->arg = arg;
-    slot->u.future = f;
-    slot->site = AIOL_UNLIKELY(loop->debug) ? aiol_site_take(loop) : 0;
     slot->flags |= flags;
-    slot->at.node.run = aiol_run_future;
     aiol_slot_capture(slot, context);
-    if (f->state != AIOL_FUTURE_PENDING) {
-        slot->state = AIOL_SLOT_READY;
-        if ((slot->flags & AIOL_SLOT_HOLDS) == 0) {
-            slot->flags |= AIOL_SLOT_HOLDS;
-            f->refs++;
-        }
-        aiol_queue_push(&loop->ready, &slot->at.node);
-        return 0;
-    }
-    aiol_future_push_callback(f, slot);
+    aiol_future_attach(f, slot, fn, arg);
     return 0;
 }
 

@@ -110,18 +110,21 @@ static AIOL_NOINLINE aiol_slot *aiol_remote_more(aioloop *loop) {
     return NULL;
 }
 
-static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle handle = aiol_handle_null();
-    aiol_slot *slot;
+/* A slot to post with; NULL when there is no memory. */
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    aiol_slot *slot = aiol_remote_pop(loop);
+    return slot != NULL ? slot : aiol_remote_more(loop);
+}
+
+/* Gives back one that was not used. */
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    aiol_remote_push(loop, slot, slot);
+}
+
+/* Posts with a slot that was taken before; cannot fail. When the loop has been closed meanwhile, nobody hears of it. */
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aioloop_handle handle;
     void *top;
-    aiol_thread.site_file = NULL;
-    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
-        return handle;
-    slot = aiol_remote_pop(loop);
-    if (slot == NULL)
-        slot = aiol_remote_more(loop);
-    if (slot == NULL)
-        return handle;
     slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
     slot->fn.call = fn;
     slot->arg = arg;
@@ -141,6 +144,15 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
         aiol_add_u32(&loop->wakers, (uint32_t)-1);
     }
     return handle;
+}
+
+static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aiol_slot *slot;
+    aiol_thread.site_file = NULL;
+    if (loop == NULL || fn == NULL || aiol_load(&loop->posts_refused) != 0)
+        return aiol_handle_null();
+    slot = aiol_remote_take(loop);
+    return slot == NULL ? aiol_handle_null() : aiol_remote_post(loop, slot, fn, arg, context);
 }
 
 AIOL_INLINE bool aiol_inbox_full(const aioloop *loop) {
@@ -224,6 +236,21 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     if (loop != NULL)
         aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
     return aiol_handle_null();
+}
+
+static aiol_slot *aiol_remote_take(aioloop *loop) {
+    (void)loop;
+    return NULL;
+}
+
+static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
+    (void)loop;
+    (void)slot;
+}
+
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    (void)slot;
+    return aiol_call_soon_threadsafe(loop, fn, arg, context);
 }
 
 #define aiol_inbox_full(loop) ((void)(loop), false)

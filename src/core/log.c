@@ -173,6 +173,8 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
         return;
     n = aiol_log_line(text, sizeof(text), 0, "%s",
                       context->message != NULL ? context->message : "Unhandled error in event loop");
+    if (context->asyncgen != NULL)
+        n = aiol_log_line(text, sizeof(text), n, "\nasyncgen: %p", context->asyncgen);
     if (context->error != 0)
         n = aiol_log_line(text, sizeof(text), n, "\nerror: %s: %s", aioloop_error_name(context->error),
                           context->detail != NULL ? context->detail : aioloop_strerror(context->error));

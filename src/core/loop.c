@@ -9,7 +9,7 @@
 #ifndef AIOL_CORE_LOOP_C
 #define AIOL_CORE_LOOP_C
 
-#include "core/task.c"
+#include "core/threadsafe.c"
 #include "io/engine.c"
 
 #define AIOL_READ_BUDGET (256u * 1024u) /* bytes per connection and iteration */
@@ -82,6 +82,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     aiol_list_init(&loop->futures);
     aiol_list_init(&loop->ended);
     aiol_list_init(&loop->resources);
+    aiol_list_init(&loop->closers);
     loop->debug = AIOLOOP_USE_DEBUG && (config != NULL && config->debug != 0 ? config->debug > 0
                                                                              : debug != NULL && debug[0] != '\0');
     loop->careful = loop->debug;
@@ -462,6 +463,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         loop->engine->calls->forget(loop->engine);
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
+    aiol_concurrents_close(loop);
     return 0;
 }
 
@@ -489,6 +491,7 @@ static void aiol_loop_strip(aioloop *loop) {
     aiol_link *link;
     loop->freeing = true;
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
+    aiol_concurrents_free(loop);
     for (link = loop->futures.next; link != &loop->futures; link = link->next)
         aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
     for (link = loop->resources.next; link != &loop->resources; link = link->next) {

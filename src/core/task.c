@@ -27,7 +27,8 @@ enum {
     AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128   /* and that was reported */
+    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
+    AIOL_TASK_GENERATOR = 4096 /* runs the body of one, on behalf of other tasks */
 };
 
 typedef struct aiol_task_extra {
@@ -35,6 +36,7 @@ typedef struct aiol_task_extra {
     size_t name_size;
     aioloop_timer_handle timer;
     const void *waits_at; /* debug mode: the place of its last wait */
+    struct aioloop_generator *generator; /* whose body it is */
 } aiol_task_extra;
 
 static aioloop_future aiol_future_slept = {{NULL, NULL}, NULL, 1, AIOL_FUTURE_FINISHED, AIOL_FUTURE_STATIC, 0, 0, 0, {NULL}, {NULL}, {NULL}, NULL};
@@ -114,8 +116,11 @@ AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task) {
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task) {
     aioloop_exception_context context;
     const aiol_site *at = aiol_site_at(task->future.loop, task->future.site);
+    if ((task->flags & (AIOL_TASK_GENERATOR | AIOL_TASK_STARTED)) == AIOL_TASK_GENERATOR)
+        return; /* nobody has asked it for anything */
     memset(&context, 0, sizeof(context));
     context.message = "Task was destroyed but it is pending";
+    context.asyncgen = (task->flags & AIOL_TASK_GENERATOR) != 0 ? task->extra->generator : NULL;
     context.future = &task->future;
     context.task = &task->future;
     if (at != NULL) {
@@ -135,6 +140,15 @@ static AIOL_NOINLINE void aiol_task_report_swallowed(aiol_task *task, const char
     task->flags |= AIOL_TASK_SWALLOWS;
 }
 
+/* The loop's last error with its message, as an object; NULL if there is none, or no memory for it. */
+static struct aioloop_error *aiol_task_told(aioloop *loop) {
+    int code = loop->error.error.code;
+    const char *text = aiol_detail(loop, code);
+    if (loop->error_of != NULL && loop->error_of->code == code)
+        return aiol_error_ref(loop->error_of);
+    return text == NULL ? NULL : aiol_error_new(&loop->allocator, code, text, 0);
+}
+
 /* What the coroutine returned becomes the future's result. */
 static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     aioloop *loop = task->future.loop;
@@ -142,16 +156,14 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (task->extra != NULL)
         aioloop_timer_handle_cancel(&task->extra->timer);
     if (n >= 0 && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) {
-        if (f->end.dispose != NULL)
+        if (pointer != NULL && f->end.dispose != NULL)
             f->end.dispose(pointer);
         n = AIOLOOP_ECANCELED;
     } else if (n < 0 && n != (int)n) {
         n = aiol_fail(loop, AIOLOOP_EINVAL, "a coroutine returned a number that is neither a result nor a code");
     } else if (n < 0 && loop->told && loop->error.error.code == (int)n) {
         aiol_error_free(&loop->allocator, f->error);
-        f->error = aiol_error_ref(loop->error_of);
-        if (f->error == NULL && aiol_detail(loop, (int)n) != NULL) /* a code alone needs no memory */
-            f->error = aiol_error_new(&loop->allocator, (int)n, aiol_detail(loop, (int)n), 0);
+        f->error = aiol_task_told(loop);
     }
     if (n == AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_EXPIRED) != 0 && task->cancelling <= 1)
         n = AIOLOOP_ETIMEDOUT;
@@ -162,7 +174,7 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
     if (AIOL_UNLIKELY(loop->debug) && n != AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
         aiol_task_report_swallowed(task, "has ended without passing on");
     if (n >= 0) {
-        aiol_future_finish(f, n, pointer, f->end.dispose);
+        aiol_future_finish(f, n, pointer, pointer != NULL ? f->end.dispose : NULL);
     } else {
         f->code = (int)n;
         aiol_future_done(f, n == AIOLOOP_ECANCELED ? AIOL_FUTURE_CANCELLED : AIOL_FUTURE_FAILED);
@@ -177,14 +189,10 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
 static AIOL_NOINLINE void aiol_task_keep_error(aiol_task *task) {
     aioloop *loop = task->future.loop;
     aioloop_future *f = &task->future;
-    int code = loop->error.error.code;
-    struct aioloop_error *error = loop->error_of;
+    struct aioloop_error *error;
     if ((task->flags & AIOL_TASK_MUST_CANCEL) != 0)
         return; /* there stands the message of the cancel */
-    if (error == NULL || error->code != code)
-        error = aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
-    else
-        aiol_error_ref(error);
+    error = aiol_task_told(loop);
     aiol_error_free(&loop->allocator, f->error);
     f->error = error;
 }
@@ -676,7 +684,8 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
         return 0;
     for (link = loop->futures.next; link != &loop->futures; link = link->next) {
         aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
-        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0)
+        if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0 ||
+            (((const aiol_task *)(const void *)f)->flags & AIOL_TASK_GENERATOR) != 0)
             continue;
         if (count < capacity) {
             f->flags &= (uint16_t) ~(AIOL_FUTURE_UNCLAIMED | AIOL_FUTURE_USED); /* whoever created it can still use it */

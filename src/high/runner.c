@@ -95,8 +95,25 @@ static void aiol_runner_report(aioloop *loop, aioloop_task *task) {
     aioloop_call_exception_handler(loop, &context);
 }
 
+/* How long is left until the deadline, as the time-out of aioloop_wait. */
+static aioloop_time aiol_runner_left(const aioloop_runner *runner, aioloop_time deadline) {
+    aioloop_time left = deadline - aioloop_now(runner->loop);
+    return runner->shutdown_timeout == 0 ? 0 : left > 0 ? left : -1;
+}
+
+/* Closes the generators that have begun. */
+static void aiol_runner_shutdown_asyncgens(aioloop_runner *runner, aioloop_time deadline) {
+    aioloop_wait_options options;
+    aioloop_future *closed = aioloop_future_ref((aioloop_shutdown_asyncgens)(runner->loop));
+    memset(&options, 0, sizeof(options));
+    options.timeout = aiol_runner_left(runner, deadline);
+    if (!aioloop_future_done(closed))
+        (void)aioloop_run_until_complete(runner->loop, (aioloop_wait)(runner->loop, &closed, 1, &options), NULL);
+    aioloop_future_unref(closed);
+}
+
 /* Cancels all tasks and waits for them, not for those that they create meanwhile. */
-static void aiol_runner_cancel_all(aioloop_runner *runner) {
+static void aiol_runner_cancel_all(aioloop_runner *runner, aioloop_time deadline) {
     aioloop *loop = runner->loop;
     aioloop_wait_options options;
     aioloop_task *few[16];
@@ -107,7 +124,7 @@ static void aiol_runner_cancel_all(aioloop_runner *runner) {
     if (count == 0)
         return;
     memset(&options, 0, sizeof(options));
-    options.timeout = runner->shutdown_timeout;
+    options.timeout = aiol_runner_left(runner, deadline);
     if (count > sizeof(few) / sizeof(few[0]))
         tasks = (aioloop_task **)aiol_alloc(&runner->allocator, capacity * sizeof(tasks[0]));
     if (tasks == NULL) { /* the oldest have to do */
@@ -127,13 +144,16 @@ static void aiol_runner_cancel_all(aioloop_runner *runner) {
 }
 
 AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
+    aioloop_time deadline;
     if (runner == NULL)
         return AIOLOOP_EINVAL;
     if (runner->loop == NULL)
         return 0;
     if (aioloop_get_running_loop() != NULL)
         return AIOLOOP_EMISUSE;
-    aiol_runner_cancel_all(runner);
+    deadline = aiol_time_add(aioloop_now(runner->loop), runner->shutdown_timeout);
+    aiol_runner_cancel_all(runner, deadline);
+    aiol_runner_shutdown_asyncgens(runner, deadline);
     aioloop_close(runner->loop);
     aioloop_free(runner->loop);
     runner->loop = NULL;

@@ -1,0 +1,179 @@
+/*
+ * thread.c - threads, and how they wait for each other.
+ *
+ * Without threads, or without an operating system, making one of these answers AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOL_SYS_THREAD_C
+#define AIOL_SYS_THREAD_C
+
+#include "sys/sys.h"
+#include "base/util.h"
+
+#if AIOL_HAVE_PTHREAD
+
+typedef pthread_mutex_t aiol_mutex;
+typedef pthread_cond_t aiol_thread_condition;
+
+typedef struct aiol_worker {
+    pthread_t thread;
+    void (*fn)(void *arg);
+    void *arg;
+} aiol_worker;
+
+/* What these functions return: 0 or errno's number. */
+static int aiol_pthread_error(int number) {
+    return number == 0 ? 0 : aiol_error_from_errno(number);
+}
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    if (AIOL_SYS(pthread_mutex_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    return aiol_pthread_error(pthread_mutex_init(mutex, NULL));
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    pthread_mutex_destroy(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    pthread_mutex_lock(mutex);
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    pthread_mutex_unlock(mutex);
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_init(aiol_thread_condition *condition) {
+    pthread_condattr_t attributes;
+    int err;
+    if (AIOL_SYS(pthread_cond_init, 0) < 0)
+        return aiol_error_from_errno(errno);
+    err = pthread_condattr_init(&attributes);
+    if (err != 0)
+        return aiol_pthread_error(err);
+#ifndef __APPLE__
+    err = pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    if (err == 0)
+        err = pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_destroy(aiol_thread_condition *condition) {
+    pthread_cond_destroy(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_signal(aiol_thread_condition *condition) {
+    pthread_cond_signal(condition);
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_broadcast(aiol_thread_condition *condition) {
+    pthread_cond_broadcast(condition);
+}
+
+/* When a wait is to end that begins now; AIOLOOP_FOREVER: never. */
+AIOLOOP_INTERNAL aioloop_time aiol_thread_condition_deadline(aioloop_time timeout) {
+    return aiol_time_add(aiol_clock_now(), timeout);
+}
+
+/* Waits with the mutex held. 0, also for no reason; AIOLOOP_ETIMEDOUT when the deadline has passed. */
+AIOLOOP_INTERNAL int aiol_thread_condition_wait(aiol_thread_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    struct timespec t;
+    int err;
+#ifdef __APPLE__ /* its conditions have no clock to choose */
+    aioloop_time left = deadline - aiol_clock_now();
+#else
+    aioloop_time left = deadline;
+#endif
+    if (deadline == AIOLOOP_FOREVER) {
+        pthread_cond_wait(condition, mutex);
+        return 0;
+    }
+    if (left < 0)
+        left = 0;
+    t.tv_sec = (time_t)(left / 1000000000);
+    t.tv_nsec = (long)(left % 1000000000);
+#ifdef __APPLE__
+    err = pthread_cond_timedwait_relative_np(condition, mutex, &t);
+#else
+    err = pthread_cond_timedwait(condition, mutex, &t);
+#endif
+    return err == ETIMEDOUT ? AIOLOOP_ETIMEDOUT : 0;
+}
+
+static void *aiol_worker_main(void *arg) {
+    aiol_worker *worker = (aiol_worker *)arg;
+    worker->fn(worker->arg);
+    return NULL;
+}
+
+/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread is joined. */
+AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
+    sigset_t all;
+    sigset_t before;
+    int err;
+    if (AIOL_SYS(pthread_create, 0) < 0)
+        return aiol_error_from_errno(errno);
+    worker->fn = fn;
+    worker->arg = arg;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    err = pthread_create(&worker->thread, NULL, aiol_worker_main, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return aiol_pthread_error(err);
+}
+
+AIOLOOP_INTERNAL void aiol_worker_join(aiol_worker *worker) {
+    pthread_join(worker->thread, NULL);
+}
+
+#else
+
+typedef int aiol_mutex;
+typedef int aiol_thread_condition;
+
+AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
+    (void)mutex;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
+    (void)mutex;
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_init(aiol_thread_condition *condition) {
+    (void)condition;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_destroy(aiol_thread_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_condition_broadcast(aiol_thread_condition *condition) {
+    (void)condition;
+}
+
+AIOLOOP_INTERNAL aioloop_time aiol_thread_condition_deadline(aioloop_time timeout) {
+    return timeout;
+}
+
+AIOLOOP_INTERNAL int aiol_thread_condition_wait(aiol_thread_condition *condition, aiol_mutex *mutex, aioloop_time deadline) {
+    (void)condition;
+    (void)mutex;
+    (void)deadline;
+    return AIOLOOP_ETIMEDOUT;
+}
+
+#endif
+
+#endif
