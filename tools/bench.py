@@ -430,6 +430,8 @@ def task_benchmarks(quick):
         *both("yield", "sleep of 0 s, 1,000 tasks", "yield", 1000, 400000),
         *both("handover.1", "hand-over round trip, two tasks", "handover", 1, 100000),
         *both("handover.1000", "the same, 1,000 pairs", "handover", 1000, 200000),
+        *both("queue.1", "an item through a queue with room for one", "queue", 1, 200000),
+        *both("queue.100", "an item through a queue with room for 100", "queue", 100, 400000),
         Bench("tasks.ir.bare", "valgrind", count("bare", 1),
               Row("instructions", "the bare switch, there and back", "instr."), names=("stackful", "by hand")),
         Bench("tasks.bare", "time", micro("bare", 1, 2000000),

@@ -5,11 +5,13 @@
  *     bench_tasks KIND.create --live L --count N  makes N tasks that end at once; L 1: each is awaited; else L at a time, dropped
  *     bench_tasks KIND.gather --live L --count N  the same, L at a time, gathered
  *     bench_tasks KIND.yield --live L --count N   L tasks sleep for 0 s, N times in all
- *     bench_tasks KIND.handover --live L --count N  L pairs of tasks, each completing what the other waits for: N round trips in all
+ *     bench_tasks KIND.handover --live L --count N  L pairs of tasks, each completing what the other waits for: N round trips
+ *     bench_tasks KIND.queue --live L --count N   two tasks, N items through a queue with room for L
  *     bench_tasks KIND.cancel --live L            L tasks sleep; from the first cancel to the last end
  *     bench_tasks KIND.waiting --live L           L tasks wait for a future each: their memory
  *     bench_tasks stackless.given --live L        L tasks sleep, with frames of the program's (copied: of the task's): their memory
  *     bench_tasks stackful.bare --count N         the library's inside: enters and leaves a stack, without a task
+ *     bench_tasks KIND.echo                       a server, as bench.h says, with a task for each connection
  *
  * KIND: stackful or stackless; bench_switch.c and bench_tasks.py know others.
  */
@@ -550,64 +552,118 @@ static void bench_copied(const struct bench_args *args) {
     sleepers(args, true);
 }
 
-/* ---- echo: a task for each connection, which a protocol tells of the data ---- */
+/* ---- a queue with room for `live` ---- */
 
-#define ECHO_LIMIT 65536
-
-struct connection {
-    aioloop_transport *transport;
-    aioloop_future *arrival; /* what the task waits for */
-    size_t size;
-    bool lost;
-    char data[ECHO_LIMIT];
-};
-
-static void echo_arrived(struct connection *c) {
-    if (c->arrival != NULL && !aioloop_future_done(c->arrival))
-        aioloop_future_set_result(c->arrival, 0, NULL, NULL);
-}
-
-/* Begins the wait for more. */
-static aioloop_future *echo_next(struct connection *c) {
-    c->arrival = aioloop_create_future(loop);
-    if (c->size != 0 || c->lost)
-        echo_arrived(c);
-    return c->arrival;
-}
-
-/* After it: false at the end. */
-static bool echo_back(struct connection *c) {
-    bool full = c->size == ECHO_LIMIT;
-    aioloop_future_unref(c->arrival);
-    c->arrival = NULL;
-    if (c->lost)
-        return false;
-    aioloop_transport_write(c->transport, c->data, c->size);
-    c->size = 0;
-    if (full)
-        aioloop_transport_resume_reading(c->transport);
-    return true;
-}
-
-static void echo_end(struct connection *c) {
-    aioloop_transport_unref(c->transport); /* and c with it */
-    if (!bench_closed())
-        aioloop_stop(loop);
-}
-
-static int64_t echo_stackful(aioloop *l, void *arg, void **out) {
-    struct connection *c = (struct connection *)arg;
+static int64_t produce_stackful(aioloop *l, void *arg, void **out) {
+    aioloop_queue *queue = (aioloop_queue *)arg;
     (void)l, (void)out;
-    do
-        bench_check(aioloop_await(echo_next(c), NULL) == 0, "await");
-    while (echo_back(c));
-    echo_end(c);
+    for (long i = 0; i < each; i++)
+        bench_check(aioloop_await(aioloop_queue_put(queue, queue, NULL), NULL) == 0, "put");
+    ended();
     return 0;
 }
 
-struct echo_frame {
+static int64_t consume_stackful(aioloop *l, void *arg, void **out) {
+    aioloop_queue *queue = (aioloop_queue *)arg;
+    (void)l, (void)out;
+    for (long i = 0; i < each; i++) {
+        aioloop_queue *item = NULL;
+        bench_check(aioloop_await(aioloop_queue_get(queue), &item) == 0 && item == queue, "get");
+    }
+    ended();
+    return 0;
+}
+
+static aioloop_queue *queue_new(const struct bench_args *args) {
+    aioloop_queue_options options = {.maxsize = args->live};
+    aioloop_queue *queue;
+    loop_new(NULL);
+    each = args->count;
+    running = 2;
+    queue = aioloop_queue_new(loop, &options);
+    bench_check(queue != NULL, "aioloop_queue_new");
+    return queue;
+}
+
+static void bench_queue_stackful(const struct bench_args *args) {
+    aioloop_queue *queue = queue_new(args);
+    aioloop_future_unref(aioloop_create_task(loop, consume_stackful, queue, NULL));
+    aioloop_future_unref(aioloop_create_task(loop, produce_stackful, queue, NULL));
+    run_all(args);
+    aioloop_queue_free(queue);
+    aioloop_free(loop);
+}
+
+struct queue_frame {
     aioloop_frame frame;
-    struct connection *c;
+    aioloop_queue *queue, *item;
+    long i;
+    int64_t n;
+};
+
+static int64_t produce_stackless(aioloop *l, aioloop_frame *frame, void **out) {
+    struct queue_frame *self = (struct queue_frame *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(l, frame);
+    for (self->i = 0; self->i < each; self->i++) {
+        AIOLOOP_AWAIT(self->n, aioloop_queue_put(self->queue, self->queue, NULL), NULL);
+        bench_check(self->n == 0, "put");
+    }
+    ended();
+    return 0;
+    AIOLOOP_END;
+}
+
+static int64_t consume_stackless(aioloop *l, aioloop_frame *frame, void **out) {
+    struct queue_frame *self = (struct queue_frame *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(l, frame);
+    for (self->i = 0; self->i < each; self->i++) {
+        AIOLOOP_AWAIT(self->n, aioloop_queue_get(self->queue), &self->item);
+        bench_check(self->n == 0 && self->item == self->queue, "get");
+    }
+    ended();
+    return 0;
+    AIOLOOP_END;
+}
+
+static void bench_queue_stackless(const struct bench_args *args) {
+    struct queue_frame frame = AIOLOOP_ZERO;
+    const aioloop_task_options options = {.copy_size = sizeof(frame)};
+    frame.queue = queue_new(args);
+    aioloop_future_unref(aioloop_create_task_frame(loop, consume_stackless, &frame.frame, &options));
+    aioloop_future_unref(aioloop_create_task_frame(loop, produce_stackless, &frame.frame, &options));
+    run_all(args);
+    aioloop_queue_free(frame.queue);
+    aioloop_free(loop);
+}
+
+/* ---- echo: a task for each connection ---- */
+
+#define ECHO_READ 65536
+
+static int64_t echo_over(aioloop *l) {
+    if (!bench_closed())
+        aioloop_stop(l);
+    return 0; /* a peer that resets is no news */
+}
+
+static int64_t echo_stackful(aioloop *l, aioloop_stream *stream, void *arg) {
+    const char *data;
+    int64_t n;
+    (void)arg;
+    bench_opened();
+    while ((n = aioloop_await(aioloop_stream_read(stream, ECHO_READ), &data)) > 0) {
+        aioloop_stream_write(stream, data, (size_t)n);
+        if (aioloop_await(aioloop_stream_drain(stream), NULL) < 0)
+            break;
+    }
+    return echo_over(l);
+}
+
+struct echo_frame {
+    aioloop_stream_frame base;
+    const char *data;
     int64_t n;
 };
 
@@ -615,56 +671,19 @@ static int64_t echo_stackless(aioloop *l, aioloop_frame *frame, void **out) {
     struct echo_frame *self = (struct echo_frame *)frame;
     (void)out;
     AIOLOOP_BEGIN(l, frame);
-    do
-        AIOLOOP_AWAIT(self->n, echo_next(self->c), NULL);
-    while (echo_back(self->c));
-    echo_end(self->c);
-    return 0;
+    bench_opened();
+    for (;;) {
+        AIOLOOP_AWAIT(self->n, aioloop_stream_read(self->base.stream, ECHO_READ), &self->data);
+        if (self->n <= 0)
+            break;
+        aioloop_stream_write(self->base.stream, self->data, (size_t)self->n);
+        AIOLOOP_AWAIT(self->n, aioloop_stream_drain(self->base.stream), NULL);
+        if (self->n < 0)
+            break;
+    }
+    return echo_over(l);
     AIOLOOP_END;
 }
-
-static bool echo_is_stackful;
-
-static void echo_made(aioloop_transport *transport, void *self) {
-    struct connection *c = (struct connection *)self;
-    struct echo_frame frame = AIOLOOP_ZERO;
-    const aioloop_task_options options = {.copy_size = sizeof(frame)};
-    c->transport = aioloop_transport_ref(transport);
-    frame.c = c;
-    bench_opened();
-    if (echo_is_stackful)
-        aioloop_future_unref(aioloop_create_task(loop, echo_stackful, c, NULL));
-    else
-        aioloop_future_unref(aioloop_create_task_frame(loop, echo_stackless, &frame.frame, &options));
-}
-
-static size_t echo_room(aioloop_transport *transport, void *self, size_t hint, void **buffer) {
-    struct connection *c = (struct connection *)self;
-    (void)transport, (void)hint;
-    *buffer = c->data + c->size;
-    return ECHO_LIMIT - c->size;
-}
-
-static void echo_received(aioloop_transport *transport, void *self, size_t size) {
-    struct connection *c = (struct connection *)self;
-    c->size += size;
-    if (c->size == ECHO_LIMIT)
-        aioloop_transport_pause_reading(transport);
-    echo_arrived(c);
-}
-
-static void echo_lost(aioloop_transport *transport, void *self, int error) {
-    struct connection *c = (struct connection *)self;
-    (void)transport, (void)error;
-    c->lost = true;
-    echo_arrived(c);
-}
-
-static const aioloop_protocol echo_protocol = {.instance_size = sizeof(struct connection),
-                                               .connection_made = echo_made,
-                                               .get_buffer = echo_room,
-                                               .buffer_updated = echo_received,
-                                               .connection_lost = echo_lost};
 
 static void echo_control(aioloop *l, void *arg) {
     (void)arg;
@@ -673,16 +692,21 @@ static void echo_control(aioloop *l, void *arg) {
 }
 
 static void echo_serve(bool stackful) {
-    aioloop_server_options options = {.backlog = BENCH_BACKLOG};
+    aioloop_stream_server_options options = {.server.backlog = BENCH_BACKLOG};
     aioloop_server *server = NULL;
     aioloop_address address;
-    echo_is_stackful = stackful;
+    if (!stackful) {
+        options.step = echo_stackless;
+        options.frame_size = sizeof(struct echo_frame);
+    }
     loop_new(NULL);
     bench_engine = aioloop_backend_name(loop);
     errno = 0;
-    bench_check(aioloop_run_until_complete(
-                    loop, aioloop_create_server(loop, &echo_protocol, NULL, "127.0.0.1", 0, &options), &server) >= 0,
-                "aioloop_create_server");
+    bench_check(aioloop_run_until_complete(loop,
+                                           aioloop_start_server(loop, stackful ? echo_stackful : NULL, NULL, "127.0.0.1", 0,
+                                                                &options),
+                                           &server) >= 0,
+                "aioloop_start_server");
     bench_check(aioloop_server_socket(server, 0, NULL, &address) == 0, "aioloop_server_socket");
     bench_announce(address.port);
     bench_check(aioloop_add_reader(loop, 0, echo_control, NULL) == 0, "aioloop_add_reader");
@@ -718,6 +742,8 @@ int main(int argc, char **argv) {
                                               {"stackful.waiting", bench_waiting},
                                               {"stackless.given", bench_given},
                                               {"stackless.copied", bench_copied},
+                                              {"stackful.queue", bench_queue_stackful},
+                                              {"stackless.queue", bench_queue_stackless},
                                               {"stackful.echo", bench_echo_stackful},
                                               {"stackless.echo", bench_echo_stackless}};
     return bench_run(argc, argv, modes, sizeof(modes) / sizeof(modes[0]));
