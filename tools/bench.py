@@ -432,6 +432,8 @@ def task_benchmarks(quick):
         *both("handover.1000", "the same, 1,000 pairs", "handover", 1000, 200000),
         *both("queue.1", "an item through a queue with room for one", "queue", 1, 200000),
         *both("queue.100", "an item through a queue with room for 100", "queue", 100, 400000),
+        Bench("tasks.ir.echo", "valgrind", lambda name: instructions_echo(name, 300, 300 + 1200 // few),
+              Row("instructions", "echo 64 B x 1, a task each: a round trip", "instr."), names=(*own, "callbacks", "by hand")),
         Bench("tasks.ir.bare", "valgrind", count("bare", 1),
               Row("instructions", "the bare switch, there and back", "instr."), names=("stackful", "by hand")),
         Bench("tasks.bare", "time", micro("bare", 1, 2000000),
