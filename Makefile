@@ -21,7 +21,7 @@ INCLUDE = -I.
 CONFIG = default
 OUT = $(BUILD)/$(CONFIG)
 EXTRA =
-LIBS = -lpthread
+LIBS = -lpthread -lm
 JOBS = $(shell nproc 2>/dev/null || echo 2)
 SOURCES = $(wildcard src/*.h src/*/*.h src/*/*.c)
 TESTS = $(filter-out tests/test_main.c,$(wildcard tests/test_*.c))
@@ -36,7 +36,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate soak fire conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak fire conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
 help:
@@ -174,6 +174,64 @@ torture:
 	@$(NEED) gcc=gcc
 	@$(MAKE_QUIETLY) test-run CONFIG=torture UNITS= RUN_ON="$(TORTURE_ON)" RUN_FLAGS="--torture -j $(TORTURE_JOBS) $(TORTURE)"
 
+# ---- other processors ----
+
+# MACHINES: those of EMULATE_.... EMULATE: words that choose tests. io_uring is unknown there, so the default back end is what comes next.
+MACHINES = aarch64 arm thumb soft riscv64 s390x i386
+EMULATE =
+EMULATE_ON = epoll sim,delayed
+EMULATE_aarch64 = aarch64-linux-gnu-gcc
+EMULATE_arm = arm-linux-gnueabihf-gcc -marm
+EMULATE_thumb = arm-linux-gnueabihf-gcc -mthumb
+EMULATE_soft = arm-linux-gnueabi-gcc -mthumb
+EMULATE_riscv64 = riscv64-linux-gnu-gcc
+EMULATE_s390x = s390x-linux-gnu-gcc
+EMULATE_i386 = i686-linux-gnu-gcc
+# How each is run; i386 is this machine's own kind.
+RUN_aarch64 = qemu-aarch64
+RUN_arm = qemu-arm
+RUN_thumb = qemu-arm
+RUN_soft = qemu-arm
+RUN_riscv64 = qemu-riscv64
+RUN_s390x = qemu-s390x
+RUN_i386 =
+## make emulate      the suite on emulated processors, little and big, 32 and 64 bits, and coroutines on a Cortex-M
+##                   (MACHINES="aarch64 arm thumb soft riscv64 s390x i386"; EMULATE=words that choose tests)
+emulate: emulate-cortex-m
+	@$(NEED) qemu-aarch64=qemu-user aarch64-linux-gnu-gcc=gcc-aarch64-linux-gnu \
+	    /usr/aarch64-linux-gnu/lib/libc.a=libc6-dev-arm64-cross arm-linux-gnueabihf-gcc=gcc-arm-linux-gnueabihf \
+	    /usr/arm-linux-gnueabihf/lib/libc.a=libc6-dev-armhf-cross arm-linux-gnueabi-gcc=gcc-arm-linux-gnueabi \
+	    /usr/arm-linux-gnueabi/lib/libc.a=libc6-dev-armel-cross riscv64-linux-gnu-gcc=gcc-riscv64-linux-gnu \
+	    /usr/riscv64-linux-gnu/lib/libc.a=libc6-dev-riscv64-cross s390x-linux-gnu-gcc=gcc-s390x-linux-gnu \
+	    /usr/s390x-linux-gnu/lib/libc.a=libc6-dev-s390x-cross i686-linux-gnu-gcc=gcc-i686-linux-gnu \
+	    /usr/i686-linux-gnu/lib/libc.a=libc6-dev-i386-cross
+	@status=0; $(foreach machine,$(MACHINES),$(MAKE_QUIETLY) emulate-$(machine) || status=1;) exit $$status
+
+# A started test is a fork of one emulator: it cannot start a foreign program.
+emulate-%:
+	@TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=$* CC="$(EMULATE_$*)" RUNNER="$(RUN_$*)" RUN_ON="$(EMULATE_ON)" OPT="-O2 -g" \
+	    EXTRA="-static $(if $(filter arm thumb soft i386,$*),-D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64)" \
+	    RUN_FLAGS="--fork --skip-flag slow $(EMULATE)"
+
+# The same program on the smallest core and on those with more to save at a switch.
+CORTEX_M = arm-none-eabi-gcc -mthumb -std=$(STD) -O2 $(WARNINGS) -I. --specs=rdimon.specs
+CORTEX_M_cortex-m0 = -mcpu=cortex-m0 -mfloat-abi=soft
+CORTEX_M_cortex-m3 = -mcpu=cortex-m3 -mfloat-abi=soft
+CORTEX_M_cortex-m4 = -mcpu=cortex-m4 -mfpu=fpv4-sp-d16 -mfloat-abi=hard
+emulate-cortex-m: aioloop.h
+	@$(NEED) arm-none-eabi-gcc=gcc-arm-none-eabi /usr/lib/arm-none-eabi/lib=libnewlib-arm-none-eabi \
+	    qemu-system-arm=qemu-system-arm
+	@mkdir -p $(BUILD)/cortex-m
+	@for pair in cortex-m0=mps2-an385 cortex-m3=mps2-an385 cortex-m4=mps2-an386; do \
+	    core=$${pair%%=*}; echo "coroutines on $$core"; \
+	    case $$core in cortex-m0) flags="$(CORTEX_M_cortex-m0)" ;; cortex-m3) flags="$(CORTEX_M_cortex-m3)" ;; \
+	        *) flags="$(CORTEX_M_cortex-m4)" ;; esac; \
+	    $(CORTEX_M) $$flags tests/emulate_cortex_m.c -nostartfiles -T tests/emulate_cortex_m.ld \
+	        -o $(BUILD)/cortex-m/$$core && \
+	    timeout 60 qemu-system-arm -M $${pair##*=} -nographic -semihosting-config enable=on,target=native \
+	        -kernel $(BUILD)/cortex-m/$$core || exit 1; \
+	done
+
 # ---- the header ----
 
 ## make strict       the header in every language standard, with every switch, with every warning an error
@@ -213,6 +271,16 @@ simulate:
 	    $(BUILD)/simulate_tasks --both $$(($(FIRST) + i * share)) $$share || status=1; \
 	    $(BUILD)/simulate_tasks --both --faults $$(($(FIRST) + i * share)) $$share || status=1; \
 	done; for pid in $$pids; do wait $$pid || status=1; done; exit $$status
+
+# The model against asyncio itself, of Python 3.13 or newer.
+ORACLE_PYTHON = python3.13
+ORACLE_SEEDS = 1000
+## make simulate-oracle  the scripts of tasks on Python's own asyncio (ORACLE_PYTHON=python3.13, ORACLE_SEEDS=1000)
+simulate-oracle:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(BUILD)/simulate_tasks
+	@$(BUILD)/simulate_tasks --oracle $(FIRST) $(ORACLE_SEEDS) >$(BUILD)/oracle.json
+	@$(ORACLE_PYTHON) tests/oracle_tasks.py <$(BUILD)/oracle.json
 
 # SOAK: --connections N --rounds R --cycles M
 SOAK =

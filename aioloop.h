@@ -70,6 +70,7 @@
  *       future.set_result(x)            aioloop_future_set_result(future, number, pointer, dispose)
  *       transport.write(data)           aioloop_transport_write(transport, data, size)
  *       server.wait_closed()            aioloop_server_wait_closed(server)
+ *       await reader.readline()         aioloop_await(aioloop_stream_readline(stream), &line)
  *       a Protocol's methods            members of aioloop_protocol, by the same names
  *       keyword arguments               an options struct; NULL or all zero (AIOLOOP_ZERO) is asyncio's defaults
  *       seconds, as a float             aioloop_time, nanoseconds: AIOLOOP_SECONDS(0.25), AIOLOOP_MS(250)
@@ -248,6 +249,37 @@
  *   no more. Its body runs only while somebody waits for a value, so a pipeline of them does no work ahead. Look at what yield returns:
  *   below 0 the body is to clean up and return that. aioloop_generator_aclose ends one early; one that is dropped in the middle the
  *   loop closes, and aioloop_run closes what is left (aioloop_shutdown_asyncgens). See examples/generator_pipeline.c.
+ *
+ *
+ * STREAMS
+ *
+ *   A stream is a connection for coroutines. One object is read from and written to; a server calls a coroutine for
+ *   each connection, in a task of its own:
+ *
+ *       static int64_t echo(aioloop *loop, aioloop_stream *stream, void *arg) {
+ *           char *line;
+ *           int64_t n;
+ *           while ((n = aioloop_await(aioloop_stream_readline(stream), &line)) > 0) {
+ *               aioloop_stream_write(stream, line, (size_t)n);
+ *               n = aioloop_await(aioloop_stream_drain(stream), NULL);
+ *               if (n < 0)
+ *                   break;
+ *           }
+ *           return n;
+ *       }
+ *
+ *       aioloop_await(aioloop_start_server(loop, echo, NULL, "127.0.0.1", 8888, NULL), &server);
+ *       aioloop_await(aioloop_open_connection(loop, "127.0.0.1", 8888, NULL), &stream);
+ *
+ *   The bytes that a read gives are in the stream's memory, end with a zero that is not counted, and are valid until
+ *   the next read begins. They are used up by being looked at: a read that is cancelled, or timed out by
+ *   aioloop_wait_for, loses nothing, the next one has its bytes. At the end of the stream reads give 0 bytes;
+ *   readexactly and readuntil fail with AIOLOOP_EINCOMPLETE, and aioloop_stream_partial has the rest. Writing never
+ *   waits; draining after it does, while the peer does not read. Reading pauses when twice the stream's limit (64 KiB)
+ *   waits to be fetched.
+ *
+ *   Streams are counted, and the connection goes with the last reference, after all has been sent. A handler's
+ *   reference goes when it returns: to keep the connection, aioloop_stream_ref it. A handler that fails is reported.
  *
  *
  * CONTEXTS
@@ -1122,8 +1154,8 @@ AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_task_get_context(aioloop_task *task);
 
 /* Task.cancel() is aioloop_future_cancel. Task.cancelling(): how many cancels were asked for and not taken back.
- * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is forgotten.
- * 0 for what is no task. */
+ * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is
+ * forgotten. 0 for what is no task. */
 AIOLOOP_API int aioloop_task_cancelling(const aioloop_task *task);
 AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
 
@@ -1592,7 +1624,7 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue);
 
 /* >> src/api/generator.h */
 /*
- * generator.h - coroutines that give many values, and what is closed with the loop.        (PEP 525; asyncio: base_events.py)
+ * generator.h - coroutines that give many values, and what is closed with the loop.    (PEP 525; asyncio: base_events.py)
  *
  * An asynchronous generator is a coroutine, of either kind of task.h, that hands out values on the way:
  *
@@ -1613,18 +1645,19 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue);
  *     if (n == AIOLOOP_ESTOPITERATION)                                      (it has ended; else n says how it failed)
  *         n = 0;
  *
- * Its body runs in a task of its own, which is not among aioloop_all_tasks, and only while somebody waits for a value. It runs in the
- * context of aioloop_generator_new. All calls are for the loop's thread.
+ * Its body runs in a task of its own, which is not among aioloop_all_tasks, and only while somebody waits for a value.
+ * It runs in the context of aioloop_generator_new. All calls are for the loop's thread.
  */
 #ifndef AIOLOOP_API_GENERATOR_H
 #define AIOLOOP_API_GENERATOR_H
 
 typedef struct aioloop_generator aioloop_generator;
 
-/* Makes a generator of a coroutine, as aioloop_create_task a task, with one reference, which is yours. Nothing runs before the
- * first aioloop_generator_anext. Options: name, context, stack, stack_size; copy_size and dispose for arg; dispose_result is for each
- * pointer that it yields and nobody takes. eager means nothing. NULL, with the reason in aioloop_last_error and arg disposed of:
- * AIOLOOP_EINVAL (also with timeout), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. */
+/* Makes a generator of a coroutine, as aioloop_create_task a task, with one reference, which is yours. Nothing runs
+ * before the first aioloop_generator_anext. Options: name, context, stack, stack_size; copy_size and dispose for arg;
+ * dispose_result is for each pointer that it yields and nobody takes. eager means nothing. NULL, with the reason in
+ * aioloop_last_error and arg disposed of: AIOLOOP_EINVAL (also with timeout), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED,
+ * AIOLOOP_ENOTAVAILABLE. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new(aioloop *loop, aioloop_coroutine fn, void *arg,
                                                                       const aioloop_task_options *options);
 
@@ -1635,17 +1668,17 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_generator *aioloop_generator_new_frame(aiol
 /* One reference more. Returns generator. */
 AIOLOOP_API aioloop_generator *aioloop_generator_ref(aioloop_generator *generator);
 
-/* One less. With the last one the loop closes a generator that has begun and not ended, as aioloop_generator_aclose does; when that
- * fails, the exception handler is told. NULL is ignored. */
+/* One less. With the last one the loop closes a generator that has begun and not ended, as aioloop_generator_aclose
+ * does; when that fails, the exception handler is told. NULL is ignored. */
 AIOLOOP_API void aioloop_generator_unref(aioloop_generator *generator);
 
 /* ---- inside ---- */
 
 /* yield: hands out a number (>= 0) and a pointer, and waits until the next value is asked for: 0, or the number of
- * aioloop_generator_asend. Below 0 it is to end: AIOLOOP_EGENERATOREXIT, it is being closed (cleaning up may wait, but not yield:
- * whoever closes is told AIOLOOP_EMISUSE, and the body never goes on); the code of aioloop_generator_athrow; AIOLOOP_ECANCELED, its
- * task was cancelled. Nothing handed out, and the pointer still the caller's: AIOLOOP_EINVAL for a number below 0, AIOLOOP_EMISUSE
- * outside of a generator's body. */
+ * aioloop_generator_asend. Below 0 it is to end: AIOLOOP_EGENERATOREXIT, it is being closed (cleaning up may wait, but
+ * not yield: whoever closes is told AIOLOOP_EMISUSE, and the body never goes on); the code of aioloop_generator_athrow;
+ * AIOLOOP_ECANCELED, its task was cancelled. Nothing handed out, and the pointer still the caller's: AIOLOOP_EINVAL for
+ * a number below 0, AIOLOOP_EMISUSE outside of a generator's body. */
 AIOLOOP_API int64_t aioloop_yield(aioloop *loop, int64_t number, void *pointer);
 
 /* The same in a coroutine without a stack: result = what aioloop_yield would return. */
@@ -1665,44 +1698,47 @@ AIOLOOP_API int64_t aioloop_frame_yielded(aioloop *loop);
 
 /* ---- outside ---- */
 
-/* anext(): the next value. AIOLOOP_ESTOPITERATION when the body has ended by returning 0 or more, or this very code (so a stage of a
- * pipeline passes on what its source has answered); the body's error if it failed, and AIOLOOP_ESTOPITERATION from then on.
- * Cancelling it cancels what the body waits for, and it ends when the body has answered; before the body has heard of it, the body
- * is not touched. A value that nobody has read (the task that waited was cancelled meanwhile) is the next one again.
- * AIOLOOP_EMISUSE while another call on the generator is under way. */
+/* anext(): the next value. AIOLOOP_ESTOPITERATION when the body has ended by returning 0 or more, or this very code (so
+ * a stage of a pipeline passes on what its source has answered); the body's error if it failed, and
+ * AIOLOOP_ESTOPITERATION from then on. Cancelling it cancels what the body waits for, and it ends when the body has
+ * answered; before the body has heard of it, the body is not touched. A value that nobody has read (the task that
+ * waited was cancelled meanwhile) is the next one again. AIOLOOP_EMISUSE while another call on the generator is under
+ * way. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_anext(aioloop_generator *generator);
 
-/* agen.asend(): the same, and yield returns number (>= 0). The first call of all has nothing to answer: AIOLOOP_EMISUSE then, unless
- * number is 0. */
+/* agen.asend(): the same, and yield returns number (>= 0). The first call of all has nothing to answer: AIOLOOP_EMISUSE
+ * then, unless number is 0. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_asend(aioloop_generator *generator, int64_t number);
 
-/* agen.athrow(): the same, and yield returns code (< 0). A generator that has not begun ends, and that is the outcome. */
+/* agen.athrow(): the same, and yield returns code (< 0). A generator that has not begun ends, and that is the
+ * outcome. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_athrow(aioloop_generator *generator, int code);
 
-/* agen.aclose(): yield returns AIOLOOP_EGENERATOREXIT, and this is done when the body has ended: with 0 if it returned that code or
- * succeeded, else with its error. One that has not begun or has ended: done at once, and nothing runs. Needs no memory the first
- * time. AIOLOOP_EMISUSE while another call is under way. */
+/* agen.aclose(): yield returns AIOLOOP_EGENERATOREXIT, and this is done when the body has ended: with 0 if it returned
+ * that code or succeeded, else with its error. One that has not begun or has ended: done at once, and nothing runs.
+ * Needs no memory the first time. AIOLOOP_EMISUSE while another call is under way. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_generator_aclose(aioloop_generator *generator);
 
 /* ---- what is closed with the loop ---- */
 
-/* Starts the closing of arg and returns a future that is done when that has ended, unclaimed; NULL: there is nothing to wait for. */
+/* Starts the closing of arg and returns a future that is done when that has ended, unclaimed; NULL: there is nothing to
+ * wait for. */
 typedef aioloop_future *(*aioloop_close_function)(aioloop *loop, void *arg);
 
 typedef struct aioloop_closer aioloop_closer;
 
-/* Has close(loop, arg) called by aioloop_shutdown_asyncgens, once, as generators are closed that have begun and not ended. Works
- * after that call too, which then has to be made again; a warning says so. NULL and aioloop_last_error: AIOLOOP_EINVAL,
- * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+/* Has close(loop, arg) called by aioloop_shutdown_asyncgens, once, as generators are closed that have begun and not
+ * ended. Works after that call too, which then has to be made again; a warning says so. NULL and aioloop_last_error:
+ * AIOLOOP_EINVAL, AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_closer *aioloop_register_closer(aioloop *loop, aioloop_close_function close, void *arg);
 
 /* Takes it back, and frees it: it will not be called, if it was not yet. NULL is ignored. */
 AIOLOOP_API void aioloop_unregister_closer(aioloop_closer *closer);
 
-/* loop.shutdown_asyncgens(): closes all generators that have begun, and what else is registered, at once, and is done when all have
- * ended. Those that fail are told to the exception handler, with asyncgen set. A generator that somebody still waits for has that wait
- * cancelled first. Cancelling this cancels each closing. aioloop_run does it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED: nothing was
- * closed. */
+/* loop.shutdown_asyncgens(): closes all generators that have begun, and what else is registered, at once, and is done
+ * when all have ended. Those that fail are told to the exception handler, with asyncgen set. A generator that somebody
+ * still waits for has that wait cancelled first. Cancelling this cancels each closing. aioloop_run does it.
+ * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED: nothing was closed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_asyncgens(aioloop *loop);
 
 #endif
@@ -1711,23 +1747,25 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_asyncgens(aioloop 
 /*
  * threads.h - coroutines for a loop from other threads.          (asyncio: tasks.py, futures.py; concurrent.futures)
  *
- * A concurrent future is a result that threads can wait for. Every function here may be called in any thread, unless it says
- * otherwise. Built with AIOLOOP_USE_THREADS 0, or without an operating system, they answer AIOLOOP_ENOTAVAILABLE.
+ * A concurrent future is a result that threads can wait for. Every function here may be called in any thread, unless it
+ * says otherwise. Built with AIOLOOP_USE_THREADS 0, or without an operating system, they answer AIOLOOP_ENOTAVAILABLE.
  */
 #ifndef AIOLOOP_API_THREADS_H
 #define AIOLOOP_API_THREADS_H
 
-/* concurrent.futures.Future. Counted; its memory is the loop's allocator's, which must be good for all threads and outlive it. */
+/* concurrent.futures.Future. Counted; its memory is the loop's allocator's, which must be good for all threads and
+ * outlive it. */
 typedef struct aioloop_concurrent_future aioloop_concurrent_future;
 
-/* asyncio.run_coroutine_threadsafe(): has the loop run a task, as aioloop_create_task in the loop's thread would make it, in a copy of
- * this thread's context unless one is given. With copy_size, arg is copied before this returns. dispose is called in the loop's thread,
- * or in this one when the call fails; dispose_result, if nobody takes the pointer, in the thread that lets go of the future last.
+/* asyncio.run_coroutine_threadsafe(): has the loop run a task, as aioloop_create_task in the loop's thread would make
+ * it, in a copy of this thread's context unless one is given. With copy_size, arg is copied before this returns.
+ * dispose is called in the loop's thread, or in this one when the call fails; dispose_result, if nobody takes the
+ * pointer, in the thread that lets go of the future last.
  *
- * Returns the future with one reference, which is yours: end it with aioloop_concurrent_future_unref. Never NULL: static ones that
- * have failed with AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. The loop must not be freed before the call
- * returns; racing with aioloop_close is safe. When the loop is closed before the task has ended, the future fails with
- * AIOLOOP_ECLOSED; its waiters do not hang. */
+ * Returns the future with one reference, which is yours: end it with aioloop_concurrent_future_unref. Never NULL:
+ * static ones that have failed with AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE. The loop
+ * must not be freed before the call returns; racing with aioloop_close is safe. When the loop is closed before the task
+ * has ended, the future fails with AIOLOOP_ECLOSED; its waiters do not hang. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn,
                                                                                          void *arg,
                                                                                          const aioloop_task_options *options);
@@ -1736,11 +1774,11 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_th
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(
     aioloop *loop, aioloop_step fn, aioloop_frame *frame, const aioloop_task_options *options);
 
-/* Future.result(timeout): waits for the result, at most timeout on the monotonic clock (0 or less: not at all; AIOLOOP_FOREVER: as long
- * as it takes), and returns the number, with the pointer stored at out (the address of an object pointer, or NULL), or the error's
- * code. The first call with an out takes the pointer. AIOLOOP_ETIMEDOUT when time is up, and the task runs on; AIOLOOP_ECANCELED;
- * AIOLOOP_EMISUSE instead of waiting in the thread of the loop that is to bring the result, inside of its run. The error's message
- * is aioloop_last_error(NULL)'s of this thread. */
+/* Future.result(timeout): waits for the result, at most timeout on the monotonic clock (0 or less: not at all;
+ * AIOLOOP_FOREVER: as long as it takes), and returns the number, with the pointer stored at out (the address of an
+ * object pointer, or NULL), or the error's code. The first call with an out takes the pointer. AIOLOOP_ETIMEDOUT when
+ * time is up, and the task runs on; AIOLOOP_ECANCELED; AIOLOOP_EMISUSE instead of waiting in the thread of the loop
+ * that is to bring the result, inside of its run. The error's message is aioloop_last_error(NULL)'s of this thread. */
 AIOLOOP_API int64_t aioloop_concurrent_future_result(aioloop_concurrent_future *future, aioloop_time timeout, void *out);
 
 /* Future.cancel(): true if it was not done; it is cancelled at once, and the task is told. Needs no memory. */
@@ -1754,9 +1792,9 @@ AIOLOOP_API bool aioloop_concurrent_future_cancelled(const aioloop_concurrent_fu
 AIOLOOP_API aioloop_concurrent_future *aioloop_concurrent_future_ref(aioloop_concurrent_future *future);
 AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *future);
 
-/* asyncio.wrap_future(): a future of this loop, for the loop's thread, that is done when the concurrent one is, with its outcome; the
- * pointer goes along if nobody had taken it. Cancelling it cancels the concurrent one. Unclaimed. AIOLOOP_EINVAL, AIOLOOP_ENOMEM,
- * AIOLOOP_ECLOSED, or what a static one has failed with. */
+/* asyncio.wrap_future(): a future of this loop, for the loop's thread, that is done when the concurrent one is, with
+ * its outcome; the pointer goes along if nobody had taken it. Cancelling it cancels the concurrent one. Unclaimed.
+ * AIOLOOP_EINVAL, AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, or what a static one has failed with. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, aioloop_concurrent_future *future);
 
 #endif
@@ -2075,19 +2113,19 @@ AIOLOOP_API int aioloop_server_socket(const aioloop_server *server, size_t i, ai
 
 /* >> src/api/stream.h */
 /*
- * stream.h - connections for coroutines: one object that is read from and written to.       (asyncio: streams.py)
+ * stream.h - connections for coroutines: one object that is read from and written to.         (asyncio: streams.py)
  *
- * A stream is asyncio's StreamReader and StreamWriter in one, over a transport of its own. What waits returns a future; what
- * does not, acts at once. Every function here is for the loop's own thread.
+ * A stream is asyncio's StreamReader and StreamWriter in one, over a transport of its own. What waits returns a future;
+ * what does not, acts at once. Every function here is for the loop's own thread.
  *
- * A stream is counted. Who opens one, and a server's handler, has a reference. When the last one is gone the connection is
- * closed, after what was written has been sent. While you hold one every function here is safe, also after the loss. Waiting
- * for a stream takes no reference: hold one as long as you wait.
+ * A stream is counted. Who opens one, and a server's handler, has a reference. When the last one is gone the connection
+ * is closed, after what was written has been sent. While you hold one every function here is safe, also after the loss.
+ * Waiting for a stream takes no reference: hold one as long as you wait.
  *
- * What a read gives are bytes in the stream's own buffer, with a zero behind them that is not counted. They are valid until the
- * next read of that stream begins, and yours to change until then. One read at a time: until its result was looked at, or its
- * future let go, the next one fails with AIOLOOP_EMISUSE. Bytes are used up only by being looked at, so a read that is cancelled,
- * however late, loses none: the next one has them.
+ * What a read gives are bytes in the stream's own buffer, with a zero behind them that is not counted. They are valid
+ * until the next read of that stream begins, and yours to change until then. One read at a time: until its result was
+ * looked at, or its future let go, the next one fails with AIOLOOP_EMISUSE. Bytes are used up only by being looked at,
+ * so a read that is cancelled, however late, loses none: the next one has them.
  */
 #ifndef AIOLOOP_API_STREAM_H
 #define AIOLOOP_API_STREAM_H
@@ -2099,12 +2137,12 @@ typedef struct aioloop_stream aioloop_stream;
 /* Options of aioloop_open_connection; all zero: asyncio's defaults. */
 typedef struct aioloop_stream_options {
     aioloop_connection_options connection; /* all that aioloop_create_connection has, its timeout too */
-    int64_t limit; /* bytes: how long a line or what readuntil looks for may be; the transport is paused when twice as many wait
-                    * to be read. 0: 64 KiB. AIOLOOP_EINVAL below 0. */
+    int64_t limit; /* bytes: how long a line, or what readuntil gives, may be; reading pauses when twice as many wait to
+                    * be fetched. 0: 64 KiB. AIOLOOP_EINVAL below 0. */
 } aioloop_stream_options;
 
-/* asyncio.open_connection(): connects, as aioloop_create_connection does and with its errors. The future's pointer is the
- * aioloop_stream, its number 0. Cancelling it closes the socket. */
+/* asyncio.open_connection(): connects, as aioloop_create_connection does and with its errors. The future's pointer is
+ * the aioloop_stream, its number 0. Cancelling it closes the socket. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_open_connection(aioloop *loop, const char *host, int port,
                                                                      const aioloop_stream_options *options);
 
@@ -2117,12 +2155,12 @@ typedef struct aioloop_unix_stream_options {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_open_unix_connection(aioloop *loop, const char *path,
                                                                           const aioloop_unix_stream_options *options);
 
-/* asyncio.StreamReader(): a stream without a connection, to be read from what aioloop_stream_feed_data brings. limit as above.
- * A reference of the caller's. NULL, and aioloop_last_error: AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED. */
+/* asyncio.StreamReader(): a stream without a connection, to be read from what aioloop_stream_feed_data brings. limit as
+ * above. A reference of the caller's. NULL, and aioloop_last_error: AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ECLOSED. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_stream *aioloop_stream_new(aioloop *loop, int64_t limit);
 
-/* One owner more, and one less. NULL is ignored. With the last owner a read that waits is cancelled; what waits for the end of
- * the connection (drain, wait_closed) still gets it. */
+/* One owner more, and one less. NULL is ignored. With the last owner a read that waits is cancelled; what waits for the
+ * end of the connection (drain, wait_closed) still gets it. */
 AIOLOOP_API aioloop_stream *aioloop_stream_ref(aioloop_stream *stream);
 AIOLOOP_API void aioloop_stream_unref(aioloop_stream *stream);
 
@@ -2131,10 +2169,12 @@ AIOLOOP_API void aioloop_stream_unref(aioloop_stream *stream);
 /* What a server does with a connection: a coroutine, run as a task of its own. stream is borrowed until it ends. */
 typedef int64_t (*aioloop_stream_handler)(aioloop *loop, aioloop_stream *stream, void *arg);
 
-/* The same as a plain function; it must take a reference if the connection is to outlive it. To fail, it calls aioloop_raise. */
+/* The same as a plain function; it must take a reference if the connection is to outlive it. To fail, it calls
+ * aioloop_raise. */
 typedef void (*aioloop_stream_callback)(aioloop *loop, aioloop_stream *stream, void *arg);
 
-/* How the frame of a handler without a stack begins. The rest is zero at the start, and everything is the handler's own copy. */
+/* How the frame of a handler without a stack begins. The rest is zero at the start, and everything is the handler's own
+ * copy. */
 typedef struct aioloop_stream_frame {
     aioloop_frame frame;
     aioloop_stream *stream;
@@ -2151,14 +2191,14 @@ typedef struct aioloop_stream_server_options {
     aioloop_stream_callback callback; /* instead of both: a plain function */
 } aioloop_stream_server_options;
 
-/* asyncio.start_server(): listens as aioloop_create_server does, with its errors, and calls handler(loop, stream, arg) in a task for
- * each connection. The future's pointer is the aioloop_server.
- * A handler that fails is reported to the exception handler and its connection closed; one that is cancelled has its
- * connection closed without a report. When it returns its reference goes, and with it the connection, unless somebody else holds
- * one. AIOLOOP_EINVAL also without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
+/* asyncio.start_server(): listens as aioloop_create_server does, with its errors, and calls handler(loop, stream, arg)
+ * in a task for each connection. The future's pointer is the aioloop_server. A handler that fails is reported to the
+ * exception handler and its connection closed; one that is cancelled has its connection closed without a report. When
+ * it returns its reference goes, and with it the connection, unless somebody else holds one. AIOLOOP_EINVAL also
+ * without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
  * AIOLOOP_ENOTAVAILABLE for handler when built with AIOLOOP_USE_COROUTINES 0. arg is passed on, the rest copied. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler, void *arg,
-                                                                  const char *host, int port,
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler,
+                                                                  void *arg, const char *host, int port,
                                                                   const aioloop_stream_server_options *options);
 
 typedef struct aioloop_unix_stream_server_options {
@@ -2171,40 +2211,42 @@ typedef struct aioloop_unix_stream_server_options {
 } aioloop_unix_stream_server_options;
 
 /* asyncio.start_unix_server(): the same at a path, as aioloop_create_unix_server. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler,
-                                                                       void *arg, const char *path,
-                                                                       const aioloop_unix_stream_server_options *options);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
+aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler, void *arg, const char *path,
+                          const aioloop_unix_stream_server_options *options);
 
 /* ---- reading ----
  *
- * Futures whose number is how many bytes there are and whose pointer is the bytes: a const char *, or a char *. All of them fail
- * with the error that the connection was lost with, or that aioloop_stream_set_exception gave, once there is one; with
- * AIOLOOP_EMISUSE while another read waits; with AIOLOOP_ENOMEM and AIOLOOP_ECLOSED. */
+ * Futures whose number is how many bytes there are and whose pointer is the bytes: a const char *, or a char *. All of
+ * them fail with the error that the connection was lost with, or that aioloop_stream_set_exception gave, once there is
+ * one; with AIOLOOP_EMISUSE while another read waits; with AIOLOOP_ENOMEM and AIOLOOP_ECLOSED. */
 
-/* StreamReader.read(): 1 to n bytes as soon as there are any, 0 at the end of the stream. n < 0: everything up to the end. n 0: 0
- * bytes at once. */
+/* StreamReader.read(): 1 to n bytes as soon as there are any, 0 at the end of the stream. n < 0: everything up to the
+ * end. n 0: 0 bytes at once. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_read(aioloop_stream *stream, int64_t n);
 
-/* StreamReader.readexactly(): n bytes, however many. AIOLOOP_EINCOMPLETE if the stream ends before; aioloop_stream_partial has
- * what there was. AIOLOOP_EINVAL for n < 0. */
+/* StreamReader.readexactly(): n bytes, however many. AIOLOOP_EINCOMPLETE if the stream ends before;
+ * aioloop_stream_partial has what there was. AIOLOOP_EINVAL for n < 0. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readexactly(aioloop_stream *stream, int64_t n);
 
-/* StreamReader.readline(): up to the next newline, with it; at the end of the stream the rest without one, then 0 bytes. A line
- * longer than the limit gives AIOLOOP_EINVAL and is dropped, or what is there of it. */
+/* StreamReader.readline(): up to the next newline, with it; at the end of the stream the rest without one, then 0
+ * bytes. A line longer than the limit gives AIOLOOP_EINVAL and is dropped, or what is there of it. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readline(aioloop_stream *stream);
 
-/* StreamReader.readuntil(): up to a separator of size bytes, with it. AIOLOOP_EINCOMPLETE as above; AIOLOOP_EOVERRUN when the
- * separator is not found within the limit: everything is kept, and aioloop_stream_consumed says how much could be read by
- * readexactly before trying again. AIOLOOP_EINVAL for an empty separator. The separator is copied if it is needed for long. */
+/* StreamReader.readuntil(): up to a separator of size bytes, with it. AIOLOOP_EINCOMPLETE as above; AIOLOOP_EOVERRUN
+ * when the separator is not found within the limit: everything is kept, and aioloop_stream_consumed says how much could
+ * be read by readexactly before trying again. AIOLOOP_EINVAL for an empty separator. The separator is copied if it is
+ * needed for long. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readuntil(aioloop_stream *stream, const void *separator,
                                                                       size_t size);
 
-/* The same for several separators, as readuntil((...)): the match that ends first counts. AIOLOOP_EINVAL also for none. */
+/* The same for several separators, as readuntil((...)): the match that ends first counts. AIOLOOP_EINVAL also for
+ * none. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_readuntil_any(aioloop_stream *stream,
                                                                           const aioloop_buf *separators, size_t count);
 
-/* IncompleteReadError.partial: the bytes that a read had when it failed with AIOLOOP_EINCOMPLETE, valid until the next read;
- * stores where they are at data. 0 if the last read did not fail so. */
+/* IncompleteReadError.partial: the bytes that a read had when it failed with AIOLOOP_EINCOMPLETE, valid until the next
+ * read; stores where they are at data. 0 if the last read did not fail so. */
 AIOLOOP_API size_t aioloop_stream_partial(const aioloop_stream *stream, const char **data);
 
 /* LimitOverrunError.consumed: of the last read that failed with AIOLOOP_EOVERRUN. */
@@ -2216,8 +2258,8 @@ AIOLOOP_API bool aioloop_stream_at_eof(const aioloop_stream *stream);
 /* StreamReader.exception(): the error that reads fail with, or 0. */
 AIOLOOP_API int aioloop_stream_exception(const aioloop_stream *stream);
 
-/* StreamReader.feed_data(), feed_eof(), set_exception(): what the connection does for streams that have one. feed_data copies.
- * 0; AIOLOOP_EMISUSE for data behind the end; AIOLOOP_EINVAL for NULL data, and for a code that is none or
+/* StreamReader.feed_data(), feed_eof(), set_exception(): what the connection does for streams that have one. feed_data
+ * copies. 0; AIOLOOP_EMISUSE for data behind the end; AIOLOOP_EINVAL for NULL data, and for a code that is none or
  * AIOLOOP_ECANCELED; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. message (may be NULL) is copied. */
 AIOLOOP_API int aioloop_stream_feed_data(aioloop_stream *stream, const void *data, size_t size);
 AIOLOOP_API int aioloop_stream_feed_eof(aioloop_stream *stream);
@@ -2233,21 +2275,23 @@ AIOLOOP_API int aioloop_stream_writelines(aioloop_stream *stream, const aioloop_
 AIOLOOP_API int aioloop_stream_write_eof(aioloop_stream *stream);
 AIOLOOP_API bool aioloop_stream_can_write_eof(const aioloop_stream *stream);
 
-/* StreamWriter.drain(): done at once unless more waits to be sent than the transport's high mark (64 KiB); then when it is down
- * to the low mark. Write, then drain, and a peer that does not read costs no more memory than that. Several may wait at once.
- * Fails with the error that the connection was lost with, with AIOLOOP_ECONNRESET once it is closed and gone. Cancelling it changes
- * nothing else. */
+/* StreamWriter.drain(): done at once unless more waits to be sent than the transport's high mark (64 KiB); then when it
+ * is down to the low mark. Write, then drain, and a peer that does not read costs no more memory than that. Several may
+ * wait at once. Fails with the error that the connection was lost with, with AIOLOOP_ECONNRESET once it is closed and
+ * gone. Cancelling it changes nothing else. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_drain(aioloop_stream *stream);
 
 /* StreamWriter.close(), is_closing(): as of the transport. A stream without a connection is closing. */
 AIOLOOP_API void aioloop_stream_close(aioloop_stream *stream);
 AIOLOOP_API bool aioloop_stream_is_closing(const aioloop_stream *stream);
 
-/* StreamWriter.wait_closed(): done when the connection is lost, with the error that it was lost with, if there was one. */
+/* StreamWriter.wait_closed(): done when the connection is lost, with the error that it was lost with, if there was
+ * one. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_wait_closed(aioloop_stream *stream);
 
 /* StreamWriter.get_extra_info(): as of the transport. */
-AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name, const void *fallback);
+AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name,
+                                                      const void *fallback);
 
 /* StreamWriter.transport: borrowed, as long as the stream. NULL without a connection. */
 AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream *stream);
@@ -2365,9 +2409,8 @@ extern void aioloop_port_unlock(uint32_t state);
 #ifndef AIOLOOP_PORT
 #define AIOLOOP_PORT 0
 #endif
-
-#ifndef AIOLOOP_USE_COROUTINES
-#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT)
+#ifndef AIOLOOP_USE_UCONTEXT
+#define AIOLOOP_USE_UCONTEXT 0
 #endif
 
 #if AIOLOOP_PORT
@@ -2415,21 +2458,100 @@ extern void aioloop_port_unlock(uint32_t state);
 
 /* ---- stacks ---- */
 
-#define AIOL_SWITCH_UCONTEXT 0
-#define AIOL_SWITCH_X86_64 1
+#define AIOL_SWITCH_NONE 0
+#define AIOL_SWITCH_UCONTEXT 1
+#define AIOL_SWITCH_X86_64 2
+#define AIOL_SWITCH_I386 3
+#define AIOL_SWITCH_AARCH64 4
+#define AIOL_SWITCH_ARM 5
+#define AIOL_SWITCH_RISCV 6
 
-#if defined(AIOLOOP_USE_UCONTEXT) || defined(__TINYC__)
-#define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
-#elif defined(__x86_64__) && defined(__LP64__)
-#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+/* musl and others declare <ucontext.h>, but do not have its functions. */
+#if AIOL_OS_POSIX && (defined(__GLIBC__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__DragonFly__) || defined(__sun))
+#define AIOL_HAVE_UCONTEXT 1
 #else
+#define AIOL_HAVE_UCONTEXT 0
+#endif
+
+#if !AIOLOOP_USE_UCONTEXT && defined(__GNUC__) && !defined(__TINYC__) && !defined(_WIN32)
+#if defined(__x86_64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+#elif defined(__i386__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_I386
+#elif defined(__aarch64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_AARCH64
+#elif defined(__arm__) && defined(__ARM_ARCH) && __ARM_ARCH >= 5
+#define AIOL_STACK_SWITCH AIOL_SWITCH_ARM
+#elif defined(__riscv) && !defined(__riscv_32e) && !defined(__riscv_64e) && !defined(__riscv_float_abi_quad)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_RISCV
+#endif
+#endif
+#if !defined(AIOL_STACK_SWITCH) && AIOL_HAVE_UCONTEXT
 #define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
+#elif !defined(AIOL_STACK_SWITCH)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_NONE
+#endif
+
+#ifndef AIOLOOP_USE_COROUTINES
+#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT && AIOL_STACK_SWITCH != AIOL_SWITCH_NONE)
+#endif
+#if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_NONE
+#error "aioloop.h: no way to switch stacks is known here; compile with AIOLOOP_USE_COROUTINES 0 (coroutines without a stack remain)"
 #endif
 
 #if defined(__x86_64__) && defined(__LP64__) && defined(__GNUC__) && defined(__linux__)
 #define AIOL_KNOWS_VALGRIND 1
 #else
 #define AIOL_KNOWS_VALGRIND 0
+#endif
+
+/* A function in assembly, in a section of its own. Once in an assembler's input: whole programs may be compiled as one. */
+#if defined(__APPLE__)
+#define AIOL_ASM_FUNCTION(name)                                                                                        \
+    ".text\n.p2align 4\n.globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
+#define AIOL_ASM_END(name)
+#else
+#define AIOL_ASM_FUNCTION(name)                                                                                        \
+    ".ifndef " #name "\n.pushsection .text." #name ",\"ax\",%progbits\n.p2align 4\n" AIOL_ASM_ARM ".weak " #name        \
+    "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n" AIOL_ASM_UNWIND
+#define AIOL_ASM_END(name) AIOL_ASM_UNWIND_END ".size " #name ", . - " #name "\n.popsection\n.endif\n"
+#endif
+#if !defined(__arm__)
+#define AIOL_ASM_ARM
+#elif defined(__thumb__)
+#define AIOL_ASM_ARM ".syntax unified\n.thumb\n.thumb_func\n"
+#else
+#define AIOL_ASM_ARM ".syntax unified\n.arm\n"
+#endif
+#if defined(__arm__) && defined(__ARM_EABI__)
+#define AIOL_ASM_UNWIND ".fnstart\n"
+#define AIOL_ASM_UNWIND_END ".cantunwind\n.fnend\n"
+#else
+#define AIOL_ASM_UNWIND
+#define AIOL_ASM_UNWIND_END
+#endif
+/* What indirect calls may land on. */
+#if defined(__CET__) && (__CET__ & 1) != 0 && defined(__x86_64__)
+#define AIOL_ASM_LANDING "    endbr64\n"
+#elif defined(__CET__) && (__CET__ & 1) != 0
+#define AIOL_ASM_LANDING "    endbr32\n"
+#elif defined(__ARM_FEATURE_BTI_DEFAULT) && defined(__aarch64__)
+#define AIOL_ASM_LANDING "    hint #34\n"
+#elif defined(__ARM_FEATURE_BTI_DEFAULT)
+#define AIOL_ASM_LANDING "    hint #15\n"
+#else
+#define AIOL_ASM_LANDING
+#endif
+#if defined(__GNUC__)
+#define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
+#else
+#define AIOL_ASM_VISIBILITY
+#endif
+/* The one convention that options of the compiler do not change. */
+#if defined(__i386__) && defined(__GNUC__)
+#define AIOL_ASM_CALL __attribute__((fastcall))
+#else
+#define AIOL_ASM_CALL
 #endif
 
 /* Sanitizers, which have to be told of every change of stacks. */
@@ -3695,8 +3817,10 @@ typedef struct aiol_fiber {
 #endif
 } aiol_fiber;
 
-/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. */
+/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. After renew it
+ * begins again, or goes on where it left. */
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void));
+AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void));
 AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber);
 AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber);
 AIOL_INLINE void aiol_fiber_arrive(aiol_fiber *fiber);
@@ -3705,10 +3829,11 @@ AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber);
 AIOLOOP_INTERNAL size_t aiol_page_size(void);
 AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size);
 AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size);
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size);
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping);
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size);
 /* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to standard error
- * before the program ends as it would have. memory is the stack that this thread does so on, of AIOL_STACK_WATCH_SIZE bytes. */
+ * before things go on as they would have. memory is the stack that this thread does so on until unwatch, of AIOL_STACK_WATCH_SIZE
+ * bytes; not used if the thread has such a stack already. */
 #define AIOL_STACK_WATCH_SIZE 65536u
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address));
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
@@ -4117,84 +4242,369 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 
 #endif
 
-/* >> src/sys/stack.c */
+/* >> src/sys/switch.c */
 /*
- * stack.c - changing from one stack to another, and the memory of stacks.
+ * switch.c - from one stack to another.
  *
- * aiol_stack_switch stores the pointer of the stack that it leaves at *sp and goes on with the one that was there. So one
- * word stands for whichever side does not run.
+ * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at sp and goes
+ * on with the one that was there. So one word stands for whichever side does not run. Kept are the registers that a function keeps, and
+ * the modes of floating point (rounding and the like), so that each coroutine has its own; flags that say what happened are the
+ * thread's, as the calling conventions have it. Modes are written only when they differ, for that is slow.
  *
- * It is inlined, and jumps: a call would leave its place on the processor's own stack of return addresses, and a return would
- * look there for its target, so that not only the switch but each function that returns behind it would be mispredicted.
+ * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch; it has no
+ * caller, which is where debuggers stop.
+ *
+ * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. It goes by direct jumps and returns;
+ * what it does not know of are shadow stacks: a program that has them takes AIOLOOP_USE_UCONTEXT.
  */
-#ifndef AIOL_SYS_STACK_C
-#define AIOL_SYS_STACK_C
+#ifndef AIOL_SYS_SWITCH_C
+#define AIOL_SYS_SWITCH_C
 
 #if AIOLOOP_USE_COROUTINES
 
-/* ---- switching ---- */
-
 #if AIOL_STACK_SWITCH == AIOL_SWITCH_X86_64
 
-/* The registers that AVX-512 adds. */
-#if defined(__AVX512F__)
-#define AIOL_MORE_VECTORS                                                                                        \
-    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",  \
-        "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
-#else
-#define AIOL_MORE_VECTORS
-#endif
+#define AIOL_SWITCH_WORDS 9 /* of a stack that begins: what the switch takes from it, and on x86 a return address of 0 */
+#define AIOL_SWITCH_PC 7    /* where it goes on */
 
-/* On each stack that does not run there are, from its pointer on: the rounding modes of floating point, where it goes on, and
- * what the code there expects. The compiler keeps what it needs of the other registers (of floating point the library uses
- * nothing else). Below the pointer lie 128 bytes that a function may use. */
-AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
-    __asm__ volatile("leaq -128(%%rsp), %%rsp\n\t"
-                     "pushq %%rbp\n\t"
-                     "pushq %%rbx\n\t"
-                     "leaq 2f(%%rip), %%rax\n\t"
-                     "pushq %%rax\n\t"
-                     "subq $8, %%rsp\n\t"
-                     "stmxcsr (%%rsp)\n\t"
-                     "fnstcw 4(%%rsp)\n\t"
-                     "movq (%%rdi), %%rax\n\t"
-                     "movq %%rsp, (%%rdi)\n\t"
-                     "movl (%%rsp), %%ecx\n\t"
-                     "movzwl 4(%%rsp), %%edx\n\t"
-                     "movq %%rax, %%rsp\n\t"
-                     "cmpl (%%rsp), %%ecx\n\t" /* loading them is slow, and they hardly ever differ */
-                     "jne 3f\n\t"
-                     "cmpw 4(%%rsp), %%dx\n\t"
-                     "jne 3f\n"
-                     "1:  addq $8, %%rsp\n\t"
-                     "popq %%rcx\n\t"
-                     "jmpq *%%rcx\n"
-                     "3:  ldmxcsr (%%rsp)\n\t"
-                     "fldcw 4(%%rsp)\n\t"
-                     "jmp 1b\n"
-                     "2:  popq %%rbx\n\t"
-                     "popq %%rbp\n\t"
-                     "leaq 128(%%rsp), %%rsp"
-                     : "+D"(sp)
-                     :
-                     : "rax", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",
-                       "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                       "xmm12", "xmm13", "xmm14", "xmm15", AIOL_MORE_VECTORS "memory", "cc");
-}
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
+        "    pushq %rbp\n"
+        "    pushq %rbx\n"
+        "    pushq %r12\n"
+        "    pushq %r13\n"
+        "    pushq %r14\n"
+        "    pushq %r15\n"
+        "    subq $8, %rsp\n"
+        "    stmxcsr (%rsp)\n"
+        "    fnstcw 4(%rsp)\n"
+        "    movq (%rdi), %rax\n"
+        "    movq %rsp, (%rdi)\n"
+        "    movl (%rsp), %ecx\n"
+        "    movzwl 4(%rsp), %edx\n"
+        "    movq %rax, %rsp\n"
+        "    movl (%rsp), %eax\n"
+        "    xorl %ecx, %eax\n"
+        "    testl $0xffc0, %eax\n" /* the modes without the flags */
+        "    jne 1f\n"
+        "    cmpw 4(%rsp), %dx\n"
+        "    jne 1f\n"
+        "2:  addq $8, %rsp\n"
+        "    popq %r15\n"
+        "    popq %r14\n"
+        "    popq %r13\n"
+        "    popq %r12\n"
+        "    popq %rbx\n"
+        "    popq %rbp\n"
+        "    ret\n"
+        "1:  andl $0xffc0, %eax\n"
+        "    xorl %ecx, %eax\n"
+        "    movl %eax, (%rsp)\n"
+        "    ldmxcsr (%rsp)\n"
+        "    fldcw 4(%rsp)\n"
+        "    jmp 2b\n"
+        AIOL_ASM_END(aioloop_stack_switch));
 
-/* Makes *sp a stack that begins in entry when it is switched to, as if entry had been called. */
-AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
-    char *top = base + size;
-    uint64_t *words = (uint64_t *)(void *)(top - ((uintptr_t)top & 15)) - 3;
+static void aiol_switch_modes(uintptr_t *sp) {
     uint32_t mxcsr;
     uint16_t control;
     __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
     __asm__ volatile("fnstcw %0" : "=m"(control));
-    words[0] = mxcsr | (uint64_t)control << 32;
-    words[1] = (uint64_t)(uintptr_t)entry;
-    words[2] = 0; /* entry returns nowhere: where an unwinder stops */
+    *sp = mxcsr | (uintptr_t)control << 32;
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_I386
+
+#define AIOL_SWITCH_WORDS 8
+#define AIOL_SWITCH_PC 6
+
+#if defined(__SSE__)
+#define AIOL_SWITCH_SSE(code) code
+#else
+#define AIOL_SWITCH_SSE(code)
+#endif
+
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
+        "    pushl %ebp\n"
+        "    pushl %ebx\n"
+        "    pushl %esi\n"
+        "    pushl %edi\n"
+        "    subl $8, %esp\n"
+        "    fnstcw (%esp)\n"
+        "    movw (%esp), %dx\n"
+        AIOL_SWITCH_SSE("    stmxcsr 4(%esp)\n"
+                        "    movl 4(%esp), %ebx\n")
+        "    movl (%ecx), %eax\n"
+        "    movl %esp, (%ecx)\n"
+        "    movl %eax, %esp\n"
+        "    cmpw (%esp), %dx\n"
+        "    je 1f\n"
+        "    fldcw (%esp)\n"
+        "1:\n"
+        AIOL_SWITCH_SSE("    movl 4(%esp), %eax\n"
+                        "    xorl %ebx, %eax\n"
+                        "    andl $0xffc0, %eax\n" /* the modes without the flags */
+                        "    je 2f\n"
+                        "    xorl %ebx, %eax\n"
+                        "    movl %eax, 4(%esp)\n"
+                        "    ldmxcsr 4(%esp)\n"
+                        "2:\n")
+        "    addl $8, %esp\n"
+        "    popl %edi\n"
+        "    popl %esi\n"
+        "    popl %ebx\n"
+        "    popl %ebp\n"
+        "    ret\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    uint16_t control;
+    __asm__ volatile("fnstcw %0" : "=m"(control));
+    sp[0] = control;
+    AIOL_SWITCH_SSE(__asm__ volatile("stmxcsr %0" : "=m"(sp[1]));)
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_AARCH64
+
+#define AIOL_SWITCH_PC 1
+#if defined(__ARM_FP)
+#define AIOL_SWITCH_WORDS 22
+#define AIOL_SWITCH_FP(code) code
+#else
+#define AIOL_SWITCH_WORDS 14
+#define AIOL_SWITCH_FP(code)
+#endif
+
+/* It returns by x9, so that a function that begins finds no caller in x30. */
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
+        AIOL_SWITCH_FP("    sub sp, sp, #64\n"
+                       "    stp d8, d9, [sp]\n"
+                       "    stp d10, d11, [sp, #16]\n"
+                       "    stp d12, d13, [sp, #32]\n"
+                       "    stp d14, d15, [sp, #48]\n"
+                       "    mrs x10, fpcr\n")
+        "    stp x10, x30, [sp, #-112]!\n"
+        "    stp x19, x20, [sp, #16]\n"
+        "    stp x21, x22, [sp, #32]\n"
+        "    stp x23, x24, [sp, #48]\n"
+        "    stp x25, x26, [sp, #64]\n"
+        "    stp x27, x28, [sp, #80]\n"
+        "    str x29, [sp, #96]\n"
+        "    ldr x11, [x0]\n"
+        "    mov x12, sp\n"
+        "    str x12, [x0]\n"
+        "    mov sp, x11\n"
+        "    ldp x19, x20, [sp, #16]\n"
+        "    ldp x21, x22, [sp, #32]\n"
+        "    ldp x23, x24, [sp, #48]\n"
+        "    ldp x25, x26, [sp, #64]\n"
+        "    ldp x27, x28, [sp, #80]\n"
+        "    ldr x29, [sp, #96]\n"
+        "    ldp x11, x9, [sp], #112\n"
+        AIOL_SWITCH_FP("    ldp d8, d9, [sp]\n"
+                       "    ldp d10, d11, [sp, #16]\n"
+                       "    ldp d12, d13, [sp, #32]\n"
+                       "    ldp d14, d15, [sp, #48]\n"
+                       "    add sp, sp, #64\n"
+                       "    cmp x10, x11\n"
+                       "    b.eq 1f\n"
+                       "    msr fpcr, x11\n"
+                       "1:\n")
+        "    mov x30, xzr\n"
+        "    ret x9\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    AIOL_SWITCH_FP(__asm__ volatile("mrs %0, fpcr" : "=r"(*sp));)
+    (void)sp;
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_ARM
+
+#define AIOL_SWITCH_PC 9
+#if (defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)) && (!defined(__thumb__) || defined(__thumb2__))
+#define AIOL_SWITCH_WORDS 26
+#define AIOL_SWITCH_FP(code) code
+#else
+#define AIOL_SWITCH_WORDS 10
+#define AIOL_SWITCH_FP(code)
+#endif
+
+/* A function that begins finds no caller in lr. Of the FPSCR the flags are cleared in what is kept. */
+#if defined(__thumb__) && !defined(__thumb2__)
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        "    push {r4-r7, lr}\n"
+        "    mov r4, r8\n"
+        "    mov r5, r9\n"
+        "    mov r6, r10\n"
+        "    mov r7, r11\n"
+        "    push {r3-r7}\n" /* r3 for the modes, which there are none of */
+        "    ldr r1, [r0]\n"
+        "    mov r2, sp\n"
+        "    str r2, [r0]\n"
+        "    mov sp, r1\n"
+        "    pop {r3-r7}\n"
+        "    mov r8, r4\n"
+        "    mov r9, r5\n"
+        "    mov r10, r6\n"
+        "    mov r11, r7\n"
+        "    pop {r4-r7}\n"
+        "    pop {r3}\n"
+        "    movs r2, #0\n"
+        "    mov lr, r2\n"
+        "    bx r3\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+#else
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_ASM_LANDING
+        AIOL_SWITCH_FP("    vpush {d8-d15}\n"
+                       "    vmrs r3, fpscr\n"
+                       "    bic r3, r3, #0xf8000000\n"
+                       "    bic r3, r3, #0x9f\n")
+        "    push {r3-r11, lr}\n"
+        "    ldr r1, [r0]\n"
+        "    mov r2, sp\n"
+        "    str r2, [r0]\n"
+        "    mov sp, r1\n"
+        "    mov r2, r3\n"
+        "    pop {r3-r11, ip}\n"
+        AIOL_SWITCH_FP("    vpop {d8-d15}\n"
+                       "    eors r2, r2, r3\n"
+                       "    beq 1f\n"
+                       "    vmrs r3, fpscr\n"
+                       "    eor r3, r3, r2\n"
+                       "    vmsr fpscr, r3\n"
+                       "1:\n")
+        "    mov lr, #0\n"
+        "    bx ip\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+#endif
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    AIOL_SWITCH_FP(__asm__ volatile("vmrs %0, fpscr" : "=r"(*sp)); *sp &= 0x07ffff60u;)
+    (void)sp;
+}
+
+#elif AIOL_STACK_SWITCH == AIOL_SWITCH_RISCV
+
+#if __riscv_xlen == 64
+#define AIOL_SWITCH_INTEGERS 14
+#define AIOL_SWITCH_WORD "8"
+#define AIOL_SWITCH_STORE "sd "
+#define AIOL_SWITCH_LOAD "ld "
+#else
+#define AIOL_SWITCH_INTEGERS 16 /* two of them are nothing */
+#define AIOL_SWITCH_WORD "4"
+#define AIOL_SWITCH_STORE "sw "
+#define AIOL_SWITCH_LOAD "lw "
+#endif
+#define AIOL_SWITCH_PC 1
+
+#if defined(__riscv_float_abi_double)
+#define AIOL_SWITCH_FLOATS (96 / (__riscv_xlen / 8))
+#define AIOL_SWITCH_FLOAT "8"
+#define AIOL_SWITCH_FLOAT_STORE "fsd "
+#define AIOL_SWITCH_FLOAT_LOAD "fld "
+#elif defined(__riscv_float_abi_single)
+#define AIOL_SWITCH_FLOATS (48 / (__riscv_xlen / 8))
+#define AIOL_SWITCH_FLOAT "4"
+#define AIOL_SWITCH_FLOAT_STORE "fsw "
+#define AIOL_SWITCH_FLOAT_LOAD "flw "
+#else
+#define AIOL_SWITCH_FLOATS 0
+#endif
+#define AIOL_SWITCH_WORDS (AIOL_SWITCH_INTEGERS + AIOL_SWITCH_FLOATS)
+
+#define AIOL_SWITCH_SAVE(reg, n) "    " AIOL_SWITCH_STORE #reg ", " #n "*" AIOL_SWITCH_WORD "(sp)\n"
+#define AIOL_SWITCH_TAKE(reg, n) "    " AIOL_SWITCH_LOAD #reg ", " #n "*" AIOL_SWITCH_WORD "(sp)\n"
+#define AIOL_SWITCH_MOVE(by) "    addi sp, sp, " by "\n"
+#if __riscv_xlen == 64
+#define AIOL_SWITCH_DOWN AIOL_SWITCH_MOVE("-112")
+#define AIOL_SWITCH_UP AIOL_SWITCH_MOVE("112")
+#else
+#define AIOL_SWITCH_DOWN AIOL_SWITCH_MOVE("-64")
+#define AIOL_SWITCH_UP AIOL_SWITCH_MOVE("64")
+#endif
+
+#if AIOL_SWITCH_FLOATS != 0
+#define AIOL_SWITCH_FLOATS_ALL(one)                                                                       \
+    one(fs0, 0) one(fs1, 1) one(fs2, 2) one(fs3, 3) one(fs4, 4) one(fs5, 5) one(fs6, 6) one(fs7, 7)       \
+    one(fs8, 8) one(fs9, 9) one(fs10, 10) one(fs11, 11)
+#define AIOL_SWITCH_FLOAT_SAVE(reg, n) "    " AIOL_SWITCH_FLOAT_STORE #reg ", " #n "*" AIOL_SWITCH_FLOAT "(sp)\n"
+#define AIOL_SWITCH_FLOAT_TAKE(reg, n) "    " AIOL_SWITCH_FLOAT_LOAD #reg ", " #n "*" AIOL_SWITCH_FLOAT "(sp)\n"
+#define AIOL_SWITCH_FLOATS_SAVE AIOL_SWITCH_MOVE("-12*" AIOL_SWITCH_FLOAT) AIOL_SWITCH_FLOATS_ALL(AIOL_SWITCH_FLOAT_SAVE)
+#define AIOL_SWITCH_FLOATS_TAKE AIOL_SWITCH_FLOATS_ALL(AIOL_SWITCH_FLOAT_TAKE) AIOL_SWITCH_MOVE("12*" AIOL_SWITCH_FLOAT)
+#else
+#define AIOL_SWITCH_FLOATS_SAVE
+#define AIOL_SWITCH_FLOATS_TAKE
+#endif
+#if defined(__riscv_flen)
+#define AIOL_SWITCH_FP(code) code
+#else
+#define AIOL_SWITCH_FP(code)
+#endif
+
+#define AIOL_SWITCH_INTEGERS_ALL(one)                                                                     \
+    one(s0, 2) one(s1, 3) one(s2, 4) one(s3, 5) one(s4, 6) one(s5, 7) one(s6, 8) one(s7, 9) one(s8, 10)   \
+    one(s9, 11) one(s10, 12) one(s11, 13)
+
+/* It returns by t0, so that a function that begins finds no caller in ra. */
+__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
+        AIOL_SWITCH_FLOATS_SAVE
+        AIOL_SWITCH_DOWN
+        AIOL_SWITCH_FP("    frrm t1\n"
+                       AIOL_SWITCH_SAVE(t1, 0))
+        AIOL_SWITCH_SAVE(ra, 1)
+        AIOL_SWITCH_INTEGERS_ALL(AIOL_SWITCH_SAVE)
+        "    " AIOL_SWITCH_LOAD "t2, 0(a0)\n"
+        "    " AIOL_SWITCH_STORE "sp, 0(a0)\n"
+        "    mv sp, t2\n"
+        AIOL_SWITCH_FP(AIOL_SWITCH_TAKE(t2, 0))
+        AIOL_SWITCH_TAKE(t0, 1)
+        AIOL_SWITCH_INTEGERS_ALL(AIOL_SWITCH_TAKE)
+        AIOL_SWITCH_UP
+        AIOL_SWITCH_FLOATS_TAKE
+        AIOL_SWITCH_FP("    beq t1, t2, 1f\n"
+                       "    fsrm t2\n"
+                       "1:\n")
+        "    li ra, 0\n"
+        "    jr t0\n"
+        AIOL_ASM_END(aioloop_stack_switch));
+
+static void aiol_switch_modes(uintptr_t *sp) {
+    AIOL_SWITCH_FP(__asm__ volatile("frrm %0" : "=r"(*sp));)
+    (void)sp;
+}
+
+#endif
+
+#if AIOL_STACK_SWITCH != AIOL_SWITCH_UCONTEXT
+
+#ifdef __cplusplus
+extern "C"
+#else
+extern
+#endif
+    void AIOL_ASM_CALL aioloop_stack_switch(void **sp) AIOL_ASM_VISIBILITY;
+
+AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
+    aioloop_stack_switch(sp);
+}
+
+/* Makes *sp a stack that begins in entry when it is switched to, with the modes that are current now. */
+AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
+    char *top = base + size;
+    uintptr_t *words = (uintptr_t *)(void *)(top - ((uintptr_t)top & 15)) - AIOL_SWITCH_WORDS;
+    memset(words, 0, AIOL_SWITCH_WORDS * sizeof(*words));
+    words[AIOL_SWITCH_PC] = (uintptr_t)entry;
+    aiol_switch_modes(words);
     *sp = words;
 }
+
+/* It was left for good, in the loop of entry; it goes on there with the modes that are current now. */
+#define aiol_stack_renew(sp, base, size, entry) aiol_switch_modes((uintptr_t *)*(sp))
 
 #else
 
@@ -4216,7 +4626,22 @@ AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_
     makecontext(&sp->inner, entry, 0);
 }
 
+#define aiol_stack_renew(sp, base, size, entry) aiol_stack_begin(sp, base, size, entry)
+
 #endif
+
+#endif
+
+#endif
+
+/* >> src/sys/stack.c */
+/*
+ * stack.c - fibers: a stack with what tools have to be told of each switch; the memory of stacks; who watches over it.
+ */
+#ifndef AIOL_SYS_STACK_C
+#define AIOL_SYS_STACK_C
+
+#if AIOLOOP_USE_COROUTINES
 
 /* ---- fibers ---- */
 
@@ -4279,6 +4704,12 @@ AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t siz
     fiber->inner = __tsan_create_fiber(0);
 #endif
     aiol_stack_begin(&fiber->sp, base, size, entry);
+}
+
+/* What ran on it has left for good, and it is to run something else. */
+AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void)) {
+    (void)entry;
+    aiol_stack_renew(&fiber->sp, fiber->base, fiber->size, entry);
 }
 
 /* From the loop's side (or another fiber's) onto it. Returns when it leaves. */
@@ -4364,14 +4795,16 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     munmap(p, size);
 }
 
-/* Makes touching it a fault. 0 or the system's error. Linux 6.13 can do so without a mapping of its own for each, of which a
- * process may have 65,530. */
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a process may have
+ * 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
 #if AIOL_OS_LINUX
     if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)
         return 0;
 #endif
-    return AIOL_SYS(mprotect, mprotect(p, size, PROT_NONE)) == 0 ? 0 : aiol_error_from_errno(errno);
+    if (!by_mapping)
+        return AIOLOOP_ENOMEM;
+    return AIOL_SYS(mprotect, mprotect(p, size, PROT_NONE)) == 0 ? 1 : aiol_error_from_errno(errno);
 }
 
 /* Gives the memory back; the addresses stay. */
@@ -4379,38 +4812,58 @@ AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {
     (void)madvise(p, size, MADV_DONTNEED);
 }
 
-/* What a signal handler needs: the one of before, and whom to ask. */
+#if defined(__APPLE__)
+#define AIOL_STACK_SIGNAL SIGBUS
+#else
+#define AIOL_STACK_SIGNAL SIGSEGV
+#endif
+
+/* What the handler of the signal needs: the one of before, and whom to ask. */
 static struct sigaction aiol_stack_fault_before;
 static const char *(*aiol_stack_fault_told)(const char *address);
 
-static void aiol_stack_fault(int signal_number, siginfo_t *info, void *context) {
-    const char *text = aiol_stack_fault_told((const char *)info->si_addr);
-    (void)context;
+/* Says what it knows and leaves the rest to whoever was there before. */
+static void aiol_stack_fault(int number, siginfo_t *info, void *context) {
+    const struct sigaction *before = &aiol_stack_fault_before;
+    bool sent = info->si_code <= 0; /* by a process, not by a fault */
+    const char *text = sent ? NULL : aiol_stack_fault_told((const char *)info->si_addr);
     if (text != NULL && write(2, text, strlen(text)) < 0)
-        (void)text;
-    sigaction(signal_number, &aiol_stack_fault_before, NULL); /* it happens again, and is the program's own then */
+        text = NULL;
+    if ((before->sa_flags & SA_SIGINFO) != 0) {
+        before->sa_sigaction(number, info, context);
+    } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+        before->sa_handler(number);
+    } else if (before->sa_handler == SIG_DFL || !sent) {
+        sigaction(number, before, NULL); /* the fault happens again, and ends the program */
+        if (sent)
+            raise(number);
+    }
 }
 
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address)) {
     static uint32_t installed;
     stack_t stack;
-    memset(&stack, 0, sizeof(stack));
-    stack.ss_sp = (char *)memory;
-    stack.ss_size = AIOL_STACK_WATCH_SIZE;
-    sigaltstack(&stack, NULL);
-    aiol_stack_fault_told = fn;
+    if (sigaltstack(NULL, &stack) == 0 && (stack.ss_flags & SS_DISABLE) != 0) { /* else the thread has one already */
+        memset(&stack, 0, sizeof(stack));
+        stack.ss_sp = (char *)memory;
+        stack.ss_size = AIOL_STACK_WATCH_SIZE;
+        sigaltstack(&stack, NULL);
+    }
     if (aiol_exchange_u32(&installed, 1) == 0) {
         struct sigaction action;
         memset(&action, 0, sizeof(action));
+        sigemptyset(&action.sa_mask);
         action.sa_sigaction = aiol_stack_fault;
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-        sigaction(SIGSEGV, &action, &aiol_stack_fault_before);
+        aiol_stack_fault_told = fn;
+        if (sigaction(AIOL_STACK_SIGNAL, NULL, &aiol_stack_fault_before) == 0)
+            sigaction(AIOL_STACK_SIGNAL, &action, NULL);
     }
 }
 
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory) {
     stack_t stack;
-    if (sigaltstack(NULL, &stack) != 0 || stack.ss_sp != memory)
+    if (memory == NULL || sigaltstack(NULL, &stack) != 0 || stack.ss_sp != memory)
         return;
     stack.ss_flags = SS_DISABLE;
     sigaltstack(&stack, NULL);
@@ -4431,10 +4884,11 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     aiol_free(a, p, size);
 }
 
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
     (void)p;
     (void)size;
-    return 0;
+    (void)by_mapping;
+    return AIOLOOP_ENOTAVAILABLE;
 }
 
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {
@@ -4987,7 +5441,8 @@ static void *aiol_worker_main(void *arg) {
     return NULL;
 }
 
-/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread is joined. */
+/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread
+ * is joined. */
 AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
     sigset_t all;
     sigset_t before;
@@ -10172,7 +10627,7 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before he is told of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
 };
 
@@ -10352,6 +10807,7 @@ AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size);
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task);
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg);
+AIOLOOP_INTERNAL void aiol_stacks_unwatch(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop);
 
 /* loop.c */
@@ -10366,7 +10822,8 @@ AIOLOOP_INTERNAL void aiol_resource_remove(aiol_resource *resource);
  * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
  *
  * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot
- * write is lost.
+ * write is lost. What is written and whom it is given to run on the loop's stack: that of a coroutine may be too small
+ * to print.
  */
 #ifndef AIOL_CORE_LOG_C
 #define AIOL_CORE_LOG_C
@@ -10494,18 +10951,35 @@ AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg) {
     loop->log_arg = arg;
 }
 
-AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+typedef struct aiol_warning {
+    aioloop *loop;
+    uint32_t site;
+    const char *format;
+    va_list *arguments;
+} aiol_warning;
+
+static void aiol_warn_write(void *arg) {
+    const aiol_warning *warning = (const aiol_warning *)arg;
+    const aiol_site *at = aiol_site_at(warning->loop, warning->site);
     char text[512];
-    const aiol_site *at = aiol_site_at(loop, site);
-    va_list arguments;
     size_t length;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof(text), format, arguments);
-    va_end(arguments);
+    vsnprintf(text, sizeof(text), warning->format, *warning->arguments);
     length = strlen(text);
     if (at != NULL)
         snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
-    aiol_log_write(loop, AIOLOOP_LOG_WARNING, text);
+    aiol_log_write(warning->loop, AIOLOOP_LOG_WARNING, text);
+}
+
+AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+    aiol_warning warning;
+    va_list arguments;
+    va_start(arguments, format);
+    warning.loop = loop;
+    warning.site = site;
+    warning.format = format;
+    warning.arguments = &arguments;
+    aiol_on_loop_stack(loop, aiol_warn_write, &warning);
+    va_end(arguments);
 }
 
 /* Debug mode: what ran took from `since` until now; said if that was long. */
@@ -10528,11 +11002,26 @@ static size_t aiol_log_line(char *text, size_t size, size_t length, const char *
     return n < 0 ? length : length + (size_t)n;
 }
 
-AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
-    char text[1024];
-    size_t n;
+/* What is reported, and to which loop. */
+typedef struct aiol_reported {
+    aioloop *loop;
+    const aioloop_exception_context *context;
+} aiol_reported;
+
+static void aiol_report_on_loop_stack(aioloop *loop, const aioloop_exception_context *context, void (*fn)(void *reported)) {
+    aiol_reported reported;
     if (loop == NULL || context == NULL)
         return;
+    reported.loop = loop;
+    reported.context = context;
+    aiol_on_loop_stack(loop, fn, &reported);
+}
+
+static void aiol_report_write(void *reported) {
+    aioloop *loop = ((aiol_reported *)reported)->loop;
+    const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
+    char text[1024];
+    size_t n;
     n = aiol_log_line(text, sizeof(text), 0, "%s",
                       context->message != NULL ? context->message : "Unhandled error in event loop");
     if (context->asyncgen != NULL)
@@ -10563,18 +11052,20 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_log_write(loop, AIOLOOP_LOG_ERROR, text);
 }
 
-AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
-    aiol_task *task;
-    int outer;
+AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_report_on_loop_stack(loop, context, aiol_report_write);
+}
+
+static void aiol_report_handle(void *reported) {
+    aioloop *loop = ((aiol_reported *)reported)->loop;
+    const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
+    aiol_task *task = loop->task;
+    int outer = loop->raised;
     int raised;
-    if (loop == NULL || context == NULL)
-        return;
     if (loop->handler == NULL) {
         aioloop_default_exception_handler(loop, context);
         return;
     }
-    outer = loop->raised;
-    task = loop->task;
     loop->raised = 0;
     loop->task = NULL; /* it cannot wait */
     loop->handler(loop, context, loop->handler_arg);
@@ -10592,6 +11083,10 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         aioloop_default_exception_handler(loop, &own);
         aioloop_default_exception_handler(loop, context);
     }
+}
+
+AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_report_on_loop_stack(loop, context, aiol_report_handle);
 }
 
 /* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in
@@ -11033,7 +11528,7 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_DUE;
-        if ((slot->flags & AIOL_SLOT_TASK) == 0) /* a task's runs the task, whatever it was put here for */
+        if ((slot->flags & AIOL_SLOT_TASK) == 0) /* a task's says so itself */
             slot->at.node.run = aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }
@@ -12067,9 +12562,10 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
  * ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits to be used again: its stack
  * is parked at the end of a loop that runs one coroutine after another.
  *
- * Stacks of the usual size come from slabs, address space for several at once; a page below each catches an overflow. The busy ends
- * of neighbours lie at different places of a page, or they would all want the same few lines of the cache. A free stack keeps
- * the memory that it has touched, until it was not needed for AIOL_STACKS_AGE uses of others.
+ * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A page below each
+ * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the
+ * same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
+ * AIOL_STACKS_AGE uses of others; then it is cold, and used after the warm ones.
  */
 #ifndef AIOL_CORE_CORO_C
 #define AIOL_CORE_CORO_C
@@ -12081,14 +12577,15 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
 #define AIOL_STACKS_AGE 4096u
 #define AIOL_STACK_COLOUR 320u
 #define AIOL_STACK_COLOURS 2048u /* bytes over which they are spread */
-#define AIOL_STACKS_FIRST 4u
-#define AIOL_STACKS_MOST 64u /* in a slab */
+#define AIOL_STACKS_FIRST 4u /* stacks in the first slab of a pool */
+#define AIOL_STACKS_MOST ((size_t)1 << 24) /* bytes of a slab; a larger stack is mapped alone */
+#define AIOL_STACKS_GUARDED 10000u /* with a mapping of its own below each */
 
-enum { AIOL_CORO_POOLED, AIOL_CORO_MAPPED, AIOL_CORO_GIVEN };
+enum { AIOL_CORO_POOLED, AIOL_CORO_ALONE, AIOL_CORO_GIVEN };
 
 typedef struct aiol_coro {
     aiol_fiber fiber;
-    aiol_link link; /* free */
+    struct aiol_coro *next; /* free */
     struct aiol_coro *outer; /* on whose stack it was entered; NULL: the loop's */
     aioloop_coroutine fn;
     void *arg;
@@ -12097,9 +12594,12 @@ typedef struct aiol_coro {
     void (*dispose)(void *arg);
     void (*request)(void *arg); /* to be done on the stack below */
     void *request_arg;
-    char *memory;
+    struct aiol_stack_pool *pool;
+    char *memory; /* of a stack alone */
     size_t memory_size;
     uint8_t kind;
+    bool guarded;    /* an overflow is a fault */
+    bool by_mapping; /* and that took one */
     bool ended;
 } aiol_coro;
 
@@ -12110,16 +12610,55 @@ typedef struct aiol_slab {
     size_t used;
 } aiol_slab;
 
-typedef struct aiol_stacks {
-    aiol_link free; /* the last one is the next to be used */
-    aiol_link cold; /* free too, and without the memory that they had touched */
-    size_t free_count;
-    size_t lowest;  /* what free_count was at least during this age */
-    size_t surplus; /* how many of the free ones are to give their memory back */
-    unsigned age;   /* in stacks that were freed */
+typedef struct aiol_stack_pool {
+    struct aiol_stack_pool *next;
+    size_t size; /* of a stack and the page below it */
+    aiol_coro *warm;
+    aiol_coro *cold;
+    size_t warm_count;
+    size_t lowest; /* what warm_count was at least during this age */
+    unsigned age;  /* in stacks that were freed */
     aiol_slab *slabs; /* the newest first */
-    void *watch;      /* debug mode: where a handler of overflows runs */
+} aiol_stack_pool;
+
+typedef struct aiol_stacks {
+    aiol_stack_pool *pools;
+    aiol_stack_pool *usual; /* of those without a size of their own; NULL until the first */
+    unsigned guards; /* mappings that are guards */
+    bool watched;    /* debug mode: this run has seen to it that an overflow is told */
+    void *watch;     /* where that is done */
 } aiol_stacks;
+
+/* ---- overflows ---- */
+
+/* Asked by the handler of a signal. */
+static const char *aiol_stacks_fault(const char *address) {
+    const aioloop *loop = aiol_thread.running;
+    const aiol_coro *co = loop == NULL ? NULL : loop->coro;
+    if (co == NULL || !co->guarded || address >= co->fiber.base || (size_t)(co->fiber.base - address) > aiol_page_size())
+        return NULL;
+    return "aioloop: broken: the stack of a coroutine has overflowed: give its task a larger stack_size\n";
+}
+
+/* Debug mode: from now on until the run ends an overflow in this thread is told. */
+static AIOL_NOINLINE void aiol_stacks_watch(aioloop *loop) {
+    aiol_stacks *stacks = loop->stacks;
+    if (stacks->watched)
+        return;
+    stacks->watched = true;
+    if (stacks->watch == NULL)
+        stacks->watch = aiol_alloc(&loop->allocator, AIOL_STACK_WATCH_SIZE);
+    if (stacks->watch != NULL)
+        aiol_stack_watch(stacks->watch, aiol_stacks_fault);
+}
+
+/* At the end of a run: the thread is the program's again. */
+AIOLOOP_INTERNAL void aiol_stacks_unwatch(aioloop *loop) {
+    if (loop->stacks == NULL || !loop->stacks->watched)
+        return;
+    loop->stacks->watched = false;
+    aiol_stack_unwatch(loop->stacks->watch);
+}
 
 /* ---- running ---- */
 
@@ -12137,6 +12676,8 @@ static void aiol_coro_entry(void) {
 /* Lets it run until it waits or ends. What it asks to be done on this stack is done meanwhile. */
 static void aiol_coro_enter(aioloop *loop, aiol_coro *co) {
     co->outer = loop->coro;
+    if (AIOL_UNLIKELY(loop->debug))
+        aiol_stacks_watch(loop);
     for (;;) {
         loop->coro = co;
         aiol_fiber_enter(&co->fiber);
@@ -12156,7 +12697,7 @@ AIOL_INLINE void aiol_coro_leave(aiol_coro *co) {
 /* Calls fn on the loop's stack, which is large, whichever is the current one. fn must not wait. */
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg) {
     aiol_coro *co = loop->coro;
-    if (co == NULL) {
+    if (co == NULL || aiol_thread.running != loop) {
         fn(arg);
         return;
     }
@@ -12167,167 +12708,193 @@ AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), v
 
 /* ---- stacks ---- */
 
-/* Asked by the handler of a signal. */
-static const char *aiol_stacks_fault(const char *address) {
-    const aioloop *loop = aiol_thread.running;
-    const aiol_coro *co = loop == NULL ? NULL : loop->coro;
-    size_t page = aiol_page_size();
-    if (co == NULL || co->kind == AIOL_CORO_GIVEN || address >= co->fiber.base || co->fiber.base - address > (ptrdiff_t)page)
-        return NULL;
-    return "aioloop: broken: the stack of a coroutine has overflowed: give its task a larger stack_size\n";
-}
-
 static aiol_stacks *aiol_stacks_of(aioloop *loop) {
-    if (loop->stacks == NULL) {
+    if (loop->stacks == NULL)
         loop->stacks = (aiol_stacks *)aiol_alloc_zero(&loop->allocator, sizeof(*loop->stacks));
-        if (loop->stacks != NULL) {
-            aiol_list_init(&loop->stacks->free);
-            aiol_list_init(&loop->stacks->cold);
-        }
-    }
-    if (loop->stacks != NULL && AIOL_UNLIKELY(loop->debug) && loop->stacks->watch == NULL) {
-        loop->stacks->watch = aiol_alloc(&loop->allocator, AIOL_STACK_WATCH_SIZE);
-        if (loop->stacks->watch != NULL)
-            aiol_stack_watch(loop->stacks->watch, aiol_stacks_fault);
-    }
     return loop->stacks;
 }
 
-/* A coroutine at the top of memory, or so many bytes below it; the lowest guard bytes are not to be touched. */
-static aiol_coro *aiol_coro_place(char *memory, size_t size, size_t guard, size_t below, uint8_t kind) {
+/* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's own. */
+static aiol_coro *aiol_coro_place(aioloop *loop, char *memory, size_t size, size_t below, uint8_t kind) {
+    size_t guard = kind == AIOL_CORO_GIVEN ? 0 : aiol_page_size();
     char *top = memory + size - below - sizeof(aiol_coro);
-    aiol_coro *co;
-    if (guard != 0 && aiol_stack_guard(memory, guard) < 0)
-        return NULL;
-    co = (aiol_coro *)(void *)(top - ((uintptr_t)top & 63));
+    aiol_coro *co = (aiol_coro *)(void *)(top - ((uintptr_t)top & 63));
     memset(co, 0, sizeof(*co));
     co->kind = kind;
-    co->memory = memory;
-    co->memory_size = size;
+    if (guard != 0) {
+        int how = aiol_stack_guard(memory, guard, loop->stacks->guards < AIOL_STACKS_GUARDED);
+        co->guarded = how >= 0;
+        co->by_mapping = how == 1;
+        loop->stacks->guards += co->by_mapping;
+    }
     aiol_fiber_begin(&co->fiber, memory + guard, (size_t)((char *)co - memory) - guard, aiol_coro_entry);
     return co;
 }
 
-/* The next stack of a slab. */
-static aiol_coro *aiol_stacks_carve(aioloop *loop, aiol_stacks *stacks) {
-    aiol_slab *slab = stacks->slabs;
-    size_t size = AIOL_STACK_SIZE + aiol_page_size();
+/* The pool of stacks of a size, made if need be. */
+static aiol_stack_pool *aiol_stacks_pool(aioloop *loop, size_t size) {
+    aiol_stacks *stacks = loop->stacks;
+    aiol_stack_pool *pool = stacks->pools;
+    while (pool != NULL && pool->size != size)
+        pool = pool->next;
+    if (pool == NULL) {
+        pool = (aiol_stack_pool *)aiol_alloc_zero(&loop->allocator, sizeof(*pool));
+        if (pool == NULL)
+            return NULL;
+        pool->size = size;
+        pool->next = stacks->pools;
+        stacks->pools = pool;
+    }
+    return pool;
+}
+
+/* The next stack of a slab, or of a new one, twice as large as the last. */
+static aiol_coro *aiol_stacks_carve(aioloop *loop, aiol_stack_pool *pool) {
+    aiol_slab *slab = pool->slabs;
+    size_t below = pool->size < 8 * AIOL_STACK_COLOURS ? 0 : AIOL_STACK_COLOUR;
     aiol_coro *co;
     if (slab == NULL || slab->used == slab->count) {
-        size_t count = slab == NULL ? AIOL_STACKS_FIRST : aiol_min_size(slab->count * 2, AIOL_STACKS_MOST);
+        size_t count = aiol_min_size(slab == NULL ? AIOL_STACKS_FIRST : slab->count * 2, AIOL_STACKS_MOST / pool->size + 1);
         slab = (aiol_slab *)aiol_alloc(&loop->allocator, sizeof(*slab));
         if (slab == NULL)
             return NULL;
-        slab->memory = (char *)aiol_stack_map(&loop->allocator, count * size);
+        slab->memory = (char *)aiol_stack_map(&loop->allocator, count * pool->size);
         if (slab->memory == NULL) {
             aiol_free(&loop->allocator, slab, sizeof(*slab));
             return NULL;
         }
         slab->count = count;
         slab->used = 0;
-        slab->next = stacks->slabs;
-        stacks->slabs = slab;
+        slab->next = pool->slabs;
+        pool->slabs = slab;
     }
-    co = aiol_coro_place(slab->memory + slab->used * size, size, aiol_page_size(),
-                         slab->used * AIOL_STACK_COLOUR % AIOL_STACK_COLOURS, AIOL_CORO_POOLED);
-    if (co != NULL)
-        slab->used++;
+    co = aiol_coro_place(loop, slab->memory + slab->used * pool->size, pool->size,
+                         slab->used * below % AIOL_STACK_COLOURS, AIOL_CORO_POOLED);
+    co->pool = pool;
+    slab->used++;
     return co;
 }
 
-/* A stack of another size than the usual one. */
+/* A stack that goes when its coroutine does: a huge one, or any where memory is all real. */
 static aiol_coro *aiol_stacks_map(aioloop *loop, size_t size) {
-    size_t page = aiol_page_size();
-    char *memory;
+    char *memory = (char *)aiol_stack_map(&loop->allocator, size);
     aiol_coro *co;
-    if (page != 0)
-        size = (size + page - 1) / page * page + page;
-    memory = (char *)aiol_stack_map(&loop->allocator, size);
     if (memory == NULL)
         return NULL;
-    co = aiol_coro_place(memory, size, page, 0, AIOL_CORO_MAPPED);
-    if (co == NULL)
-        aiol_stack_unmap(&loop->allocator, memory, size);
+    co = aiol_coro_place(loop, memory, size, 0, AIOL_CORO_ALONE);
+    co->memory = memory;
+    co->memory_size = size;
+    return co;
+}
+
+/* One of the pool's: what ran last is warm, what never ran is last. */
+static aiol_coro *aiol_stacks_take(aioloop *loop, aiol_stack_pool *pool) {
+    aiol_coro *co;
+    if (pool == NULL)
+        return NULL;
+    if (AIOL_LIKELY(pool->warm != NULL)) {
+        co = pool->warm;
+        pool->warm = co->next;
+        if (--pool->warm_count < pool->lowest)
+            pool->lowest = pool->warm_count;
+    } else if (pool->cold != NULL) {
+        co = pool->cold;
+        pool->cold = co->next;
+    } else {
+        return aiol_stacks_carve(loop, pool);
+    }
+    aiol_fiber_renew(&co->fiber, aiol_coro_entry);
     return co;
 }
 
 /* A coroutine that is to run fn(arg); NULL when there is no memory. The stack's size was checked. */
 static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
-    aiol_stacks *stacks = aiol_stacks_of(loop);
-    aiol_coro *co;
-    if (stacks == NULL)
+    size_t page;
+    size_t rounded;
+    if (stack == NULL && size == 0 && loop->stacks != NULL && loop->stacks->usual != NULL)
+        return aiol_stacks_take(loop, loop->stacks->usual);
+    if (aiol_stacks_of(loop) == NULL)
         return NULL;
     if (stack != NULL)
-        return aiol_coro_place((char *)stack, size, 0, 0, AIOL_CORO_GIVEN);
-    if (size != 0 && size != AIOL_STACK_SIZE)
-        return aiol_stacks_map(loop, size);
-    if (AIOL_LIKELY(!aiol_list_empty(&stacks->free))) {
-        co = AIOL_CONTAINER(stacks->free.prev, aiol_coro, link);
-        if (--stacks->free_count < stacks->lowest)
-            stacks->lowest = stacks->free_count;
-    } else if (!aiol_list_empty(&stacks->cold)) {
-        co = AIOL_CONTAINER(stacks->cold.prev, aiol_coro, link);
-    } else {
-        return aiol_stacks_carve(loop, stacks);
+        return aiol_coro_place(loop, (char *)stack, size, 0, AIOL_CORO_GIVEN);
+    page = aiol_page_size();
+    if (size == 0 && page != 0) {
+        loop->stacks->usual = aiol_stacks_pool(loop, AIOL_STACK_SIZE + page);
+        return aiol_stacks_take(loop, loop->stacks->usual);
     }
-    aiol_list_remove(&co->link);
-    return co;
+    if (size == 0)
+        size = AIOL_STACK_SIZE;
+    if (page == 0)
+        return aiol_stacks_map(loop, size);
+    if (size > SIZE_MAX / 4)
+        return NULL;
+    if (size > AIOL_STACKS_MOST)
+        return aiol_stacks_map(loop, (size + page - 1) / page * page + page);
+    size += AIOL_STACK_COLOURS;
+    for (rounded = page; rounded < size; rounded *= 2) /* so that there are few pools; what is not touched is free */
+        continue;
+    return aiol_stacks_take(loop, aiol_stacks_pool(loop, rounded + page));
 }
 
 /* Gives back what a free stack has touched, but for its upper end, where it is parked. */
 static void aiol_coro_cool(aiol_coro *co) {
-    size_t page = aiol_page_size();
     char *end = (char *)co - 2048;
-    if (page == 0)
-        return;
-    end -= (uintptr_t)end % page;
+    end -= (uintptr_t)end % aiol_page_size();
     if (end > co->fiber.base)
         aiol_stack_discard(co->fiber.base, (size_t)(end - co->fiber.base));
 }
 
 /* An age is over: what was not needed in it gives its memory back. */
-static AIOL_NOINLINE void aiol_stacks_grow_old(aiol_stacks *stacks) {
-    stacks->surplus = stacks->lowest;
-    stacks->lowest = stacks->free_count;
-    stacks->age = 0;
-}
-
-/* A few at a time, each a system call: those that were not used for longest. */
-static AIOL_NOINLINE void aiol_stacks_cool(aiol_stacks *stacks) {
-    int i;
-    stacks->surplus = aiol_min_size(stacks->surplus, stacks->free_count);
-    for (i = 0; i < 2 && stacks->surplus != 0; i++) {
-        aiol_coro *co = AIOL_CONTAINER(stacks->free.next, aiol_coro, link);
-        aiol_list_remove(&co->link);
-        aiol_list_append(&stacks->cold, &co->link);
+static AIOL_NOINLINE void aiol_stacks_cool(aiol_stack_pool *pool) {
+    for (; pool->lowest != 0; pool->lowest--) {
+        aiol_coro *co = pool->warm;
+        pool->warm = co->next;
+        pool->warm_count--;
         aiol_coro_cool(co);
-        stacks->free_count--;
-        stacks->surplus--;
+        co->next = pool->cold;
+        pool->cold = co;
     }
-    stacks->lowest = aiol_min_size(stacks->lowest, stacks->free_count);
+    pool->age = 0;
+    pool->lowest = pool->warm_count;
 }
 
 /* It has ended, or never began; dropped: it waits, and its stack cannot be used again. */
 static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
-    aiol_stacks *stacks = loop->stacks;
-    if (co->kind == AIOL_CORO_POOLED && !dropped) {
-        aiol_list_append(&stacks->free, &co->link);
-        stacks->free_count++;
-        if (AIOL_UNLIKELY(++stacks->age == AIOL_STACKS_AGE))
-            aiol_stacks_grow_old(stacks);
-        if (AIOL_UNLIKELY(stacks->surplus != 0))
-            aiol_stacks_cool(stacks);
+    aiol_stack_pool *pool = co->pool;
+    if (pool != NULL && !dropped) {
+        co->next = pool->warm;
+        pool->warm = co;
+        pool->warm_count++;
+        if (++pool->age == AIOL_STACKS_AGE)
+            aiol_stacks_cool(pool);
         return;
     }
     aiol_fiber_end(&co->fiber);
-    if (co->kind == AIOL_CORO_MAPPED && loop->coro == NULL)
+    if (co->kind == AIOL_CORO_ALONE && loop->coro == NULL) {
+        loop->stacks->guards -= co->by_mapping;
         aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
+    }
 }
 
-static void aiol_stacks_end_fibers(aiol_link *list) {
-    aiol_link *link;
-    for (link = list->next; link != list; link = link->next)
-        aiol_fiber_end(&AIOL_CONTAINER(link, aiol_coro, link)->fiber);
+static void aiol_stacks_free_list(aiol_coro *co) {
+    while (co != NULL) {
+        aiol_coro *next = co->next;
+        aiol_fiber_end(&co->fiber);
+        co = next;
+    }
+}
+
+static void aiol_stacks_free_pool(aioloop *loop, aiol_stack_pool *pool) {
+    aiol_stacks_free_list(pool->warm);
+    aiol_stacks_free_list(pool->cold);
+    while (pool->slabs != NULL) {
+        aiol_slab *slab = pool->slabs;
+        pool->slabs = slab->next;
+        if (loop->coro == NULL)
+            aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * pool->size);
+        aiol_free(&loop->allocator, slab, sizeof(*slab));
+    }
+    aiol_free(&loop->allocator, pool, sizeof(*pool));
 }
 
 /* With the loop; every task is gone. A forked child may do so on one of the stacks, and then their memory stays. */
@@ -12335,19 +12902,14 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
     aiol_stacks *stacks = loop->stacks;
     if (stacks == NULL)
         return;
-    aiol_stacks_end_fibers(&stacks->free);
-    aiol_stacks_end_fibers(&stacks->cold);
-    while (stacks->slabs != NULL) {
-        aiol_slab *slab = stacks->slabs;
-        stacks->slabs = slab->next;
-        if (loop->coro == NULL)
-            aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * (AIOL_STACK_SIZE + aiol_page_size()));
-        aiol_free(&loop->allocator, slab, sizeof(*slab));
+    aiol_stacks_unwatch(loop);
+    while (stacks->pools != NULL) {
+        aiol_stack_pool *pool = stacks->pools;
+        stacks->pools = pool->next;
+        aiol_stacks_free_pool(loop, pool);
     }
-    if (stacks->watch != NULL) {
-        aiol_stack_unwatch(stacks->watch);
+    if (stacks->watch != NULL)
         aiol_free(&loop->allocator, stacks->watch, AIOL_STACK_WATCH_SIZE);
-    }
     aiol_free(&loop->allocator, stacks, sizeof(*stacks));
     loop->stacks = NULL;
 }
@@ -12357,6 +12919,10 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg) {
     (void)loop;
     fn(arg);
+}
+
+AIOLOOP_INTERNAL void aiol_stacks_unwatch(aioloop *loop) {
+    (void)loop;
 }
 
 AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
@@ -12396,7 +12962,7 @@ enum {
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
     AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 4096 /* runs the body of one, on behalf of other tasks */
+    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
 };
 
 typedef struct aiol_task_extra {
@@ -12761,6 +13327,7 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
         if (err == 0) {
             task->slot.u.when = when;
+            task->slot.at.node.run = aiol_run_task;
             task->slot.state = AIOL_SLOT_TIMER;
             task->flags |= AIOL_TASK_SLEEPS | AIOL_TASK_WAITS;
             return true;
@@ -14475,8 +15042,9 @@ AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group,
 /*
  * generator.c - asynchronous generators, and what is closed with the loop.          (asyncio: base_events.py; PEP 525)
  *
- * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready queue, and the
- * next yield, or the end, answers. So handing out a value needs memory for the future of the request alone.
+ * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready
+ * queue, and the next yield, or the end, answers. So handing out a value needs memory for the future of the request
+ * alone.
  *
  * The answered future is kept until the next request: if nobody has read it by then, its value is given again.
  */
@@ -14899,7 +15467,6 @@ static void aiol_generator_nothing_to_dispose(void *pointer) {
 
 /* The request ends with an error; takes error (may be NULL) over. */
 static void aiol_generator_fail(aioloop_future *f, int code, struct aioloop_error *error) {
-    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     aiol_future_fail_with(f, code, error);
     aiol_future_release(f);
 }
@@ -15233,9 +15800,10 @@ AIOLOOP_API aioloop_future *(aioloop_generator_aclose)(aioloop_generator *genera
 /*
  * threadsafe.c - coroutines for a loop from other threads.                  (asyncio: tasks.py, futures.py)
  *
- * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so aioloop_close finds
- * those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and its pointer to the loop: whoever
- * posts to the loop does so with that lock held, and aioloop_close takes it to take the pointer away.
+ * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so
+ * aioloop_close finds those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and
+ * its pointer to the loop: whoever posts to the loop does so with that lock held, and aioloop_close takes it to take
+ * the pointer away.
  *
  * Both posts that it may need, to begin and to cancel, have their slots from the start, so neither can fail.
  */
@@ -16083,6 +16651,7 @@ static int aiol_loop_begin(aioloop *loop) {
 
 static void aiol_loop_end(aioloop *loop) {
     aiol_map *before = loop->outer_place != NULL ? *loop->outer_place : loop->outer_map;
+    aiol_stacks_unwatch(loop);
     aiol_thread.running = NULL;
     aiol_thread.place = loop->outer_place;
     aiol_thread.map = loop->map;
@@ -19689,6 +20258,15 @@ static int64_t aiol_predicate_ask(aioloop *loop, aiol_predicate *p) {
     return n;
 }
 
+/* Inside the call: the predicate may free the condition. Not inlined, or gcc sees a local's address stored and warns. */
+static AIOL_NOINLINE int64_t aiol_predicate_ask_first(aioloop *loop, aiol_predicate *p) {
+    int64_t n;
+    aiol_list_append(&p->condition->predicates, &p->link);
+    n = aiol_predicate_ask(loop, p);
+    aiol_list_remove(&p->link);
+    return n;
+}
+
 static int64_t aiol_predicate_step(aioloop *loop, aioloop_frame *frame, void **out) {
     aiol_predicate *self = (aiol_predicate *)(void *)frame;
     (void)out;
@@ -19722,9 +20300,7 @@ AIOLOOP_API aioloop_future *(aioloop_condition_wait_for)(aioloop_condition *cond
     first.condition = condition;
     first.ask = predicate;
     first.arg = arg;
-    aiol_list_append(&condition->predicates, &first.link);
-    first.n = aiol_predicate_ask(loop, &first);
-    aiol_list_remove(&first.link);
+    first.n = aiol_predicate_ask_first(loop, &first);
     if (first.n > 0)
         return aiol_future_of_number(loop, first.n);
     if (first.n == AIOLOOP_ECANCELED)
@@ -20478,12 +21054,12 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue) {
 
 /* >> src/high/streams.c */
 /*
- * streams.c - connections for coroutines.                                             (asyncio: streams.py)
+ * streams.c - connections for coroutines.                                                     (asyncio: streams.py)
  *
- * What was received lies in one block, from start to end. A read gives its beginning away without a copy, and goes on owning its
- * future: only when the next read begins is it known whether anybody looked at the result, and thus whether the bytes are used
- * up. Until then they do not move: what arrives meanwhile and finds no room goes, with all of it, into a new block, and the old
- * one is held for the reader.
+ * What was received lies in one block, from start to end. A read gives its beginning away without a copy, and goes on
+ * owning its future: only when the next read begins is it known whether anybody looked at the result, and thus whether
+ * the bytes are used up. Until then they do not move: what arrives meanwhile and finds no room goes, with all of it,
+ * into a new block, and the old one is held for the reader.
  *
  * A stream goes when it has no owner and its connection is lost; with the loop it goes as a resource.
  */
@@ -20495,7 +21071,12 @@ AIOLOOP_API bool aioloop_queue_full(const aioloop_queue *queue) {
 #define AIOL_STREAM_KEPT 4096u /* an empty block up to this size is kept */
 #define AIOL_STREAM_SEPARATOR 16u
 
-typedef enum aiol_streams_kind { AIOL_STREAMS_SOME, AIOL_STREAMS_ALL, AIOL_STREAMS_EXACTLY, AIOL_STREAMS_UNTIL } aiol_streams_kind;
+typedef enum aiol_streams_kind {
+    AIOL_STREAMS_SOME,
+    AIOL_STREAMS_ALL,
+    AIOL_STREAMS_EXACTLY,
+    AIOL_STREAMS_UNTIL
+} aiol_streams_kind;
 
 /* What a read is for. */
 typedef struct aiol_streams_want {
@@ -20831,8 +21412,8 @@ static size_t aiol_streams_find(const char *data, size_t size, size_t from, cons
     return AIOL_STREAMS_NOWHERE;
 }
 
-/* Looks for the separator that ends first. 1: *size bytes up to its end. 0: there may be one when more has come. An error: of
- * the *size bytes a line that is too long consists of, 0 if they are kept. */
+/* Looks for the separator that ends first. 1: *size bytes up to its end. 0: there may be one when more has come. An
+ * error: of the *size bytes a line that is too long consists of, 0 if they are kept. */
 static int aiol_streams_search(aioloop_stream *s, aiol_streams_want *w, size_t *size) {
     size_t there = s->end - s->start;
     const char *data = there == 0 ? NULL : s->buffer + s->start;
@@ -20893,8 +21474,8 @@ static int aiol_streams_look(aioloop_stream *s, aiol_streams_want *w, size_t *si
 
 /* ---- reading ---- */
 
-/* The dispose of what a read gives: nothing, since settle looks whether it was taken; but with one, whatever hands the result on
- * (aioloop_wait_for and its kin) tells when it was. */
+/* The dispose of what a read gives: nothing, since settle looks whether it was taken; but with one, whatever hands the
+ * result on (aioloop_wait_for and its kin) tells when it was. */
 static void aiol_streams_untaken(void *pointer) {
     (void)pointer;
 }
@@ -20995,7 +21576,7 @@ static aioloop_future *aiol_streams_read(aioloop_stream *s, aiol_streams_want *w
     if (s->reading != NULL)
         return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "another read of this stream waits");
     if (s->given != NULL && !aiol_streams_taken(s->given) && s->given->refs > 1)
-        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "nobody has looked at what the last read of this stream gave");
+        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "nobody has looked at what the last read gave");
     f = (aioloop_create_operation)(loop, aiol_streams_read_cancelled, s);
     if (aiol_streams_is_static(f))
         return f;
@@ -21173,7 +21754,8 @@ AIOLOOP_API bool aioloop_stream_is_closing(const aioloop_stream *stream) {
     return stream == NULL || aioloop_transport_is_closing(stream->transport);
 }
 
-AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name, const void *fallback) {
+AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name,
+                                                      const void *fallback) {
     return stream == NULL ? fallback : aioloop_transport_get_extra_info(stream->transport, name, fallback);
 }
 
@@ -21421,7 +22003,9 @@ static aioloop_future *aiol_streams_open(aioloop_stream *s, aioloop_future *conn
 static aioloop_stream *aiol_streams_to_open(aioloop *loop, int64_t limit, aioloop_future **refused) {
     aioloop_stream *s;
     size_t size = 0;
-    int err = loop == NULL ? (int)AIOLOOP_EINVAL : loop->closed ? (int)AIOLOOP_ECLOSED : aiol_streams_limit(loop, limit, &size);
+    int err = loop == NULL ? (int)AIOLOOP_EINVAL : aiol_streams_limit(loop, limit, &size);
+    if (err == 0 && loop->closed)
+        err = aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     if (err < 0) {
         *refused = aiol_future_failed(err);
         return NULL;
@@ -21474,7 +22058,8 @@ typedef struct aiol_streams_server {
 
 /* Of the block. */
 static size_t aiol_streams_server_size(size_t call_size) {
-    return offsetof(aiol_streams_server, call) + (call_size > sizeof(aiol_streams_call) ? call_size : sizeof(aiol_streams_call));
+    size_t least = sizeof(aiol_streams_call);
+    return offsetof(aiol_streams_server, call) + (call_size > least ? call_size : least);
 }
 
 static void aiol_streams_server_destroy(aiol_resource *resource) {
@@ -21588,11 +22173,13 @@ static void aiol_streams_server_over(aioloop_future *future, void *arg) {
 /* The server listens, or will not. What cannot be waited for, for want of memory, goes with the loop. */
 static void aiol_streams_started(aioloop_future *starting, void *arg) {
     aiol_streams_server *server = (aiol_streams_server *)arg;
-    if (starting->state == AIOL_FUTURE_FINISHED) /* without taking the result: that is the caller's */
-        (void)(aioloop_future_then)(aioloop_server_wait_closed((aioloop_server *)starting->of.pointer), aiol_streams_server_over,
-                                    server);
-    else
+    aioloop_future *closed;
+    if (starting->state == AIOL_FUTURE_FINISHED) { /* without taking the result: that is the caller's */
+        closed = aioloop_server_wait_closed((aioloop_server *)starting->of.pointer);
+        (void)(aioloop_future_then)(closed, aiol_streams_server_over, server);
+    } else {
         aiol_streams_server_destroy(&server->resource);
+    }
 }
 
 static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_future *starting) {
@@ -21603,13 +22190,14 @@ static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_f
     return starting;
 }
 
-static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler, const aioloop_stream_server_options *o) {
+static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler,
+                                     const aioloop_stream_server_options *o) {
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     if ((handler != NULL) + (o->step != NULL) + (o->callback != NULL) != 1)
         return aiol_fail(loop, AIOLOOP_EINVAL, "one of handler, step and callback is needed");
     if (o->step != NULL && (o->frame_size < sizeof(aioloop_stream_frame) || o->frame_size > UINT32_MAX / 2))
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a handler without a stack needs a frame that begins with aioloop_stream_frame");
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a handler's frame begins with an aioloop_stream_frame");
     if (o->step == NULL && o->frame_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "frame_size without step");
 #if !AIOLOOP_USE_COROUTINES
@@ -21649,8 +22237,9 @@ static aiol_streams_server *aiol_streams_server_new(aioloop *loop, aioloop_strea
     return server;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_start_server)(aioloop *loop, aioloop_stream_handler handler, void *arg, const char *host,
-                                                   int port, const aioloop_stream_server_options *options) {
+AIOLOOP_API aioloop_future *(aioloop_start_server)(aioloop *loop, aioloop_stream_handler handler, void *arg,
+                                                   const char *host, int port,
+                                                   const aioloop_stream_server_options *options) {
     static const aioloop_stream_server_options defaults = AIOLOOP_ZERO;
     const aioloop_stream_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = NULL;

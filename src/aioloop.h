@@ -67,6 +67,7 @@ extern "C" {
 #include "sys/sys.h"
 #include "sys/uring.h"
 #include "sys/address.c"
+#include "sys/switch.c"
 #include "sys/stack.c"
 #if AIOL_OS_POSIX
 #include "sys/clock.c"

@@ -3,16 +3,18 @@
  *
  *     simulate_tasks [--delayed|--readiness|--both] [--faults] [-v] FIRST COUNT
  *     simulate_tasks ... --seed N
+ *     simulate_tasks --oracle FIRST COUNT      for oracle_tasks.py: scripts and the model's traces, as lines of JSON
  *
- * Each seed makes a script: tasks that create, cancel and await each other, futures, sleeps, gather, wait, wait_for and shield,
- * nested time-outs and task groups, and callbacks that interfere from outside. One interpreter plays it four times: on a small
- * asyncio of its own (the model, which follows the algorithms of CPython 3.13: ready queue, must_cancel, fut_waiter, the count of
- * cancels), and on the library with coroutines that have a stack, that have none, and mixed. All four must leave the same trace: what
- * each await returned, when and in what order, how each task and future ended, how many tasks there were. Further: whatever is to be
- * disposed of is, once; a failure is reported if and only if nobody looked at it; every byte of memory comes back.
+ * Each seed makes a script: tasks that create, cancel and await each other, futures, sleeps, gather, wait, wait_for
+ * and shield, nested time-outs and task groups, and callbacks that interfere from outside. One interpreter plays it
+ * four times: on a small asyncio of its own (the model, which follows the algorithms of CPython 3.13: ready queue,
+ * must_cancel, fut_waiter, the count of cancels), and on the library with coroutines that have a stack, that have
+ * none, and mixed. All four must leave the same trace: what each await returned, when and in what order, how each
+ * task and future ended, how many tasks there were. Further: whatever is to be disposed of is, once; a failure is
+ * reported if and only if nobody looked at it; every byte of memory comes back.
  *
- * With --faults each run is repeated with one of its allocations failing; then only the latter is checked. A script that shows a
- * difference is made smaller before it is printed, with both traces.
+ * With --faults each run is repeated with one of its allocations failing; then only the latter is checked. A script
+ * that shows a difference is made smaller before it is printed, with both traces.
  *
  * Not part of the test program: it has a main of its own and needs no runner.
  */
@@ -66,22 +68,23 @@ typedef enum tk_op {
     TK_FAIL
 } tk_op;
 
-static const char *const tk_op_names[] = {"nothing",    "await",  "sleep",         "nap",        "create",   "cancel", "uncancel",
-                                          "set_result", "set_exception", "wait_for", "shield", "gather",   "wait",   "timeout",
-                                          "reschedule", "group",  "leave",         "look",       "fail"};
+static const char *const tk_op_names[] = {"nothing", "await",    "sleep",      "nap",           "create",
+                                          "cancel",  "uncancel", "set_result", "set_exception", "wait_for",
+                                          "shield",  "gather",   "wait",       "timeout",       "reschedule",
+                                          "group",   "leave",    "look",       "fail"};
 
 /* What a step does about an error. */
 typedef enum tk_care {
-    TK_PASS,     /* lets it through */
-    TK_SWALLOW,  /* goes on */
+    TK_PASS,      /* lets it through */
+    TK_SWALLOW,   /* goes on */
     TK_TAKE_BACK, /* goes on, and takes a cancellation back */
-    TK_REPLACE,  /* fails with another one */
-    TK_LATE,     /* of leaving a scope: only ETIMEDOUT is dealt with */
-    TK_ERRORS    /* of leaving a scope: all but cancellations are */
+    TK_REPLACE,   /* fails with another one */
+    TK_LATE,      /* of leaving a scope: only ETIMEDOUT is dealt with */
+    TK_ERRORS     /* of leaving a scope: all but cancellations are */
 } tk_care;
 
-static const char *const tk_care_names[] = {"", " else go on", " else take back", " else fail", " else if late go on",
-                                            " else if failed go on"};
+static const char *const tk_care_names[] = {"",           " else go on",         " else take back",
+                                            " else fail", " else if late go on", " else if failed go on"};
 
 typedef struct tk_step {
     tk_op op;
@@ -113,9 +116,9 @@ typedef struct tk_script {
     int futures;
     int events;
     int steps[TK_TASKS];
-    bool root[TK_TASKS];         /* created before the loop runs */
-    bool watched[TK_OBJECTS];    /* a done-callback tells when it is done */
-    bool copied[TK_TASKS];       /* its argument is */
+    bool root[TK_TASKS];          /* created before the loop runs */
+    bool watched[TK_OBJECTS];     /* a done-callback tells when it is done */
+    bool copied[TK_TASKS];        /* its argument is */
     aioloop_time limit[TK_TASKS]; /* its own time-out */
     tk_step step[TK_TASKS][TK_STEPS];
     tk_event event[TK_EVENTS];
@@ -537,7 +540,8 @@ static void md_wait_end(md_future *f);
 
 static bool md_task_cancel(md_future *f) {
     f->cancels++;
-    /* One that has failed is not looked at by this: unlike asyncio, the library reports an error that came too late for its waiter. */
+    /* One that has failed is not looked at by this: unlike asyncio, the library reports an error that came too late
+     * for whoever waited. */
     if (f->fut_waiter != NULL && f->fut_waiter->state == MD_PENDING && md_cancel(f->fut_waiter))
         return true;
     if (f->nap != NULL) { /* the sleep's future is cancelled */
@@ -617,7 +621,8 @@ static void md_task_finish(md_future *t, int64_t n) {
         md_fail(t, (int)n);
 }
 
-/* What the task is given for the future it has waited for; a group's errors come before a cancellation, which comes again. */
+/* What the task is given for the future it has waited for; a group's errors come before a cancellation, which comes
+ * again. */
 static int64_t md_task_take(md_future *t, md_future *f, void **value) {
     int64_t n;
     bool collected = f != NULL && f->kind == MD_EXIT && f->state == MD_FAILED;
@@ -1063,7 +1068,8 @@ static int64_t tk_step_function(aioloop *loop, aioloop_frame *frame, void **out)
         if (what == TK_ENDS)
             break;
         if (what == TK_WAITS) {
-            AIOLOOP_AWAIT(self->n, (aioloop_future *)self->task->awaited, self->task->blind ? NULL : (void *)&self->pointer);
+            AIOLOOP_AWAIT(self->n, (aioloop_future *)self->task->awaited,
+                          self->task->blind ? NULL : (void *)&self->pointer);
         } else {
             AIOLOOP_SLEEP(self->n, self->task->delay);
         }
@@ -1096,7 +1102,8 @@ static aioloop_future *tk_create_task(tk_task *t, void *group, bool eager) {
     if (group != NULL && stackful)
         return aioloop_task_group_create_task((aioloop_task_group *)group, tk_coroutine, &t->arg, &options);
     if (group != NULL)
-        return aioloop_task_group_create_task_frame((aioloop_task_group *)group, tk_step_function, &t->arg.frame, &options);
+        return aioloop_task_group_create_task_frame((aioloop_task_group *)group, tk_step_function, &t->arg.frame,
+                                                    &options);
     if (stackful)
         return aioloop_create_task(tk->loop, tk_coroutine, &t->arg, &options);
     return aioloop_create_task_frame(tk->loop, tk_step_function, &t->arg.frame, &options);
@@ -1201,7 +1208,8 @@ static void md_on_done(md_future *f, void *arg) {
 static int tk_code_of_done(void *f) {
     if (tk_modelled())
         return ((md_future *)f)->code;
-    return ((aioloop_future *)f)->code; /* the one look behind the curtain: every function that asks counts as looking */
+    return ((aioloop_future *)f)
+        ->code; /* the one look behind the curtain: every function that asks counts as looking */
 }
 
 /* f was made. keep: it can be used by its id from now on. */
@@ -1273,7 +1281,7 @@ static tk_suspension tk_wait_for_it(tk_task *t, void *f) {
 static void tk_interfere(tk_op op, int who, int at, int of, int number) {
     void *f = tk->object[of].handle;
     int64_t n = 0;
-    if (f == NULL)
+    if (f == NULL || op == TK_NOTHING)
         return;
     if (op == TK_CANCEL)
         n = tk_cancel(f);
@@ -1502,8 +1510,8 @@ static tk_suspension tk_leave(tk_task *t, const tk_step *s) {
         tk_made(id, f, false);
         return tk_wait_for_it(t, f);
     }
-    outcome = tk_modelled() ? md_timeout_exit(scope->model_timeout, outcome)
-                            : aioloop_timeout_exit(&scope->timeout, outcome);
+    outcome =
+        tk_modelled() ? md_timeout_exit(scope->model_timeout, outcome) : aioloop_timeout_exit(&scope->timeout, outcome);
     tk_trace("leaves", t->index, t->at, outcome, 0);
     t->depth--;
     return tk_outcome(t, s, outcome) ? TK_WAITS : TK_ENDS;
@@ -1709,7 +1717,8 @@ static void tk_begin(void) {
         tk->task[i].index = i;
     for (i = 0; i < s->futures; i++)
         tk_made(TK_FUTURE_ID(i),
-                tk_modelled() ? (void *)md_future_new(MD_PLAIN, TK_FUTURE_ID(i)) : (void *)aioloop_create_future(tk->loop),
+                tk_modelled() ? (void *)md_future_new(MD_PLAIN, TK_FUTURE_ID(i))
+                              : (void *)aioloop_create_future(tk->loop),
                 true);
     for (i = 0; i < s->events; i++)
         if (s->event[i].after == TK_NOBODY)
@@ -1823,8 +1832,8 @@ static int tk_differ(const tk_world *a, const tk_world *b) {
     for (i = 0; i < a->records && i < b->records; i++) {
         const tk_record *p = &a->record[i];
         const tk_record *q = &b->record[i];
-        if (strcmp(p->what, q->what) != 0 || p->time - a->record[0].time != q->time - b->record[0].time || p->who != q->who ||
-            p->where != q->where || p->number != q->number || p->extra != q->extra)
+        if (strcmp(p->what, q->what) != 0 || p->time - a->record[0].time != q->time - b->record[0].time ||
+            p->who != q->who || p->where != q->where || p->number != q->number || p->extra != q->extra)
             return i;
     }
     return a->records == b->records ? -1 : i;
@@ -1837,7 +1846,8 @@ static void tk_compare_worlds(tk_world *model, tk_world *w) {
         tk_fail("record %d differs", i);
     for (i = 0; i < TK_OBJECTS; i++)
         if (model->object[i].expected != w->object[i].reports)
-            tk_fail("the failure of %d was reported %d times instead of %d", i, w->object[i].reports, model->object[i].expected);
+            tk_fail("the failure of %d was reported %d times instead of %d", i, w->object[i].reports,
+                    model->object[i].expected);
 }
 
 /* Plays a script on everything. Returns the run that is wrong, with the model's at model; NULL: none is. */
@@ -1885,11 +1895,14 @@ static struct {
     int failures; /* one plain step in this many fails */
     int groups;   /* one scope in this many is a group */
     int passes;   /* of ten errors, about so many are passed on */
+    bool apart;   /* no two times are the same, and nothing that asyncio itself does not have */
 } tk_taste;
 
 /* Times are few and round, so that things fall together. */
 static aioloop_time tk_time(void) {
     static const int ms[] = {1, 0, 1, 2, 0, 2, 3, 1, 5, 8, 20, 5000};
+    if (tk_taste.apart)
+        return AIOLOOP_US(1 + tk_below(20000));
     return AIOLOOP_MS(ms[tk_below(tk_taste.times)]);
 }
 
@@ -1898,13 +1911,13 @@ static aioloop_time tk_time(void) {
 typedef struct tk_author {
     tk_script *script;
     int self;
-    int *next_task; /* the first that nobody creates yet */
-    int limit;      /* of steps */
+    int *next_task;     /* the first that nobody creates yet */
+    int limit;          /* of steps */
     int made[TK_STEPS]; /* what can be awaited by id */
     int made_count;
     int own[TK_TASKS]; /* tasks that it creates */
     int own_count;
-    int groups;   /* open */
+    int groups; /* open */
     int timeouts;
     bool member; /* of a group */
 } tk_author;
@@ -1964,8 +1977,12 @@ static void tk_write_combination(tk_author *a) {
     for (i = 0; i < s->count; i++)
         s->of[i] = tk_pick_awaitable(a);
     s->number = s->op == TK_GATHER ? tk_below(2) : tk_below(3);
+    if (tk_taste.apart && s->op == TK_GATHER &&
+        s->number == 0) /* where tasks answer a cancel, asyncio does not wait for all */
+        for (i = 0; i < s->count; i++)
+            s->of[i] = TK_FUTURE_ID(tk_below(a->script->futures));
     s->time = s->op == TK_WAIT && tk_one_in(2) ? 0 : tk_time();
-    s->keep = tk_one_in(4);
+    s->keep = tk_one_in(4) && (!tk_taste.apart || s->op == TK_GATHER || s->op == TK_SHIELD);
     if (s->keep)
         a->made[a->made_count++] = tk_last_id(a);
 }
@@ -1984,6 +2001,7 @@ static void tk_write_create(tk_author *a) {
     s->inherited = s->grouped && (a->groups == 0 || tk_one_in(4));
     if (s->inherited && tk_one_in(2))
         s->grouped = s->inherited = false;
+    s->eager = s->eager && !(tk_taste.apart && s->grouped);
     a->own[a->own_count++] = s->of[0];
 }
 
@@ -2012,11 +2030,11 @@ static void tk_write_scope(tk_author *a, int depth) {
 }
 
 static void tk_write_plain(tk_author *a, int depth) {
-    static const tk_op ops[] = {TK_AWAIT, TK_AWAIT, TK_AWAIT,  TK_SLEEP,      TK_NAP,          TK_NAP, TK_CANCEL,
+    static const tk_op ops[] = {TK_AWAIT,  TK_AWAIT,    TK_AWAIT,      TK_SLEEP,         TK_NAP,  TK_NAP, TK_CANCEL,
                                 TK_CANCEL, TK_UNCANCEL, TK_SET_RESULT, TK_SET_EXCEPTION, TK_LOOK, TK_FAIL};
     tk_step *s = tk_write(a, ops[tk_below(13)]);
     s->time = tk_time();
-    s->blind = tk_one_in(3);
+    s->blind = tk_one_in(3) && !tk_taste.apart;
     switch (s->op) {
     case TK_AWAIT:
         s->of[0] = tk_pick_awaitable(a);
@@ -2072,9 +2090,9 @@ static void tk_write_events(tk_script *s) {
         e->time = tk_time();
         if (e->time > AIOLOOP_MS(20))
             e->time = 0;
-        e->hops = tk_one_in(2) ? 0 : tk_below(5);
+        e->hops = tk_one_in(2) || tk_taste.apart ? 0 : tk_below(5);
         e->after = TK_NOBODY;
-        if (tk_one_in(3)) {
+        if (tk_one_in(3) && !tk_taste.apart) {
             e->after = tk_below(s->tasks);
             s->watched[e->after] = true;
         }
@@ -2104,7 +2122,6 @@ static void tk_write_script(tk_script *s, uint64_t seed) {
         memset(&a, 0, sizeof(a));
         a.script = s;
         a.self = i;
-        a.limit = TK_STEPS;
         if (next <= i) { /* nobody creates it */
             s->root[i] = true;
             next = i + 1;
@@ -2112,7 +2129,7 @@ static void tk_write_script(tk_script *s, uint64_t seed) {
         a.next_task = &next;
         a.limit = TK_STEPS - 1;
         s->copied[i] = tk_one_in(2);
-        s->limit[i] = tk_one_in(6) ? tk_time() : 0;
+        s->limit[i] = tk_one_in(6) && !tk_taste.apart ? tk_time() : 0;
         tk_write_block(&a, 0);
     }
     tk_write_events(s);
@@ -2128,7 +2145,8 @@ static const char *tk_name(int id, char *text, size_t size) {
     else if (id < TK_TASKS + TK_FUTURES)
         snprintf(text, size, "F%d", id - TK_TASKS);
     else
-        snprintf(text, size, "S%d.%d", (id - TK_TASKS - TK_FUTURES) / TK_STEPS, (id - TK_TASKS - TK_FUTURES) % TK_STEPS);
+        snprintf(text, size, "S%d.%d", (id - TK_TASKS - TK_FUTURES) / TK_STEPS,
+                 (id - TK_TASKS - TK_FUTURES) % TK_STEPS);
     return text;
 }
 
@@ -2203,6 +2221,45 @@ static void tk_print_failure(const tk_script *script, const tk_world *model, con
     }
     printf("replay: %s --%s%s --seed %llu\n", tk_total.program, w->delayed ? "delayed" : "readiness",
            w->fault_at != 0 ? " --faults" : "", (unsigned long long)tk_total.seed);
+}
+
+static void tk_print_json(uint64_t seed) {
+    static tk_script s;
+    tk_world *w;
+    int i;
+    int j;
+    tk_taste.apart = true;
+    tk_write_script(&s, seed);
+    printf("{\"seed\": %llu, \"futures\": %d, \"tasks\": [", (unsigned long long)seed, s.futures);
+    for (i = 0; i < s.tasks; i++) {
+        printf("%s{\"root\": %d, \"steps\": [", i == 0 ? "" : ", ", s.root[i]);
+        for (j = 0; j < s.steps[i]; j++) {
+            const tk_step *p = &s.step[i][j];
+            printf(
+                "%s{\"op\": \"%s\", \"care\": %d, \"of\": [%d, %d, %d], \"count\": %d, \"match\": %d, \"number\": %d, ",
+                j == 0 ? "" : ", ", tk_op_names[p->op], (int)p->care, p->of[0], p->of[1], p->of[2], p->count, p->match,
+                p->number);
+            printf("\"keep\": %d, \"eager\": %d, \"grouped\": %d, \"inherited\": %d, \"time\": ", p->keep, p->eager,
+                   p->grouped, p->inherited);
+            if (p->time == AIOLOOP_FOREVER)
+                printf("null}");
+            else
+                printf("%lld}", (long long)(p->time / AIOLOOP_US(1)));
+        }
+        printf("]}");
+    }
+    printf("], \"events\": [");
+    for (i = 0; i < s.events; i++)
+        printf("%s[\"%s\", %d, %d, %lld]", i == 0 ? "" : ", ", tk_op_names[s.event[i].op], s.event[i].of,
+               s.event[i].number, (long long)(s.event[i].time / AIOLOOP_US(1)));
+    w = tk_play(&s, TK_MODEL, false, 0);
+    printf("], \"trace\": [");
+    for (i = 0; i < w->records; i++)
+        printf("%s[\"%s\", %lld, %d, %d, %lld, %lld]", i == 0 ? "" : ", ", w->record[i].what,
+               (long long)(w->record[i].time / AIOLOOP_US(1)), w->record[i].who, w->record[i].where,
+               (long long)w->record[i].number, (long long)w->record[i].extra);
+    printf("]}\n");
+    free(w);
 }
 
 static bool tk_still_wrong(const tk_script *script, bool delayed) {
@@ -2312,13 +2369,15 @@ static bool tk_run_seed(uint64_t seed, bool delayed) {
 }
 
 static int tk_usage(void) {
-    fprintf(stderr, "usage: %s [--delayed|--readiness|--both] [--faults] [-v] FIRST COUNT | --seed N\n", tk_total.program);
+    fprintf(stderr, "usage: %s [--delayed|--readiness|--both] [--faults] [-v] FIRST COUNT | --seed N\n",
+            tk_total.program);
     return 2;
 }
 
 int main(int argc, char **argv) {
     bool readiness = true;
     bool delayed = true;
+    bool oracle = false;
     uint64_t numbers[2];
     int count = 0;
     int i;
@@ -2328,6 +2387,8 @@ int main(int argc, char **argv) {
         char *end = argv[i];
         if (strcmp(argv[i], "-v") == 0) {
             tk_total.verbose = true;
+        } else if (strcmp(argv[i], "--oracle") == 0) {
+            oracle = true;
         } else if (strcmp(argv[i], "--faults") == 0) {
             tk_total.faults = true;
         } else if (strcmp(argv[i], "--delayed") == 0 || strcmp(argv[i], "--readiness") == 0 ||
@@ -2352,12 +2413,16 @@ int main(int argc, char **argv) {
     signal(SIGSEGV, tk_on_signal);
     signal(SIGABRT, tk_on_signal);
 #endif
-    for (seed = numbers[0]; seed - numbers[0] < numbers[1]; seed++) {
+    for (seed = numbers[0]; oracle && seed - numbers[0] < numbers[1]; seed++)
+        tk_print_json(seed);
+    for (seed = numbers[0]; !oracle && seed - numbers[0] < numbers[1]; seed++) {
         if (readiness && !tk_run_seed(seed, false))
             return 1;
         if (delayed && !tk_run_seed(seed, true))
             return 1;
     }
+    if (oracle)
+        return 0;
     printf("%llu seeds of tasks%s%s%s: %llu records: no difference\n", (unsigned long long)numbers[1],
            readiness ? ", readiness" : "", delayed ? ", delayed" : "", tk_total.faults ? ", faults" : "",
            (unsigned long long)tk_total.records);

@@ -89,7 +89,7 @@ static int64_t cancel_wakes_and_takes_back(aioloop *loop, void *arg, void **out)
     int64_t n;
     (void)arg;
     (void)out;
-    (void)aioloop_await(aioloop_sleep(loop, 0), NULL);
+    CHECK_EQ(aioloop_await(aioloop_sleep(loop, 0), NULL), 0); /* else it has not begun */
     CHECK(aioloop_future_cancel(task, NULL));
     CHECK_EQ(aioloop_task_uncancel(task), 0);
     n = aioloop_await(task, NULL);
@@ -199,7 +199,8 @@ static int64_t cancel_leaves_group(aioloop *loop, void *arg, void **out) {
     (void)out;
     c->task = aioloop_current_task(loop);
     child = aioloop_future_ref(aioloop_task_group_create_task(group, cancel_failing, NULL, NULL));
-    CHECK_EQ(aioloop_future_add_done_callback(child, cancel_parent, c), 0); /* behind the group's, in the same iteration */
+    CHECK_EQ(aioloop_future_add_done_callback(child, cancel_parent, c),
+             0); /* behind the group's, in the same iteration */
     aioloop_future_unref(child);
     c->first = aioloop_await(aioloop_task_group_exit(group, 0), NULL);
     snprintf(c->text, sizeof(c->text), "%s", aioloop_error_message(aioloop_error_at(aioloop_last_error(loop), 0)));

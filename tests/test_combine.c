@@ -188,7 +188,7 @@ static void gather_first_failure(aioloop *loop, await_style style) {
     combine_work bad = AIOLOOP_ZERO;
     combine_work worse = AIOLOOP_ZERO;
     aioloop_future *f[3];
-    slow.delay = AIOLOOP_MS(4);
+    slow.delay = AIOLOOP_MS(60);
     bad.delay = AIOLOOP_US(500);
     bad.number = AIOLOOP_EIO;
     worse.delay = AIOLOOP_MS(2);

@@ -1,7 +1,8 @@
 /*
  * test_concurrent.c - coroutines for a loop from other threads, and futures that threads wait for.
  *
- * Each test is clean under TSan. The loop runs in the test's thread, those that wait run beside it, unless a test says otherwise.
+ * Each test is clean under TSan. The loop runs in the test's thread, those that wait run beside it, unless a test says
+ * otherwise.
  */
 #include "support.h"
 
@@ -81,6 +82,37 @@ static aioloop_concurrent_future *conc_submit(aioloop *loop, const conc_work *wo
     return aioloop_run_coroutine_threadsafe_frame(loop, conc_do, &copy.frame, &options);
 }
 
+/* In the test's own thread: a future that is let go when the test gives up, for it outlives the loop. */
+static struct {
+    aioloop_concurrent_future *futures[8];
+    int count;
+    void (*before)(void);
+} conc_state;
+
+static void conc_clean_up(void) {
+    while (conc_state.count != 0)
+        aioloop_concurrent_future_unref(conc_state.futures[--conc_state.count]);
+    conc_state.before();
+}
+
+static aioloop_concurrent_future *conc_keep(aioloop_concurrent_future *f) {
+    if (test_cleanup_hook != conc_clean_up) {
+        conc_state.before = test_cleanup_hook;
+        test_cleanup_hook = conc_clean_up;
+    }
+    conc_state.futures[conc_state.count++] = f;
+    return f;
+}
+
+static void conc_drop(aioloop_concurrent_future *f) {
+    int i = 0;
+    while (i < conc_state.count && conc_state.futures[i] != f)
+        i++;
+    CHECK(i < conc_state.count);
+    conc_state.futures[i] = conc_state.futures[--conc_state.count];
+    aioloop_concurrent_future_unref(f);
+}
+
 /* ---- the outcome ---- */
 
 static void *conc_two_results(void *arg) {
@@ -119,11 +151,15 @@ TEST_WITH(concurrent_outcome_comes_to_the_thread_that_waits, "THR-01 FUT-13", TE
 static void *conc_impatient(void *arg) {
     conc_user *u = (conc_user *)arg;
     conc_work work = AIOLOOP_ZERO;
+    conc_work none = AIOLOOP_ZERO;
     aioloop_concurrent_future *f;
-    int64_t *told = &u->again;
-    work.pause = test_simulated(u->loop) ? AIOLOOP_FOREVER - 1 : AIOLOOP_MS(3600000);
-    work.told = told;
+    aioloop_concurrent_future *next;
+    work.pause = AIOLOOP_MS(3600000);
+    work.told = &u->again;
     f = conc_submit(u->loop, &work);
+    next = conc_submit(u->loop, &none); /* when this has ended the other one waits */
+    (void)aioloop_concurrent_future_result(next, AIOLOOP_FOREVER, NULL);
+    aioloop_concurrent_future_unref(next);
     u->result = aioloop_concurrent_future_result(f, AIOLOOP_MS(2), NULL);
     if (u->result == AIOLOOP_ETIMEDOUT && aioloop_concurrent_future_result(f, 0, NULL) == AIOLOOP_ETIMEDOUT)
         u->flag = aioloop_concurrent_future_cancel(f) && aioloop_concurrent_future_cancelled(f) &&
@@ -159,13 +195,13 @@ TEST(concurrent_cancelled_before_it_begins_never_runs, "FUT-13") {
     int disposed = 0;
     test_needs_threads(loop);
     work.disposed = &disposed;
-    f = conc_submit(loop, &work);
+    f = conc_keep(conc_submit(loop, &work));
     CHECK(aioloop_concurrent_future_cancel(f));
     CHECK_EQ(disposed, 0); /* that is for the loop's thread */
     test_spin(loop, 2);
     CHECK_EQ(disposed, 1);
     CHECK_EQ(aioloop_concurrent_future_result(f, 0, NULL), AIOLOOP_ECANCELED);
-    aioloop_concurrent_future_unref(f);
+    conc_drop(f);
     test_end(loop);
 }
 
@@ -176,11 +212,11 @@ TEST(concurrent_cancel_that_comes_with_the_result_is_harmless, "FUT-13") {
     int disposed = 0;
     test_needs_threads(loop);
     work.disposed = &disposed;
-    f = conc_submit(loop, &work);
+    f = conc_keep(conc_submit(loop, &work));
     test_spin(loop, 2); /* the task has ended, and this is not told yet */
     CHECK_EQ(disposed, 1);
     CHECK(aioloop_concurrent_future_cancel(f));
-    aioloop_concurrent_future_unref(f);
+    conc_drop(f);
     test_spin(loop, 3);
     test_end(loop);
 }
@@ -191,20 +227,20 @@ TEST(concurrent_result_is_not_waited_for_in_the_loops_thread, "THR-01") {
     aioloop_concurrent_future *f;
     test_needs_threads(loop);
     work.result = 3;
-    f = conc_submit(loop, &work);
+    f = conc_keep(conc_submit(loop, &work));
     CHECK_EQ(aioloop_concurrent_future_result(f, 0, NULL), AIOLOOP_ETIMEDOUT);
     test_spin(loop, 4);
     CHECK_EQ(aioloop_concurrent_future_result(f, AIOLOOP_FOREVER, NULL), 3);
     CHECK_EQ(aioloop_concurrent_future_result(f, AIOLOOP_NOT_A_TIME, NULL), AIOLOOP_EINVAL);
     CHECK_EQ(aioloop_concurrent_future_result(NULL, 0, NULL), AIOLOOP_EINVAL);
-    aioloop_concurrent_future_unref(f);
+    conc_drop(f);
     test_end(loop);
 }
 
 static void conc_waits_in_vain(aioloop *loop, void *arg) {
     conc_user *u = (conc_user *)arg;
     conc_work work = AIOLOOP_ZERO;
-    u->future = conc_submit(loop, &work);
+    u->future = conc_keep(conc_submit(loop, &work));
     u->result = aioloop_concurrent_future_result(u->future, AIOLOOP_FOREVER, NULL);
 }
 
@@ -219,7 +255,7 @@ TEST(concurrent_wait_that_would_never_end_is_refused, "THR-01") {
     CHECK_EQ(u.result, AIOLOOP_EMISUSE);
     test_spin(loop, 4);
     CHECK_EQ(aioloop_concurrent_future_result(u.future, 0, NULL), 0);
-    aioloop_concurrent_future_unref(u.future);
+    conc_drop(u.future);
     test_end(loop);
 }
 
@@ -243,7 +279,7 @@ TEST(concurrent_pointer_is_taken_or_disposed_of, "THR-01") {
     memset(work, 0, sizeof(work));
     for (i = 0; i < 3; i++) {
         work[i].pointer = &work[i];
-        f[i] = aioloop_run_coroutine_threadsafe_frame(loop, conc_do, &work[i].frame, &options);
+        f[i] = conc_keep(aioloop_run_coroutine_threadsafe_frame(loop, conc_do, &work[i].frame, &options));
     }
     test_spin(loop, 2);
     CHECK(aioloop_concurrent_future_cancel(f[2])); /* its result comes too late */
@@ -254,11 +290,11 @@ TEST(concurrent_pointer_is_taken_or_disposed_of, "THR-01") {
     CHECK_EQ(aioloop_concurrent_future_result(f[1], 0, NULL), 0);
     CHECK_PTR(aioloop_concurrent_future_ref(f[1]), f[1]);
     aioloop_concurrent_future_unref(f[1]);
-    aioloop_concurrent_future_unref(f[0]);
+    conc_drop(f[0]);
     CHECK_EQ(conc_pointers_disposed, 1);
-    aioloop_concurrent_future_unref(f[1]);
+    conc_drop(f[1]);
     CHECK_EQ(conc_pointers_disposed, 2);
-    aioloop_concurrent_future_unref(f[2]);
+    conc_drop(f[2]);
     test_end(loop);
     CHECK_EQ(conc_pointers_disposed, 2);
 }
@@ -280,12 +316,12 @@ TEST(concurrent_task_runs_in_the_context_of_who_asked, "THR-01") {
     int value = 0;
     test_needs_threads(loop);
     CHECK_EQ(aioloop_context_set(&conc_var, &value, NULL), 0);
-    f = aioloop_run_coroutine_threadsafe_frame(loop, conc_read_var, &work.frame, NULL);
+    f = conc_keep(aioloop_run_coroutine_threadsafe_frame(loop, conc_read_var, &work.frame, NULL));
     CHECK_EQ(aioloop_context_set(&conc_var, NULL, NULL), 0);
     test_spin(loop, 4);
     CHECK_EQ(aioloop_concurrent_future_result(f, 0, &pointer), 0);
     CHECK_PTR(pointer, &value);
-    aioloop_concurrent_future_unref(f);
+    conc_drop(f);
     test_end(loop);
 }
 
@@ -308,11 +344,11 @@ TEST(concurrent_calls_that_make_no_sense_are_refused, "RUN-17") {
     aioloop_concurrent_future_unref(aioloop_concurrent_future_ref(f));
     aioloop_concurrent_future_unref(f);
     options.timeout = AIOLOOP_NOT_A_TIME; /* this the loop's thread finds */
-    f = aioloop_run_coroutine_threadsafe_frame(loop, conc_do, &work.frame, &options);
+    f = conc_keep(aioloop_run_coroutine_threadsafe_frame(loop, conc_do, &work.frame, &options));
     test_spin(loop, 2);
     CHECK_EQ(disposed, 3);
     CHECK_EQ(aioloop_concurrent_future_result(f, 0, NULL), AIOLOOP_EINVAL);
-    aioloop_concurrent_future_unref(f);
+    conc_drop(f);
     CHECK(!aioloop_concurrent_future_done(NULL) && !aioloop_concurrent_future_cancel(NULL));
     CHECK_EQ(aioloop_future_exception(aioloop_wrap_future(loop, NULL)), AIOLOOP_EINVAL);
     aioloop_close(loop);
@@ -333,9 +369,9 @@ TEST(concurrent_futures_of_a_closed_loop_fail, "THR-01 RUN-17") {
     test_needs_threads(loop);
     work.pause = AIOLOOP_MS(3600000);
     work.disposed = &disposed;
-    running = conc_submit(loop, &work);
+    running = conc_keep(conc_submit(loop, &work));
     test_spin(loop, 3);
-    posted = conc_submit(loop, &work);
+    posted = conc_keep(conc_submit(loop, &work));
     aioloop_close(loop);
     CHECK_EQ(aioloop_concurrent_future_result(running, AIOLOOP_FOREVER, NULL), AIOLOOP_ECLOSED);
     CHECK_EQ(aioloop_concurrent_future_result(posted, AIOLOOP_FOREVER, NULL), AIOLOOP_ECLOSED);
@@ -344,18 +380,18 @@ TEST(concurrent_futures_of_a_closed_loop_fail, "THR-01 RUN-17") {
     test_end(loop);
     CHECK_EQ(disposed, 1); /* of the one that never began */
     CHECK_EQ(aioloop_concurrent_future_result(running, 0, NULL), AIOLOOP_ECLOSED); /* they outlive the loop */
-    aioloop_concurrent_future_unref(running);
-    aioloop_concurrent_future_unref(posted);
+    conc_drop(running);
+    conc_drop(posted);
 }
 
 typedef struct conc_racer {
     aioloop *loop;
     pthread_mutex_t mutex;
-    pthread_cond_t changed;
-    int begun;
-    int told; /* how many outcomes were had */
-    int wrong;
+    int told;  /* how many outcomes were had */
+    int wrong; /* threads that ended for another reason */
 } conc_racer;
+
+#define CONC_ENOUGH 150
 
 /* Submits until it is told that the loop is closed, and waits for each without a limit. */
 static void *conc_race(void *arg) {
@@ -365,6 +401,7 @@ static void *conc_race(void *arg) {
     do {
         conc_work work = AIOLOOP_ZERO;
         aioloop_concurrent_future *f;
+        bool enough;
         work.pause = told % 3 == 2 ? AIOLOOP_US(10) : 0;
         f = conc_submit(r->loop, &work);
         if (told % 5 == 4)
@@ -373,12 +410,14 @@ static void *conc_race(void *arg) {
         aioloop_concurrent_future_unref(f);
         told++;
         pthread_mutex_lock(&r->mutex);
-        r->begun++;
-        pthread_cond_broadcast(&r->changed);
+        enough = ++r->told == CONC_ENOUGH;
         pthread_mutex_unlock(&r->mutex);
+        if (enough) {
+            aioloop_handle h = aioloop_call_soon_threadsafe(r->loop, conc_stop, NULL);
+            CHECK(!aioloop_handle_is_null(&h));
+        }
     } while (n == 0 || n == AIOLOOP_ECANCELED);
     pthread_mutex_lock(&r->mutex);
-    r->told += told;
     r->wrong += n != AIOLOOP_ECLOSED;
     pthread_mutex_unlock(&r->mutex);
     return NULL;
@@ -392,24 +431,14 @@ TEST_WITH(concurrent_submissions_race_with_close, "THR-01 FUT-13", TEST_THREADS)
     memset(&r, 0, sizeof(r));
     r.loop = loop;
     pthread_mutex_init(&r.mutex, NULL);
-    pthread_cond_init(&r.changed, NULL);
     for (i = 0; i < 3; i++)
         CHECK(pthread_create(&threads[i], NULL, conc_race, &r) == 0);
-    for (;;) {
-        int begun;
-        CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(1)), 0);
-        pthread_mutex_lock(&r.mutex);
-        begun = r.begun;
-        pthread_mutex_unlock(&r.mutex);
-        if (begun >= 300)
-            break;
-    }
+    CHECK_EQ(aioloop_run_forever(loop), 0);
     aioloop_close(loop);
     for (i = 0; i < 3; i++)
         pthread_join(threads[i], NULL);
     CHECK_EQ(r.wrong, 0);
-    CHECK_GE(r.told, 300);
-    pthread_cond_destroy(&r.changed);
+    CHECK_GE(r.told, CONC_ENOUGH);
     pthread_mutex_destroy(&r.mutex);
     aioloop_set_exception_handler(loop, NULL, NULL); /* some were caught in the middle */
     test_end(loop);
@@ -422,14 +451,14 @@ TEST(concurrent_future_in_a_forked_child_says_so, "") {
     int status = 0;
     pid_t child;
     test_needs_threads(loop);
-    f = conc_submit(loop, &work);
+    f = conc_keep(conc_submit(loop, &work));
     CHECK_EQ(aioloop_concurrent_future_done(f), 0);
     child = fork();
     if (child == 0) {
         bool right = aioloop_concurrent_future_result(f, AIOLOOP_FOREVER, NULL) == AIOLOOP_EMISUSE;
         right = aioloop_free(loop) == 0 && right;
         right = aioloop_concurrent_future_result(f, AIOLOOP_FOREVER, NULL) == AIOLOOP_ECLOSED && right;
-        aioloop_concurrent_future_unref(f);
+        conc_drop(f);
         _exit(right ? 0 : 1);
     }
     CHECK(child > 0);
@@ -438,7 +467,7 @@ TEST(concurrent_future_in_a_forked_child_says_so, "") {
     CHECK_EQ(WEXITSTATUS(status), 0);
     test_spin(loop, 4);
     CHECK_EQ(aioloop_concurrent_future_result(f, 0, NULL), 0);
-    aioloop_concurrent_future_unref(f);
+    conc_drop(f);
     test_end(loop);
 }
 
@@ -453,20 +482,20 @@ TEST(wrap_future_has_the_outcome_of_the_concurrent_one, "FUT-13") {
     work.pause = AIOLOOP_US(100);
     work.result = 4;
     work.pointer = &work;
-    c = conc_submit(loop, &work);
+    c = conc_keep(conc_submit(loop, &work));
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_wrap_future(loop, c), &pointer), 4);
     CHECK_PTR(pointer, &work);
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_wrap_future(loop, c), NULL), 4); /* also when it is done already */
-    aioloop_concurrent_future_unref(c);
+    conc_drop(c);
     work.result = AIOLOOP_EPIPE;
-    c = conc_submit(loop, &work);
+    c = conc_keep(conc_submit(loop, &work));
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_wrap_future(loop, c), NULL), AIOLOOP_EPIPE);
     CHECK_STR(aioloop_error_message(aioloop_last_error(loop)), "on purpose");
-    aioloop_concurrent_future_unref(c);
-    c = conc_submit(loop, &work);
+    conc_drop(c);
+    c = conc_keep(conc_submit(loop, &work));
     CHECK(aioloop_concurrent_future_cancel(c));
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_wrap_future(loop, c), NULL), AIOLOOP_ECANCELED);
-    aioloop_concurrent_future_unref(c);
+    conc_drop(c);
     test_end(loop);
 }
 
@@ -479,7 +508,7 @@ TEST(wrap_future_cancelled_cancels_the_concurrent_one, "FUT-13") {
     test_needs_threads(loop);
     work.pause = AIOLOOP_MS(3600000);
     work.told = &told;
-    c = conc_submit(loop, &work);
+    c = conc_keep(conc_submit(loop, &work));
     f = aioloop_future_ref(aioloop_wrap_future(loop, c));
     test_spin(loop, 3);
     CHECK(aioloop_future_cancel(f, NULL));
@@ -488,12 +517,12 @@ TEST(wrap_future_cancelled_cancels_the_concurrent_one, "FUT-13") {
     test_spin(loop, 4);
     CHECK_EQ(told, AIOLOOP_ECANCELED);
     aioloop_future_unref(f);
-    aioloop_concurrent_future_unref(c);
+    conc_drop(c);
     work.pause = 0;
-    c = conc_submit(loop, &work);
+    c = conc_keep(conc_submit(loop, &work));
     test_spin(loop, 4);
     f = aioloop_future_ref(aioloop_wrap_future(loop, c)); /* done: the post is under way */
-    aioloop_concurrent_future_unref(c);
+    conc_drop(c);
     CHECK(aioloop_future_cancel(f, NULL));
     aioloop_future_unref(f);
     test_spin(loop, 2);
@@ -508,7 +537,7 @@ TEST(wrap_future_left_when_its_loop_ends_stays_pending, "FUT-13 RUN-19") {
     aioloop_future *f;
     test_needs_threads(loop);
     work.result = 5;
-    c = conc_submit(loop, &work);
+    c = conc_keep(conc_submit(loop, &work));
     f = aioloop_future_ref(aioloop_wrap_future(other, c));
     aioloop_close(other);
     test_spin(loop, 5);
@@ -516,7 +545,7 @@ TEST(wrap_future_left_when_its_loop_ends_stays_pending, "FUT-13 RUN-19") {
     CHECK_EQ(aioloop_concurrent_future_result(c, 0, NULL), 5);
     aioloop_future_unref(f);
     test_end(other);
-    aioloop_concurrent_future_unref(c);
+    conc_drop(c);
     test_end(loop);
 }
 

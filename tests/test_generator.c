@@ -19,7 +19,8 @@ typedef struct gen_counter {
     int64_t told;   /* what the last yield returned */
     bool stubborn;  /* yields on, whatever it is told */
     bool swallows;  /* does not mind that its pause is cancelled */
-    bool slow_end;  /* waits once more when it is told to end */
+    bool slow_end;  /* waits once more when it is told to end, */
+    aioloop_future *gate; /* for this, or a moment */
     int disposed;
     int ended;
 } gen_counter;
@@ -41,7 +42,7 @@ static int64_t gen_count(aioloop *loop, aioloop_frame *frame, void **out) {
         }
     }
     if (self->slow_end) {
-        AIOLOOP_SLEEP(self->end, AIOLOOP_MS(1));
+        AIOLOOP_AWAIT(self->end, self->gate != NULL ? self->gate : aioloop_sleep(loop, AIOLOOP_MS(1)), NULL);
     }
     self->ended++;
     return self->code < 0 ? aioloop_raise(loop, (int)self->code, "as asked") : self->n < 0 ? self->n : 0;
@@ -630,12 +631,14 @@ TEST(gen_shutdown_closes_all_that_have_begun_side_by_side, "RUN-20") {
     aioloop *loop = test_loop();
     gen_counter c[4];
     aioloop_generator *g[4];
+    aioloop_future *gate = aioloop_create_future(loop);
     aioloop_future *f;
     int i;
     memset(c, 0, sizeof(c));
     for (i = 0; i < 4; i++) {
         g[i] = gen_new(loop, &c[i], i == 3 ? 1 : 9);
-        c[i].slow_end = true;
+        c[i].slow_end = i != 3;
+        c[i].gate = gate;
         if (i != 0)
             CHECK_EQ(RUN(aioloop_generator_anext(g[i])), 0);
     }
@@ -647,7 +650,9 @@ TEST(gen_shutdown_closes_all_that_have_begun_side_by_side, "RUN-20") {
     CHECK_EQ(c[2].told, AIOLOOP_EGENERATOREXIT); /* before the first is through */
     CHECK_EQ(c[1].ended + c[2].ended, 0);
     CHECK(!aioloop_future_done(f));
+    CHECK_EQ(aioloop_future_set_result(gate, 0, NULL, NULL), 0);
     CHECK_EQ(RUN(f), 0);
+    aioloop_future_unref(gate);
     CHECK_EQ(c[1].ended, 1);
     CHECK_EQ(c[2].ended, 1);
     CHECK_EQ(c[3].told, 0);
@@ -720,9 +725,11 @@ TEST(gen_shutdown_when_cancelled_cancels_each_closing, "RUN-20") {
     gen_counter d = AIOLOOP_ZERO;
     aioloop_generator *g = gen_new(loop, &c, 9);
     aioloop_generator *h = gen_new(loop, &d, 9);
+    aioloop_future *gate = aioloop_create_future(loop);
     aioloop_future *f;
     CHECK_EQ(RUN(aioloop_generator_anext(g)), 0);
     c.slow_end = true;
+    c.gate = gate;
     f = aioloop_future_ref(aioloop_shutdown_asyncgens(loop));
     test_spin(loop, 3);
     CHECK(aioloop_future_cancel(f, NULL));
@@ -730,6 +737,7 @@ TEST(gen_shutdown_when_cancelled_cancels_each_closing, "RUN-20") {
     CHECK_EQ(c.end, AIOLOOP_ECANCELED); /* its last wait */
     CHECK_EQ(c.ended, 1);
     aioloop_future_unref(f);
+    aioloop_future_unref(gate);
     CHECK_EQ(RUN(aioloop_generator_anext(h)), 0);
     test_log_clear();
     f = aioloop_future_ref(aioloop_shutdown_asyncgens(loop));

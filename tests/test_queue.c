@@ -958,3 +958,25 @@ TEST(queue_allocates_the_getters_future_alone, "QUE-02") {
     queue_no_memory = false;
     test_end(loop);
 }
+
+TEST(queue_keeps_room_for_what_may_come_back, "QUE-01") {
+    aioloop *loop = test_loop();
+    aioloop_queue *queue = queue_new(loop, AIOLOOP_QUEUE_FIFO, 0);
+    static queue_item items[40];
+    aioloop_future *get[20];
+    int i;
+    queue_items(items, 40);
+    for (i = 0; i < 20; i++)
+        get[i] = aioloop_queue_get(queue);
+    queue_put_all(queue, items, 40);
+    CHECK_EQ(aioloop_queue_qsize(queue), 20);
+    for (i = 0; i < 20; i++) {
+        CHECK(aioloop_future_done(get[i]));
+        aioloop_future_unref(get[i]);
+    }
+    CHECK_EQ(aioloop_queue_qsize(queue), 40);
+    for (i = 0; i < 40; i++)
+        CHECK_EQ(queue_next(queue), i);
+    aioloop_queue_free(queue);
+    test_end(loop);
+}

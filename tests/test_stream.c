@@ -1,7 +1,8 @@
 /*
  * test_stream.c - streams: reading and writing for coroutines, their servers, and who loses nothing when cancelled.
  *
- * What a read does with bytes is tested on streams that are fed by hand; what a connection does, over socket pairs and servers.
+ * What a read does with bytes is tested on streams that are fed by hand; what a connection does, over socket pairs and
+ * servers.
  */
 #include "support.h"
 
@@ -708,7 +709,7 @@ TEST(stream_gives_every_byte_once_in_order, "STR-04 STR-05 STR-06") {
         size = 1 + (seed >> 8) % 700;
         if (size > sizeof(text) - fed)
             size = sizeof(text) - fed;
-        if (aioloop_future_done(f) && (seed >> 28) % 3 == 0) { /* sometimes the result is looked at only after more has come */
+        if (aioloop_future_done(f) && (seed >> 28) % 3 == 0) { /* sometimes it is looked at only after more has come */
             int err = aioloop_stream_feed_data(s, text + fed, size);
             CHECK_EQ(err, 0);
             fed += size;
@@ -828,7 +829,7 @@ TEST(stream_pauses_the_transport_beyond_twice_the_limit, "STR-12") {
     test_peer peer = AIOLOOP_ZERO;
     aioloop_stream *s = stream_pair(loop, &peer, 1000);
     aioloop_transport *transport = aioloop_stream_get_transport(s);
-    static char data[20000];
+    static char data[600000]; /* more than one iteration receives */
     aioloop_future *f;
     const char *got = NULL;
     int64_t n;
@@ -859,10 +860,10 @@ TEST(stream_pauses_the_transport_beyond_twice_the_limit, "STR-12") {
     for (i = 0; i < 1000 && aioloop_transport_is_reading(transport); i++)
         test_run_for(loop, AIOLOOP_MS(1));
     CHECK(!aioloop_transport_is_reading(transport));
-    f = aioloop_stream_readexactly(s, 20000); /* has to wait, and so reading goes on whatever the limit */
+    f = aioloop_stream_readexactly(s, sizeof(data)); /* has to wait, and so reading goes on whatever the limit */
     n = stream_await(loop, f, &got);
-    CHECK_EQ(n, 20000);
-    CHECK_MEM(got, data, 20000);
+    CHECK_EQ(n, sizeof(data));
+    CHECK_MEM(got, data, sizeof(data));
     stream_pair_end(loop, s, &peer);
     test_end(loop);
 }
@@ -1173,7 +1174,8 @@ TEST(stream_opening_that_is_cancelled_leaves_nothing, "STR-01") {
     test_spin(loop, 2); /* made, perhaps, but nobody was told */
     aioloop_future_cancel(f, NULL);
     aioloop_future_unref(f);
-    aioloop_future_unref(aioloop_open_connection(loop, "127.0.0.1", stream_port(server), NULL)); /* dropped, not cancelled */
+    f = aioloop_open_connection(loop, "127.0.0.1", stream_port(server), NULL);
+    aioloop_future_unref(f); /* dropped, not cancelled */
     test_run_for(loop, AIOLOOP_MS(5));
     CHECK_GE(handled, 1);
     stream_server_end(loop, server);
@@ -1329,7 +1331,7 @@ TEST(stream_unix_server_and_connection, "STR-01 STR-02") {
     char path[64];
     int handled = 0;
     int64_t n;
-    int size = snprintf(path, sizeof(path), "%caioloop-stream-%ld", '\0', (long)getpid()); /* an abstract name: no file */
+    int size = snprintf(path, sizeof(path), "%caioloop-stream-%ld", '\0', (long)getpid()); /* abstract: no file */
     serving.server.path_size = (size_t)size;
     options.connection.path_size = (size_t)size;
     serving.limit = 100;

@@ -99,25 +99,36 @@ static void sync_ended(sync_who *who, int64_t n) {
 #define SYNC_FOR_TASKS(style) SYNC_FROM(style, SYNC_BY_STACK)
 #define SYNC_FOR_ALL(style) SYNC_FROM(style, SYNC_BY_CALLBACK)
 
-/* An allocator that can be told to give nothing any more. */
+/* An allocator that can be told to give nothing any more. It keeps the size of each block in front of it, and what is
+ * freed must be told to have that size. */
 static bool sync_no_memory;
+static bool sync_wrong_size;
+
+#define SYNC_HEADER 16
 
 static void *sync_allocate(void *context, void *pointer, size_t old_size, size_t new_size) {
+    char *block = pointer == NULL ? NULL : (char *)pointer - SYNC_HEADER;
     (void)context;
-    (void)old_size;
+    if (block != NULL && memcmp(block, &old_size, sizeof(old_size)) != 0)
+        sync_wrong_size = true;
     if (new_size == 0) {
-        test_free(pointer);
+        test_free(block);
         return NULL;
     }
     if (sync_no_memory)
         return NULL;
-    return pointer == NULL ? test_malloc(new_size) : test_realloc(pointer, new_size);
+    block = (char *)(block == NULL ? test_malloc(SYNC_HEADER + new_size) : test_realloc(block, SYNC_HEADER + new_size));
+    if (block == NULL)
+        return NULL;
+    memcpy(block, &new_size, sizeof(new_size));
+    return block + SYNC_HEADER;
 }
 
 static aioloop *sync_poor_loop(void) {
     static const aioloop_allocator allocator = {sync_allocate, NULL};
     aioloop_config config = AIOLOOP_ZERO;
     sync_no_memory = false;
+    sync_wrong_size = false;
     config.allocator = &allocator;
     return test_loop_with(&config);
 }
@@ -401,6 +412,7 @@ TEST(sync_objects_end_without_memory, "LOCK-01 EVT-01 COND-01 SEM-01 BAR-02") {
     for (i = 0; i < 6; i++)
         sync_ended(&who[i], i == 0 ? (int)AIOLOOP_ECANCELED : i == 5 ? (int)AIOLOOP_EBROKENBARRIER : 0);
     test_end(loop);
+    CHECK(!sync_wrong_size);
 }
 
 TEST(lock_is_acquired_with_a_time_out, "LOCK-01") {
@@ -460,7 +472,7 @@ TEST(lock_in_a_cancelled_gather_is_given_back, "LOCK-01") {
 }
 
 TEST(lock_survives_debug_mode, "LOCK-01") {
-    aioloop *loop = test_loop();
+    aioloop *loop = sync_poor_loop();
     aioloop_lock *lock = sync_lock(loop);
     sync_who a;
     char order[8] = "";
@@ -479,6 +491,7 @@ TEST(lock_survives_debug_mode, "LOCK-01") {
     aioloop_lock_free(lock);
     CHECK_EQ(aioloop_close(loop), 0);
     test_end(loop);
+    CHECK(!sync_wrong_size);
 }
 
 /* ---- NULL, and a closed loop ---- */
@@ -1356,9 +1369,9 @@ static void sync_handler(aioloop *loop, const aioloop_exception_context *context
     (void)loop;
     breaker->error = context->error;
     breaker->calls++;
-    aioloop_future_cancel(breaker->other, NULL);
     aioloop_barrier_free(breaker->barrier);
     breaker->barrier = NULL;
+    aioloop_future_cancel(breaker->other, NULL);
 }
 
 TEST(barrier_may_be_freed_by_the_handler_of_what_it_fails, "BAR-02") {

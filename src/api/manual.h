@@ -50,6 +50,7 @@
  *       future.set_result(x)            aioloop_future_set_result(future, number, pointer, dispose)
  *       transport.write(data)           aioloop_transport_write(transport, data, size)
  *       server.wait_closed()            aioloop_server_wait_closed(server)
+ *       await reader.readline()         aioloop_await(aioloop_stream_readline(stream), &line)
  *       a Protocol's methods            members of aioloop_protocol, by the same names
  *       keyword arguments               an options struct; NULL or all zero (AIOLOOP_ZERO) is asyncio's defaults
  *       seconds, as a float             aioloop_time, nanoseconds: AIOLOOP_SECONDS(0.25), AIOLOOP_MS(250)
@@ -228,6 +229,37 @@
  *   no more. Its body runs only while somebody waits for a value, so a pipeline of them does no work ahead. Look at what yield returns:
  *   below 0 the body is to clean up and return that. aioloop_generator_aclose ends one early; one that is dropped in the middle the
  *   loop closes, and aioloop_run closes what is left (aioloop_shutdown_asyncgens). See examples/generator_pipeline.c.
+ *
+ *
+ * STREAMS
+ *
+ *   A stream is a connection for coroutines. One object is read from and written to; a server calls a coroutine for
+ *   each connection, in a task of its own:
+ *
+ *       static int64_t echo(aioloop *loop, aioloop_stream *stream, void *arg) {
+ *           char *line;
+ *           int64_t n;
+ *           while ((n = aioloop_await(aioloop_stream_readline(stream), &line)) > 0) {
+ *               aioloop_stream_write(stream, line, (size_t)n);
+ *               n = aioloop_await(aioloop_stream_drain(stream), NULL);
+ *               if (n < 0)
+ *                   break;
+ *           }
+ *           return n;
+ *       }
+ *
+ *       aioloop_await(aioloop_start_server(loop, echo, NULL, "127.0.0.1", 8888, NULL), &server);
+ *       aioloop_await(aioloop_open_connection(loop, "127.0.0.1", 8888, NULL), &stream);
+ *
+ *   The bytes that a read gives are in the stream's memory, end with a zero that is not counted, and are valid until
+ *   the next read begins. They are used up by being looked at: a read that is cancelled, or timed out by
+ *   aioloop_wait_for, loses nothing, the next one has its bytes. At the end of the stream reads give 0 bytes;
+ *   readexactly and readuntil fail with AIOLOOP_EINCOMPLETE, and aioloop_stream_partial has the rest. Writing never
+ *   waits; draining after it does, while the peer does not read. Reading pauses when twice the stream's limit (64 KiB)
+ *   waits to be fetched.
+ *
+ *   Streams are counted, and the connection goes with the last reference, after all has been sent. A handler's
+ *   reference goes when it returns: to keep the connection, aioloop_stream_ref it. A handler that fails is reported.
  *
  *
  * CONTEXTS

@@ -109,8 +109,8 @@ AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_task_get_context(aioloop_task *task);
 
 /* Task.cancel() is aioloop_future_cancel. Task.cancelling(): how many cancels were asked for and not taken back.
- * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is forgotten.
- * 0 for what is no task. */
+ * Task.uncancel(): takes one back and returns what is left; with the last, a cancel that has not reached a wait yet is
+ * forgotten. 0 for what is no task. */
 AIOLOOP_API int aioloop_task_cancelling(const aioloop_task *task);
 AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
 

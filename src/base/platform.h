@@ -17,9 +17,8 @@
 #ifndef AIOLOOP_PORT
 #define AIOLOOP_PORT 0
 #endif
-
-#ifndef AIOLOOP_USE_COROUTINES
-#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT)
+#ifndef AIOLOOP_USE_UCONTEXT
+#define AIOLOOP_USE_UCONTEXT 0
 #endif
 
 #if AIOLOOP_PORT
@@ -67,21 +66,100 @@
 
 /* ---- stacks ---- */
 
-#define AIOL_SWITCH_UCONTEXT 0
-#define AIOL_SWITCH_X86_64 1
+#define AIOL_SWITCH_NONE 0
+#define AIOL_SWITCH_UCONTEXT 1
+#define AIOL_SWITCH_X86_64 2
+#define AIOL_SWITCH_I386 3
+#define AIOL_SWITCH_AARCH64 4
+#define AIOL_SWITCH_ARM 5
+#define AIOL_SWITCH_RISCV 6
 
-#if defined(AIOLOOP_USE_UCONTEXT) || defined(__TINYC__)
-#define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
-#elif defined(__x86_64__) && defined(__LP64__)
-#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+/* musl and others declare <ucontext.h>, but do not have its functions. */
+#if AIOL_OS_POSIX && (defined(__GLIBC__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__DragonFly__) || defined(__sun))
+#define AIOL_HAVE_UCONTEXT 1
 #else
+#define AIOL_HAVE_UCONTEXT 0
+#endif
+
+#if !AIOLOOP_USE_UCONTEXT && defined(__GNUC__) && !defined(__TINYC__) && !defined(_WIN32)
+#if defined(__x86_64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_X86_64
+#elif defined(__i386__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_I386
+#elif defined(__aarch64__) && defined(__LP64__)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_AARCH64
+#elif defined(__arm__) && defined(__ARM_ARCH) && __ARM_ARCH >= 5
+#define AIOL_STACK_SWITCH AIOL_SWITCH_ARM
+#elif defined(__riscv) && !defined(__riscv_32e) && !defined(__riscv_64e) && !defined(__riscv_float_abi_quad)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_RISCV
+#endif
+#endif
+#if !defined(AIOL_STACK_SWITCH) && AIOL_HAVE_UCONTEXT
 #define AIOL_STACK_SWITCH AIOL_SWITCH_UCONTEXT
+#elif !defined(AIOL_STACK_SWITCH)
+#define AIOL_STACK_SWITCH AIOL_SWITCH_NONE
+#endif
+
+#ifndef AIOLOOP_USE_COROUTINES
+#define AIOLOOP_USE_COROUTINES (!AIOLOOP_PORT && AIOL_STACK_SWITCH != AIOL_SWITCH_NONE)
+#endif
+#if AIOLOOP_USE_COROUTINES && AIOL_STACK_SWITCH == AIOL_SWITCH_NONE
+#error "aioloop.h: no way to switch stacks is known here; compile with AIOLOOP_USE_COROUTINES 0 (coroutines without a stack remain)"
 #endif
 
 #if defined(__x86_64__) && defined(__LP64__) && defined(__GNUC__) && defined(__linux__)
 #define AIOL_KNOWS_VALGRIND 1
 #else
 #define AIOL_KNOWS_VALGRIND 0
+#endif
+
+/* A function in assembly, in a section of its own. Once in an assembler's input: whole programs may be compiled as one. */
+#if defined(__APPLE__)
+#define AIOL_ASM_FUNCTION(name)                                                                                        \
+    ".text\n.p2align 4\n.globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
+#define AIOL_ASM_END(name)
+#else
+#define AIOL_ASM_FUNCTION(name)                                                                                        \
+    ".ifndef " #name "\n.pushsection .text." #name ",\"ax\",%progbits\n.p2align 4\n" AIOL_ASM_ARM ".weak " #name        \
+    "\n.hidden " #name "\n.type " #name ", %function\n" #name ":\n" AIOL_ASM_UNWIND
+#define AIOL_ASM_END(name) AIOL_ASM_UNWIND_END ".size " #name ", . - " #name "\n.popsection\n.endif\n"
+#endif
+#if !defined(__arm__)
+#define AIOL_ASM_ARM
+#elif defined(__thumb__)
+#define AIOL_ASM_ARM ".syntax unified\n.thumb\n.thumb_func\n"
+#else
+#define AIOL_ASM_ARM ".syntax unified\n.arm\n"
+#endif
+#if defined(__arm__) && defined(__ARM_EABI__)
+#define AIOL_ASM_UNWIND ".fnstart\n"
+#define AIOL_ASM_UNWIND_END ".cantunwind\n.fnend\n"
+#else
+#define AIOL_ASM_UNWIND
+#define AIOL_ASM_UNWIND_END
+#endif
+/* What indirect calls may land on. */
+#if defined(__CET__) && (__CET__ & 1) != 0 && defined(__x86_64__)
+#define AIOL_ASM_LANDING "    endbr64\n"
+#elif defined(__CET__) && (__CET__ & 1) != 0
+#define AIOL_ASM_LANDING "    endbr32\n"
+#elif defined(__ARM_FEATURE_BTI_DEFAULT) && defined(__aarch64__)
+#define AIOL_ASM_LANDING "    hint #34\n"
+#elif defined(__ARM_FEATURE_BTI_DEFAULT)
+#define AIOL_ASM_LANDING "    hint #15\n"
+#else
+#define AIOL_ASM_LANDING
+#endif
+#if defined(__GNUC__)
+#define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
+#else
+#define AIOL_ASM_VISIBILITY
+#endif
+/* The one convention that options of the compiler do not change. */
+#if defined(__i386__) && defined(__GNUC__)
+#define AIOL_ASM_CALL __attribute__((fastcall))
+#else
+#define AIOL_ASM_CALL
 #endif
 
 /* Sanitizers, which have to be told of every change of stacks. */

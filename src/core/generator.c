@@ -1,8 +1,9 @@
 /*
  * generator.c - asynchronous generators, and what is closed with the loop.          (asyncio: base_events.py; PEP 525)
  *
- * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready queue, and the
- * next yield, or the end, answers. So handing out a value needs memory for the future of the request alone.
+ * The body is a task that nobody sees. At a yield its slot is in no list at all; a request puts it into the ready
+ * queue, and the next yield, or the end, answers. So handing out a value needs memory for the future of the request
+ * alone.
  *
  * The answered future is kept until the next request: if nobody has read it by then, its value is given again.
  */
@@ -428,7 +429,6 @@ static void aiol_generator_nothing_to_dispose(void *pointer) {
 
 /* The request ends with an error; takes error (may be NULL) over. */
 static void aiol_generator_fail(aioloop_future *f, int code, struct aioloop_error *error) {
-    aiol_error_free(&f->loop->allocator, f->error); /* the message of a cancel */
     aiol_future_fail_with(f, code, error);
     aiol_future_release(f);
 }

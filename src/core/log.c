@@ -2,7 +2,8 @@
  * log.c - where errors and warnings go.          (asyncio: base_events.call_exception_handler and its kin)
  *
  * Reporting never takes the loop down: an error of the user's handler goes to the default handler, and what that cannot
- * write is lost.
+ * write is lost. What is written and whom it is given to run on the loop's stack: that of a coroutine may be too small
+ * to print.
  */
 #ifndef AIOL_CORE_LOG_C
 #define AIOL_CORE_LOG_C
@@ -132,18 +133,35 @@ AIOLOOP_API void aioloop_set_log(aioloop *loop, aioloop_log fn, void *arg) {
     loop->log_arg = arg;
 }
 
-AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+typedef struct aiol_warning {
+    aioloop *loop;
+    uint32_t site;
+    const char *format;
+    va_list *arguments;
+} aiol_warning;
+
+static void aiol_warn_write(void *arg) {
+    const aiol_warning *warning = (const aiol_warning *)arg;
+    const aiol_site *at = aiol_site_at(warning->loop, warning->site);
     char text[512];
-    const aiol_site *at = aiol_site_at(loop, site);
-    va_list arguments;
     size_t length;
-    va_start(arguments, format);
-    vsnprintf(text, sizeof(text), format, arguments);
-    va_end(arguments);
+    vsnprintf(text, sizeof(text), warning->format, *warning->arguments);
     length = strlen(text);
     if (at != NULL)
         snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
-    aiol_log_write(loop, AIOLOOP_LOG_WARNING, text);
+    aiol_log_write(warning->loop, AIOLOOP_LOG_WARNING, text);
+}
+
+AIOLOOP_INTERNAL void aiol_warn(aioloop *loop, uint32_t site, const char *format, ...) {
+    aiol_warning warning;
+    va_list arguments;
+    va_start(arguments, format);
+    warning.loop = loop;
+    warning.site = site;
+    warning.format = format;
+    warning.arguments = &arguments;
+    aiol_on_loop_stack(loop, aiol_warn_write, &warning);
+    va_end(arguments);
 }
 
 /* Debug mode: what ran took from `since` until now; said if that was long. */
@@ -166,11 +184,26 @@ static size_t aiol_log_line(char *text, size_t size, size_t length, const char *
     return n < 0 ? length : length + (size_t)n;
 }
 
-AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
-    char text[1024];
-    size_t n;
+/* What is reported, and to which loop. */
+typedef struct aiol_reported {
+    aioloop *loop;
+    const aioloop_exception_context *context;
+} aiol_reported;
+
+static void aiol_report_on_loop_stack(aioloop *loop, const aioloop_exception_context *context, void (*fn)(void *reported)) {
+    aiol_reported reported;
     if (loop == NULL || context == NULL)
         return;
+    reported.loop = loop;
+    reported.context = context;
+    aiol_on_loop_stack(loop, fn, &reported);
+}
+
+static void aiol_report_write(void *reported) {
+    aioloop *loop = ((aiol_reported *)reported)->loop;
+    const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
+    char text[1024];
+    size_t n;
     n = aiol_log_line(text, sizeof(text), 0, "%s",
                       context->message != NULL ? context->message : "Unhandled error in event loop");
     if (context->asyncgen != NULL)
@@ -201,18 +234,20 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_log_write(loop, AIOLOOP_LOG_ERROR, text);
 }
 
-AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
-    aiol_task *task;
-    int outer;
+AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_report_on_loop_stack(loop, context, aiol_report_write);
+}
+
+static void aiol_report_handle(void *reported) {
+    aioloop *loop = ((aiol_reported *)reported)->loop;
+    const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
+    aiol_task *task = loop->task;
+    int outer = loop->raised;
     int raised;
-    if (loop == NULL || context == NULL)
-        return;
     if (loop->handler == NULL) {
         aioloop_default_exception_handler(loop, context);
         return;
     }
-    outer = loop->raised;
-    task = loop->task;
     loop->raised = 0;
     loop->task = NULL; /* it cannot wait */
     loop->handler(loop, context, loop->handler_arg);
@@ -230,6 +265,10 @@ AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exc
         aioloop_default_exception_handler(loop, &own);
         aioloop_default_exception_handler(loop, context);
     }
+}
+
+AIOLOOP_API void aioloop_call_exception_handler(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_report_on_loop_stack(loop, context, aiol_report_handle);
 }
 
 /* Hands the error of user code to the exception handler; a fatal one ends the run instead. The caller has filled in

@@ -257,6 +257,7 @@ static int aiol_loop_begin(aioloop *loop) {
 
 static void aiol_loop_end(aioloop *loop) {
     aiol_map *before = loop->outer_place != NULL ? *loop->outer_place : loop->outer_map;
+    aiol_stacks_unwatch(loop);
     aiol_thread.running = NULL;
     aiol_thread.place = loop->outer_place;
     aiol_thread.map = loop->map;

@@ -28,7 +28,7 @@ enum {
     AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
     AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 4096 /* runs the body of one, on behalf of other tasks */
+    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
 };
 
 typedef struct aiol_task_extra {
@@ -393,6 +393,7 @@ static bool aiol_task_sleep(aioloop *loop, aiol_task *task, aioloop_time delay) 
         err = aiol_heap_push(&loop->allocator, &loop->timers, when, &task->slot.at.heap);
         if (err == 0) {
             task->slot.u.when = when;
+            task->slot.at.node.run = aiol_run_task;
             task->slot.state = AIOL_SLOT_TIMER;
             task->flags |= AIOL_TASK_SLEEPS | AIOL_TASK_WAITS;
             return true;

@@ -1,9 +1,10 @@
 /*
  * threadsafe.c - coroutines for a loop from other threads.                  (asyncio: tasks.py, futures.py)
  *
- * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so aioloop_close finds
- * those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and its pointer to the loop: whoever
- * posts to the loop does so with that lock held, and aioloop_close takes it to take the pointer away.
+ * A concurrent future is on a list of its loop, under the list's lock, until the loop is through with it; so
+ * aioloop_close finds those whose post or task it drops, and no waiter hangs. A lock of its own guards its state and
+ * its pointer to the loop: whoever posts to the loop does so with that lock held, and aioloop_close takes it to take
+ * the pointer away.
  *
  * Both posts that it may need, to begin and to cancel, have their slots from the start, so neither can fail.
  */

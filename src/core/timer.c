@@ -54,7 +54,7 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_timer_move_due(aioloop *loop) {
             break;
         aiol_heap_remove(&loop->timers, &slot->at.heap);
         slot->state = AIOL_SLOT_DUE;
-        if ((slot->flags & AIOL_SLOT_TASK) == 0) /* a task's runs the task, whatever it was put here for */
+        if ((slot->flags & AIOL_SLOT_TASK) == 0) /* a task's says so itself */
             slot->at.node.run = aiol_run_due;
         aiol_queue_push(&loop->due, &slot->at.node);
     }

@@ -1,10 +1,10 @@
 /*
- * streams.c - connections for coroutines.                                             (asyncio: streams.py)
+ * streams.c - connections for coroutines.                                                     (asyncio: streams.py)
  *
- * What was received lies in one block, from start to end. A read gives its beginning away without a copy, and goes on owning its
- * future: only when the next read begins is it known whether anybody looked at the result, and thus whether the bytes are used
- * up. Until then they do not move: what arrives meanwhile and finds no room goes, with all of it, into a new block, and the old
- * one is held for the reader.
+ * What was received lies in one block, from start to end. A read gives its beginning away without a copy, and goes on
+ * owning its future: only when the next read begins is it known whether anybody looked at the result, and thus whether
+ * the bytes are used up. Until then they do not move: what arrives meanwhile and finds no room goes, with all of it,
+ * into a new block, and the old one is held for the reader.
  *
  * A stream goes when it has no owner and its connection is lost; with the loop it goes as a resource.
  */
@@ -19,7 +19,12 @@
 #define AIOL_STREAM_KEPT 4096u /* an empty block up to this size is kept */
 #define AIOL_STREAM_SEPARATOR 16u
 
-typedef enum aiol_streams_kind { AIOL_STREAMS_SOME, AIOL_STREAMS_ALL, AIOL_STREAMS_EXACTLY, AIOL_STREAMS_UNTIL } aiol_streams_kind;
+typedef enum aiol_streams_kind {
+    AIOL_STREAMS_SOME,
+    AIOL_STREAMS_ALL,
+    AIOL_STREAMS_EXACTLY,
+    AIOL_STREAMS_UNTIL
+} aiol_streams_kind;
 
 /* What a read is for. */
 typedef struct aiol_streams_want {
@@ -355,8 +360,8 @@ static size_t aiol_streams_find(const char *data, size_t size, size_t from, cons
     return AIOL_STREAMS_NOWHERE;
 }
 
-/* Looks for the separator that ends first. 1: *size bytes up to its end. 0: there may be one when more has come. An error: of
- * the *size bytes a line that is too long consists of, 0 if they are kept. */
+/* Looks for the separator that ends first. 1: *size bytes up to its end. 0: there may be one when more has come. An
+ * error: of the *size bytes a line that is too long consists of, 0 if they are kept. */
 static int aiol_streams_search(aioloop_stream *s, aiol_streams_want *w, size_t *size) {
     size_t there = s->end - s->start;
     const char *data = there == 0 ? NULL : s->buffer + s->start;
@@ -417,8 +422,8 @@ static int aiol_streams_look(aioloop_stream *s, aiol_streams_want *w, size_t *si
 
 /* ---- reading ---- */
 
-/* The dispose of what a read gives: nothing, since settle looks whether it was taken; but with one, whatever hands the result on
- * (aioloop_wait_for and its kin) tells when it was. */
+/* The dispose of what a read gives: nothing, since settle looks whether it was taken; but with one, whatever hands the
+ * result on (aioloop_wait_for and its kin) tells when it was. */
 static void aiol_streams_untaken(void *pointer) {
     (void)pointer;
 }
@@ -519,7 +524,7 @@ static aioloop_future *aiol_streams_read(aioloop_stream *s, aiol_streams_want *w
     if (s->reading != NULL)
         return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "another read of this stream waits");
     if (s->given != NULL && !aiol_streams_taken(s->given) && s->given->refs > 1)
-        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "nobody has looked at what the last read of this stream gave");
+        return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "nobody has looked at what the last read gave");
     f = (aioloop_create_operation)(loop, aiol_streams_read_cancelled, s);
     if (aiol_streams_is_static(f))
         return f;
@@ -697,7 +702,8 @@ AIOLOOP_API bool aioloop_stream_is_closing(const aioloop_stream *stream) {
     return stream == NULL || aioloop_transport_is_closing(stream->transport);
 }
 
-AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name, const void *fallback) {
+AIOLOOP_API const void *aioloop_stream_get_extra_info(const aioloop_stream *stream, const char *name,
+                                                      const void *fallback) {
     return stream == NULL ? fallback : aioloop_transport_get_extra_info(stream->transport, name, fallback);
 }
 
@@ -945,7 +951,9 @@ static aioloop_future *aiol_streams_open(aioloop_stream *s, aioloop_future *conn
 static aioloop_stream *aiol_streams_to_open(aioloop *loop, int64_t limit, aioloop_future **refused) {
     aioloop_stream *s;
     size_t size = 0;
-    int err = loop == NULL ? (int)AIOLOOP_EINVAL : loop->closed ? (int)AIOLOOP_ECLOSED : aiol_streams_limit(loop, limit, &size);
+    int err = loop == NULL ? (int)AIOLOOP_EINVAL : aiol_streams_limit(loop, limit, &size);
+    if (err == 0 && loop->closed)
+        err = aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     if (err < 0) {
         *refused = aiol_future_failed(err);
         return NULL;
@@ -998,7 +1006,8 @@ typedef struct aiol_streams_server {
 
 /* Of the block. */
 static size_t aiol_streams_server_size(size_t call_size) {
-    return offsetof(aiol_streams_server, call) + (call_size > sizeof(aiol_streams_call) ? call_size : sizeof(aiol_streams_call));
+    size_t least = sizeof(aiol_streams_call);
+    return offsetof(aiol_streams_server, call) + (call_size > least ? call_size : least);
 }
 
 static void aiol_streams_server_destroy(aiol_resource *resource) {
@@ -1112,11 +1121,13 @@ static void aiol_streams_server_over(aioloop_future *future, void *arg) {
 /* The server listens, or will not. What cannot be waited for, for want of memory, goes with the loop. */
 static void aiol_streams_started(aioloop_future *starting, void *arg) {
     aiol_streams_server *server = (aiol_streams_server *)arg;
-    if (starting->state == AIOL_FUTURE_FINISHED) /* without taking the result: that is the caller's */
-        (void)(aioloop_future_then)(aioloop_server_wait_closed((aioloop_server *)starting->of.pointer), aiol_streams_server_over,
-                                    server);
-    else
+    aioloop_future *closed;
+    if (starting->state == AIOL_FUTURE_FINISHED) { /* without taking the result: that is the caller's */
+        closed = aioloop_server_wait_closed((aioloop_server *)starting->of.pointer);
+        (void)(aioloop_future_then)(closed, aiol_streams_server_over, server);
+    } else {
         aiol_streams_server_destroy(&server->resource);
+    }
 }
 
 static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_future *starting) {
@@ -1127,13 +1138,14 @@ static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_f
     return starting;
 }
 
-static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler, const aioloop_stream_server_options *o) {
+static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler,
+                                     const aioloop_stream_server_options *o) {
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
     if ((handler != NULL) + (o->step != NULL) + (o->callback != NULL) != 1)
         return aiol_fail(loop, AIOLOOP_EINVAL, "one of handler, step and callback is needed");
     if (o->step != NULL && (o->frame_size < sizeof(aioloop_stream_frame) || o->frame_size > UINT32_MAX / 2))
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a handler without a stack needs a frame that begins with aioloop_stream_frame");
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a handler's frame begins with an aioloop_stream_frame");
     if (o->step == NULL && o->frame_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "frame_size without step");
 #if !AIOLOOP_USE_COROUTINES
@@ -1173,8 +1185,9 @@ static aiol_streams_server *aiol_streams_server_new(aioloop *loop, aioloop_strea
     return server;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_start_server)(aioloop *loop, aioloop_stream_handler handler, void *arg, const char *host,
-                                                   int port, const aioloop_stream_server_options *options) {
+AIOLOOP_API aioloop_future *(aioloop_start_server)(aioloop *loop, aioloop_stream_handler handler, void *arg,
+                                                   const char *host, int port,
+                                                   const aioloop_stream_server_options *options) {
     static const aioloop_stream_server_options defaults = AIOLOOP_ZERO;
     const aioloop_stream_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = NULL;

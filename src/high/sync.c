@@ -499,6 +499,15 @@ static int64_t aiol_predicate_ask(aioloop *loop, aiol_predicate *p) {
     return n;
 }
 
+/* Inside the call: the predicate may free the condition. Not inlined, or gcc sees a local's address stored and warns. */
+static AIOL_NOINLINE int64_t aiol_predicate_ask_first(aioloop *loop, aiol_predicate *p) {
+    int64_t n;
+    aiol_list_append(&p->condition->predicates, &p->link);
+    n = aiol_predicate_ask(loop, p);
+    aiol_list_remove(&p->link);
+    return n;
+}
+
 static int64_t aiol_predicate_step(aioloop *loop, aioloop_frame *frame, void **out) {
     aiol_predicate *self = (aiol_predicate *)(void *)frame;
     (void)out;
@@ -532,9 +541,7 @@ AIOLOOP_API aioloop_future *(aioloop_condition_wait_for)(aioloop_condition *cond
     first.condition = condition;
     first.ask = predicate;
     first.arg = arg;
-    aiol_list_append(&condition->predicates, &first.link);
-    first.n = aiol_predicate_ask(loop, &first);
-    aiol_list_remove(&first.link);
+    first.n = aiol_predicate_ask_first(loop, &first);
     if (first.n > 0)
         return aiol_future_of_number(loop, first.n);
     if (first.n == AIOLOOP_ECANCELED)

@@ -1,105 +1,13 @@
 /*
- * stack.c - changing from one stack to another, and the memory of stacks.
- *
- * aiol_stack_switch stores the pointer of the stack that it leaves at *sp and goes on with the one that was there. So one
- * word stands for whichever side does not run.
- *
- * It is inlined, and jumps: a call would leave its place on the processor's own stack of return addresses, and a return would
- * look there for its target, so that not only the switch but each function that returns behind it would be mispredicted.
+ * stack.c - fibers: a stack with what tools have to be told of each switch; the memory of stacks; who watches over it.
  */
 #ifndef AIOL_SYS_STACK_C
 #define AIOL_SYS_STACK_C
 
 #include "base/atomic.h"
-#include "sys/sys.h"
+#include "sys/switch.c"
 
 #if AIOLOOP_USE_COROUTINES
-
-/* ---- switching ---- */
-
-#if AIOL_STACK_SWITCH == AIOL_SWITCH_X86_64
-
-/* The registers that AVX-512 adds. */
-#if defined(__AVX512F__)
-#define AIOL_MORE_VECTORS                                                                                        \
-    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",  \
-        "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
-#else
-#define AIOL_MORE_VECTORS
-#endif
-
-/* On each stack that does not run there are, from its pointer on: the rounding modes of floating point, where it goes on, and
- * what the code there expects. The compiler keeps what it needs of the other registers (of floating point the library uses
- * nothing else). Below the pointer lie 128 bytes that a function may use. */
-AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
-    __asm__ volatile("leaq -128(%%rsp), %%rsp\n\t"
-                     "pushq %%rbp\n\t"
-                     "pushq %%rbx\n\t"
-                     "leaq 2f(%%rip), %%rax\n\t"
-                     "pushq %%rax\n\t"
-                     "subq $8, %%rsp\n\t"
-                     "stmxcsr (%%rsp)\n\t"
-                     "fnstcw 4(%%rsp)\n\t"
-                     "movq (%%rdi), %%rax\n\t"
-                     "movq %%rsp, (%%rdi)\n\t"
-                     "movl (%%rsp), %%ecx\n\t"
-                     "movzwl 4(%%rsp), %%edx\n\t"
-                     "movq %%rax, %%rsp\n\t"
-                     "cmpl (%%rsp), %%ecx\n\t" /* loading them is slow, and they hardly ever differ */
-                     "jne 3f\n\t"
-                     "cmpw 4(%%rsp), %%dx\n\t"
-                     "jne 3f\n"
-                     "1:  addq $8, %%rsp\n\t"
-                     "popq %%rcx\n\t"
-                     "jmpq *%%rcx\n"
-                     "3:  ldmxcsr (%%rsp)\n\t"
-                     "fldcw 4(%%rsp)\n\t"
-                     "jmp 1b\n"
-                     "2:  popq %%rbx\n\t"
-                     "popq %%rbp\n\t"
-                     "leaq 128(%%rsp), %%rsp"
-                     : "+D"(sp)
-                     :
-                     : "rax", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",
-                       "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                       "xmm12", "xmm13", "xmm14", "xmm15", AIOL_MORE_VECTORS "memory", "cc");
-}
-
-/* Makes *sp a stack that begins in entry when it is switched to, as if entry had been called. */
-AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
-    char *top = base + size;
-    uint64_t *words = (uint64_t *)(void *)(top - ((uintptr_t)top & 15)) - 3;
-    uint32_t mxcsr;
-    uint16_t control;
-    __asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
-    __asm__ volatile("fnstcw %0" : "=m"(control));
-    words[0] = mxcsr | (uint64_t)control << 32;
-    words[1] = (uint64_t)(uintptr_t)entry;
-    words[2] = 0; /* entry returns nowhere: where an unwinder stops */
-    *sp = words;
-}
-
-#else
-
-/* The C library's way: each switch is a system call. */
-AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
-    sp->inside = !sp->inside;
-    if (sp->inside)
-        swapcontext(&sp->outer, &sp->inner);
-    else
-        swapcontext(&sp->inner, &sp->outer);
-}
-
-AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
-    sp->inside = false;
-    getcontext(&sp->inner);
-    sp->inner.uc_stack.ss_sp = base;
-    sp->inner.uc_stack.ss_size = size;
-    sp->inner.uc_link = NULL;
-    makecontext(&sp->inner, entry, 0);
-}
-
-#endif
 
 /* ---- fibers ---- */
 
@@ -162,6 +70,12 @@ AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t siz
     fiber->inner = __tsan_create_fiber(0);
 #endif
     aiol_stack_begin(&fiber->sp, base, size, entry);
+}
+
+/* What ran on it has left for good, and it is to run something else. */
+AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void)) {
+    (void)entry;
+    aiol_stack_renew(&fiber->sp, fiber->base, fiber->size, entry);
 }
 
 /* From the loop's side (or another fiber's) onto it. Returns when it leaves. */
@@ -247,14 +161,16 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     munmap(p, size);
 }
 
-/* Makes touching it a fault. 0 or the system's error. Linux 6.13 can do so without a mapping of its own for each, of which a
- * process may have 65,530. */
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a process may have
+ * 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
 #if AIOL_OS_LINUX
     if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)
         return 0;
 #endif
-    return AIOL_SYS(mprotect, mprotect(p, size, PROT_NONE)) == 0 ? 0 : aiol_error_from_errno(errno);
+    if (!by_mapping)
+        return AIOLOOP_ENOMEM;
+    return AIOL_SYS(mprotect, mprotect(p, size, PROT_NONE)) == 0 ? 1 : aiol_error_from_errno(errno);
 }
 
 /* Gives the memory back; the addresses stay. */
@@ -262,38 +178,58 @@ AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {
     (void)madvise(p, size, MADV_DONTNEED);
 }
 
-/* What a signal handler needs: the one of before, and whom to ask. */
+#if defined(__APPLE__)
+#define AIOL_STACK_SIGNAL SIGBUS
+#else
+#define AIOL_STACK_SIGNAL SIGSEGV
+#endif
+
+/* What the handler of the signal needs: the one of before, and whom to ask. */
 static struct sigaction aiol_stack_fault_before;
 static const char *(*aiol_stack_fault_told)(const char *address);
 
-static void aiol_stack_fault(int signal_number, siginfo_t *info, void *context) {
-    const char *text = aiol_stack_fault_told((const char *)info->si_addr);
-    (void)context;
+/* Says what it knows and leaves the rest to whoever was there before. */
+static void aiol_stack_fault(int number, siginfo_t *info, void *context) {
+    const struct sigaction *before = &aiol_stack_fault_before;
+    bool sent = info->si_code <= 0; /* by a process, not by a fault */
+    const char *text = sent ? NULL : aiol_stack_fault_told((const char *)info->si_addr);
     if (text != NULL && write(2, text, strlen(text)) < 0)
-        (void)text;
-    sigaction(signal_number, &aiol_stack_fault_before, NULL); /* it happens again, and is the program's own then */
+        text = NULL;
+    if ((before->sa_flags & SA_SIGINFO) != 0) {
+        before->sa_sigaction(number, info, context);
+    } else if (before->sa_handler != SIG_DFL && before->sa_handler != SIG_IGN) {
+        before->sa_handler(number);
+    } else if (before->sa_handler == SIG_DFL || !sent) {
+        sigaction(number, before, NULL); /* the fault happens again, and ends the program */
+        if (sent)
+            raise(number);
+    }
 }
 
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address)) {
     static uint32_t installed;
     stack_t stack;
-    memset(&stack, 0, sizeof(stack));
-    stack.ss_sp = (char *)memory;
-    stack.ss_size = AIOL_STACK_WATCH_SIZE;
-    sigaltstack(&stack, NULL);
-    aiol_stack_fault_told = fn;
+    if (sigaltstack(NULL, &stack) == 0 && (stack.ss_flags & SS_DISABLE) != 0) { /* else the thread has one already */
+        memset(&stack, 0, sizeof(stack));
+        stack.ss_sp = (char *)memory;
+        stack.ss_size = AIOL_STACK_WATCH_SIZE;
+        sigaltstack(&stack, NULL);
+    }
     if (aiol_exchange_u32(&installed, 1) == 0) {
         struct sigaction action;
         memset(&action, 0, sizeof(action));
+        sigemptyset(&action.sa_mask);
         action.sa_sigaction = aiol_stack_fault;
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-        sigaction(SIGSEGV, &action, &aiol_stack_fault_before);
+        aiol_stack_fault_told = fn;
+        if (sigaction(AIOL_STACK_SIGNAL, NULL, &aiol_stack_fault_before) == 0)
+            sigaction(AIOL_STACK_SIGNAL, &action, NULL);
     }
 }
 
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory) {
     stack_t stack;
-    if (sigaltstack(NULL, &stack) != 0 || stack.ss_sp != memory)
+    if (memory == NULL || sigaltstack(NULL, &stack) != 0 || stack.ss_sp != memory)
         return;
     stack.ss_flags = SS_DISABLE;
     sigaltstack(&stack, NULL);
@@ -314,10 +250,11 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     aiol_free(a, p, size);
 }
 
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size) {
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
     (void)p;
     (void)size;
-    return 0;
+    (void)by_mapping;
+    return AIOLOOP_ENOTAVAILABLE;
 }
 
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size) {

@@ -109,8 +109,10 @@ typedef struct aiol_fiber {
 #endif
 } aiol_fiber;
 
-/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. */
+/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. After renew it
+ * begins again, or goes on where it left. */
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void));
+AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void));
 AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber);
 AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber);
 AIOL_INLINE void aiol_fiber_arrive(aiol_fiber *fiber);
@@ -119,10 +121,11 @@ AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber);
 AIOLOOP_INTERNAL size_t aiol_page_size(void);
 AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size);
 AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size);
-AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size);
+AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping);
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size);
 /* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to standard error
- * before the program ends as it would have. memory is the stack that this thread does so on, of AIOL_STACK_WATCH_SIZE bytes. */
+ * before things go on as they would have. memory is the stack that this thread does so on until unwatch, of AIOL_STACK_WATCH_SIZE
+ * bytes; not used if the thread has such a stack already. */
 #define AIOL_STACK_WATCH_SIZE 65536u
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address));
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);

@@ -108,7 +108,8 @@ static void *aiol_worker_main(void *arg) {
     return NULL;
 }
 
-/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread is joined. */
+/* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread
+ * is joined. */
 AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
     sigset_t all;
     sigset_t before;
