@@ -241,7 +241,7 @@ strict:
 
 ## make symbols      what the header leaves behind in a program: names that start with aioloop_ or AIOLOOP_
 symbols:
-	@$(NEED_CXX) nm=binutils $(PYTHON)=python3
+	@$(NEED_CXX) readelf=binutils $(PYTHON)=python3
 	@$(PYTHON) tools/symbols.py
 
 ## make size         bytes of code and of each object

@@ -401,8 +401,9 @@
  *   AIOLOOP_API              how public functions are declared; for example __attribute__((visibility("default")))
  *   AIOLOOP_USE_THREADS      1: loops in several threads, and calls from other threads        (default 1)
  *   AIOLOOP_USE_DEBUG        1: debug mode is compiled in; it is still off until asked for    (default 1)
- *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there
- *                                                                         (default 1, with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
+ *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
  *   AIOLOOP_PORT             1: no operating system; the functions of port.h are the user's   (default 0)
@@ -1094,9 +1095,11 @@ typedef struct aioloop_task_options {
     aioloop_context *context; /* the task runs in this very context; NULL: in a copy of the current one */
     bool eager;               /* run it inside the call up to its first wait. Not while the loop does not run. */
     size_t stack_size;        /* bytes of stack, with what the library needs of it (less than 1 KiB); 0: 256 KiB, of which only
-                               * what is touched takes memory (64 KiB on 32 bits) */
+                               * what is touched takes memory (64 KiB on 32 bits). Signals and, without an operating system,
+                               * interrupts need their share. */
     void *stack;              /* a stack of yours, stack_size bytes, yours again when dispose is called or the task is done;
-                               * NULL: one of the loop's, with a page below it that catches an overflow */
+                               * NULL: one of the loop's, with a page below it that catches an overflow (debug mode says that
+                               * it was one). On Linux before 6.13 only a loop's first 10,000 stacks have that page. */
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */
@@ -2542,6 +2545,12 @@ extern void aioloop_port_unlock(uint32_t state);
 #else
 #define AIOL_ASM_LANDING
 #endif
+/* To where they may not, but returns may. */
+#if defined(__CET__) && (__CET__ & 1) != 0
+#define AIOL_ASM_JUMP "notrack jmp"
+#else
+#define AIOL_ASM_JUMP "jmp"
+#endif
 #if defined(__GNUC__)
 #define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
 #else
@@ -3806,6 +3815,9 @@ typedef struct aiol_fiber {
     aiol_stack_pointer sp;
     char *base; /* its lowest byte */
     size_t size;
+#if AIOL_KNOWS_VALGRIND
+    uint64_t valgrind; /* its number for the stack */
+#endif
 #if AIOL_ASAN
     void *fake; /* AddressSanitizer's, of this stack */
     const void *outer_base;
@@ -4246,18 +4258,19 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 /*
  * switch.c - from one stack to another.
  *
- * aiol_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at sp and goes
- * on with the one that was there. So one word stands for whichever side does not run. Kept are the registers that a function
- * keeps, and the modes of floating point (rounding and the like), so that each coroutine has its own; flags that say what happened
- * are the thread's, as the calling conventions have it. Modes are written only when they differ, for that is slow.
+ * aiol_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at
+ * sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are the registers
+ * that a function keeps, and the modes of floating point (rounding and the like), so that each coroutine has its own;
+ * flags that say what happened are the thread's, as the calling conventions have it. Modes are written only when they
+ * differ, for that is slow.
  *
- * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch; it has no
- * caller, which is where debuggers stop.
+ * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch;
+ * it has no caller, which is where debuggers stop.
  *
- * On x86-64 it is inlined, and jumps: a call would leave its place on the processor's own stack of return addresses, and a return
- * would look there for its target, so that not only the switch but the functions that return behind it would be mispredicted,
- * each for longer than the whole switch takes. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden symbol: with
- * AIOLOOP_STATIC a program may have it several times. What none of them knows of are shadow stacks: a program that has them
+ * On x86 it jumps where others return: a processor that predicts where a return goes is wrong here each time, which costs
+ * three times what all the rest does. On x86-64 it is inlined too, else the place that its call has left with the
+ * processor would mislead the returns behind it. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden symbol:
+ * with AIOLOOP_STATIC a program may have it several times. Shadow stacks it does not know of: a program that has them
  * takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
@@ -4279,8 +4292,8 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 #define AIOL_SWITCH_VECTORS
 #endif
 
-/* The compiler keeps what it needs of the registers that are listed (the library uses no others of floating point). Below the
- * pointer lie 128 bytes that a function may use. */
+/* The compiler keeps what it needs of the registers that are listed; the library uses no others of floating point. Below
+ * the pointer lie 128 bytes that a function may use. */
 AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
     __asm__ volatile("    leaq -128(%%rsp), %%rsp\n"
                      "    pushq %%rbp\n"
@@ -4371,7 +4384,8 @@ __asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
         "    popl %esi\n"
         "    popl %ebx\n"
         "    popl %ebp\n"
-        "    ret\n"
+        "    popl %ecx\n"
+        "    " AIOL_ASM_JUMP " *%ecx\n"
         AIOL_ASM_END(aioloop_stack_switch));
 
 static void aiol_switch_modes(uintptr_t *sp) {
@@ -4687,16 +4701,17 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 #endif
 
-/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack. This is how a program asks it for
- * something: rotations that come to nothing on a processor. */
+/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the
+ * last stack pointer for memory that nobody may touch. This is how a program asks it for something: rotations that
+ * come to nothing on a processor. */
 #if AIOL_KNOWS_VALGRIND
-static void aiol_stack_tell_valgrind(const char *base, size_t size) {
+static uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
     volatile uint64_t request[6];
     volatile uint64_t *at = request;
     uint64_t answer = 0;
-    request[0] = 0x1501; /* register a stack */
-    request[1] = (uint64_t)(uintptr_t)base;
-    request[2] = (uint64_t)(uintptr_t)(base + size - 1);
+    request[0] = what;
+    request[1] = a;
+    request[2] = b;
     request[3] = 0;
     request[4] = 0;
     request[5] = 0;
@@ -4704,16 +4719,27 @@ static void aiol_stack_tell_valgrind(const char *base, size_t size) {
                      : "+d"(answer)
                      : "a"(at)
                      : "cc", "memory");
-    (void)answer;
+    return answer;
+}
+
+static void aiol_valgrind_begin(aiol_fiber *fiber) {
+    fiber->valgrind = aiol_valgrind_ask(0x1501 /* register a stack */, (uintptr_t)fiber->base,
+                                        (uintptr_t)(fiber->base + fiber->size - 1));
+}
+
+static void aiol_valgrind_end(aiol_fiber *fiber) {
+    aiol_valgrind_ask(0x1502 /* deregister it */, fiber->valgrind, 0);
+    aiol_valgrind_ask(0x4D430001 /* memory to be written anew */, (uintptr_t)fiber->base, fiber->size);
 }
 #else
-#define aiol_stack_tell_valgrind(base, size) ((void)0)
+#define aiol_valgrind_begin(fiber) ((void)(fiber))
+#define aiol_valgrind_end(fiber) ((void)(fiber))
 #endif
 
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void)) {
     fiber->base = base;
     fiber->size = size;
-    aiol_stack_tell_valgrind(base, size);
+    aiol_valgrind_begin(fiber);
 #if AIOL_ASAN
     __asan_unpoison_memory_region(base, size);
     fiber->fake = NULL;
@@ -4768,7 +4794,7 @@ AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber) {
 
 /* It will not be entered any more. Its memory is the caller's again. */
 AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber) {
-    (void)fiber;
+    aiol_valgrind_end(fiber);
 #if AIOL_ASAN
     __asan_unpoison_memory_region(fiber->base, fiber->size);
 #endif
@@ -4813,8 +4839,8 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     munmap(p, size);
 }
 
-/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a process may have
- * 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
+/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a
+ * process may have 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
 AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
 #if AIOL_OS_LINUX
     if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)
@@ -10822,6 +10848,7 @@ AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
+AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);
 AIOLOOP_INTERNAL const char *aiol_task_name(aiol_task *task, char *buffer, size_t size);
 AIOLOOP_INTERNAL void aiol_task_report_pending(aiol_task *task);
 AIOLOOP_INTERNAL void aiol_on_loop_stack(aioloop *loop, void (*fn)(void *arg), void *arg);
@@ -11074,22 +11101,35 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
+/* Calls the handler in the context of the task that failed, if it is one. It cannot wait. Returns what it raised. */
+static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_map **place = aiol_task_place(context->task);
+    aiol_context_frame frame = {NULL, NULL};
+    aiol_task *task = loop->task;
+    int outer = loop->raised;
+    int raised;
+    if (place != NULL)
+        frame = aiol_context_enter(place);
+    loop->raised = 0;
+    loop->task = NULL;
+    loop->handler(loop, context, loop->handler_arg);
+    raised = loop->raised;
+    loop->raised = outer;
+    loop->task = task;
+    if (place != NULL)
+        aiol_context_leave(&frame);
+    return raised;
+}
+
 static void aiol_report_handle(void *reported) {
     aioloop *loop = ((aiol_reported *)reported)->loop;
     const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
-    aiol_task *task = loop->task;
-    int outer = loop->raised;
     int raised;
     if (loop->handler == NULL) {
         aioloop_default_exception_handler(loop, context);
         return;
     }
-    loop->raised = 0;
-    loop->task = NULL; /* it cannot wait */
-    loop->handler(loop, context, loop->handler_arg);
-    raised = loop->raised;
-    loop->raised = outer;
-    loop->task = task;
+    raised = aiol_handler_call(loop, context);
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {
@@ -12576,9 +12616,9 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
 /*
  * coro.c - coroutines with a stack of their own.
  *
- * A coroutine lies at the top of its stack. It runs when a task's step enters it, and goes back to whoever that was when it waits or
- * ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits to be used again: its stack
- * is parked at the end of a loop that runs one coroutine after another.
+ * A coroutine lies at the top of its stack. It runs when a task's step enters it, and goes back to whoever that was
+ * when it waits or ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits
+ * to be used again: its stack is parked at the end of a loop that runs one coroutine after another.
  *
  * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A page below each
  * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the
@@ -13406,7 +13446,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
-        struct aioloop_error *before;
+        struct aioloop_error *last;
         if (task == NULL)
             return f;
         if (task->cancelling != UINT16_MAX)
@@ -13434,9 +13474,9 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
         task->flags |= AIOL_TASK_MUST_CANCEL;
-        before = f->error; /* the message may be its text: of a task in the circle that cancels what it waits for */
+        last = f->error; /* message may be in it */
         f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        aiol_error_free(&loop->allocator, before);
+        aiol_error_free(&loop->allocator, last);
         return NULL;
     }
 }
@@ -13661,6 +13701,12 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
 
 AIOLOOP_API bool aioloop_is_task(const aioloop_future *future) {
     return aiol_task_of(future) != NULL;
+}
+
+/* Where the values are that the task runs with; NULL for what is no task. */
+AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f) {
+    aiol_task *task = aiol_task_of(f);
+    return task == NULL ? NULL : aiol_slot_place(&task->slot);
 }
 
 /* The name; one that is made up is written to buffer. */
@@ -13966,6 +14012,8 @@ AIOLOOP_API aioloop_future *(aioloop_sleep)(aioloop *loop, aioloop_time delay) {
     aioloop_future *f;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (loop->closed)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
     if (delay == AIOLOOP_NOT_A_TIME)
@@ -14140,6 +14188,8 @@ AIOLOOP_API aioloop_future *(aioloop_gather)(aioloop *loop, aioloop_future *cons
     int err;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_combine_check(loop, futures, count);
     if (err < 0) {
         aiol_combine_end_use(futures, count);
@@ -14309,6 +14359,8 @@ AIOLOOP_API aioloop_future *(aioloop_wait)(aioloop *loop, aioloop_future *const 
     int err;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_wait_check(loop, futures, count, options);
     if (err < 0) {
         aiol_combine_end_use(futures, count);
@@ -14421,6 +14473,8 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
     if (aiol_future_is_static(inner))
         return inner;
     loop = inner->loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_future_use(inner);
     if (err < 0)
         return aiol_combine_failed(loop, err);
@@ -14620,7 +14674,7 @@ AIOLOOP_API aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_futur
     aioloop_completed *c;
     size_t i;
     int err;
-    if (loop == NULL)
+    if (loop == NULL || (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop)))
         return NULL;
     err = aiol_combine_check(loop, futures, count);
     if (err == 0 && timeout == AIOLOOP_NOT_A_TIME)
@@ -14671,6 +14725,8 @@ AIOLOOP_API aioloop_future *(aioloop_completed_next)(aioloop_completed *complete
     if (completed == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = completed->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (loop->closed)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
     f = aiol_future_new(loop, aiol_completed_cancel, completed);
@@ -14994,6 +15050,10 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
         return aiol_future_failed(AIOLOOP_EINVAL);
     }
     loop = g->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop)) {
+        aiol_recipe_dispose(recipe);
+        return aiol_future_failed(AIOLOOP_EMISUSE);
+    }
     if (g->aborting || (g->exiting && aiol_list_empty(&g->members))) {
         aiol_recipe_dispose(recipe);
         return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task group is ending"));
@@ -15047,6 +15107,8 @@ AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group,
     if (group == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = group->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (group->exiting || loop->task != group->parent)
         return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task that entered a group leaves it, once"));
     f = group->exit;
@@ -21989,8 +22051,7 @@ static void aiol_streams_opened(aioloop_future *connecting, void *arg) {
     } else {
         if (!aioloop_future_done(f))
             aioloop_future_copy(f, connecting);
-        aioloop_transport_abort(s->transport);
-        aioloop_stream_unref(s);
+        aioloop_stream_unref(s); /* which closes it, if it was made */
     }
     aiol_future_release(f);
     aiol_future_release(connecting);

@@ -300,8 +300,9 @@ TEST(a_result_that_a_cancelled_task_never_saw_is_disposed_of, "TASK-05") {
 static void await_a_list_of_errors(aioloop *loop, await_style style) {
     awaiter a = AIOLOOP_ZERO;
     aioloop_connection_options options = AIOLOOP_ZERO;
+    test_peer peer = AIOLOOP_ZERO;
     options.all_errors = true;
-    await_begin(&a, loop, style, aioloop_create_connection(loop, &test_protocol, NULL, "127.0.0.1", 1, &options));
+    await_begin(&a, loop, style, aioloop_create_connection(loop, &test_protocol, &peer, "127.0.0.1", 1, &options));
     CHECK_INT(await_end(&a), <, 0);
     CHECK_NE(a.message[0], 0);
 }

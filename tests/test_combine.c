@@ -57,8 +57,8 @@ static int64_t combine_works(aioloop *loop, aioloop_frame *frame, void **out) {
         AIOLOOP_SLEEP(self->m, self->linger);
     self->steps = 3;
     *out = self->pointer;
-    if (self->n == AIOLOOP_ECANCELED)
-        self->n = self->answer != 0 ? self->answer : AIOLOOP_ECANCELED;
+    if (self->n == AIOLOOP_ECANCELED && self->answer != 0)
+        self->n = self->answer;
     else if (self->n == 0)
         self->n = self->number;
     return self->n < 0 && self->n != AIOLOOP_ECANCELED ? aioloop_raise(loop, (int)self->n, "worked in vain") : self->n;
@@ -185,25 +185,27 @@ TEST(gather_of_nothing_is_an_empty_list, "GATH-01") {
 static void gather_first_failure(aioloop *loop, await_style style) {
     awaiter a = AIOLOOP_ZERO;
     combine_work slow = AIOLOOP_ZERO;
-    combine_work bad = AIOLOOP_ZERO;
-    combine_work worse = AIOLOOP_ZERO;
-    aioloop_future *f[3];
-    slow.delay = AIOLOOP_MS(60);
-    bad.delay = AIOLOOP_US(500);
-    bad.number = AIOLOOP_EIO;
-    worse.delay = AIOLOOP_MS(2);
-    worse.number = AIOLOOP_EPIPE; /* nobody hears of this one, and it is not reported */
-    f[0] = combine_task(loop, &slow);
-    f[1] = combine_task(loop, &bad);
-    f[2] = combine_task(loop, &worse);
-    await_begin(&a, loop, style, aioloop_gather(loop, f, 3, false));
+    aioloop_future *f[4];
+    combine_make(loop, f, 3);
+    slow.delay = AIOLOOP_SECONDS(100);
+    slow.answer = 4;
+    f[3] = aioloop_future_ref(combine_task(loop, &slow));
+    await_begin(&a, loop, style, aioloop_gather(loop, f, 4, false));
+    test_spin(loop, 2);
+    combine_fail(f[1], AIOLOOP_EIO);
     CHECK_EQ(await_end(&a), AIOLOOP_EIO);
-    CHECK_STR(a.message, "worked in vain");
-    CHECK_LT(slow.steps, 3);
-    test_run_until(loop, &slow.steps, 3, "the slow one, which runs on");
-    test_run_until(loop, &worse.steps, 3, "the other one");
-    CHECK_EQ(slow.n, 0);
-    test_spin(loop, 3);
+    CHECK_STR(a.message, "EIO here");
+    CHECK(!aioloop_future_done(f[0])); /* the others run on */
+    CHECK(!aioloop_future_done(f[2]));
+    CHECK_EQ(slow.steps, 1);
+    CHECK_EQ(aioloop_task_cancelling(f[3]), 0);
+    combine_fail(f[2], AIOLOOP_EPIPE); /* nobody hears of this one, and it is not reported */
+    combine_set(f[0], 1);
+    CHECK(aioloop_future_cancel(f[3], NULL));
+    await_done(loop, f[3]);
+    CHECK_EQ(aioloop_future_result(f[3], NULL), 4);
+    test_spin(loop, 2);
+    combine_drop(f, 4);
 }
 
 TEST(gather_fails_at_once_and_the_others_run_on, "GATH-02") {
@@ -781,8 +783,8 @@ static void shield_cancelled(aioloop *loop, await_style style) {
     awaiter a = AIOLOOP_ZERO;
     combine_work work = AIOLOOP_ZERO;
     aioloop_task *t;
-    work.delay = AIOLOOP_MS(2);
-    work.number = 5;
+    work.delay = AIOLOOP_SECONDS(100);
+    work.answer = 5;
     t = aioloop_future_ref(combine_task(loop, &work));
     await_begin(&a, loop, style, aioloop_shield(t));
     test_spin(loop, 2);
@@ -791,6 +793,8 @@ static void shield_cancelled(aioloop *loop, await_style style) {
     CHECK_STR(a.message, "outside");
     CHECK_EQ(work.steps, 1);
     CHECK_EQ(aioloop_task_cancelling(t), 0);
+    CHECK(!aioloop_future_done(t));
+    CHECK(aioloop_future_cancel(t, NULL));
     await_done(loop, t);
     CHECK_EQ(aioloop_future_result(t, NULL), 5);
     aioloop_future_unref(t);

@@ -505,6 +505,8 @@ static const fault_call fault_calls[] = {
     {"pthread_mutex_init", {EAGAIN, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"pthread_cond_init", {EAGAIN, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"pthread_create", {EAGAIN, 0, 0, 0, 0, 0, 0, 0}},
+    {"madvise", {EINVAL, ENOMEM, 0, 0, 0, 0, 0, 0}},
+    {"mprotect", {ENOMEM, 0, 0, 0, 0, 0, 0, 0}},
     {"poll", {EINTR, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"select", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"eventfd", {EMFILE, ENFILE, 0, 0, 0, 0, 0, 0}},

@@ -528,7 +528,7 @@ TEST(cancelled_task_is_no_failure_of_its_group, "TG-04") {
     size_t i;
     scope_family_begin(loop, &f);
     f.count = 2;
-    f.children[0].delay = AIOLOOP_MS(1);
+    f.children[0].delay = 0;
     f.body_outcome = 3;
     t = await_task(loop, scope_parent, &f, NULL);
     test_spin(loop, 2);
@@ -596,7 +596,9 @@ static int64_t scope_misuses(aioloop *loop, void *arg, void **out) {
     aioloop_future_unref(t);
     t = aioloop_task_group_create_task(log->group, NULL, log, NULL);
     CHECK_EQ(aioloop_future_exception(t), AIOLOOP_EINVAL);
-    aioloop_future_unref(aioloop_task_group_create_task(log->group, scope_leaves_anothers, log, NULL));
+    t = aioloop_task_group_create_task(log->group, scope_leaves_anothers, log, NULL);
+    CHECK_PTR(aioloop_future_get_loop(t), loop);
+    aioloop_future_unref(t);
     exit = aioloop_task_group_exit(log->group, 0);
     again = aioloop_task_group_exit(log->group, 0); /* it waits for the task: still there */
     CHECK_EQ(aioloop_future_exception(again), AIOLOOP_EMISUSE);

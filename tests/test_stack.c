@@ -12,7 +12,6 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -444,7 +443,8 @@ static void stack_on_log(aioloop *loop, aioloop_log_level level, const char *tex
     stack_told *told = (stack_told *)arg;
     (void)loop;
     (void)level;
-    CHECK(strstr(text, "a report") != NULL);
+    if (strstr(text, "a report") == NULL) /* also of what a fault has done, after the test */
+        return;
     told->log = stack_here();
     told->calls += 10;
 }
@@ -602,16 +602,25 @@ static void stack_needs_faults(void) {
     page = (char *)mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(page != (char *)MAP_FAILED);
     advised = madvise(page, 65536, 102 /* MADV_GUARD_INSTALL */);
-#if defined(__linux__)
-    if (advised == 0)
-        honest = syscall(SYS_rt_sigprocmask, SIG_BLOCK, page, NULL, 8) < 0;
-#else
-    (void)advised;
-#endif
+    if (advised == 0) { /* then the system cannot read it either */
+        int ends[2];
+        CHECK(pipe(ends) == 0);
+        honest = write(ends[1], page, 1) < 0;
+        close(ends[0]);
+        close(ends[1]);
+    }
     munmap(page, 65536);
     CHECK_EQ(0, 0);
     if (!honest)
         SKIP("guards are promised and not kept here");
+}
+
+/* valgrind counts a fault as an error, also one that is dealt with. */
+static void stack_needs_faults_that_count(void) {
+    const char *preloaded = getenv("LD_PRELOAD");
+    stack_needs_faults();
+    if (preloaded != NULL && strstr(preloaded, "vgpreload") != NULL)
+        SKIP("valgrind counts faults");
 }
 
 static aioloop *stack_debug_loop(void) {
@@ -710,7 +719,7 @@ static void stack_child_is_sent_the_signal(void) {
 }
 
 TEST(other_faults_are_not_taken_for_overflows, "") {
-    stack_needs_faults();
+    stack_needs_faults_that_count();
     CHECK_EQ(stack_end_of(stack_child_faults), SIGSEGV);
     CHECK_STR(stack_said, "");
     CHECK_EQ(stack_end_of(stack_child_is_sent_the_signal), SIGSEGV);
@@ -732,7 +741,7 @@ static void stack_child_overflows_with_a_handler(void) {
 }
 
 TEST(handler_of_the_program_has_the_fault, "") {
-    stack_needs_faults();
+    stack_needs_faults_that_count();
     CHECK_EQ(stack_end_of(stack_child_with_a_handler), 1007);
     CHECK_STR(stack_said, "");
     CHECK_EQ(stack_end_of(stack_child_overflows_with_a_handler), 1007);
@@ -772,7 +781,7 @@ static void stack_child_repairs(void) {
 }
 
 TEST(handler_that_repairs_goes_on, "") {
-    stack_needs_faults();
+    stack_needs_faults_that_count();
     CHECK_EQ(stack_end_of(stack_child_repairs), 1008);
     CHECK_STR(stack_said, "");
 }

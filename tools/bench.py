@@ -41,7 +41,7 @@ ENGINES = {"aioloop epoll": ("aioloop", "epoll"), "aioloop io_uring": ("aioloop"
            "libev": ("libev", "epoll"), "libuv": ("libuv", "epoll")}
 # Those of the group "tasks": the program and how its modes begin. Debian's Python has Debian's uvloop.
 TASKS = {"stackful": ("tasks", "stackful."), "stackless": ("tasks", "stackless."), "callbacks": ("aioloop", ""),
-         "by hand": ("switch", "hand."), "uvloop": ("python", "uvloop."), "asyncio": ("python", "asyncio.")}
+         "by hand": ("hand_tasks", "hand."), "uvloop": ("python", "uvloop."), "asyncio": ("python", "asyncio.")}
 PYTHON = "/usr/bin/python3"
 LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
 TOOLS = ["valgrind", "strace"]
@@ -755,7 +755,7 @@ def main():
     if group == "engines":
         engines(options, rounds, report)
         return 1 if report.failed else 0
-    there = build(PROGRAMS if group is None else ["tasks", "switch", "aioloop"], shlex.split(options.aioloop_cflags))
+    there = build(PROGRAMS if group is None else ["tasks", "hand_tasks", "aioloop"], shlex.split(options.aioloop_cflags))
     if group == "tasks":
         there = [name for name, (executable, _) in TASKS.items()
                  if executable in there or (executable == "python" and has_module(name))]

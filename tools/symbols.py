@@ -2,7 +2,7 @@
 """Proves that the header leaves nothing behind but its own names.
 
 An object of the implementation, as C and as C++, exports nothing but aioloop_..., and nothing at all with AIOLOOP_STATIC; what it
-needs from others is printed. The declarations alone are at most 1,500 lines after the preprocessor beyond the three standard
+needs from others is printed. What is hidden is no export: it does not leave a program or a shared library. The declarations alone are at most 1,500 lines after the preprocessor beyond the three standard
 headers, and define no macro without the prefix; the implementation defines none either but those that ask for features."""
 
 import os
@@ -14,6 +14,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 IMPLEMENTATION = '#define AIOLOOP_IMPLEMENTATION\n#include "aioloop.h"\n'
 DECLARATIONS = '#include "aioloop.h"\n'
 STANDARD = "#include <stddef.h>\n#include <stdint.h>\n#include <stdbool.h>\n"
+HIDDEN = "aioloop_stack_switch"
 MOST_LINES = 1500
 PREFIXES = ("AIOLOOP_", "AIOL_", "aiol_")
 
@@ -33,9 +34,16 @@ def symbols(compiler, language, flags):
         path = os.path.join(folder, "aioloop.o")
         run([compiler, "-x", language, "-I.", "-O1", *flags, "-c", "-", "-o", path], IMPLEMENTATION)
         exported, needed = set(), set()
-        for line in run(["nm", "-g", path], "").splitlines():
+        for line in run(["readelf", "-sW", path], "").splitlines():
             fields = line.split()
-            (needed if fields[-2] in "Uw" else exported).add(fields[-1])
+            if len(fields) != 8 or fields[4] not in ("GLOBAL", "WEAK"):
+                continue
+            if fields[6] == "UND":
+                needed.add(fields[7])
+            elif fields[5] != "HIDDEN":
+                exported.add(fields[7])
+            elif fields[7] != HIDDEN:
+                wrong.append(f"{fields[7]} is hidden, and not known to be")
         return exported, needed
 
 

@@ -9,8 +9,9 @@
  *   AIOLOOP_API              how public functions are declared; for example __attribute__((visibility("default")))
  *   AIOLOOP_USE_THREADS      1: loops in several threads, and calls from other threads        (default 1)
  *   AIOLOOP_USE_DEBUG        1: debug mode is compiled in; it is still off until asked for    (default 1)
- *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there
- *                                                                         (default 1, with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
+ *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
  *   AIOLOOP_PORT             1: no operating system; the functions of port.h are the user's   (default 0)

@@ -49,9 +49,11 @@ typedef struct aioloop_task_options {
     aioloop_context *context; /* the task runs in this very context; NULL: in a copy of the current one */
     bool eager;               /* run it inside the call up to its first wait. Not while the loop does not run. */
     size_t stack_size;        /* bytes of stack, with what the library needs of it (less than 1 KiB); 0: 256 KiB, of which only
-                               * what is touched takes memory (64 KiB on 32 bits) */
+                               * what is touched takes memory (64 KiB on 32 bits). Signals and, without an operating system,
+                               * interrupts need their share. */
     void *stack;              /* a stack of yours, stack_size bytes, yours again when dispose is called or the task is done;
-                               * NULL: one of the loop's, with a page below it that catches an overflow */
+                               * NULL: one of the loop's, with a page below it that catches an overflow (debug mode says that
+                               * it was one). On Linux before 6.13 only a loop's first 10,000 stacks have that page. */
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */

@@ -150,6 +150,12 @@
 #else
 #define AIOL_ASM_LANDING
 #endif
+/* To where they may not, but returns may. */
+#if defined(__CET__) && (__CET__ & 1) != 0
+#define AIOL_ASM_JUMP "notrack jmp"
+#else
+#define AIOL_ASM_JUMP "jmp"
+#endif
 #if defined(__GNUC__)
 #define AIOL_ASM_VISIBILITY __attribute__((visibility("hidden")))
 #else

@@ -114,6 +114,8 @@ AIOLOOP_API aioloop_future *(aioloop_sleep)(aioloop *loop, aioloop_time delay) {
     aioloop_future *f;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (loop->closed)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
     if (delay == AIOLOOP_NOT_A_TIME)
@@ -288,6 +290,8 @@ AIOLOOP_API aioloop_future *(aioloop_gather)(aioloop *loop, aioloop_future *cons
     int err;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_combine_check(loop, futures, count);
     if (err < 0) {
         aiol_combine_end_use(futures, count);
@@ -457,6 +461,8 @@ AIOLOOP_API aioloop_future *(aioloop_wait)(aioloop *loop, aioloop_future *const 
     int err;
     if (loop == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_wait_check(loop, futures, count, options);
     if (err < 0) {
         aiol_combine_end_use(futures, count);
@@ -569,6 +575,8 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
     if (aiol_future_is_static(inner))
         return inner;
     loop = inner->loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     err = aiol_future_use(inner);
     if (err < 0)
         return aiol_combine_failed(loop, err);
@@ -768,7 +776,7 @@ AIOLOOP_API aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_futur
     aioloop_completed *c;
     size_t i;
     int err;
-    if (loop == NULL)
+    if (loop == NULL || (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop)))
         return NULL;
     err = aiol_combine_check(loop, futures, count);
     if (err == 0 && timeout == AIOLOOP_NOT_A_TIME)
@@ -819,6 +827,8 @@ AIOLOOP_API aioloop_future *(aioloop_completed_next)(aioloop_completed *complete
     if (completed == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = completed->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (loop->closed)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
     f = aiol_future_new(loop, aiol_completed_cancel, completed);

@@ -1,9 +1,9 @@
 /*
  * coro.c - coroutines with a stack of their own.
  *
- * A coroutine lies at the top of its stack. It runs when a task's step enters it, and goes back to whoever that was when it waits or
- * ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits to be used again: its stack
- * is parked at the end of a loop that runs one coroutine after another.
+ * A coroutine lies at the top of its stack. It runs when a task's step enters it, and goes back to whoever that was
+ * when it waits or ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits
+ * to be used again: its stack is parked at the end of a loop that runs one coroutine after another.
  *
  * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A page below each
  * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the

@@ -238,22 +238,35 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
+/* Calls the handler in the context of the task that failed, if it is one. It cannot wait. Returns what it raised. */
+static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
+    aiol_map **place = aiol_task_place(context->task);
+    aiol_context_frame frame = {NULL, NULL};
+    aiol_task *task = loop->task;
+    int outer = loop->raised;
+    int raised;
+    if (place != NULL)
+        frame = aiol_context_enter(place);
+    loop->raised = 0;
+    loop->task = NULL;
+    loop->handler(loop, context, loop->handler_arg);
+    raised = loop->raised;
+    loop->raised = outer;
+    loop->task = task;
+    if (place != NULL)
+        aiol_context_leave(&frame);
+    return raised;
+}
+
 static void aiol_report_handle(void *reported) {
     aioloop *loop = ((aiol_reported *)reported)->loop;
     const aioloop_exception_context *context = ((aiol_reported *)reported)->context;
-    aiol_task *task = loop->task;
-    int outer = loop->raised;
     int raised;
     if (loop->handler == NULL) {
         aioloop_default_exception_handler(loop, context);
         return;
     }
-    loop->raised = 0;
-    loop->task = NULL; /* it cannot wait */
-    loop->handler(loop, context, loop->handler_arg);
-    raised = loop->raised;
-    loop->raised = outer;
-    loop->task = task;
+    raised = aiol_handler_call(loop, context);
     if (raised == AIOLOOP_EFATAL) {
         aiol_loop_halt(loop);
     } else if (raised != 0) {

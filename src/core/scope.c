@@ -282,6 +282,10 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
         return aiol_future_failed(AIOLOOP_EINVAL);
     }
     loop = g->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop)) {
+        aiol_recipe_dispose(recipe);
+        return aiol_future_failed(AIOLOOP_EMISUSE);
+    }
     if (g->aborting || (g->exiting && aiol_list_empty(&g->members))) {
         aiol_recipe_dispose(recipe);
         return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task group is ending"));
@@ -335,6 +339,8 @@ AIOLOOP_API aioloop_future *(aioloop_task_group_exit)(aioloop_task_group *group,
     if (group == NULL)
         return aiol_future_failed(AIOLOOP_EINVAL);
     loop = group->resource.loop;
+    if (AIOL_UNLIKELY(loop->debug) && aiol_wrong_thread(loop))
+        return aiol_future_failed(AIOLOOP_EMISUSE);
     if (group->exiting || loop->task != group->parent)
         return aiol_combine_failed(loop, aiol_fail(loop, AIOLOOP_EMISUSE, "the task that entered a group leaves it, once"));
     f = group->exit;

@@ -445,7 +445,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
-        struct aioloop_error *before;
+        struct aioloop_error *last;
         if (task == NULL)
             return f;
         if (task->cancelling != UINT16_MAX)
@@ -473,9 +473,9 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
         task->flags |= AIOL_TASK_MUST_CANCEL;
-        before = f->error; /* the message may be its text: of a task in the circle that cancels what it waits for */
+        last = f->error; /* message may be in it */
         f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        aiol_error_free(&loop->allocator, before);
+        aiol_error_free(&loop->allocator, last);
         return NULL;
     }
 }
@@ -700,6 +700,12 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
 
 AIOLOOP_API bool aioloop_is_task(const aioloop_future *future) {
     return aiol_task_of(future) != NULL;
+}
+
+/* Where the values are that the task runs with; NULL for what is no task. */
+AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f) {
+    aiol_task *task = aiol_task_of(f);
+    return task == NULL ? NULL : aiol_slot_place(&task->slot);
 }
 
 /* The name; one that is made up is written to buffer. */

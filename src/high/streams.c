@@ -910,8 +910,7 @@ static void aiol_streams_opened(aioloop_future *connecting, void *arg) {
     } else {
         if (!aioloop_future_done(f))
             aioloop_future_copy(f, connecting);
-        aioloop_transport_abort(s->transport);
-        aioloop_stream_unref(s);
+        aioloop_stream_unref(s); /* which closes it, if it was made */
     }
     aiol_future_release(f);
     aiol_future_release(connecting);

@@ -35,16 +35,17 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 #endif
 
-/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack. This is how a program asks it for
- * something: rotations that come to nothing on a processor. */
+/* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the
+ * last stack pointer for memory that nobody may touch. This is how a program asks it for something: rotations that
+ * come to nothing on a processor. */
 #if AIOL_KNOWS_VALGRIND
-static void aiol_stack_tell_valgrind(const char *base, size_t size) {
+static uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
     volatile uint64_t request[6];
     volatile uint64_t *at = request;
     uint64_t answer = 0;
-    request[0] = 0x1501; /* register a stack */
-    request[1] = (uint64_t)(uintptr_t)base;
-    request[2] = (uint64_t)(uintptr_t)(base + size - 1);
+    request[0] = what;
+    request[1] = a;
+    request[2] = b;
     request[3] = 0;
     request[4] = 0;
     request[5] = 0;
@@ -52,16 +53,27 @@ static void aiol_stack_tell_valgrind(const char *base, size_t size) {
                      : "+d"(answer)
                      : "a"(at)
                      : "cc", "memory");
-    (void)answer;
+    return answer;
+}
+
+static void aiol_valgrind_begin(aiol_fiber *fiber) {
+    fiber->valgrind = aiol_valgrind_ask(0x1501 /* register a stack */, (uintptr_t)fiber->base,
+                                        (uintptr_t)(fiber->base + fiber->size - 1));
+}
+
+static void aiol_valgrind_end(aiol_fiber *fiber) {
+    aiol_valgrind_ask(0x1502 /* deregister it */, fiber->valgrind, 0);
+    aiol_valgrind_ask(0x4D430001 /* memory to be written anew */, (uintptr_t)fiber->base, fiber->size);
 }
 #else
-#define aiol_stack_tell_valgrind(base, size) ((void)0)
+#define aiol_valgrind_begin(fiber) ((void)(fiber))
+#define aiol_valgrind_end(fiber) ((void)(fiber))
 #endif
 
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void)) {
     fiber->base = base;
     fiber->size = size;
-    aiol_stack_tell_valgrind(base, size);
+    aiol_valgrind_begin(fiber);
 #if AIOL_ASAN
     __asan_unpoison_memory_region(base, size);
     fiber->fake = NULL;
@@ -116,7 +128,7 @@ AIOL_INLINE void aiol_fiber_leave(aiol_fiber *fiber) {
 
 /* It will not be entered any more. Its memory is the caller's again. */
 AIOLOOP_INTERNAL void aiol_fiber_end(aiol_fiber *fiber) {
-    (void)fiber;
+    aiol_valgrind_end(fiber);
 #if AIOL_ASAN
     __asan_unpoison_memory_region(fiber->base, fiber->size);
 #endif
@@ -161,8 +173,8 @@ AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size
     munmap(p, size);
 }
 
-/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a process may have
- * 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
+/* Makes touching it a fault. Linux 6.13 can do so within a mapping. Else it takes a mapping of its own, of which a
+ * process may have 65,530: so only if that is wanted. 0: it is guarded; 1: by a mapping; or the system's error. */
 AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping) {
 #if AIOL_OS_LINUX
     if (AIOL_SYS(madvise, madvise(p, size, 102 /* MADV_GUARD_INSTALL */)) == 0)

@@ -98,6 +98,9 @@ typedef struct aiol_fiber {
     aiol_stack_pointer sp;
     char *base; /* its lowest byte */
     size_t size;
+#if AIOL_KNOWS_VALGRIND
+    uint64_t valgrind; /* its number for the stack */
+#endif
 #if AIOL_ASAN
     void *fake; /* AddressSanitizer's, of this stack */
     const void *outer_base;

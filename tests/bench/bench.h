@@ -2,7 +2,7 @@
  * bench.h - what the benchmark programs share: arguments, clocks, pinning, control, and main.
  *
  * There is one program per library (bench_hand.c, bench_libev.c, bench_libuv.c, bench_aioloop.c);
- * those of tasks (bench_tasks.c, bench_switch.c) have modes of their own. Each of the former defines the functions declared under "what a program supplies"; main here calls the one
+ * those of tasks (bench_tasks.c, bench_hand_tasks.c) have modes of their own. Each of the former defines the functions declared under "what a program supplies"; main here calls the one
  * named on the command line, so every program is started the same way:
  *
  *     bench_X echo [--once] [--core N]     a server; prints "port P"; see bench_control
@@ -357,7 +357,7 @@ BENCH_FN void bench_million_fired(struct bench_million *m, long live, long fired
            (double)(bench_status("VmHWM:") - m->before) / 1024);
 }
 
-/* ---- tasks: bench_tasks.c and bench_switch.c ---- */
+/* ---- tasks: bench_tasks.c and bench_hand_tasks.c ---- */
 
 /* Resident memory and page tables, in KiB. */
 struct bench_footprint {

@@ -13,7 +13,7 @@
  *     bench_tasks stackful.bare --count N         the library's inside: enters and leaves a stack, without a task
  *     bench_tasks KIND.echo                       a server, as bench.h says, with a task for each connection
  *
- * KIND: stackful or stackless; bench_switch.c and bench_tasks.py know others.
+ * KIND: stackful or stackless; bench_hand_tasks.c and bench_tasks.py know others.
  */
 #define AIOLOOP_IMPLEMENTATION
 #include "aioloop.h"

@@ -13,6 +13,7 @@
 OBJECT(loop, struct aioloop);
 OBJECT(callback_or_timer, aiol_slot);
 OBJECT(future, struct aioloop_future);
+OBJECT(task, aiol_task);
 OBJECT(context, struct aioloop_context);
 OBJECT(watcher, aiol_watcher);
 OBJECT(transport, struct aioloop_transport);
