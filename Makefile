@@ -37,7 +37,7 @@ NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
         test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak fire conformance size bench \
-        bench-engines bench-plot demo examples example-programs interop check clean
+        bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -343,6 +343,11 @@ bench-engines:
 	@$(PYTHON) tools/bench.py --only engines $(BENCH)
 
 # matplotlib is Debian's, so it is Debian's Python that draws.
+## make bench-tasks    coroutines against a switch of stacks by hand, asyncio and uvloop; four minutes (BENCH=--quick)
+bench-tasks:
+	@tools/need.sh $(PYTHON)=python3
+	@$(PYTHON) tools/bench.py --only tasks $(BENCH)
+
 ## make bench-plot   tests/bench/results/engines.svg, drawn from engines.json there (PLOT=FILE: from another one)
 PLOT = tests/bench/results/engines.json
 PLOT_PYTHON = /usr/bin/python3

@@ -4258,18 +4258,20 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 /*
  * switch.c - from one stack to another.
  *
- * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's
- * pointer at sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are
- * the registers that a function keeps, and the modes of floating point (rounding and the like), so that each
- * coroutine has its own; flags that say what happened are the thread's, as the calling conventions have it. Modes are
- * written only when they differ, for that is slow.
+ * aiol_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at
+ * sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are the registers
+ * that a function keeps, and the modes of floating point (rounding and the like), so that each coroutine has its own;
+ * flags that say what happened are the thread's, as the calling conventions have it. Modes are written only when they
+ * differ, for that is slow.
  *
  * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch;
  * it has no caller, which is where debuggers stop.
  *
- * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. On x86 it jumps
- * where others return: a processor that predicts where a return goes is wrong here each time, which costs three times
- * what all the rest does. Shadow stacks it does not know of: a program that has them takes AIOLOOP_USE_UCONTEXT.
+ * On x86 it jumps where others return: a processor that predicts where a return goes is wrong here each time, which costs
+ * three times what all the rest does. On x86-64 it is inlined too, else the place that its call has left with the
+ * processor would mislead the returns behind it. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden symbol:
+ * with AIOLOOP_STATIC a program may have it several times. Shadow stacks it does not know of: a program that has them
+ * takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
 #define AIOL_SYS_SWITCH_C
@@ -4278,47 +4280,59 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 
 #if AIOL_STACK_SWITCH == AIOL_SWITCH_X86_64
 
-#define AIOL_SWITCH_WORDS 9 /* of a stack that begins: what the switch takes from it, and on x86 a return address of 0 */
-#define AIOL_SWITCH_PC 7    /* where it goes on */
+#define AIOL_SWITCH_WORDS 3 /* of a stack that begins: what the switch takes from it, and on x86 a return address of 0 */
+#define AIOL_SWITCH_PC 1    /* where it goes on */
 
-__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
-        AIOL_ASM_LANDING
-        "    pushq %rbp\n"
-        "    pushq %rbx\n"
-        "    pushq %r12\n"
-        "    pushq %r13\n"
-        "    pushq %r14\n"
-        "    pushq %r15\n"
-        "    subq $8, %rsp\n"
-        "    stmxcsr (%rsp)\n"
-        "    fnstcw 4(%rsp)\n"
-        "    movq (%rdi), %rax\n"
-        "    movq %rsp, (%rdi)\n"
-        "    movl (%rsp), %ecx\n"
-        "    movzwl 4(%rsp), %edx\n"
-        "    movq %rax, %rsp\n"
-        "    movl (%rsp), %eax\n"
-        "    xorl %ecx, %eax\n"
-        "    testl $0xffc0, %eax\n" /* the modes without the flags */
-        "    jne 1f\n"
-        "    cmpw 4(%rsp), %dx\n"
-        "    jne 1f\n"
-        "2:  addq $8, %rsp\n"
-        "    popq %r15\n"
-        "    popq %r14\n"
-        "    popq %r13\n"
-        "    popq %r12\n"
-        "    popq %rbx\n"
-        "    popq %rbp\n"
-        "    popq %rcx\n"
-        "    " AIOL_ASM_JUMP " *%rcx\n"
-        "1:  andl $0xffc0, %eax\n"
-        "    xorl %ecx, %eax\n"
-        "    movl %eax, (%rsp)\n"
-        "    ldmxcsr (%rsp)\n"
-        "    fldcw 4(%rsp)\n"
-        "    jmp 2b\n"
-        AIOL_ASM_END(aioloop_stack_switch));
+/* The registers that AVX-512 adds. */
+#if defined(__AVX512F__)
+#define AIOL_SWITCH_VECTORS                                                                                  \
+    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",       \
+        "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#else
+#define AIOL_SWITCH_VECTORS
+#endif
+
+/* The compiler keeps what it needs of the registers that are listed; the library uses no others of floating point. Below
+ * the pointer lie 128 bytes that a function may use. */
+AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
+    __asm__ volatile("    leaq -128(%%rsp), %%rsp\n"
+                     "    pushq %%rbp\n"
+                     "    pushq %%rbx\n"
+                     "    leaq 3f(%%rip), %%rax\n"
+                     "    pushq %%rax\n"
+                     "    subq $8, %%rsp\n"
+                     "    stmxcsr (%%rsp)\n"
+                     "    fnstcw 4(%%rsp)\n"
+                     "    movq (%%rdi), %%rax\n"
+                     "    movq %%rsp, (%%rdi)\n"
+                     "    movl (%%rsp), %%ecx\n"
+                     "    movzwl 4(%%rsp), %%edx\n"
+                     "    movq %%rax, %%rsp\n"
+                     "    movl (%%rsp), %%eax\n"
+                     "    xorl %%ecx, %%eax\n"
+                     "    testl $0xffc0, %%eax\n" /* the modes without the flags */
+                     "    jne 1f\n"
+                     "    cmpw 4(%%rsp), %%dx\n"
+                     "    jne 1f\n"
+                     "2:  addq $8, %%rsp\n"
+                     "    popq %%rcx\n"
+                     "    jmpq *%%rcx\n"
+                     "1:  andl $0xffc0, %%eax\n"
+                     "    xorl %%ecx, %%eax\n"
+                     "    movl %%eax, (%%rsp)\n"
+                     "    ldmxcsr (%%rsp)\n"
+                     "    fldcw 4(%%rsp)\n"
+                     "    jmp 2b\n"
+                     "3:\n" AIOL_ASM_LANDING
+                     "    popq %%rbx\n"
+                     "    popq %%rbp\n"
+                     "    leaq 128(%%rsp), %%rsp\n"
+                     : "+D"(sp)
+                     :
+                     : "rax", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",
+                       "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                       "xmm12", "xmm13", "xmm14", "xmm15", AIOL_SWITCH_VECTORS "memory", "cc");
+}
 
 static void aiol_switch_modes(uintptr_t *sp) {
     uint32_t mxcsr;
@@ -4598,6 +4612,7 @@ static void aiol_switch_modes(uintptr_t *sp) {
 
 #if AIOL_STACK_SWITCH != AIOL_SWITCH_UCONTEXT
 
+#if AIOL_STACK_SWITCH != AIOL_SWITCH_X86_64
 #ifdef __cplusplus
 extern "C"
 #else
@@ -4608,6 +4623,7 @@ extern
 AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
     aioloop_stack_switch(sp);
 }
+#endif
 
 /* Makes *sp a stack that begins in entry when it is switched to, with the modes that are current now. */
 AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {
@@ -12627,7 +12643,7 @@ enum { AIOL_CORO_POOLED, AIOL_CORO_ALONE, AIOL_CORO_GIVEN };
 
 typedef struct aiol_coro {
     aiol_fiber fiber;
-    struct aiol_coro *next; /* free */
+    aiol_link link; /* free */
     struct aiol_coro *outer; /* on whose stack it was entered; NULL: the loop's */
     aioloop_coroutine fn;
     void *arg;
@@ -12655,11 +12671,12 @@ typedef struct aiol_slab {
 typedef struct aiol_stack_pool {
     struct aiol_stack_pool *next;
     size_t size; /* of a stack and the page below it */
-    aiol_coro *warm;
-    aiol_coro *cold;
+    aiol_link warm; /* the last one is the next to be used */
+    aiol_link cold;
     size_t warm_count;
-    size_t lowest; /* what warm_count was at least during this age */
-    unsigned age;  /* in stacks that were freed */
+    size_t lowest;  /* what warm_count was at least during this age */
+    size_t surplus; /* how many of the warm ones are to give their memory back */
+    unsigned age;   /* in stacks that were freed */
     aiol_slab *slabs; /* the newest first */
 } aiol_stack_pool;
 
@@ -12784,6 +12801,8 @@ static aiol_stack_pool *aiol_stacks_pool(aioloop *loop, size_t size) {
         if (pool == NULL)
             return NULL;
         pool->size = size;
+        aiol_list_init(&pool->warm);
+        aiol_list_init(&pool->cold);
         pool->next = stacks->pools;
         stacks->pools = pool;
     }
@@ -12834,17 +12853,16 @@ static aiol_coro *aiol_stacks_take(aioloop *loop, aiol_stack_pool *pool) {
     aiol_coro *co;
     if (pool == NULL)
         return NULL;
-    if (AIOL_LIKELY(pool->warm != NULL)) {
-        co = pool->warm;
-        pool->warm = co->next;
+    if (AIOL_LIKELY(!aiol_list_empty(&pool->warm))) {
+        co = AIOL_CONTAINER(pool->warm.prev, aiol_coro, link);
         if (--pool->warm_count < pool->lowest)
             pool->lowest = pool->warm_count;
-    } else if (pool->cold != NULL) {
-        co = pool->cold;
-        pool->cold = co->next;
+    } else if (!aiol_list_empty(&pool->cold)) {
+        co = AIOL_CONTAINER(pool->cold.prev, aiol_coro, link);
     } else {
         return aiol_stacks_carve(loop, pool);
     }
+    aiol_list_remove(&co->link);
     aiol_fiber_renew(&co->fiber, aiol_coro_entry);
     return co;
 }
@@ -12887,27 +12905,36 @@ static void aiol_coro_cool(aiol_coro *co) {
 }
 
 /* An age is over: what was not needed in it gives its memory back. */
-static AIOL_NOINLINE void aiol_stacks_cool(aiol_stack_pool *pool) {
-    for (; pool->lowest != 0; pool->lowest--) {
-        aiol_coro *co = pool->warm;
-        pool->warm = co->next;
-        pool->warm_count--;
-        aiol_coro_cool(co);
-        co->next = pool->cold;
-        pool->cold = co;
-    }
-    pool->age = 0;
+static AIOL_NOINLINE void aiol_stacks_grow_old(aiol_stack_pool *pool) {
+    pool->surplus = pool->lowest;
     pool->lowest = pool->warm_count;
+    pool->age = 0;
+}
+
+/* A few at a time, for each is a system call: those that were not used for longest. */
+static AIOL_NOINLINE void aiol_stacks_cool(aiol_stack_pool *pool) {
+    int i;
+    pool->surplus = aiol_min_size(pool->surplus, pool->warm_count);
+    for (i = 0; i < 2 && pool->surplus != 0; i++) {
+        aiol_coro *co = AIOL_CONTAINER(pool->warm.next, aiol_coro, link);
+        aiol_list_remove(&co->link);
+        aiol_list_append(&pool->cold, &co->link);
+        aiol_coro_cool(co);
+        pool->warm_count--;
+        pool->surplus--;
+    }
+    pool->lowest = aiol_min_size(pool->lowest, pool->warm_count);
 }
 
 /* It has ended, or never began; dropped: it waits, and its stack cannot be used again. */
 static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
     aiol_stack_pool *pool = co->pool;
     if (pool != NULL && !dropped) {
-        co->next = pool->warm;
-        pool->warm = co;
+        aiol_list_append(&pool->warm, &co->link);
         pool->warm_count++;
-        if (++pool->age == AIOL_STACKS_AGE)
+        if (AIOL_UNLIKELY(++pool->age == AIOL_STACKS_AGE))
+            aiol_stacks_grow_old(pool);
+        if (AIOL_UNLIKELY(pool->surplus != 0))
             aiol_stacks_cool(pool);
         return;
     }
@@ -12918,17 +12945,15 @@ static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
     }
 }
 
-static void aiol_stacks_free_list(aiol_coro *co) {
-    while (co != NULL) {
-        aiol_coro *next = co->next;
-        aiol_fiber_end(&co->fiber);
-        co = next;
-    }
+static void aiol_stacks_free_list(aiol_link *list) {
+    aiol_link *link;
+    for (link = list->next; link != list; link = link->next)
+        aiol_fiber_end(&AIOL_CONTAINER(link, aiol_coro, link)->fiber);
 }
 
 static void aiol_stacks_free_pool(aioloop *loop, aiol_stack_pool *pool) {
-    aiol_stacks_free_list(pool->warm);
-    aiol_stacks_free_list(pool->cold);
+    aiol_stacks_free_list(&pool->warm);
+    aiol_stacks_free_list(&pool->cold);
     while (pool->slabs != NULL) {
         aiol_slab *slab = pool->slabs;
         pool->slabs = slab->next;

@@ -106,14 +106,36 @@ TEST(pool_cools_what_was_not_needed_for_an_age, "") {
     for (i = 0; i < 2 * AIOL_STACKS_AGE; i += 100) /* all of them are needed, again and again */
         unit_use(loop, coros, 100);
     CHECK_EQ(pool->warm_count, 100);
-    CHECK(pool->cold == NULL);
+    CHECK(aiol_list_empty(&pool->cold));
     for (i = 0; i < 2 * AIOL_STACKS_AGE; i += 30) /* from here on no more than 30 at once */
         unit_use(loop, coros, 30);
     CHECK_LE(pool->warm_count, 30);
-    CHECK(pool->cold != NULL);
+    CHECK(!aiol_list_empty(&pool->cold));
     unit_use(loop, coros, 100);
-    CHECK(pool->cold == NULL);
+    CHECK(aiol_list_empty(&pool->cold));
     CHECK_EQ(pool->warm_count, 100);
+    unit_end(loop);
+}
+
+TEST(pool_cools_two_at_a_time_and_the_coldest_first, "") {
+    aioloop *loop = unit_loop(sysconf(_SC_PAGESIZE));
+    aiol_coro *coros[100];
+    aiol_coro *hot;
+    aiol_stack_pool *pool;
+    unit_use(loop, coros, 100);
+    pool = loop->stacks->usual;
+    while (pool->surplus == 0)
+        unit_use(loop, coros, 1);
+    hot = coros[0];
+    CHECK_EQ(pool->surplus, 97);
+    CHECK_EQ(pool->warm_count, 98);
+    while (pool->surplus != 0) {
+        size_t before = pool->warm_count;
+        unit_use(loop, coros, 1);
+        CHECK_LE(before - pool->warm_count, 2);
+        CHECK(coros[0] == hot);
+    }
+    CHECK_EQ(pool->warm_count, 1);
     unit_end(loop);
 }
 

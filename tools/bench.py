@@ -7,7 +7,8 @@ almost to the digit on any machine. Times are taken in rounds in which every pro
 other; the table has the medians, and a target that is relative to another program is compared within each round
 before the median is taken, so that a machine that slows down slows both. Nothing else should run meanwhile.
 
-The group "engines" runs only when asked for: the same echo server on epoll and on io_uring, by aioloop and by hand.
+Two groups run only when asked for. "engines": the same echo server on epoll and on io_uring, by aioloop and by hand.
+"tasks": coroutines, against a switch of stacks by hand, Python's asyncio and uvloop.
 
 Raw results are JSON lines: the machine, one line for each run, one for each row of the table."""
 
@@ -38,6 +39,10 @@ PROGRAMS = ["aioloop", "hand", "libev", "libuv"]
 ENGINES = {"aioloop epoll": ("aioloop", "epoll"), "aioloop io_uring": ("aioloop", "io_uring"),
            "hand epoll": ("hand", "epoll"), "hand io_uring": ("uring", "io_uring"),
            "libev": ("libev", "epoll"), "libuv": ("libuv", "epoll")}
+# Those of the group "tasks": the program and how its modes begin. Debian's Python has Debian's uvloop.
+TASKS = {"stackful": ("tasks", "stackful."), "stackless": ("tasks", "stackless."), "callbacks": ("aioloop", ""),
+         "by hand": ("hand_tasks", "hand."), "uvloop": ("python", "uvloop."), "asyncio": ("python", "asyncio.")}
+PYTHON = "/usr/bin/python3"
 LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
 TOOLS = ["valgrind", "strace"]
 TIMEOUT = 600
@@ -66,18 +71,24 @@ def has_header(header):
     return test.returncode == 0
 
 
-def missing_packages():
-    missing = [package for _, header, package in LIBRARIES.values() if not has_header(header)]
+def has_module(name):
+    return os.path.exists(PYTHON) and subprocess.run([PYTHON, "-c", "import " + name], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def missing_packages(tasks):
+    missing = [package for _, header, package in LIBRARIES.values() if not tasks and not has_header(header)]
+    if tasks and not has_module("uvloop"):
+        missing.append("python3-uvloop")
     return missing + [tool for tool in TOOLS if shutil.which(tool) is None]
 
 
-def install():
+def install(tasks):
     """The peers and the tools come from Debian; without the right to install them they are left out."""
-    missing = missing_packages()
+    missing = missing_packages(tasks)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print("installing with apt-get:", " ".join(missing), flush=True)
         subprocess.run(["apt-get", "install", "-y", "-q", *missing], stdout=subprocess.DEVNULL)
-        missing = missing_packages()
+        missing = missing_packages(tasks)
     for package in missing:
         print("missing: %s (install it to have its figures)" % package)
 
@@ -95,7 +106,7 @@ def build(programs, aioloop_flags):
             libraries = [library]
             if not has_header(header):
                 continue
-        if name == "aioloop":
+        if name in ("aioloop", "tasks"):
             flags = aioloop_flags
             if not flags and not os.path.exists(os.path.join(ROOT, "aioloop.h")):
                 print("aioloop.h is not there yet: only the peers are measured")
@@ -115,6 +126,14 @@ def build(programs, aioloop_flags):
 
 def program(name):
     return os.path.join(BUILD, name)
+
+
+def command(name, mode):
+    """What runs a mode of a program, also of one of TASKS."""
+    executable, prefix = TASKS.get(name, (name, ""))
+    if executable == "python":
+        return [PYTHON, os.path.join(SOURCE, "bench_tasks.py"), prefix + mode]
+    return [program(executable), prefix + mode]
 
 
 def environment(**more):
@@ -142,12 +161,12 @@ def run_json(*command):
 
 
 class Server:
-    """An echo server, a program or one of ENGINES, perhaps under a tool. It ends when its standard input does, or by
+    """An echo server, a program or one of ENGINES or TASKS, perhaps under a tool. It ends when its standard input does, or by
     itself with --once."""
 
     def __init__(self, name, *arguments, under=()):
         executable, engine = ENGINES.get(name, (name, None))
-        self.process = subprocess.Popen([*under, program(executable), "echo", *arguments], text=True,
+        self.process = subprocess.Popen([*under, *command(executable, "echo"), *arguments], text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL,
                                         env=environment(AIOLOOP_BACKEND=engine) if engine else environment())
@@ -213,7 +232,7 @@ def instructions(name, mode, live, short, long):
     file = os.path.join(BUILD, "callgrind.out")
     totals = []
     for count in (short, long):
-        run([*callgrind_command(file), program(name), mode, "--live", str(live), "--count", str(count)])
+        run([*callgrind_command(file), *command(name, mode), "--live", str(live), "--count", str(count)])
         totals.append(callgrind_total(file))
     return {"instructions": (totals[1] - totals[0]) / (long - short)}
 
@@ -288,23 +307,26 @@ def echo(name, size, connections, seconds, depth=1, mode="load"):
 
 
 def timed(name, mode, *arguments):
-    return run_json(program(name), mode, *arguments, "--core", CORE)
+    return run_json(*command(name, mode), *arguments, "--core", CORE)
 
 
 # ---- what is measured, and what it has to be ----
 
 
 class Row:
-    """One line of the table: a figure of a benchmark. target: at most this; relative: times by hand's figure."""
+    """One line of the table: a figure of a benchmark. target: at most this; relative: times the figure of `to`. It has to hold
+    for each program in `of`."""
 
-    def __init__(self, key, text, unit, target=None, relative=False, digits=1):
+    def __init__(self, key, text, unit, target=None, relative=False, digits=1, of=("aioloop",), to="hand"):
         self.key, self.text, self.unit, self.target = key, text, unit, target
-        self.relative, self.digits = relative, digits
+        self.relative, self.digits, self.of, self.to = relative, digits, of, to
 
 
 class Bench:
-    def __init__(self, name, tool, measure, *rows):
-        self.name, self.tool, self.measure, self.rows = name, tool, measure, rows
+    """names: the programs that have it; None: all."""
+
+    def __init__(self, name, tool, measure, *rows, names=None):
+        self.name, self.tool, self.measure, self.rows, self.names = name, tool, measure, rows, names
 
     def is_time(self):
         return self.tool == "time"
@@ -368,12 +390,78 @@ def benchmarks(quick):
     ]
 
 
+def task_benchmarks(quick):
+    few = 4 if quick else 1
+    seconds = 0.2 if quick else 0.4
+    own = ("stackful", "stackless")
+    compiled = (*own, "by hand")
+    all_but_callbacks = (*compiled, "uvloop", "asyncio")
+
+    def slow(name):
+        return 20 if name in ("uvloop", "asyncio") else 1
+
+    def count(mode, live):
+        return lambda name: instructions(name, mode, live, 4000, 4000 + 16000 // few)
+
+    def micro(mode, live, operations):
+        return lambda name: timed(name, mode, "--live", live, "--count", operations // few // slow(name))
+
+    def both(name, text, mode, live, operations):
+        """Instructions and time of the same."""
+        return [Bench("tasks.ir." + name, "valgrind", count(mode, live), Row("instructions", text, "instr."), names=compiled),
+                Bench("tasks." + name, "time", micro(mode, live, operations), Row("ns", text, "ns"), names=all_but_callbacks)]
+
+    def memory(name, mode, live):
+        return timed(name, mode, "--live", live // few // slow(name))
+
+    def echo_bench(name, text, size, connections):
+        return Bench("tasks.echo." + name, "time", lambda name: echo(name, size, connections, seconds),
+                     Row("server_cpu_us", "echo %s, a task each: server CPU a request" % text, "us", 1.10, True, 2, own, "callbacks"),
+                     Row("rate", "echo %s, a task each: requests" % text, "/s", digits=0))
+
+    def sleeping(name):
+        return "given" if name == "stackless" else "sleeping"
+
+    return [
+        *both("await", "await of a future that is done", "await", 1, 2000000),
+        *both("create.1", "a task that ends at once, awaited", "create", 1, 200000),
+        *both("create.1000", "the same, 1,000 at a time, dropped", "create", 1000, 400000),
+        *both("gather", "the same, 1,000 at a time, gathered", "gather", 1000, 400000),
+        *both("yield", "sleep of 0 s, 1,000 tasks", "yield", 1000, 400000),
+        *both("handover.1", "hand-over round trip, two tasks", "handover", 1, 100000),
+        *both("handover.1000", "the same, 1,000 pairs", "handover", 1000, 200000),
+        *both("queue.1", "an item through a queue with room for one", "queue", 1, 200000),
+        *both("queue.100", "an item through a queue with room for 100", "queue", 100, 400000),
+        Bench("tasks.ir.echo", "valgrind", lambda name: instructions_echo(name, 300, 300 + 1200 // few),
+              Row("instructions", "echo 64 B x 1, a task each: a round trip", "instr."), names=(*own, "callbacks", "by hand")),
+        Bench("tasks.ir.bare", "valgrind", count("bare", 1),
+              Row("instructions", "the bare switch, there and back", "instr."), names=("stackful", "by hand")),
+        Bench("tasks.bare", "time", micro("bare", 1, 2000000),
+              Row("ns", "the bare switch, there and back", "ns", 15, of=("stackful",)), names=("stackful", "by hand")),
+        Bench("tasks.cancel", "time", lambda name: timed(name, "cancel", "--live", 10000),
+              Row("ns", "cancel of 10,000 tasks asleep", "ns"), names=(*own, "uvloop", "asyncio")),
+        Bench("tasks.sleeping", "memory", lambda name: memory(name, sleeping(name), 1000000),
+              Row("heap", "1e6 tasks asleep: asked of the allocator", "B", 200, digits=0, of=("stackless",)),
+              Row("resident", "1e6 tasks asleep: resident", "B", digits=0), names=("stackless", "uvloop", "asyncio")),
+        Bench("tasks.copied", "memory", lambda name: memory(name, "copied", 1000000),
+              Row("heap", "the same, frames copied, without the frame", "B", 200, digits=0, of=("stackless",)),
+              Row("resident", "the same, frames copied, resident in all", "B", digits=0), names=("stackless",)),
+        Bench("tasks.waiting", "memory", lambda name: memory(name, "waiting", 100000),
+              Row("resident", "1e5 tasks that wait: resident, with page tables", "B", 8192, digits=0, of=("stackful",)),
+              names=("stackful", "by hand")),
+        echo_bench("1k", "1 KiB x 10", 1024, 10),
+        echo_bench("64", "64 B x 100", 64, 100),
+    ]
+
+
 # ---- results ----
 
 
 class Report:
-    def __init__(self, path):
-        self.path = path
+    """names: of the programs; the first one's figures stand beside the targets."""
+
+    def __init__(self, path, names):
+        self.path, self.names = path, names
         self.raws, self.lines = [], []
         self.failed = False
 
@@ -391,17 +479,18 @@ class Report:
             values = {name: [figures[row.key] for figures in runs] for name, runs in samples.items() if runs}
             middle = {name: statistics.median(runs) for name, runs in values.items()}
             measured, best, verdict = None, None, "-"
-            if "aioloop" in values and row.target is not None and not row.relative:
-                measured, best = middle["aioloop"], min(values["aioloop"])
-            elif "aioloop" in values and row.target is not None and "hand" in values:
-                ratios = [a / h for a, h in zip(values["aioloop"], values["hand"])]
-                measured, best = statistics.median(ratios), min(ratios)
+            judged = [name for name in row.of if name in values] if row.target is not None else []
+            if judged and not row.relative:
+                measured, best = max((middle[name], min(values[name])) for name in judged)
+            elif judged and row.to in values:
+                ratios = [[a / h for a, h in zip(values[name], values[row.to])] for name in judged]
+                measured, best = max((statistics.median(each), min(each)) for each in ratios)
             if measured is not None:
                 # Compared as printed: 3.004 system calls are three.
                 verdict = "holds" if round(measured, 2) <= row.target else "MISSES"
             self.add(row, middle, measured, best, verdict, bench.is_time())
             self.raw(row=row.text, bench=bench.name, unit=row.unit, target=row.target,
-                     relative_to="hand" if row.relative else None, measured=measured,
+                     relative_to=row.to if row.relative else None, of=row.of, measured=measured,
                      medians={name: round(value, 4) for name, value in middle.items()},
                      holds={"holds": True, "MISSES": False}.get(verdict))
 
@@ -409,16 +498,16 @@ class Report:
         def number(value):
             return "-" if value is None else "{:,.{}f}".format(value, row.digits)
 
-        target = "-" if row.target is None else ("%gx hand" if row.relative else "%g") % row.target
+        target = "-" if row.target is None else ("%gx " + row.to if row.relative else "%g") % row.target
         if verdict != "-" and row.relative:
             verdict += " x%.3g" % measured
         if verdict.startswith("MISSES") and is_time:
             verdict += " (best %s%.3g)" % ("x" if row.relative else "", best)
-        cells = [row.text, row.unit, target, number(middle.get("aioloop")), verdict]
-        self.lines.append(cells + [number(middle.get(name)) for name in PROGRAMS if name != "aioloop"])
+        cells = [row.text, row.unit, target, number(middle.get(self.names[0])), verdict]
+        self.lines.append(cells + [number(middle.get(name)) for name in self.names[1:]])
 
     def table(self):
-        head = ["", "unit", "target", "aioloop", "verdict"] + [name for name in PROGRAMS if name != "aioloop"]
+        head = ["", "unit", "target", self.names[0], "verdict", *self.names[1:]]
         widths = [max(len(line[i]) for line in [head, *self.lines]) for i in range(len(head))]
         left = (0, 1, 4)
         for line in [head, *self.lines]:
@@ -443,6 +532,7 @@ def wanted(bench, only):
 
 
 def measure(bench, names, rounds, report):
+    names = [name for name in names if bench.names is None or name in bench.names]
     samples = {name: [] for name in names}
     print("%s ..." % bench.name, end="", flush=True, file=sys.stderr)
     for number in range(rounds if bench.is_time() else 1):
@@ -637,32 +727,38 @@ def main():
     names = ", ".join(bench.name for bench in benchmarks(False))
     parser.add_argument("--only", action="append", default=[], metavar="NAME",
                         help="only this benchmark or group (ir, calls, echo); may be repeated. There are: " + names +
-                        ". Apart from these: engines, the back ends in comparison")
+                        ". Apart from these: engines, the back ends in comparison; tasks (and tasks.await and so on)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of what is timed (default 7; quick 2)")
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: to see that all runs")
     parser.add_argument("--out", metavar="FILE",
-                        help="raw results (default build/bench.json or build/bench-engines.json)")
+                        help="raw results (default build/bench.json, build/bench-engines.json or build/bench-tasks.json)")
     parser.add_argument("--aioloop-cflags", default="", metavar="FLAGS", help="more flags to compile aioloop with")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 7)
-    chosen = [bench for bench in benchmarks(options.quick) if wanted(bench, options.only)]
-    on_engines = [name.split(".")[0] == "engines" for name in options.only]
-    if any(on_engines) and not all(on_engines):
-        parser.error("engines cannot run together with others")
-    if not chosen and not any(on_engines):
+    groups = {name.split(".")[0] for name in options.only}
+    alone = groups & {"engines", "tasks"}
+    if alone and len(groups) > 1:
+        parser.error("engines and tasks run alone")
+    group = alone.pop() if alone else None
+    chosen = [bench for bench in (task_benchmarks if group == "tasks" else benchmarks)(options.quick)
+              if wanted(bench, options.only)]
+    if not chosen and group != "engines":
         parser.error("no such benchmark; there are: " + names)
 
-    install()
+    install(group == "tasks")
     load = os.getloadavg()[0]
     if load > 0.5:
         print("the machine is busy (load %.1f): trust the counts, not the times" % load)
-    name = "bench-engines.json" if any(on_engines) else "bench.json"
-    report = Report(options.out or os.path.join(ROOT, "build", name))
+    name = "bench-%s.json" % group if group else "bench.json"
+    report = Report(options.out or os.path.join(ROOT, "build", name), list(TASKS) if group == "tasks" else PROGRAMS)
     report.raw(machine=machine(), rounds=rounds, quick=options.quick, aioloop_cflags=options.aioloop_cflags)
-    if any(on_engines):
+    if group == "engines":
         engines(options, rounds, report)
         return 1 if report.failed else 0
-    there = build(PROGRAMS, shlex.split(options.aioloop_cflags))
+    there = build(PROGRAMS if group is None else ["tasks", "hand_tasks", "aioloop"], shlex.split(options.aioloop_cflags))
+    if group == "tasks":
+        there = [name for name, (executable, _) in TASKS.items()
+                 if executable in there or (executable == "python" and has_module(name))]
     try:
         for bench in chosen:
             if bench.tool not in TOOLS or shutil.which(bench.tool) is not None:

@@ -31,7 +31,7 @@ enum { AIOL_CORO_POOLED, AIOL_CORO_ALONE, AIOL_CORO_GIVEN };
 
 typedef struct aiol_coro {
     aiol_fiber fiber;
-    struct aiol_coro *next; /* free */
+    aiol_link link; /* free */
     struct aiol_coro *outer; /* on whose stack it was entered; NULL: the loop's */
     aioloop_coroutine fn;
     void *arg;
@@ -59,11 +59,12 @@ typedef struct aiol_slab {
 typedef struct aiol_stack_pool {
     struct aiol_stack_pool *next;
     size_t size; /* of a stack and the page below it */
-    aiol_coro *warm;
-    aiol_coro *cold;
+    aiol_link warm; /* the last one is the next to be used */
+    aiol_link cold;
     size_t warm_count;
-    size_t lowest; /* what warm_count was at least during this age */
-    unsigned age;  /* in stacks that were freed */
+    size_t lowest;  /* what warm_count was at least during this age */
+    size_t surplus; /* how many of the warm ones are to give their memory back */
+    unsigned age;   /* in stacks that were freed */
     aiol_slab *slabs; /* the newest first */
 } aiol_stack_pool;
 
@@ -188,6 +189,8 @@ static aiol_stack_pool *aiol_stacks_pool(aioloop *loop, size_t size) {
         if (pool == NULL)
             return NULL;
         pool->size = size;
+        aiol_list_init(&pool->warm);
+        aiol_list_init(&pool->cold);
         pool->next = stacks->pools;
         stacks->pools = pool;
     }
@@ -238,17 +241,16 @@ static aiol_coro *aiol_stacks_take(aioloop *loop, aiol_stack_pool *pool) {
     aiol_coro *co;
     if (pool == NULL)
         return NULL;
-    if (AIOL_LIKELY(pool->warm != NULL)) {
-        co = pool->warm;
-        pool->warm = co->next;
+    if (AIOL_LIKELY(!aiol_list_empty(&pool->warm))) {
+        co = AIOL_CONTAINER(pool->warm.prev, aiol_coro, link);
         if (--pool->warm_count < pool->lowest)
             pool->lowest = pool->warm_count;
-    } else if (pool->cold != NULL) {
-        co = pool->cold;
-        pool->cold = co->next;
+    } else if (!aiol_list_empty(&pool->cold)) {
+        co = AIOL_CONTAINER(pool->cold.prev, aiol_coro, link);
     } else {
         return aiol_stacks_carve(loop, pool);
     }
+    aiol_list_remove(&co->link);
     aiol_fiber_renew(&co->fiber, aiol_coro_entry);
     return co;
 }
@@ -291,27 +293,36 @@ static void aiol_coro_cool(aiol_coro *co) {
 }
 
 /* An age is over: what was not needed in it gives its memory back. */
-static AIOL_NOINLINE void aiol_stacks_cool(aiol_stack_pool *pool) {
-    for (; pool->lowest != 0; pool->lowest--) {
-        aiol_coro *co = pool->warm;
-        pool->warm = co->next;
-        pool->warm_count--;
-        aiol_coro_cool(co);
-        co->next = pool->cold;
-        pool->cold = co;
-    }
-    pool->age = 0;
+static AIOL_NOINLINE void aiol_stacks_grow_old(aiol_stack_pool *pool) {
+    pool->surplus = pool->lowest;
     pool->lowest = pool->warm_count;
+    pool->age = 0;
+}
+
+/* A few at a time, for each is a system call: those that were not used for longest. */
+static AIOL_NOINLINE void aiol_stacks_cool(aiol_stack_pool *pool) {
+    int i;
+    pool->surplus = aiol_min_size(pool->surplus, pool->warm_count);
+    for (i = 0; i < 2 && pool->surplus != 0; i++) {
+        aiol_coro *co = AIOL_CONTAINER(pool->warm.next, aiol_coro, link);
+        aiol_list_remove(&co->link);
+        aiol_list_append(&pool->cold, &co->link);
+        aiol_coro_cool(co);
+        pool->warm_count--;
+        pool->surplus--;
+    }
+    pool->lowest = aiol_min_size(pool->lowest, pool->warm_count);
 }
 
 /* It has ended, or never began; dropped: it waits, and its stack cannot be used again. */
 static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
     aiol_stack_pool *pool = co->pool;
     if (pool != NULL && !dropped) {
-        co->next = pool->warm;
-        pool->warm = co;
+        aiol_list_append(&pool->warm, &co->link);
         pool->warm_count++;
-        if (++pool->age == AIOL_STACKS_AGE)
+        if (AIOL_UNLIKELY(++pool->age == AIOL_STACKS_AGE))
+            aiol_stacks_grow_old(pool);
+        if (AIOL_UNLIKELY(pool->surplus != 0))
             aiol_stacks_cool(pool);
         return;
     }
@@ -322,17 +333,15 @@ static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
     }
 }
 
-static void aiol_stacks_free_list(aiol_coro *co) {
-    while (co != NULL) {
-        aiol_coro *next = co->next;
-        aiol_fiber_end(&co->fiber);
-        co = next;
-    }
+static void aiol_stacks_free_list(aiol_link *list) {
+    aiol_link *link;
+    for (link = list->next; link != list; link = link->next)
+        aiol_fiber_end(&AIOL_CONTAINER(link, aiol_coro, link)->fiber);
 }
 
 static void aiol_stacks_free_pool(aioloop *loop, aiol_stack_pool *pool) {
-    aiol_stacks_free_list(pool->warm);
-    aiol_stacks_free_list(pool->cold);
+    aiol_stacks_free_list(&pool->warm);
+    aiol_stacks_free_list(&pool->cold);
     while (pool->slabs != NULL) {
         aiol_slab *slab = pool->slabs;
         pool->slabs = slab->next;

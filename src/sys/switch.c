@@ -1,18 +1,20 @@
 /*
  * switch.c - from one stack to another.
  *
- * aioloop_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's
- * pointer at sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are
- * the registers that a function keeps, and the modes of floating point (rounding and the like), so that each
- * coroutine has its own; flags that say what happened are the thread's, as the calling conventions have it. Modes are
- * written only when they differ, for that is slow.
+ * aiol_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at
+ * sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are the registers
+ * that a function keeps, and the modes of floating point (rounding and the like), so that each coroutine has its own;
+ * flags that say what happened are the thread's, as the calling conventions have it. Modes are written only when they
+ * differ, for that is slow.
  *
  * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch;
  * it has no caller, which is where debuggers stop.
  *
- * The assembly is a weak, hidden symbol: with AIOLOOP_STATIC a program may have it several times. On x86 it jumps
- * where others return: a processor that predicts where a return goes is wrong here each time, which costs three times
- * what all the rest does. Shadow stacks it does not know of: a program that has them takes AIOLOOP_USE_UCONTEXT.
+ * On x86 it jumps where others return: a processor that predicts where a return goes is wrong here each time, which costs
+ * three times what all the rest does. On x86-64 it is inlined too, else the place that its call has left with the
+ * processor would mislead the returns behind it. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden symbol:
+ * with AIOLOOP_STATIC a program may have it several times. Shadow stacks it does not know of: a program that has them
+ * takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
 #define AIOL_SYS_SWITCH_C
@@ -23,47 +25,59 @@
 
 #if AIOL_STACK_SWITCH == AIOL_SWITCH_X86_64
 
-#define AIOL_SWITCH_WORDS 9 /* of a stack that begins: what the switch takes from it, and on x86 a return address of 0 */
-#define AIOL_SWITCH_PC 7    /* where it goes on */
+#define AIOL_SWITCH_WORDS 3 /* of a stack that begins: what the switch takes from it, and on x86 a return address of 0 */
+#define AIOL_SWITCH_PC 1    /* where it goes on */
 
-__asm__(AIOL_ASM_FUNCTION(aioloop_stack_switch)
-        AIOL_ASM_LANDING
-        "    pushq %rbp\n"
-        "    pushq %rbx\n"
-        "    pushq %r12\n"
-        "    pushq %r13\n"
-        "    pushq %r14\n"
-        "    pushq %r15\n"
-        "    subq $8, %rsp\n"
-        "    stmxcsr (%rsp)\n"
-        "    fnstcw 4(%rsp)\n"
-        "    movq (%rdi), %rax\n"
-        "    movq %rsp, (%rdi)\n"
-        "    movl (%rsp), %ecx\n"
-        "    movzwl 4(%rsp), %edx\n"
-        "    movq %rax, %rsp\n"
-        "    movl (%rsp), %eax\n"
-        "    xorl %ecx, %eax\n"
-        "    testl $0xffc0, %eax\n" /* the modes without the flags */
-        "    jne 1f\n"
-        "    cmpw 4(%rsp), %dx\n"
-        "    jne 1f\n"
-        "2:  addq $8, %rsp\n"
-        "    popq %r15\n"
-        "    popq %r14\n"
-        "    popq %r13\n"
-        "    popq %r12\n"
-        "    popq %rbx\n"
-        "    popq %rbp\n"
-        "    popq %rcx\n"
-        "    " AIOL_ASM_JUMP " *%rcx\n"
-        "1:  andl $0xffc0, %eax\n"
-        "    xorl %ecx, %eax\n"
-        "    movl %eax, (%rsp)\n"
-        "    ldmxcsr (%rsp)\n"
-        "    fldcw 4(%rsp)\n"
-        "    jmp 2b\n"
-        AIOL_ASM_END(aioloop_stack_switch));
+/* The registers that AVX-512 adds. */
+#if defined(__AVX512F__)
+#define AIOL_SWITCH_VECTORS                                                                                  \
+    "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",       \
+        "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7",
+#else
+#define AIOL_SWITCH_VECTORS
+#endif
+
+/* The compiler keeps what it needs of the registers that are listed; the library uses no others of floating point. Below
+ * the pointer lie 128 bytes that a function may use. */
+AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
+    __asm__ volatile("    leaq -128(%%rsp), %%rsp\n"
+                     "    pushq %%rbp\n"
+                     "    pushq %%rbx\n"
+                     "    leaq 3f(%%rip), %%rax\n"
+                     "    pushq %%rax\n"
+                     "    subq $8, %%rsp\n"
+                     "    stmxcsr (%%rsp)\n"
+                     "    fnstcw 4(%%rsp)\n"
+                     "    movq (%%rdi), %%rax\n"
+                     "    movq %%rsp, (%%rdi)\n"
+                     "    movl (%%rsp), %%ecx\n"
+                     "    movzwl 4(%%rsp), %%edx\n"
+                     "    movq %%rax, %%rsp\n"
+                     "    movl (%%rsp), %%eax\n"
+                     "    xorl %%ecx, %%eax\n"
+                     "    testl $0xffc0, %%eax\n" /* the modes without the flags */
+                     "    jne 1f\n"
+                     "    cmpw 4(%%rsp), %%dx\n"
+                     "    jne 1f\n"
+                     "2:  addq $8, %%rsp\n"
+                     "    popq %%rcx\n"
+                     "    jmpq *%%rcx\n"
+                     "1:  andl $0xffc0, %%eax\n"
+                     "    xorl %%ecx, %%eax\n"
+                     "    movl %%eax, (%%rsp)\n"
+                     "    ldmxcsr (%%rsp)\n"
+                     "    fldcw 4(%%rsp)\n"
+                     "    jmp 2b\n"
+                     "3:\n" AIOL_ASM_LANDING
+                     "    popq %%rbx\n"
+                     "    popq %%rbp\n"
+                     "    leaq 128(%%rsp), %%rsp\n"
+                     : "+D"(sp)
+                     :
+                     : "rax", "rcx", "rdx", "rsi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "xmm0",
+                       "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                       "xmm12", "xmm13", "xmm14", "xmm15", AIOL_SWITCH_VECTORS "memory", "cc");
+}
 
 static void aiol_switch_modes(uintptr_t *sp) {
     uint32_t mxcsr;
@@ -343,6 +357,7 @@ static void aiol_switch_modes(uintptr_t *sp) {
 
 #if AIOL_STACK_SWITCH != AIOL_SWITCH_UCONTEXT
 
+#if AIOL_STACK_SWITCH != AIOL_SWITCH_X86_64
 #ifdef __cplusplus
 extern "C"
 #else
@@ -353,6 +368,7 @@ extern
 AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
     aioloop_stack_switch(sp);
 }
+#endif
 
 /* Makes *sp a stack that begins in entry when it is switched to, with the modes that are current now. */
 AIOLOOP_INTERNAL void aiol_stack_begin(aiol_stack_pointer *sp, char *base, size_t size, void (*entry)(void)) {

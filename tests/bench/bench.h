@@ -1,8 +1,8 @@
 /*
  * bench.h - what the benchmark programs share: arguments, clocks, pinning, control, and main.
  *
- * There is one program per library (bench_hand.c, bench_libev.c, bench_libuv.c, bench_aioloop.c).
- * Each defines the functions declared under "what a program supplies"; main here calls the one
+ * There is one program per library (bench_hand.c, bench_libev.c, bench_libuv.c, bench_aioloop.c);
+ * those of tasks (bench_tasks.c, bench_hand_tasks.c) have modes of their own. Each of the former defines the functions declared under "what a program supplies"; main here calls the one
  * named on the command line, so every program is started the same way:
  *
  *     bench_X echo [--once] [--core N]     a server; prints "port P"; see bench_control
@@ -357,7 +357,52 @@ BENCH_FN void bench_million_fired(struct bench_million *m, long live, long fired
            (double)(bench_status("VmHWM:") - m->before) / 1024);
 }
 
+/* ---- tasks: bench_tasks.c and bench_hand_tasks.c ---- */
+
+/* Resident memory and page tables, in KiB. */
+struct bench_footprint {
+    long rss, pte;
+};
+
+BENCH_FN struct bench_footprint bench_footprint(void) {
+    struct bench_footprint print = {bench_status("VmRSS:"), bench_status("VmPTE:")};
+    return print;
+}
+
+/* What each of count took since; heap: bytes in all that were asked of the allocator. */
+BENCH_FN void bench_footprint_print(struct bench_footprint before, long count, double heap) {
+    struct bench_footprint now = bench_footprint();
+    printf("{\"heap\": %.1f, \"rss\": %.1f, \"pte\": %.1f, \"resident\": %.1f}\n", heap / (double)count,
+           (double)(now.rss - before.rss) * 1024 / (double)count, (double)(now.pte - before.pte) * 1024 / (double)count,
+           (double)(now.rss - before.rss + now.pte - before.pte) * 1024 / (double)count);
+}
+
 /* ---- what a program supplies ---- */
+
+struct bench_mode {
+    const char *name;
+    void (*run)(const struct bench_args *args);
+};
+
+/* Runs the mode that the command line names. */
+BENCH_FN int bench_run(int argc, char **argv, const struct bench_mode *modes, size_t count) {
+    struct bench_args args = bench_parse(argc, argv);
+    bench_once = args.once;
+    bench_core2 = args.core2;
+    bench_pin(args.core);
+    bench_files();
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(args.mode, modes[i].name) == 0) {
+            modes[i].run(&args);
+            return 0;
+        }
+    }
+    fprintf(stderr, "usage: %s MODE [--option value ...]; modes:", argv[0]);
+    for (size_t i = 0; i < count; i++)
+        fprintf(stderr, " %s", modes[i].name);
+    fprintf(stderr, "\n");
+    return 2;
+}
 
 #ifndef BENCH_NO_MAIN
 
@@ -370,26 +415,10 @@ static void bench_posts(const struct bench_args *args);
 static void bench_wakeup(const struct bench_args *args);
 
 int main(int argc, char **argv) {
-    const struct {
-        const char *name;
-        void (*run)(const struct bench_args *args);
-    } modes[] = {{"echo", bench_echo},       {"soon", bench_soon},   {"timers", bench_timers},
-                 {"million", bench_million}, {"rearm", bench_rearm}, {"posts", bench_posts},
-                 {"wakeup", bench_wakeup}};
-    struct bench_args args = bench_parse(argc, argv);
-    bench_once = args.once;
-    bench_core2 = args.core2;
-    bench_pin(args.core);
-    bench_files();
-    for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
-        if (strcmp(args.mode, modes[i].name) == 0) {
-            modes[i].run(&args);
-            return 0;
-        }
-    }
-    fprintf(stderr, "usage: %s echo|soon|timers|million|rearm|posts|wakeup [--option value ...]\n",
-            argv[0]);
-    return 2;
+    static const struct bench_mode modes[] = {
+        {"echo", bench_echo},   {"soon", bench_soon},   {"timers", bench_timers}, {"million", bench_million},
+        {"rearm", bench_rearm}, {"posts", bench_posts}, {"wakeup", bench_wakeup}};
+    return bench_run(argc, argv, modes, sizeof(modes) / sizeof(modes[0]));
 }
 
 #endif
