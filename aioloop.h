@@ -10643,6 +10643,7 @@ struct aioloop {
     size_t site_capacity;
     uint32_t iteration;
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
+    aioloop_future *nothing; /* done, with 0; NULL until the first who needs it */
     uint32_t task_number; /* the last one given */
     aioloop_task_factory factory;
     void *factory_arg;
@@ -10672,7 +10673,8 @@ enum {
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
     AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
-    AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
+    AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
+    AIOL_FUTURE_COMMON = 4096    /* loop->nothing: nobody's, so that nobody ends it */
 };
 
 struct aioloop_future {
@@ -10827,6 +10829,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
 AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
 AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object);
 AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
+AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
@@ -12103,6 +12106,18 @@ AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aiol
     return w;
 }
 
+/* For calls that have nothing to wait for and nothing to give: a future that is done, with 0, the same for all of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop) {
+    if (AIOL_UNLIKELY(loop->nothing == NULL)) {
+        loop->nothing = aiol_future_make(loop);
+        if (loop->nothing == NULL)
+            return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+        loop->nothing->state = AIOL_FUTURE_FINISHED;
+        loop->nothing->flags = AIOL_FUTURE_COMMON | AIOL_FUTURE_OWN;
+    }
+    return loop->nothing;
+}
+
 AIOLOOP_API aioloop_future *(aioloop_create_operation)(aioloop *loop, bool (*cancel)(aioloop_future *future, void *owner),
                                                        void *owner) {
     aioloop_future *f;
@@ -12249,7 +12264,7 @@ AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f) {
 }
 
 AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
-    if (future == NULL || aiol_future_is_static(future))
+    if (future == NULL || aiol_future_is_static(future) || (future->flags & AIOL_FUTURE_COMMON) != 0)
         return future;
     future->flags &= (uint16_t)~AIOL_FUTURE_USED;
     if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0) {
@@ -12263,7 +12278,7 @@ AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
 }
 
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
-    if (future == NULL || aiol_future_is_static(future))
+    if (future == NULL || aiol_future_is_static(future) || (future->flags & AIOL_FUTURE_COMMON) != 0)
         return;
     if ((future->flags & AIOL_FUTURE_OWN) != 0) /* else it may be the operation that lets go, not the caller */
         future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;
@@ -20173,7 +20188,7 @@ AIOLOOP_API aioloop_future *(aioloop_event_wait)(aioloop_event *event) {
     if (err < 0)
         return aiol_future_failed(err);
     if (event->set)
-        return aiol_future_of_number(event->resource.loop, 0);
+        return aiol_future_nothing(event->resource.loop);
     w = aiol_line_join(event->resource.loop, &event->waiters, event);
     return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
 }
@@ -21007,7 +21022,7 @@ AIOLOOP_API aioloop_future *(aioloop_queue_put)(aioloop_queue *queue, void *item
     if (aiol_shelf_reserve(&loop->allocator, &queue->shelf, queue->promised) < 0)
         return aiol_put_failed(aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL)), item, dispose);
     if (!aiol_queue_is_full(queue)) {
-        f = aiol_future_of_number(loop, 0);
+        f = aiol_future_nothing(loop);
         if (aiol_future_is_static(f))
             return aiol_put_failed(f, item, dispose);
         aiol_queue_put_item(queue, item, dispose);
@@ -21091,7 +21106,7 @@ AIOLOOP_API aioloop_future *(aioloop_queue_join)(aioloop_queue *queue) {
     if (err < 0)
         return aiol_future_failed(err);
     if (queue->unfinished == 0)
-        return aiol_future_of_number(queue->resource.loop, 0);
+        return aiol_future_nothing(queue->resource.loop);
     w = aiol_line_join(queue->resource.loop, &queue->joiners, queue);
     return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
 }
@@ -21950,7 +21965,7 @@ AIOLOOP_API aioloop_future *(aioloop_stream_drain)(aioloop_stream *stream) {
         return aiol_streams_done(loop, AIOLOOP_ECONNRESET, "the connection is closed");
     closing = aioloop_transport_is_closing(stream->transport);
     if (!closing && !stream->writing_paused)
-        return aiol_streams_done(loop, 0, NULL);
+        return aiol_future_nothing(loop);
     w = aiol_streams_waiter_new(stream, &stream->drains);
     if (w == NULL)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));

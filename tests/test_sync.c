@@ -1389,3 +1389,29 @@ TEST(barrier_may_be_freed_by_the_handler_of_what_it_fails, "BAR-02") {
     aioloop_future_unref(breaker.other);
     test_end(loop);
 }
+
+/* What has nothing to wait for gives the same future to everyone; whoever owns or drops it does no harm to the others. */
+TEST(what_has_nothing_to_wait_for_is_a_future_like_any, "EVT-01") {
+    aioloop *loop = test_loop();
+    aioloop_event *event = aioloop_event_new(loop);
+    aioloop_future *f[2];
+    int i;
+    CHECK(event != NULL);
+    CHECK_EQ(aioloop_event_set(event), 0);
+    for (i = 0; i < 3; i++) {
+        f[0] = aioloop_event_wait(event);
+        f[1] = aioloop_future_ref(aioloop_event_wait(event));
+        CHECK(aioloop_future_done(f[0]));
+        CHECK(!aioloop_future_cancel(f[0], NULL));
+        CHECK_EQ(aioloop_future_set_result(f[0], 1, NULL, NULL), AIOLOOP_EINVALIDSTATE);
+        aioloop_future_unref(f[0]);
+        CHECK_EQ(aioloop_run_until_complete(loop, f[1], NULL), 0);
+        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_gather(loop, f, 2, false), NULL), 2);
+        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_wait_for(f[1], AIOLOOP_MS(1)), NULL), 0);
+        aioloop_future_unref(f[1]);
+        aioloop_future_unref(aioloop_event_wait(event));
+    }
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_event_wait(event), NULL), 0);
+    aioloop_event_free(event);
+    test_end(loop);
+}

@@ -217,6 +217,7 @@ struct aioloop {
     size_t site_capacity;
     uint32_t iteration;
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
+    aioloop_future *nothing; /* done, with 0; NULL until the first who needs it */
     uint32_t task_number; /* the last one given */
     aioloop_task_factory factory;
     void *factory_arg;
@@ -246,7 +247,8 @@ enum {
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
     AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
-    AIOL_FUTURE_WAITER = 2048    /* the first member of an aiol_waiter */
+    AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
+    AIOL_FUTURE_COMMON = 4096    /* loop->nothing: nobody's, so that nobody ends it */
 };
 
 struct aioloop_future {
@@ -401,6 +403,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_failed(int code);
 AIOLOOP_INTERNAL aioloop_future *aiol_future_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *owner);
 AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aioloop_future *, void *), void *object);
 AIOLOOP_INTERNAL void aiol_future_init(aioloop *loop, aioloop_future *f);
+AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));

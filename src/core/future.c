@@ -153,6 +153,18 @@ AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aiol
     return w;
 }
 
+/* For calls that have nothing to wait for and nothing to give: a future that is done, with 0, the same for all of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop) {
+    if (AIOL_UNLIKELY(loop->nothing == NULL)) {
+        loop->nothing = aiol_future_make(loop);
+        if (loop->nothing == NULL)
+            return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+        loop->nothing->state = AIOL_FUTURE_FINISHED;
+        loop->nothing->flags = AIOL_FUTURE_COMMON | AIOL_FUTURE_OWN;
+    }
+    return loop->nothing;
+}
+
 AIOLOOP_API aioloop_future *(aioloop_create_operation)(aioloop *loop, bool (*cancel)(aioloop_future *future, void *owner),
                                                        void *owner) {
     aioloop_future *f;
@@ -299,7 +311,7 @@ AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f) {
 }
 
 AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
-    if (future == NULL || aiol_future_is_static(future))
+    if (future == NULL || aiol_future_is_static(future) || (future->flags & AIOL_FUTURE_COMMON) != 0)
         return future;
     future->flags &= (uint16_t)~AIOL_FUTURE_USED;
     if ((future->flags & AIOL_FUTURE_UNCLAIMED) == 0) {
@@ -313,7 +325,7 @@ AIOLOOP_API aioloop_future *aioloop_future_ref(aioloop_future *future) {
 }
 
 AIOLOOP_API void aioloop_future_unref(aioloop_future *future) {
-    if (future == NULL || aiol_future_is_static(future))
+    if (future == NULL || aiol_future_is_static(future) || (future->flags & AIOL_FUTURE_COMMON) != 0)
         return;
     if ((future->flags & AIOL_FUTURE_OWN) != 0) /* else it may be the operation that lets go, not the caller */
         future->flags &= (uint16_t)~AIOL_FUTURE_UNCLAIMED;

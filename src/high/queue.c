@@ -366,7 +366,7 @@ AIOLOOP_API aioloop_future *(aioloop_queue_put)(aioloop_queue *queue, void *item
     if (aiol_shelf_reserve(&loop->allocator, &queue->shelf, queue->promised) < 0)
         return aiol_put_failed(aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL)), item, dispose);
     if (!aiol_queue_is_full(queue)) {
-        f = aiol_future_of_number(loop, 0);
+        f = aiol_future_nothing(loop);
         if (aiol_future_is_static(f))
             return aiol_put_failed(f, item, dispose);
         aiol_queue_put_item(queue, item, dispose);
@@ -450,7 +450,7 @@ AIOLOOP_API aioloop_future *(aioloop_queue_join)(aioloop_queue *queue) {
     if (err < 0)
         return aiol_future_failed(err);
     if (queue->unfinished == 0)
-        return aiol_future_of_number(queue->resource.loop, 0);
+        return aiol_future_nothing(queue->resource.loop);
     w = aiol_line_join(queue->resource.loop, &queue->joiners, queue);
     return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
 }

@@ -804,7 +804,7 @@ AIOLOOP_API aioloop_future *(aioloop_stream_drain)(aioloop_stream *stream) {
         return aiol_streams_done(loop, AIOLOOP_ECONNRESET, "the connection is closed");
     closing = aioloop_transport_is_closing(stream->transport);
     if (!closing && !stream->writing_paused)
-        return aiol_streams_done(loop, 0, NULL);
+        return aiol_future_nothing(loop);
     w = aiol_streams_waiter_new(stream, &stream->drains);
     if (w == NULL)
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));

@@ -320,7 +320,7 @@ AIOLOOP_API aioloop_future *(aioloop_event_wait)(aioloop_event *event) {
     if (err < 0)
         return aiol_future_failed(err);
     if (event->set)
-        return aiol_future_of_number(event->resource.loop, 0);
+        return aiol_future_nothing(event->resource.loop);
     w = aiol_line_join(event->resource.loop, &event->waiters, event);
     return w == NULL ? aiol_future_failed(AIOLOOP_ENOMEM) : &w->future;
 }
