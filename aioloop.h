@@ -2666,7 +2666,11 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_UNLIKELY(x) (x)
 #define AIOL_UNUSED
 #define AIOL_NOINLINE
+#if defined(__TINYC__)
+#define AIOL_RETURN_ADDRESS __builtin_return_address(0)
+#else
 #define AIOL_RETURN_ADDRESS NULL
+#endif
 #endif
 
 #ifndef AIOLOOP_INTERNAL

@@ -271,7 +271,11 @@
 #define AIOL_UNLIKELY(x) (x)
 #define AIOL_UNUSED
 #define AIOL_NOINLINE
+#if defined(__TINYC__)
+#define AIOL_RETURN_ADDRESS __builtin_return_address(0)
+#else
 #define AIOL_RETURN_ADDRESS NULL
+#endif
 #endif
 
 #ifndef AIOLOOP_INTERNAL
