@@ -756,7 +756,7 @@ static void stack_repair(int number, siginfo_t *info, void *context) {
     if (number != SIGSEGV || (char *)info->si_addr != stack_forbidden)
         _exit(3);
     mprotect(stack_forbidden, 65536, PROT_READ | PROT_WRITE);
-    stack_repairs++;
+    stack_repairs = stack_repairs + 1;
 }
 
 static void stack_child_repairs(void) {
