@@ -326,8 +326,10 @@ static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
             aiol_stacks_cool(pool);
         return;
     }
+    if (dropped && loop->coro != NULL)
+        return; /* a forked child frees the loop on one of its stacks: all of them stay */
     aiol_fiber_end(&co->fiber);
-    if (co->kind == AIOL_CORO_ALONE && loop->coro == NULL) {
+    if (co->kind == AIOL_CORO_ALONE) {
         loop->stacks->guards -= co->by_mapping;
         aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
     }
@@ -340,12 +342,15 @@ static void aiol_stacks_free_list(aiol_link *list) {
 }
 
 static void aiol_stacks_free_pool(aioloop *loop, aiol_stack_pool *pool) {
-    aiol_stacks_free_list(&pool->warm);
-    aiol_stacks_free_list(&pool->cold);
+    bool stays = loop->coro != NULL; /* this runs on one of them */
+    if (!stays) {
+        aiol_stacks_free_list(&pool->warm);
+        aiol_stacks_free_list(&pool->cold);
+    }
     while (pool->slabs != NULL) {
         aiol_slab *slab = pool->slabs;
         pool->slabs = slab->next;
-        if (loop->coro == NULL)
+        if (!stays)
             aiol_stack_unmap(&loop->allocator, slab->memory, slab->count * pool->size);
         aiol_free(&loop->allocator, slab, sizeof(*slab));
     }
