@@ -1229,14 +1229,16 @@ AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
  * whose other members are its arguments. */
 #define AIOLOOP_CALL(result, fn, child, out)                                                       \
     do {                                                                                           \
+        int64_t aioloop_result_;                                                                   \
         (child)->line = 0;                                                                         \
         aioloop_frame_->line = __LINE__;                                                           \
         if (0) {                                                                                   \
         case __LINE__:;                                                                            \
         }                                                                                          \
-        (result) = aioloop_frame_call(aioloop_frame_loop_, (fn), (child), (out));                  \
-        if ((result) == AIOLOOP_SUSPENDED)                                                         \
+        aioloop_result_ = aioloop_frame_call(aioloop_frame_loop_, (fn), (child), (out));           \
+        if (aioloop_result_ == AIOLOOP_SUSPENDED)                                                  \
             return AIOLOOP_SUSPENDED;                                                              \
+        (result) = aioloop_result_;                                                                \
     } while (0)
 
 /* What the macros call. */
@@ -1317,14 +1319,13 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed);
  *     rc = work(...);                             (return from the middle only through exit)
  *     rc = aioloop_timeout_exit(&limit, rc);
  *
- * When its time comes it cancels the task. exit makes AIOLOOP_ETIMEDOUT of the AIOLOOP_ECANCELED that this caused, and lets every
- * other result through. */
+ * When its time comes it cancels the task. exit makes AIOLOOP_ETIMEDOUT of the AIOLOOP_ECANCELED that this caused, and
+ * lets every other result through. Each enter needs its exit, on every way out: until the task ends, or an outer scope is
+ * left, one that was forgotten still cancels the task. Debug mode says so. */
 typedef struct aioloop_timeout {
     aioloop *loop;
-    aioloop_task *task;
-    aioloop_timer_handle timer;
+    void *scope;
     aioloop_time when;
-    int cancelling;
     int state;
 } aioloop_timeout;
 
@@ -13056,7 +13057,17 @@ enum {
     AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
 };
 
+/* A time-out that the task has entered: scope.c's. */
+typedef struct aiol_scope {
+    struct aiol_scope *outer;
+    struct aiol_task *task;
+    aioloop_timer_handle timer;
+    int cancelling; /* when it was entered */
+    bool due;       /* it has cancelled the task */
+} aiol_scope;
+
 typedef struct aiol_task_extra {
+    aiol_scope *scopes; /* the innermost first */
     char *name;
     size_t name_size;
     aioloop_timer_handle timer;
@@ -13092,12 +13103,38 @@ static AIOL_NOINLINE aiol_task_extra *aiol_task_extra_of(aiol_task *task) {
 
 /* ---- the end ---- */
 
+/* Lets go of the innermost scope. */
+static void aiol_scope_free(aiol_task *task) {
+    aiol_scope *scope = task->extra->scopes;
+    task->extra->scopes = scope->outer;
+    aioloop_timer_handle_cancel(&scope->timer);
+    aiol_free(&task->future.loop->allocator, scope, sizeof(*scope));
+}
+
+/* The innermost scope was not left, and nobody can leave it any more. */
+static AIOL_NOINLINE void aiol_task_drop_scope(aiol_task *task) {
+    char name[64];
+    if (task->extra->scopes->due)
+        (void)aioloop_task_uncancel(&task->future);
+    if (task->future.loop->debug)
+        aiol_warn(task->future.loop, task->future.site,
+                  "%s has not left a time-out scope that it entered: aioloop_timeout_exit must be called on every way out",
+                  aiol_task_name(task, name, sizeof(name)));
+    aiol_scope_free(task);
+}
+
 /* Lets go of the coroutine: of its stack, its argument, its context. */
 static void aiol_task_end_coroutine(aiol_task *task, bool dropped) {
     aioloop *loop = task->future.loop;
     void (*dispose)(void *) = NULL;
     void *arg = task->slot.arg;
     task->flags |= AIOL_TASK_ENDED;
+    while (AIOL_UNLIKELY(task->extra != NULL && task->extra->scopes != NULL)) {
+        if (dropped)
+            aiol_scope_free(task);
+        else
+            aiol_task_drop_scope(task);
+    }
 #if AIOLOOP_USE_COROUTINES
     if ((task->flags & AIOL_TASK_STACKFUL) != 0) {
         aiol_coro *co = (aiol_coro *)arg;
@@ -13196,7 +13233,7 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
         aiol_error_free(&loop->allocator, f->error);
         f->error = NULL;
     }
-    if (AIOL_UNLIKELY(loop->debug) && n != AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
+    if (AIOL_UNLIKELY(loop->debug) && n >= 0 && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
         aiol_task_report_swallowed(task, "has ended without passing on");
     if (n >= 0) {
         aiol_future_finish(f, n, pointer, pointer != NULL ? f->end.dispose : NULL);
@@ -13825,6 +13862,8 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
 
 /* Outside of any task, or where it cannot wait. */
 static AIOL_NOINLINE int64_t aiol_await_nowhere(aioloop *loop, aioloop_future *future, const char *text) {
+    if (loop == NULL && future != NULL)
+        loop = future->loop;
     if (future != NULL && !aiol_future_is_static(future) && aiol_future_use(future) == 0)
         aiol_future_release(future);
     return aiol_fail(loop, AIOLOOP_EMISUSE, "%s", text);
@@ -14803,29 +14842,37 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed) {
 
 /* ---- time-outs ---- */
 
-/* NEW -> ENTERED -> EXPIRING -> EXPIRED, or ENTERED -> EXITED. */
-enum { AIOL_TIMEOUT_NEW, AIOL_TIMEOUT_ENTERED, AIOL_TIMEOUT_EXPIRING, AIOL_TIMEOUT_EXPIRED, AIOL_TIMEOUT_EXITED };
+/* What the timer writes to is a record of the library's, on a list of the task: a function that returns without leaving its scope
+ * takes the user's struct with it, and the record goes when an outer scope is left, or with the task. */
+enum { AIOL_TIMEOUT_NEW, AIOL_TIMEOUT_ENTERED, AIOL_TIMEOUT_EXPIRED, AIOL_TIMEOUT_EXITED };
 
 static void aiol_timeout_due(aioloop *loop, void *arg) {
-    aioloop_timeout *t = (aioloop_timeout *)arg;
+    aiol_scope *scope = (aiol_scope *)arg;
     (void)loop;
-    t->state = AIOL_TIMEOUT_EXPIRING;
-    aioloop_future_cancel(t->task, NULL);
+    scope->due = true;
+    aioloop_future_cancel(&scope->task->future, NULL);
 }
 
-/* Sets the timer for t->when. */
-static int aiol_timeout_arm(aioloop_timeout *t) {
-    memset(&t->timer, 0, sizeof(t->timer));
-    if (t->when == AIOLOOP_FOREVER)
-        return 0;
-    if (t->when <= aiol_loop_now(t->loop))
-        t->timer.handle = (aioloop_call_soon)(t->loop, aiol_timeout_due, t);
-    else
-        t->timer = (aioloop_call_at)(t->loop, t->when, aiol_timeout_due, t);
-    return aioloop_handle_is_null(&t->timer.handle) ? AIOLOOP_ENOMEM : 0;
+/* Sets the timer of a scope. */
+static int aiol_timeout_arm(aiol_scope *scope, aioloop_time when) {
+    aioloop *loop = scope->task->future.loop;
+    aioloop_timer_handle timer;
+    memset(&timer, 0, sizeof(timer));
+    if (when != AIOLOOP_FOREVER) {
+        if (when <= aiol_loop_now(loop))
+            timer.handle = (aioloop_call_soon)(loop, aiol_timeout_due, scope);
+        else
+            timer = (aioloop_call_at)(loop, when, aiol_timeout_due, scope);
+        if (aioloop_handle_is_null(&timer.handle))
+            return AIOLOOP_ENOMEM;
+    }
+    aioloop_timer_handle_cancel(&scope->timer);
+    scope->timer = timer;
+    return 0;
 }
 
 AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout, aioloop_time when) {
+    aiol_scope *scope;
     int err;
     if (timeout == NULL)
         return AIOLOOP_EINVAL;
@@ -14834,14 +14881,23 @@ AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout
         return aiol_fail(loop, AIOLOOP_EINVAL, "not a time");
     if (aiol_thread.running != loop || loop->task == NULL)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "a time-out outside of a task");
+    scope = aiol_task_extra_of(loop->task) == NULL ? NULL : (aiol_scope *)aiol_alloc_zero(&loop->allocator, sizeof(*scope));
+    if (scope == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    scope->task = loop->task;
+    scope->cancelling = loop->task->cancelling;
+    err = aiol_timeout_arm(scope, when);
+    if (err < 0) {
+        aiol_free(&loop->allocator, scope, sizeof(*scope));
+        return err;
+    }
+    scope->outer = loop->task->extra->scopes;
+    loop->task->extra->scopes = scope;
     timeout->loop = loop;
-    timeout->task = &loop->task->future;
+    timeout->scope = scope;
     timeout->when = when;
-    timeout->cancelling = loop->task->cancelling;
-    err = aiol_timeout_arm(timeout);
-    if (err == 0)
-        timeout->state = AIOL_TIMEOUT_ENTERED;
-    return err;
+    timeout->state = AIOL_TIMEOUT_ENTERED;
+    return 0;
 }
 
 AIOLOOP_API int aioloop_timeout_enter(aioloop *loop, aioloop_timeout *timeout, aioloop_time delay) {
@@ -14851,41 +14907,49 @@ AIOLOOP_API int aioloop_timeout_enter(aioloop *loop, aioloop_timeout *timeout, a
     return aioloop_timeout_enter_at(loop, timeout, when);
 }
 
+/* The record of a scope that the current task has entered and not left; else NULL. */
+static aiol_scope *aiol_timeout_scope(const aioloop_timeout *timeout) {
+    const aiol_task *task = timeout->state == AIOL_TIMEOUT_ENTERED ? timeout->loop->task : NULL;
+    aiol_scope *scope = task == NULL || task->extra == NULL ? NULL : task->extra->scopes;
+    while (scope != NULL && scope != timeout->scope)
+        scope = scope->outer;
+    return scope;
+}
+
 AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outcome) {
+    aiol_scope *scope = timeout == NULL ? NULL : aiol_timeout_scope(timeout);
+    aiol_task *task;
+    bool due;
+    int cancelling;
     if (timeout == NULL)
         return AIOLOOP_EINVAL;
-    if (timeout->state == AIOL_TIMEOUT_ENTERED) {
-        aioloop_timer_handle_cancel(&timeout->timer);
-        timeout->state = AIOL_TIMEOUT_EXITED;
+    if (scope == NULL)
         return outcome;
-    }
-    if (timeout->state != AIOL_TIMEOUT_EXPIRING)
-        return outcome;
-    timeout->state = AIOL_TIMEOUT_EXPIRED;
-    if (aioloop_task_uncancel(timeout->task) <= timeout->cancelling && outcome == AIOLOOP_ECANCELED)
+    task = scope->task;
+    due = scope->due;
+    cancelling = scope->cancelling;
+    while (task->extra->scopes != scope)
+        aiol_task_drop_scope(task); /* inner ones that were not left */
+    aiol_scope_free(task);
+    timeout->scope = NULL;
+    timeout->state = due ? AIOL_TIMEOUT_EXPIRED : AIOL_TIMEOUT_EXITED;
+    if (due && aioloop_task_uncancel(&task->future) <= cancelling && outcome == AIOLOOP_ECANCELED)
         return aiol_fail(timeout->loop, AIOLOOP_ETIMEDOUT, NULL);
     return outcome;
 }
 
 AIOLOOP_API int aioloop_timeout_reschedule(aioloop_timeout *timeout, aioloop_time when) {
-    aioloop_timer_handle before;
-    aioloop_time was;
+    aiol_scope *scope;
     int err;
     if (timeout == NULL || when == AIOLOOP_NOT_A_TIME)
         return AIOLOOP_EINVAL;
-    if (timeout->state != AIOL_TIMEOUT_ENTERED)
+    scope = aiol_timeout_scope(timeout);
+    if (scope == NULL || scope->due)
         return AIOLOOP_EMISUSE;
-    before = timeout->timer;
-    was = timeout->when;
-    timeout->when = when;
-    err = aiol_timeout_arm(timeout);
-    if (err < 0) {
-        timeout->timer = before;
-        timeout->when = was;
-        return err;
-    }
-    aioloop_timer_handle_cancel(&before);
-    return 0;
+    err = aiol_timeout_arm(scope, when);
+    if (err == 0)
+        timeout->when = when;
+    return err;
 }
 
 AIOLOOP_API aioloop_time aioloop_timeout_when(const aioloop_timeout *timeout) {
@@ -14893,7 +14957,8 @@ AIOLOOP_API aioloop_time aioloop_timeout_when(const aioloop_timeout *timeout) {
 }
 
 AIOLOOP_API bool aioloop_timeout_expired(const aioloop_timeout *timeout) {
-    return timeout != NULL && (timeout->state == AIOL_TIMEOUT_EXPIRING || timeout->state == AIOL_TIMEOUT_EXPIRED);
+    const aiol_scope *scope = timeout == NULL ? NULL : aiol_timeout_scope(timeout);
+    return timeout != NULL && (timeout->state == AIOL_TIMEOUT_EXPIRED || (scope != NULL && scope->due));
 }
 
 /* ---- task groups ---- */

@@ -810,3 +810,78 @@ TEST(group_that_is_open_goes_with_the_loop, "ERR-08") {
     CHECK_EQ(test_reports(), 3);
     test_reports_clear();
 }
+
+/* ---- scopes that are not left ---- */
+
+static int64_t scope_forgets(aioloop *loop) {
+    aioloop_timeout limit;
+    CHECK_EQ(aioloop_timeout_enter(loop, &limit, AIOLOOP_US(200)), 0);
+    return 0;
+}
+
+/* The forgotten one cancels what it does not concern, but writes to no stack; the outer one lets go of it. */
+static int64_t scope_outer(aioloop *loop, void *arg, void **out) {
+    aioloop_timeout limit;
+    int64_t n;
+    (void)out;
+    CHECK_EQ(aioloop_timeout_enter(loop, &limit, AIOLOOP_SECONDS(100)), 0);
+    scope_forgets(loop);
+    n = arg != NULL ? aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(5)), NULL) : 0;
+    CHECK_EQ(n, arg != NULL ? AIOLOOP_ECANCELED : 0);
+    n = aioloop_timeout_exit(&limit, 0);
+    CHECK_EQ(aioloop_task_cancelling(aioloop_current_task(loop)), 0);
+    CHECK_EQ(aioloop_await(aioloop_sleep(loop, AIOLOOP_MS(1)), NULL), 0);
+    return n;
+}
+
+static int64_t scope_ends_inside(aioloop *loop, void *arg, void **out) {
+    (void)arg;
+    (void)out;
+    return scope_forgets(loop);
+}
+
+TEST(scope_that_was_not_left_goes_with_an_outer_one_or_the_task, "TIME-08") {
+    aioloop *loop = test_loop();
+    int due = 1;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_outer, NULL, NULL), NULL), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_outer, &due, NULL), NULL), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_ends_inside, NULL, NULL), NULL), 0);
+    test_run_for(loop, AIOLOOP_MS(1));
+    if (aioloop_set_debug(loop, true) == 0) {
+        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_ends_inside, NULL, NULL), NULL), 0);
+        CHECK(strstr(test_log_text(), "has not left a time-out scope") != NULL);
+        test_log_clear();
+    }
+    test_end(loop);
+}
+
+/* ---- what debug mode does not report ---- */
+
+static int64_t scope_sleeps(aioloop *loop, void *arg, void **out) {
+    (void)arg;
+    (void)out;
+    return aioloop_await(aioloop_sleep(loop, AIOLOOP_SECONDS(100)), NULL);
+}
+
+static int64_t scope_cleans_up_badly(aioloop *loop, void *arg, void **out) {
+    int64_t n = scope_sleeps(loop, arg, out);
+    return n == AIOLOOP_ECANCELED ? aioloop_raise(loop, AIOLOOP_EIO, "cannot clean up") : n;
+}
+
+TEST(cancellation_that_ends_in_an_error_is_not_swallowed, "TASK-09") {
+    aioloop *loop = test_loop();
+    aioloop_task_options options = AIOLOOP_ZERO;
+    aioloop_task *task;
+    if (aioloop_set_debug(loop, true) < 0)
+        SKIP("built without debug mode");
+    options.timeout = AIOLOOP_MS(1);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_sleeps, NULL, &options), NULL),
+             AIOLOOP_ETIMEDOUT);
+    task = aioloop_future_ref(aioloop_create_task(loop, scope_cleans_up_badly, NULL, NULL));
+    test_spin(loop, 2);
+    CHECK(aioloop_future_cancel(task, NULL));
+    CHECK_EQ(aioloop_run_until_complete(loop, task, NULL), AIOLOOP_EIO);
+    aioloop_future_unref(task);
+    CHECK_EQ(test_log_lines(), 0);
+    test_end(loop);
+}

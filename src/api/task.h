@@ -183,14 +183,16 @@ AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
  * whose other members are its arguments. */
 #define AIOLOOP_CALL(result, fn, child, out)                                                       \
     do {                                                                                           \
+        int64_t aioloop_result_;                                                                   \
         (child)->line = 0;                                                                         \
         aioloop_frame_->line = __LINE__;                                                           \
         if (0) {                                                                                   \
         case __LINE__:;                                                                            \
         }                                                                                          \
-        (result) = aioloop_frame_call(aioloop_frame_loop_, (fn), (child), (out));                  \
-        if ((result) == AIOLOOP_SUSPENDED)                                                         \
+        aioloop_result_ = aioloop_frame_call(aioloop_frame_loop_, (fn), (child), (out));           \
+        if (aioloop_result_ == AIOLOOP_SUSPENDED)                                                  \
             return AIOLOOP_SUSPENDED;                                                              \
+        (result) = aioloop_result_;                                                                \
     } while (0)
 
 /* What the macros call. */
@@ -271,14 +273,13 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed);
  *     rc = work(...);                             (return from the middle only through exit)
  *     rc = aioloop_timeout_exit(&limit, rc);
  *
- * When its time comes it cancels the task. exit makes AIOLOOP_ETIMEDOUT of the AIOLOOP_ECANCELED that this caused, and lets every
- * other result through. */
+ * When its time comes it cancels the task. exit makes AIOLOOP_ETIMEDOUT of the AIOLOOP_ECANCELED that this caused, and
+ * lets every other result through. Each enter needs its exit, on every way out: until the task ends, or an outer scope is
+ * left, one that was forgotten still cancels the task. Debug mode says so. */
 typedef struct aioloop_timeout {
     aioloop *loop;
-    aioloop_task *task;
-    aioloop_timer_handle timer;
+    void *scope;
     aioloop_time when;
-    int cancelling;
     int state;
 } aioloop_timeout;
 

@@ -31,7 +31,17 @@ enum {
     AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
 };
 
+/* A time-out that the task has entered: scope.c's. */
+typedef struct aiol_scope {
+    struct aiol_scope *outer;
+    struct aiol_task *task;
+    aioloop_timer_handle timer;
+    int cancelling; /* when it was entered */
+    bool due;       /* it has cancelled the task */
+} aiol_scope;
+
 typedef struct aiol_task_extra {
+    aiol_scope *scopes; /* the innermost first */
     char *name;
     size_t name_size;
     aioloop_timer_handle timer;
@@ -67,12 +77,38 @@ static AIOL_NOINLINE aiol_task_extra *aiol_task_extra_of(aiol_task *task) {
 
 /* ---- the end ---- */
 
+/* Lets go of the innermost scope. */
+static void aiol_scope_free(aiol_task *task) {
+    aiol_scope *scope = task->extra->scopes;
+    task->extra->scopes = scope->outer;
+    aioloop_timer_handle_cancel(&scope->timer);
+    aiol_free(&task->future.loop->allocator, scope, sizeof(*scope));
+}
+
+/* The innermost scope was not left, and nobody can leave it any more. */
+static AIOL_NOINLINE void aiol_task_drop_scope(aiol_task *task) {
+    char name[64];
+    if (task->extra->scopes->due)
+        (void)aioloop_task_uncancel(&task->future);
+    if (task->future.loop->debug)
+        aiol_warn(task->future.loop, task->future.site,
+                  "%s has not left a time-out scope that it entered: aioloop_timeout_exit must be called on every way out",
+                  aiol_task_name(task, name, sizeof(name)));
+    aiol_scope_free(task);
+}
+
 /* Lets go of the coroutine: of its stack, its argument, its context. */
 static void aiol_task_end_coroutine(aiol_task *task, bool dropped) {
     aioloop *loop = task->future.loop;
     void (*dispose)(void *) = NULL;
     void *arg = task->slot.arg;
     task->flags |= AIOL_TASK_ENDED;
+    while (AIOL_UNLIKELY(task->extra != NULL && task->extra->scopes != NULL)) {
+        if (dropped)
+            aiol_scope_free(task);
+        else
+            aiol_task_drop_scope(task);
+    }
 #if AIOLOOP_USE_COROUTINES
     if ((task->flags & AIOL_TASK_STACKFUL) != 0) {
         aiol_coro *co = (aiol_coro *)arg;
@@ -171,7 +207,7 @@ static void aiol_task_finish(aiol_task *task, int64_t n, void *pointer) {
         aiol_error_free(&loop->allocator, f->error);
         f->error = NULL;
     }
-    if (AIOL_UNLIKELY(loop->debug) && n != AIOLOOP_ECANCELED && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
+    if (AIOL_UNLIKELY(loop->debug) && n >= 0 && (task->flags & AIOL_TASK_TOLD) != 0 && task->cancelling != 0)
         aiol_task_report_swallowed(task, "has ended without passing on");
     if (n >= 0) {
         aiol_future_finish(f, n, pointer, pointer != NULL ? f->end.dispose : NULL);
@@ -800,6 +836,8 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
 
 /* Outside of any task, or where it cannot wait. */
 static AIOL_NOINLINE int64_t aiol_await_nowhere(aioloop *loop, aioloop_future *future, const char *text) {
+    if (loop == NULL && future != NULL)
+        loop = future->loop;
     if (future != NULL && !aiol_future_is_static(future) && aiol_future_use(future) == 0)
         aiol_future_release(future);
     return aiol_fail(loop, AIOLOOP_EMISUSE, "%s", text);
