@@ -10679,7 +10679,8 @@ enum {
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
     AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
-    AIOL_FUTURE_COMMON = 4096    /* loop->nothing: nobody's, so that nobody ends it */
+    AIOL_FUTURE_COMMON = 4096,   /* loop->nothing: nobody's, so that nobody ends it */
+    AIOL_FUTURE_READ = 8192      /* somebody has had the result, with its pointer or without */
 };
 
 struct aioloop_future {
@@ -12482,6 +12483,7 @@ AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out) {
         return aioloop_future_result(future->next.source, out);
     if (out != NULL)
         aiol_store_pointer(out, future->of.pointer);
+    future->flags |= AIOL_FUTURE_READ;
     if (out != NULL || (future->flags & AIOL_FUTURE_GRANT) != 0)
         future->flags |= AIOL_FUTURE_TAKEN;
     return future->number;
@@ -15678,7 +15680,6 @@ static void aiol_generator_give(aioloop_generator *g, int64_t number, void *poin
     }
     g->last = f;
     if (f != NULL) {
-        f->flags |= AIOL_FUTURE_GRANT;
         aiol_future_finish(f, number, pointer, dispose);
     } else {
         dispose(pointer);
@@ -15904,14 +15905,13 @@ static aioloop_future *aiol_generator_refuse(aioloop_generator *g, int code) {
 
 /* Whether the value that was handed out last was read, or still may be. */
 static bool aiol_generator_is_unread(const aioloop_generator *g) {
-    return g->last != NULL && g->last->refs == 1 && (g->last->flags & AIOL_FUTURE_TAKEN) == 0;
+    return g->last != NULL && g->last->refs == 1 && (g->last->flags & (AIOL_FUTURE_TAKEN | AIOL_FUTURE_READ)) == 0;
 }
 
 /* Gives it again. */
 static void aiol_generator_repeat(aioloop_generator *g, aioloop_future *f) {
     aioloop_future *last = g->last;
     last->flags |= AIOL_FUTURE_TAKEN;
-    f->flags |= AIOL_FUTURE_GRANT;
     aiol_future_finish(f, last->number, last->of.pointer, last->end.dispose);
     g->last = f;
     aiol_future_release(last);

@@ -862,3 +862,28 @@ TEST(gen_left_over_is_closed_by_run, "RUN-20 RNR-01") {
     CHECK_EQ(gen_left_over.told, AIOLOOP_EGENERATOREXIT);
     CHECK_EQ(gen_left_over.ended, 1);
 }
+
+/* Read without a place for its pointer: nobody has taken it, and it is not given again. */
+TEST(gen_pointer_that_was_read_past_is_disposed_of, "") {
+    aioloop *loop = test_loop();
+    aioloop_task_options options = AIOLOOP_ZERO;
+    gen_pointers p = AIOLOOP_ZERO;
+    aioloop_generator *g;
+    int *got = NULL;
+    p.values[0] = 1;
+    p.values[1] = 10;
+    p.values[2] = 100;
+    gen_pointers_disposed = 0;
+    options.dispose_result = gen_dispose_pointer;
+    g = aioloop_generator_new_frame(loop, gen_give_pointers, &p.frame, &options);
+    CHECK(g != NULL);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_generator_anext(g), NULL), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_generator_anext(g), &got), 1);
+    CHECK_PTR(got, &p.values[1]);
+    CHECK_EQ(gen_pointers_disposed, 1);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_generator_anext(g), NULL), 2);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_generator_anext(g), NULL), AIOLOOP_ESTOPITERATION);
+    CHECK_EQ(gen_pointers_disposed, 101);
+    aioloop_generator_unref(g);
+    test_end(loop);
+}

@@ -248,7 +248,8 @@ enum {
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
     AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
-    AIOL_FUTURE_COMMON = 4096    /* loop->nothing: nobody's, so that nobody ends it */
+    AIOL_FUTURE_COMMON = 4096,   /* loop->nothing: nobody's, so that nobody ends it */
+    AIOL_FUTURE_READ = 8192      /* somebody has had the result, with its pointer or without */
 };
 
 struct aioloop_future {

@@ -524,6 +524,7 @@ AIOLOOP_API int64_t aioloop_future_result(aioloop_future *future, void *out) {
         return aioloop_future_result(future->next.source, out);
     if (out != NULL)
         aiol_store_pointer(out, future->of.pointer);
+    future->flags |= AIOL_FUTURE_READ;
     if (out != NULL || (future->flags & AIOL_FUTURE_GRANT) != 0)
         future->flags |= AIOL_FUTURE_TAKEN;
     return future->number;

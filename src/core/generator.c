@@ -459,7 +459,6 @@ static void aiol_generator_give(aioloop_generator *g, int64_t number, void *poin
     }
     g->last = f;
     if (f != NULL) {
-        f->flags |= AIOL_FUTURE_GRANT;
         aiol_future_finish(f, number, pointer, dispose);
     } else {
         dispose(pointer);
@@ -685,14 +684,13 @@ static aioloop_future *aiol_generator_refuse(aioloop_generator *g, int code) {
 
 /* Whether the value that was handed out last was read, or still may be. */
 static bool aiol_generator_is_unread(const aioloop_generator *g) {
-    return g->last != NULL && g->last->refs == 1 && (g->last->flags & AIOL_FUTURE_TAKEN) == 0;
+    return g->last != NULL && g->last->refs == 1 && (g->last->flags & (AIOL_FUTURE_TAKEN | AIOL_FUTURE_READ)) == 0;
 }
 
 /* Gives it again. */
 static void aiol_generator_repeat(aioloop_generator *g, aioloop_future *f) {
     aioloop_future *last = g->last;
     last->flags |= AIOL_FUTURE_TAKEN;
-    f->flags |= AIOL_FUTURE_GRANT;
     aiol_future_finish(f, last->number, last->of.pointer, last->end.dispose);
     g->last = f;
     aiol_future_release(last);
