@@ -884,6 +884,23 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
  * fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
+/* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if that
+ * has the same code, else aioloop_strerror's. Never NULL; valid as long. */
+AIOLOOP_API const char *aioloop_message(aioloop *loop, int64_t code);
+
+/* Keeps the last error, with its message and what it collects, while other calls may fail; restore makes it the last one
+ * again, and ends it. So clean-up does not cost the reason for it:
+ *
+ *     error = aioloop_save_error(loop);
+ *     aioloop_await(aioloop_stream_wait_closed(stream), NULL);
+ *     aioloop_restore_error(loop, error);
+ *     return rc;
+ *
+ * NULL: there is no error, or no memory; restoring that does nothing. Each one that was saved is restored, before the loop
+ * is freed. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_error *aioloop_save_error(aioloop *loop);
+AIOLOOP_API void aioloop_restore_error(aioloop *loop, aioloop_error *error);
+
 /* What an exception handler is told. Members that do not apply are 0 or NULL; all is borrowed. */
 typedef struct aioloop_exception_context {
     const char *message; /* what happened; NULL: "Unhandled error in event loop" */
@@ -984,9 +1001,10 @@ AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
     AIOLOOP_PRINTF(3, 4);
 
-/* The same for what its reader has by being told: a lock, a place, a socket's number. Any reading of the result takes it, also one
- * without `out`; dispose(pointer) is called if the future is freed and nobody ever read it, as when the task that waited was
- * cancelled in the same iteration. */
+/* Future.set_result() for a result that its reader has by hearing of it (a lock, a place, a socket's number): any reading
+ * takes it, also one without `out`. dispose(pointer) is called if the future is freed and nobody ever read it, as when the
+ * task that waited was cancelled in the same iteration. What follows another future (wait_for, shield, a gather's results)
+ * reads it when it is itself read. */
 AIOLOOP_API int aioloop_future_set_grant(aioloop_future *future, int64_t number, void *pointer,
                                          void (*dispose)(void *pointer));
 
@@ -1098,8 +1116,9 @@ typedef struct aioloop_task_options {
                                * what is touched takes memory (64 KiB on 32 bits). Signals and, without an operating system,
                                * interrupts need their share. */
     void *stack;              /* a stack of yours, stack_size bytes, yours again when dispose is called or the task is done;
-                               * NULL: one of the loop's, with a page below it that catches an overflow (debug mode says that
-                               * it was one). On Linux before 6.13 only a loop's first 10,000 stacks have that page. */
+                               * NULL: one of the loop's, with 64 KiB below it that catch an overflow (debug mode says that it
+                               * was one; a single frame larger than that steps over it, unless compiled with
+                               * -fstack-clash-protection). On Linux before 6.13 only a loop's first 10,000 have that. */
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */
@@ -1168,7 +1187,8 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
  * pointer, or NULL), or its error, whose message is then aioloop_last_error's. At once if it is done. Ends an unclaimed future's
  * use. AIOLOOP_ECANCELED if the future or this task was cancelled. AIOLOOP_EMISUSE outside of a coroutine with a stack, also in
  * pause_writing and the exception handler; for the task itself; for another loop's future; for an unclaimed future that was used
- * before; inside aioloop_context_run. */
+ * before; inside aioloop_context_run. out is written on
+ * success only. */
 AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
 
 /* Coroutines without a stack:
@@ -2200,7 +2220,8 @@ typedef struct aioloop_stream_server_options {
  * exception handler and its connection closed; one that is cancelled has its connection closed without a report. When
  * it returns its reference goes, and with it the connection, unless somebody else holds one. AIOLOOP_EINVAL also
  * without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
- * AIOLOOP_ENOTAVAILABLE for handler when built with AIOLOOP_USE_COROUTINES 0. arg is passed on, the rest copied. */
+ * AIOLOOP_ENOTAVAILABLE for handler when built with AIOLOOP_USE_COROUTINES 0. arg is passed on, the rest copied; arg
+ * must live as long as a handler may run, which a closed server does not end: in aioloop_run longer than the main coroutine. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler,
                                                                   void *arg, const char *host, int port,
                                                                   const aioloop_stream_server_options *options);
@@ -10956,6 +10977,31 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     return code;
 }
 
+AIOLOOP_API const char *aioloop_message(aioloop *loop, int64_t code) {
+    const aioloop_error *last = aioloop_last_error(loop);
+    if (code >= 0)
+        return "success";
+    if (code != (int)code)
+        return "unknown error";
+    return last->code == (int)code ? aioloop_error_message(last) : aioloop_strerror((int)code);
+}
+
+AIOLOOP_API aioloop_error *aioloop_save_error(aioloop *loop) {
+    int code = loop == NULL ? 0 : loop->error.error.code;
+    if (code == 0)
+        return NULL;
+    if (loop->error_of != NULL && loop->error_of->code == code)
+        return aiol_error_ref(loop->error_of);
+    return aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
+}
+
+AIOLOOP_API void aioloop_restore_error(aioloop *loop, aioloop_error *error) {
+    if (loop == NULL || error == NULL)
+        return;
+    aiol_tell_of(loop, error->code, error);
+    aiol_error_free(&loop->allocator, error);
+}
+
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop) {
     return loop != NULL ? &loop->error.error : &aiol_thread.error.error;
 }
@@ -11017,7 +11063,7 @@ static void aiol_warn_write(void *arg) {
     const aiol_site *at = aiol_site_at(warning->loop, warning->site);
     char text[512];
     size_t length;
-    vsnprintf(text, sizeof(text), warning->format, *warning->arguments);
+    vsnprintf(text, sizeof(text), warning->format != NULL ? warning->format : "", *warning->arguments);
     length = strlen(text);
     if (at != NULL)
         snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
@@ -12642,7 +12688,7 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
  * when it waits or ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits
  * to be used again: its stack is parked at the end of a loop that runs one coroutine after another.
  *
- * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A page below each
+ * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A region below each
  * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the
  * same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
  * AIOL_STACKS_AGE uses of others; then it is cold, and used after the warm ones.
@@ -12657,6 +12703,7 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
 #define AIOL_STACKS_AGE 4096u
 #define AIOL_STACK_COLOUR 320u
 #define AIOL_STACK_COLOURS 2048u /* bytes over which they are spread */
+#define AIOL_STACK_GUARD ((size_t)65536) /* below each stack, of any page size: what a large frame may step over is not less */
 #define AIOL_STACKS_FIRST 4u /* stacks in the first slab of a pool */
 #define AIOL_STACKS_MOST ((size_t)1 << 24) /* bytes of a slab; a larger stack is mapped alone */
 #define AIOL_STACKS_GUARDED 10000u /* with a mapping of its own below each */
@@ -12716,7 +12763,7 @@ typedef struct aiol_stacks {
 static const char *aiol_stacks_fault(const char *address) {
     const aioloop *loop = aiol_thread.running;
     const aiol_coro *co = loop == NULL ? NULL : loop->coro;
-    if (co == NULL || !co->guarded || address >= co->fiber.base || (size_t)(co->fiber.base - address) > aiol_page_size())
+    if (co == NULL || !co->guarded || address >= co->fiber.base || (size_t)(co->fiber.base - address) > AIOL_STACK_GUARD)
         return NULL;
     return "aioloop: broken: the stack of a coroutine has overflowed: give its task a larger stack_size\n";
 }
@@ -12797,7 +12844,7 @@ static aiol_stacks *aiol_stacks_of(aioloop *loop) {
 
 /* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's own. */
 static aiol_coro *aiol_coro_place(aioloop *loop, char *memory, size_t size, size_t below, uint8_t kind) {
-    size_t guard = kind == AIOL_CORO_GIVEN ? 0 : aiol_page_size();
+    size_t guard = kind == AIOL_CORO_GIVEN || aiol_page_size() == 0 ? 0 : AIOL_STACK_GUARD;
     char *top = memory + size - below - sizeof(aiol_coro);
     aiol_coro *co = (aiol_coro *)(void *)(top - ((uintptr_t)top & 63));
     memset(co, 0, sizeof(*co));
@@ -12901,7 +12948,7 @@ static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
         return aiol_coro_place(loop, (char *)stack, size, 0, AIOL_CORO_GIVEN);
     page = aiol_page_size();
     if (size == 0 && page != 0) {
-        loop->stacks->usual = aiol_stacks_pool(loop, AIOL_STACK_SIZE + page);
+        loop->stacks->usual = aiol_stacks_pool(loop, AIOL_STACK_SIZE + AIOL_STACK_GUARD);
         return aiol_stacks_take(loop, loop->stacks->usual);
     }
     if (size == 0)
@@ -12911,11 +12958,11 @@ static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
     if (size > SIZE_MAX / 4)
         return NULL;
     if (size > AIOL_STACKS_MOST)
-        return aiol_stacks_map(loop, (size + page - 1) / page * page + page);
+        return aiol_stacks_map(loop, (size + page - 1) / page * page + AIOL_STACK_GUARD);
     size += AIOL_STACK_COLOURS;
     for (rounded = page; rounded < size; rounded *= 2) /* so that there are few pools; what is not touched is free */
         continue;
-    return aiol_stacks_take(loop, aiol_stacks_pool(loop, rounded + page));
+    return aiol_stacks_take(loop, aiol_stacks_pool(loop, rounded + AIOL_STACK_GUARD));
 }
 
 /* Gives back what a free stack has touched, but for its upper end, where it is parked. */

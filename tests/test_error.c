@@ -1225,3 +1225,23 @@ TEST(handler_runs_in_the_context_of_the_connection, "ERR-06") {
     test_spin(loop, 4);
     test_end(loop);
 }
+
+TEST(error_is_kept_across_what_fails_meanwhile, "") {
+    aioloop *loop = test_loop();
+    aioloop_error *kept;
+    CHECK(aioloop_save_error(loop) == NULL);
+    aioloop_restore_error(loop, NULL);
+    CHECK_EQ(aioloop_future_set_exception(NULL, AIOLOOP_EIO, NULL), AIOLOOP_EINVAL);
+    aioloop_raise(loop, AIOLOOP_EIO, "the reason");
+    CHECK_STR(aioloop_message(loop, AIOLOOP_EIO), "the reason");
+    CHECK_STR(aioloop_message(loop, AIOLOOP_EPIPE), aioloop_strerror(AIOLOOP_EPIPE));
+    CHECK_STR(aioloop_message(loop, 0), "success");
+    kept = aioloop_save_error(loop);
+    CHECK(kept != NULL);
+    aioloop_raise(loop, AIOLOOP_EIO, "the clean-up's");
+    CHECK_STR(aioloop_message(loop, AIOLOOP_EIO), "the clean-up's");
+    aioloop_restore_error(loop, kept);
+    CHECK_STR(aioloop_message(loop, AIOLOOP_EIO), "the reason");
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(loop)), AIOLOOP_EIO);
+    test_end(loop);
+}

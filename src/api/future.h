@@ -41,9 +41,10 @@ AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
     AIOLOOP_PRINTF(3, 4);
 
-/* The same for what its reader has by being told: a lock, a place, a socket's number. Any reading of the result takes it, also one
- * without `out`; dispose(pointer) is called if the future is freed and nobody ever read it, as when the task that waited was
- * cancelled in the same iteration. */
+/* Future.set_result() for a result that its reader has by hearing of it (a lock, a place, a socket's number): any reading
+ * takes it, also one without `out`. dispose(pointer) is called if the future is freed and nobody ever read it, as when the
+ * task that waited was cancelled in the same iteration. What follows another future (wait_for, shield, a gather's results)
+ * reads it when it is itself read. */
 AIOLOOP_API int aioloop_future_set_grant(aioloop_future *future, int64_t number, void *pointer,
                                          void (*dispose)(void *pointer));
 

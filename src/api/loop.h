@@ -180,6 +180,23 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
  * fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
+/* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if that
+ * has the same code, else aioloop_strerror's. Never NULL; valid as long. */
+AIOLOOP_API const char *aioloop_message(aioloop *loop, int64_t code);
+
+/* Keeps the last error, with its message and what it collects, while other calls may fail; restore makes it the last one
+ * again, and ends it. So clean-up does not cost the reason for it:
+ *
+ *     error = aioloop_save_error(loop);
+ *     aioloop_await(aioloop_stream_wait_closed(stream), NULL);
+ *     aioloop_restore_error(loop, error);
+ *     return rc;
+ *
+ * NULL: there is no error, or no memory; restoring that does nothing. Each one that was saved is restored, before the loop
+ * is freed. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_error *aioloop_save_error(aioloop *loop);
+AIOLOOP_API void aioloop_restore_error(aioloop *loop, aioloop_error *error);
+
 /* What an exception handler is told. Members that do not apply are 0 or NULL; all is borrowed. */
 typedef struct aioloop_exception_context {
     const char *message; /* what happened; NULL: "Unhandled error in event loop" */

@@ -52,8 +52,9 @@ typedef struct aioloop_task_options {
                                * what is touched takes memory (64 KiB on 32 bits). Signals and, without an operating system,
                                * interrupts need their share. */
     void *stack;              /* a stack of yours, stack_size bytes, yours again when dispose is called or the task is done;
-                               * NULL: one of the loop's, with a page below it that catches an overflow (debug mode says that
-                               * it was one). On Linux before 6.13 only a loop's first 10,000 stacks have that page. */
+                               * NULL: one of the loop's, with 64 KiB below it that catch an overflow (debug mode says that it
+                               * was one; a single frame larger than that steps over it, unless compiled with
+                               * -fstack-clash-protection). On Linux before 6.13 only a loop's first 10,000 have that. */
     size_t copy_size;         /* arg (or the frame) is copied, this many bytes, and the copy is the task's; 0: it is used itself */
     void (*dispose)(void *arg); /* called with arg (the copy, if there is one) when the task has ended in whatever way, also if it
                                  * never started or could not be created. Not on a task still pending at aioloop_free. */
@@ -122,7 +123,8 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
  * pointer, or NULL), or its error, whose message is then aioloop_last_error's. At once if it is done. Ends an unclaimed future's
  * use. AIOLOOP_ECANCELED if the future or this task was cancelled. AIOLOOP_EMISUSE outside of a coroutine with a stack, also in
  * pause_writing and the exception handler; for the task itself; for another loop's future; for an unclaimed future that was used
- * before; inside aioloop_context_run. */
+ * before; inside aioloop_context_run. out is written on
+ * success only. */
 AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
 
 /* Coroutines without a stack:

@@ -5,7 +5,7 @@
  * when it waits or ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits
  * to be used again: its stack is parked at the end of a loop that runs one coroutine after another.
  *
- * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A page below each
+ * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A region below each
  * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the
  * same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
  * AIOL_STACKS_AGE uses of others; then it is cold, and used after the warm ones.
@@ -23,6 +23,7 @@
 #define AIOL_STACKS_AGE 4096u
 #define AIOL_STACK_COLOUR 320u
 #define AIOL_STACK_COLOURS 2048u /* bytes over which they are spread */
+#define AIOL_STACK_GUARD ((size_t)65536) /* below each stack, of any page size: what a large frame may step over is not less */
 #define AIOL_STACKS_FIRST 4u /* stacks in the first slab of a pool */
 #define AIOL_STACKS_MOST ((size_t)1 << 24) /* bytes of a slab; a larger stack is mapped alone */
 #define AIOL_STACKS_GUARDED 10000u /* with a mapping of its own below each */
@@ -82,7 +83,7 @@ typedef struct aiol_stacks {
 static const char *aiol_stacks_fault(const char *address) {
     const aioloop *loop = aiol_thread.running;
     const aiol_coro *co = loop == NULL ? NULL : loop->coro;
-    if (co == NULL || !co->guarded || address >= co->fiber.base || (size_t)(co->fiber.base - address) > aiol_page_size())
+    if (co == NULL || !co->guarded || address >= co->fiber.base || (size_t)(co->fiber.base - address) > AIOL_STACK_GUARD)
         return NULL;
     return "aioloop: broken: the stack of a coroutine has overflowed: give its task a larger stack_size\n";
 }
@@ -163,7 +164,7 @@ static aiol_stacks *aiol_stacks_of(aioloop *loop) {
 
 /* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's own. */
 static aiol_coro *aiol_coro_place(aioloop *loop, char *memory, size_t size, size_t below, uint8_t kind) {
-    size_t guard = kind == AIOL_CORO_GIVEN ? 0 : aiol_page_size();
+    size_t guard = kind == AIOL_CORO_GIVEN || aiol_page_size() == 0 ? 0 : AIOL_STACK_GUARD;
     char *top = memory + size - below - sizeof(aiol_coro);
     aiol_coro *co = (aiol_coro *)(void *)(top - ((uintptr_t)top & 63));
     memset(co, 0, sizeof(*co));
@@ -267,7 +268,7 @@ static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
         return aiol_coro_place(loop, (char *)stack, size, 0, AIOL_CORO_GIVEN);
     page = aiol_page_size();
     if (size == 0 && page != 0) {
-        loop->stacks->usual = aiol_stacks_pool(loop, AIOL_STACK_SIZE + page);
+        loop->stacks->usual = aiol_stacks_pool(loop, AIOL_STACK_SIZE + AIOL_STACK_GUARD);
         return aiol_stacks_take(loop, loop->stacks->usual);
     }
     if (size == 0)
@@ -277,11 +278,11 @@ static aiol_coro *aiol_coro_new(aioloop *loop, void *stack, size_t size) {
     if (size > SIZE_MAX / 4)
         return NULL;
     if (size > AIOL_STACKS_MOST)
-        return aiol_stacks_map(loop, (size + page - 1) / page * page + page);
+        return aiol_stacks_map(loop, (size + page - 1) / page * page + AIOL_STACK_GUARD);
     size += AIOL_STACK_COLOURS;
     for (rounded = page; rounded < size; rounded *= 2) /* so that there are few pools; what is not touched is free */
         continue;
-    return aiol_stacks_take(loop, aiol_stacks_pool(loop, rounded + page));
+    return aiol_stacks_take(loop, aiol_stacks_pool(loop, rounded + AIOL_STACK_GUARD));
 }
 
 /* Gives back what a free stack has touched, but for its upper end, where it is parked. */

@@ -84,6 +84,31 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     return code;
 }
 
+AIOLOOP_API const char *aioloop_message(aioloop *loop, int64_t code) {
+    const aioloop_error *last = aioloop_last_error(loop);
+    if (code >= 0)
+        return "success";
+    if (code != (int)code)
+        return "unknown error";
+    return last->code == (int)code ? aioloop_error_message(last) : aioloop_strerror((int)code);
+}
+
+AIOLOOP_API aioloop_error *aioloop_save_error(aioloop *loop) {
+    int code = loop == NULL ? 0 : loop->error.error.code;
+    if (code == 0)
+        return NULL;
+    if (loop->error_of != NULL && loop->error_of->code == code)
+        return aiol_error_ref(loop->error_of);
+    return aiol_error_new(&loop->allocator, code, aiol_detail(loop, code), 0);
+}
+
+AIOLOOP_API void aioloop_restore_error(aioloop *loop, aioloop_error *error) {
+    if (loop == NULL || error == NULL)
+        return;
+    aiol_tell_of(loop, error->code, error);
+    aiol_error_free(&loop->allocator, error);
+}
+
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop) {
     return loop != NULL ? &loop->error.error : &aiol_thread.error.error;
 }
@@ -145,7 +170,7 @@ static void aiol_warn_write(void *arg) {
     const aiol_site *at = aiol_site_at(warning->loop, warning->site);
     char text[512];
     size_t length;
-    vsnprintf(text, sizeof(text), warning->format, *warning->arguments);
+    vsnprintf(text, sizeof(text), warning->format != NULL ? warning->format : "", *warning->arguments);
     length = strlen(text);
     if (at != NULL)
         snprintf(text + length, sizeof(text) - length, " (made at %s:%d)", at->file, at->line);
