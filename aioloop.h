@@ -12912,7 +12912,7 @@ static void aiol_coro_free(aioloop *loop, aiol_coro *co, bool dropped) {
         return;
     }
     aiol_fiber_end(&co->fiber);
-    if (co->kind == AIOL_CORO_ALONE && loop->coro == NULL) {
+    if (co->kind == AIOL_CORO_ALONE && (!dropped || loop->coro == NULL)) { /* else this may run on it: see aiol_stacks_free */
         loop->stacks->guards -= co->by_mapping;
         aiol_stack_unmap(&loop->allocator, co->memory, co->memory_size);
     }
