@@ -13969,6 +13969,7 @@ static bool aiol_sleep_cancel(aioloop_future *f, void *owner) {
     aioloop_handle handle;
     handle.slot = owner;
     handle.sequence = ((aiol_slot *)owner)->sequence;
+    f->end.cancel = NULL; /* the timer lets go of context values, which may cancel again */
     aioloop_handle_cancel(&handle);
     aiol_future_release(f);
     return true;
@@ -14285,7 +14286,7 @@ static void aiol_wait_timed_out(aioloop *loop, void *arg) {
 }
 
 static bool aiol_wait_cancel(aioloop_future *outer, void *owner) {
-    (void)outer;
+    outer->end.cancel = NULL; /* the callbacks let go of context values, which may cancel again */
     aiol_wait_end((aiol_wait *)owner);
     return true;
 }
@@ -14896,7 +14897,7 @@ static const aiol_resource_calls aiol_group_resource = {"task group", aiol_combi
 static void aiol_group_abort(aioloop_task_group *g) {
     aiol_link *link;
     g->aborting = true;
-    for (link = g->members.next; link != &g->members; link = link->next) /* cancelling calls nobody */
+    for (link = g->members.next; link != &g->members; link = link->next) /* no member comes or goes meanwhile */
         aioloop_future_cancel(AIOL_CONTAINER(link, aiol_member, link)->task, NULL);
 }
 

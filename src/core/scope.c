@@ -153,7 +153,7 @@ static const aiol_resource_calls aiol_group_resource = {"task group", aiol_combi
 static void aiol_group_abort(aioloop_task_group *g) {
     aiol_link *link;
     g->aborting = true;
-    for (link = g->members.next; link != &g->members; link = link->next) /* cancelling calls nobody */
+    for (link = g->members.next; link != &g->members; link = link->next) /* no member comes or goes meanwhile */
         aioloop_future_cancel(AIOL_CONTAINER(link, aiol_member, link)->task, NULL);
 }
 
