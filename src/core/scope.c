@@ -310,6 +310,8 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
         aioloop_future_unref(task);
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
     }
+    if (AIOL_UNLIKELY(g->aborting)) /* an eager one has cancelled the parent */
+        aioloop_future_cancel(task, NULL);
     return task;
 }
 
