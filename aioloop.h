@@ -1003,7 +1003,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *l
 AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future);
 
 /* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had taken it.
- * AIOLOOP_EINVALIDSTATE if source is pending or target is not. */
+ * AIOLOOP_EINVALIDSTATE if source is pending or target is not; AIOLOOP_EINVAL if source is another loop's. */
 AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source);
 
 /* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that
@@ -12314,7 +12314,8 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
 
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
-    source->flags |= AIOL_FUTURE_LOOKED_AT;
+    if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
+        source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
         if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
@@ -12371,6 +12372,8 @@ AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *sour
         err = AIOLOOP_EINVAL;
     if (err == 0 && source->state == AIOL_FUTURE_PENDING)
         err = AIOLOOP_EINVALIDSTATE;
+    if (err == 0 && !aiol_future_is_static(source) && source->loop != target->loop)
+        err = aiol_fail(target->loop, AIOLOOP_EINVAL, "the future belongs to another loop");
     return err < 0 ? err : aiol_future_take_over(target, source);
 }
 

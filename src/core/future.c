@@ -380,7 +380,8 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
 
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
-    source->flags |= AIOL_FUTURE_LOOKED_AT;
+    if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
+        source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
         if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
@@ -437,6 +438,8 @@ AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *sour
         err = AIOLOOP_EINVAL;
     if (err == 0 && source->state == AIOL_FUTURE_PENDING)
         err = AIOLOOP_EINVALIDSTATE;
+    if (err == 0 && !aiol_future_is_static(source) && source->loop != target->loop)
+        err = aiol_fail(target->loop, AIOLOOP_EINVAL, "the future belongs to another loop");
     return err < 0 ? err : aiol_future_take_over(target, source);
 }
 
