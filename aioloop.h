@@ -12573,8 +12573,8 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
     aiol_queue dropped;
     aiol_slot *all;
     size_t removed = 0;
-    if (future == NULL || aiol_future_is_static(future))
-        return 0;
+    if (future == NULL || aiol_future_is_static(future) || future->state != AIOL_FUTURE_PENDING)
+        return 0; /* done: next may be something else */
     aiol_queue_init(&dropped);
     all = future->next.callbacks;
     future->next.callbacks = NULL;
