@@ -384,7 +384,9 @@ AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *so
         source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
-        if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
+        if ((source->flags & AIOL_FUTURE_BORROWS) != 0)
+            source = source->next.source; /* so that there are no chains, however deep shields and time-outs are nested */
+        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_WAITER) != 0) {
             aiol_future_hold(source);
             f->flags |= AIOL_FUTURE_BORROWS;
             f->next.source = source;
