@@ -13813,6 +13813,8 @@ AIOLOOP_API AIOL_NOINLINE int64_t aioloop_await(aioloop_future *future, void *ou
         return aiol_await_nowhere(loop, future, "await outside of a task");
     if (AIOL_UNLIKELY(!aiol_task_may_block(loop, task)))
         return aiol_await_nowhere(loop, future, "a coroutine without a stack waits by AIOLOOP_AWAIT");
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_WAITS) != 0))
+        return aiol_await_nowhere(loop, future, "await in a task that waits already");
     if (AIOL_UNLIKELY(loop->debug))
         aiol_task_watch(task, AIOL_RETURN_ADDRESS);
     if (aiol_task_wait(loop, task, future))
