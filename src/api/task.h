@@ -188,9 +188,12 @@ AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
         if (0) {                                                                                   \
         case __LINE__:;                                                                            \
         }                                                                                          \
-        (result) = aioloop_frame_call(aioloop_frame_loop_, (fn), (child), (out));                  \
-        if ((result) == AIOLOOP_SUSPENDED)                                                         \
-            return AIOLOOP_SUSPENDED;                                                              \
+        {                                                                                          \
+            const int64_t aioloop_frame_n_ = aioloop_frame_call(aioloop_frame_loop_, (fn), (child), (out)); \
+            if (aioloop_frame_n_ == AIOLOOP_SUSPENDED)                                             \
+                return AIOLOOP_SUSPENDED;                                                          \
+            (result) = aioloop_frame_n_;                                                           \
+        }                                                                                          \
     } while (0)
 
 /* What the macros call. */
