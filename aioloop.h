@@ -10701,6 +10701,23 @@ typedef struct aiol_waiter {
     uint64_t mark;
 } aiol_waiter;
 
+enum {
+    AIOL_TASK_STACKFUL = 1,
+    AIOL_TASK_STARTED = 2,
+    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
+    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
+    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
+    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
+    AIOL_TASK_RUNS = 512,      /* its step does, or the exception handler in its context */
+    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
+    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
+    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
+    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
+};
+
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
  * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
  * (or the coroutine's stack), the context, and in u the future awaited or the deadline. */
@@ -11088,23 +11105,33 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
-/* Calls the handler in the context of the task that failed, if it is one. It cannot wait. Returns what it raised. */
+/* Calls the handler in the context of the task that failed, if it is one and has not entered it already. It cannot wait. Returns what
+ * it raised. */
 static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
     aiol_map **place = aiol_task_place(context->task);
     aiol_context_frame frame = {NULL, NULL};
+    aiol_task *failed = place == NULL ? NULL : (aiol_task *)(void *)context->task;
     aiol_task *task = loop->task;
     int outer = loop->raised;
     int raised;
-    if (place != NULL)
+    if (failed != NULL && (failed->flags & AIOL_TASK_RUNS) != 0)
+        failed = NULL;
+    if (failed != NULL) {
+        aiol_future_hold(&failed->future);
+        failed->flags |= AIOL_TASK_RUNS;
         frame = aiol_context_enter(place);
+    }
     loop->raised = 0;
     loop->task = NULL;
     loop->handler(loop, context, loop->handler_arg);
     raised = loop->raised;
     loop->raised = outer;
     loop->task = task;
-    if (place != NULL)
+    if (failed != NULL) {
         aiol_context_leave(&frame);
+        failed->flags &= (uint16_t)~AIOL_TASK_RUNS;
+        aiol_future_release(&failed->future);
+    }
     return raised;
 }
 
@@ -12997,23 +13024,6 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
  */
 #ifndef AIOL_CORE_TASK_C
 #define AIOL_CORE_TASK_C
-
-enum {
-    AIOL_TASK_STACKFUL = 1,
-    AIOL_TASK_STARTED = 2,
-    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
-    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
-    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
-    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
-    AIOL_TASK_RUNS = 512,      /* its step does */
-    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
-    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
-};
 
 typedef struct aiol_task_extra {
     char *name;
