@@ -1408,7 +1408,8 @@ AIOLOOP_API int64_t aioloop_runner_run_frame(aioloop_runner *runner, aioloop_ste
 /* Runner.get_loop(): NULL once closed. */
 AIOLOOP_API aioloop *aioloop_runner_get_loop(aioloop_runner *runner);
 
-/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs. */
+/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs or
+ * closes (in the exception handler, say). */
 AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner);
 
 /* Closes, and frees the runner. NULL is ignored. */
@@ -19656,6 +19657,7 @@ struct aioloop_runner {
     aioloop_context *context;
     aioloop_time shutdown_timeout;
     aioloop_allocator allocator;
+    bool closing; /* what that calls may not do so again */
 };
 
 AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
@@ -19793,8 +19795,9 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
         return AIOLOOP_EINVAL;
     if (runner->loop == NULL)
         return 0;
-    if (aioloop_get_running_loop() != NULL)
+    if (runner->closing || aioloop_get_running_loop() != NULL)
         return AIOLOOP_EMISUSE;
+    runner->closing = true;
     deadline = aiol_time_add(aioloop_now(runner->loop), runner->shutdown_timeout);
     aiol_runner_cancel_all(runner, deadline);
     aiol_runner_shutdown_asyncgens(runner, deadline);
@@ -19803,6 +19806,7 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
     runner->loop = NULL;
     aioloop_context_unref(runner->context);
     runner->context = NULL;
+    runner->closing = false;
     return 0;
 }
 
