@@ -468,21 +468,30 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     return 0;
 }
 
+/* One of the loop's futures, with a reference; NULL behind the last. */
+static aioloop_future *aiol_loop_hold_future(aioloop *loop, aiol_link *link) {
+    aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
+    if (link == &loop->futures)
+        return NULL;
+    aiol_future_hold(f);
+    return f;
+}
+
 /* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler may drop any
  * of them. */
 static void aiol_loop_report_failures(aioloop *loop) {
-    aiol_link *link = loop->futures.next;
+    aioloop_future *f;
     if (!aiol_loop_is_ours(loop))
         return;
-    while (link != &loop->futures) {
-        aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
-        aiol_future_hold(f);
+    f = aiol_loop_hold_future(loop, loop->futures.next);
+    while (f != NULL) {
+        aioloop_future *last = f;
         if (f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
             aiol_future_report(f);
         else if (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) != 0)
             aiol_task_report_pending((aiol_task *)(void *)f);
-        link = link->next;
-        aiol_future_release(f);
+        f = aiol_loop_hold_future(loop, f->link.next);
+        aiol_future_release(last); /* may run user code, so not before the next one is held */
     }
 }
 
