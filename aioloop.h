@@ -797,8 +797,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop);
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
  * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio
  * does, a loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child
- * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is
- * ignored. */
+ * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and in what close and free call (the
+ * exception handler, the log), and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
@@ -10630,6 +10630,7 @@ struct aioloop {
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
+    bool ending;  /* close or free is under way: what they call may not free it */
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
     uint32_t task_number; /* the last one given */
     aioloop_task_factory factory;
@@ -16926,6 +16927,7 @@ static void aiol_loop_warn_open(aioloop *loop) {
 
 AIOLOOP_API int aioloop_close(aioloop *loop) {
     aiol_link *link;
+    bool ending;
     if (loop == NULL)
         return AIOLOOP_EINVAL;
     if (loop->closed)
@@ -16936,6 +16938,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         aiol_loop_warn_open(loop);
     loop->closed_at = aiol_loop_now(loop);
     aiol_store(&loop->closed, true);
+    ending = loop->ending;
+    loop->ending = true;
     loop->careful = true;
     aiol_inbox_refuse(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
@@ -16947,6 +16951,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
     aiol_concurrents_close(loop);
+    loop->ending = ending;
     return 0;
 }
 
@@ -17001,11 +17006,16 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    if (loop->ending)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is being closed or freed");
+    loop->ending = true;
     if (loop->debug && !loop->closed && aiol_loop_is_ours(loop))
         aiol_warn(loop, loop->site, "unclosed event loop");
     err = aioloop_close(loop);
-    if (err < 0)
+    if (err < 0) {
+        loop->ending = false;
         return err;
+    }
     aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;

@@ -216,6 +216,7 @@ struct aioloop {
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
+    bool ending;  /* close or free is under way: what they call may not free it */
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
     uint32_t task_number; /* the last one given */
     aioloop_task_factory factory;

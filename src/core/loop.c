@@ -444,6 +444,7 @@ static void aiol_loop_warn_open(aioloop *loop) {
 
 AIOLOOP_API int aioloop_close(aioloop *loop) {
     aiol_link *link;
+    bool ending;
     if (loop == NULL)
         return AIOLOOP_EINVAL;
     if (loop->closed)
@@ -454,6 +455,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         aiol_loop_warn_open(loop);
     loop->closed_at = aiol_loop_now(loop);
     aiol_store(&loop->closed, true);
+    ending = loop->ending;
+    loop->ending = true;
     loop->careful = true;
     aiol_inbox_refuse(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
@@ -465,6 +468,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
     aiol_concurrents_close(loop);
+    loop->ending = ending;
     return 0;
 }
 
@@ -519,11 +523,16 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    if (loop->ending)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is being closed or freed");
+    loop->ending = true;
     if (loop->debug && !loop->closed && aiol_loop_is_ours(loop))
         aiol_warn(loop, loop->site, "unclosed event loop");
     err = aioloop_close(loop);
-    if (err < 0)
+    if (err < 0) {
+        loop->ending = false;
         return err;
+    }
     aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;
