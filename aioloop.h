@@ -16934,13 +16934,13 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
-    if (loop->debug && aiol_loop_is_ours(loop))
-        aiol_loop_warn_open(loop);
-    loop->closed_at = aiol_loop_now(loop);
-    aiol_store(&loop->closed, true);
     ending = loop->ending;
     loop->ending = true;
+    loop->closed_at = aiol_loop_now(loop);
+    aiol_store(&loop->closed, true);
     loop->careful = true;
+    if (loop->debug && aiol_loop_is_ours(loop))
+        aiol_loop_warn_open(loop);
     aiol_inbox_refuse(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
         aiol_resource_of(link)->calls->closed(aiol_resource_of(link));
