@@ -797,8 +797,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop);
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
  * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio
  * does, a loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child
- * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is
- * ignored. */
+ * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and in what close and free call (the
+ * exception handler, the log), and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
@@ -1021,7 +1021,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *l
 AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future);
 
 /* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had taken it.
- * AIOLOOP_EINVALIDSTATE if source is pending or target is not. */
+ * AIOLOOP_EINVALIDSTATE if source is pending or target is not; AIOLOOP_EINVAL if source is another loop's. */
 AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source);
 
 /* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that
@@ -1426,7 +1426,8 @@ AIOLOOP_API int64_t aioloop_runner_run_frame(aioloop_runner *runner, aioloop_ste
 /* Runner.get_loop(): NULL once closed. */
 AIOLOOP_API aioloop *aioloop_runner_get_loop(aioloop_runner *runner);
 
-/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs. */
+/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs or
+ * closes (in the exception handler, say). */
 AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner);
 
 /* Closes, and frees the runner. NULL is ignored. */
@@ -10668,6 +10669,7 @@ struct aioloop {
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
+    bool ending;  /* close or free is under way: what they call may not free it */
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
     aioloop_future *nothing; /* done, with 0; NULL until the first who needs it */
     uint32_t task_number; /* the last one given */
@@ -10742,6 +10744,23 @@ typedef struct aiol_waiter {
     void (*dispose)(void *pointer);                        /* this and mark are the object's */
     uint64_t mark;
 } aiol_waiter;
+
+enum {
+    AIOL_TASK_STACKFUL = 1,
+    AIOL_TASK_STARTED = 2,
+    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
+    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
+    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
+    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
+    AIOL_TASK_RUNS = 512,      /* its step does, or the exception handler in its context */
+    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
+    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
+    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
+    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
+};
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
  * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
@@ -11156,23 +11175,33 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
-/* Calls the handler in the context of the task that failed, if it is one. It cannot wait. Returns what it raised. */
+/* Calls the handler in the context of the task that failed, if it is one and has not entered it already. It cannot wait. Returns what
+ * it raised. */
 static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
     aiol_map **place = aiol_task_place(context->task);
     aiol_context_frame frame = {NULL, NULL};
+    aiol_task *failed = place == NULL ? NULL : (aiol_task *)(void *)context->task;
     aiol_task *task = loop->task;
     int outer = loop->raised;
     int raised;
-    if (place != NULL)
+    if (failed != NULL && (failed->flags & AIOL_TASK_RUNS) != 0)
+        failed = NULL;
+    if (failed != NULL) {
+        aiol_future_hold(&failed->future);
+        failed->flags |= AIOL_TASK_RUNS;
         frame = aiol_context_enter(place);
+    }
     loop->raised = 0;
     loop->task = NULL;
     loop->handler(loop, context, loop->handler_arg);
     raised = loop->raised;
     loop->raised = outer;
     loop->task = task;
-    if (place != NULL)
+    if (failed != NULL) {
         aiol_context_leave(&frame);
+        failed->flags &= (uint16_t)~AIOL_TASK_RUNS;
+        aiol_future_release(&failed->future);
+    }
     return raised;
 }
 
@@ -12397,10 +12426,13 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
 
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
-    source->flags |= AIOL_FUTURE_LOOKED_AT;
+    if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
+        source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
-        if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
+        if ((source->flags & AIOL_FUTURE_BORROWS) != 0)
+            source = source->next.source; /* so that there are no chains, however deep shields and time-outs are nested */
+        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_WAITER) != 0) {
             aiol_future_hold(source);
             f->flags |= AIOL_FUTURE_BORROWS;
             f->next.source = source;
@@ -12454,6 +12486,8 @@ AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *sour
         err = AIOLOOP_EINVAL;
     if (err == 0 && source->state == AIOL_FUTURE_PENDING)
         err = AIOLOOP_EINVALIDSTATE;
+    if (err == 0 && !aiol_future_is_static(source) && source->loop != target->loop)
+        err = aiol_fail(target->loop, AIOLOOP_EINVAL, "the future belongs to another loop");
     return err < 0 ? err : aiol_future_take_over(target, source);
 }
 
@@ -12654,8 +12688,8 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
     aiol_queue dropped;
     aiol_slot *all;
     size_t removed = 0;
-    if (future == NULL || aiol_future_is_static(future))
-        return 0;
+    if (future == NULL || aiol_future_is_static(future) || future->state != AIOL_FUTURE_PENDING)
+        return 0; /* done: next may be something else */
     aiol_queue_init(&dropped);
     all = future->next.callbacks;
     future->next.callbacks = NULL;
@@ -13088,23 +13122,6 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
  */
 #ifndef AIOL_CORE_TASK_C
 #define AIOL_CORE_TASK_C
-
-enum {
-    AIOL_TASK_STACKFUL = 1,
-    AIOL_TASK_STARTED = 2,
-    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
-    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
-    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
-    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
-    AIOL_TASK_RUNS = 512,      /* its step does */
-    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
-    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
-};
 
 /* A time-out that the task has entered: scope.c's. */
 typedef struct aiol_scope {
@@ -13945,6 +13962,8 @@ AIOLOOP_API AIOL_NOINLINE int64_t aioloop_await(aioloop_future *future, void *ou
         return aiol_await_nowhere(loop, future, "await outside of a task");
     if (AIOL_UNLIKELY(!aiol_task_may_block(loop, task)))
         return aiol_await_nowhere(loop, future, "a coroutine without a stack waits by AIOLOOP_AWAIT");
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_WAITS) != 0))
+        return aiol_await_nowhere(loop, future, "await in a task that waits already");
     if (AIOL_UNLIKELY(loop->debug))
         aiol_task_watch(task, AIOL_RETURN_ADDRESS);
     if (aiol_task_wait(loop, task, future))
@@ -14109,6 +14128,7 @@ static bool aiol_sleep_cancel(aioloop_future *f, void *owner) {
     aioloop_handle handle;
     handle.slot = owner;
     handle.sequence = ((aiol_slot *)owner)->sequence;
+    f->end.cancel = NULL; /* the timer lets go of context values, which may cancel again */
     aioloop_handle_cancel(&handle);
     aiol_future_release(f);
     return true;
@@ -14425,7 +14445,7 @@ static void aiol_wait_timed_out(aioloop *loop, void *arg) {
 }
 
 static bool aiol_wait_cancel(aioloop_future *outer, void *owner) {
-    (void)outer;
+    outer->end.cancel = NULL; /* the callbacks let go of context values, which may cancel again */
     aiol_wait_end((aiol_wait *)owner);
     return true;
 }
@@ -15062,7 +15082,7 @@ static const aiol_resource_calls aiol_group_resource = {"task group", aiol_combi
 static void aiol_group_abort(aioloop_task_group *g) {
     aiol_link *link;
     g->aborting = true;
-    for (link = g->members.next; link != &g->members; link = link->next) /* cancelling calls nobody */
+    for (link = g->members.next; link != &g->members; link = link->next) /* no member comes or goes meanwhile */
         aioloop_future_cancel(AIOL_CONTAINER(link, aiol_member, link)->task, NULL);
 }
 
@@ -15219,6 +15239,8 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
         aioloop_future_unref(task);
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
     }
+    if (AIOL_UNLIKELY(g->aborting)) /* an eager one has cancelled the parent */
+        aioloop_future_cancel(task, NULL);
     return task;
 }
 
@@ -17066,17 +17088,20 @@ static void aiol_loop_warn_open(aioloop *loop) {
 
 AIOLOOP_API int aioloop_close(aioloop *loop) {
     aiol_link *link;
+    bool ending;
     if (loop == NULL)
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
-    if (loop->debug && aiol_loop_is_ours(loop))
-        aiol_loop_warn_open(loop);
+    ending = loop->ending;
+    loop->ending = true;
     loop->closed_at = aiol_loop_now(loop);
     aiol_store(&loop->closed, true);
     loop->careful = true;
+    if (loop->debug && aiol_loop_is_ours(loop))
+        aiol_loop_warn_open(loop);
     aiol_inbox_refuse(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
         aiol_resource_of(link)->calls->closed(aiol_resource_of(link));
@@ -17087,24 +17112,34 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
     aiol_concurrents_close(loop);
+    loop->ending = ending;
     return 0;
+}
+
+/* One of the loop's futures, with a reference; NULL behind the last. */
+static aioloop_future *aiol_loop_hold_future(aioloop *loop, aiol_link *link) {
+    aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
+    if (link == &loop->futures)
+        return NULL;
+    aiol_future_hold(f);
+    return f;
 }
 
 /* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler may drop any
  * of them. */
 static void aiol_loop_report_failures(aioloop *loop) {
-    aiol_link *link = loop->futures.next;
+    aioloop_future *f;
     if (!aiol_loop_is_ours(loop))
         return;
-    while (link != &loop->futures) {
-        aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
-        aiol_future_hold(f);
+    f = aiol_loop_hold_future(loop, loop->futures.next);
+    while (f != NULL) {
+        aioloop_future *last = f;
         if (f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
             aiol_future_report(f);
         else if (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) != 0)
             aiol_task_report_pending((aiol_task *)(void *)f);
-        link = link->next;
-        aiol_future_release(f);
+        f = aiol_loop_hold_future(loop, f->link.next);
+        aiol_future_release(last); /* may run user code, so not before the next one is held */
     }
 }
 
@@ -17132,11 +17167,16 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    if (loop->ending)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is being closed or freed");
+    loop->ending = true;
     if (loop->debug && !loop->closed && aiol_loop_is_ours(loop))
         aiol_warn(loop, loop->site, "unclosed event loop");
     err = aioloop_close(loop);
-    if (err < 0)
+    if (err < 0) {
+        loop->ending = false;
         return err;
+    }
     aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;
@@ -19797,6 +19837,7 @@ struct aioloop_runner {
     aioloop_context *context;
     aioloop_time shutdown_timeout;
     aioloop_allocator allocator;
+    bool closing; /* what that calls may not do so again */
 };
 
 AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
@@ -19936,8 +19977,9 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
         return AIOLOOP_EINVAL;
     if (runner->loop == NULL)
         return 0;
-    if (aioloop_get_running_loop() != NULL)
+    if (runner->closing || aioloop_get_running_loop() != NULL)
         return AIOLOOP_EMISUSE;
+    runner->closing = true;
     deadline = aiol_time_add(aioloop_now(runner->loop), runner->shutdown_timeout);
     aiol_runner_cancel_all(runner, deadline);
     aiol_runner_shutdown_asyncgens(runner, deadline);
@@ -19946,6 +19988,7 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
     runner->loop = NULL;
     aioloop_context_unref(runner->context);
     runner->context = NULL;
+    runner->closing = false;
     return 0;
 }
 

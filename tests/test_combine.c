@@ -1051,3 +1051,65 @@ TEST(as_completed_freed_while_outcomes_are_on_their_way, "ASC-01") {
     CHECK(c != NULL);
     test_end(loop);
 }
+
+/* ---- what a cancel lets go of ---- */
+
+static const aioloop_context_var combine_var = {"combine", NULL};
+
+static void combine_cancels_again(void *value) {
+    aioloop_future **f = (aioloop_future **)value;
+    CHECK(aioloop_future_cancel(*f, NULL));
+}
+
+TEST(cancel_that_a_context_value_repeats_ends_once, "FUT-04") {
+    aioloop *loop = test_loop();
+    aioloop_wait_options options = AIOLOOP_ZERO;
+    aioloop_future *inner = aioloop_create_future(loop);
+    aioloop_future *f = NULL;
+    int kind;
+    for (kind = 0; kind < 3; kind++) { /* the value is let go of by a sleep's timer, a wait's timer, a wait's callback */
+        options.timeout = kind == 1 ? AIOLOOP_SECONDS(1000) : 0;
+        CHECK_EQ(aioloop_context_set(&combine_var, &f, combine_cancels_again), 0);
+        f = aioloop_future_ref(kind == 0 ? aioloop_sleep(loop, AIOLOOP_SECONDS(1000)) : aioloop_wait(loop, &inner, 1, &options));
+        CHECK_EQ(aioloop_context_set(&combine_var, NULL, NULL), 0);
+        CHECK(aioloop_future_cancel(f, NULL));
+        CHECK(aioloop_future_cancelled(f));
+        aioloop_future_unref(f);
+    }
+    aioloop_future_unref(inner);
+    test_end(loop);
+}
+
+/* ---- depth ---- */
+
+static int64_t combine_shields(aioloop *loop, void *arg, void **out) {
+    aioloop_future *f = aioloop_create_future(loop);
+    int64_t n;
+    int i;
+    (void)out;
+    if (aioloop_future_set_result(f, 5, arg, combine_dispose) < 0)
+        return AIOLOOP_ENOMEM;
+    for (i = 0; i < 1000; i++) {
+        aioloop_future *outer = aioloop_future_ref(aioloop_shield(f));
+        aioloop_future_unref(f);
+        f = outer;
+    }
+    n = aioloop_future_result(f, NULL);
+    aioloop_future_unref(f);
+    return n;
+}
+
+TEST(depth_of_shields_takes_no_stack, "") {
+    aioloop *loop = test_loop();
+    aioloop_task_options options = AIOLOOP_ZERO;
+    aioloop_task *task;
+    combine_work work = AIOLOOP_ZERO;
+    await_needs_stacks(loop);
+    options.stack_size = 65536;
+    task = await_task(loop, combine_shields, &work, &options);
+    await_done(loop, task);
+    CHECK_EQ(aioloop_future_result(task, NULL), 5);
+    CHECK_EQ(work.disposed, 1);
+    aioloop_future_unref(task);
+    test_end(loop);
+}

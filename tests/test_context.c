@@ -677,3 +677,53 @@ TEST(context_of_each_connection_is_its_own, "CTX-02 CTX-04") {
     CHECK_EQ(b.calls[strlen(b.calls) - 1], 'r');
     context_end(loop);
 }
+
+/* ---- the exception handler, which runs in a task's ---- */
+
+static const aioloop_context_var context_frame_var = {"frame", NULL};
+static int context_handler_saw;
+
+static int64_t context_asks_for_it(aioloop *loop, aioloop_frame *frame, void **out) {
+    aioloop_task *failed = *(aioloop_task **)(void *)(frame + 1);
+    aioloop_context *context = aioloop_task_get_context(failed);
+    (void)loop;
+    (void)out;
+    aioloop_context_unref(context);
+    return context == NULL ? 0 : 1;
+}
+
+typedef struct context_asker {
+    aioloop_frame frame;
+    aioloop_task *failed;
+} context_asker;
+
+static void context_handler(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    context_asker asker = AIOLOOP_ZERO;
+    aioloop_task_options options = AIOLOOP_ZERO;
+    (void)arg;
+    options.eager = true;
+    asker.failed = context->task;
+    aioloop_future_unref(aioloop_create_task_frame(loop, context_asks_for_it, &asker.frame, &options));
+    context_handler_saw = *(int *)aioloop_context_get(&context_frame_var);
+    CHECK_EQ(aioloop_context_set(&context_frame_var, NULL, NULL), 0);
+}
+
+static int64_t context_fails(aioloop *loop, aioloop_frame *frame, void **out) {
+    static int seven = 7;
+    (void)loop;
+    (void)frame;
+    (void)out;
+    CHECK_EQ(aioloop_context_set(&context_frame_var, &seven, NULL), 0);
+    return AIOLOOP_EINVAL;
+}
+
+TEST(context_of_a_failed_task_stays_under_its_handler, "CTX-04") {
+    aioloop *loop = test_loop();
+    aioloop_frame frame = AIOLOOP_ZERO;
+    context_handler_saw = 0;
+    aioloop_set_exception_handler(loop, context_handler, NULL);
+    aioloop_future_unref(aioloop_create_task_frame(loop, context_fails, &frame, NULL));
+    test_spin(loop, 2);
+    CHECK_EQ(context_handler_saw, 7);
+    test_end(loop);
+}

@@ -648,3 +648,47 @@ TEST(frame_that_swallows_a_cancellation_is_told_of_in_debug_mode, "TASK-09") {
     CHECK_EQ(aioloop_close(loop), 0);
     test_end(loop);
 }
+
+/* ---- where a result goes ---- */
+
+typedef struct coroutine_once {
+    aioloop_frame frame;
+    aioloop_frame child;
+    int64_t n;
+    int asked; /* where to */
+} coroutine_once;
+
+static int64_t *coroutine_place(coroutine_once *self) {
+    self->asked++;
+    return &self->n;
+}
+
+static int64_t coroutine_yields_then_five(aioloop *loop, aioloop_frame *frame, void **out) {
+    int64_t n;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    AIOLOOP_SLEEP(n, 0);
+    return n < 0 ? n : 5;
+    AIOLOOP_END;
+}
+
+static int64_t coroutine_calls_into_a_place(aioloop *loop, aioloop_frame *frame, void **out) {
+    coroutine_once *self = (coroutine_once *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    AIOLOOP_CALL(*coroutine_place(self), coroutine_yields_then_five, &self->child, NULL);
+    return self->n;
+    AIOLOOP_END;
+}
+
+/* So it may as well be an int, which does not know AIOLOOP_SUSPENDED. */
+TEST(call_asks_once_where_its_result_goes, "") {
+    aioloop *loop = test_loop();
+    coroutine_once c = AIOLOOP_ZERO;
+    aioloop_task *task = await_task_frame(loop, coroutine_calls_into_a_place, &c.frame, NULL);
+    await_done(loop, task);
+    CHECK_EQ(aioloop_future_result(task, NULL), 5);
+    CHECK_EQ(c.asked, 1);
+    aioloop_future_unref(task);
+    test_end(loop);
+}

@@ -1245,3 +1245,58 @@ TEST(error_is_kept_across_what_fails_meanwhile, "") {
     CHECK_EQ(aioloop_error_code(aioloop_last_error(loop)), AIOLOOP_EIO);
     test_end(loop);
 }
+
+/* ---- while the loop is freed ---- */
+
+static int error_freed_again;
+
+static void error_handler_frees(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    (void)context;
+    (void)arg;
+    error_freed_again = aioloop_free(loop);
+}
+
+TEST(handler_cannot_free_the_loop_that_is_being_freed, "") {
+    aioloop *loop = test_loop();
+    aioloop_future *f = aioloop_create_future(loop);
+    error_freed_again = 0;
+    CHECK_EQ(aioloop_future_set_exception(f, AIOLOOP_EINVAL, NULL), 0);
+    aioloop_set_exception_handler(loop, error_handler_frees, NULL);
+    test_end(loop);
+    CHECK_EQ(error_freed_again, AIOLOOP_EMISUSE);
+}
+
+static aioloop_task *error_task;
+static aioloop_future *error_next;
+
+static void error_drop_next(void *value) {
+    (void)value;
+    aioloop_future_unref(error_next);
+}
+
+static int64_t error_fails_with_a_value(aioloop *loop, aioloop_frame *frame, void **out) {
+    (void)loop;
+    (void)frame;
+    (void)out;
+    CHECK_EQ(aioloop_context_set(&error_var, &error_next, error_drop_next), 0);
+    return AIOLOOP_EINVAL;
+}
+
+static void error_handler_drops(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    (void)loop;
+    (void)context;
+    (void)arg;
+    aioloop_future_unref(error_task);
+    error_task = NULL;
+}
+
+TEST(report_at_the_end_may_drop_the_next_future, "") {
+    aioloop *loop = test_loop();
+    aioloop_frame frame = AIOLOOP_ZERO;
+    error_task = aioloop_future_ref(aioloop_create_task_frame(loop, error_fails_with_a_value, &frame, NULL));
+    error_next = aioloop_create_future(loop);
+    test_spin(loop, 2);
+    aioloop_set_exception_handler(loop, error_handler_drops, NULL);
+    test_end(loop);
+    CHECK(error_task == NULL);
+}

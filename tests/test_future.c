@@ -1281,6 +1281,22 @@ TEST(operation_that_lets_go_first_leaves_the_future_unclaimed, "") {
     test_end(loop);
 }
 
+TEST(future_of_another_loop_is_not_copied, "") {
+    aioloop *loop = test_loop();
+    aioloop *other = test_loop();
+    aioloop_future *target = future_new(loop);
+    aioloop_future *source = future_new(other);
+    CHECK_EQ(aioloop_future_set_result(source, 1, NULL, NULL), 0);
+    CHECK_EQ(aioloop_future_copy(target, source), AIOLOOP_EINVAL);
+    CHECK(!aioloop_future_done(target));
+    CHECK_EQ(aioloop_future_copy(target, aioloop_create_future(NULL)), 0); /* what failed statically belongs to none */
+    CHECK_EQ(aioloop_future_exception(target), AIOLOOP_EINVAL);
+    aioloop_future_unref(target);
+    aioloop_future_unref(source);
+    test_end(other);
+    test_end(loop);
+}
+
 /* ---- fatal ---- */
 
 TEST(fatal_done_callback_ends_the_run_and_keeps_the_rest, "FUT-08") {

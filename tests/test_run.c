@@ -355,3 +355,36 @@ TEST(main_that_stops_the_loop_is_misuse_and_is_ended, "RNR-01") {
     CHECK_EQ(aioloop_run(run_stops, &log, NULL), AIOLOOP_EMISUSE);
     CHECK_STR(aioloop_error_message(aioloop_last_error(NULL)), "the loop was stopped before the future completed");
 }
+
+static aioloop_runner *run_closing;
+static int run_closed_again;
+
+static void run_handler_closes(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    (void)loop;
+    (void)context;
+    (void)arg;
+    run_closed_again = aioloop_runner_close(run_closing);
+}
+
+static int64_t run_fails_late(aioloop *loop, aioloop_frame *frame, void **out) {
+    int64_t n;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    AIOLOOP_SLEEP(n, AIOLOOP_SECONDS(1000));
+    return n == AIOLOOP_ECANCELED ? AIOLOOP_EINVAL : 0;
+    AIOLOOP_END;
+}
+
+TEST(runner_is_closed_once_also_by_its_handler, "RNR-01") {
+    aioloop_frame frame = AIOLOOP_ZERO;
+    run_frame f = AIOLOOP_ZERO;
+    run_closed_again = 0;
+    run_closing = aioloop_runner_new(NULL);
+    CHECK(run_closing != NULL);
+    aioloop_set_exception_handler(aioloop_runner_get_loop(run_closing), run_handler_closes, NULL);
+    aioloop_future_unref(aioloop_create_task_frame(aioloop_runner_get_loop(run_closing), run_fails_late, &frame, NULL));
+    (void)aioloop_runner_run_frame(run_closing, run_step, &f.frame, NULL, NULL);
+    CHECK_EQ(aioloop_runner_close(run_closing), 0);
+    aioloop_runner_free(run_closing);
+    CHECK_EQ(run_closed_again, AIOLOOP_EMISUSE);
+}

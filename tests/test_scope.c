@@ -885,3 +885,49 @@ TEST(cancellation_that_ends_in_an_error_is_not_swallowed, "TASK-09") {
     CHECK_EQ(test_log_lines(), 0);
     test_end(loop);
 }
+
+/* ---- an eager member that cancels its parent ---- */
+
+typedef struct scope_eager {
+    aioloop_task_group *group;
+    aioloop_task *parent;
+    int64_t told;
+} scope_eager;
+
+static int64_t scope_cancels_parent(aioloop *loop, void *arg, void **out) {
+    scope_eager *e = (scope_eager *)arg;
+    (void)out;
+    CHECK(aioloop_future_cancel(e->parent, NULL));
+    e->told = scope_sleep(loop, AIOLOOP_MS(20));
+    return e->told;
+}
+
+static int64_t scope_makes_one(aioloop *loop, void *arg, void **out) {
+    scope_eager *e = (scope_eager *)arg;
+    aioloop_task_options options = AIOLOOP_ZERO;
+    int64_t n = scope_sleep(loop, 0);
+    (void)out;
+    options.eager = true;
+    if (n == 0)
+        aioloop_future_unref(aioloop_task_group_create_task(e->group, scope_cancels_parent, e, &options));
+    return n < 0 ? n : scope_sleep(loop, AIOLOOP_MS(20));
+}
+
+static int64_t scope_has_an_eager_member(aioloop *loop, void *arg, void **out) {
+    scope_eager *e = (scope_eager *)arg;
+    (void)out;
+    e->parent = aioloop_current_task(loop);
+    e->group = aioloop_task_group_enter(loop);
+    CHECK(e->group != NULL);
+    aioloop_future_unref(aioloop_task_group_create_task(e->group, scope_makes_one, e, NULL));
+    return aioloop_await(aioloop_task_group_exit(e->group, 0), NULL);
+}
+
+TEST(eager_member_that_cancels_the_parent_is_cancelled_with_the_others, "TG-03") {
+    aioloop *loop = test_loop();
+    scope_eager e = AIOLOOP_ZERO;
+    await_needs_stacks(loop);
+    CHECK_EQ(await_run(loop, scope_has_an_eager_member, &e), AIOLOOP_ECANCELED);
+    CHECK_EQ(e.told, AIOLOOP_ECANCELED);
+    test_end(loop);
+}

@@ -350,6 +350,46 @@ TEST(eager_tasks_nest_on_stacks, "") {
     test_end(loop);
 }
 
+#if defined(__linux__)
+/* MiB of address space; 0: unknown. */
+static long stack_address_space(void) {
+    unsigned long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f == NULL)
+        return 0;
+    if (fscanf(f, "%lu", &pages) != 1)
+        pages = 0;
+    fclose(f);
+    return (long)(pages / 256);
+}
+
+static int64_t stack_returns(aioloop *loop, void *arg, void **out) {
+    (void)loop;
+    (void)arg;
+    (void)out;
+    return 1;
+}
+
+static int64_t stack_huge_ones(aioloop *loop, void *arg, void **out) {
+    aioloop_task_options options = AIOLOOP_ZERO;
+    int i;
+    (void)arg;
+    (void)out;
+    options.eager = true;
+    options.stack_size = (size_t)20 << 20; /* mapped alone */
+    for (i = 0; i < 30; i++)
+        CHECK_EQ(aioloop_await(aioloop_create_task(loop, stack_returns, NULL, &options), NULL), 1);
+    return stack_address_space();
+}
+
+TEST(huge_stack_of_an_eager_task_is_given_back, "") {
+    aioloop *loop = test_loop();
+    long before = stack_address_space();
+    CHECK(stack_run(loop, stack_huge_ones, NULL, NULL) - before < 300);
+    test_end(loop);
+}
+#endif
+
 static int64_t stack_chain(aioloop *loop, void *arg, void **out) {
     int *count = (int *)arg;
     int i;

@@ -2606,3 +2606,32 @@ TEST(task_that_finds_no_memory_disposes_of_its_argument_once, "CRE-07") {
         CHECK_LT(allocations, 30);
     }
 }
+
+/* ---- what is called while a task begins to wait ---- */
+
+static const aioloop_context_var task_waiting_var = {"task", NULL};
+static int64_t task_value_waited;
+
+static void task_value_waits(void *value) {
+    task_value_waited = aioloop_await(aioloop_sleep((aioloop *)value, AIOLOOP_MS(1)), NULL);
+}
+
+static int64_t task_is_cancelled_before_it_waits(aioloop *loop, void *arg, void **out) {
+    aioloop_future *f;
+    (void)arg;
+    (void)out;
+    CHECK_EQ(aioloop_context_set(&task_waiting_var, loop, task_value_waits), 0);
+    f = aioloop_sleep(loop, AIOLOOP_SECONDS(1000));
+    CHECK_EQ(aioloop_context_set(&task_waiting_var, NULL, NULL), 0);
+    CHECK(aioloop_future_cancel(aioloop_current_task(loop), NULL));
+    return aioloop_await(f, NULL);
+}
+
+TEST(context_value_cannot_wait_while_its_task_begins_to, "TASK-04") {
+    aioloop *loop = test_loop();
+    await_needs_stacks(loop);
+    task_value_waited = 0;
+    CHECK_EQ(await_run(loop, task_is_cancelled_before_it_waits, NULL), AIOLOOP_ECANCELED);
+    CHECK_EQ(task_value_waited, AIOLOOP_EMISUSE);
+    test_end(loop);
+}

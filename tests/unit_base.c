@@ -1127,3 +1127,28 @@ TEST(atomics_do_what_their_names_say, "") {
     CHECK_PTR(aiol_exchange_pointer(&p, NULL), &y);
     CHECK(p == NULL);
 }
+
+/* ---- futures ---- */
+
+static void unit_dispose_result(void *pointer) {
+    *(int *)pointer += 1;
+}
+
+/* The ring of callbacks and the source of a borrowed result share a place. */
+TEST(source_of_a_borrowed_result_is_no_callback, "") {
+    aioloop *loop = aioloop_new_event_loop(NULL);
+    aioloop_future *source = aioloop_create_future(loop);
+    aioloop_future *target = aioloop_create_future(loop);
+    aiol_slot seen;
+    int disposed = 0;
+    CHECK_EQ(aioloop_future_set_result(source, 1, &disposed, unit_dispose_result), 0);
+    CHECK_EQ(aioloop_future_copy(target, source), 0);
+    CHECK(target->next.source == source);
+    memcpy(&seen, source, sizeof(seen));
+    CHECK_EQ(aioloop_future_remove_done_callback(target, seen.fn.future, seen.arg), 0);
+    aioloop_future_unref(source);
+    CHECK_EQ(disposed, 0);
+    aioloop_future_unref(target);
+    CHECK_EQ(disposed, 1);
+    aioloop_free(loop);
+}

@@ -61,7 +61,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *l
 AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future);
 
 /* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had taken it.
- * AIOLOOP_EINVALIDSTATE if source is pending or target is not. */
+ * AIOLOOP_EINVALIDSTATE if source is pending or target is not; AIOLOOP_EINVAL if source is another loop's. */
 AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source);
 
 /* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that

@@ -93,8 +93,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop);
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
  * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio
  * does, a loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child
- * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and then nothing is freed. NULL is
- * ignored. */
+ * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and in what close and free call (the
+ * exception handler, the log), and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */

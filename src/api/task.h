@@ -362,7 +362,8 @@ AIOLOOP_API int64_t aioloop_runner_run_frame(aioloop_runner *runner, aioloop_ste
 /* Runner.get_loop(): NULL once closed. */
 AIOLOOP_API aioloop *aioloop_runner_get_loop(aioloop_runner *runner);
 
-/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs. */
+/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs or
+ * closes (in the exception handler, say). */
 AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner);
 
 /* Closes, and frees the runner. NULL is ignored. */

@@ -99,6 +99,7 @@ static bool aiol_sleep_cancel(aioloop_future *f, void *owner) {
     aioloop_handle handle;
     handle.slot = owner;
     handle.sequence = ((aiol_slot *)owner)->sequence;
+    f->end.cancel = NULL; /* the timer lets go of context values, which may cancel again */
     aioloop_handle_cancel(&handle);
     aiol_future_release(f);
     return true;
@@ -415,7 +416,7 @@ static void aiol_wait_timed_out(aioloop *loop, void *arg) {
 }
 
 static bool aiol_wait_cancel(aioloop_future *outer, void *owner) {
-    (void)outer;
+    outer->end.cancel = NULL; /* the callbacks let go of context values, which may cancel again */
     aiol_wait_end((aiol_wait *)owner);
     return true;
 }

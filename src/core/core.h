@@ -216,6 +216,7 @@ struct aioloop {
     size_t site_count;
     size_t site_capacity;
     uint32_t iteration;
+    bool ending;  /* close or free is under way: what they call may not free it */
     bool freeing; /* user code may still let go of things: no block goes before all of it has run */
     aioloop_future *nothing; /* done, with 0; NULL until the first who needs it */
     uint32_t task_number; /* the last one given */
@@ -290,6 +291,23 @@ typedef struct aiol_waiter {
     void (*dispose)(void *pointer);                        /* this and mark are the object's */
     uint64_t mark;
 } aiol_waiter;
+
+enum {
+    AIOL_TASK_STACKFUL = 1,
+    AIOL_TASK_STARTED = 2,
+    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
+    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
+    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
+    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
+    AIOL_TASK_RUNS = 512,      /* its step does, or the exception handler in its context */
+    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
+    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
+    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
+    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
+};
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
  * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame

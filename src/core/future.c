@@ -392,10 +392,13 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
 
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
-    source->flags |= AIOL_FUTURE_LOOKED_AT;
+    if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
+        source->flags |= AIOL_FUTURE_LOOKED_AT;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
-        if (source->end.dispose != NULL || (source->flags & (AIOL_FUTURE_BORROWS | AIOL_FUTURE_WAITER)) != 0) {
+        if ((source->flags & AIOL_FUTURE_BORROWS) != 0)
+            source = source->next.source; /* so that there are no chains, however deep shields and time-outs are nested */
+        if (source->end.dispose != NULL || (source->flags & AIOL_FUTURE_WAITER) != 0) {
             aiol_future_hold(source);
             f->flags |= AIOL_FUTURE_BORROWS;
             f->next.source = source;
@@ -449,6 +452,8 @@ AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *sour
         err = AIOLOOP_EINVAL;
     if (err == 0 && source->state == AIOL_FUTURE_PENDING)
         err = AIOLOOP_EINVALIDSTATE;
+    if (err == 0 && !aiol_future_is_static(source) && source->loop != target->loop)
+        err = aiol_fail(target->loop, AIOLOOP_EINVAL, "the future belongs to another loop");
     return err < 0 ? err : aiol_future_take_over(target, source);
 }
 
@@ -649,8 +654,8 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
     aiol_queue dropped;
     aiol_slot *all;
     size_t removed = 0;
-    if (future == NULL || aiol_future_is_static(future))
-        return 0;
+    if (future == NULL || aiol_future_is_static(future) || future->state != AIOL_FUTURE_PENDING)
+        return 0; /* done: next may be something else */
     aiol_queue_init(&dropped);
     all = future->next.callbacks;
     future->next.callbacks = NULL;

@@ -263,23 +263,33 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
-/* Calls the handler in the context of the task that failed, if it is one. It cannot wait. Returns what it raised. */
+/* Calls the handler in the context of the task that failed, if it is one and has not entered it already. It cannot wait. Returns what
+ * it raised. */
 static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
     aiol_map **place = aiol_task_place(context->task);
     aiol_context_frame frame = {NULL, NULL};
+    aiol_task *failed = place == NULL ? NULL : (aiol_task *)(void *)context->task;
     aiol_task *task = loop->task;
     int outer = loop->raised;
     int raised;
-    if (place != NULL)
+    if (failed != NULL && (failed->flags & AIOL_TASK_RUNS) != 0)
+        failed = NULL;
+    if (failed != NULL) {
+        aiol_future_hold(&failed->future);
+        failed->flags |= AIOL_TASK_RUNS;
         frame = aiol_context_enter(place);
+    }
     loop->raised = 0;
     loop->task = NULL;
     loop->handler(loop, context, loop->handler_arg);
     raised = loop->raised;
     loop->raised = outer;
     loop->task = task;
-    if (place != NULL)
+    if (failed != NULL) {
         aiol_context_leave(&frame);
+        failed->flags &= (uint16_t)~AIOL_TASK_RUNS;
+        aiol_future_release(&failed->future);
+    }
     return raised;
 }
 

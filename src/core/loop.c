@@ -444,17 +444,20 @@ static void aiol_loop_warn_open(aioloop *loop) {
 
 AIOLOOP_API int aioloop_close(aioloop *loop) {
     aiol_link *link;
+    bool ending;
     if (loop == NULL)
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
-    if (loop->debug && aiol_loop_is_ours(loop))
-        aiol_loop_warn_open(loop);
+    ending = loop->ending;
+    loop->ending = true;
     loop->closed_at = aiol_loop_now(loop);
     aiol_store(&loop->closed, true);
     loop->careful = true;
+    if (loop->debug && aiol_loop_is_ours(loop))
+        aiol_loop_warn_open(loop);
     aiol_inbox_refuse(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
         aiol_resource_of(link)->calls->closed(aiol_resource_of(link));
@@ -465,24 +468,34 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     loop->engine = NULL;
     aiol_loop_drop_callbacks(loop);
     aiol_concurrents_close(loop);
+    loop->ending = ending;
     return 0;
+}
+
+/* One of the loop's futures, with a reference; NULL behind the last. */
+static aioloop_future *aiol_loop_hold_future(aioloop *loop, aiol_link *link) {
+    aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
+    if (link == &loop->futures)
+        return NULL;
+    aiol_future_hold(f);
+    return f;
 }
 
 /* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler may drop any
  * of them. */
 static void aiol_loop_report_failures(aioloop *loop) {
-    aiol_link *link = loop->futures.next;
+    aioloop_future *f;
     if (!aiol_loop_is_ours(loop))
         return;
-    while (link != &loop->futures) {
-        aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
-        aiol_future_hold(f);
+    f = aiol_loop_hold_future(loop, loop->futures.next);
+    while (f != NULL) {
+        aioloop_future *last = f;
         if (f->state == AIOL_FUTURE_FAILED && (f->flags & AIOL_FUTURE_LOOKED_AT) == 0)
             aiol_future_report(f);
         else if (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) != 0)
             aiol_task_report_pending((aiol_task *)(void *)f);
-        link = link->next;
-        aiol_future_release(f);
+        f = aiol_loop_hold_future(loop, f->link.next);
+        aiol_future_release(last); /* may run user code, so not before the next one is held */
     }
 }
 
@@ -510,11 +523,16 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         return 0;
     if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
+    if (loop->ending)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is being closed or freed");
+    loop->ending = true;
     if (loop->debug && !loop->closed && aiol_loop_is_ours(loop))
         aiol_warn(loop, loop->site, "unclosed event loop");
     err = aioloop_close(loop);
-    if (err < 0)
+    if (err < 0) {
+        loop->ending = false;
         return err;
+    }
     aiol_loop_report_failures(loop);
     if (aiol_thread.current == loop)
         aiol_thread.current = NULL;

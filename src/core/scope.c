@@ -179,7 +179,7 @@ static const aiol_resource_calls aiol_group_resource = {"task group", aiol_combi
 static void aiol_group_abort(aioloop_task_group *g) {
     aiol_link *link;
     g->aborting = true;
-    for (link = g->members.next; link != &g->members; link = link->next) /* cancelling calls nobody */
+    for (link = g->members.next; link != &g->members; link = link->next) /* no member comes or goes meanwhile */
         aioloop_future_cancel(AIOL_CONTAINER(link, aiol_member, link)->task, NULL);
 }
 
@@ -336,6 +336,8 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
         aioloop_future_unref(task);
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
     }
+    if (AIOL_UNLIKELY(g->aborting)) /* an eager one has cancelled the parent */
+        aioloop_future_cancel(task, NULL);
     return task;
 }
 

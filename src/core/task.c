@@ -14,23 +14,6 @@
 
 #include "core/coro.c"
 
-enum {
-    AIOL_TASK_STACKFUL = 1,
-    AIOL_TASK_STARTED = 2,
-    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
-    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
-    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
-    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
-    AIOL_TASK_RUNS = 512,      /* its step does */
-    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
-    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
-};
-
 /* A time-out that the task has entered: scope.c's. */
 typedef struct aiol_scope {
     struct aiol_scope *outer;
@@ -870,6 +853,8 @@ AIOLOOP_API AIOL_NOINLINE int64_t aioloop_await(aioloop_future *future, void *ou
         return aiol_await_nowhere(loop, future, "await outside of a task");
     if (AIOL_UNLIKELY(!aiol_task_may_block(loop, task)))
         return aiol_await_nowhere(loop, future, "a coroutine without a stack waits by AIOLOOP_AWAIT");
+    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_WAITS) != 0))
+        return aiol_await_nowhere(loop, future, "await in a task that waits already");
     if (AIOL_UNLIKELY(loop->debug))
         aiol_task_watch(task, AIOL_RETURN_ADDRESS);
     if (aiol_task_wait(loop, task, future))

@@ -12,6 +12,7 @@ struct aioloop_runner {
     aioloop_context *context;
     aioloop_time shutdown_timeout;
     aioloop_allocator allocator;
+    bool closing; /* what that calls may not do so again */
 };
 
 AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
@@ -151,8 +152,9 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
         return AIOLOOP_EINVAL;
     if (runner->loop == NULL)
         return 0;
-    if (aioloop_get_running_loop() != NULL)
+    if (runner->closing || aioloop_get_running_loop() != NULL)
         return AIOLOOP_EMISUSE;
+    runner->closing = true;
     deadline = aiol_time_add(aioloop_now(runner->loop), runner->shutdown_timeout);
     aiol_runner_cancel_all(runner, deadline);
     aiol_runner_shutdown_asyncgens(runner, deadline);
@@ -161,6 +163,7 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
     runner->loop = NULL;
     aioloop_context_unref(runner->context);
     runner->context = NULL;
+    runner->closing = false;
     return 0;
 }
 
