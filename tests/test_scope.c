@@ -843,6 +843,7 @@ static int64_t scope_ends_inside(aioloop *loop, void *arg, void **out) {
 TEST(scope_that_was_not_left_goes_with_an_outer_one_or_the_task, "TIME-08") {
     aioloop *loop = test_loop();
     int due = 1;
+    await_needs_stacks(loop);
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_outer, NULL, NULL), NULL), 0);
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_outer, &due, NULL), NULL), 0);
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, scope_ends_inside, NULL, NULL), NULL), 0);
@@ -872,6 +873,7 @@ TEST(cancellation_that_ends_in_an_error_is_not_swallowed, "TASK-09") {
     aioloop *loop = test_loop();
     aioloop_task_options options = AIOLOOP_ZERO;
     aioloop_task *task;
+    await_needs_stacks(loop);
     if (aioloop_set_debug(loop, true) < 0)
         SKIP("built without debug mode");
     options.timeout = AIOLOOP_MS(1);
