@@ -680,7 +680,8 @@ TEST(context_of_each_connection_is_its_own, "CTX-02 CTX-04") {
 
 /* ---- the exception handler, which runs in a task's ---- */
 
-static const aioloop_context_var context_frame_var = {"frame", NULL};
+static int context_numbers[] = {0, 7};
+static const aioloop_context_var context_frame_var = {"frame", &context_numbers[0]};
 static int context_handler_saw;
 
 static int64_t context_asks_for_it(aioloop *loop, aioloop_frame *frame, void **out) {
@@ -705,15 +706,14 @@ static void context_handler(aioloop *loop, const aioloop_exception_context *cont
     asker.failed = context->task;
     aioloop_future_unref(aioloop_create_task_frame(loop, context_asks_for_it, &asker.frame, &options));
     context_handler_saw = *(int *)aioloop_context_get(&context_frame_var);
-    CHECK_EQ(aioloop_context_set(&context_frame_var, NULL, NULL), 0);
+    CHECK_EQ(aioloop_context_set(&context_frame_var, &context_numbers[0], NULL), 0);
 }
 
 static int64_t context_fails(aioloop *loop, aioloop_frame *frame, void **out) {
-    static int seven = 7;
     (void)loop;
     (void)frame;
     (void)out;
-    CHECK_EQ(aioloop_context_set(&context_frame_var, &seven, NULL), 0);
+    CHECK_EQ(aioloop_context_set(&context_frame_var, &context_numbers[1], NULL), 0);
     return AIOLOOP_EINVAL;
 }
 
