@@ -1161,7 +1161,8 @@ AIOLOOP_API aioloop_task_factory aioloop_get_task_factory(aioloop *loop, void **
 AIOLOOP_API aioloop_task *aioloop_current_task(aioloop *loop);
 
 /* asyncio.all_tasks(): stores at most capacity of the loop's tasks that are not done, oldest first, each a reference of yours,
- * and returns how many there are. tasks may be NULL with capacity 0. */
+ * and returns how many there are. tasks may be NULL with capacity 0. A task that nobody had claimed counts as claimed by who
+ * created it from then on: it stays until the loop is freed, unless that one unrefs it. */
 AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t capacity);
 
 /* True if the future is a task. */

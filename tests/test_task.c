@@ -1820,14 +1820,14 @@ static int64_t task_asks_for_its_context(aioloop *loop, void *arg, void **out) {
         n = AIOLOOP_EPERM;
     if (n == 0)
         n = aioloop_context_set(&task_var, task_value(6), NULL);
+    if (n == 0 && (aioloop_context_run(copy, task_reads_var, &seen) != 0 || seen != NULL))
+        n = AIOLOOP_ESRCH;
+    aioloop_context_unref(copy); /* before the wait, which may be one that does not end */
+    aioloop_context_unref(context);
     if (n == 0)
         n = aioloop_await(aioloop_sleep(loop, 0), NULL);
     if (n == 0 && aioloop_context_get(&task_var) != task_value(6))
         n = AIOLOOP_ENOENT;
-    if (n == 0 && (aioloop_context_run(copy, task_reads_var, &seen) != 0 || seen != NULL))
-        n = AIOLOOP_ESRCH;
-    aioloop_context_unref(copy);
-    aioloop_context_unref(context);
     return n;
 }
 
