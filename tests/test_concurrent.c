@@ -549,6 +549,33 @@ TEST(wrap_future_left_when_its_loop_ends_stays_pending, "FUT-13 RUN-19") {
     test_end(loop);
 }
 
+static void conc_free_event(void *event) {
+    aioloop_event_free((aioloop_event *)event);
+}
+
+TEST(wrap_future_lets_go_of_a_result_while_its_loop_is_whole, "FUT-13 RUN-19") {
+    aioloop *loop = test_loop();
+    aioloop *other = test_loop();
+    aioloop_task_options options = AIOLOOP_ZERO;
+    conc_work work = AIOLOOP_ZERO;
+    aioloop_concurrent_future *c;
+    aioloop_future *f;
+    test_needs_threads(loop);
+    work.pointer = aioloop_event_new(other);
+    CHECK(work.pointer != NULL);
+    options.dispose_result = conc_free_event;
+    c = conc_keep(aioloop_run_coroutine_threadsafe_frame(loop, conc_do, &work.frame, &options));
+    f = aioloop_future_ref(aioloop_wrap_future(other, c));
+    test_spin(loop, 3);
+    CHECK_EQ(aioloop_concurrent_future_result(c, 0, NULL), 0);
+    conc_drop(c);
+    aioloop_close(other); /* before it has heard of the result */
+    CHECK(!aioloop_future_done(f));
+    aioloop_future_unref(f);
+    test_end(other);
+    test_end(loop);
+}
+
 /* Two loops in two threads: each waits for a coroutine of the other. */
 static int64_t conc_ask(aioloop *loop, aioloop_frame *frame, void **out) {
     conc_work *self = (conc_work *)frame;
