@@ -538,11 +538,11 @@ static void aiol_wrapping_done(aioloop *loop, void *arg) {
     aioloop_future *f = w->future;
     bool mine;
     (void)loop;
+    aiol_concurrent_lock(c); /* whoever has posted this is through with the loop then, which may go as soon as this has run */
+    mine = !c->taken;
+    c->taken = c->taken || f != NULL;
+    aiol_concurrent_unlock(c);
     if (f != NULL && c->state == AIOL_FUTURE_FINISHED) {
-        aiol_concurrent_lock(c);
-        mine = !c->taken;
-        c->taken = true;
-        aiol_concurrent_unlock(c);
         aiol_future_finish(f, c->number, c->pointer, mine ? c->dispose : NULL);
         aiol_future_release(f);
     } else if (f != NULL) {
