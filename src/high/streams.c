@@ -460,12 +460,16 @@ static void aiol_streams_progress(aioloop_stream *s) {
     aioloop_future *f = s->reading;
     size_t size = 0;
     int found = f == NULL ? 0 : aiol_streams_look(s, &s->want, &size);
-    if (found != 0) {
-        aiol_future_hold(f);
-        aiol_streams_end_read(s);
-        aiol_streams_complete(s, f, found, size);
+    if (found == 0) {
+        aiol_streams_flow(s);
+        return;
     }
+    aiol_future_hold(f); /* once for complete, */
+    aiol_future_hold(f); /* and once more: letting go of a failure that nobody waits for may report it, to user code */
+    aiol_streams_end_read(s);
+    aiol_streams_complete(s, f, found, size);
     aiol_streams_flow(s);
+    aiol_future_release(f);
 }
 
 static bool aiol_streams_read_cancelled(aioloop_future *future, void *owner) {
