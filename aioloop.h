@@ -21743,7 +21743,8 @@ AIOLOOP_API size_t aioloop_stream_consumed(const aioloop_stream *stream) {
 }
 
 AIOLOOP_API bool aioloop_stream_at_eof(const aioloop_stream *stream) {
-    return stream == NULL || (stream->eof && aiol_streams_size(stream) == 0);
+    bool unread = stream != NULL && stream->given != NULL && !aiol_streams_taken(stream->given); /* it has them back then */
+    return stream == NULL || (stream->eof && !unread && aiol_streams_size(stream) == 0);
 }
 
 AIOLOOP_API int aioloop_stream_exception(const aioloop_stream *stream) {

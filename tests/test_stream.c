@@ -800,6 +800,19 @@ TEST(stream_is_at_eof_when_it_has_ended_and_is_empty, "STR-17") {
     test_end(loop);
 }
 
+TEST(stream_is_not_at_eof_with_bytes_that_nobody_looked_at, "STR-17") {
+    aioloop *loop = test_loop();
+    aioloop_stream *s = stream_new(loop, 0);
+    stream_feed(s, "ab");
+    stream_feed_eof(s);
+    aioloop_future_unref(aioloop_stream_read(s, 9));
+    CHECK(!aioloop_stream_at_eof(s));
+    stream_expect(aioloop_stream_read(s, 9), "ab");
+    CHECK(aioloop_stream_at_eof(s));
+    aioloop_stream_unref(s);
+    test_end(loop);
+}
+
 TEST(stream_read_that_waits_ends_with_the_last_owner, "") {
     aioloop *loop = test_loop();
     aioloop_stream *s = stream_new(loop, 0);
