@@ -1522,8 +1522,8 @@ AIOLOOP_API bool aioloop_condition_locked(const aioloop_condition *condition);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait(aioloop_condition *condition);
 
 /* Condition.wait_for(): waits until predicate(arg) answers something else than 0, which is the result; below 0 the wait
- * has failed with that code. The predicate is asked at once, and by a task of its own with the lock held after each
- * notification; it may not wait. Otherwise as aioloop_condition_wait. */
+ * has failed with that code. The predicate is asked at once, and by a task of its own with the lock held as that begins
+ * and after each notification; it may not wait. Otherwise as aioloop_condition_wait. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait_for(aioloop_condition *condition,
                                                                         int64_t (*predicate)(void *arg), void *arg);
 
@@ -15589,11 +15589,14 @@ static void aiol_generator_detach(aioloop_generator *g) {
     aiol_future_release(&task->future);
 }
 
-/* Ends the body without having run it. */
+/* Ends the body without having run it. What its argument is disposed of by may let go of the generator. */
 static void aiol_generator_never_begin(aioloop_generator *g) {
+    aiol_task *task = g->task;
     g->state = AIOL_GENERATOR_OVER;
-    aiol_task_end_coroutine(g->task, false);
+    aiol_future_hold(&task->future);
     aiol_generator_detach(g);
+    aiol_task_end_coroutine(task, false);
+    aiol_future_release(&task->future);
 }
 
 static void aiol_generator_destroy(aiol_resource *resource) {
@@ -15999,8 +16002,9 @@ static aioloop_future *aiol_generator_request(aioloop_generator *g, bool repeats
     } else if (!aiol_generator_began(g) && sent > 0) {
         err = aiol_fail(loop, AIOLOOP_EMISUSE, "a generator that has not begun has no yield to answer");
     } else if (!aiol_generator_began(g) && sent < 0) {
+        f = aiol_generator_refuse(g, aiol_fail(loop, (int)sent, NULL));
         aiol_generator_never_begin(g);
-        err = aiol_fail(loop, (int)sent, NULL);
+        return f;
     }
     if (err < 0)
         return aiol_generator_refuse(g, err);
@@ -16544,14 +16548,6 @@ AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *futu
 
 /* ---- a future of a loop for one of threads ---- */
 
-static void aiol_wrapping_end(aiol_wrapping *w) {
-    aiol_concurrent *c = w->concurrent;
-    aioloop *loop = w->resource.loop;
-    aiol_resource_remove(&w->resource);
-    aiol_free(&loop->allocator, w, sizeof(*w));
-    aiol_concurrent_unref(c);
-}
-
 static void aiol_wrapping_closed(aiol_resource *resource) {
     aiol_wrapping *w = AIOL_CONTAINER(resource, aiol_wrapping, resource);
     aiol_concurrent_lock(w->concurrent);
@@ -16560,11 +16556,29 @@ static void aiol_wrapping_closed(aiol_resource *resource) {
 }
 
 static void aiol_wrapping_destroy(aiol_resource *resource) {
-    aiol_wrapping_end(AIOL_CONTAINER(resource, aiol_wrapping, resource));
+    aiol_wrapping *w = AIOL_CONTAINER(resource, aiol_wrapping, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, w, sizeof(*w));
 }
 
 static const aiol_resource_calls aiol_wrapping_resource = {"wrap_future", aiol_wrapping_closed, aiol_wrapping_destroy,
                                                            aiol_combine_is_open};
+
+static void aiol_wrapping_end(aiol_wrapping *w) {
+    aiol_concurrent *c = w->concurrent;
+    aiol_wrapping_destroy(&w->resource);
+    aiol_concurrent_unref(c);
+}
+
+/* The loop is freed: lets go of what is wrapped while every block is there, since that may run user code. */
+static void aiol_wrappings_free(aioloop *loop) {
+    const aiol_link *link;
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
+        if (resource->calls == &aiol_wrapping_resource)
+            aiol_concurrent_unref(AIOL_CONTAINER(resource, const aiol_wrapping, resource)->concurrent);
+    }
+}
 
 /* The outcome is there. */
 static void aiol_wrapping_done(aioloop *loop, void *arg) {
@@ -16573,11 +16587,11 @@ static void aiol_wrapping_done(aioloop *loop, void *arg) {
     aioloop_future *f = w->future;
     bool mine;
     (void)loop;
+    aiol_concurrent_lock(c); /* whoever has posted this is through with the loop then, which may go as soon as this has run */
+    mine = !c->taken;
+    c->taken = c->taken || f != NULL;
+    aiol_concurrent_unlock(c);
     if (f != NULL && c->state == AIOL_FUTURE_FINISHED) {
-        aiol_concurrent_lock(c);
-        mine = !c->taken;
-        c->taken = true;
-        aiol_concurrent_unlock(c);
         aiol_future_finish(f, c->number, c->pointer, mine ? c->dispose : NULL);
         aiol_future_release(f);
     } else if (f != NULL) {
@@ -16593,6 +16607,8 @@ static void aiol_wrapping_done(aioloop *loop, void *arg) {
 static bool aiol_wrapping_cancel(aioloop_future *f, void *owner) {
     aiol_wrapping *w = (aiol_wrapping *)owner;
     aiol_slot *slot;
+    if (f->loop->freeing)
+        return true; /* it goes with the loop */
     w->future = NULL;
     aiol_future_release(f);
     aiol_concurrent_lock(w->concurrent);
@@ -17151,6 +17167,7 @@ static void aiol_loop_strip(aioloop *loop) {
     loop->freeing = true;
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
     aiol_concurrents_free(loop);
+    aiol_wrappings_free(loop);
     for (link = loop->futures.next; link != &loop->futures; link = link->next)
         aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
     for (link = loop->resources.next; link != &loop->resources; link = link->next) {
@@ -21786,12 +21803,16 @@ static void aiol_streams_progress(aioloop_stream *s) {
     aioloop_future *f = s->reading;
     size_t size = 0;
     int found = f == NULL ? 0 : aiol_streams_look(s, &s->want, &size);
-    if (found != 0) {
-        aiol_future_hold(f);
-        aiol_streams_end_read(s);
-        aiol_streams_complete(s, f, found, size);
+    if (found == 0) {
+        aiol_streams_flow(s);
+        return;
     }
+    aiol_future_hold(f); /* once for complete, */
+    aiol_future_hold(f); /* and once more: letting go of a failure that nobody waits for may report it, to user code */
+    aiol_streams_end_read(s);
+    aiol_streams_complete(s, f, found, size);
     aiol_streams_flow(s);
+    aiol_future_release(f);
 }
 
 static bool aiol_streams_read_cancelled(aioloop_future *future, void *owner) {
@@ -21936,7 +21957,8 @@ AIOLOOP_API size_t aioloop_stream_consumed(const aioloop_stream *stream) {
 }
 
 AIOLOOP_API bool aioloop_stream_at_eof(const aioloop_stream *stream) {
-    return stream == NULL || (stream->eof && aiol_streams_size(stream) == 0);
+    bool unread = stream != NULL && stream->given != NULL && !aiol_streams_taken(stream->given); /* it has them back then */
+    return stream == NULL || (stream->eof && !unread && aiol_streams_size(stream) == 0);
 }
 
 AIOLOOP_API int aioloop_stream_exception(const aioloop_stream *stream) {

@@ -9,6 +9,7 @@
 #if !defined(AIOLOOP_USE_THREADS) || AIOLOOP_USE_THREADS != 0
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -550,6 +551,33 @@ TEST(wrap_future_left_when_its_loop_ends_stays_pending, "FUT-13 RUN-19") {
     test_end(loop);
 }
 
+static void conc_free_event(void *event) {
+    aioloop_event_free((aioloop_event *)event);
+}
+
+TEST(wrap_future_lets_go_of_a_result_while_its_loop_is_whole, "FUT-13 RUN-19") {
+    aioloop *loop = test_loop();
+    aioloop *other = test_loop();
+    aioloop_task_options options = AIOLOOP_ZERO;
+    conc_work work = AIOLOOP_ZERO;
+    aioloop_concurrent_future *c;
+    aioloop_future *f;
+    test_needs_threads(loop);
+    work.pointer = aioloop_event_new(other);
+    CHECK(work.pointer != NULL);
+    options.dispose_result = conc_free_event;
+    c = conc_keep(aioloop_run_coroutine_threadsafe_frame(loop, conc_do, &work.frame, &options));
+    f = aioloop_future_ref(aioloop_wrap_future(other, c));
+    test_spin(loop, 3);
+    CHECK_EQ(aioloop_concurrent_future_result(c, 0, NULL), 0);
+    conc_drop(c);
+    aioloop_close(other); /* before it has heard of the result */
+    CHECK(!aioloop_future_done(f));
+    aioloop_future_unref(f);
+    test_end(other);
+    test_end(loop);
+}
+
 /* Two loops in two threads: each waits for a coroutine of the other. */
 static int64_t conc_ask(aioloop *loop, aioloop_frame *frame, void **out) {
     conc_work *self = (conc_work *)frame;
@@ -604,6 +632,42 @@ TEST_WITH(concurrent_futures_join_two_loops, "FUT-13 THR-01", TEST_THREADS) {
     pthread_join(thread, NULL);
     CHECK_EQ(u.result, 0);
     test_spin(loop, 3);
+    test_end(other);
+    test_end(loop);
+}
+
+/* Wraps the future for a loop of this thread alone, which goes as soon as it has the outcome. */
+static void *conc_follow_briefly(void *arg) {
+    conc_user *u = (conc_user *)arg;
+    aioloop *mine = aioloop_new_event_loop(NULL);
+    aioloop_future *f = aioloop_future_ref(aioloop_wrap_future(mine, u->future));
+    conc_finished(u);
+    while (!aioloop_future_done(f) && aioloop_run_once(mine, 0) >= 0) /* awake: a wake-up would order the two threads */
+        sched_yield();
+    u->result = aioloop_future_exception(f);
+    aioloop_future_unref(f);
+    aioloop_free(mine);
+    return NULL;
+}
+
+TEST_WITH(wrap_future_is_told_by_a_thread_that_its_loop_need_not_outlive, "FUT-13", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    aioloop *other = test_loop();
+    conc_work work = AIOLOOP_ZERO;
+    conc_user u = AIOLOOP_ZERO;
+    int i;
+    for (i = 0; i < 8; i++) {
+        pthread_t thread;
+        u.loop = loop;
+        u.future = conc_keep(conc_submit(other, &work)); /* which is not run before it is cancelled */
+        CHECK(pthread_create(&thread, NULL, conc_follow_briefly, &u) == 0);
+        CHECK_EQ(aioloop_run_forever(loop), 0);
+        CHECK(aioloop_concurrent_future_cancel(u.future)); /* TSan notices if it looks at the other's loop for too long */
+        pthread_join(thread, NULL);
+        CHECK_EQ(u.result, AIOLOOP_ECANCELED);
+        conc_drop(u.future);
+    }
+    test_spin(other, 2);
     test_end(other);
     test_end(loop);
 }

@@ -502,6 +502,35 @@ static int64_t gen_yields_astray(aioloop *loop, aioloop_frame *frame, void **out
     AIOLOOP_END;
 }
 
+/* Holds the generator whose argument it is. */
+typedef struct gen_holder {
+    gen_counter counter;
+    aioloop_generator *g;
+} gen_holder;
+
+static void gen_let_go(void *arg) {
+    gen_disposed(arg);
+    aioloop_generator_unref(((gen_holder *)arg)->g);
+}
+
+TEST(gen_that_never_begins_may_be_let_go_by_its_argument, "") {
+    aioloop *loop = test_loop();
+    aioloop_task_options options = AIOLOOP_ZERO;
+    int i;
+    options.dispose = gen_let_go;
+    for (i = 0; i < 2; i++) {
+        gen_holder h = AIOLOOP_ZERO;
+        h.g = aioloop_generator_new_frame(loop, gen_count, &h.counter.frame, &options);
+        CHECK(h.g != NULL);
+        if (i == 0)
+            CHECK_EQ(RUN(aioloop_generator_aclose(h.g)), 0);
+        else
+            CHECK_EQ(RUN(aioloop_generator_athrow(h.g, AIOLOOP_EPIPE)), AIOLOOP_EPIPE);
+        CHECK_EQ(h.counter.disposed, 1);
+    }
+    test_end(loop);
+}
+
 TEST(gen_refuses_what_makes_no_sense, "RUN-17") {
     aioloop *loop = test_loop();
     aioloop_task_options options = AIOLOOP_ZERO;

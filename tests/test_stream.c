@@ -767,6 +767,24 @@ TEST(stream_error_goes_to_the_read_that_waits_and_all_later, "STR-13") {
     test_end(loop);
 }
 
+static void stream_drop_reported(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    aioloop_stream **s = (aioloop_stream **)arg;
+    (void)loop;
+    CHECK_EQ(context->error, AIOLOOP_EINCOMPLETE);
+    aioloop_stream_unref(*s);
+    *s = NULL;
+}
+
+TEST(stream_may_be_let_go_by_the_handler_of_a_read_that_fails, "") {
+    aioloop *loop = test_loop();
+    aioloop_stream *s = stream_new(loop, 0);
+    aioloop_set_exception_handler(loop, stream_drop_reported, &s);
+    aioloop_future_unref(aioloop_stream_readexactly(s, 5));
+    stream_feed_eof(s);
+    CHECK(s == NULL);
+    test_end(loop);
+}
+
 TEST(stream_is_at_eof_when_it_has_ended_and_is_empty, "STR-17") {
     aioloop *loop = test_loop();
     aioloop_stream *s = stream_new(loop, 0);
@@ -777,6 +795,19 @@ TEST(stream_is_at_eof_when_it_has_ended_and_is_empty, "STR-17") {
     stream_expect(aioloop_stream_read(s, 1), "a");
     CHECK(!aioloop_stream_at_eof(s));
     stream_expect(aioloop_stream_read(s, 1), "b");
+    CHECK(aioloop_stream_at_eof(s));
+    aioloop_stream_unref(s);
+    test_end(loop);
+}
+
+TEST(stream_is_not_at_eof_with_bytes_that_nobody_looked_at, "STR-17") {
+    aioloop *loop = test_loop();
+    aioloop_stream *s = stream_new(loop, 0);
+    stream_feed(s, "ab");
+    stream_feed_eof(s);
+    aioloop_future_unref(aioloop_stream_read(s, 9));
+    CHECK(!aioloop_stream_at_eof(s));
+    stream_expect(aioloop_stream_read(s, 9), "ab");
     CHECK(aioloop_stream_at_eof(s));
     aioloop_stream_unref(s);
     test_end(loop);

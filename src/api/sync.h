@@ -85,8 +85,8 @@ AIOLOOP_API bool aioloop_condition_locked(const aioloop_condition *condition);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait(aioloop_condition *condition);
 
 /* Condition.wait_for(): waits until predicate(arg) answers something else than 0, which is the result; below 0 the wait
- * has failed with that code. The predicate is asked at once, and by a task of its own with the lock held after each
- * notification; it may not wait. Otherwise as aioloop_condition_wait. */
+ * has failed with that code. The predicate is asked at once, and by a task of its own with the lock held as that begins
+ * and after each notification; it may not wait. Otherwise as aioloop_condition_wait. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_condition_wait_for(aioloop_condition *condition,
                                                                         int64_t (*predicate)(void *arg), void *arg);
 

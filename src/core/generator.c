@@ -298,11 +298,14 @@ static void aiol_generator_detach(aioloop_generator *g) {
     aiol_future_release(&task->future);
 }
 
-/* Ends the body without having run it. */
+/* Ends the body without having run it. What its argument is disposed of by may let go of the generator. */
 static void aiol_generator_never_begin(aioloop_generator *g) {
+    aiol_task *task = g->task;
     g->state = AIOL_GENERATOR_OVER;
-    aiol_task_end_coroutine(g->task, false);
+    aiol_future_hold(&task->future);
     aiol_generator_detach(g);
+    aiol_task_end_coroutine(task, false);
+    aiol_future_release(&task->future);
 }
 
 static void aiol_generator_destroy(aiol_resource *resource) {
@@ -708,8 +711,9 @@ static aioloop_future *aiol_generator_request(aioloop_generator *g, bool repeats
     } else if (!aiol_generator_began(g) && sent > 0) {
         err = aiol_fail(loop, AIOLOOP_EMISUSE, "a generator that has not begun has no yield to answer");
     } else if (!aiol_generator_began(g) && sent < 0) {
+        f = aiol_generator_refuse(g, aiol_fail(loop, (int)sent, NULL));
         aiol_generator_never_begin(g);
-        err = aiol_fail(loop, (int)sent, NULL);
+        return f;
     }
     if (err < 0)
         return aiol_generator_refuse(g, err);

@@ -506,6 +506,7 @@ static void aiol_loop_strip(aioloop *loop) {
     loop->freeing = true;
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
     aiol_concurrents_free(loop);
+    aiol_wrappings_free(loop);
     for (link = loop->futures.next; link != &loop->futures; link = link->next)
         aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
     for (link = loop->resources.next; link != &loop->resources; link = link->next) {

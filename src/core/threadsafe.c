@@ -498,13 +498,6 @@ AIOLOOP_API void aioloop_concurrent_future_unref(aioloop_concurrent_future *futu
 
 /* ---- a future of a loop for one of threads ---- */
 
-static void aiol_wrapping_end(aiol_wrapping *w) {
-    aiol_concurrent *c = w->concurrent;
-    aioloop *loop = w->resource.loop;
-    aiol_resource_remove(&w->resource);
-    aiol_free(&loop->allocator, w, sizeof(*w));
-    aiol_concurrent_unref(c);
-}
 
 static void aiol_wrapping_closed(aiol_resource *resource) {
     aiol_wrapping *w = AIOL_CONTAINER(resource, aiol_wrapping, resource);
@@ -514,11 +507,29 @@ static void aiol_wrapping_closed(aiol_resource *resource) {
 }
 
 static void aiol_wrapping_destroy(aiol_resource *resource) {
-    aiol_wrapping_end(AIOL_CONTAINER(resource, aiol_wrapping, resource));
+    aiol_wrapping *w = AIOL_CONTAINER(resource, aiol_wrapping, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, w, sizeof(*w));
 }
 
 static const aiol_resource_calls aiol_wrapping_resource = {"wrap_future", aiol_wrapping_closed, aiol_wrapping_destroy,
                                                            aiol_combine_is_open};
+
+static void aiol_wrapping_end(aiol_wrapping *w) {
+    aiol_concurrent *c = w->concurrent;
+    aiol_wrapping_destroy(&w->resource);
+    aiol_concurrent_unref(c);
+}
+
+/* The loop is freed: lets go of what is wrapped while every block is there, since that may run user code. */
+static void aiol_wrappings_free(aioloop *loop) {
+    const aiol_link *link;
+    for (link = loop->resources.next; link != &loop->resources; link = link->next) {
+        const aiol_resource *resource = AIOL_CONTAINER(link, const aiol_resource, link);
+        if (resource->calls == &aiol_wrapping_resource)
+            aiol_concurrent_unref(AIOL_CONTAINER(resource, const aiol_wrapping, resource)->concurrent);
+    }
+}
 
 /* The outcome is there. */
 static void aiol_wrapping_done(aioloop *loop, void *arg) {
@@ -527,11 +538,11 @@ static void aiol_wrapping_done(aioloop *loop, void *arg) {
     aioloop_future *f = w->future;
     bool mine;
     (void)loop;
+    aiol_concurrent_lock(c); /* whoever has posted this is through with the loop then, which may go as soon as this has run */
+    mine = !c->taken;
+    c->taken = c->taken || f != NULL;
+    aiol_concurrent_unlock(c);
     if (f != NULL && c->state == AIOL_FUTURE_FINISHED) {
-        aiol_concurrent_lock(c);
-        mine = !c->taken;
-        c->taken = true;
-        aiol_concurrent_unlock(c);
         aiol_future_finish(f, c->number, c->pointer, mine ? c->dispose : NULL);
         aiol_future_release(f);
     } else if (f != NULL) {
@@ -547,6 +558,8 @@ static void aiol_wrapping_done(aioloop *loop, void *arg) {
 static bool aiol_wrapping_cancel(aioloop_future *f, void *owner) {
     aiol_wrapping *w = (aiol_wrapping *)owner;
     aiol_slot *slot;
+    if (f->loop->freeing)
+        return true; /* it goes with the loop */
     w->future = NULL;
     aiol_future_release(f);
     aiol_concurrent_lock(w->concurrent);

@@ -460,12 +460,16 @@ static void aiol_streams_progress(aioloop_stream *s) {
     aioloop_future *f = s->reading;
     size_t size = 0;
     int found = f == NULL ? 0 : aiol_streams_look(s, &s->want, &size);
-    if (found != 0) {
-        aiol_future_hold(f);
-        aiol_streams_end_read(s);
-        aiol_streams_complete(s, f, found, size);
+    if (found == 0) {
+        aiol_streams_flow(s);
+        return;
     }
+    aiol_future_hold(f); /* once for complete, */
+    aiol_future_hold(f); /* and once more: letting go of a failure that nobody waits for may report it, to user code */
+    aiol_streams_end_read(s);
+    aiol_streams_complete(s, f, found, size);
     aiol_streams_flow(s);
+    aiol_future_release(f);
 }
 
 static bool aiol_streams_read_cancelled(aioloop_future *future, void *owner) {
@@ -610,7 +614,8 @@ AIOLOOP_API size_t aioloop_stream_consumed(const aioloop_stream *stream) {
 }
 
 AIOLOOP_API bool aioloop_stream_at_eof(const aioloop_stream *stream) {
-    return stream == NULL || (stream->eof && aiol_streams_size(stream) == 0);
+    bool unread = stream != NULL && stream->given != NULL && !aiol_streams_taken(stream->given); /* it has them back then */
+    return stream == NULL || (stream->eof && !unread && aiol_streams_size(stream) == 0);
 }
 
 AIOLOOP_API int aioloop_stream_exception(const aioloop_stream *stream) {
