@@ -354,6 +354,31 @@
  *   (With a C library older than glibc 2.34 programs are linked with -pthread.)
  *
  *
+ * BLOCKING WORK
+ *
+ *   A function that blocks or computes for long runs in another thread, and the loop goes on meanwhile:
+ *
+ *       static int64_t measure(void *path, void **out) {
+ *           struct stat status;
+ *           (void)out;
+ *           return stat((char *)path, &status) < 0 ? aioloop_raise(NULL, AIOLOOP_ENOENT, "no %s", (char *)path)
+ *                                                  : (int64_t)status.st_size;
+ *       }
+ *
+ *       n = aioloop_await(aioloop_to_thread(loop, measure, path, NULL), NULL);
+ *
+ *   It returns as a coroutine does, but must touch nothing of the loop, except by aioloop_call_soon_threadsafe and its kin.
+ *   What it works on must live until it has ended, also when the task that waited was cancelled: the function runs on, for
+ *   nothing can stop it. So have arg copied (copy_size), or counted and given a dispose function, which tells that the
+ *   function is through with it.
+ *
+ *   The threads are those of the loop's default pool, made when they are needed. aioloop_run_in_executor takes a pool of
+ *   yours instead (aioloop_thread_pool_new), which several loops may share: one whose queue has a limit, or a single
+ *   thread for a library that bears no second. aioloop_run waits for the default pool at its end, and
+ *   aioloop_shutdown_default_executor does elsewhere; aioloop_close and aioloop_free do not wait for a function that
+ *   still runs. The memory of pools is not the loop's allocator's, but that of their own options. See examples/pool.c.
+ *
+ *
  * ENDING WELL
  *
  *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
@@ -371,7 +396,8 @@
  * FORK
  *
  *   In the child of a fork the parent's loop must not be used; aioloop_free there gives the memory back and touches
- *   nothing that the parent still uses. Make a new loop. All descriptors of the library are closed by exec.
+ *   nothing that the parent still uses. Make a new loop. All descriptors of the library are closed by exec. The same holds
+ *   for thread pools: the child may only free them.
  *
  *
  * MEMORY
@@ -386,7 +412,7 @@
  *
  *   Times are 63 bits of nanoseconds, and sums that are too large mean never. The message of an error is cut at 255
  *   bytes. A Unix path has 107 bytes at most. Sends raise no SIGPIPE. What one thread of the loop does too long, all
- *   wait for: give long work to a thread.
+ *   wait for: give long work to a thread (aioloop_to_thread).
  */
 
 /* >> src/api/config.h */
@@ -16754,6 +16780,7 @@ struct aioloop_thread_pool {
     unsigned living;  /* threads that have not ended */
     unsigned idle;    /* of them, those that wait */
     uint32_t running; /* and those that run a job; its end is counted without the lock */
+    bool waking;      /* one of the idle was told of a job and has not looked yet */
     bool shut;
     aiol_link endings;         /* jobs without a function: whom to tell when no thread is living */
     aiol_pool_worker *workers; /* not joined yet */
@@ -16935,21 +16962,39 @@ static void aiol_job_run(aiol_job *job) {
         job->error = aiol_error_new(&job->pool->allocator, (int)job->number, aioloop_error_message(aioloop_last_error(NULL)), 0);
 }
 
-/* With the lock held: the next job of the pool; NULL when it was shut down and there is none. */
+/* With the lock held: whether to wake an idle thread. One at a time, for it will wake the next: so a row of short jobs does not
+ * cost a system call each. */
+static bool aiol_pool_wakes(aioloop_thread_pool *pool) {
+    if (pool->queued == 0 || pool->idle == 0 || pool->waking)
+        return false;
+    pool->waking = true;
+    return true;
+}
+
+/* The next job of the pool; NULL when it was shut down and there is none. */
 static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
     aiol_job *job;
+    bool wake;
+    aiol_mutex_lock(&pool->mutex);
     while (aiol_list_empty(&pool->queue)) {
-        if (pool->shut)
+        if (pool->shut) {
+            aiol_mutex_unlock(&pool->mutex);
             return NULL;
+        }
         pool->idle++;
         (void)aiol_thread_condition_wait(&pool->work, &pool->mutex, AIOLOOP_FOREVER);
         pool->idle--;
+        pool->waking = false;
     }
     job = AIOL_CONTAINER(pool->queue.next, aiol_job, queue);
     aiol_list_remove(&job->queue);
     pool->queued--;
     aiol_add_u32(&pool->running, 1);
     job->state = AIOL_JOB_BEGUN;
+    wake = aiol_pool_wakes(pool);
+    aiol_mutex_unlock(&pool->mutex);
+    if (wake)
+        aiol_thread_condition_signal(&pool->work);
     return job;
 }
 
@@ -16960,14 +17005,12 @@ static void aiol_pool_work(void *arg) {
     aiol_list_init(&told);
     aiol_thread.pool = pool;
     aiol_thread_set_name(pool->name);
-    aiol_mutex_lock(&pool->mutex);
     while ((job = aiol_pool_next(pool)) != NULL) {
-        aiol_mutex_unlock(&pool->mutex);
         aiol_job_run(job);
         aiol_add_u32(&pool->running, (uint32_t)-1); /* whoever has its result finds it so */
         aiol_job_deliver(job);
-        aiol_mutex_lock(&pool->mutex);
     }
+    aiol_mutex_lock(&pool->mutex);
     if (--pool->living == 0) {
         aiol_list_move(&told, &pool->endings);
         aiol_thread_condition_broadcast(&pool->ended);
@@ -17009,13 +17052,13 @@ static int aiol_pool_submit(aioloop_thread_pool *pool, aiol_job *job) {
     else if (pool->queue_limit != 0 && pool->queued >= pool->queue_limit &&
              pool->queued - pool->queue_limit >= pool->max_workers - aiol_load(&pool->running))
         err = AIOLOOP_EAGAIN;
-    else if (pool->queued < pool->idle)
-        wake = true;
-    else if (pool->living < pool->max_workers && (err = aiol_pool_start(pool)) < 0 && pool->living != 0)
+    else if (pool->queued >= pool->idle && pool->living < pool->max_workers && (err = aiol_pool_start(pool)) < 0 &&
+             pool->living != 0)
         err = 0; /* those that are there will do */
     if (err == 0) {
         aiol_list_append(&pool->queue, &job->queue);
         pool->queued++;
+        wake = aiol_pool_wakes(pool);
     }
     aiol_mutex_unlock(&pool->mutex);
     if (wake)

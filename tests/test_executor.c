@@ -62,7 +62,9 @@ static void exec_open(void) {
 
 static void exec_dispose(void *arg) {
     (void)arg;
+    pthread_mutex_lock(&exec.mutex);
     exec.disposer = pthread_self();
+    pthread_mutex_unlock(&exec.mutex);
     exec_count(&exec.disposed);
 }
 
@@ -387,7 +389,7 @@ TEST_WITH(executor_loops_may_close_while_threads_deliver, "EXEC-05", TEST_THREAD
         aioloop *loop = test_loop();
         for (i = 0; i < 10; i++) {
             aioloop_future *f = aioloop_run_in_executor(loop, pool, exec_nothing, &exec.ended, &exec_disposes);
-            CHECK(f != NULL);
+            CHECK(!aioloop_future_done(f));
             aioloop_future_unref(f);
         }
         exec_wait(&exec.ended, round * 10 + 1 + round % 10);
@@ -466,6 +468,7 @@ TEST_WITH(executor_shutdown_waits_without_blocking_the_loop, "RUN-22", TEST_THRE
     aioloop *loop = test_loop();
     aioloop_future *job;
     aioloop_future *f;
+    aioloop_timer_handle timer;
     int ticks = 0;
     exec_reset();
     f = aioloop_shutdown_default_executor(loop, 0);
@@ -477,7 +480,8 @@ TEST_WITH(executor_shutdown_waits_without_blocking_the_loop, "RUN-22", TEST_THRE
     exec_wait(&exec.begun, 1);
     f = aioloop_future_ref(aioloop_shutdown_default_executor(loop, 0));
     CHECK(!aioloop_future_done(f));
-    aioloop_call_later(loop, AIOLOOP_MS(1), exec_open_later, &ticks);
+    timer = aioloop_call_later(loop, AIOLOOP_MS(1), exec_open_later, &ticks);
+    CHECK(!aioloop_handle_is_null(&timer.handle));
     CHECK_EQ(exec_result(loop, f), 0);
     CHECK_EQ(ticks, 1);
     CHECK(aioloop_future_done(job));
@@ -560,6 +564,7 @@ typedef struct exec_main {
 
 static int64_t exec_leaves_work(aioloop *loop, aioloop_frame *frame, void **out) {
     aioloop_future *f;
+    aioloop_handle opens;
     (void)frame;
     (void)out;
     f = aioloop_to_thread(loop, exec_gated, NULL, &exec_disposes);
@@ -567,7 +572,9 @@ static int64_t exec_leaves_work(aioloop *loop, aioloop_frame *frame, void **out)
         return aioloop_future_exception(f);
     aioloop_future_unref(f);
     exec_wait(&exec.begun, 1);
-    aioloop_call_soon(loop, exec_open_later, &exec.dropped);
+    opens = aioloop_call_soon(loop, exec_open_later, &exec.dropped);
+    if (aioloop_handle_is_null(&opens))
+        exec_open();
     return 5;
 }
 
@@ -577,6 +584,48 @@ TEST_WITH(executor_is_shut_down_by_run, "RUN-22", TEST_THREADS) {
     CHECK_EQ(aioloop_run_frame(exec_leaves_work, &m.frame, NULL), 5);
     CHECK_EQ(exec.ended, 1);
     CHECK_EQ(exec.disposed, 1);
+}
+
+/* asyncio's example: the same blocking function in the default pool and in one of the program's. */
+static int64_t exec_reads_file(void *arg, void **out) {
+    FILE *file = fopen((const char *)arg, "rb");
+    char bytes[100];
+    size_t size;
+    (void)out;
+    if (file == NULL)
+        return aioloop_raise(NULL, AIOLOOP_ENOENT, "cannot open %s", (const char *)arg);
+    size = fread(bytes, 1, sizeof(bytes), file);
+    fclose(file);
+    exec_wait(&exec.dropped, 1); /* the loop does other things meanwhile */
+    return (int64_t)size;
+}
+
+static void exec_tick(aioloop *loop, void *arg) {
+    (void)loop;
+    exec_count((int *)arg);
+}
+
+TEST_WITH(executor_runs_blocking_work_while_the_loop_responds, "EX-05", TEST_THREADS) {
+    static char path[] = "/dev/zero";
+    aioloop *loop = test_loop();
+    aioloop_thread_pool *pool = exec_pool(1, 0);
+    aioloop_thread_pool *places[2];
+    int i;
+    places[0] = NULL;
+    places[1] = pool;
+    for (i = 0; i < 2; i++) {
+        aioloop_timer_handle timer;
+        aioloop_future *f;
+        exec_reset();
+        f = aioloop_future_ref(aioloop_run_in_executor(loop, places[i], exec_reads_file, path, NULL));
+        timer = aioloop_call_later(loop, AIOLOOP_MS(1), exec_tick, &exec.dropped);
+        CHECK(!aioloop_handle_is_null(&timer.handle));
+        CHECK_EQ(exec_result(loop, f), 100);
+        CHECK_EQ(exec.dropped, 1);
+        aioloop_future_unref(f);
+    }
+    aioloop_thread_pool_free(pool);
+    test_end(loop);
 }
 
 /* ---- contexts ---- */
@@ -703,6 +752,56 @@ TEST_WITH(executor_thread_does_not_wait_for_itself, "EXEC-01", TEST_THREADS) {
     CHECK_EQ(exec.ended, 1);
     CHECK_EQ(exec_result(loop, aioloop_shutdown_default_executor(loop, 0)), 0);
     test_end(loop);
+}
+
+static int exec_blocks; /* of the allocator */
+
+static void *exec_allocate(void *context, void *pointer, size_t old_size, size_t new_size) {
+    void *block = NULL;
+    (void)context;
+    (void)old_size;
+    if (new_size == 0)
+        test_free(pointer);
+    else
+        block = test_realloc(pointer, new_size);
+    pthread_mutex_lock(&exec.mutex);
+    exec_blocks += (block != NULL && pointer == NULL) - (new_size == 0 && pointer != NULL);
+    pthread_cond_broadcast(&exec.changed);
+    pthread_mutex_unlock(&exec.mutex);
+    return block;
+}
+
+static int64_t exec_frees_own_pool(void *arg, void **out) {
+    void *nothing = NULL;
+    (void)out;
+    aioloop_thread_pool_free((aioloop_thread_pool *)arg);
+    return exec_gated(NULL, &nothing);
+}
+
+TEST_WITH(executor_pool_without_an_owner_goes_with_its_last_thread, "EXEC-05", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    const aioloop_allocator allocator = {exec_allocate, NULL};
+    aioloop_thread_pool_options options = AIOLOOP_ZERO;
+    aioloop_thread_pool *pool;
+    aioloop_future *f;
+    exec_reset();
+    exec_blocks = 0;
+    options.max_workers = 2;
+    options.allocator = &allocator;
+    pool = aioloop_thread_pool_new(&options);
+    CHECK(pool != NULL);
+    CHECK_EQ(exec_result(loop, aioloop_run_in_executor(loop, pool, exec_nothing, NULL, NULL)), 0);
+    f = aioloop_run_in_executor(loop, pool, exec_frees_own_pool, pool, NULL);
+    CHECK(!aioloop_future_done(f));
+    aioloop_future_unref(f);
+    exec_wait(&exec.begun, 1);
+    test_end(loop);
+    exec_open();
+    pthread_mutex_lock(&exec.mutex);
+    while (exec_blocks != 0)
+        pthread_cond_wait(&exec.changed, &exec.mutex);
+    pthread_mutex_unlock(&exec.mutex);
+    CHECK_EQ(exec.ended, 1);
 }
 
 #if defined(__linux__)

@@ -80,6 +80,7 @@ struct aioloop_thread_pool {
     unsigned living;  /* threads that have not ended */
     unsigned idle;    /* of them, those that wait */
     uint32_t running; /* and those that run a job; its end is counted without the lock */
+    bool waking;      /* one of the idle was told of a job and has not looked yet */
     bool shut;
     aiol_link endings;         /* jobs without a function: whom to tell when no thread is living */
     aiol_pool_worker *workers; /* not joined yet */
@@ -261,21 +262,39 @@ static void aiol_job_run(aiol_job *job) {
         job->error = aiol_error_new(&job->pool->allocator, (int)job->number, aioloop_error_message(aioloop_last_error(NULL)), 0);
 }
 
-/* With the lock held: the next job of the pool; NULL when it was shut down and there is none. */
+/* With the lock held: whether to wake an idle thread. One at a time, for it will wake the next: so a row of short jobs does not
+ * cost a system call each. */
+static bool aiol_pool_wakes(aioloop_thread_pool *pool) {
+    if (pool->queued == 0 || pool->idle == 0 || pool->waking)
+        return false;
+    pool->waking = true;
+    return true;
+}
+
+/* The next job of the pool; NULL when it was shut down and there is none. */
 static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
     aiol_job *job;
+    bool wake;
+    aiol_mutex_lock(&pool->mutex);
     while (aiol_list_empty(&pool->queue)) {
-        if (pool->shut)
+        if (pool->shut) {
+            aiol_mutex_unlock(&pool->mutex);
             return NULL;
+        }
         pool->idle++;
         (void)aiol_thread_condition_wait(&pool->work, &pool->mutex, AIOLOOP_FOREVER);
         pool->idle--;
+        pool->waking = false;
     }
     job = AIOL_CONTAINER(pool->queue.next, aiol_job, queue);
     aiol_list_remove(&job->queue);
     pool->queued--;
     aiol_add_u32(&pool->running, 1);
     job->state = AIOL_JOB_BEGUN;
+    wake = aiol_pool_wakes(pool);
+    aiol_mutex_unlock(&pool->mutex);
+    if (wake)
+        aiol_thread_condition_signal(&pool->work);
     return job;
 }
 
@@ -286,14 +305,12 @@ static void aiol_pool_work(void *arg) {
     aiol_list_init(&told);
     aiol_thread.pool = pool;
     aiol_thread_set_name(pool->name);
-    aiol_mutex_lock(&pool->mutex);
     while ((job = aiol_pool_next(pool)) != NULL) {
-        aiol_mutex_unlock(&pool->mutex);
         aiol_job_run(job);
         aiol_add_u32(&pool->running, (uint32_t)-1); /* whoever has its result finds it so */
         aiol_job_deliver(job);
-        aiol_mutex_lock(&pool->mutex);
     }
+    aiol_mutex_lock(&pool->mutex);
     if (--pool->living == 0) {
         aiol_list_move(&told, &pool->endings);
         aiol_thread_condition_broadcast(&pool->ended);
@@ -335,13 +352,13 @@ static int aiol_pool_submit(aioloop_thread_pool *pool, aiol_job *job) {
     else if (pool->queue_limit != 0 && pool->queued >= pool->queue_limit &&
              pool->queued - pool->queue_limit >= pool->max_workers - aiol_load(&pool->running))
         err = AIOLOOP_EAGAIN;
-    else if (pool->queued < pool->idle)
-        wake = true;
-    else if (pool->living < pool->max_workers && (err = aiol_pool_start(pool)) < 0 && pool->living != 0)
+    else if (pool->queued >= pool->idle && pool->living < pool->max_workers && (err = aiol_pool_start(pool)) < 0 &&
+             pool->living != 0)
         err = 0; /* those that are there will do */
     if (err == 0) {
         aiol_list_append(&pool->queue, &job->queue);
         pool->queued++;
+        wake = aiol_pool_wakes(pool);
     }
     aiol_mutex_unlock(&pool->mutex);
     if (wake)
