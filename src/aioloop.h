@@ -31,6 +31,7 @@ extern "C" {
 #include "api/queue.h"
 #include "api/generator.h"
 #include "api/threads.h"
+#include "api/executor.h"
 #include "api/net.h"
 #include "api/transport.h"
 #include "api/server.h"
@@ -123,6 +124,7 @@ extern "C" {
 #include "core/scope.c"
 #include "core/generator.c"
 #include "core/threadsafe.c"
+#include "core/executor.c"
 #include "core/loop.c"
 #include "core/watch.c"
 

@@ -172,7 +172,8 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 /* Raises: stores code with a message and returns code. In a callback that returns nothing, the last raise before it
  * returns is its error, and goes where Python's exception would. In one that returns a code, return what this returns.
  * AIOLOOP_EFATAL ends the run. code must be negative, else it becomes AIOLOOP_EINVAL. The message is cut at 255 bytes;
- * format NULL: none. */
+ * format NULL: none. loop NULL: the message is for aioloop_last_error(NULL), and for the future of a function that runs in
+ * a thread pool. */
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 
 /* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL:

@@ -334,6 +334,31 @@
  *   (With a C library older than glibc 2.34 programs are linked with -pthread.)
  *
  *
+ * BLOCKING WORK
+ *
+ *   A function that blocks or computes for long runs in another thread, and the loop goes on meanwhile:
+ *
+ *       static int64_t measure(void *path, void **out) {
+ *           struct stat status;
+ *           (void)out;
+ *           return stat((char *)path, &status) < 0 ? aioloop_raise(NULL, AIOLOOP_ENOENT, "no %s", (char *)path)
+ *                                                  : (int64_t)status.st_size;
+ *       }
+ *
+ *       n = aioloop_await(aioloop_to_thread(loop, measure, path, NULL), NULL);
+ *
+ *   It returns as a coroutine does, but must touch nothing of the loop, except by aioloop_call_soon_threadsafe and its kin.
+ *   What it works on must live until it has ended, also when the task that waited was cancelled: the function runs on, for
+ *   nothing can stop it. So have arg copied (copy_size), or counted and given a dispose function, which tells that the
+ *   function is through with it.
+ *
+ *   The threads are those of the loop's default pool, made when they are needed. aioloop_run_in_executor takes a pool of
+ *   yours instead (aioloop_thread_pool_new), which several loops may share: one whose queue has a limit, or a single
+ *   thread for a library that bears no second. aioloop_run waits for the default pool at its end, and
+ *   aioloop_shutdown_default_executor does elsewhere; aioloop_close and aioloop_free do not wait for a function that
+ *   still runs. The memory of pools is not the loop's allocator's, but that of their own options. See examples/pool.c.
+ *
+ *
  * ENDING WELL
  *
  *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
@@ -351,7 +376,8 @@
  * FORK
  *
  *   In the child of a fork the parent's loop must not be used; aioloop_free there gives the memory back and touches
- *   nothing that the parent still uses. Make a new loop. All descriptors of the library are closed by exec.
+ *   nothing that the parent still uses. Make a new loop. All descriptors of the library are closed by exec. The same holds
+ *   for thread pools: the child may only free them.
  *
  *
  * MEMORY
@@ -366,5 +392,5 @@
  *
  *   Times are 63 bits of nanoseconds, and sums that are too large mean never. The message of an error is cut at 255
  *   bytes. A Unix path has 107 bytes at most. Sends raise no SIGPIPE. What one thread of the loop does too long, all
- *   wait for: give long work to a thread.
+ *   wait for: give long work to a thread (aioloop_to_thread).
  */

@@ -70,6 +70,9 @@
 #define aioloop_register_closer AIOLOOP_SITE(aioloop_register_closer)
 #define aioloop_shutdown_asyncgens AIOLOOP_SITE(aioloop_shutdown_asyncgens)
 #define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
+#define aioloop_run_in_executor AIOLOOP_SITE(aioloop_run_in_executor)
+#define aioloop_to_thread AIOLOOP_SITE(aioloop_to_thread)
+#define aioloop_shutdown_default_executor AIOLOOP_SITE(aioloop_shutdown_default_executor)
 #endif
 
 #endif

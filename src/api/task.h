@@ -336,13 +336,14 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_task_group_exit(aioloop_tas
 typedef struct aioloop_run_options {
     const aioloop_config *config;  /* of the loop */
     void *out;                     /* where the result's pointer goes: the address of an object pointer, or NULL */
-    aioloop_time shutdown_timeout; /* how long the tasks left over may take to end when they are cancelled, and the generators
-                                    * when they are closed, on the loop's clock; 0: as long as it takes */
+    aioloop_time shutdown_timeout; /* how long the tasks left over may take to end when they are cancelled, the generators
+                                    * when they are closed, and the functions in the default thread pool, all together, on the
+                                    * loop's clock; 0: as long as it takes */
     aioloop_time timeout;          /* past it the main task is cancelled and the result is AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_run_options;
 
 /* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits for them,
- * does as aioloop_shutdown_asyncgens, closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
+ * does as aioloop_shutdown_asyncgens and aioloop_shutdown_default_executor, closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
  * running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
 AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
 

@@ -45,6 +45,7 @@ typedef struct aiol_thread_state {
     aiol_map *map;    /* the current values */
     aiol_map **place; /* that owns them; NULL: map does */
     aioloop_context *run; /* the innermost aioloop_context_run */
+    const void *pool;      /* the thread pool that it works for */
     const char *site_file; /* where the next object is made */
     int site_line;
     aiol_error_slot error; /* what had no loop to tell */

@@ -200,6 +200,8 @@ struct aioloop {
     aiol_link resources;
     aiol_link closers;       /* of generators and the like: see generator.c */
     bool asyncgens_shutdown; /* was called */
+    bool executor_shutdown;  /* likewise */
+    struct aiol_executor *executor; /* executor.c's; NULL until the first job or pool */
     aioloop_time closed_at;
     int process;
     uint32_t thread; /* the number of the one that ran it first: some engines belong to one (io_uring); 0: none yet */

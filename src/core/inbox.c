@@ -121,19 +121,9 @@ static void aiol_remote_give_back(aioloop *loop, aiol_slot *slot) {
     aiol_remote_push(loop, slot, slot);
 }
 
-/* Posts with a slot that was taken before; cannot fail. When the loop has been closed meanwhile, nobody hears of it. */
-static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
-    aioloop_handle handle;
-    void *top;
-    slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
-    slot->fn.call = fn;
-    slot->arg = arg;
-    slot->at.node.run = aiol_run_call_carefully;
-    aiol_store(&slot->site, 0);
-    aiol_slot_capture(slot, context);
-    handle.slot = slot; /* now: it may run and be free as soon as it is in the inbox */
-    handle.sequence = aiol_remote_sequence(slot);
-    top = aiol_load(&loop->inbox);
+/* Puts a slot that has all it needs into the inbox, and wakes the loop if it sleeps. */
+static void aiol_inbox_push(aioloop *loop, aiol_slot *slot) {
+    void *top = aiol_load(&loop->inbox);
     do {
         slot->at.node.next = (aiol_node *)top;
     } while (!aiol_cas_pointer(&loop->inbox, &top, slot));
@@ -143,6 +133,20 @@ static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_c
             loop->engine->calls->wake(loop->engine);
         aiol_add_u32(&loop->wakers, (uint32_t)-1);
     }
+}
+
+/* Posts with a slot that was taken before; cannot fail. When the loop has been closed meanwhile, nobody hears of it. */
+static aioloop_handle aiol_remote_post(aioloop *loop, aiol_slot *slot, aioloop_callback fn, void *arg, aioloop_context *context) {
+    aioloop_handle handle;
+    slot->u.when = (aioloop_time)(((uint64_t)slot->u.when + ((uint64_t)1 << 32)) & (UINT64_MAX >> 2));
+    slot->fn.call = fn;
+    slot->arg = arg;
+    slot->at.node.run = aiol_run_call_carefully;
+    aiol_store(&slot->site, 0);
+    aiol_slot_capture(slot, context);
+    handle.slot = slot; /* now: it may run and be free as soon as it is in the inbox */
+    handle.sequence = aiol_remote_sequence(slot);
+    aiol_inbox_push(loop, slot);
     return handle;
 }
 
@@ -236,6 +240,11 @@ static aioloop_handle aiol_call_soon_threadsafe(aioloop *loop, aioloop_callback 
     if (loop != NULL)
         aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without threads");
     return aiol_handle_null();
+}
+
+static void aiol_inbox_push(aioloop *loop, aiol_slot *slot) {
+    (void)loop;
+    (void)slot;
 }
 
 static aiol_slot *aiol_remote_take(aioloop *loop) {

@@ -74,13 +74,16 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     va_list arguments;
     if (code >= 0)
         code = AIOLOOP_EINVAL;
-    if (loop == NULL)
-        return code;
     va_start(arguments, format);
-    aiol_tell(loop, code, format, arguments);
+    if (loop != NULL)
+        aiol_tell(loop, code, format, arguments);
+    else
+        aiol_error_set(&aiol_thread.error, code, format, arguments);
     va_end(arguments);
-    loop->raised = code;
-    loop->attention = true;
+    if (loop != NULL) {
+        loop->raised = code;
+        loop->attention = true;
+    }
     return code;
 }
 

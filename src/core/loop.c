@@ -9,7 +9,7 @@
 #ifndef AIOL_CORE_LOOP_C
 #define AIOL_CORE_LOOP_C
 
-#include "core/threadsafe.c"
+#include "core/executor.c"
 #include "io/engine.c"
 
 #define AIOL_READ_BUDGET (256u * 1024u) /* bytes per connection and iteration */
@@ -143,6 +143,8 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
         deadline = 0;
     err = engine->calls->wait(engine, deadline);
     aiol_inbox_awake(loop);
+    if (err == AIOLOOP_EDEADLK && aiol_executor_busy(loop))
+        err = 0; /* a thread will bring something */
     return err;
 }
 
@@ -459,6 +461,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
     if (loop->debug && aiol_loop_is_ours(loop))
         aiol_loop_warn_open(loop);
     aiol_inbox_refuse(loop);
+    aiol_executor_close(loop);
     for (link = loop->resources.next; link != &loop->resources; link = link->next)
         aiol_resource_of(link)->calls->closed(aiol_resource_of(link));
     if (aiol_loop_is_ours(loop))
@@ -507,6 +510,7 @@ static void aiol_loop_strip(aioloop *loop) {
     aiol_loop_drop_callbacks(loop); /* what a thread posted meanwhile */
     aiol_concurrents_free(loop);
     aiol_wrappings_free(loop);
+    aiol_executor_free(loop);
     for (link = loop->futures.next; link != &loop->futures; link = link->next)
         aiol_future_strip(AIOL_CONTAINER(link, aioloop_future, link));
     for (link = loop->resources.next; link != &loop->resources; link = link->next) {

@@ -4,6 +4,7 @@
 #ifndef AIOL_HIGH_RUNNER_C
 #define AIOL_HIGH_RUNNER_C
 
+#include "api/executor.h"
 #include "api/task.h"
 #include "core/core.h"
 
@@ -115,6 +116,15 @@ static void aiol_runner_shutdown_asyncgens(aioloop_runner *runner, aioloop_time 
     aioloop_future_unref(closed);
 }
 
+/* Waits for the functions that still run in the default pool. */
+static void aiol_runner_shutdown_executor(aioloop_runner *runner, aioloop_time deadline) {
+    aioloop_future *ended = (aioloop_shutdown_default_executor)(runner->loop, aiol_runner_left(runner, deadline));
+    if (aioloop_future_done(ended))
+        aioloop_future_unref(ended);
+    else
+        (void)aioloop_run_until_complete(runner->loop, ended, NULL);
+}
+
 /* Cancels all tasks and waits for them, not for those that they create meanwhile. */
 static void aiol_runner_cancel_all(aioloop_runner *runner, aioloop_time deadline) {
     aioloop *loop = runner->loop;
@@ -158,6 +168,7 @@ AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner) {
     deadline = aiol_time_add(aioloop_now(runner->loop), runner->shutdown_timeout);
     aiol_runner_cancel_all(runner, deadline);
     aiol_runner_shutdown_asyncgens(runner, deadline);
+    aiol_runner_shutdown_executor(runner, deadline);
     aioloop_close(runner->loop);
     aioloop_free(runner->loop);
     runner->loop = NULL;

@@ -108,20 +108,39 @@ static void *aiol_worker_main(void *arg) {
     return NULL;
 }
 
+/* The attributes of a thread with at least that much stack; 0: the system's default. */
+static int aiol_worker_attributes(pthread_attr_t *attributes, size_t stack_size) {
+    const size_t unit = 65536; /* of which every system's page is a part */
+    int err = pthread_attr_init(attributes);
+    if (err != 0 || stack_size == 0)
+        return err;
+    if (stack_size < (size_t)PTHREAD_STACK_MIN)
+        stack_size = (size_t)PTHREAD_STACK_MIN;
+    err = stack_size > SIZE_MAX - unit ? EINVAL : pthread_attr_setstacksize(attributes, (stack_size + unit - 1) / unit * unit);
+    if (err != 0)
+        pthread_attr_destroy(attributes);
+    return err;
+}
+
 /* Runs fn(arg) in a thread, with all signals blocked: they are the program's. worker stays where it is until the thread
- * is joined. */
-AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg) {
+ * is joined, or is detached by itself. */
+AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg, size_t stack_size) {
+    pthread_attr_t attributes;
     sigset_t all;
     sigset_t before;
     int err;
     if (AIOL_SYS(pthread_create, 0) < 0)
         return aiol_error_from_errno(errno);
+    err = aiol_worker_attributes(&attributes, stack_size);
+    if (err != 0)
+        return aiol_pthread_error(err);
     worker->fn = fn;
     worker->arg = arg;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    err = pthread_create(&worker->thread, NULL, aiol_worker_main, worker);
+    err = pthread_create(&worker->thread, &attributes, aiol_worker_main, worker);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
     return aiol_pthread_error(err);
 }
 
@@ -129,10 +148,41 @@ AIOLOOP_INTERNAL void aiol_worker_join(aiol_worker *worker) {
     pthread_join(worker->thread, NULL);
 }
 
+/* Nobody will join it. */
+AIOLOOP_INTERNAL void aiol_worker_detach(aiol_worker *worker) {
+    pthread_detach(worker->thread);
+}
+
+/* Whether it is the calling thread. */
+AIOLOOP_INTERNAL bool aiol_worker_is_current(const aiol_worker *worker) {
+    return pthread_equal(worker->thread, pthread_self()) != 0;
+}
+
+/* For debuggers and tools, where the system has names for threads; it may cut it. */
+AIOLOOP_INTERNAL void aiol_thread_set_name(const char *name) {
+#if defined(__linux__)
+    (void)pthread_setname_np(pthread_self(), name);
+#elif defined(__APPLE__)
+    (void)pthread_setname_np(name);
+#else
+    (void)name;
+#endif
+}
+
+/* How many threads can run at a time; at least 1. */
+AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count > 0 ? (unsigned)count : 1;
+}
+
 #else
 
 typedef int aiol_mutex;
 typedef int aiol_thread_condition;
+
+typedef struct aiol_worker {
+    int unused;
+} aiol_worker;
 
 AIOLOOP_INTERNAL int aiol_mutex_init(aiol_mutex *mutex) {
     (void)mutex;
@@ -160,6 +210,10 @@ AIOLOOP_INTERNAL void aiol_thread_condition_destroy(aiol_thread_condition *condi
     (void)condition;
 }
 
+AIOLOOP_INTERNAL void aiol_thread_condition_signal(aiol_thread_condition *condition) {
+    (void)condition;
+}
+
 AIOLOOP_INTERNAL void aiol_thread_condition_broadcast(aiol_thread_condition *condition) {
     (void)condition;
 }
@@ -173,6 +227,35 @@ AIOLOOP_INTERNAL int aiol_thread_condition_wait(aiol_thread_condition *condition
     (void)mutex;
     (void)deadline;
     return AIOLOOP_ETIMEDOUT;
+}
+
+AIOLOOP_INTERNAL int aiol_worker_start(aiol_worker *worker, void (*fn)(void *arg), void *arg, size_t stack_size) {
+    (void)worker;
+    (void)fn;
+    (void)arg;
+    (void)stack_size;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_worker_join(aiol_worker *worker) {
+    (void)worker;
+}
+
+AIOLOOP_INTERNAL void aiol_worker_detach(aiol_worker *worker) {
+    (void)worker;
+}
+
+AIOLOOP_INTERNAL bool aiol_worker_is_current(const aiol_worker *worker) {
+    (void)worker;
+    return false;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_set_name(const char *name) {
+    (void)name;
+}
+
+AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
+    return 1;
 }
 
 #endif
