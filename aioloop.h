@@ -419,8 +419,8 @@
 /*
  * config.h - the switches, and how the library's functions are declared.
  *
- * Define a switch before the include that also has AIOLOOP_IMPLEMENTATION; the declarations do not
- * depend on any of them, so files compiled with different switches agree.
+ * Define a switch before the include that also has AIOLOOP_IMPLEMENTATION; the declarations do not depend on any of
+ * them, so files compiled with different switches agree.
  *
  *   AIOLOOP_IMPLEMENTATION   in one C or C++ file of the program: compile the library here
  *   AIOLOOP_STATIC           every function is static: a private copy in the file that has the implementation
@@ -823,8 +823,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop);
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
  * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio
  * does, a loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child
- * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and in what close and free call (the
- * exception handler, the log), and then nothing is freed. NULL is ignored. */
+ * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and in what close and free call
+ * (the exception handler, the log), and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
@@ -902,8 +902,8 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 /* Raises: stores code with a message and returns code. In a callback that returns nothing, the last raise before it
  * returns is its error, and goes where Python's exception would. In one that returns a code, return what this returns.
  * AIOLOOP_EFATAL ends the run. code must be negative, else it becomes AIOLOOP_EINVAL. The message is cut at 255 bytes;
- * format NULL: none. loop NULL: the message is for aioloop_last_error(NULL), and for the future of a function that runs in
- * a thread pool. */
+ * format NULL: none. loop NULL: the message is for aioloop_last_error(NULL), and for the future of a function that
+ * runs in a thread pool. */
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 
 /* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL:
@@ -911,20 +911,20 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
  * fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
-/* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if that
- * has the same code, else aioloop_strerror's. Never NULL; valid as long. */
+/* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if
+ * that has the same code, else aioloop_strerror's. Never NULL; valid as long. */
 AIOLOOP_API const char *aioloop_message(aioloop *loop, int64_t code);
 
-/* Keeps the last error, with its message and what it collects, while other calls may fail; restore makes it the last one
- * again, and ends it. So clean-up does not cost the reason for it:
+/* Keeps the last error, with its message and what it collects, while other calls may fail; restore makes it the last
+ * one again, and ends it. So clean-up does not cost the reason for it:
  *
  *     error = aioloop_save_error(loop);
  *     aioloop_await(aioloop_stream_wait_closed(stream), NULL);
  *     aioloop_restore_error(loop, error);
  *     return rc;
  *
- * NULL: there is no error, or no memory; restoring that does nothing. Each one that was saved is restored, before the loop
- * is freed. */
+ * NULL: there is no error, or no memory; restoring that does nothing. Each one that was saved is restored, before the
+ * loop is freed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_error *aioloop_save_error(aioloop *loop);
 AIOLOOP_API void aioloop_restore_error(aioloop *loop, aioloop_error *error);
 
@@ -992,10 +992,11 @@ AIOLOOP_API void aioloop_verify(aioloop *loop);
  *
  * A result is a number (>= 0) and a pointer; a failure is a negative code, with a message where there is more to say.
  *
- * Who owns a future: one that a function returned when it started some work is UNCLAIMED. Use it once (await, gather and their
- * kin, aioloop_run_until_complete, aioloop_future_then), which ends it: a second use is AIOLOOP_EMISUSE, as long as it is there; or drop it with aioloop_future_unref; or claim it with
- * aioloop_future_ref: from then on every use only borrows it, and one aioloop_future_unref ends your claim.
- * aioloop_create_future returns a claimed one. Dropping a future neither cancels nor loses the work behind it.
+ * Who owns a future: one that a function returned when it started some work is UNCLAIMED. Use it once (await, gather
+ * and their kin, aioloop_run_until_complete, aioloop_future_then), which ends it: a second use is AIOLOOP_EMISUSE, as
+ * long as it is there; or drop it with aioloop_future_unref; or claim it with aioloop_future_ref: from then on every
+ * use only borrows it, and one aioloop_future_unref ends your claim. aioloop_create_future returns a claimed one.
+ * Dropping a future neither cancels nor loses the work behind it.
  *
  * No function returns a NULL future: no memory, a NULL argument and a closed loop give static futures that have failed
  * with AIOLOOP_ENOMEM, AIOLOOP_EINVAL and AIOLOOP_ECLOSED, so calls can be nested unchecked.
@@ -1018,8 +1019,8 @@ AIOLOOP_API void aioloop_future_unref(aioloop_future *future);
 
 /* Future.set_result(): number must not be negative (AIOLOOP_EINVAL). dispose (may be NULL) is called with pointer when
  * the future is freed and nobody took it. 0; AIOLOOP_EINVALIDSTATE if it is done, and then nothing happens and pointer
- * is still the caller's; AIOLOOP_EMISUSE on a future of the library's own operations; AIOLOOP_ECLOSED if its loop is
- * closed and there are callbacks, which will not run, but the result is set. */
+ * is still the caller's; AIOLOOP_EMISUSE on tasks and other futures that the library completes (none of them is yours
+ * to set); AIOLOOP_ECLOSED if its loop is closed and there are callbacks, which will not run, but the result is set. */
 AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer,
                                           void (*dispose)(void *pointer));
 
@@ -1028,18 +1029,18 @@ AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
     AIOLOOP_PRINTF(3, 4);
 
-/* Future.set_result() for a result that its reader has by hearing of it (a lock, a place, a socket's number): any reading
- * takes it, also one without `out`. dispose(pointer) is called if the future is freed and nobody ever read it, as when the
- * task that waited was cancelled in the same iteration. What follows another future (wait_for, shield, a gather's results)
- * reads it when it is itself read. */
+/* Future.set_result() for a result that its reader has by hearing of it (a lock, a place, a socket's number): any
+ * reading takes it, also one without `out`. dispose(pointer) is called if the future is freed and nobody ever read it,
+ * as when the task that waited was cancelled in the same iteration. What follows another future (wait_for, shield, a
+ * gather's results) reads it when it is itself read. */
 AIOLOOP_API int aioloop_future_set_grant(aioloop_future *future, int64_t number, void *pointer,
                                          void (*dispose)(void *pointer));
 
-/* For functions of your own that start work and return a future, as the library's do: an unclaimed future for the caller, with
- * a second reference, which is yours: unref it when you have completed the future, or given up. cancel (may be NULL) is called
- * when a pending one is cancelled: true, and it becomes cancelled at once; false: you will complete it later
- * (aioloop_future_set_cancelled says that it was cancelled). It must not call user code. Static failed futures as
- * aioloop_create_future. */
+/* For functions of your own that start work and return a future, as the library's do: an unclaimed future for the
+ * caller, with a second reference, which is yours: unref it when you have completed the future, or given up. cancel
+ * (may be NULL) is called when a pending one is cancelled: true, and it becomes cancelled at once; false: you will
+ * complete it later (aioloop_future_set_cancelled says that it was cancelled). It must not call user code. Static
+ * failed futures as aioloop_create_future. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *loop,
                                                                       bool (*cancel)(aioloop_future *future, void *owner),
                                                                       void *owner);
@@ -1047,13 +1048,13 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *l
 /* Completes such a future as cancelled, without calling its cancel. Returns as aioloop_future_set_result does. */
 AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future);
 
-/* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had taken it.
- * AIOLOOP_EINVALIDSTATE if source is pending or target is not; AIOLOOP_EINVAL if source is another loop's. */
+/* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had
+ * taken it. AIOLOOP_EINVALIDSTATE if source is pending or target is not; AIOLOOP_EINVAL if source is another loop's. */
 AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source);
 
-/* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that
- * have to end something first (tasks, aioloop_server_serve_forever) become cancelled when that has ended. message (may be NULL) is
- * what aioloop_future_error will say; copied. */
+/* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up.
+ * Futures that have to end something first (tasks, aioloop_server_serve_forever) become cancelled when that has ended.
+ * message (may be NULL) is what aioloop_future_error will say; copied. */
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message);
 
 /* Future.done(), Future.cancelled(), Future.get_loop() (NULL for the static failed futures). */
@@ -1101,15 +1102,15 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
  *   - without one (aioloop_step): a function over a frame of yours, written with AIOLOOP_BEGIN, AIOLOOP_AWAIT and AIOLOOP_END,
  *     for a million of them, and for firmware. Plain C99. Its local variables do not outlive a wait; the frame's members do.
  *
- * A task runs one. It is a future: whatever takes a future takes a task, and what is said of ownership at future.h holds. The
- * loop keeps a task alive until it is done, whoever lets go of it.
+ * A task runs one. It is a future: whatever takes a future takes a task, and what is said of ownership at future.h
+ * holds. The loop keeps a task alive until it is done, whoever lets go of it.
  *
- * A coroutine's result is what it returns: a number >= 0, with a pointer stored at *out if there is one; or a negative code,
- * which is raising it. Returning AIOLOOP_ECANCELED ends the task as cancelled. The message of the last aioloop_raise or failed
- * call goes with the code, if it has the same.
+ * A coroutine's result is what it returns: a number >= 0, with a pointer stored at *out if there is one; or a negative
+ * code, which is raising it. Returning AIOLOOP_ECANCELED ends the task as cancelled. The message of the last
+ * aioloop_raise or failed call goes with the code, if it has the same.
  *
- * Cancelling a task (aioloop_future_cancel) cancels what it waits for, and the wait returns AIOLOOP_ECANCELED: pass it on, as any
- * other error. What a coroutine ignores it has swallowed; debug mode says so.
+ * Cancelling a task (aioloop_future_cancel) cancels what it waits for, and the wait returns AIOLOOP_ECANCELED: pass it
+ * on, as any other error. What a coroutine ignores it has swallowed; debug mode says so.
  */
 #ifndef AIOLOOP_API_TASK_H
 #define AIOLOOP_API_TASK_H
@@ -1117,7 +1118,8 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
 /* asyncio.Task; the same type, to say what is meant. */
 typedef aioloop_future aioloop_task;
 
-/* A coroutine with a stack. out: the address of the result's pointer, NULL at first. In C++ no exception may leave it. */
+/* A coroutine with a stack. out: the address of the result's pointer, NULL at first. In C++ no exception may leave
+ * it. */
 typedef int64_t (*aioloop_coroutine)(aioloop *loop, void *arg, void **out);
 
 /* A coroutine without a stack: its frame is a struct of yours that begins with an aioloop_frame. Zero it before use. */
@@ -1153,14 +1155,14 @@ typedef struct aioloop_task_options {
     aioloop_time timeout;     /* past it the task is cancelled, and fails with AIOLOOP_ETIMEDOUT if it ends that way; 0: none */
 } aioloop_task_options;
 
-/* loop.create_task(): a task that runs fn(loop, arg, &pointer), from the next iteration on. options may be NULL. The future may
- * be dropped: the task runs on. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (no fn, a stack too
- * small), AIOLOOP_ENOTAVAILABLE (built with AIOLOOP_USE_COROUTINES 0). */
+/* loop.create_task(): a task that runs fn(loop, arg, &pointer), from the next iteration on. options may be NULL. The
+ * future may be dropped: the task runs on. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (no
+ * fn, a stack too small), AIOLOOP_ENOTAVAILABLE (built with AIOLOOP_USE_COROUTINES 0). */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_create_task(aioloop *loop, aioloop_coroutine fn, void *arg,
                                                                const aioloop_task_options *options);
 
-/* The same for a coroutine without a stack; stack_size and stack are not used. The frame must live until the task is done
- * (dispose tells), or be copied. */
+/* The same for a coroutine without a stack; stack_size and stack are not used. The frame must live until the task is
+ * done (dispose tells), or be copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_create_task_frame(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
                                                                      const aioloop_task_options *options);
 
@@ -1187,20 +1189,21 @@ AIOLOOP_API aioloop_task_factory aioloop_get_task_factory(aioloop *loop, void **
  * reference to itself takes it with aioloop_future_ref. loop NULL: the running loop. */
 AIOLOOP_API aioloop_task *aioloop_current_task(aioloop *loop);
 
-/* asyncio.all_tasks(): stores at most capacity of the loop's tasks that are not done, oldest first, each a reference of yours,
- * and returns how many there are. tasks may be NULL with capacity 0. A task that nobody had claimed counts as claimed by who
- * created it from then on: it stays until the loop is freed, unless that one unrefs it. */
+/* asyncio.all_tasks(): stores at most capacity of the loop's tasks that are not done, oldest first, each a reference
+ * of yours, and returns how many there are. tasks may be NULL with capacity 0. A task that nobody had claimed counts
+ * as claimed by who created it from then on: it stays until the loop is freed, unless that one unrefs it. */
 AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t capacity);
 
 /* True if the future is a task. */
 AIOLOOP_API bool aioloop_is_task(const aioloop_future *future);
 
-/* Task.get_name(), Task.set_name(): valid until renamed or freed. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL for what is no task. */
+/* Task.get_name(), Task.set_name(): valid until renamed or freed. 0, AIOLOOP_ENOMEM, AIOLOOP_EINVAL for what is no
+ * task. */
 AIOLOOP_API const char *aioloop_task_get_name(aioloop_task *task);
 AIOLOOP_API int aioloop_task_set_name(aioloop_task *task, const char *name);
 
-/* Task.get_context(): the context that the task runs in, as a reference of yours. The task runs in the same one from then on, so
- * its changes show there. NULL when there is no memory, and for what is no task. */
+/* Task.get_context(): the context that the task runs in, as a reference of yours. The task runs in the same one from
+ * then on, so its changes show there. NULL when there is no memory, and for what is no task. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_context *aioloop_task_get_context(aioloop_task *task);
 
 /* Task.cancel() is aioloop_future_cancel. Task.cancelling(): how many cancels were asked for and not taken back.
@@ -1211,12 +1214,11 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task);
 
 /* ---- waiting ---- */
 
-/* await: waits until the future is done, and returns its number, with its pointer stored at out (the address of an object
- * pointer, or NULL), or its error, whose message is then aioloop_last_error's. At once if it is done. Ends an unclaimed future's
- * use. AIOLOOP_ECANCELED if the future or this task was cancelled. AIOLOOP_EMISUSE outside of a coroutine with a stack, also in
- * pause_writing and the exception handler; for the task itself; for another loop's future; for an unclaimed future that was used
- * before; inside aioloop_context_run. out is written on
- * success only. */
+/* await: waits until the future is done, and returns its number, with its pointer stored at out (the address of an
+ * object pointer, or NULL), or its error, whose message is then aioloop_last_error's. At once if it is done. Ends an
+ * unclaimed future's use. AIOLOOP_ECANCELED if the future or this task was cancelled. AIOLOOP_EMISUSE outside of a
+ * coroutine with a stack, also in pause_writing and the exception handler; for the task itself; for another loop's
+ * future; for an unclaimed future that was used before; inside aioloop_context_run. out is written on success only. */
 AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
 
 /* Coroutines without a stack:
@@ -1236,7 +1238,8 @@ AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
  *         AIOLOOP_END;
  *     }
  *
- * One AIOLOOP_ macro a line, none inside a switch of yours, and no variable between BEGIN and END that is to be kept. */
+ * One AIOLOOP_ macro a line, none inside a switch of yours, and no variable between BEGIN and END that is to be
+ * kept. */
 #define AIOLOOP_BEGIN(loop, frame)                                                                 \
     aioloop *const aioloop_frame_loop_ = (loop);                                                   \
     aioloop_frame *const aioloop_frame_ = (frame);                                                 \
@@ -1273,8 +1276,8 @@ AIOLOOP_API int64_t aioloop_await(aioloop_future *future, void *out);
         (result) = aioloop_frame_result(aioloop_frame_loop_, NULL);                                \
     } while (0)
 
-/* await coroutine(...): runs another coroutine without a stack, over child, an aioloop_frame * inside the caller's own frame,
- * whose other members are its arguments. */
+/* await coroutine(...): runs another coroutine without a stack, over child, an aioloop_frame * inside the caller's own
+ * frame, whose other members are its arguments. */
 #define AIOLOOP_CALL(result, fn, child, out)                                                       \
     do {                                                                                           \
         int64_t aioloop_result_;                                                                   \
@@ -1304,15 +1307,17 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sleep(aioloop *loop, aioloo
 /* What aioloop_gather gives: the outcomes of its futures, in their order. */
 typedef struct aioloop_results aioloop_results;
 
-/* asyncio.gather(): done when all futures are, with count as its number and an aioloop_results * as its pointer. The first
- * failure becomes gather's at once, and the others run on; a cancelled one is a failure with AIOLOOP_ECANCELED. With
- * return_exceptions it waits for all, and their errors are results. Cancelling it cancels all that are not done, and it is
- * cancelled when they are. This is the one use of each unclaimed future, also when the call fails. The same future may stand
- * there twice, unless it is unclaimed. The array is copied. AIOLOOP_EINVAL for another loop's future or a NULL one; AIOLOOP_ENOMEM. */
+/* asyncio.gather(): done when all futures are, with count as its number and an aioloop_results * as its pointer. The
+ * first failure becomes gather's at once, and the others run on; a cancelled one is a failure with AIOLOOP_ECANCELED.
+ * With return_exceptions it waits for all, and their errors are results. Cancelling it cancels all that are not done,
+ * and it is cancelled when they are. This is the one use of each unclaimed future, also when the call fails. The same
+ * future may stand there twice, unless it is unclaimed. The array is copied. AIOLOOP_EINVAL for another loop's future
+ * or a NULL one; AIOLOOP_ENOMEM. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_gather(aioloop *loop, aioloop_future *const *futures, size_t count,
                                                             bool return_exceptions);
 
-/* The i-th result, as aioloop_future_result and aioloop_future_error give it; AIOLOOP_EINVAL and NULL beyond the last. */
+/* The i-th result, as aioloop_future_result and aioloop_future_error give it; AIOLOOP_EINVAL and NULL beyond the
+ * last. */
 AIOLOOP_API size_t aioloop_results_count(const aioloop_results *results);
 AIOLOOP_API int64_t aioloop_results_get(aioloop_results *results, size_t i, void *out);
 AIOLOOP_API const aioloop_error *aioloop_results_error(aioloop_results *results, size_t i);
@@ -1331,36 +1336,37 @@ typedef struct aioloop_wait_options {
     aioloop_time timeout; /* not an error: wait ends, with what is done by then; 0: none, below 0: at once */
 } aioloop_wait_options;
 
-/* asyncio.wait(): its number is how many of the futures are done; ask each. Neither its time-out nor cancelling it cancels them. They
- * must be claimed (AIOLOOP_EINVAL): they are looked at afterwards. AIOLOOP_EINVAL also for none, another loop's or an unknown
- * return_when. The array is copied. */
+/* asyncio.wait(): its number is how many of the futures are done; ask each. Neither its time-out nor cancelling it
+ * cancels them. They must be claimed (AIOLOOP_EINVAL): they are looked at afterwards. AIOLOOP_EINVAL also for none,
+ * another loop's or an unknown return_when. The array is copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wait(aioloop *loop, aioloop_future *const *futures, size_t count,
                                                           const aioloop_wait_options *options);
 
-/* asyncio.wait_for(): the future's outcome if it is done in time. Else it is cancelled, and when it has ended, wait_for fails with
- * AIOLOOP_ETIMEDOUT, unless it ended with a result or another error, which is then wait_for's. A timeout of 0 or less: only if it is
- * done already. AIOLOOP_FOREVER: none. Cancelling wait_for cancels the future. */
+/* asyncio.wait_for(): the future's outcome if it is done in time. Else it is cancelled, and when it has ended,
+ * wait_for fails with AIOLOOP_ETIMEDOUT, unless it ended with a result or another error, which is then wait_for's. A
+ * timeout of 0 or less: only if it is done already. AIOLOOP_FOREVER: none. Cancelling wait_for cancels the future. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wait_for(aioloop_future *future, aioloop_time timeout);
 
 /* asyncio.shield(): the future's outcome; cancelling the shield leaves the future alone. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shield(aioloop_future *future);
 
-/* asyncio.as_completed(): gives futures as they complete. The array is copied, the use of unclaimed ones ended when the iterator is
- * freed. timeout as for aioloop_wait_for, from now on. NULL and aioloop_last_error for what aioloop_wait refuses, but unclaimed
- * futures and none at all are welcome. */
+/* asyncio.as_completed(): gives futures as they complete. The array is copied, the use of unclaimed ones ended when
+ * the iterator is freed. timeout as for aioloop_wait_for, from now on. NULL and aioloop_last_error for what
+ * aioloop_wait refuses, but unclaimed futures and none at all are welcome. */
 typedef struct aioloop_completed aioloop_completed;
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_completed *aioloop_as_completed(aioloop *loop, aioloop_future *const *futures,
                                                                      size_t count, aioloop_time timeout);
 
-/* The next one that completes: its index in the array as the number, and the future, done and borrowed from the iterator, as the
- * pointer. AIOLOOP_ETIMEDOUT for each one still missing when time is up; AIOLOOP_ESTOPITERATION after the last. Cancelling this
- * cancels nothing else. */
+/* The next one that completes: its index in the array as the number, and the future, done and borrowed from the
+ * iterator, as the pointer. AIOLOOP_ETIMEDOUT for each one still missing when time is up; AIOLOOP_ESTOPITERATION after
+ * the last. Cancelling this cancels nothing else. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_completed_next(aioloop_completed *completed);
 AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed);
 
 /* ---- time-outs ---- */
 
-/* asyncio.timeout(): a scope of a task. Its memory is yours (in the coroutine's stack or frame), its members are the library's.
+/* asyncio.timeout(): a scope of a task. Its memory is yours (in the coroutine's stack or frame), its members are the
+ * library's.
  *
  *     aioloop_timeout limit;
  *     aioloop_timeout_enter(loop, &limit, AIOLOOP_SECONDS(5));
@@ -1368,8 +1374,8 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed);
  *     rc = aioloop_timeout_exit(&limit, rc);
  *
  * When its time comes it cancels the task. exit makes AIOLOOP_ETIMEDOUT of the AIOLOOP_ECANCELED that this caused, and
- * lets every other result through. Each enter needs its exit, on every way out: until the task ends, or an outer scope is
- * left, one that was forgotten still cancels the task. Debug mode says so. */
+ * lets every other result through. Each enter needs its exit, on every way out: until the task ends, or an outer scope
+ * is left, one that was forgotten still cancels the task. Debug mode says so. */
 typedef struct aioloop_timeout {
     aioloop *loop;
     void *scope;
@@ -1377,16 +1383,17 @@ typedef struct aioloop_timeout {
     int state;
 } aioloop_timeout;
 
-/* Enters. delay: AIOLOOP_FOREVER: no limit yet; 0 or less: the next wait is cancelled. _at: a point on the loop's clock. 0;
- * AIOLOOP_EMISUSE outside of a task, AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME, AIOLOOP_ENOMEM: then it is not entered, and exit lets
- * everything through. */
+/* Enters. delay: AIOLOOP_FOREVER: no limit yet; 0 or less: the next wait is cancelled. _at: a point on the loop's
+ * clock. 0; AIOLOOP_EMISUSE outside of a task, AIOLOOP_EINVAL for AIOLOOP_NOT_A_TIME, AIOLOOP_ENOMEM: then it is not
+ * entered, and exit lets everything through. */
 AIOLOOP_API int aioloop_timeout_enter(aioloop *loop, aioloop_timeout *timeout, aioloop_time delay);
 AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout, aioloop_time when);
 
 /* Leaves, with the outcome of what was inside; returns the outcome of the scope. */
 AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outcome);
 
-/* Timeout.reschedule(), when(), expired(). AIOLOOP_FOREVER: no limit. AIOLOOP_EMISUSE if it is not entered or has expired. */
+/* Timeout.reschedule(), when(), expired(). AIOLOOP_FOREVER: no limit. AIOLOOP_EMISUSE if it is not entered or has
+ * expired. */
 AIOLOOP_API int aioloop_timeout_reschedule(aioloop_timeout *timeout, aioloop_time when);
 AIOLOOP_API aioloop_time aioloop_timeout_when(const aioloop_timeout *timeout);
 AIOLOOP_API bool aioloop_timeout_expired(const aioloop_timeout *timeout);
@@ -1400,25 +1407,25 @@ AIOLOOP_API bool aioloop_timeout_expired(const aioloop_timeout *timeout);
  *     aioloop_future_unref(aioloop_task_group_create_task(group, fetch, &b, NULL));
  *     rc = aioloop_await(aioloop_task_group_exit(group, 0), NULL);
  *
- * The first task that fails cancels the others, and the task that entered the group. What a sibling still uses of the parent's (a
- * buffer, a connection) it uses until exit is done, so exit must be awaited before it goes. */
+ * The first task that fails cancels the others, and the task that entered the group. What a sibling still uses of the
+ * parent's (a buffer, a connection) it uses until exit is done, so exit must be awaited before it goes. */
 typedef struct aioloop_task_group aioloop_task_group;
 
 /* __aenter__: for the current task. NULL, and aioloop_last_error: AIOLOOP_EMISUSE outside of a task, AIOLOOP_ENOMEM. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_task_group *aioloop_task_group_enter(aioloop *loop);
 
-/* TaskGroup.create_task(): as aioloop_create_task. AIOLOOP_EMISUSE when the group has ended or is ending because of a failure, and
- * then arg is disposed of. */
+/* TaskGroup.create_task(): as aioloop_create_task. AIOLOOP_EMISUSE when the group has ended or is ending because of a
+ * failure, and then arg is disposed of. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_task_group_create_task(aioloop_task_group *group, aioloop_coroutine fn,
                                                                           void *arg, const aioloop_task_options *options);
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_task *aioloop_task_group_create_task_frame(aioloop_task_group *group, aioloop_step fn,
                                                                                 aioloop_frame *frame,
                                                                                 const aioloop_task_options *options);
 
-/* __aexit__: done when all tasks of the group are, also those that they add meanwhile. outcome is that of the body; below 0 it
- * cancels the tasks. The result: outcome; or, if tasks failed or the body did, AIOLOOP_ETASKGROUP with an error that collects
- * each one's (aioloop_error_at); or AIOLOOP_ECANCELED if the parent was cancelled and nothing failed. Ends the group: it must not be
- * used afterwards. */
+/* __aexit__: done when all tasks of the group are, also those that they add meanwhile. outcome is that of the body;
+ * below 0 it cancels the tasks. The result: outcome; or, if tasks failed or the body did, AIOLOOP_ETASKGROUP with an
+ * error that collects each one's (aioloop_error_at); or AIOLOOP_ECANCELED if the parent was cancelled and nothing
+ * failed. Ends the group: it must not be used afterwards. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_task_group_exit(aioloop_task_group *group, int64_t outcome);
 
 /* ---- running a program ---- */
@@ -1433,16 +1440,17 @@ typedef struct aioloop_run_options {
     aioloop_time timeout;          /* past it the main task is cancelled and the result is AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_run_options;
 
-/* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits for them,
- * does as aioloop_shutdown_asyncgens and aioloop_shutdown_default_executor, closes the loop and frees it. Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a
- * running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
+/* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits
+ * for them, does as aioloop_shutdown_asyncgens and aioloop_shutdown_default_executor, closes the loop and frees it.
+ * Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a running loop; or
+ * the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
 AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
 
 /* The same for a coroutine without a stack. */
 AIOLOOP_API int64_t aioloop_run_frame(aioloop_step fn, aioloop_frame *frame, const aioloop_run_options *options);
 
-/* asyncio.Runner: several coroutines on one loop, in one context. NULL and aioloop_last_error(NULL) when it cannot be made.
- * Options: config, shutdown_timeout. */
+/* asyncio.Runner: several coroutines on one loop, in one context. NULL and aioloop_last_error(NULL) when it cannot be
+ * made. Options: config, shutdown_timeout. */
 typedef struct aioloop_runner aioloop_runner;
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_runner *aioloop_runner_new(const aioloop_run_options *options);
 
@@ -1455,8 +1463,8 @@ AIOLOOP_API int64_t aioloop_runner_run_frame(aioloop_runner *runner, aioloop_ste
 /* Runner.get_loop(): NULL once closed. */
 AIOLOOP_API aioloop *aioloop_runner_get_loop(aioloop_runner *runner);
 
-/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it runs or
- * closes (in the exception handler, say). */
+/* Runner.close(): cancels what is left, waits, closes and frees the loop. May be repeated. AIOLOOP_EMISUSE while it
+ * runs or closes (in the exception handler, say). */
 AIOLOOP_API int aioloop_runner_close(aioloop_runner *runner);
 
 /* Closes, and frees the runner. NULL is ignored. */
@@ -1857,11 +1865,11 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, 
 /*
  * executor.h - functions that block, run in other threads.       (asyncio: run_in_executor, to_thread; concurrent.futures)
  *
- * A pool of threads belongs to no loop: any number of loops may use one. Its threads are made when there is work and no
- * idle one, and stay until it is shut down. There are no pools of processes: a subprocess of your own does it.
+ * A pool of threads belongs to no loop: any number of loops may use one. Its threads are made when there is work and
+ * no idle one, and stay until it is shut down. There are no pools of processes: a subprocess of your own does it.
  *
- * Built with AIOLOOP_USE_THREADS 0, or without an operating system, there are no pools: aioloop_thread_pool_new and the
- * futures of the calls that need one say AIOLOOP_ENOTAVAILABLE.
+ * Built with AIOLOOP_USE_THREADS 0, or without an operating system, there are no pools: aioloop_thread_pool_new and
+ * the futures of the calls that need one say AIOLOOP_ENOTAVAILABLE.
  */
 #ifndef AIOLOOP_API_EXECUTOR_H
 #define AIOLOOP_API_EXECUTOR_H
@@ -1879,23 +1887,23 @@ typedef struct aioloop_thread_pool_options {
     const char *name;   /* of the threads, for debuggers; copied, 15 bytes of it; NULL: "aioloop" */
 } aioloop_thread_pool_options;
 
-/* Makes a pool; options may be NULL. End it with aioloop_thread_pool_free. NULL, and the reason in aioloop_last_error(NULL):
- * AIOLOOP_EINVAL (max_workers below 0), AIOLOOP_ENOMEM, AIOLOOP_ENOTAVAILABLE. Any thread. */
+/* Makes a pool; options may be NULL. End it with aioloop_thread_pool_free. NULL, and the reason in
+ * aioloop_last_error(NULL): AIOLOOP_EINVAL (max_workers below 0), AIOLOOP_ENOMEM, AIOLOOP_ENOTAVAILABLE. Any thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_thread_pool *aioloop_thread_pool_new(const aioloop_thread_pool_options *options);
 
-/* Executor.shutdown(): from now on the pool refuses functions; those that it has still run, or with cancel_pending those that
- * have not begun never will, and their futures are cancelled. wait: returns when its threads have ended, however long that
- * takes; else they end on their own. May be repeated. 0; AIOLOOP_EINVAL for NULL; AIOLOOP_EMISUSE, and nothing done, for waiting
- * in one of its own threads, and in a forked child. Any thread. */
+/* Executor.shutdown(): from now on the pool refuses functions; those that it has still run, or with cancel_pending
+ * those that have not begun never will, and their futures are cancelled. wait: returns when its threads have ended,
+ * however long that takes; else they end on their own. May be repeated. 0; AIOLOOP_EINVAL for NULL; AIOLOOP_EMISUSE,
+ * and nothing done, for waiting in one of its own threads, and in a forked child. Any thread. */
 AIOLOOP_API int aioloop_thread_pool_shutdown(aioloop_thread_pool *pool, bool wait, bool cancel_pending);
 
-/* Shuts down, waits (not in one of its own threads), and frees the pool; where it is the default of a loop, it is so until that
- * is freed. In a forked child only memory is given back. NULL is ignored. Any thread. */
+/* Shuts down, waits (not in one of its own threads), and frees the pool; where it is the default of a loop, it is so
+ * until that is freed. In a forked child only memory is given back. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_thread_pool_free(aioloop_thread_pool *pool);
 
-/* What runs in a thread of a pool. Returns a number >= 0, with a pointer stored at *out (NULL at first) if there is one; or a
- * negative code: AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if
- * that was called with the same code. In C++ no exception may leave it. */
+/* What runs in a thread of a pool. Returns a number >= 0, with a pointer stored at *out (NULL at first) if there is
+ * one; or a negative code: AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of
+ * aioloop_raise(NULL, ...) if that was called with the same code. In C++ no exception may leave it. */
 typedef int64_t (*aioloop_executor_function)(void *arg, void **out);
 
 /* Options of aioloop_run_in_executor; may be all zero. */
@@ -1911,15 +1919,16 @@ typedef struct aioloop_executor_options {
                                  * empty one (aioloop_to_thread: in a copy of the current one) */
 } aioloop_executor_options;
 
-/* loop.run_in_executor(): runs fn(arg, &pointer) in a thread of the pool; NULL: of the loop's default pool, made at the first
- * use. options may be NULL. In the loop's thread, where the future becomes done too, in the iteration after the function has
- * ended. The future may be dropped: the function runs. Cancelled before it has begun it never runs; later, the future is
- * cancelled at once, and what the function returns in the end is dropped. What ends after the loop was closed disturbs nothing:
- * the future stays pending.
+/* loop.run_in_executor(): runs fn(arg, &pointer) in a thread of the pool; NULL: of the loop's default pool, made at
+ * the first use. options may be NULL. In the loop's thread, where the future becomes done too, in the iteration after
+ * the function has ended. The future may be dropped: the function runs. Cancelled before it has begun it never runs;
+ * later, the future is cancelled at once, and what the function returns in the end is dropped. What ends after the
+ * loop was closed disturbs nothing: the future stays pending.
  *
- * The future fails with AIOLOOP_EAGAIN when the pool is full, AIOLOOP_EMISUSE when it was shut down, or the error of starting its
- * first thread. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ENOTAVAILABLE. On the simulated
- * back end a function takes no virtual time, whatever it takes of real time: timers may come first. */
+ * The future fails with AIOLOOP_EAGAIN when the pool is full, AIOLOOP_EMISUSE when it was shut down, or the error of
+ * starting its first thread. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL,
+ * AIOLOOP_ENOTAVAILABLE. On the simulated back end a function takes no virtual time, whatever it takes of real time:
+ * timers may come first. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_run_in_executor(aioloop *loop, aioloop_thread_pool *pool,
                                                                      aioloop_executor_function fn, void *arg,
                                                                      const aioloop_executor_options *options);
@@ -1928,15 +1937,16 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_run_in_executor(aioloop *lo
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_to_thread(aioloop *loop, aioloop_executor_function fn, void *arg,
                                                                const aioloop_executor_options *options);
 
-/* loop.set_default_executor(): from now on the loop's default. The pool stays yours, to be freed before or after the loop; but the
- * loop shuts it down when it is closed, and by aioloop_shutdown_default_executor. A default that the loop had made itself is shut
- * down. 0, AIOLOOP_EINVAL for NULL, and the old one stays; AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+/* loop.set_default_executor(): from now on the loop's default. The pool stays yours, to be freed before or after the
+ * loop; but the loop shuts it down when it is closed, and by aioloop_shutdown_default_executor. A default that the
+ * loop had made itself is shut down. 0, AIOLOOP_EINVAL for NULL, and the old one stays; AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_set_default_executor(aioloop *loop, aioloop_thread_pool *pool);
 
-/* loop.shutdown_default_executor(): shuts the default pool down; the future is done when its threads have ended, at once if there
- * is none. timeout, unless 0: after that the future is done with a warning in the log, and the threads end on their own. The
- * loop's default refuses functions from now on (AIOLOOP_EMISUSE), other pools work. aioloop_run does this at its end. Static
- * failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL. */
+/* loop.shutdown_default_executor(): shuts the default pool down; the future is done when its threads have ended, at
+ * once if there is none. timeout, unless 0: after that the future is done with a warning in the log, and the threads
+ * end on their own. The loop's default refuses functions from now on (AIOLOOP_EMISUSE), other pools work. aioloop_run
+ * does this at its end. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(aioloop *loop, aioloop_time timeout);
 
 #endif
@@ -2339,7 +2349,8 @@ typedef struct aioloop_stream_server_options {
  * it returns its reference goes, and with it the connection, unless somebody else holds one. AIOLOOP_EINVAL also
  * without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
  * AIOLOOP_ENOTAVAILABLE for handler when built with AIOLOOP_USE_COROUTINES 0. arg is passed on, the rest copied; arg
- * must live as long as a handler may run, which a closed server does not end: in aioloop_run longer than the main coroutine. */
+ * must live as long as a handler may run, which a closed server does not end: in aioloop_run longer than the main
+ * coroutine. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler,
                                                                   void *arg, const char *host, int port,
                                                                   const aioloop_stream_server_options *options);
@@ -2648,7 +2659,8 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_KNOWS_VALGRIND 0
 #endif
 
-/* A function in assembly, in a section of its own. Once in an assembler's input: whole programs may be compiled as one. */
+/* A function in assembly, in a section of its own. Once in an assembler's input: whole programs may be compiled as
+ * one. */
 #if defined(__APPLE__)
 #define AIOL_ASM_FUNCTION(name)                                                                                        \
     ".text\n.p2align 4\n.globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"
@@ -3974,8 +3986,8 @@ typedef struct aiol_fiber {
 #endif
 } aiol_fiber;
 
-/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. After renew it
- * begins again, or goes on where it left. */
+/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. After
+ * renew it begins again, or goes on where it left. */
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void));
 AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void));
 AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber);
@@ -3988,9 +4000,9 @@ AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size);
 AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size);
 AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping);
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size);
-/* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to standard error
- * before things go on as they would have. memory is the stack that this thread does so on until unwatch, of AIOL_STACK_WATCH_SIZE
- * bytes; not used if the thread has such a stack already. */
+/* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to
+ * standard error before things go on as they would have. memory is the stack that this thread does so on until
+ * unwatch, of AIOL_STACK_WATCH_SIZE bytes; not used if the thread has such a stack already. */
 #define AIOL_STACK_WATCH_SIZE 65536u
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address));
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
@@ -4404,19 +4416,19 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
  * switch.c - from one stack to another.
  *
  * aiol_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at
- * sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are the registers
- * that a function keeps, and the modes of floating point (rounding and the like), so that each coroutine has its own;
- * flags that say what happened are the thread's, as the calling conventions have it. Modes are written only when they
- * differ, for that is slow.
+ * sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are the
+ * registers that a function keeps, and the modes of floating point (rounding and the like), so that each coroutine has
+ * its own; flags that say what happened are the thread's, as the calling conventions have it. Modes are written only
+ * when they differ, for that is slow.
  *
  * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch;
  * it has no caller, which is where debuggers stop.
  *
- * On x86 it jumps where others return: a processor that predicts where a return goes is wrong here each time, which costs
- * three times what all the rest does. On x86-64 it is inlined too, else the place that its call has left with the
- * processor would mislead the returns behind it. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden symbol:
- * with AIOLOOP_STATIC a program may have it several times. Shadow stacks it does not know of: a program that has them
- * takes AIOLOOP_USE_UCONTEXT.
+ * On x86 it jumps where others return: a processor that predicts where a return goes is wrong here each time, which
+ * costs three times what all the rest does. On x86-64 it is inlined too, else the place that its call has left with
+ * the processor would mislead the returns behind it. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden
+ * symbol: with AIOLOOP_STATIC a program may have it several times. Shadow stacks it does not know of: a program that
+ * has them takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
 #define AIOL_SYS_SWITCH_C
@@ -4437,8 +4449,8 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 #define AIOL_SWITCH_VECTORS
 #endif
 
-/* The compiler keeps what it needs of the registers that are listed; the library uses no others of floating point. Below
- * the pointer lie 128 bytes that a function may use. */
+/* The compiler keeps what it needs of the registers that are listed; the library uses no others of floating point.
+ * Below the pointer lie 128 bytes that a function may use. */
 AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
     __asm__ volatile("    leaq -128(%%rsp), %%rsp\n"
                      "    pushq %%rbp\n"
@@ -10918,8 +10930,8 @@ struct aioloop_future {
     int code;
     uint32_t site;
     int64_t number;
-    /* By state: what gives up the work while it is PENDING, and what ends the result once it is FINISHED. A task's is always the
-     * latter. */
+    /* By state: what gives up the work while it is PENDING, and what ends the result once it is FINISHED. A task's is
+     * always the latter. */
     union {
         bool (*cancel)(aioloop_future *future, void *owner);
         void (*dispose)(void *pointer);
@@ -10937,8 +10949,8 @@ struct aioloop_future {
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
 
-/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something. It leaves
- * the line when it is freed, so the object may find all of them, and go before any of them. */
+/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something.
+ * It leaves the line when it is freed, so the object may find all of them, and go before any of them. */
 typedef struct aiol_waiter {
     aioloop_future future;
     aiol_link link;
@@ -10965,9 +10977,9 @@ enum {
     AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
 };
 
-/* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
- * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
- * (or the coroutine's stack), the context, and in u the future awaited or the deadline. */
+/* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),
+ * or among the callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step
+ * function and the frame (or the coroutine's stack), the context, and in u the future awaited or the deadline. */
 typedef struct aiol_task {
     aioloop_future future;
     aiol_slot slot;
@@ -11381,8 +11393,8 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
-/* Calls the handler in the context of the task that failed, if it is one and has not entered it already. It cannot wait. Returns what
- * it raised. */
+/* Calls the handler in the context of the task that failed, if it is one and has not entered it already. It cannot
+ * wait. Returns what it raised. */
 static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
     aiol_map **place = aiol_task_place(context->task);
     aiol_context_frame frame = {NULL, NULL};
@@ -12402,7 +12414,8 @@ AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aiol
     return w;
 }
 
-/* For calls that have nothing to wait for and nothing to give: a future that is done, with 0, the same for all of them. */
+/* For calls that have nothing to wait for and nothing to give: a future that is done, with 0, the same for all of
+ * them. */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop) {
     if (AIOL_UNLIKELY(loop->nothing == NULL)) {
         loop->nothing = aiol_future_make(loop);
@@ -12544,8 +12557,8 @@ AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
         aiol_future_destroy(f);
 }
 
-/* Begins a use. The user has a reference from then on, the one that was nobody's or one more, and releases it when the use ends.
- * AIOLOOP_EMISUSE, and no reference, for a second use of what was not claimed; the code of a static one. */
+/* Begins a use. The user has a reference from then on, the one that was nobody's or one more, and releases it when the
+ * use ends. AIOLOOP_EMISUSE, and no reference, for a second use of what was not claimed; the code of a static one. */
 AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f) {
     if (aiol_future_is_static(f))
         return f->code;
@@ -12937,9 +12950,9 @@ AIOLOOP_API size_t aioloop_future_remove_done_callback(aioloop_future *future, a
  * when it waits or ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits
  * to be used again: its stack is parked at the end of a loop that runs one coroutine after another.
  *
- * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A region below each
- * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the
- * same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
+ * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A region below
+ * each stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all
+ * want the same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
  * AIOL_STACKS_AGE uses of others; then it is cold, and used after the warm ones.
  */
 #ifndef AIOL_CORE_CORO_C
@@ -13091,7 +13104,8 @@ static aiol_stacks *aiol_stacks_of(aioloop *loop) {
     return loop->stacks;
 }
 
-/* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's own. */
+/* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's
+ * own. */
 static aiol_coro *aiol_coro_place(aioloop *loop, char *memory, size_t size, size_t below, uint8_t kind) {
     size_t guard = kind == AIOL_CORO_GIVEN || aiol_page_size() == 0 ? 0 : AIOL_STACK_GUARD;
     char *top = memory + size - below - sizeof(aiol_coro);
@@ -13327,11 +13341,12 @@ AIOLOOP_INTERNAL void aiol_stacks_free(aioloop *loop) {
 /*
  * task.c - coroutines, step by step.                                              (asyncio: tasks.py)
  *
- * A step runs the coroutine from one wait to the next. Waiting puts the task's slot among the callbacks of the future (or into the
- * heap of timers), and completing that future puts it into the ready queue, as any callback; so neither needs memory.
+ * A step runs the coroutine from one wait to the next. Waiting puts the task's slot among the callbacks of the future
+ * (or into the heap of timers), and completing that future puts it into the ready queue, as any callback; so neither
+ * needs memory.
  *
- * The outcome of a wait is fetched when the coroutine goes on: slot.u.future is the future it waited for, with a reference, and a
- * static one stands there for what is no future's: a cancellation, a sleep that is over, misuse.
+ * The outcome of a wait is fetched when the coroutine goes on: slot.u.future is the future it waited for, with a
+ * reference, and a static one stands there for what is no future's: a cancellation, a sleep that is over, misuse.
  *
  * A stackful task is one whose step enters its stack; otherwise there is no difference.
  */
@@ -13683,7 +13698,8 @@ static aioloop_future *aiol_await_begin(aioloop *loop, aiol_task *task, aioloop_
     return err < 0 ? aiol_future_failed(err) : f;
 }
 
-/* Debug mode: a task that was told a cancellation and waits at the same place again is a loop that goes on regardless. */
+/* Debug mode: a task that was told a cancellation and waits at the same place again is a loop that goes on
+ * regardless. */
 static AIOL_NOINLINE void aiol_task_watch(aiol_task *task, const void *place) {
     if (aiol_task_extra_of(task) == NULL)
         return;
@@ -13779,8 +13795,8 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 
 /* ---- cancelling ---- */
 
-/* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled in the end
- * and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
+/* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
+ * in the end and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
 AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
     const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
     size_t steps = 0;
@@ -14247,8 +14263,9 @@ AIOLOOP_API int64_t aioloop_frame_lost(aioloop *loop) {
 /*
  * combine.c - futures of futures.                                                 (asyncio: tasks.py)
  *
- * Each combinator is a small resource of the loop: it holds its inner futures, has a done-callback on each that is pending, and
- * completes the outer one. It goes when both are done with. What is done already when the call is made counts at once.
+ * Each combinator is a small resource of the loop: it holds its inner futures, has a done-callback on each that is
+ * pending, and completes the outer one. It goes when both are done with. What is done already when the call is made
+ * counts at once.
  */
 #ifndef AIOL_CORE_COMBINE_C
 #define AIOL_CORE_COMBINE_C
@@ -14304,8 +14321,8 @@ static void aiol_combine_release(aioloop_future *const *futures, size_t count) {
             aiol_future_release(futures[i]);
 }
 
-/* Begins the use of all of them, or, with an error, ends it. One that cannot be used gets a reference too: it may stand there again,
- * where it could, and is to be there until all are released. */
+/* Begins the use of all of them, or, with an error, ends it. One that cannot be used gets a reference too: it may
+ * stand there again, where it could, and is to be there until all are released. */
 static int aiol_combine_use(aioloop_future *const *futures, size_t count) {
     size_t i;
     int failed = 0;
@@ -14621,7 +14638,8 @@ static bool aiol_wait_is_over(const aiol_wait *w) {
 
 static void aiol_wait_done(aioloop_future *f, void *arg);
 
-/* It waits no longer; the outer future is completed by the caller. Done-callbacks that are queued already still come. */
+/* It waits no longer; the outer future is completed by the caller. Done-callbacks that are queued already still
+ * come. */
 static void aiol_wait_end(aiol_wait *w) {
     aioloop_future *outer = w->outer;
     size_t i;
@@ -15126,8 +15144,9 @@ AIOLOOP_API void aioloop_completed_free(aioloop_completed *completed) {
 
 /* ---- time-outs ---- */
 
-/* What the timer writes to is a record of the library's, on a list of the task: a function that returns without leaving its scope
- * takes the user's struct with it, and the record goes when an outer scope is left, or with the task. */
+/* What the timer writes to is a record of the library's, on a list of the task: a function that returns without
+ * leaving its scope takes the user's struct with it, and the record goes when an outer scope is left, or with the
+ * task. */
 enum { AIOL_TIMEOUT_NEW, AIOL_TIMEOUT_ENTERED, AIOL_TIMEOUT_EXPIRED, AIOL_TIMEOUT_EXITED };
 
 static void aiol_timeout_due(aioloop *loop, void *arg) {
@@ -16879,15 +16898,16 @@ AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurr
 /*
  * executor.c - functions that block, run in other threads.       (asyncio: base_events.py; concurrent.futures: thread.py)
  *
- * A job is in one place at a time: in its pool's queue, with the thread that runs it, or on its loop's stack of what has
- * come back. Whoever brings one there posts to the loop only if the stack was empty, so a batch of jobs costs one post,
- * and the slot for it is always free.
+ * A job is in one place at a time: in its pool's queue, with the thread that runs it, or on its loop's stack of what
+ * has come back. Whoever brings one there posts to the loop only if the stack was empty, so a batch of jobs costs one
+ * post, and the slot for it is always free.
  *
- * A job may end after its loop is gone. So the way back is an aiol_executor, which is counted. Who is about to use it says
- * so (users) and looks whether the loop is still there; aioloop_close takes the loop away and waits until nobody uses it.
+ * A job may end after its loop is gone. So the way back is an aiol_executor, which is counted. Who is about to use it
+ * says so (users) and looks whether the loop is still there; aioloop_close takes the loop away and waits until nobody
+ * uses it.
  *
- * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one of
- * them, it detaches itself.
+ * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one
+ * of them, it detaches itself.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -17137,8 +17157,8 @@ static void aiol_job_run(aiol_job *job) {
         job->error = aiol_error_new(&job->pool->allocator, (int)job->number, aioloop_error_message(aioloop_last_error(NULL)), 0);
 }
 
-/* With the lock held: whether to wake an idle thread. One at a time, for it will wake the next: so a row of short jobs does not
- * cost a system call each. */
+/* With the lock held: whether to wake an idle thread. One at a time, for it will wake the next: so a row of short jobs
+ * does not cost a system call each. */
 static bool aiol_pool_wakes(aioloop_thread_pool *pool) {
     if (pool->queued == 0 || pool->idle == 0 || pool->waking)
         return false;
@@ -17255,8 +17275,8 @@ static bool aiol_pool_withdraw(aioloop_thread_pool *pool, aiol_job *job) {
     return waits;
 }
 
-/* No job is accepted any more. ending (may be NULL) is delivered when no thread is living. True if none is now: then it is still
- * the caller's. */
+/* No job is accepted any more. ending (may be NULL) is delivered when no thread is living. True if none is now: then
+ * it is still the caller's. */
 static bool aiol_pool_shut(aioloop_thread_pool *pool, aiol_job *ending) {
     bool over;
     aiol_mutex_lock(&pool->mutex);
@@ -17282,8 +17302,8 @@ static void aiol_pool_cancel_pending(aioloop_thread_pool *pool) {
     aiol_job_deliver_all(&dropped);
 }
 
-/* Of a pool that was shut down: joins its threads when all have ended. patient: waits for that; else only if none runs a job, so
- * that it does not take long. */
+/* Of a pool that was shut down: joins its threads when all have ended. patient: waits for that; else only if none runs
+ * a job, so that it does not take long. */
 static void aiol_pool_wait(aioloop_thread_pool *pool, bool patient) {
     aiol_pool_worker *workers = NULL;
     aiol_mutex_lock(&pool->mutex);
@@ -18175,8 +18195,8 @@ static aioloop_future *aiol_loop_hold_future(aioloop *loop, aiol_link *link) {
     return f;
 }
 
-/* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler may drop any
- * of them. */
+/* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler
+ * may drop any of them. */
 static void aiol_loop_report_failures(aioloop *loop) {
     aioloop_future *f;
     if (!aiol_loop_is_ours(loop))
@@ -21593,7 +21613,8 @@ static int64_t aiol_predicate_ask(aioloop *loop, aiol_predicate *p) {
     return n;
 }
 
-/* Inside the call: the predicate may free the condition. Not inlined, or gcc sees a local's address stored and warns. */
+/* Inside the call: the predicate may free the condition. Not inlined, or gcc sees a local's address stored and
+ * warns. */
 static AIOL_NOINLINE int64_t aiol_predicate_ask_first(aioloop *loop, aiol_predicate *p) {
     int64_t n;
     aiol_list_append(&p->condition->predicates, &p->link);

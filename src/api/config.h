@@ -1,8 +1,8 @@
 /*
  * config.h - the switches, and how the library's functions are declared.
  *
- * Define a switch before the include that also has AIOLOOP_IMPLEMENTATION; the declarations do not
- * depend on any of them, so files compiled with different switches agree.
+ * Define a switch before the include that also has AIOLOOP_IMPLEMENTATION; the declarations do not depend on any of
+ * them, so files compiled with different switches agree.
  *
  *   AIOLOOP_IMPLEMENTATION   in one C or C++ file of the program: compile the library here
  *   AIOLOOP_STATIC           every function is static: a private copy in the file that has the implementation

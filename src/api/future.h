@@ -3,10 +3,11 @@
  *
  * A result is a number (>= 0) and a pointer; a failure is a negative code, with a message where there is more to say.
  *
- * Who owns a future: one that a function returned when it started some work is UNCLAIMED. Use it once (await, gather and their
- * kin, aioloop_run_until_complete, aioloop_future_then), which ends it: a second use is AIOLOOP_EMISUSE, as long as it is there; or drop it with aioloop_future_unref; or claim it with
- * aioloop_future_ref: from then on every use only borrows it, and one aioloop_future_unref ends your claim.
- * aioloop_create_future returns a claimed one. Dropping a future neither cancels nor loses the work behind it.
+ * Who owns a future: one that a function returned when it started some work is UNCLAIMED. Use it once (await, gather
+ * and their kin, aioloop_run_until_complete, aioloop_future_then), which ends it: a second use is AIOLOOP_EMISUSE, as
+ * long as it is there; or drop it with aioloop_future_unref; or claim it with aioloop_future_ref: from then on every
+ * use only borrows it, and one aioloop_future_unref ends your claim. aioloop_create_future returns a claimed one.
+ * Dropping a future neither cancels nor loses the work behind it.
  *
  * No function returns a NULL future: no memory, a NULL argument and a closed loop give static futures that have failed
  * with AIOLOOP_ENOMEM, AIOLOOP_EINVAL and AIOLOOP_ECLOSED, so calls can be nested unchecked.
@@ -31,8 +32,8 @@ AIOLOOP_API void aioloop_future_unref(aioloop_future *future);
 
 /* Future.set_result(): number must not be negative (AIOLOOP_EINVAL). dispose (may be NULL) is called with pointer when
  * the future is freed and nobody took it. 0; AIOLOOP_EINVALIDSTATE if it is done, and then nothing happens and pointer
- * is still the caller's; AIOLOOP_EMISUSE on a future of the library's own operations; AIOLOOP_ECLOSED if its loop is
- * closed and there are callbacks, which will not run, but the result is set. */
+ * is still the caller's; AIOLOOP_EMISUSE on tasks and other futures that the library completes (none of them is yours
+ * to set); AIOLOOP_ECLOSED if its loop is closed and there are callbacks, which will not run, but the result is set. */
 AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number, void *pointer,
                                           void (*dispose)(void *pointer));
 
@@ -41,18 +42,18 @@ AIOLOOP_API int aioloop_future_set_result(aioloop_future *future, int64_t number
 AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, const char *format, ...)
     AIOLOOP_PRINTF(3, 4);
 
-/* Future.set_result() for a result that its reader has by hearing of it (a lock, a place, a socket's number): any reading
- * takes it, also one without `out`. dispose(pointer) is called if the future is freed and nobody ever read it, as when the
- * task that waited was cancelled in the same iteration. What follows another future (wait_for, shield, a gather's results)
- * reads it when it is itself read. */
+/* Future.set_result() for a result that its reader has by hearing of it (a lock, a place, a socket's number): any
+ * reading takes it, also one without `out`. dispose(pointer) is called if the future is freed and nobody ever read it,
+ * as when the task that waited was cancelled in the same iteration. What follows another future (wait_for, shield, a
+ * gather's results) reads it when it is itself read. */
 AIOLOOP_API int aioloop_future_set_grant(aioloop_future *future, int64_t number, void *pointer,
                                          void (*dispose)(void *pointer));
 
-/* For functions of your own that start work and return a future, as the library's do: an unclaimed future for the caller, with
- * a second reference, which is yours: unref it when you have completed the future, or given up. cancel (may be NULL) is called
- * when a pending one is cancelled: true, and it becomes cancelled at once; false: you will complete it later
- * (aioloop_future_set_cancelled says that it was cancelled). It must not call user code. Static failed futures as
- * aioloop_create_future. */
+/* For functions of your own that start work and return a future, as the library's do: an unclaimed future for the
+ * caller, with a second reference, which is yours: unref it when you have completed the future, or given up. cancel
+ * (may be NULL) is called when a pending one is cancelled: true, and it becomes cancelled at once; false: you will
+ * complete it later (aioloop_future_set_cancelled says that it was cancelled). It must not call user code. Static
+ * failed futures as aioloop_create_future. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *loop,
                                                                       bool (*cancel)(aioloop_future *future, void *owner),
                                                                       void *owner);
@@ -60,13 +61,13 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_operation(aioloop *l
 /* Completes such a future as cancelled, without calling its cancel. Returns as aioloop_future_set_result does. */
 AIOLOOP_API int aioloop_future_set_cancelled(aioloop_future *future);
 
-/* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had taken it.
- * AIOLOOP_EINVALIDSTATE if source is pending or target is not; AIOLOOP_EINVAL if source is another loop's. */
+/* Completes target as source is: result, error with its message, or cancelled; the pointer goes along if nobody had
+ * taken it. AIOLOOP_EINVALIDSTATE if source is pending or target is not; AIOLOOP_EINVAL if source is another loop's. */
 AIOLOOP_API int aioloop_future_copy(aioloop_future *target, aioloop_future *source);
 
-/* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up. Futures that
- * have to end something first (tasks, aioloop_server_serve_forever) become cancelled when that has ended. message (may be NULL) is
- * what aioloop_future_error will say; copied. */
+/* Future.cancel(), Task.cancel(): true if it was not done; it is cancelled at once, and what it stood for is given up.
+ * Futures that have to end something first (tasks, aioloop_server_serve_forever) become cancelled when that has ended.
+ * message (may be NULL) is what aioloop_future_error will say; copied. */
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message);
 
 /* Future.done(), Future.cancelled(), Future.get_loop() (NULL for the static failed futures). */

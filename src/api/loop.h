@@ -93,8 +93,8 @@ AIOLOOP_API int aioloop_close(aioloop *loop);
 /* Closes the loop and frees it and all that belongs to it: futures, transports and servers, whoever still holds them.
  * Failures of futures that nobody looked at are reported; in debug mode also what had not been ended, and, as asyncio
  * does, a loop that was not closed: call aioloop_close before, then only what else was left open is. In a forked child
- * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and in what close and free call (the
- * exception handler, the log), and then nothing is freed. NULL is ignored. */
+ * this touches nothing that the parent shares. AIOLOOP_EMISUSE while the loop runs, and in what close and free call
+ * (the exception handler, the log), and then nothing is freed. NULL is ignored. */
 AIOLOOP_API int aioloop_free(aioloop *loop);
 
 /* loop.time(): the loop's clock now, read each time. After aioloop_close it stands still. */
@@ -172,8 +172,8 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 /* Raises: stores code with a message and returns code. In a callback that returns nothing, the last raise before it
  * returns is its error, and goes where Python's exception would. In one that returns a code, return what this returns.
  * AIOLOOP_EFATAL ends the run. code must be negative, else it becomes AIOLOOP_EINVAL. The message is cut at 255 bytes;
- * format NULL: none. loop NULL: the message is for aioloop_last_error(NULL), and for the future of a function that runs in
- * a thread pool. */
+ * format NULL: none. loop NULL: the message is for aioloop_last_error(NULL), and for the future of a function that
+ * runs in a thread pool. */
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 
 /* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL:
@@ -181,20 +181,20 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
  * fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
-/* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if that
- * has the same code, else aioloop_strerror's. Never NULL; valid as long. */
+/* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if
+ * that has the same code, else aioloop_strerror's. Never NULL; valid as long. */
 AIOLOOP_API const char *aioloop_message(aioloop *loop, int64_t code);
 
-/* Keeps the last error, with its message and what it collects, while other calls may fail; restore makes it the last one
- * again, and ends it. So clean-up does not cost the reason for it:
+/* Keeps the last error, with its message and what it collects, while other calls may fail; restore makes it the last
+ * one again, and ends it. So clean-up does not cost the reason for it:
  *
  *     error = aioloop_save_error(loop);
  *     aioloop_await(aioloop_stream_wait_closed(stream), NULL);
  *     aioloop_restore_error(loop, error);
  *     return rc;
  *
- * NULL: there is no error, or no memory; restoring that does nothing. Each one that was saved is restored, before the loop
- * is freed. */
+ * NULL: there is no error, or no memory; restoring that does nothing. Each one that was saved is restored, before the
+ * loop is freed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_error *aioloop_save_error(aioloop *loop);
 AIOLOOP_API void aioloop_restore_error(aioloop *loop, aioloop_error *error);
 

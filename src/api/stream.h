@@ -86,7 +86,8 @@ typedef struct aioloop_stream_server_options {
  * it returns its reference goes, and with it the connection, unless somebody else holds one. AIOLOOP_EINVAL also
  * without exactly one of handler, step and callback, and for a frame smaller than aioloop_stream_frame;
  * AIOLOOP_ENOTAVAILABLE for handler when built with AIOLOOP_USE_COROUTINES 0. arg is passed on, the rest copied; arg
- * must live as long as a handler may run, which a closed server does not end: in aioloop_run longer than the main coroutine. */
+ * must live as long as a handler may run, which a closed server does not end: in aioloop_run longer than the main
+ * coroutine. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_server(aioloop *loop, aioloop_stream_handler handler,
                                                                   void *arg, const char *host, int port,
                                                                   const aioloop_stream_server_options *options);

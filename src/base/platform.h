@@ -113,7 +113,8 @@
 #define AIOL_KNOWS_VALGRIND 0
 #endif
 
-/* A function in assembly, in a section of its own. Once in an assembler's input: whole programs may be compiled as one. */
+/* A function in assembly, in a section of its own. Once in an assembler's input: whole programs may be compiled as
+ * one. */
 #if defined(__APPLE__)
 #define AIOL_ASM_FUNCTION(name)                                                                                        \
     ".text\n.p2align 4\n.globl _" #name "\n.private_extern _" #name "\n.weak_definition _" #name "\n_" #name ":\n"

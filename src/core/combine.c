@@ -1,8 +1,9 @@
 /*
  * combine.c - futures of futures.                                                 (asyncio: tasks.py)
  *
- * Each combinator is a small resource of the loop: it holds its inner futures, has a done-callback on each that is pending, and
- * completes the outer one. It goes when both are done with. What is done already when the call is made counts at once.
+ * Each combinator is a small resource of the loop: it holds its inner futures, has a done-callback on each that is
+ * pending, and completes the outer one. It goes when both are done with. What is done already when the call is made
+ * counts at once.
  */
 #ifndef AIOL_CORE_COMBINE_C
 #define AIOL_CORE_COMBINE_C
@@ -60,8 +61,8 @@ static void aiol_combine_release(aioloop_future *const *futures, size_t count) {
             aiol_future_release(futures[i]);
 }
 
-/* Begins the use of all of them, or, with an error, ends it. One that cannot be used gets a reference too: it may stand there again,
- * where it could, and is to be there until all are released. */
+/* Begins the use of all of them, or, with an error, ends it. One that cannot be used gets a reference too: it may
+ * stand there again, where it could, and is to be there until all are released. */
 static int aiol_combine_use(aioloop_future *const *futures, size_t count) {
     size_t i;
     int failed = 0;
@@ -377,7 +378,8 @@ static bool aiol_wait_is_over(const aiol_wait *w) {
 
 static void aiol_wait_done(aioloop_future *f, void *arg);
 
-/* It waits no longer; the outer future is completed by the caller. Done-callbacks that are queued already still come. */
+/* It waits no longer; the outer future is completed by the caller. Done-callbacks that are queued already still
+ * come. */
 static void aiol_wait_end(aiol_wait *w) {
     aioloop_future *outer = w->outer;
     size_t i;

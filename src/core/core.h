@@ -264,8 +264,8 @@ struct aioloop_future {
     int code;
     uint32_t site;
     int64_t number;
-    /* By state: what gives up the work while it is PENDING, and what ends the result once it is FINISHED. A task's is always the
-     * latter. */
+    /* By state: what gives up the work while it is PENDING, and what ends the result once it is FINISHED. A task's is
+     * always the latter. */
     union {
         bool (*cancel)(aioloop_future *future, void *owner);
         void (*dispose)(void *pointer);
@@ -283,8 +283,8 @@ struct aioloop_future {
 
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aioloop_future) <= 88, future_is_small);
 
-/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something. It leaves
- * the line when it is freed, so the object may find all of them, and go before any of them. */
+/* A future with a place in a line: of those who wait at an object, later perhaps of those whom it has given something.
+ * It leaves the line when it is freed, so the object may find all of them, and go before any of them. */
 typedef struct aiol_waiter {
     aioloop_future future;
     aiol_link link;
@@ -311,9 +311,9 @@ enum {
     AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
 };
 
-/* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps), or among the
- * callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step function and the frame
- * (or the coroutine's stack), the context, and in u the future awaited or the deadline. */
+/* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),
+ * or among the callbacks of the future it waits for; so neither waiting nor waking needs memory. The slot has the step
+ * function and the frame (or the coroutine's stack), the context, and in u the future awaited or the deadline. */
 typedef struct aiol_task {
     aioloop_future future;
     aiol_slot slot;

@@ -5,9 +5,9 @@
  * when it waits or ends; entering nests (an eager task is entered from its creator's stack). One that has ended waits
  * to be used again: its stack is parked at the end of a loop that runs one coroutine after another.
  *
- * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A region below each
- * stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all want the
- * same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
+ * Stacks come from pools, one for each size; a pool takes address space for several at once, a slab. A region below
+ * each stack catches an overflow. The busy ends of neighbours lie at different places of a page, or they would all
+ * want the same few lines of the cache. A free stack keeps the memory that it has touched, until it was not needed for
  * AIOL_STACKS_AGE uses of others; then it is cold, and used after the warm ones.
  */
 #ifndef AIOL_CORE_CORO_C
@@ -162,7 +162,8 @@ static aiol_stacks *aiol_stacks_of(aioloop *loop) {
     return loop->stacks;
 }
 
-/* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's own. */
+/* A coroutine at the top of memory, or so many bytes below it, with a guard at its lower end if it is the loop's
+ * own. */
 static aiol_coro *aiol_coro_place(aioloop *loop, char *memory, size_t size, size_t below, uint8_t kind) {
     size_t guard = kind == AIOL_CORO_GIVEN || aiol_page_size() == 0 ? 0 : AIOL_STACK_GUARD;
     char *top = memory + size - below - sizeof(aiol_coro);

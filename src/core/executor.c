@@ -1,15 +1,16 @@
 /*
  * executor.c - functions that block, run in other threads.       (asyncio: base_events.py; concurrent.futures: thread.py)
  *
- * A job is in one place at a time: in its pool's queue, with the thread that runs it, or on its loop's stack of what has
- * come back. Whoever brings one there posts to the loop only if the stack was empty, so a batch of jobs costs one post,
- * and the slot for it is always free.
+ * A job is in one place at a time: in its pool's queue, with the thread that runs it, or on its loop's stack of what
+ * has come back. Whoever brings one there posts to the loop only if the stack was empty, so a batch of jobs costs one
+ * post, and the slot for it is always free.
  *
- * A job may end after its loop is gone. So the way back is an aiol_executor, which is counted. Who is about to use it says
- * so (users) and looks whether the loop is still there; aioloop_close takes the loop away and waits until nobody uses it.
+ * A job may end after its loop is gone. So the way back is an aiol_executor, which is counted. Who is about to use it
+ * says so (users) and looks whether the loop is still there; aioloop_close takes the loop away and waits until nobody
+ * uses it.
  *
- * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one of
- * them, it detaches itself.
+ * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one
+ * of them, it detaches itself.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -262,8 +263,8 @@ static void aiol_job_run(aiol_job *job) {
         job->error = aiol_error_new(&job->pool->allocator, (int)job->number, aioloop_error_message(aioloop_last_error(NULL)), 0);
 }
 
-/* With the lock held: whether to wake an idle thread. One at a time, for it will wake the next: so a row of short jobs does not
- * cost a system call each. */
+/* With the lock held: whether to wake an idle thread. One at a time, for it will wake the next: so a row of short jobs
+ * does not cost a system call each. */
 static bool aiol_pool_wakes(aioloop_thread_pool *pool) {
     if (pool->queued == 0 || pool->idle == 0 || pool->waking)
         return false;
@@ -380,8 +381,8 @@ static bool aiol_pool_withdraw(aioloop_thread_pool *pool, aiol_job *job) {
     return waits;
 }
 
-/* No job is accepted any more. ending (may be NULL) is delivered when no thread is living. True if none is now: then it is still
- * the caller's. */
+/* No job is accepted any more. ending (may be NULL) is delivered when no thread is living. True if none is now: then
+ * it is still the caller's. */
 static bool aiol_pool_shut(aioloop_thread_pool *pool, aiol_job *ending) {
     bool over;
     aiol_mutex_lock(&pool->mutex);
@@ -407,8 +408,8 @@ static void aiol_pool_cancel_pending(aioloop_thread_pool *pool) {
     aiol_job_deliver_all(&dropped);
 }
 
-/* Of a pool that was shut down: joins its threads when all have ended. patient: waits for that; else only if none runs a job, so
- * that it does not take long. */
+/* Of a pool that was shut down: joins its threads when all have ended. patient: waits for that; else only if none runs
+ * a job, so that it does not take long. */
 static void aiol_pool_wait(aioloop_thread_pool *pool, bool patient) {
     aiol_pool_worker *workers = NULL;
     aiol_mutex_lock(&pool->mutex);

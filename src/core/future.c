@@ -153,7 +153,8 @@ AIOLOOP_INTERNAL aiol_waiter *aiol_waiter_new(aioloop *loop, bool (*cancel)(aiol
     return w;
 }
 
-/* For calls that have nothing to wait for and nothing to give: a future that is done, with 0, the same for all of them. */
+/* For calls that have nothing to wait for and nothing to give: a future that is done, with 0, the same for all of
+ * them. */
 AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop) {
     if (AIOL_UNLIKELY(loop->nothing == NULL)) {
         loop->nothing = aiol_future_make(loop);
@@ -295,8 +296,8 @@ AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f) {
         aiol_future_destroy(f);
 }
 
-/* Begins a use. The user has a reference from then on, the one that was nobody's or one more, and releases it when the use ends.
- * AIOLOOP_EMISUSE, and no reference, for a second use of what was not claimed; the code of a static one. */
+/* Begins a use. The user has a reference from then on, the one that was nobody's or one more, and releases it when the
+ * use ends. AIOLOOP_EMISUSE, and no reference, for a second use of what was not claimed; the code of a static one. */
 AIOLOOP_INTERNAL int aiol_future_use(aioloop_future *f) {
     if (aiol_future_is_static(f))
         return f->code;

@@ -266,8 +266,8 @@ AIOLOOP_API void aioloop_default_exception_handler(aioloop *loop, const aioloop_
     aiol_report_on_loop_stack(loop, context, aiol_report_write);
 }
 
-/* Calls the handler in the context of the task that failed, if it is one and has not entered it already. It cannot wait. Returns what
- * it raised. */
+/* Calls the handler in the context of the task that failed, if it is one and has not entered it already. It cannot
+ * wait. Returns what it raised. */
 static int aiol_handler_call(aioloop *loop, const aioloop_exception_context *context) {
     aiol_map **place = aiol_task_place(context->task);
     aiol_context_frame frame = {NULL, NULL};

@@ -484,8 +484,8 @@ static aioloop_future *aiol_loop_hold_future(aioloop *loop, aiol_link *link) {
     return f;
 }
 
-/* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler may drop any
- * of them. */
+/* The failures that nobody looked at, of futures whose owners never let go, and tasks that never ended. The handler
+ * may drop any of them. */
 static void aiol_loop_report_failures(aioloop *loop) {
     aioloop_future *f;
     if (!aiol_loop_is_ours(loop))

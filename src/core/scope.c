@@ -8,8 +8,9 @@
 
 /* ---- time-outs ---- */
 
-/* What the timer writes to is a record of the library's, on a list of the task: a function that returns without leaving its scope
- * takes the user's struct with it, and the record goes when an outer scope is left, or with the task. */
+/* What the timer writes to is a record of the library's, on a list of the task: a function that returns without
+ * leaving its scope takes the user's struct with it, and the record goes when an outer scope is left, or with the
+ * task. */
 enum { AIOL_TIMEOUT_NEW, AIOL_TIMEOUT_ENTERED, AIOL_TIMEOUT_EXPIRED, AIOL_TIMEOUT_EXITED };
 
 static void aiol_timeout_due(aioloop *loop, void *arg) {

@@ -1,11 +1,12 @@
 /*
  * task.c - coroutines, step by step.                                              (asyncio: tasks.py)
  *
- * A step runs the coroutine from one wait to the next. Waiting puts the task's slot among the callbacks of the future (or into the
- * heap of timers), and completing that future puts it into the ready queue, as any callback; so neither needs memory.
+ * A step runs the coroutine from one wait to the next. Waiting puts the task's slot among the callbacks of the future
+ * (or into the heap of timers), and completing that future puts it into the ready queue, as any callback; so neither
+ * needs memory.
  *
- * The outcome of a wait is fetched when the coroutine goes on: slot.u.future is the future it waited for, with a reference, and a
- * static one stands there for what is no future's: a cancellation, a sleep that is over, misuse.
+ * The outcome of a wait is fetched when the coroutine goes on: slot.u.future is the future it waited for, with a
+ * reference, and a static one stands there for what is no future's: a cancellation, a sleep that is over, misuse.
  *
  * A stackful task is one whose step enters its stack; otherwise there is no difference.
  */
@@ -359,7 +360,8 @@ static aioloop_future *aiol_await_begin(aioloop *loop, aiol_task *task, aioloop_
     return err < 0 ? aiol_future_failed(err) : f;
 }
 
-/* Debug mode: a task that was told a cancellation and waits at the same place again is a loop that goes on regardless. */
+/* Debug mode: a task that was told a cancellation and waits at the same place again is a loop that goes on
+ * regardless. */
 static AIOL_NOINLINE void aiol_task_watch(aiol_task *task, const void *place) {
     if (aiol_task_extra_of(task) == NULL)
         return;
@@ -455,8 +457,8 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 
 /* ---- cancelling ---- */
 
-/* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled in the end
- * and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
+/* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
+ * in the end and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
 AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
     const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
     size_t steps = 0;

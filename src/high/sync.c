@@ -499,7 +499,8 @@ static int64_t aiol_predicate_ask(aioloop *loop, aiol_predicate *p) {
     return n;
 }
 
-/* Inside the call: the predicate may free the condition. Not inlined, or gcc sees a local's address stored and warns. */
+/* Inside the call: the predicate may free the condition. Not inlined, or gcc sees a local's address stored and
+ * warns. */
 static AIOL_NOINLINE int64_t aiol_predicate_ask_first(aioloop *loop, aiol_predicate *p) {
     int64_t n;
     aiol_list_append(&p->condition->predicates, &p->link);

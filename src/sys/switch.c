@@ -2,19 +2,19 @@
  * switch.c - from one stack to another.
  *
  * aiol_stack_switch(&sp) keeps what a called function must keep on the stack it leaves, stores that stack's pointer at
- * sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are the registers
- * that a function keeps, and the modes of floating point (rounding and the like), so that each coroutine has its own;
- * flags that say what happened are the thread's, as the calling conventions have it. Modes are written only when they
- * differ, for that is slow.
+ * sp and goes on with the one that was there. So one word stands for whichever side does not run. Kept are the
+ * registers that a function keeps, and the modes of floating point (rounding and the like), so that each coroutine has
+ * its own; flags that say what happened are the thread's, as the calling conventions have it. Modes are written only
+ * when they differ, for that is slow.
  *
  * The word at the saved pointer holds the modes. A stack that begins looks as if its function had called the switch;
  * it has no caller, which is where debuggers stop.
  *
- * On x86 it jumps where others return: a processor that predicts where a return goes is wrong here each time, which costs
- * three times what all the rest does. On x86-64 it is inlined too, else the place that its call has left with the
- * processor would mislead the returns behind it. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden symbol:
- * with AIOLOOP_STATIC a program may have it several times. Shadow stacks it does not know of: a program that has them
- * takes AIOLOOP_USE_UCONTEXT.
+ * On x86 it jumps where others return: a processor that predicts where a return goes is wrong here each time, which
+ * costs three times what all the rest does. On x86-64 it is inlined too, else the place that its call has left with
+ * the processor would mislead the returns behind it. Elsewhere it is a function, aioloop_stack_switch, a weak, hidden
+ * symbol: with AIOLOOP_STATIC a program may have it several times. Shadow stacks it does not know of: a program that
+ * has them takes AIOLOOP_USE_UCONTEXT.
  */
 #ifndef AIOL_SYS_SWITCH_C
 #define AIOL_SYS_SWITCH_C
@@ -37,8 +37,8 @@
 #define AIOL_SWITCH_VECTORS
 #endif
 
-/* The compiler keeps what it needs of the registers that are listed; the library uses no others of floating point. Below
- * the pointer lie 128 bytes that a function may use. */
+/* The compiler keeps what it needs of the registers that are listed; the library uses no others of floating point.
+ * Below the pointer lie 128 bytes that a function may use. */
 AIOL_INLINE void aiol_stack_switch(aiol_stack_pointer *sp) {
     __asm__ volatile("    leaq -128(%%rsp), %%rsp\n"
                      "    pushq %%rbp\n"

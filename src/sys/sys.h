@@ -112,8 +112,8 @@ typedef struct aiol_fiber {
 #endif
 } aiol_fiber;
 
-/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. After renew it
- * begins again, or goes on where it left. */
+/* entry begins on the stack with the first aiol_fiber_enter. It never returns; it calls aiol_fiber_arrive first. After
+ * renew it begins again, or goes on where it left. */
 AIOLOOP_INTERNAL void aiol_fiber_begin(aiol_fiber *fiber, char *base, size_t size, void (*entry)(void));
 AIOL_INLINE void aiol_fiber_renew(aiol_fiber *fiber, void (*entry)(void));
 AIOL_INLINE void aiol_fiber_enter(aiol_fiber *fiber);
@@ -126,9 +126,9 @@ AIOLOOP_INTERNAL void *aiol_stack_map(const aioloop_allocator *a, size_t size);
 AIOLOOP_INTERNAL void aiol_stack_unmap(const aioloop_allocator *a, void *p, size_t size);
 AIOLOOP_INTERNAL int aiol_stack_guard(void *p, size_t size, bool by_mapping);
 AIOLOOP_INTERNAL void aiol_stack_discard(void *p, size_t size);
-/* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to standard error
- * before things go on as they would have. memory is the stack that this thread does so on until unwatch, of AIOL_STACK_WATCH_SIZE
- * bytes; not used if the thread has such a stack already. */
+/* Debug mode: fn is asked when a thread touches memory that it may not, and what it says (or NULL) is written to
+ * standard error before things go on as they would have. memory is the stack that this thread does so on until
+ * unwatch, of AIOL_STACK_WATCH_SIZE bytes; not used if the thread has such a stack already. */
 #define AIOL_STACK_WATCH_SIZE 65536u
 AIOLOOP_INTERNAL void aiol_stack_watch(void *memory, const char *(*fn)(const char *address));
 AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
