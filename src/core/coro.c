@@ -202,7 +202,7 @@ static aiol_stack_pool *aiol_stacks_pool(aioloop *loop, size_t size) {
 /* The next stack of a slab, or of a new one, twice as large as the last. */
 static aiol_coro *aiol_stacks_carve(aioloop *loop, aiol_stack_pool *pool) {
     aiol_slab *slab = pool->slabs;
-    size_t below = pool->size < 8 * AIOL_STACK_COLOURS ? 0 : AIOL_STACK_COLOUR;
+    size_t below = pool->size - AIOL_STACK_GUARD < 8 * AIOL_STACK_COLOURS ? 0 : AIOL_STACK_COLOUR;
     aiol_coro *co;
     if (slab == NULL || slab->used == slab->count) {
         size_t count = aiol_min_size(slab == NULL ? AIOL_STACKS_FIRST : slab->count * 2, AIOL_STACKS_MOST / pool->size + 1);
