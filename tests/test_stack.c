@@ -249,7 +249,7 @@ TEST(impossible_stack_is_refused, "") {
     options.stack = NULL;
     options.stack_size = SIZE_MAX;
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, stack_digging, &depth, &options), NULL), AIOLOOP_EINVAL);
-    options.stack_size = SIZE_MAX / 4;
+    options.stack_size = SIZE_MAX / 2;
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, stack_digging, &depth, &options), NULL), AIOLOOP_ENOMEM);
     test_end(loop);
 }
