@@ -111,7 +111,7 @@ static int64_t cancel_late_group(aioloop *loop, void *arg, void **out) {
     aioloop_task_group *group;
     int64_t n;
     (void)out;
-    CHECK_EQ(aioloop_timeout_enter(loop, &limit, AIOLOOP_MS(1)), 0);
+    CHECK_EQ(aioloop_timeout_enter(loop, &limit, AIOLOOP_MS(50)), 0); /* the member is to have begun by then */
     group = aioloop_task_group_enter(loop);
     aioloop_future_unref(aioloop_task_group_create_task(group, cancel_fails_when_cancelled, NULL, NULL));
     n = aioloop_await(aioloop_task_group_exit(group, 0), NULL);
