@@ -10961,21 +10961,22 @@ typedef struct aiol_waiter {
     uint64_t mark;
 } aiol_waiter;
 
+/* Of an aiol_task. */
 enum {
     AIOL_TASK_STACKFUL = 1,
-    AIOL_TASK_STARTED = 2,
-    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
-    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
-    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
-    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
-    AIOL_TASK_RUNS = 512,      /* its step does, or the exception handler in its context */
-    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
-    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
+    AIOL_TASK_GENERATOR = 2,  /* runs the body of one, on behalf of other tasks */
+    AIOL_TASK_STARTED = 4,
+    AIOL_TASK_RUNS = 8,       /* its step does, or the exception handler in its context */
+    AIOL_TASK_WAITS = 16,     /* somebody will put it into the ready queue, or has */
+    AIOL_TASK_SLEEPS = 32,    /* u is a deadline */
+    AIOL_TASK_BROKEN = 64,    /* its step function has returned in the middle of a wait */
+    AIOL_TASK_ENDED = 128,    /* the coroutine has; the future may yet have to be completed */
+    AIOL_TASK_MUST_CANCEL = 256,   /* a cancel that is told at the next wait */
+    AIOL_TASK_MUST_HEAR = 512,     /* it has ended a wait, so it is told even if it is taken back */
+    AIOL_TASK_CANCEL_LATER = 1024, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_EXPIRED = 2048,      /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 4096,         /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 8192      /* and that was reported */
 };
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),
@@ -13995,23 +13996,26 @@ static aioloop_task *aiol_create_task(aioloop *loop, const aioloop_task_recipe *
 
 static const aioloop_task_options aiol_task_default_options = AIOLOOP_ZERO;
 
-AIOLOOP_API aioloop_task *(aioloop_create_task)(aioloop *loop, aioloop_coroutine fn, void *arg,
-                                                const aioloop_task_options *options) {
+/* What a task is made of, as the public calls are given it. */
+AIOL_INLINE aioloop_task_recipe aiol_recipe(aioloop_coroutine coroutine, aioloop_step step, void *arg,
+                                            const aioloop_task_options *options) {
     aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
+    recipe.coroutine = coroutine;
+    recipe.step = step;
     recipe.arg = arg;
     recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return recipe;
+}
+
+AIOLOOP_API aioloop_task *(aioloop_create_task)(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                const aioloop_task_options *options) {
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_create_task(loop, &recipe);
 }
 
 AIOLOOP_API aioloop_task *(aioloop_create_task_frame)(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
                                                       const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_create_task(loop, &recipe);
 }
 
@@ -15481,21 +15485,13 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
 
 AIOLOOP_API aioloop_task *(aioloop_task_group_create_task)(aioloop_task_group *group, aioloop_coroutine fn, void *arg,
                                                            const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
-    recipe.arg = arg;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_group_create(group, &recipe);
 }
 
 AIOLOOP_API aioloop_task *(aioloop_task_group_create_task_frame)(aioloop_task_group *group, aioloop_step fn,
                                                                  aioloop_frame *frame, const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_group_create(group, &recipe);
 }
 
@@ -16169,21 +16165,13 @@ static aioloop_generator *aiol_generator_new(aioloop *loop, const aioloop_task_r
 
 AIOLOOP_API aioloop_generator *(aioloop_generator_new)(aioloop *loop, aioloop_coroutine fn, void *arg,
                                                        const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
-    recipe.arg = arg;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_generator_new(loop, &recipe);
 }
 
 AIOLOOP_API aioloop_generator *(aioloop_generator_new_frame)(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
                                                              const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_generator_new(loop, &recipe);
 }
 
@@ -16673,22 +16661,14 @@ static aioloop_concurrent_future *aiol_run_threadsafe(aioloop *loop, const aiolo
 
 AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn, void *arg,
                                                                         const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
-    recipe.arg = arg;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_run_threadsafe(loop, &recipe);
 }
 
 AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(aioloop *loop, aioloop_step fn,
                                                                               aioloop_frame *frame,
                                                                               const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_run_threadsafe(loop, &recipe);
 }
 

@@ -294,21 +294,22 @@ typedef struct aiol_waiter {
     uint64_t mark;
 } aiol_waiter;
 
+/* Of an aiol_task. */
 enum {
     AIOL_TASK_STACKFUL = 1,
-    AIOL_TASK_STARTED = 2,
-    AIOL_TASK_ENDED = 4,       /* the coroutine has; the future may yet have to be completed */
-    AIOL_TASK_MUST_CANCEL = 8, /* a cancel that is told at the next wait */
-    AIOL_TASK_SLEEPS = 16,     /* u is a deadline */
-    AIOL_TASK_WAITS = 256,     /* somebody will put it into the ready queue, or has */
-    AIOL_TASK_RUNS = 512,      /* its step does, or the exception handler in its context */
-    AIOL_TASK_CANCEL_LATER = 2048, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_MUST_HEAR = 4096, /* the cancel has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_BROKEN = 1024,   /* its step function has returned in the middle of a wait */
-    AIOL_TASK_EXPIRED = 32,    /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 64,       /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 128,  /* and that was reported */
-    AIOL_TASK_GENERATOR = 8192 /* runs the body of one, on behalf of other tasks */
+    AIOL_TASK_GENERATOR = 2,  /* runs the body of one, on behalf of other tasks */
+    AIOL_TASK_STARTED = 4,
+    AIOL_TASK_RUNS = 8,       /* its step does, or the exception handler in its context */
+    AIOL_TASK_WAITS = 16,     /* somebody will put it into the ready queue, or has */
+    AIOL_TASK_SLEEPS = 32,    /* u is a deadline */
+    AIOL_TASK_BROKEN = 64,    /* its step function has returned in the middle of a wait */
+    AIOL_TASK_ENDED = 128,    /* the coroutine has; the future may yet have to be completed */
+    AIOL_TASK_MUST_CANCEL = 256,   /* a cancel that is told at the next wait */
+    AIOL_TASK_MUST_HEAR = 512,     /* it has ended a wait, so it is told even if it is taken back */
+    AIOL_TASK_CANCEL_LATER = 1024, /* a cancel that comes behind the outcome of this wait */
+    AIOL_TASK_EXPIRED = 2048,      /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 4096,         /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 8192      /* and that was reported */
 };
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),

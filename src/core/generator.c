@@ -644,21 +644,13 @@ static aioloop_generator *aiol_generator_new(aioloop *loop, const aioloop_task_r
 
 AIOLOOP_API aioloop_generator *(aioloop_generator_new)(aioloop *loop, aioloop_coroutine fn, void *arg,
                                                        const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
-    recipe.arg = arg;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_generator_new(loop, &recipe);
 }
 
 AIOLOOP_API aioloop_generator *(aioloop_generator_new_frame)(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
                                                              const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_generator_new(loop, &recipe);
 }
 

@@ -344,21 +344,13 @@ static aioloop_task *aiol_group_create(aioloop_task_group *g, const aioloop_task
 
 AIOLOOP_API aioloop_task *(aioloop_task_group_create_task)(aioloop_task_group *group, aioloop_coroutine fn, void *arg,
                                                            const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
-    recipe.arg = arg;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_group_create(group, &recipe);
 }
 
 AIOLOOP_API aioloop_task *(aioloop_task_group_create_task_frame)(aioloop_task_group *group, aioloop_step fn,
                                                                  aioloop_frame *frame, const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_group_create(group, &recipe);
 }
 

@@ -656,23 +656,26 @@ static aioloop_task *aiol_create_task(aioloop *loop, const aioloop_task_recipe *
 
 static const aioloop_task_options aiol_task_default_options = AIOLOOP_ZERO;
 
-AIOLOOP_API aioloop_task *(aioloop_create_task)(aioloop *loop, aioloop_coroutine fn, void *arg,
-                                                const aioloop_task_options *options) {
+/* What a task is made of, as the public calls are given it. */
+AIOL_INLINE aioloop_task_recipe aiol_recipe(aioloop_coroutine coroutine, aioloop_step step, void *arg,
+                                            const aioloop_task_options *options) {
     aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
+    recipe.coroutine = coroutine;
+    recipe.step = step;
     recipe.arg = arg;
     recipe.options = options != NULL ? *options : aiol_task_default_options;
+    return recipe;
+}
+
+AIOLOOP_API aioloop_task *(aioloop_create_task)(aioloop *loop, aioloop_coroutine fn, void *arg,
+                                                const aioloop_task_options *options) {
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_create_task(loop, &recipe);
 }
 
 AIOLOOP_API aioloop_task *(aioloop_create_task_frame)(aioloop *loop, aioloop_step fn, aioloop_frame *frame,
                                                       const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_create_task(loop, &recipe);
 }
 

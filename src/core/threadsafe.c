@@ -389,22 +389,14 @@ static aioloop_concurrent_future *aiol_run_threadsafe(aioloop *loop, const aiolo
 
 AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe(aioloop *loop, aioloop_coroutine fn, void *arg,
                                                                         const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = fn;
-    recipe.step = NULL;
-    recipe.arg = arg;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(fn, NULL, arg, options);
     return aiol_run_threadsafe(loop, &recipe);
 }
 
 AIOLOOP_API aioloop_concurrent_future *aioloop_run_coroutine_threadsafe_frame(aioloop *loop, aioloop_step fn,
                                                                               aioloop_frame *frame,
                                                                               const aioloop_task_options *options) {
-    aioloop_task_recipe recipe;
-    recipe.coroutine = NULL;
-    recipe.step = fn;
-    recipe.arg = frame;
-    recipe.options = options != NULL ? *options : aiol_task_default_options;
+    aioloop_task_recipe recipe = aiol_recipe(NULL, fn, frame, options);
     return aiol_run_threadsafe(loop, &recipe);
 }
 
