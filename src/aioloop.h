@@ -33,6 +33,7 @@ extern "C" {
 #include "api/threads.h"
 #include "api/executor.h"
 #include "api/net.h"
+#include "api/resolve.h"
 #include "api/transport.h"
 #include "api/server.h"
 #include "api/stream.h"

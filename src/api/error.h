@@ -3,7 +3,8 @@
  *
  * A function that can fail returns an int (or int64_t): 0 or above is success, below 0 is one of
  * these codes. The system's errors have Linux's numbers, negated, on every system, so a program can
- * compare and log them without asking where it runs. The library's own start at -20001. What more there
+ * compare and log them without asking where it runs. The library's own start at -20001, the
+ * resolver's at -21001. What more there
  * is to say (which address, which argument) is an aioloop_error: see aioloop_last_error and
  * aioloop_future_error.
  */
@@ -97,7 +98,20 @@
     X(EGENERATOREXIT, -20017, "the generator is being closed")                                     \
     X(EINTERRUPTED, -20018, "the program was interrupted")
 
-#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X)
+/* X(name, code, text). The resolver's, of looking up names. */
+#define AIOLOOP_RESOLVER_ERRORS(X)                                                                 \
+    X(EAI_ADDRFAMILY, -21001, "the host has no address of this family")                            \
+    X(EAI_AGAIN, -21002, "the name server could not be reached for now")                           \
+    X(EAI_BADFLAGS, -21003, "invalid flags for a look-up")                                         \
+    X(EAI_FAIL, -21004, "the look-up failed for good")                                             \
+    X(EAI_FAMILY, -21005, "address family not supported by the look-up")                           \
+    X(EAI_NODATA, -21006, "the host has no address")                                               \
+    X(EAI_NONAME, -21007, "name or service not known")                                             \
+    X(EAI_OVERFLOW, -21008, "the name is too long")                                                \
+    X(EAI_SERVICE, -21009, "service not known for this type of socket")                            \
+    X(EAI_SOCKTYPE, -21010, "type of socket not supported by the look-up")
+
+#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X) AIOLOOP_RESOLVER_ERRORS(X)
 
 /* AIOLOOP_EPERM ... AIOLOOP_ENOTAVAILABLE. AIOLOOP_ETIMEDOUT is also what the system's time-outs become;
  * AIOLOOP_EINVAL, AIOLOOP_ENOMEM and AIOLOOP_EBADF are also what the library itself answers. */
