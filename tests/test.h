@@ -204,6 +204,14 @@ extern void (*test_cleanup_hook)(void);
  * (of an error code), or NULL. */
 extern const char *(*test_number_hook)(long long number);
 
+/* May be set by a test before anything that it watches begins: called before each system call of the library, in the
+ * thread that makes it, which may be kept there. */
+extern void (*test_call_hook)(const char *system_call_name);
+
+/* For a test that has let go of threads which nobody joins: waits until what it allocated is freed, some seconds at
+ * most. */
+void test_wait_until_freed(void);
+
 /* This test may end with other descriptors open than it began with. */
 void test_allow_fd_leak(void);
 

@@ -177,6 +177,7 @@ static test_case *first_test;
 
 void (*test_cleanup_hook)(void);
 const char *(*test_number_hook)(long long number);
+void (*test_call_hook)(const char *system_call_name);
 
 void test_register(test_case *test) {
     test->next = first_test;
@@ -519,6 +520,8 @@ static const fault_call fault_calls[] = {
     {"unlink", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     {"stat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     {"lstat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
+    {"getaddrinfo", {ENOMEM, EMFILE, 0, 0, 0, 0, 0, 0}},
+    {"getnameinfo", {ENOMEM, EMFILE, 0, 0, 0, 0, 0, 0}},
     /* Known, and never made to fail. */
     {"clock_gettime", {0, 0, 0, 0, 0, 0, 0, 0}},
 };
@@ -565,6 +568,8 @@ static void note_unknown_call(const char *name) {
 int test_fault(const char *system_call_name) {
     int call;
     long number;
+    if (test_call_hook != NULL)
+        test_call_hook(system_call_name);
     if (!atomic_get(&run.injecting))
         return 0;
     call = call_index(system_call_name);
@@ -928,6 +933,21 @@ static void check_blocks(void) {
     if (blocks > 0)
         blame("leaked %ld block%s, %llu byte%s: %s", blocks, blocks > 1 ? "s" : "", bytes,
               bytes != 1 ? "s" : "", sizes);
+}
+
+static int has_blocks(void) {
+    const block *b;
+    memory_lock();
+    for (b = memory.live; b != NULL && b->run != run.number; b = b->next)
+        ;
+    memory_unlock();
+    return b != NULL;
+}
+
+void test_wait_until_freed(void) {
+    const double end = now() + 10 * test_slowdown();
+    while (has_blocks() && now() < end)
+        yield_processor();
 }
 
 static void prepare(const test_case *test) {
