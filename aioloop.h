@@ -2105,7 +2105,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getnameinfo(aioloop *loop, 
 AIOLOOP_API void aioloop_freenameinfo(void *names);
 
 /* A resolver of your own: called in the loop's thread for each look-up of addresses, with arguments that were checked
- * and that it must copy if it needs them later. Returns a future as aioloop_getaddrinfo does (aioloop_create_operation
+ * (options is not NULL) and that it must copy if it needs them later. Returns a future as aioloop_getaddrinfo does (aioloop_create_operation
  * makes one), which it completes with aioloop_future_set_result(future, count, list, aioloop_freeaddrinfo), list being
  * made by aioloop_addrinfo_copy; never NULL. Of each item the family, the numeric address, port and scope count. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,
@@ -2906,6 +2906,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <ucontext.h>
 #endif
 #if AIOL_HAVE_PTHREAD
+#include <netdb.h>
 #include <pthread.h>
 #endif
 #endif
@@ -5653,6 +5654,301 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 #endif
 
 /* >> src/aioloop.h */
+#endif
+
+/* >> src/sys/resolve.c */
+/*
+ * resolve.c - the system's resolver, and what it answers as blocks of memory that no loop owns.
+ *
+ *   a) Numbers of families, types of sockets, flags and errors differ between systems. A flag that one has not is a bad
+ *      flag there.
+ *   b) EAI_NODATA and EAI_ADDRFAMILY are gone from newer standards; some systems lack them, or give them the number of
+ *      EAI_NONAME.
+ *   c) EAI_SYSTEM means errno.
+ *   d) The BSDs, macOS among them, have the size of an address in it too, and their getnameinfo looks.
+ *
+ * Without threads, or without an operating system, looking up answers AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOL_SYS_RESOLVE_C
+#define AIOL_SYS_RESOLVE_C
+
+/* What is looked for; the copies of what the names may be are the caller's. */
+typedef struct aiol_lookup {
+    const char *host;    /* NULL: none */
+    const char *service; /* likewise */
+    aioloop_getaddrinfo_options options;
+} aiol_lookup;
+
+/* ---- the blocks ---- */
+
+AIOLOOP_API void aioloop_freeaddrinfo(void *list) {
+    aiol_free(&aiol_default_allocator, list, 0); /* which asks for no size */
+}
+
+AIOLOOP_API void aioloop_freenameinfo(void *names) {
+    aiol_free(&aiol_default_allocator, names, 0);
+}
+
+/* With the zero; 0 for NULL. */
+static size_t aiol_text_size(const char *text) {
+    return text == NULL ? 0 : strlen(text) + 1;
+}
+
+/* Copies a text to *to, which moves behind it; returns where the copy is. NULL stays NULL. */
+static const char *aiol_text_keep(char **to, const char *text) {
+    char *copy = *to;
+    if (text == NULL)
+        return NULL;
+    memcpy(copy, text, aiol_text_size(text));
+    *to += aiol_text_size(text);
+    return copy;
+}
+
+AIOLOOP_API aioloop_addrinfo *aioloop_addrinfo_copy(const aioloop_addrinfo *items, size_t count) {
+    aioloop_addrinfo *list;
+    char *names;
+    size_t size;
+    size_t i;
+    if (items == NULL || count == 0 || count > SIZE_MAX / 2 / sizeof(*items))
+        return NULL;
+    size = count * sizeof(*items);
+    for (i = 0; i < count; i++)
+        size += aiol_text_size(items[i].canonname);
+    list = (aioloop_addrinfo *)aiol_alloc(&aiol_default_allocator, size);
+    if (list == NULL)
+        return NULL;
+    names = (char *)(list + count);
+    memcpy(list, items, count * sizeof(*items));
+    for (i = 0; i < count; i++)
+        list[i].canonname = aiol_text_keep(&names, items[i].canonname);
+    return list;
+}
+
+#if AIOL_HAVE_PTHREAD
+
+/* ---- what things are called here ---- */
+
+typedef struct aiol_number {
+    unsigned ours;
+    int theirs;
+} aiol_number;
+
+/* a) */
+static const aiol_number aiol_addrinfo_flags[] = {
+#ifdef AI_PASSIVE
+    {AIOLOOP_AI_PASSIVE, AI_PASSIVE},
+#endif
+#ifdef AI_CANONNAME
+    {AIOLOOP_AI_CANONNAME, AI_CANONNAME},
+#endif
+#ifdef AI_NUMERICHOST
+    {AIOLOOP_AI_NUMERICHOST, AI_NUMERICHOST},
+#endif
+#ifdef AI_NUMERICSERV
+    {AIOLOOP_AI_NUMERICSERV, AI_NUMERICSERV},
+#endif
+#ifdef AI_V4MAPPED
+    {AIOLOOP_AI_V4MAPPED, AI_V4MAPPED},
+#endif
+#ifdef AI_ALL
+    {AIOLOOP_AI_ALL, AI_ALL},
+#endif
+#ifdef AI_ADDRCONFIG
+    {AIOLOOP_AI_ADDRCONFIG, AI_ADDRCONFIG},
+#endif
+};
+
+static const aiol_number aiol_nameinfo_flags[] = {
+    {AIOLOOP_NI_NUMERICHOST, NI_NUMERICHOST}, {AIOLOOP_NI_NUMERICSERV, NI_NUMERICSERV}, {AIOLOOP_NI_NOFQDN, NI_NOFQDN},
+    {AIOLOOP_NI_NAMEREQD, NI_NAMEREQD},       {AIOLOOP_NI_DGRAM, NI_DGRAM},
+};
+
+static const aiol_number aiol_socket_types[] = {
+    {AIOLOOP_SOCK_STREAM, SOCK_STREAM}, {AIOLOOP_SOCK_DGRAM, SOCK_DGRAM},         {AIOLOOP_SOCK_RAW, SOCK_RAW},
+    {AIOLOOP_SOCK_SEQPACKET, SOCK_SEQPACKET},
+};
+
+#define AIOL_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* AIOLOOP_EAI_BADFLAGS for one that this system has not. */
+static int aiol_flags_translate(const aiol_number *numbers, size_t count, unsigned flags, int *theirs) {
+    size_t i;
+    *theirs = 0;
+    for (i = 0; i < count; i++) {
+        if ((flags & numbers[i].ours) != 0)
+            *theirs |= numbers[i].theirs;
+        flags &= ~numbers[i].ours;
+    }
+    return flags == 0 ? 0 : AIOLOOP_EAI_BADFLAGS;
+}
+
+static int aiol_socket_type_here(int type) {
+    size_t i;
+    for (i = 0; i < AIOL_COUNT(aiol_socket_types); i++)
+        if ((int)aiol_socket_types[i].ours == type)
+            return aiol_socket_types[i].theirs;
+    return 0;
+}
+
+static int aiol_socket_type_ours(int type) {
+    size_t i;
+    for (i = 0; i < AIOL_COUNT(aiol_socket_types); i++)
+        if (aiol_socket_types[i].theirs == type)
+            return (int)aiol_socket_types[i].ours;
+    return type;
+}
+
+/* The code of what the resolver answered; number is errno's after it. */
+static int aiol_error_from_resolver(int answer, int number) {
+    switch (answer) {
+    case EAI_AGAIN:
+        return AIOLOOP_EAI_AGAIN;
+    case EAI_BADFLAGS:
+        return AIOLOOP_EAI_BADFLAGS;
+    case EAI_FAMILY:
+        return AIOLOOP_EAI_FAMILY;
+    case EAI_MEMORY:
+        return AIOLOOP_ENOMEM;
+    case EAI_NONAME:
+        return AIOLOOP_EAI_NONAME;
+    case EAI_SERVICE:
+        return AIOLOOP_EAI_SERVICE;
+    case EAI_SOCKTYPE:
+        return AIOLOOP_EAI_SOCKTYPE;
+    case EAI_SYSTEM:
+        return aiol_error_from_errno(number); /* c) */
+#if defined(EAI_ADDRFAMILY) && EAI_ADDRFAMILY != EAI_NONAME /* b) */
+    case EAI_ADDRFAMILY:
+        return AIOLOOP_EAI_ADDRFAMILY;
+#endif
+#if defined(EAI_NODATA) && EAI_NODATA != EAI_NONAME
+    case EAI_NODATA:
+        return AIOLOOP_EAI_NODATA;
+#endif
+#ifdef EAI_OVERFLOW
+    case EAI_OVERFLOW:
+        return AIOLOOP_EAI_OVERFLOW;
+#endif
+    default:
+        return AIOLOOP_EAI_FAIL;
+    }
+}
+
+/* ---- the calls ---- */
+
+/* The first address of the internet in what the resolver found: there are no others but in theory. */
+static const struct addrinfo *aiol_addrinfo_from(const struct addrinfo *found) {
+    while (found != NULL && ((found->ai_family != AF_INET && found->ai_family != AF_INET6) || found->ai_addr == NULL))
+        found = found->ai_next;
+    return found;
+}
+
+static void aiol_addrinfo_read(const struct addrinfo *found, aioloop_addrinfo *item, char **names) {
+    aiol_sockaddr name;
+    memset(&name, 0, sizeof(name));
+    memcpy(&name, found->ai_addr, aiol_min_size((size_t)found->ai_addrlen, sizeof(name)));
+    aiol_sockaddr_read(&name, found->ai_addrlen, &item->address, NULL);
+    item->type = aiol_socket_type_ours(found->ai_socktype);
+    item->protocol = found->ai_protocol;
+    item->canonname = aiol_text_keep(names, found->ai_canonname);
+}
+
+/* All of them in a block of our own, and how many they are. */
+static int64_t aiol_addrinfo_take(const struct addrinfo *found, aioloop_addrinfo **out) {
+    const struct addrinfo *at;
+    aioloop_addrinfo *list;
+    char *names;
+    size_t count = 0;
+    size_t size = 0;
+    for (at = aiol_addrinfo_from(found); at != NULL; at = aiol_addrinfo_from(at->ai_next)) {
+        count++;
+        size += sizeof(*list) + aiol_text_size(at->ai_canonname);
+    }
+    if (count == 0)
+        return AIOLOOP_EAI_NONAME;
+    list = (aioloop_addrinfo *)aiol_alloc(&aiol_default_allocator, size);
+    if (list == NULL)
+        return AIOLOOP_ENOMEM;
+    *out = list;
+    names = (char *)(list + count);
+    for (at = aiol_addrinfo_from(found); at != NULL; at = aiol_addrinfo_from(at->ai_next))
+        aiol_addrinfo_read(at, list++, &names);
+    return (int64_t)count;
+}
+
+/* Blocks. How many addresses there are, with them at *out; or a code. */
+AIOLOOP_INTERNAL int64_t aiol_resolve_addresses(const aiol_lookup *what, aioloop_addrinfo **out) {
+    struct addrinfo hints;
+    struct addrinfo *found = NULL;
+    int64_t count;
+    int answer;
+    memset(&hints, 0, sizeof(hints));
+    answer = aiol_flags_translate(aiol_addrinfo_flags, AIOL_COUNT(aiol_addrinfo_flags), what->options.flags, &hints.ai_flags);
+    if (answer < 0)
+        return answer;
+    hints.ai_family = what->options.family == AIOLOOP_UNSPEC ? AF_UNSPEC : aiol_sockaddr_family(what->options.family);
+    hints.ai_socktype = aiol_socket_type_here(what->options.type);
+    hints.ai_protocol = what->options.protocol;
+    if (AIOL_SYS(getaddrinfo, 0) < 0)
+        return aiol_error_from_errno(errno);
+    answer = getaddrinfo(what->host, what->service, &hints, &found);
+    if (answer != 0)
+        return aiol_error_from_resolver(answer, errno);
+    count = aiol_addrinfo_take(found, out);
+    freeaddrinfo(found);
+    return count;
+}
+
+#define AIOL_HOST_MOST 1025u /* NI_MAXHOST and NI_MAXSERV, which not every system tells */
+#define AIOL_SERVICE_MOST 64u
+
+/* Blocks. 0, with both names at *out; or a code. */
+AIOLOOP_INTERNAL int aiol_resolve_names(const aioloop_address *address, unsigned flags, aioloop_nameinfo **out) {
+    char host[AIOL_HOST_MOST];
+    char service[AIOL_SERVICE_MOST];
+    aiol_sockaddr name;
+    aioloop_nameinfo *names;
+    socklen_t size = aiol_sockaddr_make(&name, address);
+    char *text;
+    int here;
+    int answer = aiol_flags_translate(aiol_nameinfo_flags, AIOL_COUNT(aiol_nameinfo_flags), flags, &here);
+    if (answer < 0)
+        return answer;
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+    name.any.sa_len = (unsigned char)size; /* d) */
+#endif
+    if (AIOL_SYS(getnameinfo, 0) < 0)
+        return aiol_error_from_errno(errno);
+    answer = getnameinfo(&name.any, size, host, (socklen_t)sizeof(host), service, (socklen_t)sizeof(service), here);
+    if (answer != 0)
+        return aiol_error_from_resolver(answer, errno);
+    names = (aioloop_nameinfo *)aiol_alloc(&aiol_default_allocator, sizeof(*names) + aiol_text_size(host) + aiol_text_size(service));
+    if (names == NULL)
+        return AIOLOOP_ENOMEM;
+    text = (char *)(names + 1);
+    names->host = aiol_text_keep(&text, host);
+    names->service = aiol_text_keep(&text, service);
+    *out = names;
+    return 0;
+}
+
+#else
+
+AIOLOOP_INTERNAL int64_t aiol_resolve_addresses(const aiol_lookup *what, aioloop_addrinfo **out) {
+    (void)what;
+    (void)out;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL int aiol_resolve_names(const aioloop_address *address, unsigned flags, aioloop_nameinfo **out) {
+    (void)address;
+    (void)flags;
+    (void)out;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+#endif
+
 #endif
 
 /* >> src/sys/thread.c */
@@ -11011,6 +11307,8 @@ struct aioloop {
     uint32_t task_number; /* the last one given */
     aioloop_task_factory factory;
     void *factory_arg;
+    aioloop_resolver resolver; /* NULL: the system's */
+    void *resolver_arg;
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
@@ -17009,6 +17307,10 @@ AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurr
  *
  * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one
  * of them, it detaches itself.
+ *
+ * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There a
+ * thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
+ * waits, and ends when the job does. Nobody waits for it, not even the end of the program.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -17016,8 +17318,11 @@ AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurr
 #define AIOL_POOL_MOST 32u  /* threads, unless told otherwise: asyncio's numbers */
 #define AIOL_POOL_SPARE 4u
 #define AIOL_POOL_NAME 16u
+#define AIOL_LANE_MOST 16u   /* threads of a lane that run what somebody waits for */
+#define AIOL_LANE_SPARE 112u /* and that have left it */
 
-typedef enum aiol_job_state { AIOL_JOB_QUEUED, AIOL_JOB_BEGUN, AIOL_JOB_CANCELLED } aiol_job_state;
+/* ENDED: only where threads may leave. */
+typedef enum aiol_job_state { AIOL_JOB_QUEUED, AIOL_JOB_BEGUN, AIOL_JOB_ENDED, AIOL_JOB_CANCELLED } aiol_job_state;
 
 /* A loop's. */
 typedef struct aiol_executor {
@@ -17030,6 +17335,7 @@ typedef struct aiol_executor {
     aiol_link jobs;            /* that have not come back, or are not fetched */
     aioloop_thread_pool *pool; /* the default, with a reference; NULL: none yet */
     bool made;                 /* by the loop */
+    aioloop_thread_pool *lane; /* with a reference; NULL: none yet */
 } aiol_executor;
 
 /* A function to run; without one, the news that a pool's threads have ended. */
@@ -17039,6 +17345,7 @@ typedef struct aiol_job {
     aiol_link link;        /* among the loop's */
     aiol_executor *executor;
     aioloop_thread_pool *pool;
+    struct aiol_pool_worker *worker; /* of a BEGUN one */
     aioloop_future *future; /* the loop's thread's; NULL: nobody waits */
     aioloop_executor_function fn;
     void *arg;
@@ -17056,8 +17363,9 @@ typedef struct aiol_job {
 
 typedef struct aiol_pool_worker {
     aiol_worker worker;
-    struct aiol_pool_worker *next;
+    aiol_link link; /* among the pool's workers, or those that have left */
     aioloop_thread_pool *pool;
+    bool left; /* under the pool's lock: detached, and frees itself */
 } aiol_pool_worker;
 
 struct aioloop_thread_pool {
@@ -17067,19 +17375,22 @@ struct aioloop_thread_pool {
     size_t stack_size;
     size_t queue_limit;
     unsigned max_workers;
+    unsigned spare; /* how many threads may have left at a time */
     char name[AIOL_POOL_NAME];
     aiol_mutex mutex; /* guards the rest */
     aiol_thread_condition work;
     aiol_thread_condition ended;
     aiol_link queue;
     size_t queued;
-    unsigned living;  /* threads that have not ended */
+    unsigned living;  /* threads that have neither ended nor left */
     unsigned idle;    /* of them, those that wait */
     uint32_t running; /* and those that run a job; its end is counted without the lock */
     bool waking;      /* one of the idle was told of a job and has not looked yet */
     bool shut;
-    aiol_link endings;         /* jobs without a function: whom to tell when no thread is living */
-    aiol_pool_worker *workers; /* not joined yet */
+    aiol_link endings; /* jobs without a function: whom to tell when no thread is living */
+    aiol_link workers; /* not joined yet */
+    aiol_link leavers;
+    unsigned left;     /* how many those are */
 };
 
 /* ---- making and ending ---- */
@@ -17089,15 +17400,24 @@ static void aiol_executor_unref(aiol_executor *x) {
         aiol_free(&aiol_default_allocator, x, sizeof(*x));
 }
 
-static void aiol_pool_join(const aioloop_allocator *allocator, aiol_pool_worker *workers) {
-    while (workers != NULL) {
-        aiol_pool_worker *next = workers->next;
-        if (aiol_worker_is_current(&workers->worker))
-            aiol_worker_detach(&workers->worker);
+/* One of them, taken out; NULL if there is none. */
+static aiol_pool_worker *aiol_pool_worker_pop(aiol_link *workers) {
+    aiol_pool_worker *worker;
+    if (aiol_list_empty(workers))
+        return NULL;
+    worker = AIOL_CONTAINER(workers->next, aiol_pool_worker, link);
+    aiol_list_remove(&worker->link);
+    return worker;
+}
+
+static void aiol_pool_join(const aioloop_allocator *allocator, aiol_link *workers) {
+    aiol_pool_worker *worker;
+    while ((worker = aiol_pool_worker_pop(workers)) != NULL) {
+        if (aiol_worker_is_current(&worker->worker))
+            aiol_worker_detach(&worker->worker);
         else
-            aiol_worker_join(&workers->worker);
-        aiol_free(allocator, workers, sizeof(*workers));
-        workers = next;
+            aiol_worker_join(&worker->worker);
+        aiol_free(allocator, worker, sizeof(*worker));
     }
 }
 
@@ -17106,7 +17426,7 @@ static void aiol_pool_unref(aioloop_thread_pool *pool) {
     if (aiol_add_u32(&pool->refs, (uint32_t)-1) != 0)
         return;
     allocator = pool->allocator;
-    aiol_pool_join(&allocator, pool->workers);
+    aiol_pool_join(&allocator, &pool->workers);
     aiol_thread_condition_destroy(&pool->ended);
     aiol_thread_condition_destroy(&pool->work);
     aiol_mutex_destroy(&pool->mutex);
@@ -17116,13 +17436,11 @@ static void aiol_pool_unref(aioloop_thread_pool *pool) {
 /* In a forked child, where the threads are not and a lock may be held for ever: memory is all there is to give back. */
 static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aioloop_allocator allocator = pool->allocator;
-    if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living)
+    aiol_pool_worker *worker;
+    if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
         return;
-    while (pool->workers != NULL) {
-        aiol_pool_worker *worker = pool->workers;
-        pool->workers = worker->next;
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL || (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
-    }
     aiol_free(&allocator, pool, sizeof(*pool));
 }
 
@@ -17267,8 +17585,9 @@ static bool aiol_pool_wakes(aioloop_thread_pool *pool) {
     return true;
 }
 
-/* The next job of the pool; NULL when it was shut down and there is none. */
-static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
+/* The next job of a thread's pool; NULL when that was shut down and there is none. */
+static aiol_job *aiol_pool_next(aiol_pool_worker *worker) {
+    aioloop_thread_pool *pool = worker->pool;
     aiol_job *job;
     bool wake;
     aiol_mutex_lock(&pool->mutex);
@@ -17287,6 +17606,7 @@ static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
     pool->queued--;
     aiol_add_u32(&pool->running, 1);
     job->state = AIOL_JOB_BEGUN;
+    job->worker = worker;
     wake = aiol_pool_wakes(pool);
     aiol_mutex_unlock(&pool->mutex);
     if (wake)
@@ -17294,36 +17614,15 @@ static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
     return job;
 }
 
-static void aiol_pool_work(void *arg) {
-    aioloop_thread_pool *pool = ((aiol_pool_worker *)arg)->pool;
-    aiol_link told;
-    aiol_job *job;
-    aiol_list_init(&told);
-    aiol_thread.pool = pool;
-    aiol_thread_set_name(pool->name);
-    while ((job = aiol_pool_next(pool)) != NULL) {
-        aiol_job_run(job);
-        aiol_add_u32(&pool->running, (uint32_t)-1); /* whoever has its result finds it so */
-        aiol_job_deliver(job);
-    }
-    aiol_mutex_lock(&pool->mutex);
-    if (--pool->living == 0) {
-        aiol_list_move(&told, &pool->endings);
-        aiol_thread_condition_broadcast(&pool->ended);
-    }
-    aiol_mutex_unlock(&pool->mutex);
-    aiol_job_deliver_all(&told);
-    aiol_pool_unref(pool);
-}
+static void aiol_pool_work(void *arg);
 
 /* With the lock held: one thread more. */
 static int aiol_pool_start(aioloop_thread_pool *pool) {
-    aiol_pool_worker *worker = (aiol_pool_worker *)aiol_alloc(&pool->allocator, sizeof(*worker));
+    aiol_pool_worker *worker = (aiol_pool_worker *)aiol_alloc_zero(&pool->allocator, sizeof(*worker));
     int err;
     if (worker == NULL)
         return AIOLOOP_ENOMEM;
     worker->pool = pool;
-    worker->next = pool->workers;
     aiol_add_u32(&pool->refs, 1);
     err = aiol_worker_start(&worker->worker, aiol_pool_work, worker, pool->stack_size);
     if (err < 0) {
@@ -17331,9 +17630,80 @@ static int aiol_pool_start(aioloop_thread_pool *pool) {
         aiol_free(&pool->allocator, worker, sizeof(*worker));
         return err;
     }
-    pool->workers = worker;
+    aiol_list_append(&pool->workers, &worker->link);
     pool->living++;
     return 0;
+}
+
+/* With the lock held, after a thread has left: another one if something waits for it. If there can be none, the next
+ * job or the next that leaves or comes back tries again. */
+static void aiol_pool_replace(aioloop_thread_pool *pool) {
+    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
+        (void)aiol_pool_start(pool);
+}
+
+/* With the lock held: the thread has left, with the job that it runs. */
+static void aiol_pool_leave(aioloop_thread_pool *pool, aiol_pool_worker *worker) {
+    worker->left = true;
+    aiol_worker_detach(&worker->worker);
+    aiol_list_remove(&worker->link);
+    aiol_list_append(&pool->leavers, &worker->link);
+    pool->left++;
+    pool->living--;
+    aiol_add_u32(&pool->running, (uint32_t)-1);
+    aiol_pool_replace(pool);
+}
+
+/* A thread has run a job. False: it had left the pool, and has nothing to do with it any more. */
+static bool aiol_pool_return(aiol_pool_worker *worker, aiol_job *job) {
+    aioloop_thread_pool *pool = worker->pool;
+    bool left = false;
+    if (pool->spare != 0) {
+        aiol_mutex_lock(&pool->mutex);
+        job->state = AIOL_JOB_ENDED;
+        left = worker->left;
+        if (left) {
+            aiol_list_remove(&worker->link);
+            pool->left--;
+            aiol_pool_replace(pool);
+        }
+        aiol_mutex_unlock(&pool->mutex);
+    }
+    if (left)
+        aiol_free(&pool->allocator, worker, sizeof(*worker));
+    else
+        aiol_add_u32(&pool->running, (uint32_t)-1); /* whoever has its result finds it so */
+    return !left;
+}
+
+/* The thread ends, but for what it still has to tell. */
+static void aiol_pool_end(aioloop_thread_pool *pool) {
+    aiol_link told;
+    aiol_list_init(&told);
+    aiol_mutex_lock(&pool->mutex);
+    if (--pool->living == 0) {
+        aiol_list_move(&told, &pool->endings);
+        aiol_thread_condition_broadcast(&pool->ended);
+    }
+    aiol_mutex_unlock(&pool->mutex);
+    aiol_job_deliver_all(&told);
+}
+
+static void aiol_pool_work(void *arg) {
+    aiol_pool_worker *worker = (aiol_pool_worker *)arg;
+    aioloop_thread_pool *pool = worker->pool;
+    aiol_job *job;
+    bool stays = true;
+    aiol_thread.pool = pool;
+    aiol_thread_set_name(pool->name);
+    while (stays && (job = aiol_pool_next(worker)) != NULL) {
+        aiol_job_run(job);
+        stays = aiol_pool_return(worker, job);
+        aiol_job_deliver(job);
+    }
+    if (stays)
+        aiol_pool_end(pool);
+    aiol_pool_unref(pool);
 }
 
 /* ---- a pool from outside ---- */
@@ -17362,15 +17732,19 @@ static int aiol_pool_submit(aioloop_thread_pool *pool, aiol_job *job) {
     return err;
 }
 
-/* Takes a job that has not begun out of the queue; false if it has. */
+/* Takes a job that has not begun out of the queue. False if it has; then its thread may leave. */
 static bool aiol_pool_withdraw(aioloop_thread_pool *pool, aiol_job *job) {
     bool waits;
+    if (pool->process != aiol_process_id())
+        return false; /* a thread that is not there may hold the lock */
     aiol_mutex_lock(&pool->mutex);
     waits = job->state == AIOL_JOB_QUEUED;
     if (waits) {
         aiol_list_remove(&job->queue);
         pool->queued--;
         job->state = AIOL_JOB_CANCELLED;
+    } else if (job->state == AIOL_JOB_BEGUN && pool->left < pool->spare && !job->worker->left) {
+        aiol_pool_leave(pool, job->worker);
     }
     aiol_mutex_unlock(&pool->mutex);
     return waits;
@@ -17406,16 +17780,16 @@ static void aiol_pool_cancel_pending(aioloop_thread_pool *pool) {
 /* Of a pool that was shut down: joins its threads when all have ended. patient: waits for that; else only if none runs
  * a job, so that it does not take long. */
 static void aiol_pool_wait(aioloop_thread_pool *pool, bool patient) {
-    aiol_pool_worker *workers = NULL;
+    aiol_link workers;
+    aiol_list_init(&workers);
     aiol_mutex_lock(&pool->mutex);
     if (patient || (aiol_load(&pool->running) == 0 && pool->queued == 0 && aiol_thread.pool != pool)) {
         while (pool->living != 0)
             (void)aiol_thread_condition_wait(&pool->ended, &pool->mutex, AIOLOOP_FOREVER);
-        workers = pool->workers;
-        pool->workers = NULL;
+        aiol_list_move(&workers, &pool->workers);
     }
     aiol_mutex_unlock(&pool->mutex);
-    aiol_pool_join(&pool->allocator, workers);
+    aiol_pool_join(&pool->allocator, &workers);
 }
 
 static void aiol_pool_join_ended(aioloop_thread_pool *pool) {
@@ -17454,6 +17828,8 @@ static aioloop_thread_pool *aiol_pool_new(const aioloop_thread_pool_options *opt
     snprintf(pool->name, sizeof(pool->name), "%s", options->name != NULL ? options->name : "aioloop");
     aiol_list_init(&pool->queue);
     aiol_list_init(&pool->endings);
+    aiol_list_init(&pool->workers);
+    aiol_list_init(&pool->leavers);
     return pool;
 }
 
@@ -17517,28 +17893,49 @@ static aiol_executor *aiol_executor_of(aioloop *loop) {
     return x;
 }
 
-/* Whether a thread is to bring something. */
+/* Whether a thread is to bring something; a job of the lane that was given up brings nothing. */
 static bool aiol_executor_busy(const aioloop *loop) {
-    return loop->executor != NULL && !aiol_list_empty(&loop->executor->jobs);
+    const aiol_executor *x = loop->executor;
+    const aiol_link *link;
+    if (x == NULL)
+        return false;
+    for (link = x->jobs.next; link != &x->jobs; link = link->next) {
+        const aiol_job *job = AIOL_CONTAINER(link, const aiol_job, link);
+        if (job->pool != x->lane || job->future != NULL)
+            return true;
+    }
+    return false;
 }
 
-/* The loop has been closed: nothing comes back from now on. What is still to run runs, and goes then. */
+/* Nobody waits for the job any more. One that has not begun comes back as it is. */
+static void aiol_job_give_up(aiol_job *job) {
+    if (aiol_pool_withdraw(job->pool, job))
+        aiol_job_deliver(job);
+}
+
+/* The loop has been closed: nothing comes back from now on. What is still to run runs, and goes then; what is the
+ * lane's is given up. */
 static void aiol_executor_close(aioloop *loop) {
     aiol_executor *x = loop->executor;
+    bool ours = loop->process == aiol_process_id();
     aiol_link *link;
     if (x == NULL)
         return;
+    if (ours && x->lane != NULL)
+        (void)aiol_pool_shut(x->lane, NULL);
     for (link = x->jobs.next; link != &x->jobs; link = link->next) {
         aiol_job *job = AIOL_CONTAINER(link, aiol_job, link);
         aioloop_future *f = job->future;
         job->future = NULL;
+        if (job->pool == x->lane)
+            aiol_job_give_up(job);
         if (f == NULL)
             continue;
         f->of.owner = NULL;
         aiol_future_release(f);
     }
     aiol_store(&x->loop, (aioloop *)NULL);
-    if (loop->process != aiol_process_id())
+    if (!ours)
         return;
     while (aiol_load(&x->users) != 0)
         ; /* a thread between two instructions of a delivery; rare and short */
@@ -17552,7 +17949,7 @@ static void aiol_executor_forget(aiol_executor *x) {
     while (!aiol_list_empty(&x->jobs)) {
         aiol_job *job = AIOL_CONTAINER(x->jobs.next, aiol_job, link);
         aiol_list_remove(&job->link);
-        if (job->state == AIOL_JOB_BEGUN) {
+        if (job->state == AIOL_JOB_BEGUN || job->state == AIOL_JOB_ENDED) {
             job->options.dispose = NULL;
             job->pointer = NULL;
         }
@@ -17560,6 +17957,16 @@ static void aiol_executor_forget(aiol_executor *x) {
     }
     if (x->pool != NULL)
         aiol_pool_forget(x->pool);
+    if (x->lane != NULL)
+        aiol_pool_forget(x->lane);
+}
+
+/* One that was shut down is not the loop's any more. */
+static void aiol_executor_drop(aioloop_thread_pool *pool) {
+    if (pool == NULL)
+        return;
+    aiol_pool_wait(pool, false);
+    aiol_pool_unref(pool);
 }
 
 /* The loop is being freed. Runs user code, for what had come back before it was closed. */
@@ -17580,10 +17987,8 @@ static void aiol_executor_free(aioloop *loop) {
         aiol_job_free(job);
         job = next;
     }
-    if (x->pool != NULL) {
-        aiol_pool_wait(x->pool, false);
-        aiol_pool_unref(x->pool);
-    }
+    aiol_executor_drop(x->pool);
+    aiol_executor_drop(x->lane);
     aiol_executor_unref(x);
 }
 
@@ -17597,8 +18002,8 @@ static bool aiol_job_cancel(aioloop_future *f, void *owner) {
     aiol_future_release(f);
     if (job->fn == NULL)
         aioloop_timer_handle_cancel(&job->timer);
-    else if (aiol_pool_withdraw(job->pool, job))
-        aiol_job_deliver(job); /* what it had is disposed of in the next iteration: cancelling calls nobody */
+    else
+        aiol_job_give_up(job); /* what it had is disposed of in the next iteration: cancelling calls nobody */
     return true;
 }
 
@@ -17653,6 +18058,26 @@ static aioloop_thread_pool *aiol_executor_pool(aioloop *loop, aiol_executor *x, 
     return x->pool;
 }
 
+/* The loop's lane, made if need be; NULL with *err. */
+static aioloop_thread_pool *aiol_executor_lane(aioloop *loop, int *err) {
+    aiol_executor *x = aiol_executor_of(loop);
+    aioloop_thread_pool_options options;
+    *err = AIOLOOP_ENOMEM;
+    if (x != NULL && x->lane != NULL)
+        return x->lane;
+    memset(&options, 0, sizeof(options));
+    options.max_workers = AIOL_LANE_MOST;
+    options.name = "aioloop-resolve";
+    if (x != NULL)
+        x->lane = aiol_pool_new(&options, err);
+    if (x == NULL || x->lane == NULL) {
+        aiol_fail(loop, *err, NULL);
+        return NULL;
+    }
+    x->lane->spare = AIOL_LANE_SPARE;
+    return x->lane;
+}
+
 /* What the function of a job is, and how it runs. */
 static void aiol_job_fill(aiol_job *job, aioloop_executor_function fn, void *arg, const aioloop_executor_options *options, bool copies) {
     job->fn = fn;
@@ -17684,6 +18109,13 @@ static int aiol_executor_check(aioloop *loop, aioloop_executor_function fn, cons
     return 0;
 }
 
+/* The future of a job that could not be. */
+static aioloop_future *aiol_executor_failed(aioloop *loop, int err) {
+    return err == AIOLOOP_ECLOSED || err == AIOLOOP_ENOMEM || err == AIOLOOP_EINVAL || err == AIOLOOP_ENOTAVAILABLE
+               ? aiol_future_failed(err)
+               : aiol_combine_failed(loop, err);
+}
+
 static aioloop_future *aiol_executor_submit(aioloop *loop, aioloop_thread_pool *pool, aioloop_executor_function fn, void *arg,
                                             const aioloop_executor_options *options, bool copies) {
     aiol_executor *x = NULL;
@@ -17708,9 +18140,7 @@ static aioloop_future *aiol_executor_submit(aioloop *loop, aioloop_thread_pool *
         aiol_job_abandon(job);
         aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "the pool was shut down" : err == AIOLOOP_EAGAIN ? "the pool is full" : NULL);
     }
-    f = err == AIOLOOP_ECLOSED || err == AIOLOOP_ENOMEM || err == AIOLOOP_EINVAL || err == AIOLOOP_ENOTAVAILABLE
-            ? aiol_future_failed(err)
-            : aiol_combine_failed(loop, err);
+    f = aiol_executor_failed(loop, err);
     if (options != NULL && options->dispose != NULL)
         options->dispose(arg);
     return f;
@@ -17808,6 +18238,172 @@ AIOLOOP_API aioloop_future *(aioloop_shutdown_default_executor)(aioloop *loop, a
     else if (timeout < 0)
         aiol_executor_expired(loop, ending);
     return f;
+}
+
+#endif
+
+/* >> src/core/resolve.c */
+/*
+ * resolve.c - names to addresses, and back.                       (asyncio: base_events.getaddrinfo, getnameinfo)
+ *
+ * A look-up is a job of the loop's lane (executor.c) that carries copies of the names along.
+ */
+#ifndef AIOL_CORE_RESOLVE_C
+#define AIOL_CORE_RESOLVE_C
+
+#define AIOL_RESOLVE_NAME 255u /* bytes of a host or a service: what a name may have on the wire */
+#define AIOL_RESOLVE_SHOWN 100 /* of them in a message, so that there is room for the reason */
+#define AIOL_RESOLVE_FLAGS                                                                                             \
+    ((unsigned)AIOLOOP_AI_PASSIVE | AIOLOOP_AI_CANONNAME | AIOLOOP_AI_NUMERICHOST | AIOLOOP_AI_NUMERICSERV |           \
+     AIOLOOP_AI_V4MAPPED | AIOLOOP_AI_ALL | AIOLOOP_AI_ADDRCONFIG)
+#define AIOL_RESOLVE_NAME_FLAGS                                                                                        \
+    ((unsigned)AIOLOOP_NI_NUMERICHOST | AIOLOOP_NI_NUMERICSERV | AIOLOOP_NI_NOFQDN | AIOLOOP_NI_NAMEREQD | AIOLOOP_NI_DGRAM)
+
+/* The argument of a look-up's job, copied up to the end of the texts. */
+typedef struct aiol_resolve_question {
+    aioloop_getaddrinfo_options options;
+    bool has_host;
+    bool has_service;
+    char texts[2 * (AIOL_RESOLVE_NAME + 1)]; /* the host, the service */
+} aiol_resolve_question;
+
+typedef struct aiol_resolve_address {
+    aioloop_address address;
+    unsigned flags;
+} aiol_resolve_address;
+
+static const aioloop_getaddrinfo_options aiol_resolve_everything = AIOLOOP_ZERO;
+
+/* ---- in the lane's threads ---- */
+
+static int aiol_resolve_told(int code, const char *what) {
+    const char *more = strlen(what) > AIOL_RESOLVE_SHOWN ? "..." : "";
+    return aioloop_raise(NULL, code, "look up \"%.*s%s\": %s", AIOL_RESOLVE_SHOWN, what, more, aioloop_strerror(code));
+}
+
+static int64_t aiol_resolve_run(void *arg, void **out) {
+    const aiol_resolve_question *question = (const aiol_resolve_question *)arg;
+    const char *text = question->texts;
+    aioloop_addrinfo *list = NULL;
+    aiol_lookup what;
+    int64_t count;
+    what.options = question->options;
+    what.host = question->has_host ? text : NULL;
+    text += question->has_host ? strlen(text) + 1 : 0;
+    what.service = question->has_service ? text : NULL;
+    count = aiol_resolve_addresses(&what, &list);
+    if (count < 0) {
+        bool about_service = what.host == NULL || (count == AIOLOOP_EAI_SERVICE && what.service != NULL);
+        return aiol_resolve_told((int)count, about_service ? what.service : what.host);
+    }
+    *out = list;
+    return count;
+}
+
+static int64_t aiol_resolve_run_back(void *arg, void **out) {
+    const aiol_resolve_address *question = (const aiol_resolve_address *)arg;
+    aioloop_nameinfo *names = NULL;
+    char text[64];
+    int err = aiol_resolve_names(&question->address, question->flags, &names);
+    if (err < 0) {
+        (void)aioloop_address_format(&question->address, text, sizeof(text));
+        return aiol_resolve_told(err, text);
+    }
+    *out = names;
+    return 0;
+}
+
+/* ---- in the loop's ---- */
+
+/* A future that failed, with the message that stands in the loop's error. */
+static aioloop_future *aiol_resolve_failed(aioloop *loop, int err) {
+    return loop == NULL || err == AIOLOOP_ENOMEM || err == AIOLOOP_ENOTAVAILABLE || err == AIOLOOP_EMISUSE
+               ? aiol_future_failed(err)
+               : aiol_combine_failed(loop, err);
+}
+
+static int aiol_resolve_check(aioloop *loop, const char *host, const char *service,
+                              const aioloop_getaddrinfo_options *options) {
+    if (host == NULL && service == NULL)
+        return aiol_fail(loop, AIOLOOP_EAI_NONAME, "neither a host nor a service to look up");
+    if ((host != NULL && strlen(host) > AIOL_RESOLVE_NAME) || (service != NULL && strlen(service) > AIOL_RESOLVE_NAME))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a host or service has at most %u bytes", AIOL_RESOLVE_NAME);
+    if (options->family != AIOLOOP_UNSPEC && options->family != AIOLOOP_INET && options->family != AIOLOOP_INET6)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no family of internet addresses: %d", options->family);
+    if (options->type < 0 || options->type > AIOLOOP_SOCK_SEQPACKET || options->type == 4)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no type of socket: %d", options->type);
+    if (options->protocol < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no protocol: %d", options->protocol);
+    if ((options->flags & ~AIOL_RESOLVE_FLAGS) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "unknown flags: %#x", options->flags & ~AIOL_RESOLVE_FLAGS);
+    return 0;
+}
+
+/* A job of the lane with a copy of what it needs. */
+static aioloop_future *aiol_resolve_start(aioloop *loop, aioloop_executor_function fn, void *arg, size_t size,
+                                          void (*dispose_result)(void *pointer)) {
+    int err;
+    aioloop_thread_pool *lane = aiol_executor_lane(loop, &err);
+    aioloop_executor_options options;
+    if (lane == NULL)
+        return aiol_executor_failed(loop, err);
+    memset(&options, 0, sizeof(options));
+    options.copy_size = size;
+    options.dispose_result = dispose_result;
+    return aiol_executor_submit(loop, lane, fn, arg, &options, false);
+}
+
+static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, const char *service,
+                                              const aioloop_getaddrinfo_options *options) {
+    aiol_resolve_question question;
+    char *end = question.texts;
+    question.options = *options;
+    question.has_host = host != NULL;
+    question.has_service = service != NULL;
+    (void)aiol_text_keep(&end, host);
+    (void)aiol_text_keep(&end, service);
+    return aiol_resolve_start(loop, aiol_resolve_run, &question, (size_t)(end - (char *)&question), aioloop_freeaddrinfo);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,
+                                                  const aioloop_getaddrinfo_options *options) {
+    aioloop_future *f;
+    int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (options == NULL)
+        options = &aiol_resolve_everything;
+    if (err == 0)
+        err = aiol_resolve_check(loop, host, service, options);
+    if (err < 0)
+        return aiol_resolve_failed(loop, err);
+    if (loop->resolver == NULL)
+        return aiol_resolve_by_system(loop, host, service, options);
+    f = loop->resolver(loop, loop->resolver_arg, host, service, options);
+    return f != NULL ? f : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver returned no future"));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_getnameinfo)(aioloop *loop, const aioloop_address *address, unsigned flags) {
+    aiol_resolve_address question;
+    int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (err == 0 && address == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "an address is needed, not NULL");
+    if (err == 0 && address->family != AIOLOOP_INET && address->family != AIOLOOP_INET6)
+        err = aiol_fail(loop, AIOLOOP_EAI_FAMILY, "only addresses of the internet have names");
+    if (err == 0 && (flags & ~AIOL_RESOLVE_NAME_FLAGS) != 0)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "unknown flags: %#x", flags & ~AIOL_RESOLVE_NAME_FLAGS);
+    if (err < 0)
+        return aiol_resolve_failed(loop, err);
+    question.address = *address;
+    question.flags = flags;
+    return aiol_resolve_start(loop, aiol_resolve_run_back, &question, sizeof(question), aioloop_freenameinfo);
+}
+
+AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, void *arg) {
+    int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (err < 0)
+        return err;
+    loop->resolver = resolver;
+    loop->resolver_arg = arg;
+    return 0;
 }
 
 #endif
@@ -23819,6 +24415,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_run_in_executor AIOLOOP_SITE(aioloop_run_in_executor)
 #define aioloop_to_thread AIOLOOP_SITE(aioloop_to_thread)
 #define aioloop_shutdown_default_executor AIOLOOP_SITE(aioloop_shutdown_default_executor)
+#define aioloop_getaddrinfo AIOLOOP_SITE(aioloop_getaddrinfo)
+#define aioloop_getnameinfo AIOLOOP_SITE(aioloop_getnameinfo)
 #endif
 
 #endif

@@ -76,6 +76,7 @@ extern "C" {
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
 #endif
+#include "sys/resolve.c"
 #include "sys/thread.c"
 
 /* poll: which descriptors are ready. */
@@ -126,6 +127,7 @@ extern "C" {
 #include "core/generator.c"
 #include "core/threadsafe.c"
 #include "core/executor.c"
+#include "core/resolve.c"
 #include "core/loop.c"
 #include "core/watch.c"
 

@@ -93,7 +93,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getnameinfo(aioloop *loop, 
 AIOLOOP_API void aioloop_freenameinfo(void *names);
 
 /* A resolver of your own: called in the loop's thread for each look-up of addresses, with arguments that were checked
- * and that it must copy if it needs them later. Returns a future as aioloop_getaddrinfo does (aioloop_create_operation
+ * (options is not NULL) and that it must copy if it needs them later. Returns a future as aioloop_getaddrinfo does (aioloop_create_operation
  * makes one), which it completes with aioloop_future_set_result(future, count, list, aioloop_freeaddrinfo), list being
  * made by aioloop_addrinfo_copy; never NULL. Of each item the family, the numeric address, port and scope count. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,

@@ -73,6 +73,8 @@
 #define aioloop_run_in_executor AIOLOOP_SITE(aioloop_run_in_executor)
 #define aioloop_to_thread AIOLOOP_SITE(aioloop_to_thread)
 #define aioloop_shutdown_default_executor AIOLOOP_SITE(aioloop_shutdown_default_executor)
+#define aioloop_getaddrinfo AIOLOOP_SITE(aioloop_getaddrinfo)
+#define aioloop_getnameinfo AIOLOOP_SITE(aioloop_getnameinfo)
 #endif
 
 #endif

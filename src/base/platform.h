@@ -239,6 +239,7 @@
 #include <ucontext.h>
 #endif
 #if AIOL_HAVE_PTHREAD
+#include <netdb.h>
 #include <pthread.h>
 #endif
 #endif

@@ -8,6 +8,7 @@
 #define AIOL_CORE_CORE_H
 
 #include "api/loop.h"
+#include "api/resolve.h"
 #include "api/task.h"
 #include "base/atomic.h"
 #include "base/context.c"
@@ -224,6 +225,8 @@ struct aioloop {
     uint32_t task_number; /* the last one given */
     aioloop_task_factory factory;
     void *factory_arg;
+    aioloop_resolver resolver; /* NULL: the system's */
+    void *resolver_arg;
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;

@@ -11,6 +11,10 @@
  *
  * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one
  * of them, it detaches itself.
+ *
+ * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There a
+ * thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
+ * waits, and ends when the job does. Nobody waits for it, not even the end of the program.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -21,8 +25,11 @@
 #define AIOL_POOL_MOST 32u  /* threads, unless told otherwise: asyncio's numbers */
 #define AIOL_POOL_SPARE 4u
 #define AIOL_POOL_NAME 16u
+#define AIOL_LANE_MOST 16u   /* threads of a lane that run what somebody waits for */
+#define AIOL_LANE_SPARE 112u /* and that have left it */
 
-typedef enum aiol_job_state { AIOL_JOB_QUEUED, AIOL_JOB_BEGUN, AIOL_JOB_CANCELLED } aiol_job_state;
+/* ENDED: only where threads may leave. */
+typedef enum aiol_job_state { AIOL_JOB_QUEUED, AIOL_JOB_BEGUN, AIOL_JOB_ENDED, AIOL_JOB_CANCELLED } aiol_job_state;
 
 /* A loop's. */
 typedef struct aiol_executor {
@@ -35,6 +42,7 @@ typedef struct aiol_executor {
     aiol_link jobs;            /* that have not come back, or are not fetched */
     aioloop_thread_pool *pool; /* the default, with a reference; NULL: none yet */
     bool made;                 /* by the loop */
+    aioloop_thread_pool *lane; /* with a reference; NULL: none yet */
 } aiol_executor;
 
 /* A function to run; without one, the news that a pool's threads have ended. */
@@ -44,6 +52,7 @@ typedef struct aiol_job {
     aiol_link link;        /* among the loop's */
     aiol_executor *executor;
     aioloop_thread_pool *pool;
+    struct aiol_pool_worker *worker; /* of a BEGUN one */
     aioloop_future *future; /* the loop's thread's; NULL: nobody waits */
     aioloop_executor_function fn;
     void *arg;
@@ -61,8 +70,9 @@ typedef struct aiol_job {
 
 typedef struct aiol_pool_worker {
     aiol_worker worker;
-    struct aiol_pool_worker *next;
+    aiol_link link; /* among the pool's workers, or those that have left */
     aioloop_thread_pool *pool;
+    bool left; /* under the pool's lock: detached, and frees itself */
 } aiol_pool_worker;
 
 struct aioloop_thread_pool {
@@ -72,19 +82,22 @@ struct aioloop_thread_pool {
     size_t stack_size;
     size_t queue_limit;
     unsigned max_workers;
+    unsigned spare; /* how many threads may have left at a time */
     char name[AIOL_POOL_NAME];
     aiol_mutex mutex; /* guards the rest */
     aiol_thread_condition work;
     aiol_thread_condition ended;
     aiol_link queue;
     size_t queued;
-    unsigned living;  /* threads that have not ended */
+    unsigned living;  /* threads that have neither ended nor left */
     unsigned idle;    /* of them, those that wait */
     uint32_t running; /* and those that run a job; its end is counted without the lock */
     bool waking;      /* one of the idle was told of a job and has not looked yet */
     bool shut;
-    aiol_link endings;         /* jobs without a function: whom to tell when no thread is living */
-    aiol_pool_worker *workers; /* not joined yet */
+    aiol_link endings; /* jobs without a function: whom to tell when no thread is living */
+    aiol_link workers; /* not joined yet */
+    aiol_link leavers;
+    unsigned left;     /* how many those are */
 };
 
 /* ---- making and ending ---- */
@@ -94,15 +107,24 @@ static void aiol_executor_unref(aiol_executor *x) {
         aiol_free(&aiol_default_allocator, x, sizeof(*x));
 }
 
-static void aiol_pool_join(const aioloop_allocator *allocator, aiol_pool_worker *workers) {
-    while (workers != NULL) {
-        aiol_pool_worker *next = workers->next;
-        if (aiol_worker_is_current(&workers->worker))
-            aiol_worker_detach(&workers->worker);
+/* One of them, taken out; NULL if there is none. */
+static aiol_pool_worker *aiol_pool_worker_pop(aiol_link *workers) {
+    aiol_pool_worker *worker;
+    if (aiol_list_empty(workers))
+        return NULL;
+    worker = AIOL_CONTAINER(workers->next, aiol_pool_worker, link);
+    aiol_list_remove(&worker->link);
+    return worker;
+}
+
+static void aiol_pool_join(const aioloop_allocator *allocator, aiol_link *workers) {
+    aiol_pool_worker *worker;
+    while ((worker = aiol_pool_worker_pop(workers)) != NULL) {
+        if (aiol_worker_is_current(&worker->worker))
+            aiol_worker_detach(&worker->worker);
         else
-            aiol_worker_join(&workers->worker);
-        aiol_free(allocator, workers, sizeof(*workers));
-        workers = next;
+            aiol_worker_join(&worker->worker);
+        aiol_free(allocator, worker, sizeof(*worker));
     }
 }
 
@@ -111,7 +133,7 @@ static void aiol_pool_unref(aioloop_thread_pool *pool) {
     if (aiol_add_u32(&pool->refs, (uint32_t)-1) != 0)
         return;
     allocator = pool->allocator;
-    aiol_pool_join(&allocator, pool->workers);
+    aiol_pool_join(&allocator, &pool->workers);
     aiol_thread_condition_destroy(&pool->ended);
     aiol_thread_condition_destroy(&pool->work);
     aiol_mutex_destroy(&pool->mutex);
@@ -121,13 +143,11 @@ static void aiol_pool_unref(aioloop_thread_pool *pool) {
 /* In a forked child, where the threads are not and a lock may be held for ever: memory is all there is to give back. */
 static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aioloop_allocator allocator = pool->allocator;
-    if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living)
+    aiol_pool_worker *worker;
+    if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
         return;
-    while (pool->workers != NULL) {
-        aiol_pool_worker *worker = pool->workers;
-        pool->workers = worker->next;
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL || (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
-    }
     aiol_free(&allocator, pool, sizeof(*pool));
 }
 
@@ -272,8 +292,9 @@ static bool aiol_pool_wakes(aioloop_thread_pool *pool) {
     return true;
 }
 
-/* The next job of the pool; NULL when it was shut down and there is none. */
-static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
+/* The next job of a thread's pool; NULL when that was shut down and there is none. */
+static aiol_job *aiol_pool_next(aiol_pool_worker *worker) {
+    aioloop_thread_pool *pool = worker->pool;
     aiol_job *job;
     bool wake;
     aiol_mutex_lock(&pool->mutex);
@@ -292,6 +313,7 @@ static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
     pool->queued--;
     aiol_add_u32(&pool->running, 1);
     job->state = AIOL_JOB_BEGUN;
+    job->worker = worker;
     wake = aiol_pool_wakes(pool);
     aiol_mutex_unlock(&pool->mutex);
     if (wake)
@@ -299,36 +321,15 @@ static aiol_job *aiol_pool_next(aioloop_thread_pool *pool) {
     return job;
 }
 
-static void aiol_pool_work(void *arg) {
-    aioloop_thread_pool *pool = ((aiol_pool_worker *)arg)->pool;
-    aiol_link told;
-    aiol_job *job;
-    aiol_list_init(&told);
-    aiol_thread.pool = pool;
-    aiol_thread_set_name(pool->name);
-    while ((job = aiol_pool_next(pool)) != NULL) {
-        aiol_job_run(job);
-        aiol_add_u32(&pool->running, (uint32_t)-1); /* whoever has its result finds it so */
-        aiol_job_deliver(job);
-    }
-    aiol_mutex_lock(&pool->mutex);
-    if (--pool->living == 0) {
-        aiol_list_move(&told, &pool->endings);
-        aiol_thread_condition_broadcast(&pool->ended);
-    }
-    aiol_mutex_unlock(&pool->mutex);
-    aiol_job_deliver_all(&told);
-    aiol_pool_unref(pool);
-}
+static void aiol_pool_work(void *arg);
 
 /* With the lock held: one thread more. */
 static int aiol_pool_start(aioloop_thread_pool *pool) {
-    aiol_pool_worker *worker = (aiol_pool_worker *)aiol_alloc(&pool->allocator, sizeof(*worker));
+    aiol_pool_worker *worker = (aiol_pool_worker *)aiol_alloc_zero(&pool->allocator, sizeof(*worker));
     int err;
     if (worker == NULL)
         return AIOLOOP_ENOMEM;
     worker->pool = pool;
-    worker->next = pool->workers;
     aiol_add_u32(&pool->refs, 1);
     err = aiol_worker_start(&worker->worker, aiol_pool_work, worker, pool->stack_size);
     if (err < 0) {
@@ -336,9 +337,80 @@ static int aiol_pool_start(aioloop_thread_pool *pool) {
         aiol_free(&pool->allocator, worker, sizeof(*worker));
         return err;
     }
-    pool->workers = worker;
+    aiol_list_append(&pool->workers, &worker->link);
     pool->living++;
     return 0;
+}
+
+/* With the lock held, after a thread has left: another one if something waits for it. If there can be none, the next
+ * job or the next that leaves or comes back tries again. */
+static void aiol_pool_replace(aioloop_thread_pool *pool) {
+    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
+        (void)aiol_pool_start(pool);
+}
+
+/* With the lock held: the thread has left, with the job that it runs. */
+static void aiol_pool_leave(aioloop_thread_pool *pool, aiol_pool_worker *worker) {
+    worker->left = true;
+    aiol_worker_detach(&worker->worker);
+    aiol_list_remove(&worker->link);
+    aiol_list_append(&pool->leavers, &worker->link);
+    pool->left++;
+    pool->living--;
+    aiol_add_u32(&pool->running, (uint32_t)-1);
+    aiol_pool_replace(pool);
+}
+
+/* A thread has run a job. False: it had left the pool, and has nothing to do with it any more. */
+static bool aiol_pool_return(aiol_pool_worker *worker, aiol_job *job) {
+    aioloop_thread_pool *pool = worker->pool;
+    bool left = false;
+    if (pool->spare != 0) {
+        aiol_mutex_lock(&pool->mutex);
+        job->state = AIOL_JOB_ENDED;
+        left = worker->left;
+        if (left) {
+            aiol_list_remove(&worker->link);
+            pool->left--;
+            aiol_pool_replace(pool);
+        }
+        aiol_mutex_unlock(&pool->mutex);
+    }
+    if (left)
+        aiol_free(&pool->allocator, worker, sizeof(*worker));
+    else
+        aiol_add_u32(&pool->running, (uint32_t)-1); /* whoever has its result finds it so */
+    return !left;
+}
+
+/* The thread ends, but for what it still has to tell. */
+static void aiol_pool_end(aioloop_thread_pool *pool) {
+    aiol_link told;
+    aiol_list_init(&told);
+    aiol_mutex_lock(&pool->mutex);
+    if (--pool->living == 0) {
+        aiol_list_move(&told, &pool->endings);
+        aiol_thread_condition_broadcast(&pool->ended);
+    }
+    aiol_mutex_unlock(&pool->mutex);
+    aiol_job_deliver_all(&told);
+}
+
+static void aiol_pool_work(void *arg) {
+    aiol_pool_worker *worker = (aiol_pool_worker *)arg;
+    aioloop_thread_pool *pool = worker->pool;
+    aiol_job *job;
+    bool stays = true;
+    aiol_thread.pool = pool;
+    aiol_thread_set_name(pool->name);
+    while (stays && (job = aiol_pool_next(worker)) != NULL) {
+        aiol_job_run(job);
+        stays = aiol_pool_return(worker, job);
+        aiol_job_deliver(job);
+    }
+    if (stays)
+        aiol_pool_end(pool);
+    aiol_pool_unref(pool);
 }
 
 /* ---- a pool from outside ---- */
@@ -367,15 +439,19 @@ static int aiol_pool_submit(aioloop_thread_pool *pool, aiol_job *job) {
     return err;
 }
 
-/* Takes a job that has not begun out of the queue; false if it has. */
+/* Takes a job that has not begun out of the queue. False if it has; then its thread may leave. */
 static bool aiol_pool_withdraw(aioloop_thread_pool *pool, aiol_job *job) {
     bool waits;
+    if (pool->process != aiol_process_id())
+        return false; /* a thread that is not there may hold the lock */
     aiol_mutex_lock(&pool->mutex);
     waits = job->state == AIOL_JOB_QUEUED;
     if (waits) {
         aiol_list_remove(&job->queue);
         pool->queued--;
         job->state = AIOL_JOB_CANCELLED;
+    } else if (job->state == AIOL_JOB_BEGUN && pool->left < pool->spare && !job->worker->left) {
+        aiol_pool_leave(pool, job->worker);
     }
     aiol_mutex_unlock(&pool->mutex);
     return waits;
@@ -411,16 +487,16 @@ static void aiol_pool_cancel_pending(aioloop_thread_pool *pool) {
 /* Of a pool that was shut down: joins its threads when all have ended. patient: waits for that; else only if none runs
  * a job, so that it does not take long. */
 static void aiol_pool_wait(aioloop_thread_pool *pool, bool patient) {
-    aiol_pool_worker *workers = NULL;
+    aiol_link workers;
+    aiol_list_init(&workers);
     aiol_mutex_lock(&pool->mutex);
     if (patient || (aiol_load(&pool->running) == 0 && pool->queued == 0 && aiol_thread.pool != pool)) {
         while (pool->living != 0)
             (void)aiol_thread_condition_wait(&pool->ended, &pool->mutex, AIOLOOP_FOREVER);
-        workers = pool->workers;
-        pool->workers = NULL;
+        aiol_list_move(&workers, &pool->workers);
     }
     aiol_mutex_unlock(&pool->mutex);
-    aiol_pool_join(&pool->allocator, workers);
+    aiol_pool_join(&pool->allocator, &workers);
 }
 
 static void aiol_pool_join_ended(aioloop_thread_pool *pool) {
@@ -459,6 +535,8 @@ static aioloop_thread_pool *aiol_pool_new(const aioloop_thread_pool_options *opt
     snprintf(pool->name, sizeof(pool->name), "%s", options->name != NULL ? options->name : "aioloop");
     aiol_list_init(&pool->queue);
     aiol_list_init(&pool->endings);
+    aiol_list_init(&pool->workers);
+    aiol_list_init(&pool->leavers);
     return pool;
 }
 
@@ -522,28 +600,49 @@ static aiol_executor *aiol_executor_of(aioloop *loop) {
     return x;
 }
 
-/* Whether a thread is to bring something. */
+/* Whether a thread is to bring something; a job of the lane that was given up brings nothing. */
 static bool aiol_executor_busy(const aioloop *loop) {
-    return loop->executor != NULL && !aiol_list_empty(&loop->executor->jobs);
+    const aiol_executor *x = loop->executor;
+    const aiol_link *link;
+    if (x == NULL)
+        return false;
+    for (link = x->jobs.next; link != &x->jobs; link = link->next) {
+        const aiol_job *job = AIOL_CONTAINER(link, const aiol_job, link);
+        if (job->pool != x->lane || job->future != NULL)
+            return true;
+    }
+    return false;
 }
 
-/* The loop has been closed: nothing comes back from now on. What is still to run runs, and goes then. */
+/* Nobody waits for the job any more. One that has not begun comes back as it is. */
+static void aiol_job_give_up(aiol_job *job) {
+    if (aiol_pool_withdraw(job->pool, job))
+        aiol_job_deliver(job);
+}
+
+/* The loop has been closed: nothing comes back from now on. What is still to run runs, and goes then; what is the
+ * lane's is given up. */
 static void aiol_executor_close(aioloop *loop) {
     aiol_executor *x = loop->executor;
+    bool ours = loop->process == aiol_process_id();
     aiol_link *link;
     if (x == NULL)
         return;
+    if (ours && x->lane != NULL)
+        (void)aiol_pool_shut(x->lane, NULL);
     for (link = x->jobs.next; link != &x->jobs; link = link->next) {
         aiol_job *job = AIOL_CONTAINER(link, aiol_job, link);
         aioloop_future *f = job->future;
         job->future = NULL;
+        if (job->pool == x->lane)
+            aiol_job_give_up(job);
         if (f == NULL)
             continue;
         f->of.owner = NULL;
         aiol_future_release(f);
     }
     aiol_store(&x->loop, (aioloop *)NULL);
-    if (loop->process != aiol_process_id())
+    if (!ours)
         return;
     while (aiol_load(&x->users) != 0)
         ; /* a thread between two instructions of a delivery; rare and short */
@@ -557,7 +656,7 @@ static void aiol_executor_forget(aiol_executor *x) {
     while (!aiol_list_empty(&x->jobs)) {
         aiol_job *job = AIOL_CONTAINER(x->jobs.next, aiol_job, link);
         aiol_list_remove(&job->link);
-        if (job->state == AIOL_JOB_BEGUN) {
+        if (job->state == AIOL_JOB_BEGUN || job->state == AIOL_JOB_ENDED) {
             job->options.dispose = NULL;
             job->pointer = NULL;
         }
@@ -565,6 +664,16 @@ static void aiol_executor_forget(aiol_executor *x) {
     }
     if (x->pool != NULL)
         aiol_pool_forget(x->pool);
+    if (x->lane != NULL)
+        aiol_pool_forget(x->lane);
+}
+
+/* One that was shut down is not the loop's any more. */
+static void aiol_executor_drop(aioloop_thread_pool *pool) {
+    if (pool == NULL)
+        return;
+    aiol_pool_wait(pool, false);
+    aiol_pool_unref(pool);
 }
 
 /* The loop is being freed. Runs user code, for what had come back before it was closed. */
@@ -585,10 +694,8 @@ static void aiol_executor_free(aioloop *loop) {
         aiol_job_free(job);
         job = next;
     }
-    if (x->pool != NULL) {
-        aiol_pool_wait(x->pool, false);
-        aiol_pool_unref(x->pool);
-    }
+    aiol_executor_drop(x->pool);
+    aiol_executor_drop(x->lane);
     aiol_executor_unref(x);
 }
 
@@ -602,8 +709,8 @@ static bool aiol_job_cancel(aioloop_future *f, void *owner) {
     aiol_future_release(f);
     if (job->fn == NULL)
         aioloop_timer_handle_cancel(&job->timer);
-    else if (aiol_pool_withdraw(job->pool, job))
-        aiol_job_deliver(job); /* what it had is disposed of in the next iteration: cancelling calls nobody */
+    else
+        aiol_job_give_up(job); /* what it had is disposed of in the next iteration: cancelling calls nobody */
     return true;
 }
 
@@ -658,6 +765,26 @@ static aioloop_thread_pool *aiol_executor_pool(aioloop *loop, aiol_executor *x, 
     return x->pool;
 }
 
+/* The loop's lane, made if need be; NULL with *err. */
+static aioloop_thread_pool *aiol_executor_lane(aioloop *loop, int *err) {
+    aiol_executor *x = aiol_executor_of(loop);
+    aioloop_thread_pool_options options;
+    *err = AIOLOOP_ENOMEM;
+    if (x != NULL && x->lane != NULL)
+        return x->lane;
+    memset(&options, 0, sizeof(options));
+    options.max_workers = AIOL_LANE_MOST;
+    options.name = "aioloop-resolve";
+    if (x != NULL)
+        x->lane = aiol_pool_new(&options, err);
+    if (x == NULL || x->lane == NULL) {
+        aiol_fail(loop, *err, NULL);
+        return NULL;
+    }
+    x->lane->spare = AIOL_LANE_SPARE;
+    return x->lane;
+}
+
 /* What the function of a job is, and how it runs. */
 static void aiol_job_fill(aiol_job *job, aioloop_executor_function fn, void *arg, const aioloop_executor_options *options, bool copies) {
     job->fn = fn;
@@ -689,6 +816,13 @@ static int aiol_executor_check(aioloop *loop, aioloop_executor_function fn, cons
     return 0;
 }
 
+/* The future of a job that could not be. */
+static aioloop_future *aiol_executor_failed(aioloop *loop, int err) {
+    return err == AIOLOOP_ECLOSED || err == AIOLOOP_ENOMEM || err == AIOLOOP_EINVAL || err == AIOLOOP_ENOTAVAILABLE
+               ? aiol_future_failed(err)
+               : aiol_combine_failed(loop, err);
+}
+
 static aioloop_future *aiol_executor_submit(aioloop *loop, aioloop_thread_pool *pool, aioloop_executor_function fn, void *arg,
                                             const aioloop_executor_options *options, bool copies) {
     aiol_executor *x = NULL;
@@ -713,9 +847,7 @@ static aioloop_future *aiol_executor_submit(aioloop *loop, aioloop_thread_pool *
         aiol_job_abandon(job);
         aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "the pool was shut down" : err == AIOLOOP_EAGAIN ? "the pool is full" : NULL);
     }
-    f = err == AIOLOOP_ECLOSED || err == AIOLOOP_ENOMEM || err == AIOLOOP_EINVAL || err == AIOLOOP_ENOTAVAILABLE
-            ? aiol_future_failed(err)
-            : aiol_combine_failed(loop, err);
+    f = aiol_executor_failed(loop, err);
     if (options != NULL && options->dispose != NULL)
         options->dispose(arg);
     return f;
