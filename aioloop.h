@@ -239,7 +239,11 @@
  *   all are gone. Descriptors given to a transport or server are the loop's to close; those watched by
  *   aioloop_add_reader stay yours.
  *
- *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
+ *   Hosts are names or numbers. A numeric address and "localhost" need no look-up; for other names the system's
+ *   resolver is asked, in threads of the loop's own (aioloop_getaddrinfo), or one of yours (aioloop_set_resolver). A
+ *   look-up that is cancelled or times out is given up at once, whatever the system does. With happy_eyeballs_delay a
+ *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
+ *   See examples/fetch_names.c.
  *
  *
  * GENERATORS
@@ -2168,10 +2172,17 @@ struct aioloop_protocol {
 typedef struct aioloop_connection_options {
     const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also
                                      * if the call fails after it was accepted as valid */
+    const char *service;            /* instead of port: a name such as "http", or a number; not with sock */
     int family;                     /* aioloop_family: only addresses of this one; not with sock */
-    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with
+    int protocol;                   /* for looking up both names; not with sock */
+    unsigned flags;                 /* likewise, a sum of AIOLOOP_AI_... */
+    const char *local_host;         /* bind to this host's first address of the family first; NULL: no, or, with
                                      * local_port, to that port of every address; not with sock */
     int local_port;                 /* 0: any; not with sock */
+    aioloop_time happy_eyeballs_delay; /* an attempt that has not succeeded after that gets company of the next one
+                                     * (RFC 8305 suggests 250 ms); 0: one after the other; below 0: a delay of 0 */
+    int interleave;                 /* first_address_family_count: so many addresses of the first family, then the families
+                                     * in turn; 0: 1 with a delay, else none; -1: none, the resolver's order */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     const char *server_hostname;    /* with ssl only */
@@ -2180,12 +2191,13 @@ typedef struct aioloop_connection_options {
     aioloop_time timeout;           /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_connection_options;
 
-/* loop.create_connection(): connects to host (a numeric address or "localhost"; names need the resolver and answer
- * AIOLOOP_ENOTAVAILABLE) and port. The future's pointer is the aioloop_transport (asyncio gives the pair; see
- * aioloop_transport_get_protocol), its number 0. connection_made has returned when it is done. Cancelling it closes the
- * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another
- * transport or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is
- * kept, arg passed on, the rest copied. */
+/* loop.create_connection(): connects to host and port: to the first of its addresses that answers. A numeric address
+ * and "localhost" are used as they are, other names are looked up (aioloop_getaddrinfo). The future's pointer is the
+ * aioloop_transport (asyncio gives the pair; see aioloop_transport_get_protocol), its number 0. connection_made has
+ * returned when it is done. Cancelling it closes the sockets. Fails with AIOLOOP_EINVAL (arguments that contradict each
+ * other), AIOLOOP_EMISUSE (a sock that another transport or a watcher has), what the look-up failed with, AIOLOOP_ELOOKUP
+ * (it found nothing), the error of the connect (that of the first address, with the messages of all), the factory's,
+ * AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_connection(aioloop *loop, const aioloop_protocol *protocol,
                                                                        void *arg, const char *host, int port,
                                                                        const aioloop_connection_options *options);
@@ -2307,7 +2319,9 @@ typedef struct aioloop_server_options {
     size_t host_count;
     const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid.
                                  * What says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours. */
+    const char *service;        /* instead of port: a name such as "http", or a number; not with sock */
     int family;                 /* aioloop_family: only addresses of this one; not with sock */
+    unsigned flags;             /* for looking up hosts, besides AIOLOOP_AI_PASSIVE: a sum of AIOLOOP_AI_...; not with sock */
     int backlog;                /* 0: 100. Also how many connections are accepted in one iteration. */
     bool no_reuse_address;      /* do not set SO_REUSEADDR; not with sock */
     bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL without such; not with sock */
@@ -2319,11 +2333,12 @@ typedef struct aioloop_server_options {
     aioloop_time timeout;       /* for looking up names; 0: none */
 } aioloop_server_options;
 
-/* loop.create_server(): listens on host (a numeric address, "localhost", or NULL or "": every interface of IPv4 and
- * IPv6) and port (0: one that is free, for each socket its own). The future's pointer is the aioloop_server, its number
- * how many sockets listen. It is listening when the call returns. For each connection the factory and connection_made
- * are called. Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the bind or listen with
- * the address in the message, AIOLOOP_ENOTAVAILABLE for names, AIOLOOP_ENOMEM. */
+/* loop.create_server(): listens on every address of host (NULL or "": every interface of IPv4 and IPv6) and port (0: one
+ * that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many sockets
+ * listen. It is listening when the call returns, unless a host has to be looked up: that is everything but numeric
+ * addresses and "localhost". For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
+ * (arguments that contradict each other), what the look-up failed with, the error of the bind or listen with the
+ * address in the message, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,
                                                                    void *arg, const char *host, int port,
                                                                    const aioloop_server_options *options);
@@ -20228,37 +20243,120 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
 
 #define AIOL_ADDRESS_TEXT 160
 
-/* The addresses of a host that need no look-up: a numeric one has itself, "localhost" both loopbacks, and, with
- * wildcard, NULL and "" every interface of both families. Appends at most two to found, of the family wanted
- * (AIOLOOP_UNSPEC: any). How many, or a code with its message stored. */
-static int aiol_host_addresses(aioloop *loop, const char *host, int port, int family, bool wildcard, aioloop_address *found) {
+/* ---- the addresses of a host ---- */
+
+/* A look-up inside of what connects or listens, which lives until `future` is NULL again. */
+typedef struct aiol_host {
+    aioloop_future *future; /* the resolver's, while it is pending or its callback queued; in use */
+    void (*done)(struct aiol_host *host, int err); /* 0, or a code with its message stored; may free it */
+    void *owner;
+    aioloop_addrinfo *list; /* the resolver's; owned */
+    size_t count;           /* of addresses */
+    aioloop_addrinfo found[2]; /* those that needed no look-up */
+} aiol_host;
+
+AIOL_INLINE const aioloop_address *aiol_host_at(const aiol_host *l, size_t i) {
+    return l->list != NULL ? &l->list[i].address : &l->found[i].address;
+}
+
+/* The port that a service is, if it is a number; -1: a name. */
+static int aiol_service_port(const char *service) {
+    int port = 0;
+    size_t i;
+    for (i = 0; service[i] >= '0' && service[i] <= '9' && port <= 65535; i++)
+        port = port * 10 + (service[i] - '0');
+    return i == 0 || (service[i] != '\0' && port <= 65535) ? -1 : port;
+}
+
+/* The addresses that need no look-up: a numeric host has itself, "localhost" both loopbacks (RFC 6761), and, with
+ * wildcard, NULL and "" every interface of both families. False: ask the resolver. */
+static bool aiol_host_at_once(aiol_host *l, const char *host, int port, int family, bool wildcard, bool plain) {
     static const char *const local[] = {"::1", "127.0.0.1"};
     static const char *const any[] = {"0.0.0.0", "::"};
-    const char *const *hosts = NULL;
-    size_t count = 2;
+    const char *const *hosts = &host;
+    size_t count = 1;
     size_t i;
-    int n = 0;
-    if (port < 0 || port > 65535)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
-    if (family != AIOLOOP_UNSPEC && family != AIOLOOP_INET && family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", family);
     if (wildcard && (host == NULL || host[0] == '\0')) {
         hosts = any;
-    } else if (strcmp(host, "localhost") == 0) {
+        count = 2;
+    } else if (plain && strcmp(host, "localhost") == 0) {
         hosts = local;
-    } else {
-        hosts = &host;
-        count = 1;
+        count = 2;
     }
     for (i = 0; i < count; i++) {
-        aioloop_address address;
-        if (aioloop_address_parse(&address, hosts[i], port) < 0)
-            return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "looking up \"%.100s\" needs the resolver, which is not in this version",
-                             host);
-        if (family == AIOLOOP_UNSPEC || family == address.family)
-            found[n++] = address;
+        aioloop_address *address = &l->found[l->count].address;
+        if (aioloop_address_parse(address, hosts[i], port) < 0)
+            return false;
+        if (family == AIOLOOP_UNSPEC || family == address->family)
+            l->count++;
     }
-    return n != 0 ? n : aiol_fail(loop, AIOLOOP_ELOOKUP, "\"%.100s\" has no address of this family", host);
+    return true;
+}
+
+/* The resolver has answered. 0, or the code, with its message stored. */
+static int aiol_host_take(aioloop *loop, aiol_host *l, aioloop_future *answer) {
+    int64_t n = aioloop_future_result(answer, &l->list);
+    if (n < 0)
+        return aiol_fail(loop, (int)n, "%s", aioloop_error_message(aioloop_future_error(answer)));
+    l->count = l->list == NULL ? 0 : (size_t)n;
+    return l->count != 0 ? 0 : aiol_fail(loop, AIOLOOP_ELOOKUP, "the resolver has no address for the host");
+}
+
+static void aiol_host_looked_up(aioloop_future *answer, void *arg) {
+    aiol_host *l = (aiol_host *)arg;
+    l->future = NULL;
+    l->done(l, aiol_host_take(answer->loop, l, answer));
+    aiol_future_release(answer);
+}
+
+/* Looks for the addresses of a host and a port or service, of the family, protocol and flags that hints has. 0: found,
+ * one at least; AIOL_PENDING: `done` will be called; or a code with its message stored. */
+static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, const char *service, int port,
+                             const aioloop_getaddrinfo_options *hints, bool wildcard) {
+    aioloop_future *answer;
+    char number[12];
+    int err;
+    if (service == NULL && port < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (service != NULL)
+        port = aiol_service_port(service);
+    if (port > 65535)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (hints->family != AIOLOOP_UNSPEC && hints->family != AIOLOOP_INET && hints->family != AIOLOOP_INET6)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", hints->family);
+    if (port >= 0 && aiol_host_at_once(l, host, port, hints->family, wildcard, loop->resolver == NULL)) {
+        if (l->count != 0)
+            return 0;
+        return aiol_fail(loop, AIOLOOP_ELOOKUP, "\"%.100s\" has no address of this family", host);
+    }
+    l->count = 0;
+    snprintf(number, sizeof(number), "%d", port);
+    answer = (aioloop_getaddrinfo)(loop, host, port < 0 ? service : number, hints);
+    err = aiol_future_use(answer);
+    if (err < 0)
+        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host, aioloop_strerror(err));
+    if (answer->state != AIOL_FUTURE_PENDING) {
+        err = aiol_host_take(loop, l, answer);
+    } else {
+        err = aiol_future_callback(answer, aiol_host_looked_up, l, NULL, 0);
+        if (err == 0) {
+            l->future = answer;
+            return AIOL_PENDING;
+        }
+        aioloop_future_cancel(answer, NULL);
+    }
+    aiol_future_release(answer);
+    return err;
+}
+
+/* Gives it up: it is over now (future is NULL), unless the resolver has just answered; then done will be called. */
+static void aiol_host_cancel(aiol_host *l) {
+    aioloop_future *answer = l->future;
+    if (answer == NULL || aioloop_future_remove_done_callback(answer, aiol_host_looked_up, l) == 0)
+        return;
+    l->future = NULL;
+    aioloop_future_cancel(answer, NULL);
+    aiol_future_release(answer);
 }
 
 /* Refuses TLS, which this build does not have, and its options without it. */
@@ -20334,61 +20432,95 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
 
 /* >> src/net/connect.c */
 /*
- * connect.c - opening connections.                    (asyncio: base_events.create_connection)
+ * connect.c - opening connections.              (asyncio: base_events.create_connection, staggered.staggered_race)
  *
- * A connector tries one address after the other, with one CONNECT operation, until one answers, and then becomes a
- * transport. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that the future
- * is settled; the connector goes when its operation is the engine's no more and it is not queued.
+ * A connector looks for the addresses, makes an attempt for each, one after the other or, with a delay between them,
+ * side by side (RFC 8305), until one answers, and then becomes a transport. Its future may be cancelled at any time,
+ * also from the protocol's own methods: `over` says that the future is settled; the connector goes when its operations
+ * are the engine's no more, the resolver owes it nothing, and it is not queued.
  */
 #ifndef AIOL_NET_CONNECT_C
 #define AIOL_NET_CONNECT_C
+
+typedef struct aiol_attempt {
+    struct aiol_connector *connector;
+    aiol_op op; /* CONNECT; its fd is the socket, or AIOL_NO_SOCKET */
+    aioloop_address address;
+    int failure; /* 0: it has not failed */
+    struct aioloop_error *error;
+    bool attached;
+} aiol_attempt;
 
 typedef struct aiol_connector {
     aiol_resource resource;
     aioloop_future *future;
     const aioloop_protocol *protocol;
     void *arg;
-    aiol_op op; /* CONNECT; its fd is the socket in use, or AIOL_NO_SOCKET */
     aiol_node node;
-    aioloop_timer_handle timer;
-    aioloop_address addresses[2];
-    int address_count;
-    int next;
-    aioloop_address bind_to[2];
-    int bind_count;
+    aioloop_timer_handle timer;   /* of the whole */
+    aioloop_timer_handle stagger; /* starts the next attempt */
+    aioloop_time delay;           /* from one attempt to the next; below 0: when it has failed */
+    aiol_host remote;
+    aiol_host local;     /* what to bind to; no addresses: nothing */
+    int lookups;           /* that have not answered */
+    int first_count;       /* of the first family, before they alternate; 0: in the resolver's order */
+    aiol_attempt *attempts;
+    size_t count;
+    size_t next;   /* not begun yet */
+    size_t failed; /* attempts */
+    aiol_attempt *winner;
     bool all_errors;
     bool over;
     bool queued;
-    bool attached;
-    int failure; /* the code of the first attempt that failed; 0: none did */
-    int error_count;
-    struct aioloop_error *errors[2];
     char path[108];
 } aiol_connector;
 
-static void aiol_connector_close_socket(aiol_connector *c) {
-    aiol_engine *e = c->resource.loop->engine;
-    if (c->op.fd == AIOL_NO_SOCKET)
+/* ---- ending ---- */
+
+static void aiol_attempt_close(aiol_attempt *a) {
+    aiol_engine *e = a->connector->resource.loop->engine;
+    if (a->op.fd == AIOL_NO_SOCKET)
         return;
-    if (c->attached)
-        e->calls->quiesce(e, c->op.fd);
-    e->sockets->close(e, c->op.fd);
-    c->op.fd = AIOL_NO_SOCKET;
-    c->attached = false;
+    if (a->attached)
+        e->calls->quiesce(e, a->op.fd);
+    e->sockets->close(e, a->op.fd);
+    a->op.fd = AIOL_NO_SOCKET;
+    a->attached = false;
+}
+
+/* Gives up what is under way, but for one. */
+static void aiol_connector_end_attempts(aiol_connector *c, const aiol_attempt *but) {
+    size_t i;
+    aioloop_timer_handle_cancel(&c->stagger);
+    for (i = 0; i < c->next; i++) {
+        aiol_attempt *a = &c->attempts[i];
+        if (a == but)
+            continue;
+        aiol_op_cancel(c->resource.loop->engine, &a->op);
+        aiol_attempt_close(a);
+    }
 }
 
 static void aiol_connector_free(aiol_connector *c) {
-    aioloop *loop = c->resource.loop;
-    int i;
-    for (i = 0; i < c->error_count; i++)
-        aiol_error_free(&loop->allocator, c->errors[i]);
+    const aioloop_allocator *a = &c->resource.loop->allocator;
+    size_t i;
+    for (i = 0; i < c->count; i++)
+        aiol_error_free(a, c->attempts[i].error);
+    aioloop_freeaddrinfo(c->remote.list);
+    aioloop_freeaddrinfo(c->local.list);
     aiol_resource_remove(&c->resource);
-    aiol_free(&loop->allocator, c, sizeof(*c));
+    aiol_free(a, c->attempts, c->count * sizeof(c->attempts[0]));
+    aiol_free(a, c, sizeof(*c));
 }
 
 static void aiol_connector_free_if_over(aiol_connector *c) {
-    if (c->over && !c->queued && c->op.state == AIOL_OP_IDLE)
-        aiol_connector_free(c);
+    size_t i;
+    if (!c->over || c->queued || c->remote.future != NULL || c->local.future != NULL)
+        return;
+    for (i = 0; i < c->next; i++)
+        if (c->attempts[i].op.state != AIOL_OP_IDLE)
+            return;
+    aiol_connector_free(c);
 }
 
 /* The future is settled; whatever is under way is given up. */
@@ -20396,9 +20528,10 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_future *f = c->future;
     c->over = true;
     c->future = NULL;
-    aioloop_timer_handle_cancel(&c->timer); /* now: the operation may keep the connector for a while */
-    aiol_op_cancel(c->resource.loop->engine, &c->op);
-    aiol_connector_close_socket(c);
+    aioloop_timer_handle_cancel(&c->timer); /* now: what is owed may keep the connector for a while */
+    aiol_connector_end_attempts(c, NULL);
+    aiol_host_cancel(&c->remote);
+    aiol_host_cancel(&c->local);
     if (f->state == AIOL_FUTURE_PENDING)
         f->of.owner = NULL;
     aiol_future_release(f);
@@ -20412,132 +20545,173 @@ static bool aiol_connector_cancel(aioloop_future *future, void *owner) {
     return true;
 }
 
+/* The call fails as a whole, with the message stored. */
+static void aiol_connector_fail(aiol_connector *c, int code) {
+    if (code == AIOLOOP_ECANCELED)
+        aiol_future_end_cancelled(c->future, NULL);
+    else
+        aiol_future_fail(c->future, code, aiol_detail(c->resource.loop, code));
+    aiol_connector_settle(c);
+}
+
 static void aiol_connector_timed_out(aioloop *loop, void *arg) {
     aiol_connector *c = (aiol_connector *)arg;
-    (void)loop;
+    char name[AIOL_ADDRESS_TEXT];
     if (c->next != 0) {
-        char text[AIOL_ERROR_TEXT_SIZE];
-        char name[AIOL_ADDRESS_TEXT];
-        aioloop_address_format(&c->addresses[c->next - 1], name, sizeof(name));
-        snprintf(text, sizeof(text), "connect to %s: %s", name, aioloop_strerror(AIOLOOP_ETIMEDOUT));
-        aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, text);
+        aioloop_address_format(&c->attempts[c->next - 1].address, name, sizeof(name));
+        aiol_fail(loop, AIOLOOP_ETIMEDOUT, "connect to %s: %s", name, aioloop_strerror(AIOLOOP_ETIMEDOUT));
     } else {
-        aiol_future_fail(c->future, AIOLOOP_ETIMEDOUT, NULL);
+        aiol_fail(loop, AIOLOOP_ETIMEDOUT, c->lookups == 0 ? NULL : "looking up the host: the time-out passed");
     }
-    aiol_connector_settle(c);
+    aiol_connector_fail(c, AIOLOOP_ETIMEDOUT);
 }
 
 /* ---- errors ---- */
 
-/* Remembers why an address failed; what: "connect to", "bind to". */
-static void aiol_connector_failed(aiol_connector *c, int code, const char *what, const aioloop_address *address) {
+/* Remembers why an attempt failed; what: "connect to", "bind to". */
+static void aiol_attempt_failed(aiol_attempt *a, int code, const char *what, const aioloop_address *address) {
     char text[AIOL_ERROR_TEXT_SIZE];
     char name[AIOL_ADDRESS_TEXT];
     aioloop_address_format(address, name, sizeof(name));
     snprintf(text, sizeof(text), "%s %s: %s", what, name, aioloop_strerror(code));
-    if (c->failure == 0)
-        c->failure = code;
-    c->errors[c->error_count] = aiol_error_new(&c->resource.loop->allocator, code, text, 0);
-    if (c->errors[c->error_count] != NULL)
-        c->error_count++;
+    a->failure = code;
+    a->error = aiol_error_new(&a->connector->resource.loop->allocator, code, text, 0);
+    a->connector->failed++;
+}
+
+/* The texts of all errors in one; NULL when there is no memory. */
+static struct aioloop_error *aiol_connector_error(const aiol_connector *c, int code) {
+    const aioloop_allocator *a = &c->resource.loop->allocator;
+    struct aioloop_error *error = NULL;
+    size_t size = 1;
+    size_t length = 0;
+    size_t i;
+    char *text;
+    for (i = 0; i < c->count; i++)
+        size += c->attempts[i].error == NULL ? 0 : strlen(c->attempts[i].error->text) + 2;
+    text = (char *)aiol_alloc(a, size);
+    if (text == NULL)
+        return NULL;
+    text[0] = '\0';
+    for (i = 0; i < c->count; i++)
+        if (c->attempts[i].error != NULL)
+            length += (size_t)snprintf(text + length, size - length, "%s%s", length == 0 ? "" : ", ", c->attempts[i].error->text);
+    error = aiol_error_new(a, code, text, c->all_errors ? c->count : 0);
+    aiol_free(a, text, size);
+    return error;
 }
 
 /* Every address failed: one error, or all of them in one; the code of the first, also when there was no memory for
  * texts. */
 static void aiol_connector_give_up(aiol_connector *c) {
-    const aioloop_allocator *a = &c->resource.loop->allocator;
     struct aioloop_error *error = NULL;
-    int count = c->error_count;
-    int code = c->failure;
-    bool same = count < 2 || strcmp(c->errors[0]->text, c->errors[1]->text) == 0;
-    int i;
-    if (count != 0 && same && !c->all_errors) {
-        error = c->errors[0];
-        c->errors[0] = c->errors[--c->error_count];
-    } else if (count != 0) {
-        char text[2 * AIOL_ERROR_TEXT_SIZE];
-        snprintf(text, sizeof(text), count == 1 ? "%s" : "%s, %s", c->errors[0]->text, count == 1 ? "" : c->errors[1]->text);
-        error = aiol_error_new(a, code, text, c->all_errors ? (unsigned)count : 0);
-        if (error != NULL && c->all_errors) {
-            for (i = 0; i < count; i++)
-                error->list[i] = c->errors[i];
-            error->count = (unsigned)count;
-            c->error_count = 0;
-        }
+    struct aioloop_error *first = c->attempts[0].error;
+    bool same = true;
+    size_t i;
+    for (i = 1; i < c->count; i++) {
+        struct aioloop_error *other = c->attempts[i].error;
+        same = same && first != NULL && other != NULL && strcmp(first->text, other->text) == 0;
     }
-    aiol_future_fail_with(c->future, code, error);
+    if (same && !c->all_errors)
+        error = aiol_error_ref(first);
+    else
+        error = aiol_connector_error(c, c->attempts[0].failure);
+    for (i = 0; i < c->count && error != NULL && c->all_errors; i++)
+        if (c->attempts[i].error != NULL)
+            error->list[error->count++] = aiol_error_ref(c->attempts[i].error);
+    aiol_future_fail_with(c->future, c->attempts[0].failure, error);
     aiol_connector_settle(c);
 }
 
 /* ---- attempts ---- */
 
 /* Binds to the first local address of the family that can be bound. */
-static int aiol_connector_bind(aiol_connector *c, const aioloop_address *to) {
-    aiol_engine *e = c->resource.loop->engine;
+static int aiol_attempt_bind(aiol_attempt *a) {
+    const aiol_host *local = &a->connector->local;
+    aiol_engine *e = a->connector->resource.loop->engine;
+    const aioloop_address *tried = NULL;
     int err = AIOLOOP_EAFNOSUPPORT;
-    int tried = -1;
-    int i;
-    for (i = 0; i < c->bind_count; i++) {
-        if (c->bind_to[i].family != to->family)
+    size_t i;
+    for (i = 0; i < local->count; i++) {
+        const aioloop_address *address = aiol_host_at(local, i);
+        if (address->family != a->address.family)
             continue;
-        tried = i;
-        err = e->sockets->bind(e, c->op.fd, &c->bind_to[i]);
+        tried = address;
+        err = e->sockets->bind(e, a->op.fd, address);
         if (err == 0)
             return 0;
     }
-    if (tried >= 0)
-        aiol_connector_failed(c, err, "bind to", &c->bind_to[tried]);
+    if (tried != NULL)
+        aiol_attempt_failed(a, err, "bind to", tried);
     else
-        aiol_connector_failed(c, err, "no local address has the family of", to);
+        aiol_attempt_failed(a, err, "no local address has the family of", &a->address);
     return err;
 }
 
-/* Starts with one address. 0: connected; AIOL_PENDING; or its error, remembered. */
-static int64_t aiol_connector_attempt(aiol_connector *c, const aioloop_address *to) {
-    aiol_engine *e = c->resource.loop->engine;
-    int64_t n = e->sockets->open(e, to->family, &c->op.fd);
+/* 0: connected; AIOL_PENDING; or its error, remembered. */
+static int64_t aiol_attempt_start(aiol_attempt *a) {
+    aiol_engine *e = a->connector->resource.loop->engine;
+    int64_t n = e->sockets->open(e, a->address.family, &a->op.fd);
     if (n < 0) {
-        c->op.fd = AIOL_NO_SOCKET;
-        aiol_connector_failed(c, (int)n, "socket for", to);
+        a->op.fd = AIOL_NO_SOCKET;
+        aiol_attempt_failed(a, (int)n, "socket for", &a->address);
         return n;
     }
-    if (c->bind_count != 0) {
-        n = aiol_connector_bind(c, to);
+    if (a->connector->local.count != 0) {
+        n = aiol_attempt_bind(a);
         if (n < 0)
             return n;
     }
-    n = e->calls->attach(e, c->op.fd, AIOL_OWNER_TRANSPORT);
+    n = e->calls->attach(e, a->op.fd, AIOL_OWNER_TRANSPORT);
     if (n == 0) {
-        c->attached = true;
-        c->op.u.connect.address = to;
-        n = aiol_op_submit(e, &c->op);
+        a->attached = true;
+        a->op.u.connect.address = &a->address;
+        n = aiol_op_submit(e, &a->op);
     }
     if (n < 0 && n != AIOL_PENDING)
-        aiol_connector_failed(c, (int)n, "connect to", to);
+        aiol_attempt_failed(a, (int)n, "connect to", &a->address);
     return n;
 }
 
+static void aiol_connector_next_is_due(aioloop *loop, void *arg);
+
 /* Goes on with the next address, until one is pending or connected. Calls no user code. */
 static void aiol_connector_advance(aiol_connector *c) {
-    while (c->next < c->address_count) {
-        int64_t n;
-        aiol_connector_close_socket(c);
-        n = aiol_connector_attempt(c, &c->addresses[c->next++]);
-        if (n == AIOL_PENDING)
-            return;
-        if (n == 0) { /* not from inside the call: the protocol is told by the loop */
-            c->queued = true;
-            aiol_queue_push(&c->resource.loop->ready, &c->node);
+    aioloop *loop = c->resource.loop;
+    while (c->next < c->count) {
+        aiol_attempt *a = &c->attempts[c->next++];
+        int64_t n = aiol_attempt_start(a);
+        if (n == AIOL_PENDING) {
+            if (c->delay < 0 || c->next == c->count)
+                return;
+            c->stagger = (aioloop_call_later)(loop, c->delay, aiol_connector_next_is_due, c);
+            if (aioloop_handle_is_null(&c->stagger.handle))
+                aiol_connector_fail(c, AIOLOOP_ENOMEM);
             return;
         }
+        if (n == 0) { /* not from inside the call: the protocol is told by the loop */
+            c->winner = a;
+            aiol_connector_end_attempts(c, a);
+            c->queued = true;
+            aiol_queue_push(&loop->ready, &c->node);
+            return;
+        }
+        aiol_attempt_close(a);
     }
-    aiol_connector_give_up(c);
+    if (c->failed == c->count)
+        aiol_connector_give_up(c);
 }
 
-/* The socket is connected: it becomes a transport. */
+static void aiol_connector_next_is_due(aioloop *loop, void *arg) {
+    (void)loop;
+    aiol_connector_advance((aiol_connector *)arg);
+}
+
+/* The socket of the winner is connected: it becomes a transport. */
 static void aiol_connector_made(aiol_connector *c) {
     aioloop *loop = c->resource.loop;
     aiol_engine *e = loop->engine;
+    aiol_attempt *a = c->winner;
     aioloop_address local;
     aioloop_address peer;
     aiol_path_room local_room;
@@ -20551,23 +20725,23 @@ static void aiol_connector_made(aiol_connector *c) {
     setup.protocol = c->protocol;
     setup.arg = c->arg;
     setup.context = c->resource.context;
-    setup.socket = c->op.fd;
+    setup.socket = a->op.fd;
     setup.site = c->resource.site;
-    if (e->sockets->name(e, c->op.fd, &local, &local_room) == 0)
+    if (e->sockets->name(e, a->op.fd, &local, &local_room) == 0)
         setup.local = &local;
-    if (e->sockets->peer(e, c->op.fd, &peer, &peer_room) == 0)
+    if (e->sockets->peer(e, a->op.fd, &peer, &peer_room) == 0)
         setup.peer = &peer;
     if (setup.peer != NULL && peer.family != AIOLOOP_UNIX)
-        e->sockets->set(e, c->op.fd, AIOL_OPTION_NO_DELAY, 1);
-    setup.attached = c->attached;
+        e->sockets->set(e, a->op.fd, AIOL_OPTION_NO_DELAY, 1);
+    setup.attached = a->attached;
     err = aiol_stream_new(&setup, &t);
     if (err < 0) {
         aiol_future_fail(f, err, NULL);
         aiol_connector_settle(c);
         return;
     }
-    c->op.fd = AIOL_NO_SOCKET; /* the transport's now */
-    c->attached = false;
+    a->op.fd = AIOL_NO_SOCKET; /* the transport's now */
+    a->attached = false;
     aiol_future_hold(f);
     aioloop_transport_ref(t);
     c->queued = true; /* keeps the connector while user code runs that may cancel the future */
@@ -20589,15 +20763,23 @@ static void aiol_connector_made(aiol_connector *c) {
     aiol_callback_end(loop);
 }
 
-static size_t aiol_connector_done(aiol_op *op, int64_t n, const void *data) {
-    aiol_connector *c = AIOL_CONTAINER(op, aiol_connector, op);
+static size_t aiol_attempt_done(aiol_op *op, int64_t n, const void *data) {
+    aiol_attempt *a = AIOL_CONTAINER(op, aiol_attempt, op);
+    aiol_connector *c = a->connector;
     (void)data;
-    if (c->over) {
+    if (c->over || c->winner != NULL) {
         aiol_connector_free_if_over(c);
     } else if (n == 0) {
+        c->winner = a;
+        aiol_connector_end_attempts(c, a); /* before anybody hears of it */
         aiol_connector_made(c);
     } else {
-        aiol_connector_failed(c, (int)n, "connect to", &c->addresses[c->next - 1]);
+        aiol_attempt_failed(a, (int)n, "connect to", &a->address);
+        aiol_attempt_close(a);
+        if (a == &c->attempts[c->next - 1])
+            aioloop_timer_handle_cancel(&c->stagger);
+        else if (c->failed != c->count)
+            return 0; /* the next one waits for the last one, or its time */
         aiol_connector_advance(c);
     }
     return 0;
@@ -20613,21 +20795,95 @@ static void aiol_connector_run(aioloop *loop, aiol_node *node) {
         aiol_connector_made(c);
 }
 
+/* ---- addresses ---- */
+
+/* Room for that many attempts. */
+static int aiol_connector_reserve(aiol_connector *c, size_t count) {
+    size_t i;
+    c->attempts = (aiol_attempt *)aiol_alloc_zero(&c->resource.loop->allocator, count * sizeof(c->attempts[0]));
+    if (c->attempts == NULL)
+        return aiol_fail(c->resource.loop, AIOLOOP_ENOMEM, NULL);
+    c->count = count;
+    for (i = 0; i < count; i++) {
+        aiol_attempt *a = &c->attempts[i];
+        a->connector = c;
+        a->op.kind = AIOL_OP_CONNECT;
+        a->op.fd = AIOL_NO_SOCKET;
+        a->op.done = aiol_attempt_done;
+    }
+    return 0;
+}
+
+/* The next address, from *at on, that is (or is not) of the family; count: there is none. */
+static size_t aiol_host_next(const aiol_host *l, size_t at, int family, bool same) {
+    while (at < l->count && (aiol_host_at(l, at)->family == family) != same)
+        at++;
+    return at;
+}
+
+/* Makes the attempts in their order: that of the resolver, or first_count addresses of the first family, and then the
+ * families in turn. */
+static void aiol_connector_order(aiol_connector *c) {
+    const aiol_host *l = &c->remote;
+    int family = aiol_host_at(l, 0)->family;
+    int first = c->first_count;
+    size_t same = 0;
+    size_t other = aiol_host_next(l, 0, family, false);
+    size_t i;
+    for (i = 0; i < c->count; i++) {
+        bool take_same = same < l->count && (first > 0 || other == l->count);
+        size_t at = c->first_count == 0 ? i : take_same ? same : other;
+        c->attempts[i].address = *aiol_host_at(l, at);
+        if (take_same) {
+            same = aiol_host_next(l, same + 1, family, true);
+            first--;
+        } else {
+            if (other < l->count)
+                other = aiol_host_next(l, other + 1, family, false);
+            first = 1;
+        }
+    }
+}
+
+/* All is known that was looked up: begins. */
+static void aiol_connector_begin(aiol_connector *c) {
+    if (aiol_connector_reserve(c, c->remote.count) < 0) {
+        aiol_connector_fail(c, AIOLOOP_ENOMEM);
+        return;
+    }
+    aiol_connector_order(c);
+    aiol_connector_advance(c);
+}
+
+static void aiol_connector_looked_up(aiol_host *l, int err) {
+    aiol_connector *c = (aiol_connector *)l->owner;
+    c->lookups--;
+    if (c->over)
+        aiol_connector_free_if_over(c);
+    else if (err < 0)
+        aiol_connector_fail(c, err);
+    else if (c->lookups == 0)
+        aiol_connector_begin(c);
+}
+
 /* ---- with the loop ---- */
 
 static void aiol_connector_loop_closed(aiol_resource *resource) {
     aiol_connector *c = AIOL_CONTAINER(resource, aiol_connector, resource);
     aiol_engine *e = resource->loop->engine;
+    bool ours = resource->loop->process == aiol_process_id();
+    size_t i;
     c->over = true;
     c->queued = false;
-    if (c->op.fd != AIOL_NO_SOCKET && resource->loop->process == aiol_process_id()) {
-        aiol_op_cancel(e, &c->op);
-        aiol_connector_close_socket(c);
-    } else if (c->op.fd != AIOL_NO_SOCKET) {
-        e->sockets->close(e, c->op.fd);
-        c->op.fd = AIOL_NO_SOCKET;
+    for (i = 0; i < c->next; i++) {
+        aiol_attempt *a = &c->attempts[i];
+        if (ours)
+            aiol_op_cancel(e, &a->op);
+        else
+            a->attached = false; /* what is shared with the parent is left alone */
+        aiol_attempt_close(a);
+        a->op.state = AIOL_OP_IDLE;
     }
-    c->op.state = AIOL_OP_IDLE;
     if (c->future != NULL)
         c->future->of.owner = NULL; /* it stays pending */
 }
@@ -20655,11 +20911,13 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     }
     c->protocol = protocol;
     c->arg = arg;
+    c->delay = -1;
     c->resource.context = aiol_map_ref(aiol_thread.map);
-    c->op.kind = AIOL_OP_CONNECT;
-    c->op.fd = AIOL_NO_SOCKET;
-    c->op.done = aiol_connector_done;
     c->node.run = aiol_connector_run;
+    c->remote.done = aiol_connector_looked_up;
+    c->remote.owner = c;
+    c->local.done = aiol_connector_looked_up;
+    c->local.owner = c;
     c->resource.site = c->future->site;
     aiol_resource_add(loop, &c->resource, &aiol_connector_resource);
     if (timeout > 0) {
@@ -20675,6 +20933,19 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     return c;
 }
 
+/* The same with one attempt, to be filled in. */
+static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_time timeout) {
+    aiol_connector *c = aiol_connector_new(loop, protocol, arg, timeout);
+    aioloop_future *f;
+    if (c == NULL || aiol_connector_reserve(c, 1) == 0)
+        return c;
+    f = c->future;
+    aiol_connector_settle(c);
+    f->end.cancel = NULL;
+    aioloop_future_unref(f);
+    return NULL;
+}
+
 /* ---- the calls ---- */
 
 /* Makes a connection of a socket that is connected already. */
@@ -20684,16 +20955,66 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
     int err = aiol_given_socket(loop, s, unix_only);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
-    c = aiol_connector_new(loop, protocol, arg, timeout);
+    c = aiol_connector_new_single(loop, protocol, arg, timeout);
     if (c == NULL) {
         aiol_given_socket_close(loop, s); /* it was taken over */
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
-    c->op.fd = s;
-    c->attached = true;
+    c->next = 1;
+    c->winner = &c->attempts[0];
+    c->winner->op.fd = s;
+    c->winner->attached = true;
     c->queued = true;
     aiol_queue_push(&loop->ready, &c->node);
     return c->future;
+}
+
+static int aiol_connection_check(aioloop *loop, const char *host, int port, const aioloop_connection_options *o) {
+    int err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (err < 0)
+        return err;
+    if (o->timeout < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (o->happy_eyeballs_delay == AIOLOOP_NOT_A_TIME || o->interleave < -1)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "not a delay, or not a number to interleave by");
+    if (o->sock == NULL && host == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "host and port, or a socket, are needed");
+    if (o->service != NULL && port != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service excludes a port");
+    if (o->sock == NULL)
+        return 0;
+    if (host != NULL || port != 0 || o->service != NULL || o->local_host != NULL || o->local_port != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "host, port and local address exclude a socket");
+    if (o->family != AIOLOOP_UNSPEC || o->protocol != 0 || o->flags != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family, protocol and flags exclude a socket");
+    if (o->happy_eyeballs_delay != 0 || o->interleave != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "happy_eyeballs_delay and interleave exclude a socket");
+    return 0;
+}
+
+/* Looks up what has to be, and begins if nothing is pending. */
+static void aiol_connector_look_up(aiol_connector *c, const char *host, int port, const aioloop_connection_options *o) {
+    aioloop *loop = c->resource.loop;
+    aioloop_getaddrinfo_options hints;
+    int err;
+    memset(&hints, 0, sizeof(hints));
+    hints.family = o->family;
+    hints.type = AIOLOOP_SOCK_STREAM;
+    hints.protocol = o->protocol;
+    hints.flags = o->flags;
+    err = aiol_host_look_up(loop, &c->remote, host, o->service, port, &hints, false);
+    c->lookups = err == AIOL_PENDING;
+    if (err >= 0 || err == AIOL_PENDING) {
+        /* A local port alone: of every address, in the family that is needed. */
+        if (o->local_host != NULL || o->local_port != 0) {
+            err = aiol_host_look_up(loop, &c->local, o->local_host, NULL, o->local_port, &hints, o->local_host == NULL);
+            c->lookups += err == AIOL_PENDING;
+        }
+    }
+    if (err < 0 && err != AIOL_PENDING)
+        aiol_connector_fail(c, err);
+    else if (c->lookups == 0)
+        aiol_connector_begin(c);
 }
 
 AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
@@ -20702,45 +21023,26 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     static const aioloop_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aioloop_address addresses[2];
-    aioloop_address bind_to[2];
     aioloop_future *f;
     aiol_connector *c;
-    int bind_count = 0;
-    int n;
+    int err;
     if (refused != NULL)
         return refused;
-    n = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
-    if (n == 0 && o->timeout < 0)
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
-    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->local_host != NULL || o->local_port != 0))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "host, port and local address exclude a socket");
-    if (n == 0 && o->sock != NULL && o->family != AIOLOOP_UNSPEC)
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "family excludes a socket");
-    if (n == 0 && o->sock == NULL && host == NULL)
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port, or a socket, are needed");
-    if (n < 0)
-        return aiol_future_failed_now(loop, n);
+    err = aiol_connection_check(loop, host, port, o);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
         return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false);
-    if (o->local_host != NULL || o->local_port != 0) /* a port alone: of every address, in the family that is needed */
-        bind_count = aiol_host_addresses(loop, o->local_host, o->local_port, AIOLOOP_UNSPEC, o->local_host == NULL,
-                                         bind_to);
-    if (bind_count < 0)
-        return aiol_future_failed_now(loop, bind_count);
-    n = aiol_host_addresses(loop, host, port, o->family, false, addresses);
-    if (n < 0)
-        return aiol_future_failed_now(loop, n);
     c = aiol_connector_new(loop, protocol, arg, o->timeout);
     if (c == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
-    c->address_count = n;
-    memcpy(c->addresses, addresses, (size_t)n * sizeof(addresses[0]));
-    c->bind_count = bind_count;
-    memcpy(c->bind_to, bind_to, (size_t)bind_count * sizeof(bind_to[0]));
     c->all_errors = o->all_errors;
+    c->delay = o->happy_eyeballs_delay == 0 ? -1 : o->happy_eyeballs_delay < 0 ? 0 : o->happy_eyeballs_delay;
+    c->first_count = o->interleave != 0 ? o->interleave : c->delay >= 0;
+    if (c->first_count < 0)
+        c->first_count = 0;
     f = c->future; /* the connector may be gone after this */
-    aiol_connector_advance(c);
+    aiol_connector_look_up(c, host, port, o);
     return f;
 }
 
@@ -20770,13 +21072,12 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
         return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, true);
-    c = aiol_connector_new(loop, protocol, arg, o->timeout);
+    c = aiol_connector_new_single(loop, protocol, arg, o->timeout);
     if (c == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     memcpy(c->path, address.u.path, address.path_size);
     address.u.path = c->path;
-    c->addresses[0] = address;
-    c->address_count = 1;
+    c->attempts[0].address = address;
     f = c->future;
     aiol_connector_advance(c);
     return f;
@@ -21234,7 +21535,8 @@ static const aiol_resource_calls aiol_server_resource = {"server", aiol_server_l
 /* ---- making ---- */
 
 /* A server without listeners, with room for count; NULL when there is no memory. */
-static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog) {
+static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog,
+                                       uint32_t site) {
     size_t size = aiol_server_block_size(count);
     aioloop_server *server = (aioloop_server *)aiol_alloc_zero(&loop->allocator, size);
     size_t i;
@@ -21256,7 +21558,7 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
     }
     aiol_list_init(&server->clients);
     server->resource.refs = 1;
-    server->resource.site = aiol_site_take(loop);
+    server->resource.site = site;
     aiol_resource_add(loop, &server->resource, &aiol_server_resource);
     return server;
 }
@@ -21313,62 +21615,30 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
     return err;
 }
 
-/* Gives up a server in the making. */
-static aioloop_future *aiol_server_abandon(aioloop_server *server, int err) {
-    aioloop *loop = server->resource.loop;
+/* Gives up a server in the making: it goes when its operations are idle. */
+static void aiol_server_abandon(aioloop_server *server) {
     size_t i;
+    server->state = AIOL_SERVER_CLOSED;
     for (i = 0; i < server->listener_count; i++)
         aiol_listener_close(&server->listeners[i]);
-    aioloop_server_unref(server);
-    return aiol_future_failed_now(loop, err);
+    server->loop_holds = true;
+    aiol_server_check_over(server);
 }
 
-/* The server is bound: starts it unless that is deferred, and hands it out. */
-static aioloop_future *aiol_server_ready(aioloop_server *server, bool defer_serving) {
+/* The server is bound: starts it unless that is deferred, and gives it to a future that waits for it; or fails that
+ * with the server's error, whose message is stored. */
+static void aiol_server_ready(aioloop_server *server, int err, bool defer_serving, aioloop_future *f) {
     aioloop *loop = server->resource.loop;
-    aioloop_future *f;
-    int err = defer_serving ? 0 : aioloop_server_start_serving(server);
-    if (err < 0)
-        return aiol_server_abandon(server, err);
-    f = aiol_future_new(loop, NULL, NULL);
-    if (f == NULL) {
-        server->state = AIOL_SERVER_CLOSED;
-        for (err = 0; (size_t)err < server->listener_count; err++)
-            aiol_listener_close(&server->listeners[err]);
-        server->loop_holds = true; /* until its operations are idle */
-        aiol_server_check_over(server);
-        return aiol_future_failed(AIOLOOP_ENOMEM);
+    if (err == 0 && !defer_serving)
+        err = aioloop_server_start_serving(server);
+    if (err < 0) {
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_server_abandon(server);
+        return;
     }
     server->loop_holds = true;
     aioloop_server_ref(server);
     aiol_future_finish(f, (int64_t)server->bound_count, server, aiol_server_dispose);
-    aiol_future_release(f);
-    return f;
-}
-
-/* The addresses of all hosts, each once. Allocates; *capacity is for freeing. */
-static int aiol_server_addresses(aioloop *loop, const char *host, int port, const aioloop_server_options *o,
-                                 aioloop_address **addresses, size_t *capacity) {
-    size_t hosts = o->hosts != NULL ? o->host_count : 1;
-    size_t count = 0;
-    size_t h;
-    for (h = 0; h < hosts; h++) {
-        aioloop_address found[2];
-        int n = aiol_host_addresses(loop, o->hosts != NULL ? o->hosts[h] : host, port, o->family, true, found);
-        int i;
-        if (n < 0)
-            return n;
-        if (aiol_grow(&loop->allocator, addresses, capacity, sizeof(**addresses), count + (size_t)n) < 0)
-            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-        for (i = 0; i < n; i++) {
-            size_t k = 0;
-            while (k < count && !aioloop_address_equal(&(*addresses)[k], &found[i]))
-                k++;
-            if (k == count)
-                (*addresses)[count++] = found[i];
-        }
-    }
-    return (int)count;
 }
 
 /* Binds every address that this host has. 0, or an error with its message stored. */
@@ -21403,54 +21673,280 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
     return 0;
 }
 
+/* ---- looking up where to listen ---- */
+
+/* A server that is to be: it looks up its hosts. */
+typedef struct aiol_starting {
+    aiol_resource resource;
+    aioloop_future *future;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aioloop_server_options options; /* but the hosts */
+    aioloop_timer_handle timer;
+    bool over;
+    size_t pending; /* look-ups */
+    size_t count;
+    aiol_host hosts[1];
+} aiol_starting;
+
+static size_t aiol_starting_size(size_t hosts) {
+    return sizeof(aiol_starting) + (hosts - 1) * sizeof(aiol_host);
+}
+
+static void aiol_starting_free(aiol_starting *s) {
+    const aioloop_allocator *a = &s->resource.loop->allocator;
+    size_t i;
+    for (i = 0; i < s->count; i++)
+        aioloop_freeaddrinfo(s->hosts[i].list);
+    aiol_resource_remove(&s->resource);
+    aiol_free(a, s, aiol_starting_size(s->count));
+}
+
+static void aiol_starting_free_if_over(aiol_starting *s) {
+    size_t i;
+    if (!s->over)
+        return;
+    for (i = 0; i < s->count; i++)
+        if (s->hosts[i].future != NULL)
+            return;
+    aiol_starting_free(s);
+}
+
+/* The future is settled. */
+static void aiol_starting_settle(aiol_starting *s) {
+    aioloop_future *f = s->future;
+    size_t i;
+    s->over = true;
+    s->future = NULL;
+    aioloop_timer_handle_cancel(&s->timer);
+    for (i = 0; i < s->count; i++)
+        aiol_host_cancel(&s->hosts[i]);
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
+    aiol_future_release(f);
+    aiol_starting_free_if_over(s);
+}
+
+static bool aiol_starting_cancel(aioloop_future *future, void *owner) {
+    (void)future;
+    if (owner != NULL)
+        aiol_starting_settle((aiol_starting *)owner);
+    return true;
+}
+
+/* With the message stored. */
+static void aiol_starting_fail(aiol_starting *s, int code) {
+    if (code == AIOLOOP_ECANCELED)
+        aiol_future_end_cancelled(s->future, NULL);
+    else
+        aiol_future_fail(s->future, code, aiol_detail(s->resource.loop, code));
+    aiol_starting_settle(s);
+}
+
+static void aiol_starting_timed_out(aioloop *loop, void *arg) {
+    aiol_fail(loop, AIOLOOP_ETIMEDOUT, "looking up the host: the time-out passed");
+    aiol_starting_fail((aiol_starting *)arg, AIOLOOP_ETIMEDOUT);
+}
+
+/* The addresses of all hosts, each once, in the order of the hosts. NULL when there is no memory; *capacity is for
+ * freeing. */
+static aioloop_address *aiol_starting_addresses(const aiol_starting *s, size_t *count, size_t *capacity) {
+    aioloop_address *addresses;
+    size_t h;
+    size_t i;
+    *capacity = 0;
+    *count = 0;
+    for (h = 0; h < s->count; h++)
+        *capacity += s->hosts[h].count;
+    addresses = (aioloop_address *)aiol_alloc(&s->resource.loop->allocator, *capacity * sizeof(*addresses));
+    if (addresses == NULL)
+        return NULL;
+    for (h = 0; h < s->count; h++) {
+        for (i = 0; i < s->hosts[h].count; i++) {
+            const aioloop_address *address = aiol_host_at(&s->hosts[h], i);
+            size_t k = 0;
+            while (k < *count && !aioloop_address_equal(&addresses[k], address))
+                k++;
+            if (k == *count)
+                addresses[(*count)++] = *address;
+        }
+    }
+    return addresses;
+}
+
+/* All addresses are known: binds and listens. */
+static void aiol_starting_finish(aiol_starting *s) {
+    aioloop *loop = s->resource.loop;
+    aioloop_server *server = NULL;
+    size_t count;
+    size_t capacity;
+    aioloop_address *addresses = aiol_starting_addresses(s, &count, &capacity);
+    if (addresses != NULL)
+        server = aiol_server_new(loop, s->protocol, s->arg, count, s->options.backlog, s->resource.site);
+    if (server == NULL)
+        aiol_future_fail(s->future, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), NULL);
+    else
+        aiol_server_ready(server, aiol_server_bind(server, addresses, &s->options), s->options.defer_serving, s->future);
+    aiol_free(&loop->allocator, addresses, capacity * sizeof(*addresses));
+    aiol_starting_settle(s);
+}
+
+static void aiol_starting_looked_up(aiol_host *l, int err) {
+    aiol_starting *s = (aiol_starting *)l->owner;
+    s->pending--;
+    if (s->over)
+        aiol_starting_free_if_over(s);
+    else if (err < 0)
+        aiol_starting_fail(s, err);
+    else if (s->pending == 0)
+        aiol_starting_finish(s);
+}
+
+static void aiol_starting_loop_closed(aiol_resource *resource) {
+    aiol_starting *s = AIOL_CONTAINER(resource, aiol_starting, resource);
+    if (s->future != NULL)
+        s->future->of.owner = NULL; /* it stays pending */
+}
+
+static void aiol_starting_destroy(aiol_resource *resource) {
+    aiol_starting_free(AIOL_CONTAINER(resource, aiol_starting, resource));
+}
+
+static bool aiol_starting_is_open(const aiol_resource *resource) {
+    return !AIOL_CONTAINER(resource, const aiol_starting, resource)->over;
+}
+
+static const aiol_resource_calls aiol_starting_resource = {"server that looks up its hosts", aiol_starting_loop_closed,
+                                                           aiol_starting_destroy, aiol_starting_is_open};
+
+/* With its future; NULL when there is no memory. */
+static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                        const aioloop_server_options *o) {
+    size_t hosts = o->hosts != NULL ? o->host_count : 1;
+    aiol_starting *s = (aiol_starting *)aiol_alloc_zero(&loop->allocator, aiol_starting_size(hosts));
+    size_t i;
+    if (s == NULL)
+        return NULL;
+    s->future = aiol_future_new(loop, aiol_starting_cancel, s);
+    if (s->future == NULL) {
+        aiol_free(&loop->allocator, s, aiol_starting_size(hosts));
+        return NULL;
+    }
+    s->protocol = protocol;
+    s->arg = arg;
+    s->options = *o;
+    s->count = hosts;
+    for (i = 0; i < hosts; i++) {
+        s->hosts[i].done = aiol_starting_looked_up;
+        s->hosts[i].owner = s;
+    }
+    s->resource.site = s->future->site;
+    aiol_resource_add(loop, &s->resource, &aiol_starting_resource);
+    if (o->timeout > 0) {
+        s->timer = (aioloop_call_later)(loop, o->timeout, aiol_starting_timed_out, s);
+        if (aioloop_handle_is_null(&s->timer.handle)) {
+            aioloop_future *f = s->future;
+            aiol_starting_settle(s);
+            f->end.cancel = NULL;
+            aioloop_future_unref(f);
+            return NULL;
+        }
+    }
+    return s;
+}
+
+static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) {
+    aioloop *loop = s->resource.loop;
+    aioloop_getaddrinfo_options hints;
+    int err = 0;
+    size_t i;
+    memset(&hints, 0, sizeof(hints));
+    hints.family = s->options.family;
+    hints.type = AIOLOOP_SOCK_STREAM;
+    hints.flags = s->options.flags | AIOLOOP_AI_PASSIVE;
+    for (i = 0; i < s->count && (err == 0 || err == AIOL_PENDING); i++) {
+        const char *each = s->options.hosts != NULL ? s->options.hosts[i] : host;
+        err = aiol_host_look_up(loop, &s->hosts[i], each, s->options.service, port, &hints, true);
+        s->pending += err == AIOL_PENDING;
+    }
+    s->options.hosts = NULL; /* the caller's */
+    s->options.service = NULL;
+    if (err < 0 && err != AIOL_PENDING)
+        aiol_starting_fail(s, err);
+    else if (s->pending == 0)
+        aiol_starting_finish(s);
+}
+
+/* ---- the calls ---- */
+
+static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
+    int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (err < 0)
+        return err;
+    if (o->timeout < 0 || o->backlog < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
+    if (o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL || o->service != NULL))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
+    if (o->sock != NULL && (o->family != AIOLOOP_UNSPEC || o->flags != 0 || o->no_reuse_address || o->reuse_port || o->keep_alive))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family, flags, no_reuse_address, reuse_port and keep_alive exclude a socket");
+    if (o->hosts != NULL && (host != NULL || o->host_count == 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    if (o->hosts == NULL && o->host_count != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
+    if (o->service != NULL && port != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service excludes a port");
+    return 0;
+}
+
+/* A server on a given socket, which is the loop's from here on. */
+static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket sock,
+                                             int backlog, bool defer_serving, bool cleanup, bool unix_only) {
+    aioloop_future *f;
+    aioloop_server *server;
+    int err = aiol_given_socket(loop, sock, unix_only);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, NULL, NULL);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, backlog, f->site);
+    if (server == NULL) {
+        aiol_given_socket_close(loop, sock);
+        if (f != NULL)
+            aiol_future_release(f);
+        aioloop_future_unref(f);
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    err = aiol_listener_take(&server->listeners[0], sock, cleanup, true);
+    if (err < 0) {
+        aiol_given_socket_close(loop, sock);
+        aiol_fail(loop, err, "socket %ld", (long)sock);
+    }
+    server->bound_count = err == 0;
+    aiol_server_ready(server, err, defer_serving, f);
+    aiol_future_release(f);
+    return f;
+}
+
 AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
                                                     const char *host, int port, const aioloop_server_options *options) {
     static const aioloop_server_options defaults = AIOLOOP_ZERO;
     const aioloop_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aioloop_address *addresses = NULL;
-    aioloop_server *server;
-    size_t capacity = 0;
-    int n;
+    aioloop_future *f;
+    aiol_starting *s;
+    int err;
     if (refused != NULL)
         return refused;
-    n = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
-    if (n == 0 && (o->timeout < 0 || o->backlog < 0))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
-    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
-    if (n == 0 && o->sock != NULL &&
-        (o->family != AIOLOOP_UNSPEC || o->no_reuse_address || o->reuse_port || o->keep_alive))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "family, no_reuse_address, reuse_port and keep_alive exclude a socket");
-    if (n == 0 && o->hosts != NULL && (host != NULL || o->host_count == 0))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
-    if (n == 0 && o->hosts == NULL && o->host_count != 0)
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
-    if (n == 0 && o->sock != NULL)
-        n = aiol_given_socket(loop, *o->sock, false);
-    else if (n == 0)
-        n = aiol_server_addresses(loop, host, port, o, &addresses, &capacity);
-    if (n < 0) {
-        aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
-        return aiol_future_failed_now(loop, n);
-    }
-    server = aiol_server_new(loop, protocol, arg, o->sock != NULL ? 1 : (size_t)n, o->backlog);
-    if (server == NULL) {
-        n = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    } else if (o->sock != NULL) {
-        n = aiol_listener_take(&server->listeners[0], *o->sock, false, true);
-        server->bound_count = n == 0;
-    } else {
-        n = aiol_server_bind(server, addresses, o);
-    }
-    aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
-    if (n < 0 && o->sock != NULL) {
-        aiol_given_socket_close(loop, *o->sock); /* it was taken over */
-        aiol_fail(loop, n, "socket %ld", (long)*o->sock);
-    }
-    if (server == NULL)
+    err = aiol_server_check(loop, host, port, o);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    if (o->sock != NULL)
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, false, false);
+    s = aiol_starting_new(loop, protocol, arg, o);
+    if (s == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
-    return n < 0 ? aiol_server_abandon(server, n) : aiol_server_ready(server, o->defer_serving);
+    f = s->future; /* it may be gone after this */
+    aiol_starting_look_up(s, host, port);
+    return f;
 }
 
 /* Binds a new Unix socket to a path, where a socket file may stand in the way. */
@@ -21487,6 +21983,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     aioloop_future *refused = aiol_refuse(loop, protocol);
     aioloop_address address;
     aioloop_server *server;
+    aioloop_future *f;
     int err;
     if (refused != NULL)
         return refused;
@@ -21500,27 +21997,23 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
     if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
         aiol_fail(loop, err, "not a path of a Unix socket");
-    if (err == 0 && o->sock != NULL)
-        err = aiol_given_socket(loop, *o->sock, true);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
-    server = aiol_server_new(loop, protocol, arg, 1, o->backlog);
+    if (o->sock != NULL)
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, !o->no_cleanup_socket, true);
+    f = aiol_future_new(loop, NULL, NULL);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, o->backlog, f->site);
     if (server == NULL) {
-        if (o->sock != NULL)
-            aiol_given_socket_close(loop, *o->sock);
+        if (f != NULL)
+            aiol_future_release(f);
+        aioloop_future_unref(f);
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
-    if (o->sock == NULL) {
-        err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
-    } else {
-        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket, true);
-        if (err < 0) {
-            aiol_given_socket_close(loop, *o->sock);
-            aiol_fail(loop, err, "socket %ld", (long)*o->sock);
-        }
-    }
+    err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
     server->bound_count = err == 0;
-    return err < 0 ? aiol_server_abandon(server, err) : aiol_server_ready(server, o->defer_serving);
+    aiol_server_ready(server, err, o->defer_serving, f);
+    aiol_future_release(f);
+    return f;
 }
 
 #endif
@@ -24104,6 +24597,8 @@ typedef struct aiol_streams_call {
 /* What all connections of a server need: its protocol's arg. Goes when the server is closed and they are lost. */
 typedef struct aiol_streams_server {
     aiol_resource resource;
+    aioloop_future *starting; /* aioloop_create_server's, while its hosts are looked up; held */
+    aioloop_future *opening;  /* and the one that the call returned; held */
     size_t limit;
     size_t stack_size;
     void *arg;
@@ -24239,12 +24734,50 @@ static void aiol_streams_started(aioloop_future *starting, void *arg) {
     }
 }
 
+/* It was looked up where to listen, and what comes of it. */
+static void aiol_streams_listening(aioloop_future *starting, void *arg) {
+    aiol_streams_server *server = (aiol_streams_server *)arg;
+    aioloop_future *f = server->opening;
+    bool given_up = aioloop_future_done(f);
+    aioloop_server *listening = NULL;
+    if (!given_up)
+        aioloop_future_copy(f, starting);
+    aiol_streams_started(starting, server); /* may free it */
+    if (given_up && aioloop_future_result(starting, &listening) >= 0) {
+        aioloop_server_close(listening);
+        aioloop_server_unref(listening);
+    }
+    aiol_future_release(f);
+    aiol_future_release(starting);
+}
+
+static bool aiol_streams_start_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aioloop_future_cancel(((aiol_streams_server *)owner)->starting, NULL); /* and listening gives everything back */
+    return true;
+}
+
 static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_future *starting) {
-    if (aioloop_future_done(starting))
+    aioloop *loop = server->resource.loop;
+    aioloop_future *f;
+    if (aioloop_future_done(starting)) {
         aiol_streams_started(starting, server);
-    else
-        (void)(aioloop_future_add_done_callback)(starting, aiol_streams_started, server);
-    return starting;
+        return starting;
+    }
+    f = (aioloop_create_operation)(loop, aiol_streams_start_cancelled, server);
+    server->starting = aioloop_future_ref(starting);
+    if (!aiol_streams_is_static(f)) {
+        server->opening = f;
+        f->site = starting->site;
+        if ((aioloop_future_add_done_callback)(starting, aiol_streams_listening, server) == 0)
+            return f;
+        aiol_future_release(f);
+        aioloop_future_unref(f);
+    }
+    aioloop_future_cancel(starting, NULL);
+    aiol_future_release(starting);
+    aiol_streams_server_destroy(&server->resource);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
 }
 
 static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler,

@@ -2,7 +2,7 @@
  * test_connect.c - create_connection: the order of its steps, addresses and their errors, local addresses, given
  * sockets, arguments that contradict each other, cancelling and time-outs at every stage.
  *
- * Names that need the resolver, Happy Eyeballs and TLS are not in here: they are due with those.
+ * Names that need the resolver and Happy Eyeballs are in test_names.c.
  */
 #include "support.h"
 
@@ -421,6 +421,18 @@ TEST(connect_tries_only_addresses_of_the_family_wanted, "CONN-07 CONN-06") {
     test_end(loop);
 }
 
+/* A resolver that knows nobody. */
+static aioloop_future *connect_resolve(aioloop *loop, void *arg, const char *host, const char *service,
+                                       const aioloop_getaddrinfo_options *options) {
+    aioloop_future *f = aioloop_create_operation(loop, NULL, NULL);
+    (void)service;
+    (void)options;
+    ++*(int *)arg;
+    aioloop_future_set_exception(f, AIOLOOP_EAI_NONAME, "nobody knows \"%s\"", host);
+    aioloop_future_unref(f);
+    return f;
+}
+
 TEST(connect_needs_no_look_up_for_numeric_hosts, "CONN-05 CONN-06") {
     static const char *const names[] = {"host.invalid", "fe80::1%1", "127.1", "0x7f.0.0.1", "127.0.0.01", "256.0.0.1",
                                         "1.2.3.4 ",     "[::1]",     "::1::", ":::",        "12345::",    ""};
@@ -430,7 +442,9 @@ TEST(connect_needs_no_look_up_for_numeric_hosts, "CONN-05 CONN-06") {
     aioloop_server *server;
     int64_t rc;
     int port = 0;
+    int asked = 0;
     size_t i;
+    CHECK_EQ(aioloop_set_resolver(loop, connect_resolve, &asked), 0);
     if (test_has_ipv6(loop)) {
         server = connect_serve(loop, &seen, "::1", &port);
         rc = aioloop_run_until_complete(
@@ -443,10 +457,11 @@ TEST(connect_needs_no_look_up_for_numeric_hosts, "CONN-05 CONN-06") {
     }
     connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, "127.0.0.1", 0, NULL),
                   AIOLOOP_ECONNREFUSED);
+    CHECK_EQ(asked, 0);
     /* What is no number is a name, which needs the resolver. */
     for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-        connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, names[i], 80, NULL),
-                      AIOLOOP_ENOTAVAILABLE);
+        connect_fails(loop, aioloop_create_connection(loop, &connect_protocol, NULL, names[i], 80, NULL), AIOLOOP_EAI_NONAME);
+    CHECK_EQ(asked, (int)(sizeof(names) / sizeof(names[0])));
     CHECK_STR(connect_log, "");
     test_end(loop);
 }

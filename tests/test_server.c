@@ -574,11 +574,14 @@ TEST(server_refuses_what_contradicts_itself, "SRV-07 SRV-10") {
     server_fails(loop, "127.0.0.1", -1, NULL, AIOLOOP_EINVAL);
     server_fails(loop, "127.0.0.1", 65536, NULL, AIOLOOP_EINVAL);
     server_fails(loop, NULL, 65536, NULL, AIOLOOP_EINVAL);
-    server_fails(loop, "host.invalid", 0, NULL, AIOLOOP_ENOTAVAILABLE);
+    server_fails(loop, "host.invalid", 70000, NULL, AIOLOOP_EINVAL);
     o = zero;
     o.hosts = names;
     o.host_count = 2;
-    server_fails(loop, NULL, 0, &o, AIOLOOP_ENOTAVAILABLE);
+    o.service = "http";
+    server_fails(loop, NULL, 80, &o, AIOLOOP_EINVAL);
+    o.host_count = 0;
+    server_fails(loop, NULL, 80, &o, AIOLOOP_EINVAL);
     o = zero;
     o.backlog = -1;
     server_fails(loop, "127.0.0.1", 0, &o, AIOLOOP_EINVAL);

@@ -219,7 +219,11 @@
  *   all are gone. Descriptors given to a transport or server are the loop's to close; those watched by
  *   aioloop_add_reader stay yours.
  *
- *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
+ *   Hosts are names or numbers. A numeric address and "localhost" need no look-up; for other names the system's
+ *   resolver is asked, in threads of the loop's own (aioloop_getaddrinfo), or one of yours (aioloop_set_resolver). A
+ *   look-up that is cancelled or times out is given up at once, whatever the system does. With happy_eyeballs_delay a
+ *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
+ *   See examples/fetch_names.c.
  *
  *
  * GENERATORS

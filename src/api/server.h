@@ -17,7 +17,9 @@ typedef struct aioloop_server_options {
     size_t host_count;
     const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid.
                                  * What says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours. */
+    const char *service;        /* instead of port: a name such as "http", or a number; not with sock */
     int family;                 /* aioloop_family: only addresses of this one; not with sock */
+    unsigned flags;             /* for looking up hosts, besides AIOLOOP_AI_PASSIVE: a sum of AIOLOOP_AI_...; not with sock */
     int backlog;                /* 0: 100. Also how many connections are accepted in one iteration. */
     bool no_reuse_address;      /* do not set SO_REUSEADDR; not with sock */
     bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL without such; not with sock */
@@ -29,11 +31,12 @@ typedef struct aioloop_server_options {
     aioloop_time timeout;       /* for looking up names; 0: none */
 } aioloop_server_options;
 
-/* loop.create_server(): listens on host (a numeric address, "localhost", or NULL or "": every interface of IPv4 and
- * IPv6) and port (0: one that is free, for each socket its own). The future's pointer is the aioloop_server, its number
- * how many sockets listen. It is listening when the call returns. For each connection the factory and connection_made
- * are called. Fails with AIOLOOP_EINVAL (arguments that contradict each other), the error of the bind or listen with
- * the address in the message, AIOLOOP_ENOTAVAILABLE for names, AIOLOOP_ENOMEM. */
+/* loop.create_server(): listens on every address of host (NULL or "": every interface of IPv4 and IPv6) and port (0: one
+ * that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many sockets
+ * listen. It is listening when the call returns, unless a host has to be looked up: that is everything but numeric
+ * addresses and "localhost". For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
+ * (arguments that contradict each other), what the look-up failed with, the error of the bind or listen with the
+ * address in the message, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,
                                                                    void *arg, const char *host, int port,
                                                                    const aioloop_server_options *options);

@@ -50,10 +50,17 @@ struct aioloop_protocol {
 typedef struct aioloop_connection_options {
     const aioloop_socket *sock;     /* a connected stream socket instead of host and port; the loop's from then on, also
                                      * if the call fails after it was accepted as valid */
+    const char *service;            /* instead of port: a name such as "http", or a number; not with sock */
     int family;                     /* aioloop_family: only addresses of this one; not with sock */
-    const char *local_host;         /* bind to this numeric address (or "localhost") first; NULL: no, or, with
+    int protocol;                   /* for looking up both names; not with sock */
+    unsigned flags;                 /* likewise, a sum of AIOLOOP_AI_... */
+    const char *local_host;         /* bind to this host's first address of the family first; NULL: no, or, with
                                      * local_port, to that port of every address; not with sock */
     int local_port;                 /* 0: any; not with sock */
+    aioloop_time happy_eyeballs_delay; /* an attempt that has not succeeded after that gets company of the next one
+                                     * (RFC 8305 suggests 250 ms); 0: one after the other; below 0: a delay of 0 */
+    int interleave;                 /* first_address_family_count: so many addresses of the first family, then the families
+                                     * in turn; 0: 1 with a delay, else none; -1: none, the resolver's order */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     const char *server_hostname;    /* with ssl only */
@@ -62,12 +69,13 @@ typedef struct aioloop_connection_options {
     aioloop_time timeout;           /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_connection_options;
 
-/* loop.create_connection(): connects to host (a numeric address or "localhost"; names need the resolver and answer
- * AIOLOOP_ENOTAVAILABLE) and port. The future's pointer is the aioloop_transport (asyncio gives the pair; see
- * aioloop_transport_get_protocol), its number 0. connection_made has returned when it is done. Cancelling it closes the
- * socket. Fails with AIOLOOP_EINVAL (arguments that contradict each other), AIOLOOP_EMISUSE (a sock that another
- * transport or a watcher has), the error of the connect, the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is
- * kept, arg passed on, the rest copied. */
+/* loop.create_connection(): connects to host and port: to the first of its addresses that answers. A numeric address
+ * and "localhost" are used as they are, other names are looked up (aioloop_getaddrinfo). The future's pointer is the
+ * aioloop_transport (asyncio gives the pair; see aioloop_transport_get_protocol), its number 0. connection_made has
+ * returned when it is done. Cancelling it closes the sockets. Fails with AIOLOOP_EINVAL (arguments that contradict each
+ * other), AIOLOOP_EMISUSE (a sock that another transport or a watcher has), what the look-up failed with, AIOLOOP_ELOOKUP
+ * (it found nothing), the error of the connect (that of the first address, with the messages of all), the factory's,
+ * AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_connection(aioloop *loop, const aioloop_protocol *protocol,
                                                                        void *arg, const char *host, int port,
                                                                        const aioloop_connection_options *options);

@@ -999,6 +999,8 @@ typedef struct aiol_streams_call {
 /* What all connections of a server need: its protocol's arg. Goes when the server is closed and they are lost. */
 typedef struct aiol_streams_server {
     aiol_resource resource;
+    aioloop_future *starting; /* aioloop_create_server's, while its hosts are looked up; held */
+    aioloop_future *opening;  /* and the one that the call returned; held */
     size_t limit;
     size_t stack_size;
     void *arg;
@@ -1134,12 +1136,50 @@ static void aiol_streams_started(aioloop_future *starting, void *arg) {
     }
 }
 
+/* It was looked up where to listen, and what comes of it. */
+static void aiol_streams_listening(aioloop_future *starting, void *arg) {
+    aiol_streams_server *server = (aiol_streams_server *)arg;
+    aioloop_future *f = server->opening;
+    bool given_up = aioloop_future_done(f);
+    aioloop_server *listening = NULL;
+    if (!given_up)
+        aioloop_future_copy(f, starting);
+    aiol_streams_started(starting, server); /* may free it */
+    if (given_up && aioloop_future_result(starting, &listening) >= 0) {
+        aioloop_server_close(listening);
+        aioloop_server_unref(listening);
+    }
+    aiol_future_release(f);
+    aiol_future_release(starting);
+}
+
+static bool aiol_streams_start_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aioloop_future_cancel(((aiol_streams_server *)owner)->starting, NULL); /* and listening gives everything back */
+    return true;
+}
+
 static aioloop_future *aiol_streams_start(aiol_streams_server *server, aioloop_future *starting) {
-    if (aioloop_future_done(starting))
+    aioloop *loop = server->resource.loop;
+    aioloop_future *f;
+    if (aioloop_future_done(starting)) {
         aiol_streams_started(starting, server);
-    else
-        (void)(aioloop_future_add_done_callback)(starting, aiol_streams_started, server);
-    return starting;
+        return starting;
+    }
+    f = (aioloop_create_operation)(loop, aiol_streams_start_cancelled, server);
+    server->starting = aioloop_future_ref(starting);
+    if (!aiol_streams_is_static(f)) {
+        server->opening = f;
+        f->site = starting->site;
+        if ((aioloop_future_add_done_callback)(starting, aiol_streams_listening, server) == 0)
+            return f;
+        aiol_future_release(f);
+        aioloop_future_unref(f);
+    }
+    aioloop_future_cancel(starting, NULL);
+    aiol_future_release(starting);
+    aiol_streams_server_destroy(&server->resource);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
 }
 
 static int aiol_streams_server_check(aioloop *loop, aioloop_stream_handler handler,

@@ -432,7 +432,8 @@ static const aiol_resource_calls aiol_server_resource = {"server", aiol_server_l
 /* ---- making ---- */
 
 /* A server without listeners, with room for count; NULL when there is no memory. */
-static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog) {
+static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog,
+                                       uint32_t site) {
     size_t size = aiol_server_block_size(count);
     aioloop_server *server = (aioloop_server *)aiol_alloc_zero(&loop->allocator, size);
     size_t i;
@@ -454,7 +455,7 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
     }
     aiol_list_init(&server->clients);
     server->resource.refs = 1;
-    server->resource.site = aiol_site_take(loop);
+    server->resource.site = site;
     aiol_resource_add(loop, &server->resource, &aiol_server_resource);
     return server;
 }
@@ -511,62 +512,30 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
     return err;
 }
 
-/* Gives up a server in the making. */
-static aioloop_future *aiol_server_abandon(aioloop_server *server, int err) {
-    aioloop *loop = server->resource.loop;
+/* Gives up a server in the making: it goes when its operations are idle. */
+static void aiol_server_abandon(aioloop_server *server) {
     size_t i;
+    server->state = AIOL_SERVER_CLOSED;
     for (i = 0; i < server->listener_count; i++)
         aiol_listener_close(&server->listeners[i]);
-    aioloop_server_unref(server);
-    return aiol_future_failed_now(loop, err);
+    server->loop_holds = true;
+    aiol_server_check_over(server);
 }
 
-/* The server is bound: starts it unless that is deferred, and hands it out. */
-static aioloop_future *aiol_server_ready(aioloop_server *server, bool defer_serving) {
+/* The server is bound: starts it unless that is deferred, and gives it to a future that waits for it; or fails that
+ * with the server's error, whose message is stored. */
+static void aiol_server_ready(aioloop_server *server, int err, bool defer_serving, aioloop_future *f) {
     aioloop *loop = server->resource.loop;
-    aioloop_future *f;
-    int err = defer_serving ? 0 : aioloop_server_start_serving(server);
-    if (err < 0)
-        return aiol_server_abandon(server, err);
-    f = aiol_future_new(loop, NULL, NULL);
-    if (f == NULL) {
-        server->state = AIOL_SERVER_CLOSED;
-        for (err = 0; (size_t)err < server->listener_count; err++)
-            aiol_listener_close(&server->listeners[err]);
-        server->loop_holds = true; /* until its operations are idle */
-        aiol_server_check_over(server);
-        return aiol_future_failed(AIOLOOP_ENOMEM);
+    if (err == 0 && !defer_serving)
+        err = aioloop_server_start_serving(server);
+    if (err < 0) {
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_server_abandon(server);
+        return;
     }
     server->loop_holds = true;
     aioloop_server_ref(server);
     aiol_future_finish(f, (int64_t)server->bound_count, server, aiol_server_dispose);
-    aiol_future_release(f);
-    return f;
-}
-
-/* The addresses of all hosts, each once. Allocates; *capacity is for freeing. */
-static int aiol_server_addresses(aioloop *loop, const char *host, int port, const aioloop_server_options *o,
-                                 aioloop_address **addresses, size_t *capacity) {
-    size_t hosts = o->hosts != NULL ? o->host_count : 1;
-    size_t count = 0;
-    size_t h;
-    for (h = 0; h < hosts; h++) {
-        aioloop_address found[2];
-        int n = aiol_host_addresses(loop, o->hosts != NULL ? o->hosts[h] : host, port, o->family, true, found);
-        int i;
-        if (n < 0)
-            return n;
-        if (aiol_grow(&loop->allocator, addresses, capacity, sizeof(**addresses), count + (size_t)n) < 0)
-            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-        for (i = 0; i < n; i++) {
-            size_t k = 0;
-            while (k < count && !aioloop_address_equal(&(*addresses)[k], &found[i]))
-                k++;
-            if (k == count)
-                (*addresses)[count++] = found[i];
-        }
-    }
-    return (int)count;
 }
 
 /* Binds every address that this host has. 0, or an error with its message stored. */
@@ -601,54 +570,280 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
     return 0;
 }
 
+/* ---- looking up where to listen ---- */
+
+/* A server that is to be: it looks up its hosts. */
+typedef struct aiol_starting {
+    aiol_resource resource;
+    aioloop_future *future;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aioloop_server_options options; /* but the hosts */
+    aioloop_timer_handle timer;
+    bool over;
+    size_t pending; /* look-ups */
+    size_t count;
+    aiol_host hosts[1];
+} aiol_starting;
+
+static size_t aiol_starting_size(size_t hosts) {
+    return sizeof(aiol_starting) + (hosts - 1) * sizeof(aiol_host);
+}
+
+static void aiol_starting_free(aiol_starting *s) {
+    const aioloop_allocator *a = &s->resource.loop->allocator;
+    size_t i;
+    for (i = 0; i < s->count; i++)
+        aioloop_freeaddrinfo(s->hosts[i].list);
+    aiol_resource_remove(&s->resource);
+    aiol_free(a, s, aiol_starting_size(s->count));
+}
+
+static void aiol_starting_free_if_over(aiol_starting *s) {
+    size_t i;
+    if (!s->over)
+        return;
+    for (i = 0; i < s->count; i++)
+        if (s->hosts[i].future != NULL)
+            return;
+    aiol_starting_free(s);
+}
+
+/* The future is settled. */
+static void aiol_starting_settle(aiol_starting *s) {
+    aioloop_future *f = s->future;
+    size_t i;
+    s->over = true;
+    s->future = NULL;
+    aioloop_timer_handle_cancel(&s->timer);
+    for (i = 0; i < s->count; i++)
+        aiol_host_cancel(&s->hosts[i]);
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
+    aiol_future_release(f);
+    aiol_starting_free_if_over(s);
+}
+
+static bool aiol_starting_cancel(aioloop_future *future, void *owner) {
+    (void)future;
+    if (owner != NULL)
+        aiol_starting_settle((aiol_starting *)owner);
+    return true;
+}
+
+/* With the message stored. */
+static void aiol_starting_fail(aiol_starting *s, int code) {
+    if (code == AIOLOOP_ECANCELED)
+        aiol_future_end_cancelled(s->future, NULL);
+    else
+        aiol_future_fail(s->future, code, aiol_detail(s->resource.loop, code));
+    aiol_starting_settle(s);
+}
+
+static void aiol_starting_timed_out(aioloop *loop, void *arg) {
+    aiol_fail(loop, AIOLOOP_ETIMEDOUT, "looking up the host: the time-out passed");
+    aiol_starting_fail((aiol_starting *)arg, AIOLOOP_ETIMEDOUT);
+}
+
+/* The addresses of all hosts, each once, in the order of the hosts. NULL when there is no memory; *capacity is for
+ * freeing. */
+static aioloop_address *aiol_starting_addresses(const aiol_starting *s, size_t *count, size_t *capacity) {
+    aioloop_address *addresses;
+    size_t h;
+    size_t i;
+    *capacity = 0;
+    *count = 0;
+    for (h = 0; h < s->count; h++)
+        *capacity += s->hosts[h].count;
+    addresses = (aioloop_address *)aiol_alloc(&s->resource.loop->allocator, *capacity * sizeof(*addresses));
+    if (addresses == NULL)
+        return NULL;
+    for (h = 0; h < s->count; h++) {
+        for (i = 0; i < s->hosts[h].count; i++) {
+            const aioloop_address *address = aiol_host_at(&s->hosts[h], i);
+            size_t k = 0;
+            while (k < *count && !aioloop_address_equal(&addresses[k], address))
+                k++;
+            if (k == *count)
+                addresses[(*count)++] = *address;
+        }
+    }
+    return addresses;
+}
+
+/* All addresses are known: binds and listens. */
+static void aiol_starting_finish(aiol_starting *s) {
+    aioloop *loop = s->resource.loop;
+    aioloop_server *server = NULL;
+    size_t count;
+    size_t capacity;
+    aioloop_address *addresses = aiol_starting_addresses(s, &count, &capacity);
+    if (addresses != NULL)
+        server = aiol_server_new(loop, s->protocol, s->arg, count, s->options.backlog, s->resource.site);
+    if (server == NULL)
+        aiol_future_fail(s->future, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), NULL);
+    else
+        aiol_server_ready(server, aiol_server_bind(server, addresses, &s->options), s->options.defer_serving, s->future);
+    aiol_free(&loop->allocator, addresses, capacity * sizeof(*addresses));
+    aiol_starting_settle(s);
+}
+
+static void aiol_starting_looked_up(aiol_host *l, int err) {
+    aiol_starting *s = (aiol_starting *)l->owner;
+    s->pending--;
+    if (s->over)
+        aiol_starting_free_if_over(s);
+    else if (err < 0)
+        aiol_starting_fail(s, err);
+    else if (s->pending == 0)
+        aiol_starting_finish(s);
+}
+
+static void aiol_starting_loop_closed(aiol_resource *resource) {
+    aiol_starting *s = AIOL_CONTAINER(resource, aiol_starting, resource);
+    if (s->future != NULL)
+        s->future->of.owner = NULL; /* it stays pending */
+}
+
+static void aiol_starting_destroy(aiol_resource *resource) {
+    aiol_starting_free(AIOL_CONTAINER(resource, aiol_starting, resource));
+}
+
+static bool aiol_starting_is_open(const aiol_resource *resource) {
+    return !AIOL_CONTAINER(resource, const aiol_starting, resource)->over;
+}
+
+static const aiol_resource_calls aiol_starting_resource = {"server that looks up its hosts", aiol_starting_loop_closed,
+                                                           aiol_starting_destroy, aiol_starting_is_open};
+
+/* With its future; NULL when there is no memory. */
+static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                        const aioloop_server_options *o) {
+    size_t hosts = o->hosts != NULL ? o->host_count : 1;
+    aiol_starting *s = (aiol_starting *)aiol_alloc_zero(&loop->allocator, aiol_starting_size(hosts));
+    size_t i;
+    if (s == NULL)
+        return NULL;
+    s->future = aiol_future_new(loop, aiol_starting_cancel, s);
+    if (s->future == NULL) {
+        aiol_free(&loop->allocator, s, aiol_starting_size(hosts));
+        return NULL;
+    }
+    s->protocol = protocol;
+    s->arg = arg;
+    s->options = *o;
+    s->count = hosts;
+    for (i = 0; i < hosts; i++) {
+        s->hosts[i].done = aiol_starting_looked_up;
+        s->hosts[i].owner = s;
+    }
+    s->resource.site = s->future->site;
+    aiol_resource_add(loop, &s->resource, &aiol_starting_resource);
+    if (o->timeout > 0) {
+        s->timer = (aioloop_call_later)(loop, o->timeout, aiol_starting_timed_out, s);
+        if (aioloop_handle_is_null(&s->timer.handle)) {
+            aioloop_future *f = s->future;
+            aiol_starting_settle(s);
+            f->end.cancel = NULL;
+            aioloop_future_unref(f);
+            return NULL;
+        }
+    }
+    return s;
+}
+
+static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) {
+    aioloop *loop = s->resource.loop;
+    aioloop_getaddrinfo_options hints;
+    int err = 0;
+    size_t i;
+    memset(&hints, 0, sizeof(hints));
+    hints.family = s->options.family;
+    hints.type = AIOLOOP_SOCK_STREAM;
+    hints.flags = s->options.flags | AIOLOOP_AI_PASSIVE;
+    for (i = 0; i < s->count && (err == 0 || err == AIOL_PENDING); i++) {
+        const char *each = s->options.hosts != NULL ? s->options.hosts[i] : host;
+        err = aiol_host_look_up(loop, &s->hosts[i], each, s->options.service, port, &hints, true);
+        s->pending += err == AIOL_PENDING;
+    }
+    s->options.hosts = NULL; /* the caller's */
+    s->options.service = NULL;
+    if (err < 0 && err != AIOL_PENDING)
+        aiol_starting_fail(s, err);
+    else if (s->pending == 0)
+        aiol_starting_finish(s);
+}
+
+/* ---- the calls ---- */
+
+static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
+    int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    if (err < 0)
+        return err;
+    if (o->timeout < 0 || o->backlog < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
+    if (o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL || o->service != NULL))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
+    if (o->sock != NULL && (o->family != AIOLOOP_UNSPEC || o->flags != 0 || o->no_reuse_address || o->reuse_port || o->keep_alive))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family, flags, no_reuse_address, reuse_port and keep_alive exclude a socket");
+    if (o->hosts != NULL && (host != NULL || o->host_count == 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    if (o->hosts == NULL && o->host_count != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
+    if (o->service != NULL && port != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service excludes a port");
+    return 0;
+}
+
+/* A server on a given socket, which is the loop's from here on. */
+static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket sock,
+                                             int backlog, bool defer_serving, bool cleanup, bool unix_only) {
+    aioloop_future *f;
+    aioloop_server *server;
+    int err = aiol_given_socket(loop, sock, unix_only);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, NULL, NULL);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, backlog, f->site);
+    if (server == NULL) {
+        aiol_given_socket_close(loop, sock);
+        if (f != NULL)
+            aiol_future_release(f);
+        aioloop_future_unref(f);
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    err = aiol_listener_take(&server->listeners[0], sock, cleanup, true);
+    if (err < 0) {
+        aiol_given_socket_close(loop, sock);
+        aiol_fail(loop, err, "socket %ld", (long)sock);
+    }
+    server->bound_count = err == 0;
+    aiol_server_ready(server, err, defer_serving, f);
+    aiol_future_release(f);
+    return f;
+}
+
 AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
                                                     const char *host, int port, const aioloop_server_options *options) {
     static const aioloop_server_options defaults = AIOLOOP_ZERO;
     const aioloop_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aioloop_address *addresses = NULL;
-    aioloop_server *server;
-    size_t capacity = 0;
-    int n;
+    aioloop_future *f;
+    aiol_starting *s;
+    int err;
     if (refused != NULL)
         return refused;
-    n = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
-    if (n == 0 && (o->timeout < 0 || o->backlog < 0))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
-    if (n == 0 && o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "host and port exclude a socket");
-    if (n == 0 && o->sock != NULL &&
-        (o->family != AIOLOOP_UNSPEC || o->no_reuse_address || o->reuse_port || o->keep_alive))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "family, no_reuse_address, reuse_port and keep_alive exclude a socket");
-    if (n == 0 && o->hosts != NULL && (host != NULL || o->host_count == 0))
-        n = aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
-    if (n == 0 && o->hosts == NULL && o->host_count != 0)
-        n = aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
-    if (n == 0 && o->sock != NULL)
-        n = aiol_given_socket(loop, *o->sock, false);
-    else if (n == 0)
-        n = aiol_server_addresses(loop, host, port, o, &addresses, &capacity);
-    if (n < 0) {
-        aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
-        return aiol_future_failed_now(loop, n);
-    }
-    server = aiol_server_new(loop, protocol, arg, o->sock != NULL ? 1 : (size_t)n, o->backlog);
-    if (server == NULL) {
-        n = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    } else if (o->sock != NULL) {
-        n = aiol_listener_take(&server->listeners[0], *o->sock, false, true);
-        server->bound_count = n == 0;
-    } else {
-        n = aiol_server_bind(server, addresses, o);
-    }
-    aiol_free(&loop->allocator, addresses, capacity * sizeof(addresses[0]));
-    if (n < 0 && o->sock != NULL) {
-        aiol_given_socket_close(loop, *o->sock); /* it was taken over */
-        aiol_fail(loop, n, "socket %ld", (long)*o->sock);
-    }
-    if (server == NULL)
+    err = aiol_server_check(loop, host, port, o);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    if (o->sock != NULL)
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, false, false);
+    s = aiol_starting_new(loop, protocol, arg, o);
+    if (s == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
-    return n < 0 ? aiol_server_abandon(server, n) : aiol_server_ready(server, o->defer_serving);
+    f = s->future; /* it may be gone after this */
+    aiol_starting_look_up(s, host, port);
+    return f;
 }
 
 /* Binds a new Unix socket to a path, where a socket file may stand in the way. */
@@ -685,6 +880,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     aioloop_future *refused = aiol_refuse(loop, protocol);
     aioloop_address address;
     aioloop_server *server;
+    aioloop_future *f;
     int err;
     if (refused != NULL)
         return refused;
@@ -698,27 +894,23 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
     if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
         aiol_fail(loop, err, "not a path of a Unix socket");
-    if (err == 0 && o->sock != NULL)
-        err = aiol_given_socket(loop, *o->sock, true);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
-    server = aiol_server_new(loop, protocol, arg, 1, o->backlog);
+    if (o->sock != NULL)
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, !o->no_cleanup_socket, true);
+    f = aiol_future_new(loop, NULL, NULL);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, o->backlog, f->site);
     if (server == NULL) {
-        if (o->sock != NULL)
-            aiol_given_socket_close(loop, *o->sock);
+        if (f != NULL)
+            aiol_future_release(f);
+        aioloop_future_unref(f);
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
-    if (o->sock == NULL) {
-        err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
-    } else {
-        err = aiol_listener_take(&server->listeners[0], *o->sock, !o->no_cleanup_socket, true);
-        if (err < 0) {
-            aiol_given_socket_close(loop, *o->sock);
-            aiol_fail(loop, err, "socket %ld", (long)*o->sock);
-        }
-    }
+    err = aiol_listener_bind_path(&server->listeners[0], &address, !o->no_cleanup_socket);
     server->bound_count = err == 0;
-    return err < 0 ? aiol_server_abandon(server, err) : aiol_server_ready(server, o->defer_serving);
+    aiol_server_ready(server, err, o->defer_serving, f);
+    aiol_future_release(f);
+    return f;
 }
 
 #endif

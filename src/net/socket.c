@@ -4,41 +4,125 @@
 #ifndef AIOL_NET_SOCKET_C
 #define AIOL_NET_SOCKET_C
 
+#include "api/resolve.h"
 #include "net/stream.c"
 
 #define AIOL_ADDRESS_TEXT 160
 
-/* The addresses of a host that need no look-up: a numeric one has itself, "localhost" both loopbacks, and, with
- * wildcard, NULL and "" every interface of both families. Appends at most two to found, of the family wanted
- * (AIOLOOP_UNSPEC: any). How many, or a code with its message stored. */
-static int aiol_host_addresses(aioloop *loop, const char *host, int port, int family, bool wildcard, aioloop_address *found) {
+/* ---- the addresses of a host ---- */
+
+/* A look-up inside of what connects or listens, which lives until `future` is NULL again. */
+typedef struct aiol_host {
+    aioloop_future *future; /* the resolver's, while it is pending or its callback queued; in use */
+    void (*done)(struct aiol_host *host, int err); /* 0, or a code with its message stored; may free it */
+    void *owner;
+    aioloop_addrinfo *list; /* the resolver's; owned */
+    size_t count;           /* of addresses */
+    aioloop_addrinfo found[2]; /* those that needed no look-up */
+} aiol_host;
+
+AIOL_INLINE const aioloop_address *aiol_host_at(const aiol_host *l, size_t i) {
+    return l->list != NULL ? &l->list[i].address : &l->found[i].address;
+}
+
+/* The port that a service is, if it is a number; -1: a name. */
+static int aiol_service_port(const char *service) {
+    int port = 0;
+    size_t i;
+    for (i = 0; service[i] >= '0' && service[i] <= '9' && port <= 65535; i++)
+        port = port * 10 + (service[i] - '0');
+    return i == 0 || (service[i] != '\0' && port <= 65535) ? -1 : port;
+}
+
+/* The addresses that need no look-up: a numeric host has itself, "localhost" both loopbacks (RFC 6761), and, with
+ * wildcard, NULL and "" every interface of both families. False: ask the resolver. */
+static bool aiol_host_at_once(aiol_host *l, const char *host, int port, int family, bool wildcard, bool plain) {
     static const char *const local[] = {"::1", "127.0.0.1"};
     static const char *const any[] = {"0.0.0.0", "::"};
-    const char *const *hosts = NULL;
-    size_t count = 2;
+    const char *const *hosts = &host;
+    size_t count = 1;
     size_t i;
-    int n = 0;
-    if (port < 0 || port > 65535)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
-    if (family != AIOLOOP_UNSPEC && family != AIOLOOP_INET && family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", family);
     if (wildcard && (host == NULL || host[0] == '\0')) {
         hosts = any;
-    } else if (strcmp(host, "localhost") == 0) {
+        count = 2;
+    } else if (plain && strcmp(host, "localhost") == 0) {
         hosts = local;
-    } else {
-        hosts = &host;
-        count = 1;
+        count = 2;
     }
     for (i = 0; i < count; i++) {
-        aioloop_address address;
-        if (aioloop_address_parse(&address, hosts[i], port) < 0)
-            return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "looking up \"%.100s\" needs the resolver, which is not in this version",
-                             host);
-        if (family == AIOLOOP_UNSPEC || family == address.family)
-            found[n++] = address;
+        aioloop_address *address = &l->found[l->count].address;
+        if (aioloop_address_parse(address, hosts[i], port) < 0)
+            return false;
+        if (family == AIOLOOP_UNSPEC || family == address->family)
+            l->count++;
     }
-    return n != 0 ? n : aiol_fail(loop, AIOLOOP_ELOOKUP, "\"%.100s\" has no address of this family", host);
+    return true;
+}
+
+/* The resolver has answered. 0, or the code, with its message stored. */
+static int aiol_host_take(aioloop *loop, aiol_host *l, aioloop_future *answer) {
+    int64_t n = aioloop_future_result(answer, &l->list);
+    if (n < 0)
+        return aiol_fail(loop, (int)n, "%s", aioloop_error_message(aioloop_future_error(answer)));
+    l->count = l->list == NULL ? 0 : (size_t)n;
+    return l->count != 0 ? 0 : aiol_fail(loop, AIOLOOP_ELOOKUP, "the resolver has no address for the host");
+}
+
+static void aiol_host_looked_up(aioloop_future *answer, void *arg) {
+    aiol_host *l = (aiol_host *)arg;
+    l->future = NULL;
+    l->done(l, aiol_host_take(answer->loop, l, answer));
+    aiol_future_release(answer);
+}
+
+/* Looks for the addresses of a host and a port or service, of the family, protocol and flags that hints has. 0: found,
+ * one at least; AIOL_PENDING: `done` will be called; or a code with its message stored. */
+static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, const char *service, int port,
+                             const aioloop_getaddrinfo_options *hints, bool wildcard) {
+    aioloop_future *answer;
+    char number[12];
+    int err;
+    if (service == NULL && port < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (service != NULL)
+        port = aiol_service_port(service);
+    if (port > 65535)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (hints->family != AIOLOOP_UNSPEC && hints->family != AIOLOOP_INET && hints->family != AIOLOOP_INET6)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", hints->family);
+    if (port >= 0 && aiol_host_at_once(l, host, port, hints->family, wildcard, loop->resolver == NULL)) {
+        if (l->count != 0)
+            return 0;
+        return aiol_fail(loop, AIOLOOP_ELOOKUP, "\"%.100s\" has no address of this family", host);
+    }
+    l->count = 0;
+    snprintf(number, sizeof(number), "%d", port);
+    answer = (aioloop_getaddrinfo)(loop, host, port < 0 ? service : number, hints);
+    err = aiol_future_use(answer);
+    if (err < 0)
+        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host, aioloop_strerror(err));
+    if (answer->state != AIOL_FUTURE_PENDING) {
+        err = aiol_host_take(loop, l, answer);
+    } else {
+        err = aiol_future_callback(answer, aiol_host_looked_up, l, NULL, 0);
+        if (err == 0) {
+            l->future = answer;
+            return AIOL_PENDING;
+        }
+        aioloop_future_cancel(answer, NULL);
+    }
+    aiol_future_release(answer);
+    return err;
+}
+
+/* Gives it up: it is over now (future is NULL), unless the resolver has just answered; then done will be called. */
+static void aiol_host_cancel(aiol_host *l) {
+    aioloop_future *answer = l->future;
+    if (answer == NULL || aioloop_future_remove_done_callback(answer, aiol_host_looked_up, l) == 0)
+        return;
+    l->future = NULL;
+    aioloop_future_cancel(answer, NULL);
+    aiol_future_release(answer);
 }
 
 /* Refuses TLS, which this build does not have, and its options without it. */
