@@ -20313,6 +20313,8 @@ static void aiol_host_looked_up(aioloop_future *answer, void *arg) {
  * one at least; AIOL_PENDING: `done` will be called; or a code with its message stored. */
 static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, const char *service, int port,
                              const aioloop_getaddrinfo_options *hints, bool wildcard) {
+    /* Who wants something special of the resolver is to have it for "localhost" too. */
+    bool plain = loop->resolver == NULL && (hints->flags & ~(unsigned)AIOLOOP_AI_PASSIVE) == 0;
     aioloop_future *answer;
     char number[12];
     int err;
@@ -20324,7 +20326,7 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
         return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
     if (hints->family != AIOLOOP_UNSPEC && hints->family != AIOLOOP_INET && hints->family != AIOLOOP_INET6)
         return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", hints->family);
-    if (port >= 0 && aiol_host_at_once(l, host, port, hints->family, wildcard, loop->resolver == NULL)) {
+    if (port >= 0 && aiol_host_at_once(l, host, port, hints->family, wildcard, plain)) {
         if (l->count != 0)
             return 0;
         return aiol_fail(loop, AIOLOOP_ELOOKUP, "\"%.100s\" has no address of this family", host);
