@@ -36,7 +36,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak fire conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
 help:
@@ -253,7 +253,7 @@ size:
 
 PROGRAM = $(CC) -std=$(STD) -D_GNU_SOURCE -O2 -g $(WARNINGS) -I. -Itests
 
-$(BUILD)/simulate $(BUILD)/simulate_tasks $(BUILD)/soak: $(BUILD)/%: tests/%.c aioloop.h Makefile
+$(BUILD)/simulate $(BUILD)/simulate_tasks $(BUILD)/soak $(BUILD)/blackhole: $(BUILD)/%: tests/%.c aioloop.h Makefile
 	@mkdir -p $(BUILD)
 	@$(PROGRAM) $< -o $@ $(LIBS)
 
@@ -289,6 +289,12 @@ soak:
 	@$(NEED) $(CC)=$(CC)
 	@$(MAKE_QUIETLY) $(BUILD)/soak
 	@$(BUILD)/soak $(SOAK)
+
+## make blackhole    looking up names in a network of its own where the name server never answers
+blackhole:
+	@$(NEED) $(CC)=$(CC) unshare=util-linux ip=iproute2
+	@$(MAKE_QUIETLY) $(BUILD)/blackhole
+	@tests/blackhole.sh $(BUILD)/blackhole
 
 # FIRE_EVENTS of each back end in FIRE_ON, from SEED (else one of the clock's).
 FIRE_EVENTS = 1000000

@@ -2598,8 +2598,8 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
  * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
- * post something, the run ends with AIOLOOP_EDEADLK. While a function of the loop runs in a thread pool it goes on
- * waiting.
+ * post something, the run ends with AIOLOOP_EDEADLK. While a function of the loop runs in a thread pool, or a look-up
+ * that somebody waits for, it goes on waiting.
  *
  * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do:
  * results arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
