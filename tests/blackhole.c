@@ -1,15 +1,18 @@
 /*
- * blackhole.c - a program whose name server never answers. tests/blackhole.sh makes the network for it.
+ * blackhole.c - a program whose name server never answers, in a network of which parts lead nowhere. tests/blackhole.sh
+ * makes it.
  *
  *     blackhole [words: only the checks whose name contains one of them]
  *
  * Look-ups that hang are given up at once, and delay nothing: no other look-up, no thread of the executor, no timer, not
- * the end of the loop nor that of the program. Each check is a process of its own, which has to end in time. It runs on
+ * the end of the loop nor that of the program. A host of which one family leads nowhere is connected to after the delay of
+ * Happy Eyeballs. Each check is a process of its own, which has to end in time. It runs on
  * the back end of AIOLOOP_BACKEND. Prints the checks; what is wrong ends it with 1.
  */
 #define AIOLOOP_IMPLEMENTATION
 #include "aioloop.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,6 +129,94 @@ static void blackhole_loop_ends(void) {
     EXPECT(blackhole_now() - start < BLACKHOLE_PROMPT);
 }
 
+/* ---- Happy Eyeballs with a family that leads nowhere ---- */
+
+#define BLACKHOLE_DELAY 0.05
+
+typedef struct blackhole_eyeballs {
+    aioloop_addrinfo items[4];
+    size_t count;
+} blackhole_eyeballs;
+
+static aioloop_future *blackhole_resolve(aioloop *loop, void *arg, const char *host, const char *service,
+                                         const aioloop_getaddrinfo_options *options) {
+    const blackhole_eyeballs *eyeballs = (const blackhole_eyeballs *)arg;
+    aioloop_future *f = aioloop_create_operation(loop, NULL, NULL);
+    (void)host;
+    (void)service;
+    (void)options;
+    aioloop_future_set_result(f, (int64_t)eyeballs->count, aioloop_addrinfo_copy(eyeballs->items, eyeballs->count),
+                              aioloop_freeaddrinfo);
+    aioloop_future_unref(f);
+    return f;
+}
+
+static int blackhole_open_fds(void) {
+    int count = 0;
+    int fd;
+    for (fd = 0; fd < 256; fd++)
+        count += fcntl(fd, F_GETFD) != -1;
+    return count;
+}
+
+/* hosts: in the resolver's order, of which the last is here and the others nowhere. Connected after the delay, once for
+ * each attempt before; without a delay not at all in that time. */
+static void blackhole_connect(const char *const *hosts, size_t count, int attempts_before) {
+    static const aioloop_protocol silent = AIOLOOP_ZERO;
+    aioloop *loop = blackhole_loop();
+    aioloop_connection_options options = AIOLOOP_ZERO;
+    blackhole_eyeballs eyeballs = AIOLOOP_ZERO;
+    aioloop_server *server = NULL;
+    aioloop_transport *transport = NULL;
+    aioloop_address address;
+    double start;
+    double took;
+    size_t i;
+    int fds;
+    int64_t n = aioloop_run_until_complete(loop, aioloop_create_server(loop, &silent, NULL, hosts[count - 1], 0, NULL), &server);
+    EXPECT(n == 1);
+    EXPECT(aioloop_server_socket(server, 0, NULL, &address) == 0);
+    for (i = 0; i < count; i++)
+        EXPECT(aioloop_address_parse(&eyeballs.items[i].address, hosts[i], address.port) == 0);
+    eyeballs.count = count;
+    EXPECT(aioloop_set_resolver(loop, blackhole_resolve, &eyeballs) == 0);
+    fds = blackhole_open_fds();
+    options.happy_eyeballs_delay = AIOLOOP_SECONDS(BLACKHOLE_DELAY);
+    start = blackhole_now();
+    n = aioloop_run_until_complete(loop, aioloop_create_connection(loop, &silent, NULL, "host.example", 80, &options), &transport);
+    took = blackhole_now() - start;
+    EXPECT(n == 0);
+    EXPECT(took >= attempts_before * BLACKHOLE_DELAY && took < attempts_before * BLACKHOLE_DELAY + 0.04);
+    EXPECT(blackhole_open_fds() <= fds + 2); /* both ends of the one that won */
+    aioloop_transport_abort(transport);
+    aioloop_transport_unref(transport);
+    options.happy_eyeballs_delay = 0;
+    options.timeout = AIOLOOP_MS(200);
+    n = aioloop_run_until_complete(loop, aioloop_create_connection(loop, &silent, NULL, "host.example", 80, &options), NULL);
+    EXPECT(n == AIOLOOP_ETIMEDOUT);
+    aioloop_server_close(server);
+    aioloop_server_unref(server);
+    EXPECT(aioloop_run_until_complete(loop, aioloop_sleep(loop, AIOLOOP_MS(5)), NULL) == 0);
+    EXPECT(blackhole_open_fds() == fds - 1);
+    EXPECT(aioloop_free(loop) == 0);
+}
+
+static void blackhole_without_ipv6(void) {
+    static const char *const hosts[] = {"2001:db8::1", "127.0.0.1"};
+    blackhole_connect(hosts, 2, 1);
+}
+
+static void blackhole_without_ipv4(void) {
+    static const char *const hosts[] = {"192.0.2.7", "::1"};
+    blackhole_connect(hosts, 2, 1);
+}
+
+/* Interleaved: the third in the resolver's order is the second to be tried. */
+static void blackhole_interleaved(void) {
+    static const char *const hosts[] = {"2001:db8::1", "2001:db8::2", "127.0.0.1"};
+    blackhole_connect(hosts, 3, 1);
+}
+
 /* It returns with everything as it is. */
 static void blackhole_program_ends(void) {
     aioloop *loop = blackhole_loop();
@@ -143,6 +234,9 @@ static const struct {
     {"many look-ups that hang delay nothing", blackhole_delays_nothing},
     {"the loop ends at once", blackhole_loop_ends},
     {"the program ends at once", blackhole_program_ends},
+    {"connected after the delay where IPv6 leads nowhere", blackhole_without_ipv6},
+    {"connected after the delay where IPv4 leads nowhere", blackhole_without_ipv4},
+    {"the families take turns", blackhole_interleaved},
 };
 
 /* ---- each in its process ---- */
