@@ -16,6 +16,7 @@
 #include "api/net.h"
 
 typedef struct aioloop_ssl_context aioloop_ssl_context;
+typedef struct aioloop_ssl_session aioloop_ssl_session;
 
 /* A protocol: asyncio's methods, each may be NULL. Must outlive its transports; usually static const. self is the
  * connection's own memory of instance_size bytes (zeroed, in the transport's block, freed with the transport), or, with
@@ -63,9 +64,10 @@ typedef struct aioloop_connection_options {
                                      * in turn; 0: 1 with a delay, else none; -1: none, the resolver's order */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
-    const char *server_hostname;    /* with ssl only */
-    aioloop_time ssl_handshake_timeout;
-    aioloop_time ssl_shutdown_timeout;
+    const char *server_hostname;    /* whose certificate it must be, with ssl only; NULL: host; "": anybody's, unchecked */
+    aioloop_ssl_session *ssl_session; /* to be resumed, if the server still knows it; NULL: none */
+    aioloop_time ssl_handshake_timeout; /* 0: 60 s; then AIOLOOP_ECONNABORTED */
+    aioloop_time ssl_shutdown_timeout;  /* how long closing waits for the peer's goodbye; 0: 30 s */
     aioloop_time timeout;           /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_connection_options;
 
@@ -84,7 +86,8 @@ typedef struct aioloop_unix_connection_options {
     const aioloop_socket *sock; /* a connected Unix stream socket instead of path; as above */
     size_t path_size;           /* bytes of path; 0: it ends with a zero. Needed for the abstract name space. */
     aioloop_ssl_context *ssl;
-    const char *server_hostname;
+    const char *server_hostname; /* needed with ssl */
+    aioloop_ssl_session *ssl_session;
     aioloop_time ssl_handshake_timeout;
     aioloop_time ssl_shutdown_timeout;
     aioloop_time timeout;

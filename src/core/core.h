@@ -230,6 +230,7 @@ struct aioloop {
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
+    char *tls_buffer; /* net's too; NULL: none, or in use */
 };
 
 /* ---- futures ---- */

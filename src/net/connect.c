@@ -9,7 +9,7 @@
 #ifndef AIOL_NET_CONNECT_C
 #define AIOL_NET_CONNECT_C
 
-#include "net/socket.c"
+#include "net/tls.c"
 
 typedef struct aiol_attempt {
     struct aiol_connector *connector;
@@ -41,6 +41,8 @@ typedef struct aiol_connector {
     bool all_errors;
     bool over;
     bool queued;
+    aiol_ssl_plan ssl;
+    aioloop_transport *tls; /* that shakes hands; held */
     char path[108];
 } aiol_connector;
 
@@ -77,6 +79,7 @@ static void aiol_connector_free(aiol_connector *c) {
         aiol_error_free(a, c->attempts[i].error);
     aioloop_freeaddrinfo(c->remote.list);
     aioloop_freeaddrinfo(c->local.list);
+    aiol_ssl_plan_end(c->resource.loop, &c->ssl);
     aiol_resource_remove(&c->resource);
     aiol_free(a, c->attempts, c->count * sizeof(c->attempts[0]));
     aiol_free(a, c, sizeof(*c));
@@ -101,6 +104,12 @@ static void aiol_connector_settle(aiol_connector *c) {
     aiol_connector_end_attempts(c, NULL);
     aiol_host_cancel(&c->remote);
     aiol_host_cancel(&c->local);
+    if (c->tls != NULL) {
+        aioloop_transport *t = c->tls;
+        c->tls = NULL;
+        aiol_tls_give_up(t);
+        aioloop_transport_unref(t);
+    }
     if (f->state == AIOL_FUTURE_PENDING)
         f->of.owner = NULL;
     aiol_future_release(f);
@@ -276,6 +285,50 @@ static void aiol_connector_next_is_due(aioloop *loop, void *arg) {
     aiol_connector_advance((aiol_connector *)arg);
 }
 
+/* The handshake is done, and connection_made has returned; or not. */
+static void aiol_connector_secured(void *owner, aioloop_transport *t, int err) {
+    aiol_connector *c = (aiol_connector *)owner;
+    aioloop_transport *held = c->tls;
+    c->tls = NULL;
+    if (err < 0) {
+        aiol_connector_fail(c, err);
+    } else {
+        aiol_future_finish(c->future, 0, aioloop_transport_ref(t), aiol_transport_dispose);
+        aiol_connector_settle(c);
+    }
+    aioloop_transport_unref(held);
+}
+
+/* The socket becomes a connection with TLS on it, whose handshake is waited for. */
+static void aiol_connector_secure(aiol_connector *c, const aiol_stream_setup *lower) {
+    aioloop *loop = c->resource.loop;
+    aiol_attempt *a = c->winner;
+    aioloop_transport *t = NULL;
+    aiol_tls_setup setup;
+    int err;
+    aiol_ssl_plan_fill(&c->ssl, &setup);
+    setup.loop = loop;
+    setup.protocol = c->protocol;
+    setup.arg = c->arg;
+    setup.context = c->resource.context;
+    setup.site = c->resource.site;
+    setup.settled = aiol_connector_secured;
+    setup.owner = c;
+    a->op.fd = AIOL_NO_SOCKET; /* the connection's, if there is one */
+    c->queued = true;          /* keeps the connector: it may be over before this returns */
+    err = aiol_tls_connect(&setup, lower, &t);
+    c->queued = false;
+    if (err < 0) {
+        a->op.fd = lower->socket;
+        aiol_connector_fail(c, err);
+    } else if (c->over) {
+        aiol_connector_free_if_over(c);
+    } else {
+        c->tls = aioloop_transport_ref(t);
+    }
+    aiol_callback_end(loop);
+}
+
 /* The socket of the winner is connected: it becomes a transport. */
 static void aiol_connector_made(aiol_connector *c) {
     aioloop *loop = c->resource.loop;
@@ -303,6 +356,10 @@ static void aiol_connector_made(aiol_connector *c) {
     if (setup.peer != NULL && peer.family != AIOLOOP_UNIX)
         e->sockets->set(e, a->op.fd, AIOL_OPTION_NO_DELAY, 1);
     setup.attached = a->attached;
+    if (c->ssl.context != NULL) {
+        aiol_connector_secure(c, &setup);
+        return;
+    }
     err = aiol_stream_new(&setup, &t);
     if (err < 0) {
         aiol_future_fail(f, err, NULL);
@@ -468,6 +525,15 @@ static bool aiol_connector_is_open(const aiol_resource *resource) {
 static const aiol_resource_calls aiol_connector_resource = {"connection attempt", aiol_connector_loop_closed,
                                                             aiol_connector_destroy, aiol_connector_is_open};
 
+/* For one that has not begun: it goes, with its future. */
+static aioloop_future *aiol_connector_discard(aiol_connector *c) {
+    aioloop_future *f = c->future;
+    aiol_connector_settle(c);
+    f->end.cancel = NULL;
+    aioloop_future_unref(f);
+    return aiol_future_failed(AIOLOOP_ENOMEM);
+}
+
 /* A connector with its future; NULL when there is no memory. */
 static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_time timeout) {
     aiol_connector *c = (aiol_connector *)aiol_alloc_zero(&loop->allocator, sizeof(*c));
@@ -492,10 +558,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     if (timeout > 0) {
         c->timer = (aioloop_call_later)(loop, timeout, aiol_connector_timed_out, c);
         if (aioloop_handle_is_null(&c->timer.handle)) {
-            aioloop_future *f = c->future;
-            aiol_connector_settle(c);
-            f->end.cancel = NULL;
-            aioloop_future_unref(f);
+            (void)aiol_connector_discard(c);
             return NULL;
         }
     }
@@ -505,13 +568,9 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
 /* The same with one attempt, to be filled in. */
 static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_time timeout) {
     aiol_connector *c = aiol_connector_new(loop, protocol, arg, timeout);
-    aioloop_future *f;
     if (c == NULL || aiol_connector_reserve(c, 1) == 0)
         return c;
-    f = c->future;
-    aiol_connector_settle(c);
-    f->end.cancel = NULL;
-    aioloop_future_unref(f);
+    (void)aiol_connector_discard(c);
     return NULL;
 }
 
@@ -519,16 +578,20 @@ static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_pr
 
 /* Makes a connection of a socket that is connected already. */
 static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s,
-                                          aioloop_time timeout, bool unix_only) {
+                                          aioloop_time timeout, bool unix_only, aiol_ssl_plan *ssl) {
     aiol_connector *c;
     int err = aiol_given_socket(loop, s, unix_only);
-    if (err < 0)
+    if (err < 0) {
+        aiol_ssl_plan_end(loop, ssl);
         return aiol_future_failed_now(loop, err);
+    }
     c = aiol_connector_new_single(loop, protocol, arg, timeout);
     if (c == NULL) {
+        aiol_ssl_plan_end(loop, ssl);
         aiol_given_socket_close(loop, s); /* it was taken over */
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
+    c->ssl = *ssl;
     c->next = 1;
     c->winner = &c->attempts[0];
     c->winner->op.fd = s;
@@ -542,6 +605,8 @@ static int aiol_connection_check(aioloop *loop, const char *host, int port, cons
     int err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err < 0)
         return err;
+    if (o->ssl != NULL && o->sock != NULL && o->server_hostname == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl with a socket needs a server_hostname, which may be empty");
     if (o->timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (o->happy_eyeballs_delay == AIOLOOP_NOT_A_TIME || o->interleave < -1)
@@ -592,19 +657,26 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     static const aioloop_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = AIOLOOP_ZERO;
     aioloop_future *f;
     aiol_connector *c;
     int err;
     if (refused != NULL)
         return refused;
     err = aiol_connection_check(loop, host, port, o);
+    if (err == 0)
+        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname != NULL ? o->server_hostname : host, o->ssl_session,
+                                 o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false);
+        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false, &ssl);
     c = aiol_connector_new(loop, protocol, arg, o->timeout);
-    if (c == NULL)
+    if (c == NULL) {
+        aiol_ssl_plan_end(loop, &ssl);
         return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    c->ssl = ssl;
     c->all_errors = o->all_errors;
     c->delay = o->happy_eyeballs_delay == 0 ? -1 : o->happy_eyeballs_delay < 0 ? 0 : o->happy_eyeballs_delay;
     c->first_count = o->interleave != 0 ? o->interleave : c->delay >= 0;
@@ -621,6 +693,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     static const aioloop_unix_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = AIOLOOP_ZERO;
     aioloop_address address;
     aioloop_future *f;
     aiol_connector *c;
@@ -635,15 +708,23 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
     if (err == 0 && o->sock == NULL && path == NULL)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
+    if (err == 0 && o->ssl != NULL && o->server_hostname == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "ssl needs a server_hostname, which may be empty");
     if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
         aiol_fail(loop, err, "not a path of a Unix socket");
+    if (err == 0)
+        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname, o->ssl_session, o->ssl_handshake_timeout,
+                                 o->ssl_shutdown_timeout);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, true);
+        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, true, &ssl);
     c = aiol_connector_new_single(loop, protocol, arg, o->timeout);
-    if (c == NULL)
+    if (c == NULL) {
+        aiol_ssl_plan_end(loop, &ssl);
         return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    c->ssl = ssl;
     memcpy(c->path, address.u.path, address.path_size);
     address.u.path = c->path;
     c->attempts[0].address = address;
@@ -658,15 +739,19 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     static const aioloop_accepted_socket_options defaults = AIOLOOP_ZERO;
     const aioloop_accepted_socket_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = AIOLOOP_ZERO;
     int err;
     if (refused != NULL)
         return refused;
     err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (err == 0)
+        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, NULL, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
-    return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false);
+    ssl.server_side = true;
+    return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false, &ssl);
 }
 
 #endif

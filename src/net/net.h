@@ -5,6 +5,7 @@
 #define AIOL_NET_NET_H
 
 #include "api/server.h"
+#include "api/start_tls.h"
 #include "core/core.h"
 
 /* NEW -> OPEN -> CLOSING (sending what is buffered) -> ENDING (operations still at the engine) -> DOOMED
@@ -25,6 +26,8 @@ enum {
     AIOL_TRANSPORT_WRITE_ENDED = 8   /* write_eof */
 };
 
+#define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
+
 /* One kind of transport: what the functions of transport.h call. */
 typedef struct aiol_transport_calls {
     int (*write)(aioloop_transport *t, const void *data, size_t size);
@@ -37,6 +40,11 @@ typedef struct aiol_transport_calls {
     void (*pause_reading)(aioloop_transport *t);
     void (*resume_reading)(aioloop_transport *t);
     void (*protocol_changed)(aioloop_transport *t);
+    /* Each may be NULL. */
+    size_t (*buffered)(const aioloop_transport *t);                        /* else what its writer has */
+    void (*limits_changed)(aioloop_transport *t);                          /* high and low are set */
+    const void *(*info)(const aioloop_transport *t, const char *name);     /* else of its socket alone */
+    void (*gone)(aioloop_transport *t);                                    /* nobody refers to it any more */
 } aiol_transport_calls;
 
 /* What a transport needs while it has something to send; taken from a stock of the loop's, and given back. */
@@ -88,7 +96,31 @@ typedef struct aiol_stream_setup {
     bool attached; /* the engine knows the socket already */
 } aiol_stream_setup;
 
+/* What a TLS transport is made of. */
+typedef struct aiol_tls_setup {
+    aioloop *loop;
+    const aioloop_protocol *protocol;
+    void *arg;         /* the factory's; or what a protocol without instance is called with */
+    aiol_map *context; /* borrowed */
+    aioloop_server *server;
+    uint32_t site;
+    aioloop_ssl_context *ssl;
+    bool server_side;
+    const char *hostname;
+    const aioloop_ssl_session *resume;
+    aioloop_time handshake_timeout; /* 0: the default */
+    aioloop_time shutdown_timeout;
+    /* Called once: the handshake is done and connection_made has returned (0), or it will not be (a code, with its
+     * message stored); unless the transport was given up before. May be NULL. */
+    void (*settled)(void *owner, aioloop_transport *t, int err);
+    void *owner;
+    bool upgrades; /* arg is the protocol's self, which has had its connection_made */
+} aiol_tls_setup;
+
 /* transport.c */
+AIOLOOP_INTERNAL int aiol_transport_call_factory(aioloop_transport *t, void *arg);
+AIOLOOP_INTERNAL void aiol_transport_call_made(aioloop_transport *t);
+AIOLOOP_INTERNAL size_t aiol_transport_buffered(const aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_report(aioloop_transport *t, int code, const char *message);
 AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t);
@@ -98,6 +130,10 @@ AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t);
 /* stream.c */
 AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out);
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
+
+/* tls.c */
+AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
+AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);

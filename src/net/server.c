@@ -30,6 +30,7 @@ struct aioloop_server {
     aiol_resource resource;
     const aioloop_protocol *protocol;
     void *arg;
+    aiol_ssl_plan ssl;
     aiol_server_state state;
     int backlog;
     aiol_link clients;
@@ -56,6 +57,7 @@ static void aiol_server_destroy(aioloop_server *server) {
         aiol_list_remove(&t->siblings);
         t->server = NULL;
     }
+    aiol_ssl_plan_end(loop, &server->ssl);
     aiol_resource_remove(&server->resource);
     aiol_free(&loop->allocator, server->waiters, server->waiter_capacity * sizeof(server->waiters[0]));
     aiol_free(&loop->allocator, server, aiol_server_block_size(server->listener_count));
@@ -234,6 +236,20 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
     return e->sockets->name(e, s, address, room) == 0 ? address : NULL;
 }
 
+/* A connection with TLS on it: whoever does not finish its handshake was never there. */
+static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
+    aioloop_transport *t = NULL;
+    aiol_tls_setup setup;
+    aiol_ssl_plan_fill(&server->ssl, &setup);
+    setup.loop = lower->loop;
+    setup.protocol = lower->protocol;
+    setup.arg = lower->arg;
+    setup.context = lower->context;
+    setup.server = server;
+    setup.site = lower->site;
+    return aiol_tls_connect(&setup, lower, &t);
+}
+
 /* The operation's done(). */
 static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     aiol_listener *l = AIOL_CONTAINER(op, aiol_listener, op);
@@ -267,11 +283,15 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     setup.peer = (const aioloop_address *)data;
     setup.local = aiol_listener_local(l, s, &local, &room);
     setup.site = server->resource.site;
-    err = aiol_stream_new(&setup, &t);
+    err = server->ssl.context != NULL ? aiol_listener_secure(server, &setup) : aiol_stream_new(&setup, &t);
     if (err < 0) {
         aiol_error_clear(&loop->error);
         aiol_server_report(server, err, "Error on transport creation for incoming connection", &s);
         e->sockets->close(e, s);
+        return 0;
+    }
+    if (t == NULL) { /* it shakes hands first */
+        aiol_callback_end(loop);
         return 0;
     }
     aiol_list_append(&server->clients, &t->siblings);
@@ -433,7 +453,7 @@ static const aiol_resource_calls aiol_server_resource = {"server", aiol_server_l
 
 /* A server without listeners, with room for count; NULL when there is no memory. */
 static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog,
-                                       uint32_t site) {
+                                       const aiol_ssl_plan *ssl, uint32_t site) {
     size_t size = aiol_server_block_size(count);
     aioloop_server *server = (aioloop_server *)aiol_alloc_zero(&loop->allocator, size);
     size_t i;
@@ -443,6 +463,8 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
     server->arg = arg;
     server->resource.context = aiol_map_ref(aiol_thread.map);
     server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
+    server->ssl = *ssl;
+    aioloop_ssl_context_ref(ssl->context);
     server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
     server->listener_count = count;
     for (i = 0; i < count; i++) {
@@ -570,6 +592,17 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
     return 0;
 }
 
+/* A server's plan, borrowed from its options. */
+static aiol_ssl_plan aiol_server_plan(aioloop_ssl_context *ssl, aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+    aiol_ssl_plan plan;
+    memset(&plan, 0, sizeof(plan));
+    plan.context = ssl;
+    plan.handshake_timeout = handshake_timeout;
+    plan.shutdown_timeout = shutdown_timeout;
+    plan.server_side = true;
+    return plan;
+}
+
 /* ---- looking up where to listen ---- */
 
 /* A server that is to be: it looks up its hosts. */
@@ -579,6 +612,7 @@ typedef struct aiol_starting {
     const aioloop_protocol *protocol;
     void *arg;
     aioloop_server_options options; /* but the hosts */
+    aiol_ssl_plan ssl;
     aioloop_timer_handle timer;
     bool over;
     size_t pending; /* look-ups */
@@ -595,6 +629,7 @@ static void aiol_starting_free(aiol_starting *s) {
     size_t i;
     for (i = 0; i < s->count; i++)
         aioloop_freeaddrinfo(s->hosts[i].list);
+    aiol_ssl_plan_end(s->resource.loop, &s->ssl);
     aiol_resource_remove(&s->resource);
     aiol_free(a, s, aiol_starting_size(s->count));
 }
@@ -679,7 +714,7 @@ static void aiol_starting_finish(aiol_starting *s) {
     size_t capacity;
     aioloop_address *addresses = aiol_starting_addresses(s, &count, &capacity);
     if (addresses != NULL)
-        server = aiol_server_new(loop, s->protocol, s->arg, count, s->options.backlog, s->resource.site);
+        server = aiol_server_new(loop, s->protocol, s->arg, count, s->options.backlog, &s->ssl, s->resource.site);
     if (server == NULL)
         aiol_future_fail(s->future, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), NULL);
     else
@@ -732,6 +767,8 @@ static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *p
     s->protocol = protocol;
     s->arg = arg;
     s->options = *o;
+    s->ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    aioloop_ssl_context_ref(o->ssl);
     s->count = hosts;
     for (i = 0; i < hosts; i++) {
         s->hosts[i].done = aiol_starting_looked_up;
@@ -797,14 +834,14 @@ static int aiol_server_check(aioloop *loop, const char *host, int port, const ai
 
 /* A server on a given socket, which is the loop's from here on. */
 static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket sock,
-                                             int backlog, bool defer_serving, bool cleanup, bool unix_only) {
+                                             const aiol_ssl_plan *ssl, int backlog, bool defer_serving, bool cleanup, bool unix_only) {
     aioloop_future *f;
     aioloop_server *server;
     int err = aiol_given_socket(loop, sock, unix_only);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, NULL, NULL);
-    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, backlog, f->site);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, backlog, ssl, f->site);
     if (server == NULL) {
         aiol_given_socket_close(loop, sock);
         if (f != NULL)
@@ -828,6 +865,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     static const aioloop_server_options defaults = AIOLOOP_ZERO;
     const aioloop_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     aioloop_future *f;
     aiol_starting *s;
     int err;
@@ -837,7 +875,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, false, false);
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, &ssl, o->backlog, o->defer_serving, false, false);
     s = aiol_starting_new(loop, protocol, arg, o);
     if (s == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
@@ -878,6 +916,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     static const aioloop_unix_server_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     aioloop_address address;
     aioloop_server *server;
     aioloop_future *f;
@@ -897,9 +936,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, !o->no_cleanup_socket, true);
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, &ssl, o->backlog, o->defer_serving, !o->no_cleanup_socket, true);
     f = aiol_future_new(loop, NULL, NULL);
-    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, o->backlog, f->site);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, o->backlog, &ssl, f->site);
     if (server == NULL) {
         if (f != NULL)
             aiol_future_release(f);

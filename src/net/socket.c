@@ -5,6 +5,7 @@
 #define AIOL_NET_SOCKET_C
 
 #include "api/resolve.h"
+#include "api/ssl.h"
 #include "net/stream.c"
 
 #define AIOL_ADDRESS_TEXT 160
@@ -127,13 +128,15 @@ static void aiol_host_cancel(aiol_host *l) {
     aiol_future_release(answer);
 }
 
-/* Refuses TLS, which this build does not have, and its options without it. */
+/* ---- TLS ---- */
+
+/* Checks the options of TLS, and that there are none without it. server_hostname may be NULL. */
 static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, const char *server_hostname,
                                   aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
     if (handshake_timeout < 0 || shutdown_timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (ssl != NULL)
-        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "TLS is not in this build");
+        return AIOLOOP_USE_TLS ? 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
     if (server_hostname != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "server_hostname is only meaningful with ssl");
     if (handshake_timeout != 0)
@@ -142,6 +145,56 @@ static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl,
         return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_shutdown_timeout is only meaningful with ssl");
     return 0;
 }
+
+/* What a connection in the making keeps of them; no context: no TLS. */
+typedef struct aiol_ssl_plan {
+    aioloop_ssl_context *context; /* held, as is */
+    aioloop_ssl_session *session;
+    char *hostname; /* a copy; NULL: none */
+    aioloop_time handshake_timeout;
+    aioloop_time shutdown_timeout;
+    bool server_side;
+} aiol_ssl_plan;
+
+static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
+    if (plan->hostname != NULL)
+        aiol_free(&loop->allocator, plan->hostname, strlen(plan->hostname) + 1);
+    aioloop_ssl_session_unref(plan->session);
+    aioloop_ssl_context_unref(plan->context);
+    memset(plan, 0, sizeof(*plan));
+}
+
+/* 0, also for no context, or AIOLOOP_ENOMEM. */
+static int aiol_ssl_plan_make(aioloop *loop, aiol_ssl_plan *plan, aioloop_ssl_context *ssl, const char *hostname,
+                              aioloop_ssl_session *session, aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+    if (ssl == NULL)
+        return 0;
+    if (hostname != NULL) {
+        size_t size = strlen(hostname) + 1;
+        plan->hostname = (char *)aiol_alloc(&loop->allocator, size);
+        if (plan->hostname == NULL)
+            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        memcpy(plan->hostname, hostname, size);
+    }
+    plan->context = aioloop_ssl_context_ref(ssl);
+    plan->session = aioloop_ssl_session_ref(session);
+    plan->handshake_timeout = handshake_timeout;
+    plan->shutdown_timeout = shutdown_timeout;
+    return 0;
+}
+
+/* The part of a setup that is TLS's; the rest is zero. */
+static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_tls_setup *setup) {
+    memset(setup, 0, sizeof(*setup));
+    setup->ssl = plan->context;
+    setup->server_side = plan->server_side;
+    setup->hostname = plan->hostname;
+    setup->resume = plan->session;
+    setup->handshake_timeout = plan->handshake_timeout;
+    setup->shutdown_timeout = plan->shutdown_timeout;
+}
+
+/* ---- given sockets, and what all calls share ---- */
 
 /* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it
  * must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */

@@ -483,6 +483,7 @@ static int aiol_stream_write_eof(aioloop_transport *t) {
 static const aiol_transport_calls aiol_stream_calls = {
     aiol_stream_write, aiol_stream_write_pieces, aiol_stream_write_eof,     true,                      aiol_stream_close,
     aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed,
+    NULL,              NULL,                      NULL,                      NULL,
 };
 
 /* ---- with the loop ---- */
@@ -607,36 +608,17 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
 /* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone
  * with its socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
-    aioloop *loop = t->resource.loop;
-    aiol_transport_frame frame;
-    int raised = 0;
-    if (t->protocol->factory != NULL) {
-        int err;
-        frame = aiol_transport_enter(t);
-        aiol_error_clear(&loop->error);
-        err = t->protocol->factory(t->self, arg);
-        raised = aiol_transport_leave(t, &frame, "factory");
-        if (err >= 0 && raised < 0)
-            err = raised;
-        if (err < 0) {
-            if (err == AIOLOOP_EFATAL)
-                aiol_loop_halt(loop);
-            t->state = AIOL_TRANSPORT_LOST;
-            aiol_stream_close_socket(t);
-            if (t->server != NULL)
-                aiol_server_lost(t->server, t);
-            aioloop_transport_unref(t);
-            return err;
-        }
+    int err = aiol_transport_call_factory(t, arg);
+    if (err < 0) {
+        t->state = AIOL_TRANSPORT_LOST;
+        aiol_stream_close_socket(t);
+        if (t->server != NULL)
+            aiol_server_lost(t->server, t);
+        aioloop_transport_unref(t);
+        return err;
     }
     t->state = AIOL_TRANSPORT_OPEN;
-    if (t->protocol->connection_made != NULL) {
-        frame = aiol_transport_enter(t);
-        t->protocol->connection_made(t, t->self);
-        raised = aiol_transport_leave(t, &frame, "connection_made");
-        if (AIOL_UNLIKELY(raised != 0))
-            aiol_transport_report(t, raised, "Error in connection_made");
-    }
+    aiol_transport_call_made(t);
     aiol_stream_start_reading(t);
     return 0;
 }

@@ -48,6 +48,38 @@ AIOL_INLINE int aiol_transport_leave(aioloop_transport *t, const aiol_transport_
     return aiol_leave(loop, &frame->frame);
 }
 
+/* Calls the factory. 0, or its error. */
+AIOLOOP_INTERNAL int aiol_transport_call_factory(aioloop_transport *t, void *arg) {
+    aioloop *loop = t->resource.loop;
+    aiol_transport_frame frame;
+    int raised;
+    int err;
+    if (t->protocol->factory == NULL)
+        return 0;
+    frame = aiol_transport_enter(t);
+    aiol_error_clear(&loop->error);
+    err = t->protocol->factory(t->self, arg);
+    raised = aiol_transport_leave(t, &frame, "factory");
+    if (err >= 0)
+        err = raised < 0 ? raised : 0;
+    if (err == AIOLOOP_EFATAL)
+        aiol_loop_halt(loop);
+    return err;
+}
+
+/* Calls connection_made, whose failure is reported. */
+AIOLOOP_INTERNAL void aiol_transport_call_made(aioloop_transport *t) {
+    aiol_transport_frame frame;
+    int raised;
+    if (t->protocol->connection_made == NULL)
+        return;
+    frame = aiol_transport_enter(t);
+    t->protocol->connection_made(t, t->self);
+    raised = aiol_transport_leave(t, &frame, "connection_made");
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_transport_report(t, raised, "Error in connection_made");
+}
+
 /* ---- writers ---- */
 
 /* NULL when there is no memory. */
@@ -97,12 +129,16 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
         loop->spare_writers = w->unsent.next;
         aiol_writer_free(loop, w);
     }
+    aiol_free(&loop->allocator, loop->tls_buffer, AIOL_TLS_RECORD);
+    loop->tls_buffer = NULL;
 }
 
 /* ---- flow control ---- */
 
 /* What an ending connection still has is dropped, be it that the engine holds it a little longer. */
-static size_t aiol_transport_buffered(const aioloop_transport *t) {
+AIOLOOP_INTERNAL size_t aiol_transport_buffered(const aioloop_transport *t) {
+    if (t->calls->buffered != NULL)
+        return t->calls->buffered(t);
     return t->writer == NULL || t->state >= AIOL_TRANSPORT_ENDING ? 0 : t->writer->bytes.size;
 }
 
@@ -144,6 +180,8 @@ AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *tra
         return AIOLOOP_EINVAL;
     transport->high = (uint64_t)high > SIZE_MAX ? SIZE_MAX : (size_t)high;
     transport->low = (uint64_t)low > SIZE_MAX ? SIZE_MAX : (size_t)low;
+    if (transport->calls->limits_changed != NULL)
+        transport->calls->limits_changed(transport);
     aiol_transport_maybe_pause(transport);
     return 0;
 }
@@ -181,8 +219,11 @@ AIOLOOP_API void aioloop_transport_unref(aioloop_transport *transport) {
     if (transport == NULL)
         return;
     AIOL_ASSERT(transport->resource.refs != 0);
-    if (--transport->resource.refs == 0)
-        aiol_transport_destroy(transport);
+    if (--transport->resource.refs != 0)
+        return;
+    if (transport->calls->gone != NULL)
+        transport->calls->gone(transport);
+    transport->resource.calls->destroy(&transport->resource);
 }
 
 /* As a future's dispose. */
@@ -288,8 +329,11 @@ AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop
 
 AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
                                                          const void *fallback) {
+    const void *found = transport == NULL || name == NULL || transport->calls->info == NULL ? NULL : transport->calls->info(transport, name);
     if (transport == NULL || name == NULL)
         return fallback;
+    if (found != NULL)
+        return found;
     if (strcmp(name, "peername") == 0)
         return transport->peer.family != AIOLOOP_UNSPEC ? &transport->peer : fallback;
     if (strcmp(name, "sockname") == 0)

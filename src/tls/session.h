@@ -37,6 +37,8 @@ AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
  * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code. A failure
  * whose alert the peer should have was sent before this returns. */
 AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s);
+/* How many decrypted bytes there are, at least 1, without taking any of them; else as read. */
+AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
 /* Decrypted bytes, at most size: how many; 0: the peer has said goodbye; AIOL_TLS_MORE: none, and nothing waits that
  * could become some; AIOLOOP_ESSL_TRUNCATED: it left without goodbye; or a code. */
 AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer, size_t size);

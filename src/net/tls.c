@@ -1,0 +1,882 @@
+/*
+ * tls.c - TLS over any stream transport.                                        (asyncio: sslproto.py)
+ *
+ * A TLS transport is the protocol of a lower transport, a connection or again a TLS transport, and the transport of the
+ * protocol above. What comes from below lies where the lower one has it (`in`) and is drawn from there by the session;
+ * what the session sends is queued below and leaves when the callback ends, all records of it together. Nothing is
+ * allocated per record: a chunk is kept (`kept`) only when reading pauses in the middle of it.
+ *
+ * NEW: shaking hands. OPEN. CLOSING: goodbye is said, the peer's is awaited and what else it sends is dropped. ENDING:
+ * the lower transport is closed or aborted. LOST, when that is lost. `running` keeps the session from being driven by
+ * what its own deliveries call.
+ */
+#ifndef AIOL_NET_TLS_C
+#define AIOL_NET_TLS_C
+
+#include "net/socket.c"
+
+#if AIOLOOP_USE_TLS
+
+#include "tls/session.h"
+
+#define AIOL_TLS_HIGH_WATER 524288u
+#define AIOL_TLS_HANDSHAKE_TIMEOUT AIOLOOP_SECONDS(60)
+#define AIOL_TLS_SHUTDOWN_TIMEOUT AIOLOOP_SECONDS(30)
+
+/* Lent memory that is encrypted, and so free again; its owner is told by the loop. */
+typedef struct aiol_tls_release {
+    struct aiol_tls_release *next;
+    aiol_release_fn release;
+    void *arg;
+    const void *data;
+    size_t size;
+} aiol_tls_release;
+
+typedef struct aiol_tls {
+    aioloop_transport transport;
+    aioloop_transport *lower; /* held; its protocol's self is this one until it is lost */
+    aiol_tls_session *session;
+    void *arg; /* the factory's */
+    void (*settled)(void *owner, aioloop_transport *t, int err);
+    void *owner;
+    aioloop_timer_handle timer; /* of the handshake, then of saying goodbye; there from the start, so that closing needs no memory */
+    aioloop_time handshake_timeout;
+    aioloop_time shutdown_timeout;
+    const char *in; /* what the session has not drawn yet */
+    size_t in_size;
+    char *kept; /* its memory, if it is our own */
+    size_t kept_capacity;
+    aiol_tls_release *releases; /* the oldest first */
+    aiol_tls_release **releases_end;
+    bool upgraded; /* the protocol has had its connection_made before there was TLS */
+    bool opened;   /* the handshake was done */
+    bool running;
+    bool queued;       /* transport.doom, which goes on running */
+    bool lower_ended;  /* no more will come */
+    bool peer_ended;   /* it has said goodbye */
+} aiol_tls;
+
+static aiol_tls *aiol_tls_of(const aioloop_transport *t) {
+    return (aiol_tls *)(void *)t;
+}
+
+static void aiol_tls_run(aiol_tls *tls);
+
+/* ---- a buffer for decrypted bytes: the loop has one, and nested TLS takes more ---- */
+
+/* NULL when there is no memory. */
+static char *aiol_tls_buffer_get(aioloop *loop) {
+    char *buffer = loop->tls_buffer;
+    loop->tls_buffer = NULL;
+    return buffer != NULL ? buffer : (char *)aiol_alloc(&loop->allocator, AIOL_TLS_RECORD);
+}
+
+static void aiol_tls_buffer_put(aioloop *loop, char *buffer) {
+    if (loop->tls_buffer == NULL)
+        loop->tls_buffer = buffer;
+    else
+        aiol_free(&loop->allocator, buffer, AIOL_TLS_RECORD);
+}
+
+/* ---- what the session draws from and sends to ---- */
+
+static int64_t aiol_tls_receive(void *owner, void *buffer, size_t size) {
+    aiol_tls *tls = (aiol_tls *)owner;
+    size_t n = aiol_min_size(size, tls->in_size);
+    if (n == 0)
+        return tls->lower_ended ? 0 : AIOL_TLS_MORE;
+    memcpy(buffer, tls->in, n);
+    tls->in += n;
+    tls->in_size -= n;
+    return (int64_t)n;
+}
+
+static int aiol_tls_send(void *owner, const void *data, size_t size) {
+    aiol_tls *tls = (aiol_tls *)owner;
+    tls->lower->write_turn = tls->lower->resource.loop->turn; /* queued, to leave together with what follows */
+    return aioloop_transport_write(tls->lower, data, size);
+}
+
+static void aiol_tls_drop_input(aiol_tls *tls) {
+    aiol_free(&tls->transport.resource.loop->allocator, tls->kept, tls->kept_capacity);
+    tls->kept = NULL;
+    tls->kept_capacity = 0;
+    tls->in = NULL;
+    tls->in_size = 0;
+}
+
+/* Keeps what was not drawn, and size bytes more. */
+static int aiol_tls_keep(aiol_tls *tls, const void *more, size_t size) {
+    const aioloop_allocator *a = &tls->transport.resource.loop->allocator;
+    size_t need = tls->in_size + size;
+    char *room = tls->kept;
+    if (need == 0)
+        return 0;
+    if (need > tls->kept_capacity) {
+        room = (char *)aiol_alloc(a, need);
+        if (room == NULL)
+            return AIOLOOP_ENOMEM;
+    }
+    if (tls->in_size != 0)
+        memmove(room, tls->in, tls->in_size);
+    if (size != 0)
+        memcpy(room + tls->in_size, more, size);
+    if (room != tls->kept) {
+        aiol_free(a, tls->kept, tls->kept_capacity);
+        tls->kept = room;
+        tls->kept_capacity = need;
+    }
+    tls->in = room;
+    tls->in_size = need;
+    return 0;
+}
+
+/* ---- ending ---- */
+
+/* Tells whoever waits for the handshake, once. */
+static void aiol_tls_settle(aiol_tls *tls, int err) {
+    void (*settled)(void *, aioloop_transport *, int) = tls->settled;
+    tls->settled = NULL;
+    if (settled != NULL)
+        settled(tls->owner, &tls->transport, err);
+}
+
+/* The connection is over: with the lower transport aborted, or closed, which sends what it has first. */
+static void aiol_tls_leave(aiol_tls *tls, int error, bool abruptly) {
+    aioloop_transport *t = &tls->transport;
+    bool was_new = t->state == AIOL_TRANSPORT_NEW;
+    if (t->state >= AIOL_TRANSPORT_ENDING)
+        return;
+    t->state = AIOL_TRANSPORT_ENDING;
+    t->error = error;
+    aiol_tls_drop_input(tls);
+    if (abruptly)
+        aioloop_transport_abort(tls->lower);
+    else
+        aioloop_transport_close(tls->lower); /* the timer goes on: a peer that does not read is not waited for */
+    if (was_new)
+        aiol_tls_settle(tls, error != 0 ? error : AIOLOOP_ECONNABORTED);
+}
+
+/* The session has failed. */
+static void aiol_tls_fail(aiol_tls *tls, int code) {
+    aioloop_transport *t = &tls->transport;
+    if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_NEW)
+        code = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
+    else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
+        code = 0; /* it need not answer a goodbye */
+    else
+        aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->session));
+    aiol_tls_leave(tls, code, true);
+}
+
+static void aiol_tls_expired(aioloop *loop, void *arg) {
+    aiol_tls *tls = (aiol_tls *)arg;
+    switch (tls->transport.state) {
+    case AIOL_TRANSPORT_NEW:
+        aiol_fail(loop, AIOLOOP_ECONNABORTED, "the TLS handshake took longer than %.3g seconds",
+                  (double)tls->handshake_timeout / 1e9);
+        aiol_tls_leave(tls, AIOLOOP_ECONNABORTED, true);
+        break;
+    case AIOL_TRANSPORT_CLOSING:
+        aiol_tls_leave(tls, AIOLOOP_ETIMEDOUT, true);
+        break;
+    default:
+        if (tls->transport.error == 0)
+            tls->transport.error = AIOLOOP_ETIMEDOUT;
+        aioloop_transport_abort(tls->lower);
+        break;
+    }
+}
+
+/* Both have said goodbye. */
+static void aiol_tls_part(aiol_tls *tls) {
+    aiol_tls_leave(tls, 0, false);
+}
+
+/* Tells the owners of lent memory. User code. */
+static void aiol_tls_release_all(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    aioloop *loop = t->resource.loop;
+    while (tls->releases != NULL) {
+        aiol_tls_release *r = tls->releases;
+        aiol_frame frame;
+        int raised;
+        tls->releases = r->next;
+        if (tls->releases == NULL)
+            tls->releases_end = &tls->releases;
+        frame = aiol_enter(loop, &t->resource.context);
+        r->release(r->data, r->size, r->arg);
+        raised = aiol_leave(loop, &frame);
+        aiol_free(&loop->allocator, r, sizeof(*r));
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in release");
+    }
+}
+
+static void aiol_tls_go_on(aioloop *loop, aiol_node *node) {
+    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(node, aioloop_transport, doom));
+    tls->queued = false;
+    aiol_tls_release_all(tls);
+    aiol_tls_run(tls);
+    aioloop_transport_unref(&tls->transport);
+    aiol_callback_end(loop);
+}
+
+/* Runs it in the next iteration. */
+static void aiol_tls_queue(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    if (tls->queued)
+        return;
+    tls->queued = true;
+    aioloop_transport_ref(t);
+    t->doom.run = aiol_tls_go_on;
+    aiol_queue_push(&t->resource.loop->ready, &t->doom);
+}
+
+static void aiol_tls_close(aioloop_transport *t) {
+    aiol_tls *tls = aiol_tls_of(t);
+    int err;
+    if (t->state == AIOL_TRANSPORT_NEW) {
+        aiol_tls_leave(tls, 0, true);
+        return;
+    }
+    t->state = AIOL_TRANSPORT_CLOSING;
+    aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
+    err = aiol_tls_session_close(tls->session);
+    if (err < 0) {
+        aiol_tls_fail(tls, err);
+    } else if (tls->peer_ended) {
+        aiol_tls_part(tls);
+    } else { /* its goodbye has to be read */
+        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+        aioloop_transport_resume_reading(tls->lower);
+        aiol_tls_queue(tls);
+    }
+}
+
+static void aiol_tls_abort(aioloop_transport *t, int error) {
+    aiol_tls_leave(aiol_tls_of(t), error, true);
+}
+
+/* ---- reading ---- */
+
+/* The protocol failed: reported, and the connection ends with that error. */
+static void aiol_tls_protocol_failed(aiol_tls *tls, int code, const char *message) {
+    aiol_transport_report(&tls->transport, code, message);
+    aiol_tls_leave(tls, code, true);
+}
+
+static bool aiol_tls_reads(const aiol_tls *tls) {
+    return tls->transport.state == AIOL_TRANSPORT_OPEN && (tls->transport.flags & AIOL_TRANSPORT_READ_PAUSED) == 0 &&
+           !tls->transport.resource.loop->halt;
+}
+
+/* Decrypted bytes for a protocol with buffers of its own, straight into them. */
+static void aiol_tls_deliver_into(aiol_tls *tls, size_t available) {
+    aioloop_transport *t = &tls->transport;
+    const aioloop_protocol *protocol = t->protocol;
+    void *self = t->self;
+    void *buffer = NULL;
+    aiol_transport_frame frame = aiol_transport_enter(t);
+    size_t size = protocol->get_buffer(t, self, available, &buffer);
+    int raised = aiol_transport_leave(t, &frame, "get_buffer");
+    if (raised == 0 && (size == 0 || buffer == NULL) && aiol_tls_reads(tls))
+        raised = aiol_fail(t->resource.loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
+    if (raised != 0) {
+        aiol_tls_protocol_failed(tls, raised, "Error in get_buffer");
+        return;
+    }
+    if (!aiol_tls_reads(tls) || t->protocol != protocol || t->self != self)
+        return; /* the new one is asked in the next round */
+    size = (size_t)aiol_tls_session_read(tls->session, buffer, aiol_min_size(size, available));
+    if (protocol->buffer_updated == NULL)
+        return;
+    frame = aiol_transport_enter(t);
+    protocol->buffer_updated(t, self, size);
+    raised = aiol_transport_leave(t, &frame, "buffer_updated");
+    if (raised != 0)
+        aiol_tls_protocol_failed(tls, raised, "Error in buffer_updated");
+}
+
+static void aiol_tls_deliver(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    aioloop *loop = t->resource.loop;
+    char *buffer = aiol_tls_buffer_get(loop);
+    int64_t n;
+    if (buffer == NULL) {
+        aiol_tls_leave(tls, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), true);
+        return;
+    }
+    n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
+    if (n > 0 && t->protocol->data_received != NULL) {
+        aiol_transport_frame frame = aiol_transport_enter(t);
+        int raised;
+        t->protocol->data_received(t, t->self, buffer, (size_t)n);
+        raised = aiol_transport_leave(t, &frame, "data_received");
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_tls_protocol_failed(tls, raised, "Error in data_received");
+    }
+    aiol_tls_buffer_put(loop, buffer);
+}
+
+/* The peer has said goodbye: it is told once, answered, and the connection closes, whatever the protocol says. */
+static void aiol_tls_peer_ended(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    bool keep = false;
+    int raised = 0;
+    tls->peer_ended = true;
+    if (t->state == AIOL_TRANSPORT_CLOSING) {
+        aiol_tls_part(tls);
+        return;
+    }
+    t->flags |= AIOL_TRANSPORT_READ_ENDED;
+    if (t->protocol->eof_received != NULL) {
+        aiol_transport_frame frame = aiol_transport_enter(t);
+        keep = t->protocol->eof_received(t, t->self);
+        raised = aiol_transport_leave(t, &frame, "eof_received");
+    }
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_tls_protocol_failed(tls, raised, "Error in eof_received");
+    if (keep && t->state == AIOL_TRANSPORT_OPEN)
+        aiol_warn(t->resource.loop, t->resource.site, "a TLS connection cannot stay half open: eof_received's answer has no effect");
+    aioloop_transport_close(t);
+}
+
+/* The handshake is done. */
+static void aiol_tls_opened(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    int err = 0;
+    aioloop_timer_handle_reschedule(&tls->timer, AIOLOOP_FOREVER);
+    if (!tls->upgraded)
+        err = aiol_transport_call_factory(t, tls->arg);
+    if (t->state != AIOL_TRANSPORT_NEW)
+        return; /* the factory has given it up */
+    if (err < 0) {
+        aiol_tls_leave(tls, err, true);
+        return;
+    }
+    t->state = AIOL_TRANSPORT_OPEN;
+    tls->opened = true;
+    if (!tls->upgraded)
+        aiol_transport_call_made(t);
+    aiol_tls_settle(tls, 0);
+}
+
+/* One step of what the bytes that are there allow; false: there is no other. */
+static bool aiol_tls_step(aiol_tls *tls) {
+    int64_t n;
+    if (tls->transport.state == AIOL_TRANSPORT_NEW) {
+        n = aiol_tls_session_handshake(tls->session);
+        if (n == 0)
+            aiol_tls_opened(tls);
+        else if (n != AIOL_TLS_MORE)
+            aiol_tls_fail(tls, (int)n);
+        return n == 0;
+    }
+    if (tls->transport.state == AIOL_TRANSPORT_CLOSING) { /* nobody wants what comes */
+        char *buffer = aiol_tls_buffer_get(tls->transport.resource.loop);
+        if (buffer == NULL) {
+            aiol_tls_leave(tls, 0, true);
+            return false;
+        }
+        n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
+        aiol_tls_buffer_put(tls->transport.resource.loop, buffer);
+        if (n > 0)
+            return true;
+    } else if (!aiol_tls_reads(tls) || tls->peer_ended) {
+        return false;
+    } else {
+        n = aiol_tls_session_available(tls->session);
+        if (n > 0) {
+            if (tls->transport.protocol->get_buffer != NULL)
+                aiol_tls_deliver_into(tls, (size_t)n);
+            else
+                aiol_tls_deliver(tls);
+            return true;
+        }
+    }
+    if (n == 0)
+        aiol_tls_peer_ended(tls);
+    else if (n != AIOL_TLS_MORE)
+        aiol_tls_fail(tls, (int)n);
+    return n == 0 && tls->transport.state == AIOL_TRANSPORT_CLOSING;
+}
+
+static void aiol_tls_run(aiol_tls *tls) {
+    aioloop *loop = tls->transport.resource.loop;
+    if (tls->running)
+        return;
+    tls->running = true;
+    aioloop_transport_ref(&tls->transport);
+    while (!loop->halt && aiol_tls_step(tls))
+        ;
+    if (loop->halt && tls->in_size != 0 && tls->transport.state < AIOL_TRANSPORT_ENDING)
+        aiol_tls_queue(tls);
+    if (tls->in_size == 0 && tls->kept != NULL)
+        aiol_tls_drop_input(tls);
+    tls->running = false;
+    aioloop_transport_unref(&tls->transport);
+}
+
+static void aiol_tls_pause_reading(aioloop_transport *t) {
+    aioloop_transport_pause_reading(aiol_tls_of(t)->lower);
+}
+
+/* What is there is delivered from the loop, not from within the call. */
+static void aiol_tls_resume_reading(aioloop_transport *t) {
+    aiol_tls *tls = aiol_tls_of(t);
+    aioloop_transport_resume_reading(tls->lower);
+    aiol_tls_queue(tls);
+}
+
+/* ---- the protocol below ---- */
+
+static void aiol_tls_lower_made(aioloop_transport *lower, void *self) {
+    aiol_tls *tls = (aiol_tls *)self;
+    tls->lower = aioloop_transport_ref(lower);
+    lower->high = tls->transport.high;
+    lower->low = tls->transport.low;
+    aiol_tls_run(tls); /* a client greets */
+}
+
+static void aiol_tls_lower_received(aioloop_transport *lower, void *self, const void *data, size_t size) {
+    aiol_tls *tls = (aiol_tls *)self;
+    aioloop *loop = lower->resource.loop;
+    int err = 0;
+    if (tls->transport.state >= AIOL_TRANSPORT_ENDING)
+        return;
+    if (tls->in_size != 0 || tls->running) {
+        err = aiol_tls_keep(tls, data, size);
+    } else {
+        tls->in = (const char *)data;
+        tls->in_size = size;
+    }
+    aioloop_transport_ref(&tls->transport);
+    if (err == 0)
+        aiol_tls_run(tls);
+    if (err == 0 && tls->kept == NULL)
+        err = aiol_tls_keep(tls, NULL, 0);
+    if (err < 0)
+        aiol_tls_leave(tls, aiol_fail(loop, err, NULL), true);
+    aioloop_transport_unref(&tls->transport);
+}
+
+static bool aiol_tls_lower_ended(aioloop_transport *lower, void *self) {
+    aiol_tls *tls = (aiol_tls *)self;
+    (void)lower;
+    tls->lower_ended = true;
+    aiol_tls_run(tls);
+    return true; /* it is closed when the session is over */
+}
+
+static void aiol_tls_lower_pause(aioloop_transport *lower, void *self) {
+    (void)lower;
+    aiol_transport_maybe_pause(&((aiol_tls *)self)->transport);
+}
+
+static void aiol_tls_lower_resume(aioloop_transport *lower, void *self) {
+    (void)lower;
+    aiol_transport_maybe_resume(&((aiol_tls *)self)->transport);
+}
+
+/* The connection is lost, and the TLS transport with it: the loop's reference goes. */
+static void aiol_tls_lower_lost(aioloop_transport *lower, void *self, int error) {
+    aiol_tls *tls = (aiol_tls *)self;
+    aioloop_transport *t = &tls->transport;
+    aioloop_server *server = t->server;
+    int state = t->state;
+    if (t->error != 0)
+        error = t->error;
+    aioloop_timer_handle_cancel(&tls->timer);
+    aiol_tls_drop_input(tls);
+    aiol_tls_release_all(tls);
+    t->state = AIOL_TRANSPORT_LOST;
+    t->error = error;
+    if (state == AIOL_TRANSPORT_NEW) {
+        if (error == 0)
+            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
+        aiol_tls_settle(tls, error);
+    }
+    if ((tls->opened || tls->upgraded) && t->protocol->connection_lost != NULL) {
+        /* A protocol that was to be upgraded knows the old transport only. */
+        aioloop_transport *known = tls->opened ? t : lower;
+        aiol_transport_frame frame = aiol_transport_enter(t);
+        int raised;
+        t->protocol->connection_lost(known, t->self, error);
+        raised = aiol_transport_leave(t, &frame, "connection_lost");
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in connection_lost");
+    }
+    if (server != NULL)
+        aiol_server_lost(server, t);
+    aioloop_transport_unref(t);
+}
+
+static const aioloop_protocol aiol_tls_protocol = {0,
+                                                   NULL,
+                                                   aiol_tls_lower_made,
+                                                   aiol_tls_lower_received,
+                                                   aiol_tls_lower_ended,
+                                                   aiol_tls_lower_lost,
+                                                   aiol_tls_lower_pause,
+                                                   aiol_tls_lower_resume,
+                                                   NULL,
+                                                   NULL};
+
+/* ---- writing ---- */
+
+static int aiol_tls_write_late(aioloop_transport *t, aiol_release_fn release) {
+    if (t->resource.loop->closed)
+        return release != NULL ? AIOLOOP_ECLOSED : 0;
+    return release != NULL ? AIOLOOP_ENOTCONN : aiol_transport_dropped(t);
+}
+
+static int aiol_tls_write(aioloop_transport *t, const void *data, size_t size) {
+    aiol_tls *tls = aiol_tls_of(t);
+    int err;
+    if (size == 0)
+        return 0;
+    if (t->state != AIOL_TRANSPORT_OPEN)
+        return aiol_tls_write_late(t, NULL);
+    err = aiol_tls_session_write(tls->session, data, size);
+    if (err < 0)
+        aiol_tls_fail(tls, err); /* part of it may be sent */
+    else
+        aiol_transport_maybe_pause(t);
+    return 0;
+}
+
+static int aiol_tls_lent(aiol_tls *tls, const aioloop_buf *piece, aiol_release_fn release, void *arg) {
+    aioloop *loop = tls->transport.resource.loop;
+    aiol_tls_release *r = (aiol_tls_release *)aiol_alloc(&loop->allocator, sizeof(*r));
+    if (r == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    r->next = NULL;
+    r->release = release;
+    r->arg = arg;
+    r->data = piece->data;
+    r->size = piece->size;
+    *tls->releases_end = r;
+    tls->releases_end = &r->next;
+    aiol_tls_queue(tls);
+    return 0;
+}
+
+/* Pieces that fit into one record leave as one. */
+static int aiol_tls_write_gathered(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t size) {
+    aioloop *loop = t->resource.loop;
+    char *buffer = aiol_tls_buffer_get(loop);
+    size_t at = 0;
+    size_t i;
+    int err;
+    if (buffer == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    for (i = 0; i < count; i++) {
+        if (pieces[i].size != 0)
+            memcpy(buffer + at, pieces[i].data, pieces[i].size);
+        at += pieces[i].size;
+    }
+    err = aiol_tls_write(t, buffer, size);
+    aiol_tls_buffer_put(loop, buffer);
+    return err;
+}
+
+static int aiol_tls_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
+    size_t size = 0;
+    size_t i;
+    int err = 0;
+    if (t->state != AIOL_TRANSPORT_OPEN)
+        return aiol_tls_write_late(t, release);
+    if (release != NULL)
+        err = aiol_tls_lent(aiol_tls_of(t), pieces, release, arg);
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if (count > 1 && size <= AIOL_TLS_RECORD)
+        return aiol_tls_write_gathered(t, pieces, count, size);
+    for (i = 0; i < count && err == 0 && t->state == AIOL_TRANSPORT_OPEN; i++)
+        err = aiol_tls_write(t, pieces[i].data, pieces[i].size);
+    return err;
+}
+
+static int aiol_tls_write_eof(aioloop_transport *t) {
+    return aiol_fail(t->resource.loop, AIOLOOP_ENOTAVAILABLE, "a TLS connection cannot be half closed");
+}
+
+/* ---- what else a transport is asked ---- */
+
+static size_t aiol_tls_buffered(const aioloop_transport *t) {
+    const aioloop_transport *lower = aiol_tls_of(t)->lower;
+    return lower == NULL ? 0 : aiol_transport_buffered(lower);
+}
+
+static void aiol_tls_limits_changed(aioloop_transport *t) {
+    aioloop_transport *lower = aiol_tls_of(t)->lower;
+    if (lower == NULL)
+        return;
+    lower->high = t->high;
+    lower->low = t->low;
+    if (lower->calls->limits_changed != NULL)
+        lower->calls->limits_changed(lower);
+}
+
+static const void *aiol_tls_info(const aioloop_transport *t, const char *name) {
+    aiol_tls *tls = aiol_tls_of(t);
+    const void *found = tls->opened ? aiol_tls_session_info(tls->session, name) : NULL;
+    return found != NULL || tls->lower == NULL ? found : aioloop_transport_get_extra_info(tls->lower, name, NULL);
+}
+
+static void aiol_tls_protocol_changed(aioloop_transport *t) {
+    (void)t;
+}
+
+static void aiol_tls_gone(aioloop_transport *t) {
+    aiol_tls *tls = aiol_tls_of(t);
+    aioloop_transport *lower = tls->lower;
+    tls->lower = NULL;
+    aioloop_transport_unref(lower);
+}
+
+static const aiol_transport_calls aiol_tls_calls = {
+    aiol_tls_write, aiol_tls_write_pieces,  aiol_tls_write_eof,      false,                     aiol_tls_close,
+    aiol_tls_abort, aiol_tls_pause_reading, aiol_tls_resume_reading, aiol_tls_protocol_changed, aiol_tls_buffered,
+    aiol_tls_limits_changed, aiol_tls_info, aiol_tls_gone,
+};
+
+/* ---- with the loop ---- */
+
+static void aiol_tls_loop_closed(aiol_resource *resource) {
+    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
+    tls->transport.state = AIOL_TRANSPORT_LOST;
+    tls->settled = NULL;
+    aiol_tls_release_all(tls);
+}
+
+static void aiol_tls_destroy(aiol_resource *resource) {
+    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
+    aioloop *loop = resource->loop;
+    aiol_tls_drop_input(tls);
+    aiol_tls_session_free(tls->session);
+    aiol_resource_remove(resource);
+    aiol_free(&loop->allocator, tls, tls->transport.block_size);
+}
+
+static const aiol_resource_calls aiol_tls_resource = {"TLS transport", aiol_tls_loop_closed, aiol_tls_destroy, aiol_stream_is_open};
+
+/* ---- making ---- */
+
+/* A transport without a lower one; the loop's reference is the caller's to give up or leave. */
+static int aiol_tls_new(const aiol_tls_setup *setup, aiol_tls **out) {
+    aioloop *loop = setup->loop;
+    size_t start = aiol_align(sizeof(aiol_tls));
+    size_t instance = setup->upgrades ? 0 : setup->protocol->instance_size;
+    size_t size = start + aiol_align(instance);
+    aioloop_transport *t;
+    aiol_tls_io io;
+    aiol_tls *tls;
+    int err;
+    if (instance > SIZE_MAX / 2)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    tls = (aiol_tls *)aiol_alloc_zero(&loop->allocator, size);
+    if (tls == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
+    tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
+    io.receive = aiol_tls_receive;
+    io.send = aiol_tls_send;
+    io.owner = tls;
+    err = aiol_tls_session_new(setup->ssl, setup->server_side, setup->hostname, setup->resume, &io, &tls->session);
+    if (err == 0) {
+        tls->timer = (aioloop_call_later)(loop, tls->handshake_timeout, aiol_tls_expired, tls);
+        err = aioloop_handle_is_null(&tls->timer.handle) ? AIOLOOP_ENOMEM + 0 : 0;
+    }
+    if (err < 0) {
+        if (tls->session != NULL)
+            aiol_tls_session_free(tls->session);
+        aiol_free(&loop->allocator, tls, size);
+        return err == AIOLOOP_ENOMEM ? aiol_fail(loop, err, NULL)
+                                     : aiol_fail(loop, err, "%s", aioloop_error_message(aioloop_last_error(NULL)));
+    }
+    t = &tls->transport;
+    t->block_size = size;
+    t->calls = &aiol_tls_calls;
+    t->protocol = setup->protocol;
+    t->self = instance != 0 ? (void *)((char *)tls + start) : setup->arg;
+    t->resource.context = aiol_map_ref(setup->context);
+    t->server = setup->server;
+    t->high = AIOL_TLS_HIGH_WATER;
+    t->low = AIOL_TLS_HIGH_WATER / 4;
+    t->recv.fd = AIOL_NO_SOCKET;
+    t->resource.refs = 1;
+    t->resource.site = setup->site;
+    tls->arg = setup->arg;
+    tls->upgraded = setup->upgrades;
+    tls->settled = setup->settled;
+    tls->owner = setup->owner;
+    tls->releases_end = &tls->releases;
+    aiol_resource_add(loop, &t->resource, &aiol_tls_resource);
+    *out = tls;
+    return 0;
+}
+
+/* For one that has no lower transport, and gets none. */
+static void aiol_tls_discard(aiol_tls *tls) {
+    aioloop_timer_handle_cancel(&tls->timer);
+    aioloop_transport_unref(&tls->transport);
+}
+
+/* TLS over a socket: a connection, and a TLS transport on it that shakes hands. On success the socket is the
+ * connection's; *out is borrowed, and good until it is lost or has settled with an error. Only from the loop. */
+AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
+    aiol_stream_setup below = *lower;
+    aioloop_transport *connection = NULL;
+    aiol_tls *tls = NULL;
+    int err = aiol_tls_new(setup, &tls);
+    if (err < 0)
+        return err;
+    below.protocol = &aiol_tls_protocol;
+    below.arg = tls;
+    below.server = NULL;
+    err = aiol_stream_new(&below, &connection);
+    if (err < 0) {
+        aiol_tls_discard(tls);
+        return aiol_fail(setup->loop, err, NULL);
+    }
+    *out = &tls->transport;
+    if (setup->server != NULL)
+        aiol_list_append(&setup->server->clients, &tls->transport.siblings);
+    (void)aiol_stream_begin(connection, tls); /* it has no factory that could fail */
+    return 0;
+}
+
+/* Nobody waits for the handshake any more. */
+AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t) {
+    aiol_tls_of(t)->settled = NULL;
+    aioloop_transport_abort(t);
+}
+
+/* ---- upgrading a live connection ---- */
+
+static void aiol_upgrade_settled(void *owner, aioloop_transport *t, int err) {
+    aioloop_future *f = (aioloop_future *)owner;
+    if (err < 0)
+        aiol_future_fail(f, err, aiol_detail(t->resource.loop, err));
+    else
+        aiol_future_finish(f, 0, aioloop_transport_ref(t), aiol_transport_dispose);
+    aiol_future_release(f);
+}
+
+static bool aiol_upgrade_cancel(aioloop_future *future, void *owner) {
+    aioloop_transport *t = (aioloop_transport *)owner;
+    if (t->resource.loop->closed)
+        return true;
+    aiol_tls_give_up(t);
+    aiol_future_release(future);
+    return true;
+}
+
+static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aioloop_ssl_context *ssl,
+                              const aioloop_start_tls_options *o) {
+    if (t == NULL || ssl == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
+    if (t->resource.loop != loop)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if (t->protocol == &aiol_tls_protocol)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
+    if (o->leftover == NULL && o->leftover_size != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
+    return aiol_ssl_options_check(loop, ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+}
+
+/* From here on the transport's protocol is the TLS transport. */
+static void aiol_upgrade_begin(aiol_tls *tls, aioloop_transport *lower) {
+    aioloop_transport *t = &tls->transport;
+    tls->lower = aioloop_transport_ref(lower);
+    t->flags |= lower->flags & AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
+    t->server = lower->server;
+    if (t->server != NULL) { /* its client is the new one */
+        aiol_list_remove(&lower->siblings);
+        aiol_list_append(&t->server->clients, &t->siblings);
+        lower->server = NULL;
+    }
+    lower->protocol = &aiol_tls_protocol;
+    lower->self = tls;
+    lower->calls->protocol_changed(lower);
+    aiol_tls_limits_changed(t);
+    aioloop_transport_resume_reading(lower);
+    aiol_tls_queue(tls); /* the first greeting goes behind what was written */
+}
+
+AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport *transport, aioloop_ssl_context *ssl,
+                                                const aioloop_start_tls_options *options) {
+    static const aioloop_start_tls_options defaults = AIOLOOP_ZERO;
+    const aioloop_start_tls_options *o = options != NULL ? options : &defaults;
+    aiol_tls_setup setup;
+    aioloop_future *f;
+    aiol_tls *tls = NULL;
+    int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    err = aiol_upgrade_check(loop, transport, ssl, o);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, aiol_upgrade_cancel, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    memset(&setup, 0, sizeof(setup));
+    setup.loop = loop;
+    setup.protocol = o->protocol != NULL ? o->protocol : transport->protocol;
+    setup.arg = o->protocol != NULL ? o->self : transport->self;
+    setup.context = aiol_thread.map;
+    setup.site = f->site;
+    setup.ssl = ssl;
+    setup.server_side = o->server_side;
+    setup.hostname = o->server_hostname;
+    setup.resume = o->ssl_session;
+    setup.handshake_timeout = o->ssl_handshake_timeout;
+    setup.shutdown_timeout = o->ssl_shutdown_timeout;
+    setup.settled = aiol_upgrade_settled;
+    setup.owner = f;
+    setup.upgrades = true;
+    err = aiol_tls_new(&setup, &tls);
+    if (err == 0 && o->leftover_size != 0 && (err = aiol_tls_keep(tls, o->leftover, o->leftover_size)) < 0) {
+        tls->settled = NULL;
+        aiol_tls_discard(tls);
+        aiol_fail(loop, err, NULL);
+    }
+    if (err < 0) {
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_future_release(f);
+        return f;
+    }
+    f->of.owner = &tls->transport;
+    aiol_upgrade_begin(tls, transport);
+    return f;
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
+    (void)lower;
+    (void)out;
+    return aiol_fail(setup->loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+}
+
+AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t) {
+    (void)t;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport *transport, aioloop_ssl_context *ssl,
+                                                const aioloop_start_tls_options *options) {
+    (void)loop;
+    (void)transport;
+    (void)ssl;
+    (void)options;
+    return aiol_future_failed(AIOLOOP_ENOTAVAILABLE);
+}
+
+#endif
+
+#endif
