@@ -433,6 +433,7 @@
  *   AIOLOOP_USE_DEBUG        1: debug mode is compiled in; it is still off until asked for    (default 1)
  *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
  *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_TLS          1: TLS, by mbedTLS, which the program links: -lmbedtls -lmbedx509 -lmbedcrypto   (default 0)
  *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
@@ -514,7 +515,7 @@ extern "C" {
  * A function that can fail returns an int (or int64_t): 0 or above is success, below 0 is one of
  * these codes. The system's errors have Linux's numbers, negated, on every system, so a program can
  * compare and log them without asking where it runs. The library's own start at -20001, the
- * resolver's at -21001. What more there
+ * resolver's at -21001, TLS's at -22001. What more there
  * is to say (which address, which argument) is an aioloop_error: see aioloop_last_error and
  * aioloop_future_error.
  */
@@ -619,7 +620,17 @@ extern "C" {
     X(EAI_SERVICE, -21009, "service not known for this type of socket")                            \
     X(EAI_SOCKTYPE, -21010, "type of socket not supported by the look-up")
 
-#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X) AIOLOOP_RESOLVER_ERRORS(X)
+/* X(name, code, text). TLS's. */
+#define AIOLOOP_TLS_ERRORS(X)                                                                      \
+    X(ESSL, -22001, "the TLS protocol was violated")                                               \
+    X(ESSL_CERT_VERIFY, -22002, "the peer's certificate is not valid here")                        \
+    X(ESSL_ALERT, -22003, "the peer ended TLS with an alert")                                      \
+    X(ESSL_TRUNCATED, -22004, "the TLS connection was cut without a goodbye")                      \
+    X(ESSL_HANDSHAKE, -22005, "the two sides of a TLS handshake did not agree")                    \
+    X(ESSL_CERTIFICATE, -22006, "no certificate that can be used")                                 \
+    X(ESSL_KEY, -22007, "no private key that can be used")
+
+#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X) AIOLOOP_RESOLVER_ERRORS(X) AIOLOOP_TLS_ERRORS(X)
 
 /* AIOLOOP_EPERM ... AIOLOOP_ENOTAVAILABLE. AIOLOOP_ETIMEDOUT is also what the system's time-outs become;
  * AIOLOOP_EINVAL, AIOLOOP_ENOMEM and AIOLOOP_EBADF are also what the library itself answers. */
@@ -2122,6 +2133,185 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 
 #endif
 
+/* >> src/api/ssl.h */
+/*
+ * ssl.h - TLS: contexts, certificates and sessions.                                   (Python: ssl)
+ *
+ * A context says how a side of connections speaks TLS: whom it trusts, who it is, what it insists on. It is made, set up,
+ * and given to whatever opens connections (the ssl of their options). From the first connection on it is read-only: what
+ * would change it answers AIOLOOP_EMISUSE. So it may be shared by loops in any threads; until then one thread at a time.
+ *
+ * The work is mbedTLS's (2.28, 3.6), which the program links (-lmbedtls -lmbedx509 -lmbedcrypto) if it is compiled with
+ * AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer NULL.
+ *
+ * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure. What
+ * fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use, or wraps
+ * a configuration) are not repeated below. Files are read at once, by the calls that name them.
+ */
+#ifndef AIOLOOP_API_SSL_H
+#define AIOLOOP_API_SSL_H
+
+/* ssl.SSLContext. Counted. */
+typedef struct aioloop_ssl_context aioloop_ssl_context;
+
+/* ssl.SSLSession: what a client needs to resume a session with the same server. Counted. */
+typedef struct aioloop_ssl_session aioloop_ssl_session;
+
+/* PROTOCOL_TLS_CLIENT and PROTOCOL_TLS_SERVER. */
+typedef enum aioloop_tls_side { AIOLOOP_TLS_CLIENT = 0, AIOLOOP_TLS_SERVER = 1 } aioloop_tls_side;
+
+/* ssl.TLSVersion, with the numbers of the wire. */
+typedef enum aioloop_tls_version { AIOLOOP_TLS_1_2 = 0x0303, AIOLOOP_TLS_1_3 = 0x0304 } aioloop_tls_version;
+
+/* ssl.VerifyMode. */
+typedef enum aioloop_ssl_verify_mode {
+    AIOLOOP_CERT_NONE = 0,     /* a server asks for no certificate, a client takes any */
+    AIOLOOP_CERT_OPTIONAL = 1, /* a server asks for one, and it must be valid if it comes; on a client as REQUIRED */
+    AIOLOOP_CERT_REQUIRED = 2  /* the peer must have a valid one */
+} aioloop_ssl_verify_mode;
+
+/* ---- contexts ---- */
+
+/* SSLContext(protocol): a context for one side, TLS 1.2 at least, with suites that are forward secret and
+ * authenticated alone, and without renegotiation. A client verifies the server's certificate and that it is for the
+ * host, and trusts nobody yet; a server asks clients for no certificate. Give it back with aioloop_ssl_context_unref.
+ * NULL: AIOLOOP_EINVAL; AIOLOOP_ENOMEM; AIOLOOP_ENOTAVAILABLE, which is also the answer when the mbedTLS that is linked
+ * is not the one of the headers, or cannot be used by several threads (it has no MBEDTLS_THREADING_C) and another
+ * thread has contexts; or what kept the system from giving random bytes. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side);
+
+/* ssl.create_default_context(): the same, and a client trusts whom the system trusts
+ * (aioloop_ssl_context_load_default_certs). If the environment has SSLKEYLOGFILE, the keys are logged there. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side);
+
+/* A context of your own config, an mbedtls_ssl_config * of that side, for what the functions here do not offer.
+ * All of it is yours, and stays as it is as long as a connection uses it; a server_hostname is given to
+ * mbedtls_ssl_set_hostname. Only ref and unref are for such a context. NULL as above. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_wrap(void *config, aioloop_tls_side side);
+
+/* One owner more, and one less. Connections own their context. NULL is ignored. Any thread. */
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_ref(aioloop_ssl_context *context);
+AIOLOOP_API void aioloop_ssl_context_unref(aioloop_ssl_context *context);
+
+/* ---- certificates ---- */
+
+/* SSLContext.load_cert_chain(): who this side is. certfile: its certificate, and those that lead to an authority's, in
+ * this order; PEM, or one in DER. keyfile: its private key, PEM or DER; NULL: it is in certfile. password: of an
+ * encrypted key, or NULL. May be called again with a key of another kind (RSA, ECDSA), and the one that suits the peer
+ * is used. The error of reading a file (AIOLOOP_ENOENT, ...); AIOLOOP_ESSL_CERTIFICATE: what is there is no
+ * certificate; AIOLOOP_ESSL_KEY: no private key, another password is needed, or the key is of another certificate. */
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile, const char *keyfile,
+                                                    const char *password);
+
+/* The same from memory, the contents of such files, with sizes in bytes. key NULL: it is in cert. */
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert, size_t cert_size,
+                                                           const void *key, size_t key_size, const char *password);
+
+/* SSLContext.load_verify_locations(): whom to trust, besides those that are already: the certificates of a file, PEM or
+ * one in DER, and of all files of a folder (what is none there is passed over). Either may be NULL, not both.
+ * Certificates with an algorithm that mbedTLS does not know are passed over too. Returns how many were taken. The error
+ * of reading; AIOLOOP_ESSL_CERTIFICATE: what is there is malformed or none at all. */
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile, const char *capath);
+AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *context, const void *data, size_t size);
+
+/* SSLContext.load_default_certs(): whom the system trusts: if the environment has SSL_CERT_FILE or SSL_CERT_DIR, those,
+ * else what the common systems have. Returns how many were taken; 0, as in Python, is no error: where there are none
+ * every certificate will be refused. */
+AIOLOOP_API int aioloop_ssl_context_load_default_certs(aioloop_ssl_context *context);
+
+/* Lists of certificates that were revoked, PEM or one in DER. A certificate whose issuer has a list here is refused if it
+ * is on it, or if the list is out of date. (VERIFY_CRL_CHECK_CHAIN, as far as there are lists.) The error of reading;
+ * AIOLOOP_ESSL_CERTIFICATE: no such list. */
+AIOLOOP_API int aioloop_ssl_context_load_crl(aioloop_ssl_context *context, const char *file);
+AIOLOOP_API int aioloop_ssl_context_load_crl_memory(aioloop_ssl_context *context, const void *data, size_t size);
+
+/* ---- what to insist on ---- */
+
+/* SSLContext.verify_mode. AIOLOOP_EINVAL: AIOLOOP_CERT_NONE while the host name is checked. */
+AIOLOOP_API int aioloop_ssl_context_set_verify_mode(aioloop_ssl_context *context, aioloop_ssl_verify_mode mode);
+
+/* SSLContext.check_hostname: whether the certificate must be for the host that is connected to, a name or a numeric
+ * address. On for clients; turning it on turns AIOLOOP_CERT_NONE into AIOLOOP_CERT_REQUIRED. AIOLOOP_EINVAL for
+ * servers. */
+AIOLOOP_API int aioloop_ssl_context_set_check_hostname(aioloop_ssl_context *context, bool check);
+
+/* SSLContext.minimum_version and maximum_version. AIOLOOP_EINVAL: none of the list, or the least is above the most;
+ * AIOLOOP_ENOTAVAILABLE: this mbedTLS does not have it. */
+AIOLOOP_API int aioloop_ssl_context_set_minimum_version(aioloop_ssl_context *context, aioloop_tls_version version);
+AIOLOOP_API int aioloop_ssl_context_set_maximum_version(aioloop_ssl_context *context, aioloop_tls_version version);
+
+/* SSLContext.set_ciphers(): the cipher suites to choose from, best first, names separated by colons: OpenSSL's of the
+ * default ones ("ECDHE-RSA-AES128-GCM-SHA256"), or IANA's of any ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+ * "TLS_AES_128_GCM_SHA256"). A list that names none of TLS 1.3 leaves those as they are. AIOLOOP_EINVAL: an unknown one
+ * (the message names it), or none. */
+AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, const char *ciphers);
+
+/* SSLContext.set_alpn_protocols(): what is spoken over TLS ("h2", "http/1.1"; 1 to 255 bytes each), best first; count 0:
+ * nothing is said of it. A server that has none of those that a client offers ends the handshake. */
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols, size_t count);
+
+/* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
+ * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
+ * returned stays the caller's. Runs within the handshake in the thread of the connection's loop, of which it may call
+ * nothing. */
+typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name, void *arg);
+
+/* SSLContext.sni_callback. NULL: none. While there is one the context gives no tickets, for a session could be resumed
+ * under another name. AIOLOOP_EINVAL for clients. */
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback, void *arg);
+
+/* Whether a server gives tickets, with which clients resume sessions without a full handshake (SSLContext.num_tickets,
+ * OP_NO_TICKET); whether a client takes them. On by default; the keys of the tickets are the context's own and change
+ * each day. Not given by a server that asks for certificates in TLS 1.3, since its tickets do not keep them. */
+AIOLOOP_API int aioloop_ssl_context_set_session_tickets(aioloop_ssl_context *context, bool on);
+
+/* SSLContext.keylog_filename: appends the keys of all connections to a file, in the format of NSS, for Wireshark and its
+ * like: whoever has it can read what was sent. NULL: no more. The error of opening it; AIOLOOP_ENOTAVAILABLE: this
+ * mbedTLS does not tell keys. */
+AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, const char *file);
+
+/* ---- what is known of a connection ----
+ *
+ * aioloop_transport_get_extra_info of a TLS transport gives, until the transport is freed (NULL: there is none):
+ *
+ *   "peercert"         const aioloop_ssl_certificate *
+ *   "cipher"           const aioloop_ssl_cipher *
+ *   "version"          const char *: "TLSv1.3"
+ *   "alpn"             const char *: the protocol that was agreed on
+ *   "session_reused"   const bool *
+ *   "session"          aioloop_ssl_session *, on clients: to resume with; take a reference to keep it. With TLS 1.3 there
+ *                      is one only after the server has sent a ticket, which it does after the handshake.
+ *   "server_hostname"  const char *: on clients what was given; on servers what the client said
+ *   "sslcontext"       aioloop_ssl_context *
+ *   "ssl_object"       mbedtls_ssl_context *, to look at
+ */
+
+/* A certificate. Text is of printable characters; others are shown as '?'. */
+typedef struct aioloop_ssl_certificate {
+    const void *der; /* as it came, in DER (SSLSocket.getpeercert(True)) */
+    size_t der_size;
+    const char *subject; /* "CN=example.org, O=Example" */
+    const char *issuer;
+    const char *serial_number;            /* in hexadecimal: "0A41FE" */
+    int64_t not_before;                   /* seconds since 1970 */
+    int64_t not_after;
+    const char *const *subject_alt_names; /* "DNS:example.org", "IP:192.0.2.1", "email:...", "URI:..." */
+    size_t subject_alt_name_count;
+} aioloop_ssl_certificate;
+
+/* SSLSocket.cipher(). */
+typedef struct aioloop_ssl_cipher {
+    const char *name;     /* "TLS_AES_256_GCM_SHA384", "ECDHE-RSA-AES128-GCM-SHA256" */
+    const char *protocol; /* "TLSv1.3" */
+    int bits;             /* of the key; 0: not known */
+} aioloop_ssl_cipher;
+
+/* One owner more, and one less. NULL is ignored. Any thread. */
+AIOLOOP_API aioloop_ssl_session *aioloop_ssl_session_ref(aioloop_ssl_session *session);
+AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
+
+#endif
+
 /* >> src/api/transport.h */
 /*
  * transport.h - connections: protocols, which are told, and transports, which are asked.
@@ -2136,8 +2326,6 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  */
 #ifndef AIOLOOP_API_TRANSPORT_H
 #define AIOLOOP_API_TRANSPORT_H
-
-typedef struct aioloop_ssl_context aioloop_ssl_context;
 
 /* A protocol: asyncio's methods, each may be NULL. Must outlive its transports; usually static const. self is the
  * connection's own memory of instance_size bytes (zeroed, in the transport's block, freed with the transport), or, with
@@ -2699,6 +2887,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #ifndef AIOLOOP_PORT
 #define AIOLOOP_PORT 0
 #endif
+#ifndef AIOLOOP_USE_TLS
+#define AIOLOOP_USE_TLS 0
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -2912,6 +3103,12 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
+#endif
+#endif
+#if AIOLOOP_USE_TLS
+#include <dirent.h>
+#if defined(__APPLE__)
+#include <sys/random.h>
 #endif
 #endif
 #if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
@@ -3503,6 +3700,15 @@ typedef struct aiol_thread_state {
 } aiol_thread_state;
 
 static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
+
+/* Remembers why a call fails that has no loop to tell. Returns code. */
+AIOLOOP_INTERNAL int aiol_thread_fail(int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    aiol_error_set(&aiol_thread.error, code, format, arguments);
+    va_end(arguments);
+    return code;
+}
 
 static size_t aiol_map_size(uint32_t count) {
     return sizeof(aiol_map) + (count == 0 ? 0 : count - 1) * sizeof(aiol_context_cell *);
@@ -6229,6 +6435,492 @@ AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
 #endif
 
 /* >> src/aioloop.h */
+#if AIOLOOP_USE_TLS
+
+/* >> src/sys/file.c */
+/*
+ * file.c - files that are read at once, or appended to, and what the environment says.
+ */
+#ifndef AIOL_SYS_FILE_C
+#define AIOL_SYS_FILE_C
+
+/* A file's contents, with a zero behind them. */
+typedef struct aiol_file {
+    char *data;
+    size_t size;
+    size_t room; /* of the block */
+} aiol_file;
+
+/* Overwrites what nobody may find later; a compiler does not leave out volatile stores. */
+AIOLOOP_INTERNAL void aiol_wipe(void *p, size_t size) {
+    volatile unsigned char *byte = (volatile unsigned char *)p;
+    while (size-- != 0)
+        *byte++ = 0;
+}
+
+/* Keys leave no trace in memory that was given back. */
+AIOLOOP_INTERNAL void aiol_file_free(const aioloop_allocator *a, aiol_file *file) {
+    if (file->data == NULL)
+        return;
+    aiol_wipe(file->data, file->room);
+    aiol_free(a, file->data, file->room);
+    file->data = NULL;
+}
+
+#if AIOL_OS_POSIX
+
+#define AIOL_FILE_MOST ((size_t)64 << 20)
+
+static int aiol_file_open(const char *path, int flags) {
+    int fd;
+    do {
+        fd = AIOL_SYS(open, open(path, flags | O_CLOEXEC, 0600));
+    } while (fd < 0 && errno == EINTR);
+    return fd < 0 ? aiol_error_from_errno(errno) : fd;
+}
+
+/* Twice the room. Not by the allocator's realloc, which would leave a copy. */
+static int aiol_file_grow(const aioloop_allocator *a, aiol_file *file) {
+    aiol_file grown = *file;
+    grown.room = file->room == 0 ? 16384 : file->room * 2;
+    if (grown.room > AIOL_FILE_MOST)
+        return AIOLOOP_EFBIG;
+    grown.data = (char *)aiol_alloc(a, grown.room);
+    if (grown.data == NULL)
+        return AIOLOOP_ENOMEM;
+    if (file->size != 0)
+        memcpy(grown.data, file->data, file->size);
+    aiol_file_free(a, file);
+    *file = grown;
+    return 0;
+}
+
+/* Reads all of a file, at most some 60 MB (AIOLOOP_EFBIG). Free it with aiol_file_free. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path, aiol_file *file) {
+    int fd = aiol_file_open(path, O_RDONLY);
+    int err = fd < 0 ? fd : 0;
+    ssize_t n = 1;
+    memset(file, 0, sizeof(*file));
+    while (err == 0 && n != 0) {
+        if (file->room - file->size < 2)
+            err = aiol_file_grow(a, file);
+        if (err < 0)
+            break;
+        n = AIOL_SYS(read, read(fd, file->data + file->size, file->room - file->size - 1));
+        if (n >= 0)
+            file->size += (size_t)n;
+        else if (errno != EINTR)
+            err = aiol_error_from_errno(errno);
+    }
+    if (fd >= 0)
+        close(fd);
+    if (err < 0)
+        aiol_file_free(a, file);
+    else
+        file->data[file->size] = '\0';
+    return err;
+}
+
+/* Calls fn with the path of each thing in a folder whose name does not begin with a dot, until it answers below 0. That,
+ * or 0, or why the folder cannot be read. */
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
+                                      void *arg) {
+    const size_t room = strlen(path) + 258; /* a name has at most 255 bytes */
+    struct dirent *entry;
+    char *file;
+    DIR *folder;
+    int err = 0;
+    if (AIOL_SYS(opendir, 0) < 0)
+        return aiol_error_from_errno(errno);
+    folder = opendir(path);
+    if (folder == NULL)
+        return aiol_error_from_errno(errno);
+    file = (char *)aiol_alloc(a, room);
+    if (file == NULL)
+        err = AIOLOOP_ENOMEM;
+    while (err >= 0 && (entry = readdir(folder)) != NULL) {
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) > 255)
+            continue;
+        snprintf(file, room, "%s/%s", path, entry->d_name);
+        err = fn(arg, file);
+    }
+    closedir(folder);
+    aiol_free(a, file, room);
+    return err < 0 ? err : 0;
+}
+
+/* Opens a file to append to, made for its owner's eyes alone. A descriptor or a code. */
+AIOLOOP_INTERNAL int aiol_file_append_to(const char *path) {
+    return aiol_file_open(path, O_WRONLY | O_APPEND | O_CREAT);
+}
+
+/* In one write, so that lines of several threads stay whole; what a full disk does not take is lost. */
+AIOLOOP_INTERNAL void aiol_file_append(int fd, const void *data, size_t size) {
+    ssize_t n;
+    do {
+        n = AIOL_SYS(write, write(fd, data, size));
+    } while (n < 0 && errno == EINTR);
+}
+
+AIOLOOP_INTERNAL void aiol_file_close(int fd) {
+    close(fd);
+}
+
+/* A variable of the environment, or NULL; also where the program has more rights than who started it. */
+AIOLOOP_INTERNAL const char *aiol_environment(const char *name) {
+#if AIOL_OS_LINUX
+    return secure_getenv(name);
+#else
+    return getuid() != geteuid() || getgid() != getegid() ? NULL : getenv(name);
+#endif
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path, aiol_file *file) {
+    (void)a;
+    (void)path;
+    (void)file;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
+                                      void *arg) {
+    (void)a;
+    (void)path;
+    (void)fn;
+    (void)arg;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL int aiol_file_append_to(const char *path) {
+    (void)path;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_file_append(int fd, const void *data, size_t size) {
+    (void)fd;
+    (void)data;
+    (void)size;
+}
+
+AIOLOOP_INTERNAL void aiol_file_close(int fd) {
+    (void)fd;
+}
+
+AIOLOOP_INTERNAL const char *aiol_environment(const char *name) {
+    (void)name;
+    return NULL;
+}
+
+#endif
+
+#endif
+
+/* >> src/sys/random.c */
+/*
+ * random.c - bytes that nobody can guess.
+ */
+#ifndef AIOL_SYS_RANDOM_C
+#define AIOL_SYS_RANDOM_C
+
+#if AIOL_OS_POSIX
+
+#if AIOL_OS_LINUX && defined(SYS_getrandom)
+#define AIOL_RANDOM_MOST 256u /* as many are not interrupted */
+static int aiol_random_call(void *buffer, size_t size) {
+    return (int)AIOL_SYS(getrandom, syscall(SYS_getrandom, buffer, size, 0u));
+}
+#elif defined(__APPLE__) || defined(__OpenBSD__)
+#define AIOL_RANDOM_MOST 256u
+static int aiol_random_call(void *buffer, size_t size) {
+    return AIOL_SYS(getentropy, getentropy(buffer, size)) == -1 ? -1 : (int)size;
+}
+#else
+#define AIOL_RANDOM_MOST 256u
+static int aiol_random_call(void *buffer, size_t size) {
+    (void)buffer;
+    (void)size;
+    errno = ENOSYS;
+    return -1;
+}
+#endif
+
+/* Where the system has no call for it. */
+static int aiol_random_read(unsigned char *p, size_t size) {
+    int fd = aiol_file_open("/dev/urandom", O_RDONLY);
+    int err = fd < 0 ? fd : 0;
+    while (err == 0 && size != 0) {
+        ssize_t n = AIOL_SYS(read, read(fd, p, size));
+        if (n > 0) {
+            p += n;
+            size -= (size_t)n;
+        } else if (n == 0 || errno != EINTR) {
+            err = n == 0 ? AIOLOOP_EIO : aiol_error_from_errno(errno);
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+    return err;
+}
+
+/* Fills the buffer, and waits if the system has just been started and has no randomness yet. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_random_fill(void *buffer, size_t size) {
+    unsigned char *p = (unsigned char *)buffer;
+    while (size != 0) {
+        int n = aiol_random_call(p, aiol_min_size(size, AIOL_RANDOM_MOST));
+        if (n < 0 && errno == ENOSYS)
+            return aiol_random_read(p, size);
+        if (n < 0 && errno != EINTR)
+            return aiol_error_from_errno(errno);
+        if (n > 0) {
+            p += n;
+            size -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_random_fill(void *buffer, size_t size) {
+    (void)buffer;
+    (void)size;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
+/* tls: contexts, and sessions between two functions; the one place that knows mbedTLS. */
+
+/* >> src/tls/session.h */
+/*
+ * session.h - one side of a TLS connection, without the connection: bytes go in and out through two functions of its
+ * owner. Which library does the work is known to the file behind this alone (mbedtls.c); no loop, no socket, one thread
+ * at a time.
+ */
+#ifndef AIOL_TLS_SESSION_H
+#define AIOL_TLS_SESSION_H
+
+/* Not a result: the peer has to send more first. Out of the way of counts and codes. */
+#define AIOL_TLS_MORE INT32_MIN
+
+/* How a session reaches its peer. */
+typedef struct aiol_tls_io {
+    /* Stores at most size bytes of the peer's; returns how many, at least 1; AIOL_TLS_MORE: there are none now; 0: there
+     * will be none any more. */
+    int64_t (*receive)(void *owner, void *buffer, size_t size);
+    /* Takes all of the bytes, to send them in this order: 0. Or a code, and then the session has failed with it. */
+    int (*send)(void *owner, const void *data, size_t size);
+    void *owner;
+} aiol_tls_io;
+
+typedef struct aiol_tls_session aiol_tls_session;
+
+#if AIOLOOP_USE_TLS
+/* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the certificate
+ * with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a client had
+ * with the same server. 0 or a code, and then *message says more (static or the context's; never NULL). */
+AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
+                                          const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out);
+AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
+
+/* All of these may call io, and nothing else. After a code only free and message may be called.
+ *
+ * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code. A failure
+ * whose alert the peer should have was sent before this returns. */
+AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s);
+/* Decrypted bytes, at most size: how many; 0: the peer has said goodbye; AIOL_TLS_MORE: none, and nothing waits that
+ * could become some; AIOLOOP_ESSL_TRUNCATED: it left without goodbye; or a code. */
+AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer, size_t size);
+/* Encrypts and sends all of them. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_tls_session_write(aiol_tls_session *s, const void *data, size_t size);
+/* Says goodbye, once; nothing can be written after it. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_tls_session_close(aiol_tls_session *s);
+
+/* What the last code is about, in a sentence ("certificate verify failed for \"example.org\": it has expired"); never
+ * NULL; the session's. */
+AIOLOOP_INTERNAL const char *aiol_tls_session_message(const aiol_tls_session *s);
+/* What aioloop_transport_get_extra_info gives under a name, once the handshake is done; NULL: nothing. Valid as long as
+ * the session. */
+AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const char *name);
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#if !AIOLOOP_USE_TLS
+
+/* >> src/tls/none.c */
+/*
+ * none.c - TLS in a build without it: every function of ssl.h says so.
+ */
+#ifndef AIOL_TLS_NONE_C
+#define AIOL_TLS_NONE_C
+
+static int aiol_tls_refuse(void) {
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "TLS is not in this build: AIOLOOP_USE_TLS is 0");
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side) {
+    (void)side;
+    aiol_tls_refuse();
+    return NULL;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side) {
+    (void)side;
+    aiol_tls_refuse();
+    return NULL;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_wrap(void *config, aioloop_tls_side side) {
+    (void)config;
+    (void)side;
+    aiol_tls_refuse();
+    return NULL;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_ref(aioloop_ssl_context *context) {
+    (void)context;
+    return NULL;
+}
+
+AIOLOOP_API void aioloop_ssl_context_unref(aioloop_ssl_context *context) {
+    (void)context;
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile,
+                                                    const char *keyfile, const char *password) {
+    (void)context;
+    (void)certfile;
+    (void)keyfile;
+    (void)password;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert,
+                                                           size_t cert_size, const void *key, size_t key_size,
+                                                           const char *password) {
+    (void)context;
+    (void)cert;
+    (void)cert_size;
+    (void)key;
+    (void)key_size;
+    (void)password;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile,
+                                                          const char *capath) {
+    (void)context;
+    (void)cafile;
+    (void)capath;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *context, const void *data, size_t size) {
+    (void)context;
+    (void)data;
+    (void)size;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_default_certs(aioloop_ssl_context *context) {
+    (void)context;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_crl(aioloop_ssl_context *context, const char *file) {
+    (void)context;
+    (void)file;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_crl_memory(aioloop_ssl_context *context, const void *data, size_t size) {
+    (void)context;
+    (void)data;
+    (void)size;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_verify_mode(aioloop_ssl_context *context, aioloop_ssl_verify_mode mode) {
+    (void)context;
+    (void)mode;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_check_hostname(aioloop_ssl_context *context, bool check) {
+    (void)context;
+    (void)check;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_minimum_version(aioloop_ssl_context *context, aioloop_tls_version version) {
+    (void)context;
+    (void)version;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_maximum_version(aioloop_ssl_context *context, aioloop_tls_version version) {
+    (void)context;
+    (void)version;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, const char *ciphers) {
+    (void)context;
+    (void)ciphers;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
+                                                       size_t count) {
+    (void)context;
+    (void)protocols;
+    (void)count;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback,
+                                                     void *arg) {
+    (void)context;
+    (void)callback;
+    (void)arg;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_session_tickets(aioloop_ssl_context *context, bool on) {
+    (void)context;
+    (void)on;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, const char *file) {
+    (void)context;
+    (void)file;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API aioloop_ssl_session *aioloop_ssl_session_ref(aioloop_ssl_session *session) {
+    (void)session;
+    return NULL;
+}
+
+AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
+    (void)session;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 
