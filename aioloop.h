@@ -433,6 +433,7 @@
  *   AIOLOOP_USE_DEBUG        1: debug mode is compiled in; it is still off until asked for    (default 1)
  *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
  *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
+ *   AIOLOOP_USE_TLS          1: TLS, by mbedTLS, which the program links: -lmbedtls -lmbedx509 -lmbedcrypto   (default 0)
  *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
@@ -514,7 +515,7 @@ extern "C" {
  * A function that can fail returns an int (or int64_t): 0 or above is success, below 0 is one of
  * these codes. The system's errors have Linux's numbers, negated, on every system, so a program can
  * compare and log them without asking where it runs. The library's own start at -20001, the
- * resolver's at -21001. What more there
+ * resolver's at -21001, TLS's at -22001. What more there
  * is to say (which address, which argument) is an aioloop_error: see aioloop_last_error and
  * aioloop_future_error.
  */
@@ -619,7 +620,17 @@ extern "C" {
     X(EAI_SERVICE, -21009, "service not known for this type of socket")                            \
     X(EAI_SOCKTYPE, -21010, "type of socket not supported by the look-up")
 
-#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X) AIOLOOP_RESOLVER_ERRORS(X)
+/* X(name, code, text). TLS's. */
+#define AIOLOOP_TLS_ERRORS(X)                                                                      \
+    X(ESSL, -22001, "the TLS protocol was violated")                                               \
+    X(ESSL_CERT_VERIFY, -22002, "the peer's certificate is not valid here")                        \
+    X(ESSL_ALERT, -22003, "the peer ended TLS with an alert")                                      \
+    X(ESSL_TRUNCATED, -22004, "the TLS connection was cut without a goodbye")                      \
+    X(ESSL_HANDSHAKE, -22005, "the two sides of a TLS handshake did not agree")                    \
+    X(ESSL_CERTIFICATE, -22006, "no certificate that can be used")                                 \
+    X(ESSL_KEY, -22007, "no private key that can be used")
+
+#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X) AIOLOOP_RESOLVER_ERRORS(X) AIOLOOP_TLS_ERRORS(X)
 
 /* AIOLOOP_EPERM ... AIOLOOP_ENOTAVAILABLE. AIOLOOP_ETIMEDOUT is also what the system's time-outs become;
  * AIOLOOP_EINVAL, AIOLOOP_ENOMEM and AIOLOOP_EBADF are also what the library itself answers. */
@@ -2122,6 +2133,185 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 
 #endif
 
+/* >> src/api/ssl.h */
+/*
+ * ssl.h - TLS: contexts, certificates and sessions.                                   (Python: ssl)
+ *
+ * A context says how a side of connections speaks TLS: whom it trusts, who it is, what it insists on. It is made, set up,
+ * and given to whatever opens connections (the ssl of their options). From the first connection on it is read-only: what
+ * would change it answers AIOLOOP_EMISUSE. So it may be shared by loops in any threads; until then one thread at a time.
+ *
+ * The work is mbedTLS's (2.28, 3.6), which the program links (-lmbedtls -lmbedx509 -lmbedcrypto) if it is compiled with
+ * AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer NULL.
+ *
+ * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure. What
+ * fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use, or wraps
+ * a configuration) are not repeated below. Files are read at once, by the calls that name them.
+ */
+#ifndef AIOLOOP_API_SSL_H
+#define AIOLOOP_API_SSL_H
+
+/* ssl.SSLContext. Counted. */
+typedef struct aioloop_ssl_context aioloop_ssl_context;
+
+/* ssl.SSLSession: what a client needs to resume a session with the same server. Counted. */
+typedef struct aioloop_ssl_session aioloop_ssl_session;
+
+/* PROTOCOL_TLS_CLIENT and PROTOCOL_TLS_SERVER. */
+typedef enum aioloop_tls_side { AIOLOOP_TLS_CLIENT = 0, AIOLOOP_TLS_SERVER = 1 } aioloop_tls_side;
+
+/* ssl.TLSVersion, with the numbers of the wire. */
+typedef enum aioloop_tls_version { AIOLOOP_TLS_1_2 = 0x0303, AIOLOOP_TLS_1_3 = 0x0304 } aioloop_tls_version;
+
+/* ssl.VerifyMode. */
+typedef enum aioloop_ssl_verify_mode {
+    AIOLOOP_CERT_NONE = 0,     /* a server asks for no certificate, a client takes any */
+    AIOLOOP_CERT_OPTIONAL = 1, /* a server asks for one, and it must be valid if it comes; on a client as REQUIRED */
+    AIOLOOP_CERT_REQUIRED = 2  /* the peer must have a valid one */
+} aioloop_ssl_verify_mode;
+
+/* ---- contexts ---- */
+
+/* SSLContext(protocol): a context for one side, TLS 1.2 at least, with suites that are forward secret and
+ * authenticated alone, and without renegotiation. A client verifies the server's certificate and that it is for the
+ * host, and trusts nobody yet; a server asks clients for no certificate. Give it back with aioloop_ssl_context_unref.
+ * NULL: AIOLOOP_EINVAL; AIOLOOP_ENOMEM; AIOLOOP_ENOTAVAILABLE, which is also the answer when the mbedTLS that is linked
+ * is not the one of the headers, or cannot be used by several threads (it has no MBEDTLS_THREADING_C) and another
+ * thread has contexts; or what kept the system from giving random bytes. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side);
+
+/* ssl.create_default_context(): the same, and a client trusts whom the system trusts
+ * (aioloop_ssl_context_load_default_certs). If the environment has SSLKEYLOGFILE, the keys are logged there. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side);
+
+/* A context of your own config, an mbedtls_ssl_config * of that side, for what the functions here do not offer.
+ * All of it is yours, and stays as it is as long as a connection uses it; a server_hostname is given to
+ * mbedtls_ssl_set_hostname. Only ref and unref are for such a context. NULL as above. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_wrap(void *config, aioloop_tls_side side);
+
+/* One owner more, and one less. Connections own their context. NULL is ignored. Any thread. */
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_ref(aioloop_ssl_context *context);
+AIOLOOP_API void aioloop_ssl_context_unref(aioloop_ssl_context *context);
+
+/* ---- certificates ---- */
+
+/* SSLContext.load_cert_chain(): who this side is. certfile: its certificate, and those that lead to an authority's, in
+ * this order; PEM, or one in DER. keyfile: its private key, PEM or DER; NULL: it is in certfile. password: of an
+ * encrypted key, or NULL. May be called again with a key of another kind (RSA, ECDSA), and the one that suits the peer
+ * is used. The error of reading a file (AIOLOOP_ENOENT, ...); AIOLOOP_ESSL_CERTIFICATE: what is there is no
+ * certificate; AIOLOOP_ESSL_KEY: no private key, another password is needed, or the key is of another certificate. */
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile, const char *keyfile,
+                                                    const char *password);
+
+/* The same from memory, the contents of such files, with sizes in bytes. key NULL: it is in cert. */
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert, size_t cert_size,
+                                                           const void *key, size_t key_size, const char *password);
+
+/* SSLContext.load_verify_locations(): whom to trust, besides those that are already: the certificates of a file, PEM or
+ * one in DER, and of all files of a folder (what is none there is passed over). Either may be NULL, not both.
+ * Certificates with an algorithm that mbedTLS does not know are passed over too. Returns how many were taken. The error
+ * of reading; AIOLOOP_ESSL_CERTIFICATE: what is there is malformed or none at all. */
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile, const char *capath);
+AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *context, const void *data, size_t size);
+
+/* SSLContext.load_default_certs(): whom the system trusts: if the environment has SSL_CERT_FILE or SSL_CERT_DIR, those,
+ * else what the common systems have. Returns how many were taken; 0, as in Python, is no error: where there are none
+ * every certificate will be refused. */
+AIOLOOP_API int aioloop_ssl_context_load_default_certs(aioloop_ssl_context *context);
+
+/* Lists of certificates that were revoked, PEM or one in DER. A certificate whose issuer has a list here is refused if it
+ * is on it, or if the list is out of date. (VERIFY_CRL_CHECK_CHAIN, as far as there are lists.) The error of reading;
+ * AIOLOOP_ESSL_CERTIFICATE: no such list. */
+AIOLOOP_API int aioloop_ssl_context_load_crl(aioloop_ssl_context *context, const char *file);
+AIOLOOP_API int aioloop_ssl_context_load_crl_memory(aioloop_ssl_context *context, const void *data, size_t size);
+
+/* ---- what to insist on ---- */
+
+/* SSLContext.verify_mode. AIOLOOP_EINVAL: AIOLOOP_CERT_NONE while the host name is checked. */
+AIOLOOP_API int aioloop_ssl_context_set_verify_mode(aioloop_ssl_context *context, aioloop_ssl_verify_mode mode);
+
+/* SSLContext.check_hostname: whether the certificate must be for the host that is connected to, a name or a numeric
+ * address. On for clients; turning it on turns AIOLOOP_CERT_NONE into AIOLOOP_CERT_REQUIRED. AIOLOOP_EINVAL for
+ * servers. */
+AIOLOOP_API int aioloop_ssl_context_set_check_hostname(aioloop_ssl_context *context, bool check);
+
+/* SSLContext.minimum_version and maximum_version. AIOLOOP_EINVAL: none of the list, or the least is above the most;
+ * AIOLOOP_ENOTAVAILABLE: this mbedTLS does not have it. */
+AIOLOOP_API int aioloop_ssl_context_set_minimum_version(aioloop_ssl_context *context, aioloop_tls_version version);
+AIOLOOP_API int aioloop_ssl_context_set_maximum_version(aioloop_ssl_context *context, aioloop_tls_version version);
+
+/* SSLContext.set_ciphers(): the cipher suites to choose from, best first, names separated by colons: OpenSSL's of the
+ * default ones ("ECDHE-RSA-AES128-GCM-SHA256"), or IANA's of any ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+ * "TLS_AES_128_GCM_SHA256"). A list that names none of TLS 1.3 leaves those as they are. AIOLOOP_EINVAL: an unknown one
+ * (the message names it), or none. */
+AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, const char *ciphers);
+
+/* SSLContext.set_alpn_protocols(): what is spoken over TLS ("h2", "http/1.1"; 1 to 255 bytes each), best first; count 0:
+ * nothing is said of it. A server that has none of those that a client offers ends the handshake. */
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols, size_t count);
+
+/* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
+ * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
+ * returned stays the caller's. Runs within the handshake in the thread of the connection's loop, of which it may call
+ * nothing. */
+typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name, void *arg);
+
+/* SSLContext.sni_callback. NULL: none. While there is one the context gives no tickets, for a session could be resumed
+ * under another name. AIOLOOP_EINVAL for clients. */
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback, void *arg);
+
+/* Whether a server gives tickets, with which clients resume sessions without a full handshake (SSLContext.num_tickets,
+ * OP_NO_TICKET); whether a client takes them. On by default; the keys of the tickets are the context's own and change
+ * each day. Not given by a server that asks for certificates in TLS 1.3, since its tickets do not keep them. */
+AIOLOOP_API int aioloop_ssl_context_set_session_tickets(aioloop_ssl_context *context, bool on);
+
+/* SSLContext.keylog_filename: appends the keys of all connections to a file, in the format of NSS, for Wireshark and its
+ * like: whoever has it can read what was sent. NULL: no more. The error of opening it; AIOLOOP_ENOTAVAILABLE: this
+ * mbedTLS does not tell keys. */
+AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, const char *file);
+
+/* ---- what is known of a connection ----
+ *
+ * aioloop_transport_get_extra_info of a TLS transport gives, until the transport is freed (NULL: there is none):
+ *
+ *   "peercert"         const aioloop_ssl_certificate *
+ *   "cipher"           const aioloop_ssl_cipher *
+ *   "version"          const char *: "TLSv1.3"
+ *   "alpn"             const char *: the protocol that was agreed on
+ *   "session_reused"   const bool *
+ *   "session"          aioloop_ssl_session *, on clients: to resume with; take a reference to keep it. With TLS 1.3 there
+ *                      is one only after the server has sent a ticket, which it does after the handshake.
+ *   "server_hostname"  const char *: on clients what was given; on servers what the client said
+ *   "sslcontext"       aioloop_ssl_context *
+ *   "ssl_object"       mbedtls_ssl_context *, to look at
+ */
+
+/* A certificate. Text is of printable characters; others are shown as '?'. */
+typedef struct aioloop_ssl_certificate {
+    const void *der; /* as it came, in DER (SSLSocket.getpeercert(True)) */
+    size_t der_size;
+    const char *subject; /* "CN=example.org, O=Example" */
+    const char *issuer;
+    const char *serial_number;            /* in hexadecimal: "0A41FE" */
+    int64_t not_before;                   /* seconds since 1970 */
+    int64_t not_after;
+    const char *const *subject_alt_names; /* "DNS:example.org", "IP:192.0.2.1", "email:...", "URI:..." */
+    size_t subject_alt_name_count;
+} aioloop_ssl_certificate;
+
+/* SSLSocket.cipher(). */
+typedef struct aioloop_ssl_cipher {
+    const char *name;     /* "TLS_AES_256_GCM_SHA384", "ECDHE-RSA-AES128-GCM-SHA256" */
+    const char *protocol; /* "TLSv1.3" */
+    int bits;             /* of the key; 0: not known */
+} aioloop_ssl_cipher;
+
+/* One owner more, and one less. NULL is ignored. Any thread. */
+AIOLOOP_API aioloop_ssl_session *aioloop_ssl_session_ref(aioloop_ssl_session *session);
+AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
+
+#endif
+
 /* >> src/api/transport.h */
 /*
  * transport.h - connections: protocols, which are told, and transports, which are asked.
@@ -2136,8 +2326,6 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  */
 #ifndef AIOLOOP_API_TRANSPORT_H
 #define AIOLOOP_API_TRANSPORT_H
-
-typedef struct aioloop_ssl_context aioloop_ssl_context;
 
 /* A protocol: asyncio's methods, each may be NULL. Must outlive its transports; usually static const. self is the
  * connection's own memory of instance_size bytes (zeroed, in the transport's block, freed with the transport), or, with
@@ -2185,9 +2373,10 @@ typedef struct aioloop_connection_options {
                                      * in turn; 0: 1 with a delay, else none; -1: none, the resolver's order */
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
-    const char *server_hostname;    /* with ssl only */
-    aioloop_time ssl_handshake_timeout;
-    aioloop_time ssl_shutdown_timeout;
+    const char *server_hostname;    /* whose certificate it must be, with ssl only; NULL: host; "": anybody's, unchecked */
+    aioloop_ssl_session *ssl_session; /* to be resumed, if the server still knows it; NULL: none */
+    aioloop_time ssl_handshake_timeout; /* 0: 60 s; then AIOLOOP_ECONNABORTED */
+    aioloop_time ssl_shutdown_timeout;  /* how long closing waits for the peer's goodbye; 0: 30 s */
     aioloop_time timeout;           /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_connection_options;
 
@@ -2206,7 +2395,8 @@ typedef struct aioloop_unix_connection_options {
     const aioloop_socket *sock; /* a connected Unix stream socket instead of path; as above */
     size_t path_size;           /* bytes of path; 0: it ends with a zero. Needed for the abstract name space. */
     aioloop_ssl_context *ssl;
-    const char *server_hostname;
+    const char *server_hostname; /* needed with ssl */
+    aioloop_ssl_session *ssl_session;
     aioloop_time ssl_handshake_timeout;
     aioloop_time ssl_shutdown_timeout;
     aioloop_time timeout;
@@ -2298,6 +2488,41 @@ AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop
  * blocking), fallback after the loss. Unknown names give fallback. The pointer is valid as long as the transport. */
 AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
                                                          const void *fallback);
+
+#endif
+
+/* >> src/api/start_tls.h */
+/*
+ * start_tls.h - the upgrade of a live connection to TLS.                       (asyncio: base_events.start_tls)
+ */
+#ifndef AIOLOOP_API_START_TLS_H
+#define AIOLOOP_API_START_TLS_H
+
+/* Options of aioloop_start_tls; all zero: asyncio's defaults. */
+typedef struct aioloop_start_tls_options {
+    bool server_side;
+    const char *server_hostname;   /* a client's: whose certificate it must be; NULL or "": anybody's, unchecked */
+    aioloop_ssl_session *ssl_session; /* a client's, to be resumed; NULL: none */
+    aioloop_time ssl_handshake_timeout; /* 0: 60 s */
+    aioloop_time ssl_shutdown_timeout;  /* 0: 30 s */
+    const void *leftover;          /* bytes that the protocol has received but that are TLS's already: what came behind the */
+    size_t leftover_size;          /*   answer to its STARTTLS; copied */
+    const aioloop_protocol *protocol; /* the one above TLS, with self; NULL: the transport's */
+    void *self;
+} aioloop_start_tls_options;
+
+/* loop.start_tls(): shakes hands over an open connection, of whatever kind, and gives a new transport for the same
+ * protocol, which from then on uses that one alone. The future's pointer is the aioloop_transport, its number 0.
+ * connection_made is not called again. What was written before leaves first, in clear; the old transport must not be
+ * written to any more, and its extra info is the new one's too. ssl is held as long as needed.
+ *
+ * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or one
+ * of the other side; else, and when cancelled, the connection is closed, and the protocol hears of that by
+ * connection_lost. AIOLOOP_ESSL_..., AIOLOOP_ECONNRESET (the peer left), AIOLOOP_ECONNABORTED (the handshake took too
+ * long), AIOLOOP_ENOMEM; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. In the loop's thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, aioloop_transport *transport,
+                                                               aioloop_ssl_context *ssl,
+                                                               const aioloop_start_tls_options *options);
 
 #endif
 
@@ -2699,6 +2924,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #ifndef AIOLOOP_PORT
 #define AIOLOOP_PORT 0
 #endif
+#ifndef AIOLOOP_USE_TLS
+#define AIOLOOP_USE_TLS 0
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -2912,6 +3140,12 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
+#endif
+#endif
+#if AIOLOOP_USE_TLS
+#include <dirent.h>
+#if defined(__APPLE__)
+#include <sys/random.h>
 #endif
 #endif
 #if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
@@ -3503,6 +3737,15 @@ typedef struct aiol_thread_state {
 } aiol_thread_state;
 
 static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
+
+/* Remembers why a call fails that has no loop to tell. Returns code. */
+AIOLOOP_INTERNAL int aiol_thread_fail(int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    aiol_error_set(&aiol_thread.error, code, format, arguments);
+    va_end(arguments);
+    return code;
+}
 
 static size_t aiol_map_size(uint32_t count) {
     return sizeof(aiol_map) + (count == 0 ? 0 : count - 1) * sizeof(aiol_context_cell *);
@@ -6229,6 +6472,494 @@ AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
 #endif
 
 /* >> src/aioloop.h */
+#if AIOLOOP_USE_TLS
+
+/* >> src/sys/file.c */
+/*
+ * file.c - files that are read at once, or appended to, and what the environment says.
+ */
+#ifndef AIOL_SYS_FILE_C
+#define AIOL_SYS_FILE_C
+
+/* A file's contents, with a zero behind them. */
+typedef struct aiol_file {
+    char *data;
+    size_t size;
+    size_t room; /* of the block */
+} aiol_file;
+
+/* Overwrites what nobody may find later; a compiler does not leave out volatile stores. */
+AIOLOOP_INTERNAL void aiol_wipe(void *p, size_t size) {
+    volatile unsigned char *byte = (volatile unsigned char *)p;
+    while (size-- != 0)
+        *byte++ = 0;
+}
+
+/* Keys leave no trace in memory that was given back. */
+AIOLOOP_INTERNAL void aiol_file_free(const aioloop_allocator *a, aiol_file *file) {
+    if (file->data == NULL)
+        return;
+    aiol_wipe(file->data, file->room);
+    aiol_free(a, file->data, file->room);
+    file->data = NULL;
+}
+
+#if AIOL_OS_POSIX
+
+#define AIOL_FILE_MOST ((size_t)64 << 20)
+
+static int aiol_file_open(const char *path, int flags) {
+    int fd;
+    do {
+        fd = AIOL_SYS(open, open(path, flags | O_CLOEXEC, 0600));
+    } while (fd < 0 && errno == EINTR);
+    return fd < 0 ? aiol_error_from_errno(errno) : fd;
+}
+
+/* Twice the room. Not by the allocator's realloc, which would leave a copy. */
+static int aiol_file_grow(const aioloop_allocator *a, aiol_file *file) {
+    aiol_file grown = *file;
+    grown.room = file->room == 0 ? 16384 : file->room * 2;
+    if (grown.room > AIOL_FILE_MOST)
+        return AIOLOOP_EFBIG;
+    grown.data = (char *)aiol_alloc(a, grown.room);
+    if (grown.data == NULL)
+        return AIOLOOP_ENOMEM;
+    if (file->size != 0)
+        memcpy(grown.data, file->data, file->size);
+    aiol_file_free(a, file);
+    *file = grown;
+    return 0;
+}
+
+/* Reads all of a file, at most some 60 MB (AIOLOOP_EFBIG). Free it with aiol_file_free. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path, aiol_file *file) {
+    int fd = aiol_file_open(path, O_RDONLY);
+    int err = fd < 0 ? fd : 0;
+    ssize_t n = 1;
+    memset(file, 0, sizeof(*file));
+    while (err == 0 && n != 0) {
+        if (file->room - file->size < 2)
+            err = aiol_file_grow(a, file);
+        if (err < 0)
+            break;
+        n = AIOL_SYS(read, read(fd, file->data + file->size, file->room - file->size - 1));
+        if (n >= 0)
+            file->size += (size_t)n;
+        else if (errno != EINTR)
+            err = aiol_error_from_errno(errno);
+    }
+    if (fd >= 0)
+        close(fd);
+    if (err < 0)
+        aiol_file_free(a, file);
+    else
+        file->data[file->size] = '\0';
+    return err;
+}
+
+/* Calls fn with the path of each thing in a folder whose name does not begin with a dot, until it answers below 0. That,
+ * or 0, or why the folder cannot be read. */
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
+                                      void *arg) {
+    const size_t room = strlen(path) + 258; /* a name has at most 255 bytes */
+    struct dirent *entry;
+    char *file;
+    DIR *folder;
+    int err = 0;
+    if (AIOL_SYS(opendir, 0) < 0)
+        return aiol_error_from_errno(errno);
+    folder = opendir(path);
+    if (folder == NULL)
+        return aiol_error_from_errno(errno);
+    file = (char *)aiol_alloc(a, room);
+    if (file == NULL)
+        err = AIOLOOP_ENOMEM;
+    while (err >= 0 && (entry = readdir(folder)) != NULL) {
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) > 255)
+            continue;
+        snprintf(file, room, "%s/%s", path, entry->d_name);
+        err = fn(arg, file);
+    }
+    closedir(folder);
+    aiol_free(a, file, room);
+    return err < 0 ? err : 0;
+}
+
+/* Opens a file to append to, made for its owner's eyes alone. A descriptor or a code. */
+AIOLOOP_INTERNAL int aiol_file_append_to(const char *path) {
+    return aiol_file_open(path, O_WRONLY | O_APPEND | O_CREAT);
+}
+
+/* In one write, so that lines of several threads stay whole; what a full disk does not take is lost. */
+AIOLOOP_INTERNAL void aiol_file_append(int fd, const void *data, size_t size) {
+    ssize_t n;
+    do {
+        n = AIOL_SYS(write, write(fd, data, size));
+    } while (n < 0 && errno == EINTR);
+}
+
+AIOLOOP_INTERNAL void aiol_file_close(int fd) {
+    close(fd);
+}
+
+/* A variable of the environment, or NULL; also where the program has more rights than who started it. */
+AIOLOOP_INTERNAL const char *aiol_environment(const char *name) {
+#if AIOL_OS_LINUX
+    return secure_getenv(name);
+#else
+    return getuid() != geteuid() || getgid() != getegid() ? NULL : getenv(name);
+#endif
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path, aiol_file *file) {
+    (void)a;
+    (void)path;
+    (void)file;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
+                                      void *arg) {
+    (void)a;
+    (void)path;
+    (void)fn;
+    (void)arg;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL int aiol_file_append_to(const char *path) {
+    (void)path;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_file_append(int fd, const void *data, size_t size) {
+    (void)fd;
+    (void)data;
+    (void)size;
+}
+
+AIOLOOP_INTERNAL void aiol_file_close(int fd) {
+    (void)fd;
+}
+
+AIOLOOP_INTERNAL const char *aiol_environment(const char *name) {
+    (void)name;
+    return NULL;
+}
+
+#endif
+
+#endif
+
+/* >> src/sys/random.c */
+/*
+ * random.c - bytes that nobody can guess.
+ */
+#ifndef AIOL_SYS_RANDOM_C
+#define AIOL_SYS_RANDOM_C
+
+#if AIOL_OS_POSIX
+
+#if AIOL_OS_LINUX && defined(SYS_getrandom)
+#define AIOL_RANDOM_MOST 256u /* as many are not interrupted */
+static int aiol_random_call(void *buffer, size_t size) {
+    return (int)AIOL_SYS(getrandom, syscall(SYS_getrandom, buffer, size, 0u));
+}
+#elif defined(__APPLE__) || defined(__OpenBSD__)
+#define AIOL_RANDOM_MOST 256u
+static int aiol_random_call(void *buffer, size_t size) {
+    return AIOL_SYS(getentropy, getentropy(buffer, size)) == -1 ? -1 : (int)size;
+}
+#else
+#define AIOL_RANDOM_MOST 256u
+static int aiol_random_call(void *buffer, size_t size) {
+    (void)buffer;
+    (void)size;
+    errno = ENOSYS;
+    return -1;
+}
+#endif
+
+/* Where the system has no call for it. */
+static int aiol_random_read(unsigned char *p, size_t size) {
+    int fd = aiol_file_open("/dev/urandom", O_RDONLY);
+    int err = fd < 0 ? fd : 0;
+    while (err == 0 && size != 0) {
+        ssize_t n = AIOL_SYS(read, read(fd, p, size));
+        if (n > 0) {
+            p += n;
+            size -= (size_t)n;
+        } else if (n == 0 || errno != EINTR) {
+            err = n == 0 ? AIOLOOP_EIO : aiol_error_from_errno(errno);
+        }
+    }
+    if (fd >= 0)
+        close(fd);
+    return err;
+}
+
+/* Fills the buffer, and waits if the system has just been started and has no randomness yet. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_random_fill(void *buffer, size_t size) {
+    unsigned char *p = (unsigned char *)buffer;
+    while (size != 0) {
+        int n = aiol_random_call(p, aiol_min_size(size, AIOL_RANDOM_MOST));
+        if (n < 0 && errno == ENOSYS)
+            return aiol_random_read(p, size);
+        if (n < 0 && errno != EINTR)
+            return aiol_error_from_errno(errno);
+        if (n > 0) {
+            p += n;
+            size -= (size_t)n;
+        }
+    }
+    return 0;
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_random_fill(void *buffer, size_t size) {
+    (void)buffer;
+    (void)size;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
+/* tls: contexts, and sessions between two functions; the one place that knows mbedTLS. */
+
+/* >> src/tls/session.h */
+/*
+ * session.h - one side of a TLS connection, without the connection: bytes go in and out through two functions of its
+ * owner. Which library does the work is known to the file behind this alone (mbedtls.c); no loop, no socket, one thread
+ * at a time.
+ */
+#ifndef AIOL_TLS_SESSION_H
+#define AIOL_TLS_SESSION_H
+
+/* Not a result: the peer has to send more first. Out of the way of counts and codes. */
+#define AIOL_TLS_MORE INT32_MIN
+
+/* How a session reaches its peer. */
+typedef struct aiol_tls_io {
+    /* Stores at most size bytes of the peer's; returns how many, at least 1; AIOL_TLS_MORE: there are none now; 0: there
+     * will be none any more. */
+    int64_t (*receive)(void *owner, void *buffer, size_t size);
+    /* Takes all of the bytes, to send them in this order: 0. Or a code, and then the session has failed with it. */
+    int (*send)(void *owner, const void *data, size_t size);
+    void *owner;
+} aiol_tls_io;
+
+typedef struct aiol_tls_session aiol_tls_session;
+
+#if AIOLOOP_USE_TLS
+/* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the certificate
+ * with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a client had
+ * with the same server. 0 or a code, and then *message says more (static or the context's; never NULL). */
+AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
+                                          const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out);
+AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
+
+/* All of these may call io, and nothing else. After a code only free and message may be called.
+ *
+ * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code. A failure
+ * whose alert the peer should have was sent before this returns. */
+AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s);
+/* How many decrypted bytes there are, at least 1, without taking any of them; else as read. */
+AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
+/* Decrypted bytes, at most size: how many; 0: the peer has said goodbye; AIOL_TLS_MORE: none, and nothing waits that
+ * could become some; AIOLOOP_ESSL_TRUNCATED: it left without goodbye; or a code. */
+AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer, size_t size);
+/* Encrypts and sends all of them. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_tls_session_write(aiol_tls_session *s, const void *data, size_t size);
+/* Says goodbye, once; nothing can be written after it. 0 or a code. */
+AIOLOOP_INTERNAL int aiol_tls_session_close(aiol_tls_session *s);
+
+/* What the last code is about, in a sentence ("certificate verify failed for \"example.org\": it has expired"); never
+ * NULL; the session's. */
+AIOLOOP_INTERNAL const char *aiol_tls_session_message(const aiol_tls_session *s);
+/* What aioloop_transport_get_extra_info gives under a name, once the handshake is done; NULL: nothing. Valid as long as
+ * the session. */
+AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const char *name);
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#if !AIOLOOP_USE_TLS
+
+/* >> src/tls/none.c */
+/*
+ * none.c - TLS in a build without it: every function of ssl.h says so.
+ */
+#ifndef AIOL_TLS_NONE_C
+#define AIOL_TLS_NONE_C
+
+static int aiol_tls_refuse(void) {
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "TLS is not in this build: AIOLOOP_USE_TLS is 0");
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side) {
+    (void)side;
+    aiol_tls_refuse();
+    return NULL;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side) {
+    (void)side;
+    aiol_tls_refuse();
+    return NULL;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_wrap(void *config, aioloop_tls_side side) {
+    (void)config;
+    (void)side;
+    aiol_tls_refuse();
+    return NULL;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_ref(aioloop_ssl_context *context) {
+    (void)context;
+    return NULL;
+}
+
+AIOLOOP_API void aioloop_ssl_context_unref(aioloop_ssl_context *context) {
+    (void)context;
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile,
+                                                    const char *keyfile, const char *password) {
+    (void)context;
+    (void)certfile;
+    (void)keyfile;
+    (void)password;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert,
+                                                           size_t cert_size, const void *key, size_t key_size,
+                                                           const char *password) {
+    (void)context;
+    (void)cert;
+    (void)cert_size;
+    (void)key;
+    (void)key_size;
+    (void)password;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile,
+                                                          const char *capath) {
+    (void)context;
+    (void)cafile;
+    (void)capath;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *context, const void *data, size_t size) {
+    (void)context;
+    (void)data;
+    (void)size;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_default_certs(aioloop_ssl_context *context) {
+    (void)context;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_crl(aioloop_ssl_context *context, const char *file) {
+    (void)context;
+    (void)file;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_crl_memory(aioloop_ssl_context *context, const void *data, size_t size) {
+    (void)context;
+    (void)data;
+    (void)size;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_verify_mode(aioloop_ssl_context *context, aioloop_ssl_verify_mode mode) {
+    (void)context;
+    (void)mode;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_check_hostname(aioloop_ssl_context *context, bool check) {
+    (void)context;
+    (void)check;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_minimum_version(aioloop_ssl_context *context, aioloop_tls_version version) {
+    (void)context;
+    (void)version;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_maximum_version(aioloop_ssl_context *context, aioloop_tls_version version) {
+    (void)context;
+    (void)version;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, const char *ciphers) {
+    (void)context;
+    (void)ciphers;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
+                                                       size_t count) {
+    (void)context;
+    (void)protocols;
+    (void)count;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback,
+                                                     void *arg) {
+    (void)context;
+    (void)callback;
+    (void)arg;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_session_tickets(aioloop_ssl_context *context, bool on) {
+    (void)context;
+    (void)on;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, const char *file) {
+    (void)context;
+    (void)file;
+    return aiol_tls_refuse();
+}
+
+AIOLOOP_API aioloop_ssl_session *aioloop_ssl_session_ref(aioloop_ssl_session *session) {
+    (void)session;
+    return NULL;
+}
+
+AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
+    (void)session;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING
 
@@ -11327,6 +12058,7 @@ struct aioloop {
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
+    char *tls_buffer; /* net's too; NULL: none, or in use */
 };
 
 /* ---- futures ---- */
@@ -19210,6 +19942,8 @@ enum {
     AIOL_TRANSPORT_WRITE_ENDED = 8   /* write_eof */
 };
 
+#define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
+
 /* One kind of transport: what the functions of transport.h call. */
 typedef struct aiol_transport_calls {
     int (*write)(aioloop_transport *t, const void *data, size_t size);
@@ -19222,6 +19956,11 @@ typedef struct aiol_transport_calls {
     void (*pause_reading)(aioloop_transport *t);
     void (*resume_reading)(aioloop_transport *t);
     void (*protocol_changed)(aioloop_transport *t);
+    /* Each may be NULL. */
+    size_t (*buffered)(const aioloop_transport *t);                        /* else what its writer has */
+    void (*limits_changed)(aioloop_transport *t);                          /* high and low are set */
+    const void *(*info)(const aioloop_transport *t, const char *name);     /* else of its socket alone */
+    void (*gone)(aioloop_transport *t);                                    /* nobody refers to it any more */
 } aiol_transport_calls;
 
 /* What a transport needs while it has something to send; taken from a stock of the loop's, and given back. */
@@ -19273,7 +20012,31 @@ typedef struct aiol_stream_setup {
     bool attached; /* the engine knows the socket already */
 } aiol_stream_setup;
 
+/* What a TLS transport is made of. */
+typedef struct aiol_tls_setup {
+    aioloop *loop;
+    const aioloop_protocol *protocol;
+    void *arg;         /* the factory's; or what a protocol without instance is called with */
+    aiol_map *context; /* borrowed */
+    aioloop_server *server;
+    uint32_t site;
+    aioloop_ssl_context *ssl;
+    bool server_side;
+    const char *hostname;
+    const aioloop_ssl_session *resume;
+    aioloop_time handshake_timeout; /* 0: the default */
+    aioloop_time shutdown_timeout;
+    /* Called once: the handshake is done and connection_made has returned (0), or it will not be (a code, with its
+     * message stored); unless the transport was given up before. May be NULL. */
+    void (*settled)(void *owner, aioloop_transport *t, int err);
+    void *owner;
+    bool upgrades; /* arg is the protocol's self, which has had its connection_made */
+} aiol_tls_setup;
+
 /* transport.c */
+AIOLOOP_INTERNAL int aiol_transport_call_factory(aioloop_transport *t, void *arg);
+AIOLOOP_INTERNAL void aiol_transport_call_made(aioloop_transport *t);
+AIOLOOP_INTERNAL size_t aiol_transport_buffered(const aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_report(aioloop_transport *t, int code, const char *message);
 AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t);
@@ -19283,6 +20046,10 @@ AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t);
 /* stream.c */
 AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out);
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
+
+/* tls.c */
+AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
+AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
@@ -19337,6 +20104,38 @@ AIOL_INLINE int aiol_transport_leave(aioloop_transport *t, const aiol_transport_
     return aiol_leave(loop, &frame->frame);
 }
 
+/* Calls the factory. 0, or its error. */
+AIOLOOP_INTERNAL int aiol_transport_call_factory(aioloop_transport *t, void *arg) {
+    aioloop *loop = t->resource.loop;
+    aiol_transport_frame frame;
+    int raised;
+    int err;
+    if (t->protocol->factory == NULL)
+        return 0;
+    frame = aiol_transport_enter(t);
+    aiol_error_clear(&loop->error);
+    err = t->protocol->factory(t->self, arg);
+    raised = aiol_transport_leave(t, &frame, "factory");
+    if (err >= 0)
+        err = raised < 0 ? raised : 0;
+    if (err == AIOLOOP_EFATAL)
+        aiol_loop_halt(loop);
+    return err;
+}
+
+/* Calls connection_made, whose failure is reported. */
+AIOLOOP_INTERNAL void aiol_transport_call_made(aioloop_transport *t) {
+    aiol_transport_frame frame;
+    int raised;
+    if (t->protocol->connection_made == NULL)
+        return;
+    frame = aiol_transport_enter(t);
+    t->protocol->connection_made(t, t->self);
+    raised = aiol_transport_leave(t, &frame, "connection_made");
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_transport_report(t, raised, "Error in connection_made");
+}
+
 /* ---- writers ---- */
 
 /* NULL when there is no memory. */
@@ -19386,12 +20185,16 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
         loop->spare_writers = w->unsent.next;
         aiol_writer_free(loop, w);
     }
+    aiol_free(&loop->allocator, loop->tls_buffer, AIOL_TLS_RECORD);
+    loop->tls_buffer = NULL;
 }
 
 /* ---- flow control ---- */
 
 /* What an ending connection still has is dropped, be it that the engine holds it a little longer. */
-static size_t aiol_transport_buffered(const aioloop_transport *t) {
+AIOLOOP_INTERNAL size_t aiol_transport_buffered(const aioloop_transport *t) {
+    if (t->calls->buffered != NULL)
+        return t->calls->buffered(t);
     return t->writer == NULL || t->state >= AIOL_TRANSPORT_ENDING ? 0 : t->writer->bytes.size;
 }
 
@@ -19433,6 +20236,8 @@ AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *tra
         return AIOLOOP_EINVAL;
     transport->high = (uint64_t)high > SIZE_MAX ? SIZE_MAX : (size_t)high;
     transport->low = (uint64_t)low > SIZE_MAX ? SIZE_MAX : (size_t)low;
+    if (transport->calls->limits_changed != NULL)
+        transport->calls->limits_changed(transport);
     aiol_transport_maybe_pause(transport);
     return 0;
 }
@@ -19470,8 +20275,11 @@ AIOLOOP_API void aioloop_transport_unref(aioloop_transport *transport) {
     if (transport == NULL)
         return;
     AIOL_ASSERT(transport->resource.refs != 0);
-    if (--transport->resource.refs == 0)
-        aiol_transport_destroy(transport);
+    if (--transport->resource.refs != 0)
+        return;
+    if (transport->calls->gone != NULL)
+        transport->calls->gone(transport);
+    transport->resource.calls->destroy(&transport->resource);
 }
 
 /* As a future's dispose. */
@@ -19577,8 +20385,11 @@ AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop
 
 AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
                                                          const void *fallback) {
+    const void *found = transport == NULL || name == NULL || transport->calls->info == NULL ? NULL : transport->calls->info(transport, name);
     if (transport == NULL || name == NULL)
         return fallback;
+    if (found != NULL)
+        return found;
     if (strcmp(name, "peername") == 0)
         return transport->peer.family != AIOLOOP_UNSPEC ? &transport->peer : fallback;
     if (strcmp(name, "sockname") == 0)
@@ -20074,6 +20885,7 @@ static int aiol_stream_write_eof(aioloop_transport *t) {
 static const aiol_transport_calls aiol_stream_calls = {
     aiol_stream_write, aiol_stream_write_pieces, aiol_stream_write_eof,     true,                      aiol_stream_close,
     aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed,
+    NULL,              NULL,                      NULL,                      NULL,
 };
 
 /* ---- with the loop ---- */
@@ -20198,36 +21010,17 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
 /* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone
  * with its socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
-    aioloop *loop = t->resource.loop;
-    aiol_transport_frame frame;
-    int raised = 0;
-    if (t->protocol->factory != NULL) {
-        int err;
-        frame = aiol_transport_enter(t);
-        aiol_error_clear(&loop->error);
-        err = t->protocol->factory(t->self, arg);
-        raised = aiol_transport_leave(t, &frame, "factory");
-        if (err >= 0 && raised < 0)
-            err = raised;
-        if (err < 0) {
-            if (err == AIOLOOP_EFATAL)
-                aiol_loop_halt(loop);
-            t->state = AIOL_TRANSPORT_LOST;
-            aiol_stream_close_socket(t);
-            if (t->server != NULL)
-                aiol_server_lost(t->server, t);
-            aioloop_transport_unref(t);
-            return err;
-        }
+    int err = aiol_transport_call_factory(t, arg);
+    if (err < 0) {
+        t->state = AIOL_TRANSPORT_LOST;
+        aiol_stream_close_socket(t);
+        if (t->server != NULL)
+            aiol_server_lost(t->server, t);
+        aioloop_transport_unref(t);
+        return err;
     }
     t->state = AIOL_TRANSPORT_OPEN;
-    if (t->protocol->connection_made != NULL) {
-        frame = aiol_transport_enter(t);
-        t->protocol->connection_made(t, t->self);
-        raised = aiol_transport_leave(t, &frame, "connection_made");
-        if (AIOL_UNLIKELY(raised != 0))
-            aiol_transport_report(t, raised, "Error in connection_made");
-    }
+    aiol_transport_call_made(t);
     aiol_stream_start_reading(t);
     return 0;
 }
@@ -20361,13 +21154,15 @@ static void aiol_host_cancel(aiol_host *l) {
     aiol_future_release(answer);
 }
 
-/* Refuses TLS, which this build does not have, and its options without it. */
+/* ---- TLS ---- */
+
+/* Checks the options of TLS, and that there are none without it. server_hostname may be NULL. */
 static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, const char *server_hostname,
                                   aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
     if (handshake_timeout < 0 || shutdown_timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (ssl != NULL)
-        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "TLS is not in this build");
+        return AIOLOOP_USE_TLS ? 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
     if (server_hostname != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "server_hostname is only meaningful with ssl");
     if (handshake_timeout != 0)
@@ -20376,6 +21171,56 @@ static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl,
         return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_shutdown_timeout is only meaningful with ssl");
     return 0;
 }
+
+/* What a connection in the making keeps of them; no context: no TLS. */
+typedef struct aiol_ssl_plan {
+    aioloop_ssl_context *context; /* held, as is */
+    aioloop_ssl_session *session;
+    char *hostname; /* a copy; NULL: none */
+    aioloop_time handshake_timeout;
+    aioloop_time shutdown_timeout;
+    bool server_side;
+} aiol_ssl_plan;
+
+static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
+    if (plan->hostname != NULL)
+        aiol_free(&loop->allocator, plan->hostname, strlen(plan->hostname) + 1);
+    aioloop_ssl_session_unref(plan->session);
+    aioloop_ssl_context_unref(plan->context);
+    memset(plan, 0, sizeof(*plan));
+}
+
+/* 0, also for no context, or AIOLOOP_ENOMEM. */
+static int aiol_ssl_plan_make(aioloop *loop, aiol_ssl_plan *plan, aioloop_ssl_context *ssl, const char *hostname,
+                              aioloop_ssl_session *session, aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+    if (ssl == NULL)
+        return 0;
+    if (hostname != NULL) {
+        size_t size = strlen(hostname) + 1;
+        plan->hostname = (char *)aiol_alloc(&loop->allocator, size);
+        if (plan->hostname == NULL)
+            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        memcpy(plan->hostname, hostname, size);
+    }
+    plan->context = aioloop_ssl_context_ref(ssl);
+    plan->session = aioloop_ssl_session_ref(session);
+    plan->handshake_timeout = handshake_timeout;
+    plan->shutdown_timeout = shutdown_timeout;
+    return 0;
+}
+
+/* The part of a setup that is TLS's; the rest is zero. */
+static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_tls_setup *setup) {
+    memset(setup, 0, sizeof(*setup));
+    setup->ssl = plan->context;
+    setup->server_side = plan->server_side;
+    setup->hostname = plan->hostname;
+    setup->resume = plan->session;
+    setup->handshake_timeout = plan->handshake_timeout;
+    setup->shutdown_timeout = plan->shutdown_timeout;
+}
+
+/* ---- given sockets, and what all calls share ---- */
 
 /* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it
  * must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
@@ -20432,6 +21277,886 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
 
 #endif
 
+/* >> src/net/tls.c */
+/*
+ * tls.c - TLS over any stream transport.                                        (asyncio: sslproto.py)
+ *
+ * A TLS transport is the protocol of a lower transport, a connection or again a TLS transport, and the transport of the
+ * protocol above. What comes from below lies where the lower one has it (`in`) and is drawn from there by the session;
+ * what the session sends is queued below and leaves when the callback ends, all records of it together. Nothing is
+ * allocated per record: a chunk is kept (`kept`) only when reading pauses in the middle of it.
+ *
+ * NEW: shaking hands. OPEN. CLOSING: goodbye is said, the peer's is awaited and what else it sends is dropped. ENDING:
+ * the lower transport is closed or aborted. LOST, when that is lost. `running` keeps the session from being driven by
+ * what its own deliveries call.
+ */
+#ifndef AIOL_NET_TLS_C
+#define AIOL_NET_TLS_C
+
+#if AIOLOOP_USE_TLS
+
+#define AIOL_TLS_HIGH_WATER 524288u
+#define AIOL_TLS_HANDSHAKE_TIMEOUT AIOLOOP_SECONDS(60)
+#define AIOL_TLS_SHUTDOWN_TIMEOUT AIOLOOP_SECONDS(30)
+
+/* Lent memory that is encrypted, and so free again; its owner is told by the loop. */
+typedef struct aiol_tls_release {
+    struct aiol_tls_release *next;
+    aiol_release_fn release;
+    void *arg;
+    const void *data;
+    size_t size;
+} aiol_tls_release;
+
+typedef struct aiol_tls {
+    aioloop_transport transport;
+    aioloop_transport *lower; /* held; its protocol's self is this one until it is lost */
+    aiol_tls_session *session;
+    void *arg; /* the factory's */
+    void (*settled)(void *owner, aioloop_transport *t, int err);
+    void *owner;
+    aioloop_timer_handle timer; /* of the handshake, then of saying goodbye; there from the start, so that closing needs no memory */
+    aioloop_time handshake_timeout;
+    aioloop_time shutdown_timeout;
+    const char *in; /* what the session has not drawn yet */
+    size_t in_size;
+    char *kept; /* its memory, if it is our own */
+    size_t kept_capacity;
+    aiol_tls_release *releases; /* the oldest first */
+    aiol_tls_release **releases_end;
+    bool upgraded; /* the protocol has had its connection_made before there was TLS */
+    bool opened;   /* the handshake was done */
+    bool running;
+    bool queued;       /* transport.doom, which goes on running */
+    bool lower_ended;  /* no more will come */
+    bool peer_ended;   /* it has said goodbye */
+} aiol_tls;
+
+static aiol_tls *aiol_tls_of(const aioloop_transport *t) {
+    return (aiol_tls *)(void *)t;
+}
+
+static void aiol_tls_run(aiol_tls *tls);
+
+/* ---- a buffer for decrypted bytes: the loop has one, and nested TLS takes more ---- */
+
+/* NULL when there is no memory. */
+static char *aiol_tls_buffer_get(aioloop *loop) {
+    char *buffer = loop->tls_buffer;
+    loop->tls_buffer = NULL;
+    return buffer != NULL ? buffer : (char *)aiol_alloc(&loop->allocator, AIOL_TLS_RECORD);
+}
+
+static void aiol_tls_buffer_put(aioloop *loop, char *buffer) {
+    if (loop->tls_buffer == NULL)
+        loop->tls_buffer = buffer;
+    else
+        aiol_free(&loop->allocator, buffer, AIOL_TLS_RECORD);
+}
+
+/* ---- what the session draws from and sends to ---- */
+
+static int64_t aiol_tls_receive(void *owner, void *buffer, size_t size) {
+    aiol_tls *tls = (aiol_tls *)owner;
+    size_t n = aiol_min_size(size, tls->in_size);
+    if (n == 0)
+        return tls->lower_ended ? 0 : AIOL_TLS_MORE;
+    memcpy(buffer, tls->in, n);
+    tls->in += n;
+    tls->in_size -= n;
+    return (int64_t)n;
+}
+
+static int aiol_tls_send(void *owner, const void *data, size_t size) {
+    aiol_tls *tls = (aiol_tls *)owner;
+    tls->lower->write_turn = tls->lower->resource.loop->turn; /* queued, to leave together with what follows */
+    return aioloop_transport_write(tls->lower, data, size);
+}
+
+static void aiol_tls_drop_input(aiol_tls *tls) {
+    aiol_free(&tls->transport.resource.loop->allocator, tls->kept, tls->kept_capacity);
+    tls->kept = NULL;
+    tls->kept_capacity = 0;
+    tls->in = NULL;
+    tls->in_size = 0;
+}
+
+/* Keeps what was not drawn, and size bytes more. */
+static int aiol_tls_keep(aiol_tls *tls, const void *more, size_t size) {
+    const aioloop_allocator *a = &tls->transport.resource.loop->allocator;
+    size_t need = tls->in_size + size;
+    char *room = tls->kept;
+    if (need == 0)
+        return 0;
+    if (need > tls->kept_capacity) {
+        room = (char *)aiol_alloc(a, need);
+        if (room == NULL)
+            return AIOLOOP_ENOMEM;
+    }
+    if (tls->in_size != 0)
+        memmove(room, tls->in, tls->in_size);
+    if (size != 0)
+        memcpy(room + tls->in_size, more, size);
+    if (room != tls->kept) {
+        aiol_free(a, tls->kept, tls->kept_capacity);
+        tls->kept = room;
+        tls->kept_capacity = need;
+    }
+    tls->in = room;
+    tls->in_size = need;
+    return 0;
+}
+
+/* ---- ending ---- */
+
+/* Tells whoever waits for the handshake, once. */
+static void aiol_tls_settle(aiol_tls *tls, int err) {
+    void (*settled)(void *, aioloop_transport *, int) = tls->settled;
+    tls->settled = NULL;
+    if (settled != NULL)
+        settled(tls->owner, &tls->transport, err);
+}
+
+/* The connection is over: with the lower transport aborted, or closed, which sends what it has first. */
+static void aiol_tls_leave(aiol_tls *tls, int error, bool abruptly) {
+    aioloop_transport *t = &tls->transport;
+    bool was_new = t->state == AIOL_TRANSPORT_NEW;
+    if (t->state >= AIOL_TRANSPORT_ENDING)
+        return;
+    t->state = AIOL_TRANSPORT_ENDING;
+    t->error = error;
+    aiol_tls_drop_input(tls);
+    if (abruptly)
+        aioloop_transport_abort(tls->lower);
+    else
+        aioloop_transport_close(tls->lower); /* the timer goes on: a peer that does not read is not waited for */
+    if (was_new)
+        aiol_tls_settle(tls, error != 0 ? error : AIOLOOP_ECONNABORTED);
+}
+
+/* The session has failed. */
+static void aiol_tls_fail(aiol_tls *tls, int code) {
+    aioloop_transport *t = &tls->transport;
+    if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_NEW)
+        code = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
+    else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
+        code = 0; /* it need not answer a goodbye */
+    else
+        aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->session));
+    aiol_tls_leave(tls, code, true);
+}
+
+static void aiol_tls_expired(aioloop *loop, void *arg) {
+    aiol_tls *tls = (aiol_tls *)arg;
+    switch (tls->transport.state) {
+    case AIOL_TRANSPORT_NEW:
+        aiol_fail(loop, AIOLOOP_ECONNABORTED, "the TLS handshake took longer than %.3g seconds",
+                  (double)tls->handshake_timeout / 1e9);
+        aiol_tls_leave(tls, AIOLOOP_ECONNABORTED, true);
+        break;
+    case AIOL_TRANSPORT_CLOSING:
+        aiol_tls_leave(tls, AIOLOOP_ETIMEDOUT, true);
+        break;
+    default:
+        if (tls->transport.error == 0)
+            tls->transport.error = AIOLOOP_ETIMEDOUT;
+        aioloop_transport_abort(tls->lower);
+        break;
+    }
+}
+
+/* Both have said goodbye. */
+static void aiol_tls_part(aiol_tls *tls) {
+    aiol_tls_leave(tls, 0, false);
+}
+
+/* Tells the owners of lent memory. User code. */
+static void aiol_tls_release_all(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    aioloop *loop = t->resource.loop;
+    while (tls->releases != NULL) {
+        aiol_tls_release *r = tls->releases;
+        aiol_frame frame;
+        int raised;
+        tls->releases = r->next;
+        if (tls->releases == NULL)
+            tls->releases_end = &tls->releases;
+        frame = aiol_enter(loop, &t->resource.context);
+        r->release(r->data, r->size, r->arg);
+        raised = aiol_leave(loop, &frame);
+        aiol_free(&loop->allocator, r, sizeof(*r));
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in release");
+    }
+}
+
+static void aiol_tls_go_on(aioloop *loop, aiol_node *node) {
+    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(node, aioloop_transport, doom));
+    tls->queued = false;
+    aiol_tls_release_all(tls);
+    aiol_tls_run(tls);
+    aioloop_transport_unref(&tls->transport);
+    aiol_callback_end(loop);
+}
+
+/* Runs it in the next iteration. */
+static void aiol_tls_queue(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    if (tls->queued)
+        return;
+    tls->queued = true;
+    aioloop_transport_ref(t);
+    t->doom.run = aiol_tls_go_on;
+    aiol_queue_push(&t->resource.loop->ready, &t->doom);
+}
+
+static void aiol_tls_close(aioloop_transport *t) {
+    aiol_tls *tls = aiol_tls_of(t);
+    int err;
+    if (t->state == AIOL_TRANSPORT_NEW) {
+        aiol_tls_leave(tls, 0, true);
+        return;
+    }
+    t->state = AIOL_TRANSPORT_CLOSING;
+    aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
+    err = aiol_tls_session_close(tls->session);
+    if (err < 0) {
+        aiol_tls_fail(tls, err);
+    } else if (tls->peer_ended) {
+        aiol_tls_part(tls);
+    } else { /* its goodbye has to be read */
+        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+        aioloop_transport_resume_reading(tls->lower);
+        aiol_tls_queue(tls);
+    }
+}
+
+static void aiol_tls_abort(aioloop_transport *t, int error) {
+    aiol_tls_leave(aiol_tls_of(t), error, true);
+}
+
+/* ---- reading ---- */
+
+/* The protocol failed: reported, and the connection ends with that error. */
+static void aiol_tls_protocol_failed(aiol_tls *tls, int code, const char *message) {
+    aiol_transport_report(&tls->transport, code, message);
+    aiol_tls_leave(tls, code, true);
+}
+
+static bool aiol_tls_reads(const aiol_tls *tls) {
+    return tls->transport.state == AIOL_TRANSPORT_OPEN && (tls->transport.flags & AIOL_TRANSPORT_READ_PAUSED) == 0 &&
+           !tls->transport.resource.loop->halt;
+}
+
+/* Decrypted bytes for a protocol with buffers of its own, straight into them. */
+static void aiol_tls_deliver_into(aiol_tls *tls, size_t available) {
+    aioloop_transport *t = &tls->transport;
+    const aioloop_protocol *protocol = t->protocol;
+    void *self = t->self;
+    void *buffer = NULL;
+    aiol_transport_frame frame = aiol_transport_enter(t);
+    size_t size = protocol->get_buffer(t, self, available, &buffer);
+    int raised = aiol_transport_leave(t, &frame, "get_buffer");
+    if (raised == 0 && (size == 0 || buffer == NULL) && aiol_tls_reads(tls))
+        raised = aiol_fail(t->resource.loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
+    if (raised != 0) {
+        aiol_tls_protocol_failed(tls, raised, "Error in get_buffer");
+        return;
+    }
+    if (!aiol_tls_reads(tls) || t->protocol != protocol || t->self != self)
+        return; /* the new one is asked in the next round */
+    size = (size_t)aiol_tls_session_read(tls->session, buffer, aiol_min_size(size, available));
+    if (protocol->buffer_updated == NULL)
+        return;
+    frame = aiol_transport_enter(t);
+    protocol->buffer_updated(t, self, size);
+    raised = aiol_transport_leave(t, &frame, "buffer_updated");
+    if (raised != 0)
+        aiol_tls_protocol_failed(tls, raised, "Error in buffer_updated");
+}
+
+static void aiol_tls_deliver(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    aioloop *loop = t->resource.loop;
+    char *buffer = aiol_tls_buffer_get(loop);
+    int64_t n;
+    if (buffer == NULL) {
+        aiol_tls_leave(tls, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), true);
+        return;
+    }
+    n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
+    if (n > 0 && t->protocol->data_received != NULL) {
+        aiol_transport_frame frame = aiol_transport_enter(t);
+        int raised;
+        t->protocol->data_received(t, t->self, buffer, (size_t)n);
+        raised = aiol_transport_leave(t, &frame, "data_received");
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_tls_protocol_failed(tls, raised, "Error in data_received");
+    }
+    aiol_tls_buffer_put(loop, buffer);
+}
+
+/* The peer has said goodbye: it is told once, answered, and the connection closes, whatever the protocol says. */
+static void aiol_tls_peer_ended(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    bool keep = false;
+    int raised = 0;
+    tls->peer_ended = true;
+    if (t->state == AIOL_TRANSPORT_CLOSING) {
+        aiol_tls_part(tls);
+        return;
+    }
+    t->flags |= AIOL_TRANSPORT_READ_ENDED;
+    if (t->protocol->eof_received != NULL) {
+        aiol_transport_frame frame = aiol_transport_enter(t);
+        keep = t->protocol->eof_received(t, t->self);
+        raised = aiol_transport_leave(t, &frame, "eof_received");
+    }
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_tls_protocol_failed(tls, raised, "Error in eof_received");
+    if (keep && t->state == AIOL_TRANSPORT_OPEN)
+        aiol_warn(t->resource.loop, t->resource.site, "a TLS connection cannot stay half open: eof_received's answer has no effect");
+    aioloop_transport_close(t);
+}
+
+/* The handshake is done. */
+static void aiol_tls_opened(aiol_tls *tls) {
+    aioloop_transport *t = &tls->transport;
+    int err = 0;
+    aioloop_timer_handle_reschedule(&tls->timer, AIOLOOP_FOREVER);
+    if (!tls->upgraded)
+        err = aiol_transport_call_factory(t, tls->arg);
+    if (t->state != AIOL_TRANSPORT_NEW)
+        return; /* the factory has given it up */
+    if (err < 0) {
+        aiol_tls_leave(tls, err, true);
+        return;
+    }
+    t->state = AIOL_TRANSPORT_OPEN;
+    tls->opened = true;
+    if (!tls->upgraded)
+        aiol_transport_call_made(t);
+    aiol_tls_settle(tls, 0);
+}
+
+/* One step of what the bytes that are there allow; false: there is no other. */
+static bool aiol_tls_step(aiol_tls *tls) {
+    int64_t n;
+    if (tls->transport.state == AIOL_TRANSPORT_NEW) {
+        n = aiol_tls_session_handshake(tls->session);
+        if (n == 0)
+            aiol_tls_opened(tls);
+        else if (n != AIOL_TLS_MORE)
+            aiol_tls_fail(tls, (int)n);
+        return n == 0;
+    }
+    if (tls->transport.state == AIOL_TRANSPORT_CLOSING) { /* nobody wants what comes */
+        char *buffer = aiol_tls_buffer_get(tls->transport.resource.loop);
+        if (buffer == NULL) {
+            aiol_tls_leave(tls, 0, true);
+            return false;
+        }
+        n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
+        aiol_tls_buffer_put(tls->transport.resource.loop, buffer);
+        if (n > 0)
+            return true;
+    } else if (!aiol_tls_reads(tls) || tls->peer_ended) {
+        return false;
+    } else {
+        n = aiol_tls_session_available(tls->session);
+        if (n > 0) {
+            if (tls->transport.protocol->get_buffer != NULL)
+                aiol_tls_deliver_into(tls, (size_t)n);
+            else
+                aiol_tls_deliver(tls);
+            return true;
+        }
+    }
+    if (n == 0)
+        aiol_tls_peer_ended(tls);
+    else if (n != AIOL_TLS_MORE)
+        aiol_tls_fail(tls, (int)n);
+    return n == 0 && tls->transport.state == AIOL_TRANSPORT_CLOSING;
+}
+
+static void aiol_tls_run(aiol_tls *tls) {
+    aioloop *loop = tls->transport.resource.loop;
+    if (tls->running)
+        return;
+    tls->running = true;
+    aioloop_transport_ref(&tls->transport);
+    while (!loop->halt && aiol_tls_step(tls))
+        ;
+    if (loop->halt && tls->in_size != 0 && tls->transport.state < AIOL_TRANSPORT_ENDING)
+        aiol_tls_queue(tls);
+    if (tls->in_size == 0 && tls->kept != NULL)
+        aiol_tls_drop_input(tls);
+    tls->running = false;
+    aioloop_transport_unref(&tls->transport);
+}
+
+static void aiol_tls_pause_reading(aioloop_transport *t) {
+    aioloop_transport_pause_reading(aiol_tls_of(t)->lower);
+}
+
+/* What is there is delivered from the loop, not from within the call. */
+static void aiol_tls_resume_reading(aioloop_transport *t) {
+    aiol_tls *tls = aiol_tls_of(t);
+    aioloop_transport_resume_reading(tls->lower);
+    aiol_tls_queue(tls);
+}
+
+/* ---- the protocol below ---- */
+
+static void aiol_tls_lower_made(aioloop_transport *lower, void *self) {
+    aiol_tls *tls = (aiol_tls *)self;
+    tls->lower = aioloop_transport_ref(lower);
+    lower->high = tls->transport.high;
+    lower->low = tls->transport.low;
+    aiol_tls_run(tls); /* a client greets */
+}
+
+static void aiol_tls_lower_received(aioloop_transport *lower, void *self, const void *data, size_t size) {
+    aiol_tls *tls = (aiol_tls *)self;
+    aioloop *loop = lower->resource.loop;
+    int err = 0;
+    if (tls->transport.state >= AIOL_TRANSPORT_ENDING)
+        return;
+    if (tls->in_size != 0 || tls->running) {
+        err = aiol_tls_keep(tls, data, size);
+    } else {
+        tls->in = (const char *)data;
+        tls->in_size = size;
+    }
+    aioloop_transport_ref(&tls->transport);
+    if (err == 0)
+        aiol_tls_run(tls);
+    if (err == 0 && tls->kept == NULL)
+        err = aiol_tls_keep(tls, NULL, 0);
+    if (err < 0)
+        aiol_tls_leave(tls, aiol_fail(loop, err, NULL), true);
+    aioloop_transport_unref(&tls->transport);
+}
+
+static bool aiol_tls_lower_ended(aioloop_transport *lower, void *self) {
+    aiol_tls *tls = (aiol_tls *)self;
+    (void)lower;
+    tls->lower_ended = true;
+    aiol_tls_run(tls);
+    return true; /* it is closed when the session is over */
+}
+
+static void aiol_tls_lower_pause(aioloop_transport *lower, void *self) {
+    (void)lower;
+    aiol_transport_maybe_pause(&((aiol_tls *)self)->transport);
+}
+
+static void aiol_tls_lower_resume(aioloop_transport *lower, void *self) {
+    (void)lower;
+    aiol_transport_maybe_resume(&((aiol_tls *)self)->transport);
+}
+
+/* The connection is lost, and the TLS transport with it: the loop's reference goes. */
+static void aiol_tls_lower_lost(aioloop_transport *lower, void *self, int error) {
+    aiol_tls *tls = (aiol_tls *)self;
+    aioloop_transport *t = &tls->transport;
+    aioloop_server *server = t->server;
+    int state = t->state;
+    if (t->error != 0)
+        error = t->error;
+    aioloop_timer_handle_cancel(&tls->timer);
+    aiol_tls_drop_input(tls);
+    aiol_tls_release_all(tls);
+    t->state = AIOL_TRANSPORT_LOST;
+    t->error = error;
+    if (state == AIOL_TRANSPORT_NEW) {
+        if (error == 0)
+            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
+        aiol_tls_settle(tls, error);
+    }
+    if ((tls->opened || tls->upgraded) && t->protocol->connection_lost != NULL) {
+        /* A protocol that was to be upgraded knows the old transport only. */
+        aioloop_transport *known = tls->opened ? t : lower;
+        aiol_transport_frame frame = aiol_transport_enter(t);
+        int raised;
+        t->protocol->connection_lost(known, t->self, error);
+        raised = aiol_transport_leave(t, &frame, "connection_lost");
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_transport_report(t, raised, "Error in connection_lost");
+    }
+    if (server != NULL)
+        aiol_server_lost(server, t);
+    aioloop_transport_unref(t);
+}
+
+static const aioloop_protocol aiol_tls_protocol = {0,
+                                                   NULL,
+                                                   aiol_tls_lower_made,
+                                                   aiol_tls_lower_received,
+                                                   aiol_tls_lower_ended,
+                                                   aiol_tls_lower_lost,
+                                                   aiol_tls_lower_pause,
+                                                   aiol_tls_lower_resume,
+                                                   NULL,
+                                                   NULL};
+
+/* ---- writing ---- */
+
+static int aiol_tls_write_late(aioloop_transport *t, aiol_release_fn release) {
+    if (t->resource.loop->closed)
+        return release != NULL ? AIOLOOP_ECLOSED : 0;
+    return release != NULL ? AIOLOOP_ENOTCONN : aiol_transport_dropped(t);
+}
+
+static int aiol_tls_write(aioloop_transport *t, const void *data, size_t size) {
+    aiol_tls *tls = aiol_tls_of(t);
+    int err;
+    if (size == 0)
+        return 0;
+    if (t->state != AIOL_TRANSPORT_OPEN)
+        return aiol_tls_write_late(t, NULL);
+    err = aiol_tls_session_write(tls->session, data, size);
+    if (err < 0)
+        aiol_tls_fail(tls, err); /* part of it may be sent */
+    else
+        aiol_transport_maybe_pause(t);
+    return 0;
+}
+
+static int aiol_tls_lent(aiol_tls *tls, const aioloop_buf *piece, aiol_release_fn release, void *arg) {
+    aioloop *loop = tls->transport.resource.loop;
+    aiol_tls_release *r = (aiol_tls_release *)aiol_alloc(&loop->allocator, sizeof(*r));
+    if (r == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    r->next = NULL;
+    r->release = release;
+    r->arg = arg;
+    r->data = piece->data;
+    r->size = piece->size;
+    *tls->releases_end = r;
+    tls->releases_end = &r->next;
+    aiol_tls_queue(tls);
+    return 0;
+}
+
+/* Pieces that fit into one record leave as one. */
+static int aiol_tls_write_gathered(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t size) {
+    aioloop *loop = t->resource.loop;
+    char *buffer = aiol_tls_buffer_get(loop);
+    size_t at = 0;
+    size_t i;
+    int err;
+    if (buffer == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    for (i = 0; i < count; i++) {
+        if (pieces[i].size != 0)
+            memcpy(buffer + at, pieces[i].data, pieces[i].size);
+        at += pieces[i].size;
+    }
+    err = aiol_tls_write(t, buffer, size);
+    aiol_tls_buffer_put(loop, buffer);
+    return err;
+}
+
+static int aiol_tls_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
+    size_t size = 0;
+    size_t i;
+    int err = 0;
+    if (t->state != AIOL_TRANSPORT_OPEN)
+        return aiol_tls_write_late(t, release);
+    if (release != NULL)
+        err = aiol_tls_lent(aiol_tls_of(t), pieces, release, arg);
+    for (i = 0; i < count; i++)
+        size += pieces[i].size;
+    if (count > 1 && size <= AIOL_TLS_RECORD)
+        return aiol_tls_write_gathered(t, pieces, count, size);
+    for (i = 0; i < count && err == 0 && t->state == AIOL_TRANSPORT_OPEN; i++)
+        err = aiol_tls_write(t, pieces[i].data, pieces[i].size);
+    return err;
+}
+
+static int aiol_tls_write_eof(aioloop_transport *t) {
+    return aiol_fail(t->resource.loop, AIOLOOP_ENOTAVAILABLE, "a TLS connection cannot be half closed");
+}
+
+/* ---- what else a transport is asked ---- */
+
+static size_t aiol_tls_buffered(const aioloop_transport *t) {
+    const aioloop_transport *lower = aiol_tls_of(t)->lower;
+    return lower == NULL ? 0 : aiol_transport_buffered(lower);
+}
+
+static void aiol_tls_limits_changed(aioloop_transport *t) {
+    aioloop_transport *lower = aiol_tls_of(t)->lower;
+    if (lower == NULL)
+        return;
+    lower->high = t->high;
+    lower->low = t->low;
+    if (lower->calls->limits_changed != NULL)
+        lower->calls->limits_changed(lower);
+}
+
+static const void *aiol_tls_info(const aioloop_transport *t, const char *name) {
+    aiol_tls *tls = aiol_tls_of(t);
+    const void *found = tls->opened ? aiol_tls_session_info(tls->session, name) : NULL;
+    return found != NULL || tls->lower == NULL ? found : aioloop_transport_get_extra_info(tls->lower, name, NULL);
+}
+
+static void aiol_tls_protocol_changed(aioloop_transport *t) {
+    (void)t;
+}
+
+static void aiol_tls_gone(aioloop_transport *t) {
+    aiol_tls *tls = aiol_tls_of(t);
+    aioloop_transport *lower = tls->lower;
+    tls->lower = NULL;
+    aioloop_transport_unref(lower);
+}
+
+static const aiol_transport_calls aiol_tls_calls = {
+    aiol_tls_write, aiol_tls_write_pieces,  aiol_tls_write_eof,      false,                     aiol_tls_close,
+    aiol_tls_abort, aiol_tls_pause_reading, aiol_tls_resume_reading, aiol_tls_protocol_changed, aiol_tls_buffered,
+    aiol_tls_limits_changed, aiol_tls_info, aiol_tls_gone,
+};
+
+/* ---- with the loop ---- */
+
+static void aiol_tls_loop_closed(aiol_resource *resource) {
+    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
+    tls->transport.state = AIOL_TRANSPORT_LOST;
+    tls->settled = NULL;
+    aiol_tls_release_all(tls);
+}
+
+static void aiol_tls_destroy(aiol_resource *resource) {
+    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
+    aioloop *loop = resource->loop;
+    aiol_tls_drop_input(tls);
+    aiol_tls_session_free(tls->session);
+    aiol_resource_remove(resource);
+    aiol_free(&loop->allocator, tls, tls->transport.block_size);
+}
+
+static const aiol_resource_calls aiol_tls_resource = {"TLS transport", aiol_tls_loop_closed, aiol_tls_destroy, aiol_stream_is_open};
+
+/* ---- making ---- */
+
+/* A transport without a lower one; the loop's reference is the caller's to give up or leave. */
+static int aiol_tls_new(const aiol_tls_setup *setup, aiol_tls **out) {
+    aioloop *loop = setup->loop;
+    size_t start = aiol_align(sizeof(aiol_tls));
+    size_t instance = setup->upgrades ? 0 : setup->protocol->instance_size;
+    size_t size = start + aiol_align(instance);
+    aioloop_transport *t;
+    aiol_tls_io io;
+    aiol_tls *tls;
+    int err;
+    if (instance > SIZE_MAX / 2)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    tls = (aiol_tls *)aiol_alloc_zero(&loop->allocator, size);
+    if (tls == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
+    tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
+    io.receive = aiol_tls_receive;
+    io.send = aiol_tls_send;
+    io.owner = tls;
+    err = aiol_tls_session_new(setup->ssl, setup->server_side, setup->hostname, setup->resume, &io, &tls->session);
+    if (err == 0) {
+        tls->timer = (aioloop_call_later)(loop, tls->handshake_timeout, aiol_tls_expired, tls);
+        err = aioloop_handle_is_null(&tls->timer.handle) ? AIOLOOP_ENOMEM + 0 : 0;
+    }
+    if (err < 0) {
+        if (tls->session != NULL)
+            aiol_tls_session_free(tls->session);
+        aiol_free(&loop->allocator, tls, size);
+        return err == AIOLOOP_ENOMEM ? aiol_fail(loop, err, NULL)
+                                     : aiol_fail(loop, err, "%s", aioloop_error_message(aioloop_last_error(NULL)));
+    }
+    t = &tls->transport;
+    t->block_size = size;
+    t->calls = &aiol_tls_calls;
+    t->protocol = setup->protocol;
+    t->self = instance != 0 ? (void *)((char *)tls + start) : setup->arg;
+    t->resource.context = aiol_map_ref(setup->context);
+    t->server = setup->server;
+    t->high = AIOL_TLS_HIGH_WATER;
+    t->low = AIOL_TLS_HIGH_WATER / 4;
+    t->recv.fd = AIOL_NO_SOCKET;
+    t->resource.refs = 1;
+    t->resource.site = setup->site;
+    tls->arg = setup->arg;
+    tls->upgraded = setup->upgrades;
+    tls->settled = setup->settled;
+    tls->owner = setup->owner;
+    tls->releases_end = &tls->releases;
+    aiol_resource_add(loop, &t->resource, &aiol_tls_resource);
+    *out = tls;
+    return 0;
+}
+
+/* For one that has no lower transport, and gets none. */
+static void aiol_tls_discard(aiol_tls *tls) {
+    aioloop_timer_handle_cancel(&tls->timer);
+    aioloop_transport_unref(&tls->transport);
+}
+
+/* TLS over a socket: a connection, and a TLS transport on it that shakes hands. On success the socket is the
+ * connection's; *out is borrowed, and good until it is lost or has settled with an error. Only from the loop. */
+AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
+    aiol_stream_setup below = *lower;
+    aioloop_transport *connection = NULL;
+    aiol_tls *tls = NULL;
+    int err = aiol_tls_new(setup, &tls);
+    if (err < 0)
+        return err;
+    below.protocol = &aiol_tls_protocol;
+    below.arg = tls;
+    below.server = NULL;
+    err = aiol_stream_new(&below, &connection);
+    if (err < 0) {
+        aiol_tls_discard(tls);
+        return aiol_fail(setup->loop, err, NULL);
+    }
+    *out = &tls->transport;
+    if (setup->server != NULL)
+        aiol_list_append(&setup->server->clients, &tls->transport.siblings);
+    (void)aiol_stream_begin(connection, tls); /* it has no factory that could fail */
+    return 0;
+}
+
+/* Nobody waits for the handshake any more. */
+AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t) {
+    aiol_tls_of(t)->settled = NULL;
+    aioloop_transport_abort(t);
+}
+
+/* ---- upgrading a live connection ---- */
+
+static void aiol_upgrade_settled(void *owner, aioloop_transport *t, int err) {
+    aioloop_future *f = (aioloop_future *)owner;
+    if (err < 0)
+        aiol_future_fail(f, err, aiol_detail(t->resource.loop, err));
+    else
+        aiol_future_finish(f, 0, aioloop_transport_ref(t), aiol_transport_dispose);
+    aiol_future_release(f);
+}
+
+static bool aiol_upgrade_cancel(aioloop_future *future, void *owner) {
+    aioloop_transport *t = (aioloop_transport *)owner;
+    if (t->resource.loop->closed)
+        return true;
+    aiol_tls_give_up(t);
+    aiol_future_release(future);
+    return true;
+}
+
+static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aioloop_ssl_context *ssl,
+                              const aioloop_start_tls_options *o) {
+    if (t == NULL || ssl == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
+    if (t->resource.loop != loop)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if (t->protocol == &aiol_tls_protocol)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
+    if (o->leftover == NULL && o->leftover_size != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
+    return aiol_ssl_options_check(loop, ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+}
+
+/* From here on the transport's protocol is the TLS transport. */
+static void aiol_upgrade_begin(aiol_tls *tls, aioloop_transport *lower) {
+    aioloop_transport *t = &tls->transport;
+    tls->lower = aioloop_transport_ref(lower);
+    t->flags |= lower->flags & AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
+    t->server = lower->server;
+    if (t->server != NULL) { /* its client is the new one */
+        aiol_list_remove(&lower->siblings);
+        aiol_list_append(&t->server->clients, &t->siblings);
+        lower->server = NULL;
+    }
+    lower->protocol = &aiol_tls_protocol;
+    lower->self = tls;
+    lower->calls->protocol_changed(lower);
+    aiol_tls_limits_changed(t);
+    aioloop_transport_resume_reading(lower);
+    aiol_tls_queue(tls); /* the first greeting goes behind what was written */
+}
+
+AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport *transport, aioloop_ssl_context *ssl,
+                                                const aioloop_start_tls_options *options) {
+    static const aioloop_start_tls_options defaults = AIOLOOP_ZERO;
+    const aioloop_start_tls_options *o = options != NULL ? options : &defaults;
+    aiol_tls_setup setup;
+    aioloop_future *f;
+    aiol_tls *tls = NULL;
+    int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    err = aiol_upgrade_check(loop, transport, ssl, o);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, aiol_upgrade_cancel, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    memset(&setup, 0, sizeof(setup));
+    setup.loop = loop;
+    setup.protocol = o->protocol != NULL ? o->protocol : transport->protocol;
+    setup.arg = o->protocol != NULL ? o->self : transport->self;
+    setup.context = aiol_thread.map;
+    setup.site = f->site;
+    setup.ssl = ssl;
+    setup.server_side = o->server_side;
+    setup.hostname = o->server_hostname;
+    setup.resume = o->ssl_session;
+    setup.handshake_timeout = o->ssl_handshake_timeout;
+    setup.shutdown_timeout = o->ssl_shutdown_timeout;
+    setup.settled = aiol_upgrade_settled;
+    setup.owner = f;
+    setup.upgrades = true;
+    err = aiol_tls_new(&setup, &tls);
+    if (err == 0 && o->leftover_size != 0 && (err = aiol_tls_keep(tls, o->leftover, o->leftover_size)) < 0) {
+        tls->settled = NULL;
+        aiol_tls_discard(tls);
+        aiol_fail(loop, err, NULL);
+    }
+    if (err < 0) {
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_future_release(f);
+        return f;
+    }
+    f->of.owner = &tls->transport;
+    aiol_upgrade_begin(tls, transport);
+    return f;
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
+    (void)lower;
+    (void)out;
+    return aiol_fail(setup->loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+}
+
+AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t) {
+    (void)t;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport *transport, aioloop_ssl_context *ssl,
+                                                const aioloop_start_tls_options *options) {
+    (void)loop;
+    (void)transport;
+    (void)ssl;
+    (void)options;
+    return aiol_future_failed(AIOLOOP_ENOTAVAILABLE);
+}
+
+#endif
+
+#endif
+
 /* >> src/net/connect.c */
 /*
  * connect.c - opening connections.              (asyncio: base_events.create_connection, staggered.staggered_race)
@@ -20474,6 +22199,8 @@ typedef struct aiol_connector {
     bool all_errors;
     bool over;
     bool queued;
+    aiol_ssl_plan ssl;
+    aioloop_transport *tls; /* that shakes hands; held */
     char path[108];
 } aiol_connector;
 
@@ -20510,6 +22237,7 @@ static void aiol_connector_free(aiol_connector *c) {
         aiol_error_free(a, c->attempts[i].error);
     aioloop_freeaddrinfo(c->remote.list);
     aioloop_freeaddrinfo(c->local.list);
+    aiol_ssl_plan_end(c->resource.loop, &c->ssl);
     aiol_resource_remove(&c->resource);
     aiol_free(a, c->attempts, c->count * sizeof(c->attempts[0]));
     aiol_free(a, c, sizeof(*c));
@@ -20534,6 +22262,12 @@ static void aiol_connector_settle(aiol_connector *c) {
     aiol_connector_end_attempts(c, NULL);
     aiol_host_cancel(&c->remote);
     aiol_host_cancel(&c->local);
+    if (c->tls != NULL) {
+        aioloop_transport *t = c->tls;
+        c->tls = NULL;
+        aiol_tls_give_up(t);
+        aioloop_transport_unref(t);
+    }
     if (f->state == AIOL_FUTURE_PENDING)
         f->of.owner = NULL;
     aiol_future_release(f);
@@ -20709,6 +22443,50 @@ static void aiol_connector_next_is_due(aioloop *loop, void *arg) {
     aiol_connector_advance((aiol_connector *)arg);
 }
 
+/* The handshake is done, and connection_made has returned; or not. */
+static void aiol_connector_secured(void *owner, aioloop_transport *t, int err) {
+    aiol_connector *c = (aiol_connector *)owner;
+    aioloop_transport *held = c->tls;
+    c->tls = NULL;
+    if (err < 0) {
+        aiol_connector_fail(c, err);
+    } else {
+        aiol_future_finish(c->future, 0, aioloop_transport_ref(t), aiol_transport_dispose);
+        aiol_connector_settle(c);
+    }
+    aioloop_transport_unref(held);
+}
+
+/* The socket becomes a connection with TLS on it, whose handshake is waited for. */
+static void aiol_connector_secure(aiol_connector *c, const aiol_stream_setup *lower) {
+    aioloop *loop = c->resource.loop;
+    aiol_attempt *a = c->winner;
+    aioloop_transport *t = NULL;
+    aiol_tls_setup setup;
+    int err;
+    aiol_ssl_plan_fill(&c->ssl, &setup);
+    setup.loop = loop;
+    setup.protocol = c->protocol;
+    setup.arg = c->arg;
+    setup.context = c->resource.context;
+    setup.site = c->resource.site;
+    setup.settled = aiol_connector_secured;
+    setup.owner = c;
+    a->op.fd = AIOL_NO_SOCKET; /* the connection's, if there is one */
+    c->queued = true;          /* keeps the connector: it may be over before this returns */
+    err = aiol_tls_connect(&setup, lower, &t);
+    c->queued = false;
+    if (err < 0) {
+        a->op.fd = lower->socket;
+        aiol_connector_fail(c, err);
+    } else if (c->over) {
+        aiol_connector_free_if_over(c);
+    } else {
+        c->tls = aioloop_transport_ref(t);
+    }
+    aiol_callback_end(loop);
+}
+
 /* The socket of the winner is connected: it becomes a transport. */
 static void aiol_connector_made(aiol_connector *c) {
     aioloop *loop = c->resource.loop;
@@ -20736,6 +22514,10 @@ static void aiol_connector_made(aiol_connector *c) {
     if (setup.peer != NULL && peer.family != AIOLOOP_UNIX)
         e->sockets->set(e, a->op.fd, AIOL_OPTION_NO_DELAY, 1);
     setup.attached = a->attached;
+    if (c->ssl.context != NULL) {
+        aiol_connector_secure(c, &setup);
+        return;
+    }
     err = aiol_stream_new(&setup, &t);
     if (err < 0) {
         aiol_future_fail(f, err, NULL);
@@ -20901,6 +22683,15 @@ static bool aiol_connector_is_open(const aiol_resource *resource) {
 static const aiol_resource_calls aiol_connector_resource = {"connection attempt", aiol_connector_loop_closed,
                                                             aiol_connector_destroy, aiol_connector_is_open};
 
+/* For one that has not begun: it goes, with its future. */
+static aioloop_future *aiol_connector_discard(aiol_connector *c) {
+    aioloop_future *f = c->future;
+    aiol_connector_settle(c);
+    f->end.cancel = NULL;
+    aioloop_future_unref(f);
+    return aiol_future_failed(AIOLOOP_ENOMEM);
+}
+
 /* A connector with its future; NULL when there is no memory. */
 static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_time timeout) {
     aiol_connector *c = (aiol_connector *)aiol_alloc_zero(&loop->allocator, sizeof(*c));
@@ -20925,10 +22716,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     if (timeout > 0) {
         c->timer = (aioloop_call_later)(loop, timeout, aiol_connector_timed_out, c);
         if (aioloop_handle_is_null(&c->timer.handle)) {
-            aioloop_future *f = c->future;
-            aiol_connector_settle(c);
-            f->end.cancel = NULL;
-            aioloop_future_unref(f);
+            (void)aiol_connector_discard(c);
             return NULL;
         }
     }
@@ -20938,13 +22726,9 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
 /* The same with one attempt, to be filled in. */
 static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_time timeout) {
     aiol_connector *c = aiol_connector_new(loop, protocol, arg, timeout);
-    aioloop_future *f;
     if (c == NULL || aiol_connector_reserve(c, 1) == 0)
         return c;
-    f = c->future;
-    aiol_connector_settle(c);
-    f->end.cancel = NULL;
-    aioloop_future_unref(f);
+    (void)aiol_connector_discard(c);
     return NULL;
 }
 
@@ -20952,16 +22736,20 @@ static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_pr
 
 /* Makes a connection of a socket that is connected already. */
 static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s,
-                                          aioloop_time timeout, bool unix_only) {
+                                          aioloop_time timeout, bool unix_only, aiol_ssl_plan *ssl) {
     aiol_connector *c;
     int err = aiol_given_socket(loop, s, unix_only);
-    if (err < 0)
+    if (err < 0) {
+        aiol_ssl_plan_end(loop, ssl);
         return aiol_future_failed_now(loop, err);
+    }
     c = aiol_connector_new_single(loop, protocol, arg, timeout);
     if (c == NULL) {
+        aiol_ssl_plan_end(loop, ssl);
         aiol_given_socket_close(loop, s); /* it was taken over */
         return aiol_future_failed(AIOLOOP_ENOMEM);
     }
+    c->ssl = *ssl;
     c->next = 1;
     c->winner = &c->attempts[0];
     c->winner->op.fd = s;
@@ -20975,6 +22763,8 @@ static int aiol_connection_check(aioloop *loop, const char *host, int port, cons
     int err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err < 0)
         return err;
+    if (o->ssl != NULL && o->sock != NULL && o->server_hostname == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl with a socket needs a server_hostname, which may be empty");
     if (o->timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (o->happy_eyeballs_delay == AIOLOOP_NOT_A_TIME || o->interleave < -1)
@@ -21025,19 +22815,26 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     static const aioloop_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = AIOLOOP_ZERO;
     aioloop_future *f;
     aiol_connector *c;
     int err;
     if (refused != NULL)
         return refused;
     err = aiol_connection_check(loop, host, port, o);
+    if (err == 0)
+        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname != NULL ? o->server_hostname : host, o->ssl_session,
+                                 o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false);
+        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, false, &ssl);
     c = aiol_connector_new(loop, protocol, arg, o->timeout);
-    if (c == NULL)
+    if (c == NULL) {
+        aiol_ssl_plan_end(loop, &ssl);
         return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    c->ssl = ssl;
     c->all_errors = o->all_errors;
     c->delay = o->happy_eyeballs_delay == 0 ? -1 : o->happy_eyeballs_delay < 0 ? 0 : o->happy_eyeballs_delay;
     c->first_count = o->interleave != 0 ? o->interleave : c->delay >= 0;
@@ -21054,6 +22851,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     static const aioloop_unix_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = AIOLOOP_ZERO;
     aioloop_address address;
     aioloop_future *f;
     aiol_connector *c;
@@ -21068,15 +22866,23 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path excludes a socket");
     if (err == 0 && o->sock == NULL && path == NULL)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a path or a socket is needed");
+    if (err == 0 && o->ssl != NULL && o->server_hostname == NULL)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "ssl needs a server_hostname, which may be empty");
     if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
         aiol_fail(loop, err, "not a path of a Unix socket");
+    if (err == 0)
+        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname, o->ssl_session, o->ssl_handshake_timeout,
+                                 o->ssl_shutdown_timeout);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, true);
+        return aiol_connect_given(loop, protocol, arg, *o->sock, o->timeout, true, &ssl);
     c = aiol_connector_new_single(loop, protocol, arg, o->timeout);
-    if (c == NULL)
+    if (c == NULL) {
+        aiol_ssl_plan_end(loop, &ssl);
         return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    c->ssl = ssl;
     memcpy(c->path, address.u.path, address.path_size);
     address.u.path = c->path;
     c->attempts[0].address = address;
@@ -21091,15 +22897,19 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     static const aioloop_accepted_socket_options defaults = AIOLOOP_ZERO;
     const aioloop_accepted_socket_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = AIOLOOP_ZERO;
     int err;
     if (refused != NULL)
         return refused;
     err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (err == 0)
+        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, NULL, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
-    return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false);
+    ssl.server_side = true;
+    return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false, &ssl);
 }
 
 #endif
@@ -21135,6 +22945,7 @@ struct aioloop_server {
     aiol_resource resource;
     const aioloop_protocol *protocol;
     void *arg;
+    aiol_ssl_plan ssl;
     aiol_server_state state;
     int backlog;
     aiol_link clients;
@@ -21161,6 +22972,7 @@ static void aiol_server_destroy(aioloop_server *server) {
         aiol_list_remove(&t->siblings);
         t->server = NULL;
     }
+    aiol_ssl_plan_end(loop, &server->ssl);
     aiol_resource_remove(&server->resource);
     aiol_free(&loop->allocator, server->waiters, server->waiter_capacity * sizeof(server->waiters[0]));
     aiol_free(&loop->allocator, server, aiol_server_block_size(server->listener_count));
@@ -21339,6 +23151,20 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
     return e->sockets->name(e, s, address, room) == 0 ? address : NULL;
 }
 
+/* A connection with TLS on it: whoever does not finish its handshake was never there. */
+static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
+    aioloop_transport *t = NULL;
+    aiol_tls_setup setup;
+    aiol_ssl_plan_fill(&server->ssl, &setup);
+    setup.loop = lower->loop;
+    setup.protocol = lower->protocol;
+    setup.arg = lower->arg;
+    setup.context = lower->context;
+    setup.server = server;
+    setup.site = lower->site;
+    return aiol_tls_connect(&setup, lower, &t);
+}
+
 /* The operation's done(). */
 static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     aiol_listener *l = AIOL_CONTAINER(op, aiol_listener, op);
@@ -21372,11 +23198,15 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
     setup.peer = (const aioloop_address *)data;
     setup.local = aiol_listener_local(l, s, &local, &room);
     setup.site = server->resource.site;
-    err = aiol_stream_new(&setup, &t);
+    err = server->ssl.context != NULL ? aiol_listener_secure(server, &setup) : aiol_stream_new(&setup, &t);
     if (err < 0) {
         aiol_error_clear(&loop->error);
         aiol_server_report(server, err, "Error on transport creation for incoming connection", &s);
         e->sockets->close(e, s);
+        return 0;
+    }
+    if (t == NULL) { /* it shakes hands first */
+        aiol_callback_end(loop);
         return 0;
     }
     aiol_list_append(&server->clients, &t->siblings);
@@ -21538,7 +23368,7 @@ static const aiol_resource_calls aiol_server_resource = {"server", aiol_server_l
 
 /* A server without listeners, with room for count; NULL when there is no memory. */
 static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *protocol, void *arg, size_t count, int backlog,
-                                       uint32_t site) {
+                                       const aiol_ssl_plan *ssl, uint32_t site) {
     size_t size = aiol_server_block_size(count);
     aioloop_server *server = (aioloop_server *)aiol_alloc_zero(&loop->allocator, size);
     size_t i;
@@ -21548,6 +23378,8 @@ static aioloop_server *aiol_server_new(aioloop *loop, const aioloop_protocol *pr
     server->arg = arg;
     server->resource.context = aiol_map_ref(aiol_thread.map);
     server->backlog = backlog == 0 ? AIOL_BACKLOG : backlog;
+    server->ssl = *ssl;
+    aioloop_ssl_context_ref(ssl->context);
     server->listeners = (aiol_listener *)(void *)((char *)server + aiol_align(sizeof(aioloop_server)));
     server->listener_count = count;
     for (i = 0; i < count; i++) {
@@ -21675,6 +23507,17 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
     return 0;
 }
 
+/* A server's plan, borrowed from its options. */
+static aiol_ssl_plan aiol_server_plan(aioloop_ssl_context *ssl, aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+    aiol_ssl_plan plan;
+    memset(&plan, 0, sizeof(plan));
+    plan.context = ssl;
+    plan.handshake_timeout = handshake_timeout;
+    plan.shutdown_timeout = shutdown_timeout;
+    plan.server_side = true;
+    return plan;
+}
+
 /* ---- looking up where to listen ---- */
 
 /* A server that is to be: it looks up its hosts. */
@@ -21684,6 +23527,7 @@ typedef struct aiol_starting {
     const aioloop_protocol *protocol;
     void *arg;
     aioloop_server_options options; /* but the hosts */
+    aiol_ssl_plan ssl;
     aioloop_timer_handle timer;
     bool over;
     size_t pending; /* look-ups */
@@ -21700,6 +23544,7 @@ static void aiol_starting_free(aiol_starting *s) {
     size_t i;
     for (i = 0; i < s->count; i++)
         aioloop_freeaddrinfo(s->hosts[i].list);
+    aiol_ssl_plan_end(s->resource.loop, &s->ssl);
     aiol_resource_remove(&s->resource);
     aiol_free(a, s, aiol_starting_size(s->count));
 }
@@ -21784,7 +23629,7 @@ static void aiol_starting_finish(aiol_starting *s) {
     size_t capacity;
     aioloop_address *addresses = aiol_starting_addresses(s, &count, &capacity);
     if (addresses != NULL)
-        server = aiol_server_new(loop, s->protocol, s->arg, count, s->options.backlog, s->resource.site);
+        server = aiol_server_new(loop, s->protocol, s->arg, count, s->options.backlog, &s->ssl, s->resource.site);
     if (server == NULL)
         aiol_future_fail(s->future, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), NULL);
     else
@@ -21837,6 +23682,8 @@ static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *p
     s->protocol = protocol;
     s->arg = arg;
     s->options = *o;
+    s->ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    aioloop_ssl_context_ref(o->ssl);
     s->count = hosts;
     for (i = 0; i < hosts; i++) {
         s->hosts[i].done = aiol_starting_looked_up;
@@ -21902,14 +23749,14 @@ static int aiol_server_check(aioloop *loop, const char *host, int port, const ai
 
 /* A server on a given socket, which is the loop's from here on. */
 static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket sock,
-                                             int backlog, bool defer_serving, bool cleanup, bool unix_only) {
+                                             const aiol_ssl_plan *ssl, int backlog, bool defer_serving, bool cleanup, bool unix_only) {
     aioloop_future *f;
     aioloop_server *server;
     int err = aiol_given_socket(loop, sock, unix_only);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, NULL, NULL);
-    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, backlog, f->site);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, backlog, ssl, f->site);
     if (server == NULL) {
         aiol_given_socket_close(loop, sock);
         if (f != NULL)
@@ -21933,6 +23780,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     static const aioloop_server_options defaults = AIOLOOP_ZERO;
     const aioloop_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     aioloop_future *f;
     aiol_starting *s;
     int err;
@@ -21942,7 +23790,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, false, false);
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, &ssl, o->backlog, o->defer_serving, false, false);
     s = aiol_starting_new(loop, protocol, arg, o);
     if (s == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
@@ -21983,6 +23831,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     static const aioloop_unix_server_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     aioloop_address address;
     aioloop_server *server;
     aioloop_future *f;
@@ -22002,9 +23851,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
-        return aiol_server_of_socket(loop, protocol, arg, *o->sock, o->backlog, o->defer_serving, !o->no_cleanup_socket, true);
+        return aiol_server_of_socket(loop, protocol, arg, *o->sock, &ssl, o->backlog, o->defer_serving, !o->no_cleanup_socket, true);
     f = aiol_future_new(loop, NULL, NULL);
-    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, o->backlog, f->site);
+    server = f == NULL ? NULL : aiol_server_new(loop, protocol, arg, 1, o->backlog, &ssl, f->site);
     if (server == NULL) {
         if (f != NULL)
             aiol_future_release(f);

@@ -34,8 +34,8 @@ extern "C" {
 #include "api/executor.h"
 #include "api/net.h"
 #include "api/resolve.h"
-#include "api/transport.h"
 #include "api/ssl.h"
+#include "api/transport.h"
 #include "api/start_tls.h"
 #include "api/server.h"
 #include "api/stream.h"
@@ -80,6 +80,16 @@ extern "C" {
 #endif
 #include "sys/resolve.c"
 #include "sys/thread.c"
+#if AIOLOOP_USE_TLS
+#include "sys/file.c"
+#include "sys/random.c"
+#endif
+
+/* tls: contexts, and sessions between two functions; the one place that knows mbedTLS. */
+#include "tls/session.h"
+#if !AIOLOOP_USE_TLS
+#include "tls/none.c"
+#endif
 
 /* poll: which descriptors are ready. */
 #if AIOL_HAVE_REACTOR || AIOL_HAVE_URING

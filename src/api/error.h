@@ -4,7 +4,7 @@
  * A function that can fail returns an int (or int64_t): 0 or above is success, below 0 is one of
  * these codes. The system's errors have Linux's numbers, negated, on every system, so a program can
  * compare and log them without asking where it runs. The library's own start at -20001, the
- * resolver's at -21001. What more there
+ * resolver's at -21001, TLS's at -22001. What more there
  * is to say (which address, which argument) is an aioloop_error: see aioloop_last_error and
  * aioloop_future_error.
  */
@@ -111,7 +111,17 @@
     X(EAI_SERVICE, -21009, "service not known for this type of socket")                            \
     X(EAI_SOCKTYPE, -21010, "type of socket not supported by the look-up")
 
-#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X) AIOLOOP_RESOLVER_ERRORS(X)
+/* X(name, code, text). TLS's. */
+#define AIOLOOP_TLS_ERRORS(X)                                                                      \
+    X(ESSL, -22001, "the TLS protocol was violated")                                               \
+    X(ESSL_CERT_VERIFY, -22002, "the peer's certificate is not valid here")                        \
+    X(ESSL_ALERT, -22003, "the peer ended TLS with an alert")                                      \
+    X(ESSL_TRUNCATED, -22004, "the TLS connection was cut without a goodbye")                      \
+    X(ESSL_HANDSHAKE, -22005, "the two sides of a TLS handshake did not agree")                    \
+    X(ESSL_CERTIFICATE, -22006, "no certificate that can be used")                                 \
+    X(ESSL_KEY, -22007, "no private key that can be used")
+
+#define AIOLOOP_ERRORS(X) AIOLOOP_SYSTEM_ERRORS(X) AIOLOOP_LIBRARY_ERRORS(X) AIOLOOP_RESOLVER_ERRORS(X) AIOLOOP_TLS_ERRORS(X)
 
 /* AIOLOOP_EPERM ... AIOLOOP_ENOTAVAILABLE. AIOLOOP_ETIMEDOUT is also what the system's time-outs become;
  * AIOLOOP_EINVAL, AIOLOOP_ENOMEM and AIOLOOP_EBADF are also what the library itself answers. */

@@ -14,9 +14,7 @@
 
 #include "api/future.h"
 #include "api/net.h"
-
-typedef struct aioloop_ssl_context aioloop_ssl_context;
-typedef struct aioloop_ssl_session aioloop_ssl_session;
+#include "api/ssl.h"
 
 /* A protocol: asyncio's methods, each may be NULL. Must outlive its transports; usually static const. self is the
  * connection's own memory of instance_size bytes (zeroed, in the transport's block, freed with the transport), or, with

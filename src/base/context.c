@@ -53,6 +53,15 @@ typedef struct aiol_thread_state {
 
 static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
 
+/* Remembers why a call fails that has no loop to tell. Returns code. */
+AIOLOOP_INTERNAL int aiol_thread_fail(int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    aiol_error_set(&aiol_thread.error, code, format, arguments);
+    va_end(arguments);
+    return code;
+}
+
 static size_t aiol_map_size(uint32_t count) {
     return sizeof(aiol_map) + (count == 0 ? 0 : count - 1) * sizeof(aiol_context_cell *);
 }

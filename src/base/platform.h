@@ -17,6 +17,9 @@
 #ifndef AIOLOOP_PORT
 #define AIOLOOP_PORT 0
 #endif
+#ifndef AIOLOOP_USE_TLS
+#define AIOLOOP_USE_TLS 0
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -230,6 +233,12 @@
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
+#endif
+#endif
+#if AIOLOOP_USE_TLS
+#include <dirent.h>
+#if defined(__APPLE__)
+#include <sys/random.h>
 #endif
 #endif
 #if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
