@@ -2729,6 +2729,13 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
 aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler, void *arg, const char *path,
                           const aioloop_unix_stream_server_options *options);
 
+/* StreamWriter.start_tls(): shakes hands over the stream's connection, which from then on is TLS (aioloop_start_tls). A
+ * server's stream takes the server's side. What was written before leaves in clear; what was received and not read is
+ * the peer's part of the handshake. Done with 0, and the stream goes on as before; or failed, and the connection is
+ * lost. AIOLOOP_EMISUSE, and nothing changed, while a read waits. options may be NULL; their leftover and protocol must be. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_start_tls(aioloop_stream *stream, aioloop_ssl_context *ssl,
+                                                                      const aioloop_start_tls_options *options);
+
 /* ---- reading ----
  *
  * Futures whose number is how many bytes there are and whose pointer is the bytes: a const char *, or a char *. All of
@@ -25527,8 +25534,9 @@ struct aioloop_stream {
 
     aiol_link drains;
     aiol_link closers;
-    aioloop_future *opening;    /* aioloop_open_connection's; held */
-    aioloop_future *connecting; /* aioloop_create_connection's; held */
+    aioloop_future *opening;    /* aioloop_open_connection's, or aioloop_stream_start_tls's; held */
+    aioloop_future *connecting; /* aioloop_create_connection's, or aioloop_start_tls's; held */
+    bool accepted;              /* by a server */
 };
 
 static void aiol_streams_settle(aioloop_stream *s);
@@ -26400,6 +26408,91 @@ static aioloop_future *aiol_streams_open(aioloop_stream *s, aioloop_future *conn
     return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
 }
 
+/* ---- TLS on a stream ---- */
+
+/* The handshake is done: the stream goes on over the new transport. Or the connection is lost. */
+static void aiol_streams_upgraded(aioloop_future *connecting, void *arg) {
+    aioloop_stream *s = (aioloop_stream *)arg;
+    aioloop_future *f = s->opening;
+    aioloop_transport *t = NULL;
+    s->opening = NULL;
+    s->connecting = NULL;
+    if (aioloop_future_result(connecting, &t) == 0) {
+        aioloop_transport_unref(s->transport);
+        s->transport = t;
+    }
+    if (!aioloop_future_done(f)) {
+        if (t != NULL)
+            aioloop_future_set_result(f, 0, NULL, NULL);
+        else
+            aioloop_future_copy(f, connecting);
+    } else if (t != NULL) {
+        aioloop_transport_abort(t); /* cancelled as it was done */
+    }
+    aiol_future_release(f);
+    aiol_future_release(connecting);
+    aioloop_stream_unref(s);
+}
+
+static int aiol_streams_upgrade_check(aioloop_stream *s, const aioloop_start_tls_options *o) {
+    aioloop *loop = s->resource.loop;
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (s->transport == NULL || !s->connected)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the stream has no connection to be upgraded");
+    if (o->leftover != NULL || o->protocol != NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "leftover and protocol are the stream's own");
+    if (s->connecting != NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the stream is being upgraded");
+    if (s->reading != NULL || (s->given != NULL && !aiol_streams_taken(s->given)))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a read waits, or nobody has looked at its outcome");
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_stream_start_tls)(aioloop_stream *stream, aioloop_ssl_context *ssl,
+                                                       const aioloop_start_tls_options *options) {
+    static const aioloop_start_tls_options defaults = AIOLOOP_ZERO;
+    aioloop_start_tls_options o = options != NULL ? *options : defaults;
+    aioloop_stream *s = stream;
+    aioloop_future *connecting;
+    aioloop_future *f;
+    aioloop *loop;
+    int err;
+    if (s == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = s->resource.loop;
+    err = aiol_streams_upgrade_check(s, &o);
+    if (err < 0)
+        return aiol_combine_failed(loop, err);
+    aiol_streams_settle(s);
+    o.server_side = o.server_side || s->accepted;
+    o.leftover = s->end == s->start ? NULL : s->buffer + s->start; /* behind what was read it is TLS's already */
+    o.leftover_size = s->end - s->start;
+    f = (aioloop_create_operation)(loop, aiol_streams_open_cancelled, s);
+    if (aiol_streams_is_static(f))
+        return f;
+    connecting = (aioloop_start_tls)(loop, s->transport, ssl, &o);
+    if (!aioloop_future_done(connecting)) {
+        s->connecting = aioloop_future_ref(connecting);
+        s->opening = f;
+        if ((aioloop_future_add_done_callback)(connecting, aiol_streams_upgraded, s) == 0) {
+            aioloop_stream_ref(s); /* as long as it is upgraded */
+            s->start = 0;
+            s->end = 0;
+            s->reading_paused = false;
+            return f;
+        }
+        s->connecting = NULL;
+        s->opening = NULL;
+        aioloop_future_cancel(connecting, NULL); /* which closes the connection */
+        aioloop_future_unref(connecting);
+        connecting = aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    aiol_future_release(f);
+    aioloop_future_unref(f);
+    return connecting;
+}
+
 /* A stream for the call that opens one; or NULL, and *refused is what it returns. */
 static aioloop_stream *aiol_streams_to_open(aioloop *loop, int64_t limit, aioloop_future **refused) {
     aioloop_stream *s;
@@ -26557,6 +26650,7 @@ static void aiol_streams_accepted(aioloop_transport *transport, void *self) {
         aioloop_raise(server->resource.loop, AIOLOOP_ENOMEM, NULL);
         return;
     }
+    s->accepted = true;
     aioloop_transport_set_protocol(transport, &aiol_streams_protocol, s);
     aiol_streams_made(transport, s);
     if (server->callback != NULL)
@@ -26780,6 +26874,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_start_server AIOLOOP_SITE(aioloop_start_server)
 #define aioloop_start_unix_server AIOLOOP_SITE(aioloop_start_unix_server)
 #define aioloop_stream_new AIOLOOP_SITE(aioloop_stream_new)
+#define aioloop_stream_start_tls AIOLOOP_SITE(aioloop_stream_start_tls)
+#define aioloop_start_tls AIOLOOP_SITE(aioloop_start_tls)
 #define aioloop_stream_read AIOLOOP_SITE(aioloop_stream_read)
 #define aioloop_stream_readexactly AIOLOOP_SITE(aioloop_stream_readexactly)
 #define aioloop_stream_readline AIOLOOP_SITE(aioloop_stream_readline)

@@ -54,6 +54,8 @@
 #define aioloop_start_server AIOLOOP_SITE(aioloop_start_server)
 #define aioloop_start_unix_server AIOLOOP_SITE(aioloop_start_unix_server)
 #define aioloop_stream_new AIOLOOP_SITE(aioloop_stream_new)
+#define aioloop_stream_start_tls AIOLOOP_SITE(aioloop_stream_start_tls)
+#define aioloop_start_tls AIOLOOP_SITE(aioloop_start_tls)
 #define aioloop_stream_read AIOLOOP_SITE(aioloop_stream_read)
 #define aioloop_stream_readexactly AIOLOOP_SITE(aioloop_stream_readexactly)
 #define aioloop_stream_readline AIOLOOP_SITE(aioloop_stream_readline)
