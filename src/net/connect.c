@@ -107,7 +107,7 @@ static void aiol_connector_settle(aiol_connector *c) {
     if (c->tls != NULL) {
         aioloop_transport *t = c->tls;
         c->tls = NULL;
-        aiol_tls_give_up(t);
+        aiol_secure_give_up(t);
         aioloop_transport_unref(t);
     }
     if (f->state == AIOL_FUTURE_PENDING)
@@ -304,7 +304,7 @@ static void aiol_connector_secure(aiol_connector *c, const aiol_stream_setup *lo
     aioloop *loop = c->resource.loop;
     aiol_attempt *a = c->winner;
     aioloop_transport *t = NULL;
-    aiol_tls_setup setup;
+    aiol_secure_setup setup;
     int err;
     aiol_ssl_plan_fill(&c->ssl, &setup);
     setup.loop = loop;
@@ -316,7 +316,7 @@ static void aiol_connector_secure(aiol_connector *c, const aiol_stream_setup *lo
     setup.owner = c;
     a->op.fd = AIOL_NO_SOCKET; /* the connection's, if there is one */
     c->queued = true;          /* keeps the connector: it may be over before this returns */
-    err = aiol_tls_connect(&setup, lower, &t);
+    err = aiol_secure_connect(&setup, lower, &t);
     c->queued = false;
     if (err < 0) {
         a->op.fd = lower->socket;

@@ -97,7 +97,7 @@ typedef struct aiol_stream_setup {
 } aiol_stream_setup;
 
 /* What a TLS transport is made of. */
-typedef struct aiol_tls_setup {
+typedef struct aiol_secure_setup {
     aioloop *loop;
     const aioloop_protocol *protocol;
     void *arg;         /* the factory's; or what a protocol without instance is called with */
@@ -115,7 +115,7 @@ typedef struct aiol_tls_setup {
     void (*settled)(void *owner, aioloop_transport *t, int err);
     void *owner;
     bool upgrades; /* arg is the protocol's self, which has had its connection_made */
-} aiol_tls_setup;
+} aiol_secure_setup;
 
 /* transport.c */
 AIOLOOP_INTERNAL int aiol_transport_call_factory(aioloop_transport *t, void *arg);
@@ -132,10 +132,11 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 
 /* tls.c */
-AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
-AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t);
+AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
+AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
 
 /* server.c */
+AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
 
 #endif

@@ -111,6 +111,11 @@ static void aiol_server_check_over(aioloop_server *server) {
     aioloop_server_unref(server);
 }
 
+/* A connection is the server's client. */
+AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t) {
+    aiol_list_append(&server->clients, &t->siblings);
+}
+
 /* A connection of the server is lost. */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {
     aiol_list_remove(&t->siblings);
@@ -239,7 +244,7 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
 /* A connection with TLS on it: whoever does not finish its handshake was never there. */
 static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
     aioloop_transport *t = NULL;
-    aiol_tls_setup setup;
+    aiol_secure_setup setup;
     aiol_ssl_plan_fill(&server->ssl, &setup);
     setup.loop = lower->loop;
     setup.protocol = lower->protocol;
@@ -247,7 +252,7 @@ static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup 
     setup.context = lower->context;
     setup.server = server;
     setup.site = lower->site;
-    return aiol_tls_connect(&setup, lower, &t);
+    return aiol_secure_connect(&setup, lower, &t);
 }
 
 /* The operation's done(). */
@@ -294,7 +299,7 @@ static size_t aiol_listener_accepted(aiol_op *op, int64_t n, const void *data) {
         aiol_callback_end(loop);
         return 0;
     }
-    aiol_list_append(&server->clients, &t->siblings);
+    aiol_server_joined(server, t);
     aioloop_server_ref(server); /* the factory may close it */
     err = aiol_stream_begin(t, server->arg);
     if (err < 0 && err != AIOLOOP_EFATAL)

@@ -184,7 +184,7 @@ static int aiol_ssl_plan_make(aioloop *loop, aiol_ssl_plan *plan, aioloop_ssl_co
 }
 
 /* The part of a setup that is TLS's; the rest is zero. */
-static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_tls_setup *setup) {
+static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_secure_setup *setup) {
     memset(setup, 0, sizeof(*setup));
     setup->ssl = plan->context;
     setup->server_side = plan->server_side;

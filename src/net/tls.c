@@ -24,15 +24,15 @@
 #define AIOL_TLS_SHUTDOWN_TIMEOUT AIOLOOP_SECONDS(30)
 
 /* Lent memory that is encrypted, and so free again; its owner is told by the loop. */
-typedef struct aiol_tls_release {
-    struct aiol_tls_release *next;
+typedef struct aiol_secure_release {
+    struct aiol_secure_release *next;
     aiol_release_fn release;
     void *arg;
     const void *data;
     size_t size;
-} aiol_tls_release;
+} aiol_secure_release;
 
-typedef struct aiol_tls {
+typedef struct aiol_secure {
     aioloop_transport transport;
     aioloop_transport *lower; /* held; its protocol's self is this one until it is lost */
     aiol_tls_session *session;
@@ -46,32 +46,32 @@ typedef struct aiol_tls {
     size_t in_size;
     char *kept; /* its memory, if it is our own */
     size_t kept_capacity;
-    aiol_tls_release *releases; /* the oldest first */
-    aiol_tls_release **releases_end;
+    aiol_secure_release *releases; /* the oldest first */
+    aiol_secure_release **releases_end;
     bool upgraded; /* the protocol has had its connection_made before there was TLS */
     bool opened;   /* the handshake was done */
     bool running;
     bool queued;       /* transport.doom, which goes on running */
     bool lower_ended;  /* no more will come */
     bool peer_ended;   /* it has said goodbye */
-} aiol_tls;
+} aiol_secure;
 
-static aiol_tls *aiol_tls_of(const aioloop_transport *t) {
-    return (aiol_tls *)(void *)t;
+static aiol_secure *aiol_secure_of(const aioloop_transport *t) {
+    return (aiol_secure *)(void *)t;
 }
 
-static void aiol_tls_run(aiol_tls *tls);
+static void aiol_secure_run(aiol_secure *tls);
 
 /* ---- a buffer for decrypted bytes: the loop has one, and nested TLS takes more ---- */
 
 /* NULL when there is no memory. */
-static char *aiol_tls_buffer_get(aioloop *loop) {
+static char *aiol_secure_buffer_get(aioloop *loop) {
     char *buffer = loop->tls_buffer;
     loop->tls_buffer = NULL;
     return buffer != NULL ? buffer : (char *)aiol_alloc(&loop->allocator, AIOL_TLS_RECORD);
 }
 
-static void aiol_tls_buffer_put(aioloop *loop, char *buffer) {
+static void aiol_secure_buffer_put(aioloop *loop, char *buffer) {
     if (loop->tls_buffer == NULL)
         loop->tls_buffer = buffer;
     else
@@ -80,8 +80,8 @@ static void aiol_tls_buffer_put(aioloop *loop, char *buffer) {
 
 /* ---- what the session draws from and sends to ---- */
 
-static int64_t aiol_tls_receive(void *owner, void *buffer, size_t size) {
-    aiol_tls *tls = (aiol_tls *)owner;
+static int64_t aiol_secure_receive(void *owner, void *buffer, size_t size) {
+    aiol_secure *tls = (aiol_secure *)owner;
     size_t n = aiol_min_size(size, tls->in_size);
     if (n == 0)
         return tls->lower_ended ? 0 : AIOL_TLS_MORE;
@@ -91,13 +91,13 @@ static int64_t aiol_tls_receive(void *owner, void *buffer, size_t size) {
     return (int64_t)n;
 }
 
-static int aiol_tls_send(void *owner, const void *data, size_t size) {
-    aiol_tls *tls = (aiol_tls *)owner;
+static int aiol_secure_send(void *owner, const void *data, size_t size) {
+    aiol_secure *tls = (aiol_secure *)owner;
     tls->lower->write_turn = tls->lower->resource.loop->turn; /* queued, to leave together with what follows */
     return aioloop_transport_write(tls->lower, data, size);
 }
 
-static void aiol_tls_drop_input(aiol_tls *tls) {
+static void aiol_secure_drop_input(aiol_secure *tls) {
     aiol_free(&tls->transport.resource.loop->allocator, tls->kept, tls->kept_capacity);
     tls->kept = NULL;
     tls->kept_capacity = 0;
@@ -106,7 +106,7 @@ static void aiol_tls_drop_input(aiol_tls *tls) {
 }
 
 /* Keeps what was not drawn, and size bytes more. */
-static int aiol_tls_keep(aiol_tls *tls, const void *more, size_t size) {
+static int aiol_secure_keep(aiol_secure *tls, const void *more, size_t size) {
     const aioloop_allocator *a = &tls->transport.resource.loop->allocator;
     size_t need = tls->in_size + size;
     char *room = tls->kept;
@@ -134,7 +134,7 @@ static int aiol_tls_keep(aiol_tls *tls, const void *more, size_t size) {
 /* ---- ending ---- */
 
 /* Tells whoever waits for the handshake, once. */
-static void aiol_tls_settle(aiol_tls *tls, int err) {
+static void aiol_secure_settle(aiol_secure *tls, int err) {
     void (*settled)(void *, aioloop_transport *, int) = tls->settled;
     tls->settled = NULL;
     if (settled != NULL)
@@ -142,24 +142,24 @@ static void aiol_tls_settle(aiol_tls *tls, int err) {
 }
 
 /* The connection is over: with the lower transport aborted, or closed, which sends what it has first. */
-static void aiol_tls_leave(aiol_tls *tls, int error, bool abruptly) {
+static void aiol_secure_leave(aiol_secure *tls, int error, bool abruptly) {
     aioloop_transport *t = &tls->transport;
     bool was_new = t->state == AIOL_TRANSPORT_NEW;
     if (t->state >= AIOL_TRANSPORT_ENDING)
         return;
     t->state = AIOL_TRANSPORT_ENDING;
     t->error = error;
-    aiol_tls_drop_input(tls);
+    aiol_secure_drop_input(tls);
     if (abruptly)
         aioloop_transport_abort(tls->lower);
     else
         aioloop_transport_close(tls->lower); /* the timer goes on: a peer that does not read is not waited for */
     if (was_new)
-        aiol_tls_settle(tls, error != 0 ? error : AIOLOOP_ECONNABORTED);
+        aiol_secure_settle(tls, error != 0 ? error : AIOLOOP_ECONNABORTED);
 }
 
 /* The session has failed. */
-static void aiol_tls_fail(aiol_tls *tls, int code) {
+static void aiol_secure_fail(aiol_secure *tls, int code) {
     aioloop_transport *t = &tls->transport;
     if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_NEW)
         code = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
@@ -167,19 +167,19 @@ static void aiol_tls_fail(aiol_tls *tls, int code) {
         code = 0; /* it need not answer a goodbye */
     else
         aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->session));
-    aiol_tls_leave(tls, code, true);
+    aiol_secure_leave(tls, code, true);
 }
 
-static void aiol_tls_expired(aioloop *loop, void *arg) {
-    aiol_tls *tls = (aiol_tls *)arg;
+static void aiol_secure_expired(aioloop *loop, void *arg) {
+    aiol_secure *tls = (aiol_secure *)arg;
     switch (tls->transport.state) {
     case AIOL_TRANSPORT_NEW:
         aiol_fail(loop, AIOLOOP_ECONNABORTED, "the TLS handshake took longer than %.3g seconds",
                   (double)tls->handshake_timeout / 1e9);
-        aiol_tls_leave(tls, AIOLOOP_ECONNABORTED, true);
+        aiol_secure_leave(tls, AIOLOOP_ECONNABORTED, true);
         break;
     case AIOL_TRANSPORT_CLOSING:
-        aiol_tls_leave(tls, AIOLOOP_ETIMEDOUT, true);
+        aiol_secure_leave(tls, AIOLOOP_ETIMEDOUT, true);
         break;
     default:
         if (tls->transport.error == 0)
@@ -190,16 +190,16 @@ static void aiol_tls_expired(aioloop *loop, void *arg) {
 }
 
 /* Both have said goodbye. */
-static void aiol_tls_part(aiol_tls *tls) {
-    aiol_tls_leave(tls, 0, false);
+static void aiol_secure_part(aiol_secure *tls) {
+    aiol_secure_leave(tls, 0, false);
 }
 
 /* Tells the owners of lent memory. User code. */
-static void aiol_tls_release_all(aiol_tls *tls) {
+static void aiol_secure_release_all(aiol_secure *tls) {
     aioloop_transport *t = &tls->transport;
     aioloop *loop = t->resource.loop;
     while (tls->releases != NULL) {
-        aiol_tls_release *r = tls->releases;
+        aiol_secure_release *r = tls->releases;
         aiol_frame frame;
         int raised;
         tls->releases = r->next;
@@ -214,66 +214,66 @@ static void aiol_tls_release_all(aiol_tls *tls) {
     }
 }
 
-static void aiol_tls_go_on(aioloop *loop, aiol_node *node) {
-    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(node, aioloop_transport, doom));
+static void aiol_secure_go_on(aioloop *loop, aiol_node *node) {
+    aiol_secure *tls = aiol_secure_of(AIOL_CONTAINER(node, aioloop_transport, doom));
     tls->queued = false;
-    aiol_tls_release_all(tls);
-    aiol_tls_run(tls);
+    aiol_secure_release_all(tls);
+    aiol_secure_run(tls);
     aioloop_transport_unref(&tls->transport);
     aiol_callback_end(loop);
 }
 
 /* Runs it in the next iteration. */
-static void aiol_tls_queue(aiol_tls *tls) {
+static void aiol_secure_queue(aiol_secure *tls) {
     aioloop_transport *t = &tls->transport;
     if (tls->queued)
         return;
     tls->queued = true;
     aioloop_transport_ref(t);
-    t->doom.run = aiol_tls_go_on;
+    t->doom.run = aiol_secure_go_on;
     aiol_queue_push(&t->resource.loop->ready, &t->doom);
 }
 
-static void aiol_tls_close(aioloop_transport *t) {
-    aiol_tls *tls = aiol_tls_of(t);
+static void aiol_secure_close(aioloop_transport *t) {
+    aiol_secure *tls = aiol_secure_of(t);
     int err;
     if (t->state == AIOL_TRANSPORT_NEW) {
-        aiol_tls_leave(tls, 0, true);
+        aiol_secure_leave(tls, 0, true);
         return;
     }
     t->state = AIOL_TRANSPORT_CLOSING;
     aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
     err = aiol_tls_session_close(tls->session);
     if (err < 0) {
-        aiol_tls_fail(tls, err);
+        aiol_secure_fail(tls, err);
     } else if (tls->peer_ended) {
-        aiol_tls_part(tls);
+        aiol_secure_part(tls);
     } else { /* its goodbye has to be read */
         t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
         aioloop_transport_resume_reading(tls->lower);
-        aiol_tls_queue(tls);
+        aiol_secure_queue(tls);
     }
 }
 
-static void aiol_tls_abort(aioloop_transport *t, int error) {
-    aiol_tls_leave(aiol_tls_of(t), error, true);
+static void aiol_secure_abort(aioloop_transport *t, int error) {
+    aiol_secure_leave(aiol_secure_of(t), error, true);
 }
 
 /* ---- reading ---- */
 
 /* The protocol failed: reported, and the connection ends with that error. */
-static void aiol_tls_protocol_failed(aiol_tls *tls, int code, const char *message) {
+static void aiol_secure_protocol_failed(aiol_secure *tls, int code, const char *message) {
     aiol_transport_report(&tls->transport, code, message);
-    aiol_tls_leave(tls, code, true);
+    aiol_secure_leave(tls, code, true);
 }
 
-static bool aiol_tls_reads(const aiol_tls *tls) {
+static bool aiol_secure_reads(const aiol_secure *tls) {
     return tls->transport.state == AIOL_TRANSPORT_OPEN && (tls->transport.flags & AIOL_TRANSPORT_READ_PAUSED) == 0 &&
            !tls->transport.resource.loop->halt;
 }
 
 /* Decrypted bytes for a protocol with buffers of its own, straight into them. */
-static void aiol_tls_deliver_into(aiol_tls *tls, size_t available) {
+static void aiol_secure_deliver_into(aiol_secure *tls, size_t available) {
     aioloop_transport *t = &tls->transport;
     const aioloop_protocol *protocol = t->protocol;
     void *self = t->self;
@@ -281,13 +281,13 @@ static void aiol_tls_deliver_into(aiol_tls *tls, size_t available) {
     aiol_transport_frame frame = aiol_transport_enter(t);
     size_t size = protocol->get_buffer(t, self, available, &buffer);
     int raised = aiol_transport_leave(t, &frame, "get_buffer");
-    if (raised == 0 && (size == 0 || buffer == NULL) && aiol_tls_reads(tls))
+    if (raised == 0 && (size == 0 || buffer == NULL) && aiol_secure_reads(tls))
         raised = aiol_fail(t->resource.loop, AIOLOOP_EINVAL, "get_buffer gave an empty buffer");
     if (raised != 0) {
-        aiol_tls_protocol_failed(tls, raised, "Error in get_buffer");
+        aiol_secure_protocol_failed(tls, raised, "Error in get_buffer");
         return;
     }
-    if (!aiol_tls_reads(tls) || t->protocol != protocol || t->self != self)
+    if (!aiol_secure_reads(tls) || t->protocol != protocol || t->self != self)
         return; /* the new one is asked in the next round */
     size = (size_t)aiol_tls_session_read(tls->session, buffer, aiol_min_size(size, available));
     if (protocol->buffer_updated == NULL)
@@ -296,16 +296,16 @@ static void aiol_tls_deliver_into(aiol_tls *tls, size_t available) {
     protocol->buffer_updated(t, self, size);
     raised = aiol_transport_leave(t, &frame, "buffer_updated");
     if (raised != 0)
-        aiol_tls_protocol_failed(tls, raised, "Error in buffer_updated");
+        aiol_secure_protocol_failed(tls, raised, "Error in buffer_updated");
 }
 
-static void aiol_tls_deliver(aiol_tls *tls) {
+static void aiol_secure_deliver(aiol_secure *tls) {
     aioloop_transport *t = &tls->transport;
     aioloop *loop = t->resource.loop;
-    char *buffer = aiol_tls_buffer_get(loop);
+    char *buffer = aiol_secure_buffer_get(loop);
     int64_t n;
     if (buffer == NULL) {
-        aiol_tls_leave(tls, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), true);
+        aiol_secure_leave(tls, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), true);
         return;
     }
     n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
@@ -315,19 +315,19 @@ static void aiol_tls_deliver(aiol_tls *tls) {
         t->protocol->data_received(t, t->self, buffer, (size_t)n);
         raised = aiol_transport_leave(t, &frame, "data_received");
         if (AIOL_UNLIKELY(raised != 0))
-            aiol_tls_protocol_failed(tls, raised, "Error in data_received");
+            aiol_secure_protocol_failed(tls, raised, "Error in data_received");
     }
-    aiol_tls_buffer_put(loop, buffer);
+    aiol_secure_buffer_put(loop, buffer);
 }
 
 /* The peer has said goodbye: it is told once, answered, and the connection closes, whatever the protocol says. */
-static void aiol_tls_peer_ended(aiol_tls *tls) {
+static void aiol_secure_peer_ended(aiol_secure *tls) {
     aioloop_transport *t = &tls->transport;
     bool keep = false;
     int raised = 0;
     tls->peer_ended = true;
     if (t->state == AIOL_TRANSPORT_CLOSING) {
-        aiol_tls_part(tls);
+        aiol_secure_part(tls);
         return;
     }
     t->flags |= AIOL_TRANSPORT_READ_ENDED;
@@ -337,14 +337,14 @@ static void aiol_tls_peer_ended(aiol_tls *tls) {
         raised = aiol_transport_leave(t, &frame, "eof_received");
     }
     if (AIOL_UNLIKELY(raised != 0))
-        aiol_tls_protocol_failed(tls, raised, "Error in eof_received");
+        aiol_secure_protocol_failed(tls, raised, "Error in eof_received");
     if (keep && t->state == AIOL_TRANSPORT_OPEN)
         aiol_warn(t->resource.loop, t->resource.site, "a TLS connection cannot stay half open: eof_received's answer has no effect");
     aioloop_transport_close(t);
 }
 
 /* The handshake is done. */
-static void aiol_tls_opened(aiol_tls *tls) {
+static void aiol_secure_opened(aiol_secure *tls) {
     aioloop_transport *t = &tls->transport;
     int err = 0;
     aioloop_timer_handle_reschedule(&tls->timer, AIOLOOP_FOREVER);
@@ -353,150 +353,150 @@ static void aiol_tls_opened(aiol_tls *tls) {
     if (t->state != AIOL_TRANSPORT_NEW)
         return; /* the factory has given it up */
     if (err < 0) {
-        aiol_tls_leave(tls, err, true);
+        aiol_secure_leave(tls, err, true);
         return;
     }
     t->state = AIOL_TRANSPORT_OPEN;
     tls->opened = true;
     if (!tls->upgraded)
         aiol_transport_call_made(t);
-    aiol_tls_settle(tls, 0);
+    aiol_secure_settle(tls, 0);
 }
 
 /* One step of what the bytes that are there allow; false: there is no other. */
-static bool aiol_tls_step(aiol_tls *tls) {
+static bool aiol_secure_step(aiol_secure *tls) {
     int64_t n;
     if (tls->transport.state == AIOL_TRANSPORT_NEW) {
         n = aiol_tls_session_handshake(tls->session);
         if (n == 0)
-            aiol_tls_opened(tls);
+            aiol_secure_opened(tls);
         else if (n != AIOL_TLS_MORE)
-            aiol_tls_fail(tls, (int)n);
+            aiol_secure_fail(tls, (int)n);
         return n == 0;
     }
     if (tls->transport.state == AIOL_TRANSPORT_CLOSING) { /* nobody wants what comes */
-        char *buffer = aiol_tls_buffer_get(tls->transport.resource.loop);
+        char *buffer = aiol_secure_buffer_get(tls->transport.resource.loop);
         if (buffer == NULL) {
-            aiol_tls_leave(tls, 0, true);
+            aiol_secure_leave(tls, 0, true);
             return false;
         }
         n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
-        aiol_tls_buffer_put(tls->transport.resource.loop, buffer);
+        aiol_secure_buffer_put(tls->transport.resource.loop, buffer);
         if (n > 0)
             return true;
-    } else if (!aiol_tls_reads(tls) || tls->peer_ended) {
+    } else if (!aiol_secure_reads(tls) || tls->peer_ended) {
         return false;
     } else {
         n = aiol_tls_session_available(tls->session);
         if (n > 0) {
             if (tls->transport.protocol->get_buffer != NULL)
-                aiol_tls_deliver_into(tls, (size_t)n);
+                aiol_secure_deliver_into(tls, (size_t)n);
             else
-                aiol_tls_deliver(tls);
+                aiol_secure_deliver(tls);
             return true;
         }
     }
     if (n == 0)
-        aiol_tls_peer_ended(tls);
+        aiol_secure_peer_ended(tls);
     else if (n != AIOL_TLS_MORE)
-        aiol_tls_fail(tls, (int)n);
+        aiol_secure_fail(tls, (int)n);
     return n == 0 && tls->transport.state == AIOL_TRANSPORT_CLOSING;
 }
 
-static void aiol_tls_run(aiol_tls *tls) {
+static void aiol_secure_run(aiol_secure *tls) {
     aioloop *loop = tls->transport.resource.loop;
     if (tls->running)
         return;
     tls->running = true;
     aioloop_transport_ref(&tls->transport);
-    while (!loop->halt && aiol_tls_step(tls))
+    while (!loop->halt && aiol_secure_step(tls))
         ;
     if (loop->halt && tls->in_size != 0 && tls->transport.state < AIOL_TRANSPORT_ENDING)
-        aiol_tls_queue(tls);
+        aiol_secure_queue(tls);
     if (tls->in_size == 0 && tls->kept != NULL)
-        aiol_tls_drop_input(tls);
+        aiol_secure_drop_input(tls);
     tls->running = false;
     aioloop_transport_unref(&tls->transport);
 }
 
-static void aiol_tls_pause_reading(aioloop_transport *t) {
-    aioloop_transport_pause_reading(aiol_tls_of(t)->lower);
+static void aiol_secure_pause_reading(aioloop_transport *t) {
+    aioloop_transport_pause_reading(aiol_secure_of(t)->lower);
 }
 
 /* What is there is delivered from the loop, not from within the call. */
-static void aiol_tls_resume_reading(aioloop_transport *t) {
-    aiol_tls *tls = aiol_tls_of(t);
+static void aiol_secure_resume_reading(aioloop_transport *t) {
+    aiol_secure *tls = aiol_secure_of(t);
     aioloop_transport_resume_reading(tls->lower);
-    aiol_tls_queue(tls);
+    aiol_secure_queue(tls);
 }
 
 /* ---- the protocol below ---- */
 
-static void aiol_tls_lower_made(aioloop_transport *lower, void *self) {
-    aiol_tls *tls = (aiol_tls *)self;
+static void aiol_secure_lower_made(aioloop_transport *lower, void *self) {
+    aiol_secure *tls = (aiol_secure *)self;
     tls->lower = aioloop_transport_ref(lower);
     lower->high = tls->transport.high;
     lower->low = tls->transport.low;
-    aiol_tls_run(tls); /* a client greets */
+    aiol_secure_run(tls); /* a client greets */
 }
 
-static void aiol_tls_lower_received(aioloop_transport *lower, void *self, const void *data, size_t size) {
-    aiol_tls *tls = (aiol_tls *)self;
+static void aiol_secure_lower_received(aioloop_transport *lower, void *self, const void *data, size_t size) {
+    aiol_secure *tls = (aiol_secure *)self;
     aioloop *loop = lower->resource.loop;
     int err = 0;
     if (tls->transport.state >= AIOL_TRANSPORT_ENDING)
         return;
     if (tls->in_size != 0 || tls->running) {
-        err = aiol_tls_keep(tls, data, size);
+        err = aiol_secure_keep(tls, data, size);
     } else {
         tls->in = (const char *)data;
         tls->in_size = size;
     }
     aioloop_transport_ref(&tls->transport);
     if (err == 0)
-        aiol_tls_run(tls);
+        aiol_secure_run(tls);
     if (err == 0 && tls->kept == NULL)
-        err = aiol_tls_keep(tls, NULL, 0);
+        err = aiol_secure_keep(tls, NULL, 0);
     if (err < 0)
-        aiol_tls_leave(tls, aiol_fail(loop, err, NULL), true);
+        aiol_secure_leave(tls, aiol_fail(loop, err, NULL), true);
     aioloop_transport_unref(&tls->transport);
 }
 
-static bool aiol_tls_lower_ended(aioloop_transport *lower, void *self) {
-    aiol_tls *tls = (aiol_tls *)self;
+static bool aiol_secure_lower_ended(aioloop_transport *lower, void *self) {
+    aiol_secure *tls = (aiol_secure *)self;
     (void)lower;
     tls->lower_ended = true;
-    aiol_tls_run(tls);
+    aiol_secure_run(tls);
     return true; /* it is closed when the session is over */
 }
 
-static void aiol_tls_lower_pause(aioloop_transport *lower, void *self) {
+static void aiol_secure_lower_pause(aioloop_transport *lower, void *self) {
     (void)lower;
-    aiol_transport_maybe_pause(&((aiol_tls *)self)->transport);
+    aiol_transport_maybe_pause(&((aiol_secure *)self)->transport);
 }
 
-static void aiol_tls_lower_resume(aioloop_transport *lower, void *self) {
+static void aiol_secure_lower_resume(aioloop_transport *lower, void *self) {
     (void)lower;
-    aiol_transport_maybe_resume(&((aiol_tls *)self)->transport);
+    aiol_transport_maybe_resume(&((aiol_secure *)self)->transport);
 }
 
 /* The connection is lost, and the TLS transport with it: the loop's reference goes. */
-static void aiol_tls_lower_lost(aioloop_transport *lower, void *self, int error) {
-    aiol_tls *tls = (aiol_tls *)self;
+static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int error) {
+    aiol_secure *tls = (aiol_secure *)self;
     aioloop_transport *t = &tls->transport;
     aioloop_server *server = t->server;
     int state = t->state;
     if (t->error != 0)
         error = t->error;
     aioloop_timer_handle_cancel(&tls->timer);
-    aiol_tls_drop_input(tls);
-    aiol_tls_release_all(tls);
+    aiol_secure_drop_input(tls);
+    aiol_secure_release_all(tls);
     t->state = AIOL_TRANSPORT_LOST;
     t->error = error;
     if (state == AIOL_TRANSPORT_NEW) {
         if (error == 0)
             error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
-        aiol_tls_settle(tls, error);
+        aiol_secure_settle(tls, error);
     }
     if ((tls->opened || tls->upgraded) && t->protocol->connection_lost != NULL) {
         /* A protocol that was to be upgraded knows the old transport only. */
@@ -513,43 +513,43 @@ static void aiol_tls_lower_lost(aioloop_transport *lower, void *self, int error)
     aioloop_transport_unref(t);
 }
 
-static const aioloop_protocol aiol_tls_protocol = {0,
+static const aioloop_protocol aiol_secure_protocol = {0,
                                                    NULL,
-                                                   aiol_tls_lower_made,
-                                                   aiol_tls_lower_received,
-                                                   aiol_tls_lower_ended,
-                                                   aiol_tls_lower_lost,
-                                                   aiol_tls_lower_pause,
-                                                   aiol_tls_lower_resume,
+                                                   aiol_secure_lower_made,
+                                                   aiol_secure_lower_received,
+                                                   aiol_secure_lower_ended,
+                                                   aiol_secure_lower_lost,
+                                                   aiol_secure_lower_pause,
+                                                   aiol_secure_lower_resume,
                                                    NULL,
                                                    NULL};
 
 /* ---- writing ---- */
 
-static int aiol_tls_write_late(aioloop_transport *t, aiol_release_fn release) {
+static int aiol_secure_write_late(aioloop_transport *t, aiol_release_fn release) {
     if (t->resource.loop->closed)
         return release != NULL ? AIOLOOP_ECLOSED : 0;
     return release != NULL ? AIOLOOP_ENOTCONN : aiol_transport_dropped(t);
 }
 
-static int aiol_tls_write(aioloop_transport *t, const void *data, size_t size) {
-    aiol_tls *tls = aiol_tls_of(t);
+static int aiol_secure_write(aioloop_transport *t, const void *data, size_t size) {
+    aiol_secure *tls = aiol_secure_of(t);
     int err;
     if (size == 0)
         return 0;
     if (t->state != AIOL_TRANSPORT_OPEN)
-        return aiol_tls_write_late(t, NULL);
+        return aiol_secure_write_late(t, NULL);
     err = aiol_tls_session_write(tls->session, data, size);
     if (err < 0)
-        aiol_tls_fail(tls, err); /* part of it may be sent */
+        aiol_secure_fail(tls, err); /* part of it may be sent */
     else
         aiol_transport_maybe_pause(t);
     return 0;
 }
 
-static int aiol_tls_lent(aiol_tls *tls, const aioloop_buf *piece, aiol_release_fn release, void *arg) {
+static int aiol_secure_lent(aiol_secure *tls, const aioloop_buf *piece, aiol_release_fn release, void *arg) {
     aioloop *loop = tls->transport.resource.loop;
-    aiol_tls_release *r = (aiol_tls_release *)aiol_alloc(&loop->allocator, sizeof(*r));
+    aiol_secure_release *r = (aiol_secure_release *)aiol_alloc(&loop->allocator, sizeof(*r));
     if (r == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     r->next = NULL;
@@ -559,14 +559,14 @@ static int aiol_tls_lent(aiol_tls *tls, const aioloop_buf *piece, aiol_release_f
     r->size = piece->size;
     *tls->releases_end = r;
     tls->releases_end = &r->next;
-    aiol_tls_queue(tls);
+    aiol_secure_queue(tls);
     return 0;
 }
 
 /* Pieces that fit into one record leave as one. */
-static int aiol_tls_write_gathered(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t size) {
+static int aiol_secure_write_gathered(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t size) {
     aioloop *loop = t->resource.loop;
-    char *buffer = aiol_tls_buffer_get(loop);
+    char *buffer = aiol_secure_buffer_get(loop);
     size_t at = 0;
     size_t i;
     int err;
@@ -577,41 +577,41 @@ static int aiol_tls_write_gathered(aioloop_transport *t, const aioloop_buf *piec
             memcpy(buffer + at, pieces[i].data, pieces[i].size);
         at += pieces[i].size;
     }
-    err = aiol_tls_write(t, buffer, size);
-    aiol_tls_buffer_put(loop, buffer);
+    err = aiol_secure_write(t, buffer, size);
+    aiol_secure_buffer_put(loop, buffer);
     return err;
 }
 
-static int aiol_tls_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
+static int aiol_secure_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release, void *arg) {
     size_t size = 0;
     size_t i;
     int err = 0;
     if (t->state != AIOL_TRANSPORT_OPEN)
-        return aiol_tls_write_late(t, release);
+        return aiol_secure_write_late(t, release);
     if (release != NULL)
-        err = aiol_tls_lent(aiol_tls_of(t), pieces, release, arg);
+        err = aiol_secure_lent(aiol_secure_of(t), pieces, release, arg);
     for (i = 0; i < count; i++)
         size += pieces[i].size;
     if (count > 1 && size <= AIOL_TLS_RECORD)
-        return aiol_tls_write_gathered(t, pieces, count, size);
+        return aiol_secure_write_gathered(t, pieces, count, size);
     for (i = 0; i < count && err == 0 && t->state == AIOL_TRANSPORT_OPEN; i++)
-        err = aiol_tls_write(t, pieces[i].data, pieces[i].size);
+        err = aiol_secure_write(t, pieces[i].data, pieces[i].size);
     return err;
 }
 
-static int aiol_tls_write_eof(aioloop_transport *t) {
+static int aiol_secure_write_eof(aioloop_transport *t) {
     return aiol_fail(t->resource.loop, AIOLOOP_ENOTAVAILABLE, "a TLS connection cannot be half closed");
 }
 
 /* ---- what else a transport is asked ---- */
 
-static size_t aiol_tls_buffered(const aioloop_transport *t) {
-    const aioloop_transport *lower = aiol_tls_of(t)->lower;
+static size_t aiol_secure_buffered(const aioloop_transport *t) {
+    const aioloop_transport *lower = aiol_secure_of(t)->lower;
     return lower == NULL ? 0 : aiol_transport_buffered(lower);
 }
 
-static void aiol_tls_limits_changed(aioloop_transport *t) {
-    aioloop_transport *lower = aiol_tls_of(t)->lower;
+static void aiol_secure_limits_changed(aioloop_transport *t) {
+    aioloop_transport *lower = aiol_secure_of(t)->lower;
     if (lower == NULL)
         return;
     lower->high = t->high;
@@ -620,74 +620,74 @@ static void aiol_tls_limits_changed(aioloop_transport *t) {
         lower->calls->limits_changed(lower);
 }
 
-static const void *aiol_tls_info(const aioloop_transport *t, const char *name) {
-    aiol_tls *tls = aiol_tls_of(t);
+static const void *aiol_secure_info(const aioloop_transport *t, const char *name) {
+    aiol_secure *tls = aiol_secure_of(t);
     const void *found = tls->opened ? aiol_tls_session_info(tls->session, name) : NULL;
     return found != NULL || tls->lower == NULL ? found : aioloop_transport_get_extra_info(tls->lower, name, NULL);
 }
 
-static void aiol_tls_protocol_changed(aioloop_transport *t) {
+static void aiol_secure_protocol_changed(aioloop_transport *t) {
     (void)t;
 }
 
-static void aiol_tls_gone(aioloop_transport *t) {
-    aiol_tls *tls = aiol_tls_of(t);
+static void aiol_secure_gone(aioloop_transport *t) {
+    aiol_secure *tls = aiol_secure_of(t);
     aioloop_transport *lower = tls->lower;
     tls->lower = NULL;
     aioloop_transport_unref(lower);
 }
 
-static const aiol_transport_calls aiol_tls_calls = {
-    aiol_tls_write, aiol_tls_write_pieces,  aiol_tls_write_eof,      false,                     aiol_tls_close,
-    aiol_tls_abort, aiol_tls_pause_reading, aiol_tls_resume_reading, aiol_tls_protocol_changed, aiol_tls_buffered,
-    aiol_tls_limits_changed, aiol_tls_info, aiol_tls_gone,
+static const aiol_transport_calls aiol_secure_calls = {
+    aiol_secure_write, aiol_secure_write_pieces,  aiol_secure_write_eof,      false,                     aiol_secure_close,
+    aiol_secure_abort, aiol_secure_pause_reading, aiol_secure_resume_reading, aiol_secure_protocol_changed, aiol_secure_buffered,
+    aiol_secure_limits_changed, aiol_secure_info, aiol_secure_gone,
 };
 
 /* ---- with the loop ---- */
 
-static void aiol_tls_loop_closed(aiol_resource *resource) {
-    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
+static void aiol_secure_loop_closed(aiol_resource *resource) {
+    aiol_secure *tls = aiol_secure_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
     tls->transport.state = AIOL_TRANSPORT_LOST;
     tls->settled = NULL;
-    aiol_tls_release_all(tls);
+    aiol_secure_release_all(tls);
 }
 
-static void aiol_tls_destroy(aiol_resource *resource) {
-    aiol_tls *tls = aiol_tls_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
+static void aiol_secure_destroy(aiol_resource *resource) {
+    aiol_secure *tls = aiol_secure_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
     aioloop *loop = resource->loop;
-    aiol_tls_drop_input(tls);
+    aiol_secure_drop_input(tls);
     aiol_tls_session_free(tls->session);
     aiol_resource_remove(resource);
     aiol_free(&loop->allocator, tls, tls->transport.block_size);
 }
 
-static const aiol_resource_calls aiol_tls_resource = {"TLS transport", aiol_tls_loop_closed, aiol_tls_destroy, aiol_stream_is_open};
+static const aiol_resource_calls aiol_secure_resource = {"TLS transport", aiol_secure_loop_closed, aiol_secure_destroy, aiol_stream_is_open};
 
 /* ---- making ---- */
 
 /* A transport without a lower one; the loop's reference is the caller's to give up or leave. */
-static int aiol_tls_new(const aiol_tls_setup *setup, aiol_tls **out) {
+static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
     aioloop *loop = setup->loop;
-    size_t start = aiol_align(sizeof(aiol_tls));
+    size_t start = aiol_align(sizeof(aiol_secure));
     size_t instance = setup->upgrades ? 0 : setup->protocol->instance_size;
     size_t size = start + aiol_align(instance);
     aioloop_transport *t;
     aiol_tls_io io;
-    aiol_tls *tls;
+    aiol_secure *tls;
     int err;
     if (instance > SIZE_MAX / 2)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    tls = (aiol_tls *)aiol_alloc_zero(&loop->allocator, size);
+    tls = (aiol_secure *)aiol_alloc_zero(&loop->allocator, size);
     if (tls == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
     tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
-    io.receive = aiol_tls_receive;
-    io.send = aiol_tls_send;
+    io.receive = aiol_secure_receive;
+    io.send = aiol_secure_send;
     io.owner = tls;
     err = aiol_tls_session_new(setup->ssl, setup->server_side, setup->hostname, setup->resume, &io, &tls->session);
     if (err == 0) {
-        tls->timer = (aioloop_call_later)(loop, tls->handshake_timeout, aiol_tls_expired, tls);
+        tls->timer = (aioloop_call_later)(loop, tls->handshake_timeout, aiol_secure_expired, tls);
         err = aioloop_handle_is_null(&tls->timer.handle) ? AIOLOOP_ENOMEM + 0 : 0;
     }
     if (err < 0) {
@@ -699,7 +699,7 @@ static int aiol_tls_new(const aiol_tls_setup *setup, aiol_tls **out) {
     }
     t = &tls->transport;
     t->block_size = size;
-    t->calls = &aiol_tls_calls;
+    t->calls = &aiol_secure_calls;
     t->protocol = setup->protocol;
     t->self = instance != 0 ? (void *)((char *)tls + start) : setup->arg;
     t->resource.context = aiol_map_ref(setup->context);
@@ -714,44 +714,44 @@ static int aiol_tls_new(const aiol_tls_setup *setup, aiol_tls **out) {
     tls->settled = setup->settled;
     tls->owner = setup->owner;
     tls->releases_end = &tls->releases;
-    aiol_resource_add(loop, &t->resource, &aiol_tls_resource);
+    aiol_resource_add(loop, &t->resource, &aiol_secure_resource);
     *out = tls;
     return 0;
 }
 
 /* For one that has no lower transport, and gets none. */
-static void aiol_tls_discard(aiol_tls *tls) {
+static void aiol_secure_discard(aiol_secure *tls) {
     aioloop_timer_handle_cancel(&tls->timer);
     aioloop_transport_unref(&tls->transport);
 }
 
 /* TLS over a socket: a connection, and a TLS transport on it that shakes hands. On success the socket is the
  * connection's; *out is borrowed, and good until it is lost or has settled with an error. Only from the loop. */
-AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
+AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
     aiol_stream_setup below = *lower;
     aioloop_transport *connection = NULL;
-    aiol_tls *tls = NULL;
-    int err = aiol_tls_new(setup, &tls);
+    aiol_secure *tls = NULL;
+    int err = aiol_secure_new(setup, &tls);
     if (err < 0)
         return err;
-    below.protocol = &aiol_tls_protocol;
+    below.protocol = &aiol_secure_protocol;
     below.arg = tls;
     below.server = NULL;
     err = aiol_stream_new(&below, &connection);
     if (err < 0) {
-        aiol_tls_discard(tls);
+        aiol_secure_discard(tls);
         return aiol_fail(setup->loop, err, NULL);
     }
     *out = &tls->transport;
     if (setup->server != NULL)
-        aiol_list_append(&setup->server->clients, &tls->transport.siblings);
+        aiol_server_joined(setup->server, &tls->transport);
     (void)aiol_stream_begin(connection, tls); /* it has no factory that could fail */
     return 0;
 }
 
 /* Nobody waits for the handshake any more. */
-AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t) {
-    aiol_tls_of(t)->settled = NULL;
+AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
+    aiol_secure_of(t)->settled = NULL;
     aioloop_transport_abort(t);
 }
 
@@ -770,7 +770,7 @@ static bool aiol_upgrade_cancel(aioloop_future *future, void *owner) {
     aioloop_transport *t = (aioloop_transport *)owner;
     if (t->resource.loop->closed)
         return true;
-    aiol_tls_give_up(t);
+    aiol_secure_give_up(t);
     aiol_future_release(future);
     return true;
 }
@@ -783,7 +783,7 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
-    if (t->protocol == &aiol_tls_protocol)
+    if (t->protocol == &aiol_secure_protocol)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
@@ -791,31 +791,31 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
 }
 
 /* From here on the transport's protocol is the TLS transport. */
-static void aiol_upgrade_begin(aiol_tls *tls, aioloop_transport *lower) {
+static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aioloop_transport *t = &tls->transport;
     tls->lower = aioloop_transport_ref(lower);
     t->flags |= lower->flags & AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     t->server = lower->server;
     if (t->server != NULL) { /* its client is the new one */
         aiol_list_remove(&lower->siblings);
-        aiol_list_append(&t->server->clients, &t->siblings);
+        aiol_server_joined(t->server, t);
         lower->server = NULL;
     }
-    lower->protocol = &aiol_tls_protocol;
+    lower->protocol = &aiol_secure_protocol;
     lower->self = tls;
     lower->calls->protocol_changed(lower);
-    aiol_tls_limits_changed(t);
+    aiol_secure_limits_changed(t);
     aioloop_transport_resume_reading(lower);
-    aiol_tls_queue(tls); /* the first greeting goes behind what was written */
+    aiol_secure_queue(tls); /* the first greeting goes behind what was written */
 }
 
 AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport *transport, aioloop_ssl_context *ssl,
                                                 const aioloop_start_tls_options *options) {
     static const aioloop_start_tls_options defaults = AIOLOOP_ZERO;
     const aioloop_start_tls_options *o = options != NULL ? options : &defaults;
-    aiol_tls_setup setup;
+    aiol_secure_setup setup;
     aioloop_future *f;
-    aiol_tls *tls = NULL;
+    aiol_secure *tls = NULL;
     int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
     if (err < 0)
         return aiol_future_failed(err);
@@ -840,10 +840,10 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
     setup.settled = aiol_upgrade_settled;
     setup.owner = f;
     setup.upgrades = true;
-    err = aiol_tls_new(&setup, &tls);
-    if (err == 0 && o->leftover_size != 0 && (err = aiol_tls_keep(tls, o->leftover, o->leftover_size)) < 0) {
+    err = aiol_secure_new(&setup, &tls);
+    if (err == 0 && o->leftover_size != 0 && (err = aiol_secure_keep(tls, o->leftover, o->leftover_size)) < 0) {
         tls->settled = NULL;
-        aiol_tls_discard(tls);
+        aiol_secure_discard(tls);
         aiol_fail(loop, err, NULL);
     }
     if (err < 0) {
@@ -858,13 +858,13 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
 
 #else
 
-AIOLOOP_INTERNAL int aiol_tls_connect(const aiol_tls_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
+AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const aiol_stream_setup *lower, aioloop_transport **out) {
     (void)lower;
     (void)out;
     return aiol_fail(setup->loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
 }
 
-AIOLOOP_INTERNAL void aiol_tls_give_up(aioloop_transport *t) {
+AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
     (void)t;
 }
 
