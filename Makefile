@@ -35,7 +35,7 @@ NEED = tools/need.sh $(if $(wildcard /etc/debian_version),/usr/include/stdio.h=l
 NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
-.PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
+.PHONY: help all header check-header test test-run test-programs test-split test-tls test-clang test-c11 test-cxx11 test-cxx17 \
         test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
@@ -65,14 +65,20 @@ $(OUT)/unit_%: tests/unit_%.c tests/test_main.c $(TEST_DEPS)
 	@mkdir -p $(OUT)
 	@$(COMPILE) $(FAULTS) $< tests/test_main.c -o $@ $(LIBS)
 
+# For the tests of TLS.
+CERTIFICATES = $(BUILD)/certificates/crl.old.pem
+$(CERTIFICATES): tests/certificates.sh
+	@tests/certificates.sh $(BUILD)/certificates
+
 UNITS = $(patsubst tests/unit_%.c,$(OUT)/unit_%,$(wildcard tests/unit_*.c))
 
-test-programs: $(OUT)/tests $(UNITS)
+test-programs: $(OUT)/tests $(UNITS) $(if $(findstring AIOLOOP_USE_TLS=1,$(EXTRA)),$(CERTIFICATES))
 
 # Runs the suite of one configuration on the back ends in RUN_ON, all of it even if something fails.
 RUN_ON = $(BACKENDS)
 RUN_FLAGS =
 RUNNER =
+test-run: export TEST_CERTIFICATES = $(abspath $(BUILD))/certificates
 test-run:
 	@$(MAKE_QUIETLY) -j$(JOBS) test-programs
 	@rm -f $(OUT)/results.txt
@@ -104,6 +110,17 @@ conformance:
 test-split:
 	@$(NEED) $(CC)=$(CC)
 	@$(MAKE_QUIETLY) test-run CONFIG=split INCLUDE=-Isrc RUN_ON="epoll sim,delayed"
+
+# MBEDTLS: where another mbedTLS than the system's is unpacked, its include/ and static libraries somewhere in lib/.
+MBEDTLS =
+TLS = -DAIOLOOP_USE_TLS=1 $(if $(MBEDTLS),-isystem $(MBEDTLS)/include)
+TLS_LIBS = $(if $(MBEDTLS),$(foreach lib,tls x509 crypto,$(wildcard $(MBEDTLS)/lib/libmbed$(lib).a $(MBEDTLS)/lib/*/libmbed$(lib).a)),\
+           -lmbedtls -lmbedx509 -lmbedcrypto)
+NEED_TLS = $(NEED) openssl=openssl $(if $(MBEDTLS),,/usr/include/mbedtls/ssl.h=libmbedtls-dev)
+## make test-tls     the suite with TLS (MBEDTLS=FOLDER: by another mbedTLS than the system's)
+test-tls:
+	@$(NEED_TLS) $(firstword $(CC))=$(firstword $(CC))
+	@$(MAKE_QUIETLY) test-run CONFIG=tls$(notdir $(MBEDTLS)) EXTRA="$(TLS)" LIBS="$(LIBS) $(TLS_LIBS)" RUN_ON="epoll io_uring sim,delayed"
 
 ## make test-clang   the suite by clang
 test-clang:
@@ -236,7 +253,7 @@ emulate-cortex-m: aioloop.h
 
 ## make strict       the header in every language standard, with every switch, with every warning an error
 strict:
-	@$(NEED_CLANG) $(PYTHON)=python3
+	@$(NEED_CLANG) $(PYTHON)=python3 /usr/include/mbedtls/ssl.h=libmbedtls-dev
 	@$(PYTHON) tools/strict.py -j $(JOBS)
 
 ## make symbols      what the header leaves behind in a program: names that start with aioloop_ or AIOLOOP_

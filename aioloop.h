@@ -6754,7 +6754,2037 @@ AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const ch
 #endif
 
 /* >> src/aioloop.h */
-#if !AIOLOOP_USE_TLS
+#if AIOLOOP_USE_TLS
+
+/* >> src/tls/mbedtls.c */
+/*
+ * mbedtls.c - mbedTLS, as the rest of tls/ sees it: in what 2.28, 3.x and 4.x differ, randomness, codes and messages.
+ *
+ * The one file that includes it. A member that is private in some version is reached through AIOL_MBED_PRIVATE, where
+ * there is no other way to it.
+ */
+#ifndef AIOL_TLS_MBEDTLS_C
+#define AIOL_TLS_MBEDTLS_C
+
+#ifdef __cplusplus
+extern "C++" {
+#endif
+#include <mbedtls/version.h>
+#include <mbedtls/ssl.h>
+#include <mbedtls/ssl_ciphersuites.h>
+#include <mbedtls/ssl_ticket.h>
+#include <mbedtls/x509_crt.h>
+#include <mbedtls/x509_crl.h>
+#include <mbedtls/pk.h>
+#include <mbedtls/error.h>
+#if defined(MBEDTLS_PSA_CRYPTO_C) || MBEDTLS_VERSION_NUMBER >= 0x04000000
+#include <psa/crypto.h>
+#endif
+#ifdef __cplusplus
+}
+#endif
+
+#if MBEDTLS_VERSION_NUMBER < 0x021c0000
+#error "aioloop.h: AIOLOOP_USE_TLS needs mbedTLS 2.28 or newer"
+#endif
+#if !defined(MBEDTLS_SSL_CLI_C) || !defined(MBEDTLS_SSL_SRV_C) || !defined(MBEDTLS_SSL_PROTO_TLS1_2) ||                        \
+    !defined(MBEDTLS_X509_CRT_PARSE_C) || !defined(MBEDTLS_X509_CRL_PARSE_C) || !defined(MBEDTLS_PEM_PARSE_C) ||                 \
+    !defined(MBEDTLS_SSL_ALPN) || !defined(MBEDTLS_SSL_SERVER_NAME_INDICATION)
+#error "aioloop.h: this mbedTLS was built without something that AIOLOOP_USE_TLS needs: client, server, TLS 1.2, X.509, PEM, ALPN, SNI"
+#endif
+
+/* ---- versions ---- */
+
+#if MBEDTLS_VERSION_NUMBER >= 0x03000000
+#define AIOL_MBED_3 1
+#define AIOL_MBED_PRIVATE(member) MBEDTLS_PRIVATE(member)
+#else
+#define AIOL_MBED_3 0
+#define AIOL_MBED_PRIVATE(member) member
+#endif
+#if MBEDTLS_VERSION_NUMBER >= 0x04000000
+#define AIOL_MBED_4 1
+#else
+#define AIOL_MBED_4 0
+#endif
+#if AIOL_MBED_3 && defined(MBEDTLS_SSL_PROTO_TLS1_3)
+#define AIOL_MBED_TLS_1_3 1
+#else
+#define AIOL_MBED_TLS_1_3 0
+#endif
+#if AIOL_MBED_4 || defined(MBEDTLS_PSA_CRYPTO_C)
+#define AIOL_MBED_PSA 1
+#else
+#define AIOL_MBED_PSA 0
+#endif
+#if defined(MBEDTLS_SSL_TICKET_C) && defined(MBEDTLS_SSL_SESSION_TICKETS)
+#define AIOL_MBED_TICKETS 1
+#else
+#define AIOL_MBED_TICKETS 0
+#endif
+
+/* 2.28 has more codes than its successors, and they some that it lacks: what is not there stands for nothing. */
+#if AIOL_MBED_3
+#define AIOL_MBED_ERR_TICKET MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET
+#define AIOL_MBED_ERR_CERTIFICATE MBEDTLS_ERR_SSL_BAD_CERTIFICATE
+#define AIOL_MBED_ERR_VERSION MBEDTLS_ERR_SSL_BAD_PROTOCOL_VERSION
+#define AIOL_MBED_ERR_NOTHING_SHARED MBEDTLS_ERR_SSL_HANDSHAKE_FAILURE
+#else
+#define AIOL_MBED_ERR_TICKET 1
+#define AIOL_MBED_ERR_CERTIFICATE MBEDTLS_ERR_SSL_BAD_HS_CERTIFICATE
+#define AIOL_MBED_ERR_VERSION MBEDTLS_ERR_SSL_BAD_HS_PROTOCOL_VERSION
+#define AIOL_MBED_ERR_NOTHING_SHARED MBEDTLS_ERR_SSL_NO_CIPHER_CHOSEN
+#endif
+
+static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
+    int err = aiol_random_fill(out, size);
+    (void)unused;
+#if AIOL_MBED_PSA
+    if (err == AIOLOOP_ENOTAVAILABLE)
+        err = psa_generate_random(out, size) == PSA_SUCCESS ? 0 : AIOLOOP_EIO;
+#endif
+    return err < 0 ? MBEDTLS_ERR_SSL_NO_RNG : 0;
+}
+
+static int aiol_mbed_parse_key(mbedtls_pk_context *key, const unsigned char *data, size_t size, const char *password) {
+    const unsigned char *secret = (const unsigned char *)password;
+    size_t secret_size = password == NULL ? 0 : strlen(password);
+#if AIOL_MBED_3 && !AIOL_MBED_4
+    return mbedtls_pk_parse_key(key, data, size, secret, secret_size, aiol_mbed_random, NULL);
+#else
+    return mbedtls_pk_parse_key(key, data, size, secret, secret_size);
+#endif
+}
+
+/* 0 if the private key is the certificate's. */
+static int aiol_mbed_check_pair(const mbedtls_x509_crt *certificate, const mbedtls_pk_context *key) {
+#if AIOL_MBED_3 && !AIOL_MBED_4
+    return mbedtls_pk_check_pair(&certificate->pk, key, aiol_mbed_random, NULL);
+#else
+    return mbedtls_pk_check_pair(&certificate->pk, key);
+#endif
+}
+
+#if AIOL_MBED_TICKETS
+static int aiol_mbed_ticket_setup(mbedtls_ssl_ticket_context *ticket) {
+    const uint32_t lifetime = 86400; /* seconds; the keys change as often */
+#if AIOL_MBED_4
+    return mbedtls_ssl_ticket_setup(ticket, PSA_ALG_GCM, PSA_KEY_TYPE_AES, 256, lifetime);
+#else
+    return mbedtls_ssl_ticket_setup(ticket, aiol_mbed_random, NULL, MBEDTLS_CIPHER_AES_256_GCM, lifetime);
+#endif
+}
+#endif
+
+static void aiol_mbed_set_version(mbedtls_ssl_config *config, bool least, aioloop_tls_version version) {
+#if AIOL_MBED_3
+    mbedtls_ssl_protocol_version v = version == AIOLOOP_TLS_1_3 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2;
+    if (least)
+        mbedtls_ssl_conf_min_tls_version(config, v);
+    else
+        mbedtls_ssl_conf_max_tls_version(config, v);
+#else
+    (void)version; /* the only one */
+    if (least)
+        mbedtls_ssl_conf_min_version(config, MBEDTLS_SSL_MAJOR_VERSION_3, MBEDTLS_SSL_MINOR_VERSION_3);
+    else
+        mbedtls_ssl_conf_max_version(config, MBEDTLS_SSL_MAJOR_VERSION_3, MBEDTLS_SSL_MINOR_VERSION_3);
+#endif
+}
+
+#if !AIOL_MBED_3
+/* Its own order begins with the slowest. */
+static const mbedtls_ecp_group_id aiol_mbed_curves[] = {
+#if defined(MBEDTLS_ECP_DP_CURVE25519_ENABLED)
+    MBEDTLS_ECP_DP_CURVE25519,
+#endif
+#if defined(MBEDTLS_ECP_DP_SECP256R1_ENABLED)
+    MBEDTLS_ECP_DP_SECP256R1,
+#endif
+#if defined(MBEDTLS_ECP_DP_SECP384R1_ENABLED)
+    MBEDTLS_ECP_DP_SECP384R1,
+#endif
+#if defined(MBEDTLS_ECP_DP_SECP521R1_ENABLED)
+    MBEDTLS_ECP_DP_SECP521R1,
+#endif
+    MBEDTLS_ECP_DP_NONE};
+#endif
+
+/* What every context begins with. */
+static void aiol_mbed_configure(mbedtls_ssl_config *config) {
+    aiol_mbed_set_version(config, true, AIOLOOP_TLS_1_2);
+    aiol_mbed_set_version(config, false, AIOL_MBED_TLS_1_3 ? AIOLOOP_TLS_1_3 : AIOLOOP_TLS_1_2);
+#if !AIOL_MBED_4
+    mbedtls_ssl_conf_rng(config, aiol_mbed_random, NULL);
+#endif
+#if !AIOL_MBED_3
+    mbedtls_ssl_conf_curves(config, aiol_mbed_curves);
+#endif
+#if defined(MBEDTLS_SSL_RENEGOTIATION)
+    mbedtls_ssl_conf_renegotiation(config, MBEDTLS_SSL_RENEGOTIATION_DISABLED);
+#endif
+#if AIOL_MBED_TLS_1_3
+    mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL_ALL);
+#if defined(MBEDTLS_SSL_SESSION_TICKETS) && MBEDTLS_VERSION_NUMBER >= 0x03060100
+    mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(config, MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
+#endif
+#endif
+}
+
+/* ---- is it fit to be used ---- */
+
+#define AIOL_MBED_PATTERN 0xa5
+
+/* How many bytes an init function of the library has cleared: the size that it believes in. */
+#define AIOL_MBED_SIZE_IN_LIBRARY(type, init, room, room_size, size)                                                             \
+    do {                                                                                                                       \
+        memset((room), AIOL_MBED_PATTERN, (room_size));                                                                        \
+        init((type *)(void *)(room));                                                                                           \
+        (size) = aiol_mbed_cleared((room), (room_size));                                                                       \
+    } while (0)
+
+static size_t aiol_mbed_cleared(const unsigned char *room, size_t size) {
+    while (size != 0 && room[size - 1] == AIOL_MBED_PATTERN)
+        size--;
+    return size;
+}
+
+/* Whether structs are as large in the library as in its headers: a program may be compiled with another configuration
+ * of mbedTLS, or with another size of time_t, than the library that it is linked with. */
+static int aiol_mbed_check_sizes(void) {
+    const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) + sizeof(mbedtls_ssl_config) +
+                                  sizeof(mbedtls_x509_crt)) + 1024;
+    unsigned char *room = (unsigned char *)aiol_alloc(&aiol_default_allocator, room_size);
+    size_t ssl;
+    size_t session;
+    size_t config;
+    size_t crt;
+    if (room == NULL)
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_context, mbedtls_ssl_init, room, room_size, ssl);
+    AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_session, mbedtls_ssl_session_init, room, room_size, session);
+    AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_config, mbedtls_ssl_config_init, room, room_size, config);
+    AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_x509_crt, mbedtls_x509_crt_init, room, room_size, crt);
+    aiol_free(&aiol_default_allocator, room, room_size);
+    if (ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
+        crt == sizeof(mbedtls_x509_crt))
+        return 0;
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "the mbedTLS that is linked is not the one of the headers: it has another "
+                                                   "version, configuration or time_t");
+}
+
+#if !defined(MBEDTLS_THREADING_C) && AIOLOOP_USE_THREADS
+static void *aiol_mbed_thread; /* of the first that came, by the address of something of its own */
+
+/* What mbedTLS shares has no locks then. */
+static int aiol_mbed_check_thread(void) {
+    void *expected = NULL;
+    if (aiol_cas_pointer(&aiol_mbed_thread, &expected, &aiol_thread) || expected == (void *)&aiol_thread)
+        return 0;
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "this mbedTLS has no MBEDTLS_THREADING_C: one thread alone may use it");
+}
+#else
+static int aiol_mbed_check_thread(void) {
+    return 0;
+}
+#endif
+
+/* Before anything is made. 0, or the code with its message stored. */
+static int aiol_mbed_start(void) {
+    int err = aiol_mbed_check_thread();
+#if AIOL_MBED_PSA
+    if (err == 0 && psa_crypto_init() != PSA_SUCCESS)
+        err = aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "psa_crypto_init fails");
+#endif
+    return err;
+}
+
+/* ---- codes ---- */
+
+/* A code of mbedTLS is the sum of one of a higher and one of a lower module. */
+static int aiol_mbed_high(int ret) {
+    return ret >= 0 ? ret : -(-ret & 0xff80);
+}
+
+static bool aiol_mbed_no_memory(int ret) {
+    /* Of SSL, X509, PK, PEM, ECP, MD and CIPHER; of MPI and ASN1; of PSA. */
+    static const int high[] = {-0x7f00, -0x2880, -0x3f80, -0x1180, -0x4d80, -0x5180, -0x6180};
+    const int low = -ret & 0x7f;
+    size_t i;
+    if (ret >= 0)
+        return false;
+    for (i = 0; i < sizeof(high) / sizeof(high[0]); i++)
+        if (aiol_mbed_high(ret) == high[i])
+            return true;
+    return low == 0x10 || low == 0x6a || ret == -141;
+}
+
+typedef struct aiol_mbed_text {
+    char text[128];
+} aiol_mbed_text;
+
+/* mbedTLS's words, without the name of the module. */
+static const char *aiol_mbed_strerror(int ret, aiol_mbed_text *buffer) {
+    char *dash;
+    buffer->text[0] = '\0';
+#if defined(MBEDTLS_ERROR_C)
+    mbedtls_strerror(ret, buffer->text, sizeof(buffer->text));
+#endif
+    if (buffer->text[0] == '\0')
+        snprintf(buffer->text, sizeof(buffer->text), "mbedTLS's error -0x%04x", (unsigned)-ret);
+    dash = strstr(buffer->text, " - ");
+    return dash == NULL ? buffer->text : dash + 3;
+}
+
+/* The names of RFC 8446's and RFC 5246's alerts. */
+static const char *aiol_mbed_alert_name(int alert) {
+    static const struct {
+        int number;
+        const char *name;
+    } names[] = {{0, "close_notify"}, {10, "unexpected_message"}, {20, "bad_record_mac"}, {21, "decryption_failed"},
+                 {22, "record_overflow"}, {30, "decompression_failure"}, {40, "handshake_failure"}, {41, "no_certificate"},
+                 {42, "bad_certificate"}, {43, "unsupported_certificate"}, {44, "certificate_revoked"},
+                 {45, "certificate_expired"}, {46, "certificate_unknown"}, {47, "illegal_parameter"}, {48, "unknown_ca"},
+                 {49, "access_denied"}, {50, "decode_error"}, {51, "decrypt_error"}, {60, "export_restriction"},
+                 {70, "protocol_version"}, {71, "insufficient_security"}, {80, "internal_error"},
+                 {86, "inappropriate_fallback"}, {90, "user_canceled"}, {100, "no_renegotiation"},
+                 {109, "missing_extension"}, {110, "unsupported_extension"}, {111, "certificate_unobtainable"},
+                 {112, "unrecognized_name"}, {113, "bad_certificate_status_response"}, {114, "bad_certificate_hash_value"},
+                 {115, "unknown_psk_identity"}, {116, "certificate_required"}, {120, "no_application_protocol"}};
+    size_t i;
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+        if (names[i].number == alert)
+            return names[i].name;
+    return "an unknown one";
+}
+
+/* What is wrong with a certificate, the worst first. */
+static const char *aiol_mbed_verify_text(uint32_t flags) {
+    static const struct {
+        uint32_t flag;
+        const char *text;
+    } texts[] = {{MBEDTLS_X509_BADCERT_MISSING, "there is none"},
+                 {MBEDTLS_X509_BADCERT_REVOKED, "it was revoked"},
+                 {MBEDTLS_X509_BADCERT_NOT_TRUSTED, "no authority that is trusted has signed it"},
+                 {MBEDTLS_X509_BADCERT_EXPIRED, "it has expired"},
+                 {MBEDTLS_X509_BADCERT_FUTURE, "it is not valid yet"},
+                 {MBEDTLS_X509_BADCERT_CN_MISMATCH, "it is for another name"},
+                 {MBEDTLS_X509_BADCERT_KEY_USAGE, "its key is not for this use (keyUsage)"},
+                 {MBEDTLS_X509_BADCERT_EXT_KEY_USAGE, "it is not for this use (extendedKeyUsage)"},
+                 {MBEDTLS_X509_BADCERT_NS_CERT_TYPE, "it is not for this use (nsCertType)"},
+                 {MBEDTLS_X509_BADCERT_BAD_MD, "it is signed with a hash that is too weak"},
+                 {MBEDTLS_X509_BADCERT_BAD_PK, "its key is of a kind that is not accepted"},
+                 {MBEDTLS_X509_BADCERT_BAD_KEY, "its key is too short or of a curve that is not accepted"},
+                 {MBEDTLS_X509_BADCRL_EXPIRED, "the list of revoked certificates is out of date"},
+                 {MBEDTLS_X509_BADCRL_FUTURE, "the list of revoked certificates is not valid yet"},
+                 {MBEDTLS_X509_BADCRL_NOT_TRUSTED, "the list of revoked certificates is not the authority's"},
+                 {MBEDTLS_X509_BADCRL_BAD_MD | MBEDTLS_X509_BADCRL_BAD_PK | MBEDTLS_X509_BADCRL_BAD_KEY,
+                  "the list of revoked certificates is signed too weakly"}};
+    size_t i;
+    for (i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+        if ((flags & texts[i].flag) != 0)
+            return texts[i].text;
+    return "it is not acceptable";
+}
+
+#endif
+
+/* >> src/tls/certificate.c */
+/*
+ * certificate.c - certificates and keys: out of files, and as values to look at.
+ *
+ * A chain grows by making a new one of the old and what was read, so that what fails has changed nothing.
+ */
+#ifndef AIOL_TLS_CERTIFICATE_C
+#define AIOL_TLS_CERTIFICATE_C
+
+/* ---- reading ---- */
+
+/* What is read: a file, or memory that is copied, for mbedTLS wants a zero behind text. */
+static int aiol_tls_take_file(const char *path, aiol_file *file) {
+    int err = aiol_file_read(&aiol_default_allocator, path, file);
+    return err < 0 ? aiol_thread_fail(err, "%s: %s", path, aioloop_strerror(err)) : 0;
+}
+
+static int aiol_tls_take_memory(const void *data, size_t size, aiol_file *file) {
+    if (data == NULL)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "no data");
+    if (size > SIZE_MAX / 4)
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    file->size = size;
+    file->room = size + 1;
+    file->data = (char *)aiol_alloc(&aiol_default_allocator, file->room);
+    if (file->data == NULL)
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    if (size != 0)
+        memcpy(file->data, data, size);
+    file->data[size] = '\0';
+    return 0;
+}
+
+static void aiol_tls_drop_file(aiol_file *file) {
+    aiol_file_free(&aiol_default_allocator, file);
+}
+
+/* How strict a reader is. OWN: all must be good. TRUSTED: what mbedTLS has no algorithm for is passed over. FOLDER:
+ * whatever is no certificate is. */
+typedef enum aiol_tls_strictness { AIOL_TLS_OWN, AIOL_TLS_TRUSTED, AIOL_TLS_FOLDER } aiol_tls_strictness;
+
+/* A well-formed certificate that mbedTLS cannot use. */
+static bool aiol_tls_is_unknown(int ret) {
+    /* X509's FEATURE_UNAVAILABLE, UNKNOWN_OID, UNKNOWN_VERSION, UNKNOWN_SIG_ALG; a critical extension (INVALID_EXTENSIONS
+     * with ASN1's UNEXPECTED_TAG); PK's UNKNOWN_PK_ALG, UNKNOWN_NAMED_CURVE, FEATURE_UNAVAILABLE. */
+    static const int high[] = {-0x2080, -0x2100, -0x2580, -0x2600, -0x3c80, -0x3a00, -0x3980};
+    size_t i;
+    for (i = 0; i < sizeof(high) / sizeof(high[0]); i++)
+        if (aiol_mbed_high(ret) == high[i])
+            return true;
+    return ret == -0x2500 - 0x62;
+}
+
+/* One certificate to the end of the chain. size counts the zero behind PEM. 1: taken, 0: passed over, or a code. */
+static int aiol_tls_parse_one(mbedtls_x509_crt *chain, const char *data, size_t size, aiol_tls_strictness strictness,
+                              const char *name, int number) {
+    int ret = mbedtls_x509_crt_parse(chain, (const unsigned char *)data, size);
+    aiol_mbed_text text;
+    if (ret == 0)
+        return 1;
+    if (aiol_mbed_no_memory(ret))
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    if (strictness == AIOL_TLS_FOLDER || (strictness == AIOL_TLS_TRUSTED && aiol_tls_is_unknown(ret)))
+        return 0;
+    return aiol_thread_fail(AIOLOOP_ESSL_CERTIFICATE, "%s: certificate %d: %s", name, number, aiol_mbed_strerror(ret, &text));
+}
+
+/* All certificates of a file. How many were taken, or a code. */
+static int aiol_tls_parse_certificates(mbedtls_x509_crt *chain, aiol_file *file, aiol_tls_strictness strictness,
+                                       const char *name) {
+    static const char begin[] = "-----BEGIN CERTIFICATE-----";
+    static const char end[] = "-----END CERTIFICATE-----";
+    char *at = strstr(file->data, begin);
+    int taken = 0;
+    int number;
+    if (at == NULL && strstr(file->data, "-----BEGIN ") == NULL && file->size != 0)
+        taken = aiol_tls_parse_one(chain, file->data, file->size, strictness, name, 1);
+    for (number = 1; at != NULL && taken >= 0; number++) {
+        char *stop = strstr(at, end);
+        char *next = stop == NULL ? at + strlen(at) : stop + sizeof(end) - 1;
+        char behind = *next;
+        int one;
+        *next = '\0';
+        one = aiol_tls_parse_one(chain, at, (size_t)(next - at) + 1, strictness, name, number);
+        *next = behind;
+        taken = one < 0 ? one : taken + one;
+        at = strstr(next, begin);
+    }
+    if (taken == 0 && strictness != AIOL_TLS_FOLDER)
+        return aiol_thread_fail(AIOLOOP_ESSL_CERTIFICATE, "%s: there is no certificate in it", name);
+    return taken;
+}
+
+/* ---- chains that are replaced as a whole ---- */
+
+static void aiol_tls_chain_free(mbedtls_x509_crt *chain) {
+    if (chain == NULL)
+        return;
+    mbedtls_x509_crt_free(chain);
+    aiol_free(&aiol_default_allocator, chain, sizeof(*chain));
+}
+
+/* A new chain with what is in another one, which may be NULL. NULL when there is no memory, with the message stored. */
+static mbedtls_x509_crt *aiol_tls_chain_copy(const mbedtls_x509_crt *from) {
+    mbedtls_x509_crt *chain = (mbedtls_x509_crt *)aiol_alloc(&aiol_default_allocator, sizeof(*chain));
+    if (chain != NULL)
+        mbedtls_x509_crt_init(chain);
+    for (; chain != NULL && from != NULL; from = from->next) {
+        if (mbedtls_x509_crt_parse_der(chain, from->raw.p, from->raw.len) != 0) {
+            aiol_tls_chain_free(chain);
+            chain = NULL;
+        }
+    }
+    if (chain == NULL)
+        aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    return chain;
+}
+
+static void aiol_tls_revoked_free(mbedtls_x509_crl *list) {
+    if (list == NULL)
+        return;
+    mbedtls_x509_crl_free(list);
+    aiol_free(&aiol_default_allocator, list, sizeof(*list));
+}
+
+/* The same for lists of what was revoked. */
+static mbedtls_x509_crl *aiol_tls_revoked_copy(const mbedtls_x509_crl *from) {
+    mbedtls_x509_crl *list = (mbedtls_x509_crl *)aiol_alloc(&aiol_default_allocator, sizeof(*list));
+    if (list != NULL)
+        mbedtls_x509_crl_init(list);
+    for (; list != NULL && from != NULL; from = from->next) {
+        if (mbedtls_x509_crl_parse_der(list, from->raw.p, from->raw.len) != 0) {
+            aiol_tls_revoked_free(list);
+            list = NULL;
+        }
+    }
+    if (list == NULL)
+        aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    return list;
+}
+
+/* ---- who a side is ---- */
+
+/* A certificate with those that lead to an authority's, and its key. */
+typedef struct aiol_tls_identity {
+    struct aiol_tls_identity *next;
+    mbedtls_x509_crt chain;
+    mbedtls_pk_context key;
+} aiol_tls_identity;
+
+static void aiol_tls_identity_free(aiol_tls_identity *identity) {
+    if (identity == NULL)
+        return;
+    mbedtls_x509_crt_free(&identity->chain);
+    mbedtls_pk_free(&identity->key);
+    aiol_free(&aiol_default_allocator, identity, sizeof(*identity));
+}
+
+static int aiol_tls_parse_key(mbedtls_pk_context *key, const aiol_file *file, const char *password, const char *name) {
+    size_t size = file->size + (strstr(file->data, "-----BEGIN ") == NULL ? 0 : 1); /* with the zero behind PEM */
+    int ret = aiol_mbed_parse_key(key, (const unsigned char *)file->data, size, password);
+    aiol_mbed_text text;
+    if (ret == 0)
+        return 0;
+    if (aiol_mbed_no_memory(ret))
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    if (aiol_mbed_high(ret) == MBEDTLS_ERR_PK_PASSWORD_REQUIRED)
+        return aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: the private key has a password", name);
+    if (aiol_mbed_high(ret) == MBEDTLS_ERR_PK_PASSWORD_MISMATCH)
+        return aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: the password of the private key is another one", name);
+    return aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: private key: %s", name, aiol_mbed_strerror(ret, &text));
+}
+
+/* Makes one of what was read. 0 or a code. */
+static int aiol_tls_identity_new(aiol_file *cert, const char *cert_name, const aiol_file *key, const char *key_name,
+                                 const char *password, aiol_tls_identity **out) {
+    aiol_tls_identity *identity = (aiol_tls_identity *)aiol_alloc_zero(&aiol_default_allocator, sizeof(*identity));
+    int err;
+    if (identity == NULL)
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    mbedtls_x509_crt_init(&identity->chain);
+    mbedtls_pk_init(&identity->key);
+    err = aiol_tls_parse_certificates(&identity->chain, cert, AIOL_TLS_OWN, cert_name);
+    if (err >= 0)
+        err = aiol_tls_parse_key(&identity->key, key, password, key_name);
+    if (err >= 0 && aiol_mbed_check_pair(&identity->chain, &identity->key) != 0)
+        err = aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: the private key is not that of the certificate in %s", key_name, cert_name);
+    if (err < 0) {
+        aiol_tls_identity_free(identity);
+        return err;
+    }
+    *out = identity;
+    return 0;
+}
+
+/* ---- names ---- */
+
+/* The names of a certificate's subject, one after the other: their tags are those of GeneralName. */
+#define AIOL_TLS_SAN_EMAIL (MBEDTLS_ASN1_CONTEXT_SPECIFIC | 1)
+#define AIOL_TLS_SAN_DNS (MBEDTLS_ASN1_CONTEXT_SPECIFIC | 2)
+#define AIOL_TLS_SAN_URI (MBEDTLS_ASN1_CONTEXT_SPECIFIC | 6)
+#define AIOL_TLS_SAN_IP (MBEDTLS_ASN1_CONTEXT_SPECIFIC | 7)
+
+/* Whether a certificate is for a numeric address. mbedTLS 2.28 does not look, later ones take the host's text. */
+static bool aiol_tls_has_address(const mbedtls_x509_crt *crt, const aioloop_address *address) {
+    const size_t size = address->family == AIOLOOP_INET ? 4 : 16;
+    const mbedtls_x509_sequence *name;
+    for (name = &crt->subject_alt_names; name != NULL; name = name->next)
+        if (name->buf.tag == AIOL_TLS_SAN_IP && name->buf.len == size && memcmp(name->buf.p, address->u.ip, size) == 0)
+            return true;
+    return false;
+}
+
+static void aiol_tls_text(aiol_text *t, const char *text) {
+    while (*text != '\0')
+        aiol_text_char(t, *text++);
+}
+
+/* Of what a peer says, printable characters alone. */
+static void aiol_tls_foreign_text(aiol_text *t, const unsigned char *text, size_t size) {
+    size_t i;
+    for (i = 0; i < size; i++)
+        aiol_text_char(t, text[i] >= 0x20 && text[i] < 0x7f ? (char)text[i] : '?');
+}
+
+static void aiol_tls_address_text(aiol_text *t, const unsigned char *ip, size_t size) {
+    if (size == 4)
+        aiol_text_v4(t, ip);
+    else if (size == 16)
+        aiol_text_v6(t, ip);
+    else
+        aiol_text_char(t, '?');
+}
+
+/* One of them as "DNS:example.org". False, and nothing, for kinds that have no such form. */
+static bool aiol_tls_alt_name(aiol_text *t, const mbedtls_x509_buf *name) {
+    switch (name->tag) {
+    case AIOL_TLS_SAN_EMAIL:
+        aiol_tls_text(t, "email:");
+        break;
+    case AIOL_TLS_SAN_DNS:
+        aiol_tls_text(t, "DNS:");
+        break;
+    case AIOL_TLS_SAN_URI:
+        aiol_tls_text(t, "URI:");
+        break;
+    case AIOL_TLS_SAN_IP:
+        aiol_tls_text(t, "IP:");
+        aiol_tls_address_text(t, name->p, name->len);
+        return true;
+    default:
+        return false;
+    }
+    aiol_tls_foreign_text(t, name->p, name->len);
+    return true;
+}
+
+/* For a message: "example.org, *.example.org, 192.0.2.1", as far as it fits; "" if it has no names. */
+static void aiol_tls_names(const mbedtls_x509_crt *crt, char *text, size_t size) {
+    const mbedtls_x509_sequence *name;
+    aiol_text t;
+    t.to = text;
+    t.size = size;
+    t.length = 0;
+    for (name = &crt->subject_alt_names; name != NULL; name = name->next) {
+        const bool number = name->buf.tag == AIOL_TLS_SAN_IP;
+        if (!number && name->buf.tag != AIOL_TLS_SAN_DNS)
+            continue;
+        if (t.length != 0)
+            aiol_tls_text(&t, ", ");
+        if (number)
+            aiol_tls_address_text(&t, name->buf.p, name->buf.len);
+        else
+            aiol_tls_foreign_text(&t, name->buf.p, name->buf.len);
+    }
+    aiol_text_end(&t);
+}
+
+/* ---- as a value ---- */
+
+/* Counted: a connection's, and those of the sessions to resume. */
+typedef struct aiol_tls_certificate {
+    uint32_t refs;
+    size_t block_size;
+    aioloop_ssl_certificate value;
+} aiol_tls_certificate;
+
+static aiol_tls_certificate *aiol_tls_certificate_ref(aiol_tls_certificate *c) {
+    if (c != NULL)
+        aiol_add_u32(&c->refs, 1);
+    return c;
+}
+
+static void aiol_tls_certificate_unref(aiol_tls_certificate *c) {
+    if (c != NULL && aiol_add_u32(&c->refs, (uint32_t)-1) == 0)
+        aiol_free(&aiol_default_allocator, c, c->block_size);
+}
+
+/* Seconds since 1970 of a date of the Gregorian calendar: days of years that begin in March. */
+static int64_t aiol_tls_seconds(const mbedtls_x509_time *t) {
+    const int64_t year = t->mon > 2 ? t->year : t->year - 1;
+    const int64_t month = (t->mon + 9) % 12;
+    const int64_t days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + t->day - 719469;
+    return ((days * 24 + t->hour) * 60 + t->min) * 60 + t->sec;
+}
+
+/* Writes a name such as "CN=example.org, O=Example" behind what t has, which has room for it. */
+static const char *aiol_tls_dn(aiol_text *t, const mbedtls_x509_name *name) {
+    char *text = t->to + t->length;
+    int n = mbedtls_x509_dn_gets(text, t->size - t->length, name);
+    int i;
+    if (n < 0) {
+        n = 0;
+        text[0] = '\0';
+    }
+    for (i = 0; i < n; i++)
+        if (text[i] < 0x20 || text[i] == 0x7f)
+            text[i] = '?';
+    t->length += (size_t)n + 1;
+    return text;
+}
+
+static const char *aiol_tls_serial(aiol_text *t, const mbedtls_x509_buf *serial) {
+    char *text = t->to + t->length;
+    size_t i;
+    for (i = serial->len > 1 && serial->p[0] == 0 ? 1 : 0; i < serial->len; i++) {
+        aiol_text_char(t, "0123456789ABCDEF"[serial->p[i] >> 4]);
+        aiol_text_char(t, "0123456789ABCDEF"[serial->p[i] & 15]);
+    }
+    aiol_text_char(t, '\0');
+    return text;
+}
+
+/* In one block: the struct, the array of names, the DER, the text. NULL when there is no memory. */
+static aiol_tls_certificate *aiol_tls_certificate_new(const mbedtls_x509_crt *crt) {
+    const size_t text_size = 6 * crt->raw.len + 1024; /* no part of it gets longer than that as text */
+    const mbedtls_x509_sequence *name;
+    aiol_tls_certificate *c;
+    const char **names;
+    size_t count = 0;
+    size_t size;
+    aiol_text t;
+    for (name = &crt->subject_alt_names; name != NULL; name = name->next)
+        count++;
+    size = sizeof(*c) + count * sizeof(char *) + crt->raw.len + text_size;
+    c = (aiol_tls_certificate *)aiol_alloc_zero(&aiol_default_allocator, size);
+    if (c == NULL)
+        return NULL;
+    c->refs = 1;
+    c->block_size = size;
+    names = (const char **)(void *)(c + 1);
+    memcpy(names + count, crt->raw.p, crt->raw.len);
+    c->value.der = names + count;
+    c->value.der_size = crt->raw.len;
+    t.to = (char *)(names + count) + crt->raw.len;
+    t.size = text_size;
+    t.length = 0;
+    c->value.subject = aiol_tls_dn(&t, &crt->subject);
+    c->value.issuer = aiol_tls_dn(&t, &crt->issuer);
+    c->value.serial_number = aiol_tls_serial(&t, &crt->serial);
+    c->value.not_before = aiol_tls_seconds(&crt->valid_from);
+    c->value.not_after = aiol_tls_seconds(&crt->valid_to);
+    c->value.subject_alt_names = names;
+    for (name = &crt->subject_alt_names; name != NULL; name = name->next) {
+        const char *text = t.to + t.length;
+        if (name->buf.p == NULL || !aiol_tls_alt_name(&t, &name->buf))
+            continue;
+        aiol_text_char(&t, '\0');
+        names[c->value.subject_alt_name_count++] = text;
+    }
+    return c;
+}
+
+#endif
+
+/* >> src/tls/context.c */
+/*
+ * context.c - how a side speaks TLS. (Python: ssl.SSLContext)
+ *
+ * What is set goes into mbedTLS's configuration at once, so that nothing is left to do for the first session: sessions
+ * in several threads then only read it.
+ */
+#ifndef AIOL_TLS_CONTEXT_C
+#define AIOL_TLS_CONTEXT_C
+
+/* A block that mbedTLS's configuration points into. */
+typedef struct aiol_tls_block {
+    void *data;
+    size_t size;
+} aiol_tls_block;
+
+struct aioloop_ssl_context {
+    uint32_t refs;
+    uint32_t used; /* by a session: read-only */
+    aioloop_tls_side side;
+    aioloop_ssl_verify_mode verify_mode;
+    aioloop_tls_version least;
+    aioloop_tls_version most;
+    bool check_hostname;
+    bool tickets; /* wanted */
+    bool wrapped;
+    const mbedtls_ssl_config *config; /* own, or the user's */
+    mbedtls_ssl_config own;
+    aiol_tls_identity *identities;
+    mbedtls_x509_crt *authorities;
+    mbedtls_x509_crl *revoked;
+    aiol_tls_block suites;
+    aiol_tls_block alpn;
+    aioloop_ssl_sni_callback sni;
+    void *sni_arg;
+    int keylog; /* a descriptor, or -1 */
+#if AIOL_MBED_TICKETS
+    mbedtls_ssl_ticket_context ticket;
+#endif
+};
+
+/* What a configuration calls. */
+static int aiol_tls_server_name(void *arg, mbedtls_ssl_context *ssl, const unsigned char *name, size_t size);
+#if !AIOL_MBED_3 && defined(MBEDTLS_SSL_EXPORT_KEYS)
+static int aiol_tls_log_master(void *arg, const unsigned char *master, const unsigned char *block, size_t mac_size,
+                               size_t key_size, size_t iv_size, const unsigned char client_random[32],
+                               const unsigned char server_random[32], mbedtls_tls_prf_types prf);
+#endif
+
+static void aiol_tls_block_free(aiol_tls_block *block) {
+    aiol_free(&aiol_default_allocator, block->data, block->size);
+    block->data = NULL;
+}
+
+static int aiol_tls_block_new(aiol_tls_block *block, size_t size) {
+    block->size = size;
+    block->data = aiol_alloc_zero(&aiol_default_allocator, size);
+    return block->data == NULL ? aiol_thread_fail(AIOLOOP_ENOMEM, NULL) : 0;
+}
+
+/* Whether a context may be changed. */
+static int aiol_tls_open(aioloop_ssl_context *context) {
+    if (context == NULL)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "no context");
+    if (context->wrapped)
+        return aiol_thread_fail(AIOLOOP_EMISUSE, "the context wraps a configuration, which is to be changed itself");
+    if (aiol_load(&context->used) != 0)
+        return aiol_thread_fail(AIOLOOP_EMISUSE, "the context is in use and cannot be changed any more");
+    return 0;
+}
+
+/* ---- cipher suites ---- */
+
+typedef struct aiol_tls_suite {
+    int id;           /* IANA's */
+    const char *name; /* OpenSSL's */
+} aiol_tls_suite;
+
+/* Those that contexts begin with: forward secret and authenticated, in Python's order. */
+static const aiol_tls_suite aiol_tls_suites[] = {{0x1302, "TLS_AES_256_GCM_SHA384"},
+                                                 {0x1303, "TLS_CHACHA20_POLY1305_SHA256"},
+                                                 {0x1301, "TLS_AES_128_GCM_SHA256"},
+                                                 {0xc02c, "ECDHE-ECDSA-AES256-GCM-SHA384"},
+                                                 {0xc030, "ECDHE-RSA-AES256-GCM-SHA384"},
+                                                 {0xc02b, "ECDHE-ECDSA-AES128-GCM-SHA256"},
+                                                 {0xc02f, "ECDHE-RSA-AES128-GCM-SHA256"},
+                                                 {0xcca9, "ECDHE-ECDSA-CHACHA20-POLY1305"},
+                                                 {0xcca8, "ECDHE-RSA-CHACHA20-POLY1305"}};
+#define AIOL_TLS_SUITES (sizeof(aiol_tls_suites) / sizeof(aiol_tls_suites[0]))
+#define AIOL_TLS_SUITES_1_3 3u
+#define AIOL_TLS_SUITES_MOST 64u
+
+static bool aiol_tls_suite_is_1_3(int id) {
+    return (id & 0xff00) == 0x1300;
+}
+
+/* The number of a suite by one of its names, 0 if this mbedTLS does not have it. Its own names are IANA's with dashes,
+ * and those of TLS 1.3 are of its own kind. */
+static int aiol_tls_suite_find(const char *name) {
+    char own[64];
+    size_t i;
+    for (i = 0; i < AIOL_TLS_SUITES; i++)
+        if (strcmp(name, aiol_tls_suites[i].name) == 0)
+            return mbedtls_ssl_ciphersuite_from_id(aiol_tls_suites[i].id) != NULL ? aiol_tls_suites[i].id : 0;
+    for (i = 0; name[i] != '\0' && i < sizeof(own) - 1; i++)
+        own[i] = name[i] == '_' ? '-' : name[i];
+    own[i] = '\0';
+    return name[i] == '\0' ? mbedtls_ssl_get_ciphersuite_id(own) : 0;
+}
+
+/* Hands a list over, which ends with 0. */
+static void aiol_tls_use_suites(aioloop_ssl_context *c, const aiol_tls_block *block) {
+    mbedtls_ssl_conf_ciphersuites(&c->own, (const int *)block->data);
+    aiol_tls_block_free(&c->suites);
+    c->suites = *block;
+}
+
+/* The default ones of TLS 1.3, if asked for, and of 1.2, as far as mbedTLS has them. Returns how many. */
+static size_t aiol_tls_default_suites(int *list, bool for_1_2) {
+    const size_t count = for_1_2 ? AIOL_TLS_SUITES : AIOL_TLS_SUITES_1_3;
+    size_t n = 0;
+    size_t i;
+    for (i = 0; i < count; i++)
+        if (mbedtls_ssl_ciphersuite_from_id(aiol_tls_suites[i].id) != NULL)
+            list[n++] = aiol_tls_suites[i].id;
+    return n;
+}
+
+/* Reads names up to the next colon each. How many, or a code. */
+static int aiol_tls_parse_suites(const char *ciphers, int *list, size_t room) {
+    size_t n = 0;
+    while (*ciphers != '\0') {
+        const size_t size = strcspn(ciphers, ":");
+        char name[64];
+        int id = 0;
+        if (size < sizeof(name)) {
+            memcpy(name, ciphers, size);
+            name[size] = '\0';
+            id = aiol_tls_suite_find(name);
+        }
+        if (id == 0)
+            return aiol_thread_fail(AIOLOOP_EINVAL, "no such cipher suite: %.*s", (int)aiol_min_size(size, 80), ciphers);
+        if (n == room)
+            return aiol_thread_fail(AIOLOOP_EINVAL, "too many cipher suites");
+        list[n++] = id;
+        ciphers += size + (ciphers[size] == ':');
+    }
+    return n == 0 ? aiol_thread_fail(AIOLOOP_EINVAL, "no cipher suites") : (int)n;
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, const char *ciphers) {
+    aiol_tls_block block;
+    bool names_1_3 = false;
+    int err = aiol_tls_open(context);
+    int i;
+    int *list;
+    if (err == 0 && ciphers == NULL)
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "no cipher suites");
+    if (err == 0)
+        err = aiol_tls_block_new(&block, (AIOL_TLS_SUITES_MOST + AIOL_TLS_SUITES + 1) * sizeof(int));
+    if (err < 0)
+        return err;
+    list = (int *)block.data + AIOL_TLS_SUITES_1_3;
+    err = aiol_tls_parse_suites(ciphers, list, AIOL_TLS_SUITES_MOST);
+    if (err < 0) {
+        aiol_tls_block_free(&block);
+        return err;
+    }
+    for (i = 0; i < err; i++)
+        names_1_3 = names_1_3 || aiol_tls_suite_is_1_3(list[i]);
+    i = names_1_3 ? 0 : (int)aiol_tls_default_suites((int *)block.data, false);
+    memmove((int *)block.data + i, list, ((size_t)err + 1) * sizeof(int));
+    aiol_tls_use_suites(context, &block);
+    return 0;
+}
+
+/* ---- making and ending ---- */
+
+static void aiol_tls_apply_tickets(aioloop_ssl_context *c) {
+#if defined(MBEDTLS_SSL_SESSION_TICKETS)
+    const bool on = c->tickets && c->sni == NULL;
+    mbedtls_ssl_conf_session_tickets(&c->own, on ? MBEDTLS_SSL_SESSION_TICKETS_ENABLED : MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+#if AIOL_MBED_TICKETS
+    if (c->side == AIOLOOP_TLS_SERVER)
+        mbedtls_ssl_conf_session_tickets_cb(&c->own, on ? mbedtls_ssl_ticket_write : NULL, on ? mbedtls_ssl_ticket_parse : NULL,
+                                            &c->ticket);
+#if AIOL_MBED_TLS_1_3
+    if (c->side == AIOLOOP_TLS_SERVER)
+        mbedtls_ssl_conf_new_session_tickets(&c->own, on && c->verify_mode == AIOLOOP_CERT_NONE ? 1 : 0);
+#endif
+#endif
+#else
+    (void)c;
+#endif
+}
+
+/* To mbedTLS a client's OPTIONAL would be to go on whatever it finds, and so it would be on servers: there the session
+ * looks. */
+static void aiol_tls_apply_verify_mode(aioloop_ssl_context *c) {
+    int mode = MBEDTLS_SSL_VERIFY_REQUIRED;
+    if (c->verify_mode == AIOLOOP_CERT_NONE)
+        mode = MBEDTLS_SSL_VERIFY_NONE;
+    else if (c->verify_mode == AIOLOOP_CERT_OPTIONAL && c->side == AIOLOOP_TLS_SERVER)
+        mode = MBEDTLS_SSL_VERIFY_OPTIONAL;
+    mbedtls_ssl_conf_authmode(&c->own, mode);
+    aiol_tls_apply_tickets(c);
+}
+
+static void aiol_tls_context_free(aioloop_ssl_context *c) {
+    mbedtls_ssl_config_free(&c->own);
+#if AIOL_MBED_TICKETS
+    mbedtls_ssl_ticket_free(&c->ticket);
+#endif
+    while (c->identities != NULL) {
+        aiol_tls_identity *identity = c->identities;
+        c->identities = identity->next;
+        aiol_tls_identity_free(identity);
+    }
+    aiol_tls_chain_free(c->authorities);
+    aiol_tls_revoked_free(c->revoked);
+    aiol_tls_block_free(&c->suites);
+    aiol_tls_block_free(&c->alpn);
+    if (c->keylog >= 0)
+        aiol_file_close(c->keylog);
+    aiol_free(&aiol_default_allocator, c, sizeof(*c));
+}
+
+/* An empty one, with the first reference. NULL with the message stored. */
+static aioloop_ssl_context *aiol_tls_context_alloc(aioloop_tls_side side) {
+    aioloop_ssl_context *c;
+    if (side != AIOLOOP_TLS_CLIENT && side != AIOLOOP_TLS_SERVER) {
+        aiol_thread_fail(AIOLOOP_EINVAL, "no such side of TLS: %d", (int)side);
+        return NULL;
+    }
+    if (aiol_mbed_check_sizes() < 0 || aiol_mbed_start() < 0)
+        return NULL;
+    c = (aioloop_ssl_context *)aiol_alloc_zero(&aiol_default_allocator, sizeof(*c));
+    if (c == NULL) {
+        aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    c->refs = 1;
+    c->side = side;
+    c->keylog = -1;
+    c->config = &c->own;
+    mbedtls_ssl_config_init(&c->own);
+#if AIOL_MBED_TICKETS
+    mbedtls_ssl_ticket_init(&c->ticket);
+#endif
+    return c;
+}
+
+/* The defaults. 0 or a code. */
+static int aiol_tls_context_prepare(aioloop_ssl_context *c) {
+    const bool server = c->side == AIOLOOP_TLS_SERVER;
+    aiol_tls_block block;
+    int ret = mbedtls_ssl_config_defaults(&c->own, server ? MBEDTLS_SSL_IS_SERVER : MBEDTLS_SSL_IS_CLIENT,
+                                          MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT);
+    aiol_mbed_text text;
+    int err;
+#if AIOL_MBED_TICKETS
+    if (ret == 0 && server)
+        ret = aiol_mbed_ticket_setup(&c->ticket);
+#endif
+    if (ret == MBEDTLS_ERR_SSL_NO_RNG)
+        return aiol_thread_fail(AIOLOOP_EIO, "the system gives no random bytes");
+    if (ret != 0)
+        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
+    err = aiol_tls_block_new(&block, (AIOL_TLS_SUITES + 1) * sizeof(int));
+    if (err < 0)
+        return err;
+    aiol_tls_default_suites((int *)block.data, true);
+    aiol_tls_use_suites(c, &block);
+    aiol_mbed_configure(&c->own);
+    c->least = AIOLOOP_TLS_1_2;
+    c->most = AIOL_MBED_TLS_1_3 ? AIOLOOP_TLS_1_3 : AIOLOOP_TLS_1_2;
+    c->tickets = true;
+    c->check_hostname = !server;
+    c->verify_mode = server ? AIOLOOP_CERT_NONE : AIOLOOP_CERT_REQUIRED;
+    aiol_tls_apply_verify_mode(c);
+    if (server)
+        mbedtls_ssl_conf_sni(&c->own, aiol_tls_server_name, c);
+    return 0;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side) {
+    aioloop_ssl_context *c = aiol_tls_context_alloc(side);
+    if (c != NULL && aiol_tls_context_prepare(c) < 0) {
+        aiol_tls_context_free(c);
+        c = NULL;
+    }
+    return c;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_wrap(void *config, aioloop_tls_side side) {
+    aioloop_ssl_context *c;
+    if (config == NULL) {
+        aiol_thread_fail(AIOLOOP_EINVAL, "no configuration");
+        return NULL;
+    }
+    c = aiol_tls_context_alloc(side);
+    if (c != NULL) {
+        c->wrapped = true;
+        c->config = (const mbedtls_ssl_config *)config;
+    }
+    return c;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_context_ref(aioloop_ssl_context *context) {
+    if (context != NULL)
+        aiol_add_u32(&context->refs, 1);
+    return context;
+}
+
+AIOLOOP_API void aioloop_ssl_context_unref(aioloop_ssl_context *context) {
+    if (context != NULL && aiol_add_u32(&context->refs, (uint32_t)-1) == 0)
+        aiol_tls_context_free(context);
+}
+
+/* ---- certificates ---- */
+
+/* Hands an identity over to mbedTLS. 0 or a code, and then it is freed. */
+static int aiol_tls_add_identity(aioloop_ssl_context *c, aiol_tls_identity *identity) {
+    if (mbedtls_ssl_conf_own_cert(&c->own, &identity->chain, &identity->key) != 0) {
+        aiol_tls_identity_free(identity);
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    }
+    identity->next = c->identities;
+    c->identities = identity;
+    return 0;
+}
+
+/* Of two files that were taken, or failed to be; drops them. */
+static int aiol_tls_load_identity(aioloop_ssl_context *c, int err, aiol_file *cert, const char *cert_name, aiol_file *key,
+                                  const char *key_name, const char *password) {
+    aiol_tls_identity *identity = NULL;
+    const bool together = key->data == NULL;
+    if (err == 0)
+        err = aiol_tls_identity_new(cert, cert_name, together ? cert : key, together ? cert_name : key_name, password, &identity);
+    if (err == 0)
+        err = aiol_tls_add_identity(c, identity);
+    aiol_tls_drop_file(cert);
+    aiol_tls_drop_file(key);
+    return err;
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile, const char *keyfile,
+                                                    const char *password) {
+    aiol_file cert = AIOLOOP_ZERO;
+    aiol_file key = AIOLOOP_ZERO;
+    int err = aiol_tls_open(context);
+    if (err == 0 && certfile == NULL)
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "no certificate");
+    if (err == 0)
+        err = aiol_tls_take_file(certfile, &cert);
+    if (err == 0 && keyfile != NULL)
+        err = aiol_tls_take_file(keyfile, &key);
+    return aiol_tls_load_identity(context, err, &cert, certfile, &key, keyfile, password);
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert, size_t cert_size,
+                                                           const void *key, size_t key_size, const char *password) {
+    aiol_file cert_copy = AIOLOOP_ZERO;
+    aiol_file key_copy = AIOLOOP_ZERO;
+    int err = aiol_tls_open(context);
+    if (err == 0)
+        err = aiol_tls_take_memory(cert, cert_size, &cert_copy);
+    if (err == 0 && key != NULL)
+        err = aiol_tls_take_memory(key, key_size, &key_copy);
+    return aiol_tls_load_identity(context, err, &cert_copy, "the certificate", &key_copy, "the key", password);
+}
+
+static void aiol_tls_trust(aioloop_ssl_context *c, mbedtls_x509_crt *authorities, mbedtls_x509_crl *revoked) {
+    mbedtls_ssl_conf_ca_chain(&c->own, authorities, revoked);
+    if (c->authorities != authorities)
+        aiol_tls_chain_free(c->authorities);
+    if (c->revoked != revoked)
+        aiol_tls_revoked_free(c->revoked);
+    c->authorities = authorities;
+    c->revoked = revoked;
+}
+
+/* What load_verify_locations collects. */
+typedef struct aiol_tls_trusting {
+    mbedtls_x509_crt *chain;
+    aiol_tls_strictness strictness;
+    int taken;
+} aiol_tls_trusting;
+
+/* 0 or a code. In a folder what cannot be read is passed over too. */
+static int aiol_tls_trust_file(void *arg, const char *file) {
+    aiol_tls_trusting *t = (aiol_tls_trusting *)arg;
+    aiol_file contents = AIOLOOP_ZERO;
+    int n = aiol_tls_take_file(file, &contents);
+    if (n == 0)
+        n = aiol_tls_parse_certificates(t->chain, &contents, t->strictness, file);
+    else if (t->strictness == AIOL_TLS_FOLDER && n != AIOLOOP_ENOMEM)
+        n = 0;
+    aiol_tls_drop_file(&contents);
+    if (n > 0)
+        t->taken += n;
+    return n < 0 ? n : 0;
+}
+
+static int aiol_tls_trust_folder(aiol_tls_trusting *t, const char *folder) {
+    int err;
+    t->strictness = AIOL_TLS_FOLDER;
+    err = aiol_folder_each(&aiol_default_allocator, folder, aiol_tls_trust_file, t);
+    if (err < 0)
+        aiol_thread_fail(err, "%s: %s", folder, aioloop_strerror(err));
+    return err;
+}
+
+/* Begins with the authorities that there are. 0 or a code. */
+static int aiol_tls_trusting_begin(aiol_tls_trusting *t, aioloop_ssl_context *c) {
+    t->strictness = AIOL_TLS_TRUSTED;
+    t->taken = 0;
+    t->chain = aiol_tls_chain_copy(c->authorities);
+    return t->chain == NULL ? AIOLOOP_ENOMEM : 0;
+}
+
+/* Keeps what was collected, unless there is nothing or it failed. How many, or the code. */
+static int aiol_tls_trusting_end(aiol_tls_trusting *t, aioloop_ssl_context *c, int err) {
+    if (err < 0 || t->taken == 0) {
+        aiol_tls_chain_free(t->chain);
+        return err < 0 ? err : 0;
+    }
+    aiol_tls_trust(c, t->chain, c->revoked);
+    return t->taken;
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile, const char *capath) {
+    aiol_tls_trusting t;
+    int err = aiol_tls_open(context);
+    if (err == 0 && cafile == NULL && capath == NULL)
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "neither a file nor a folder of certificates");
+    if (err == 0)
+        err = aiol_tls_trusting_begin(&t, context);
+    if (err < 0)
+        return err;
+    if (cafile != NULL)
+        err = aiol_tls_trust_file(&t, cafile);
+    if (err == 0 && capath != NULL)
+        err = aiol_tls_trust_folder(&t, capath);
+    if (err == 0 && t.taken == 0)
+        err = aiol_thread_fail(AIOLOOP_ESSL_CERTIFICATE, "%s: there is no certificate in it", capath);
+    return aiol_tls_trusting_end(&t, context, err);
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *context, const void *data, size_t size) {
+    aiol_file copy = AIOLOOP_ZERO;
+    aiol_tls_trusting t;
+    int err = aiol_tls_open(context);
+    if (err == 0)
+        err = aiol_tls_take_memory(data, size, &copy);
+    if (err == 0)
+        err = aiol_tls_trusting_begin(&t, context);
+    if (err == 0) {
+        err = aiol_tls_parse_certificates(t.chain, &copy, t.strictness, "the certificates");
+        t.taken = err;
+        err = aiol_tls_trusting_end(&t, context, err);
+    }
+    aiol_tls_drop_file(&copy);
+    return err;
+}
+
+/* ENOMEM is the one failure that is told: places that are not there or cannot be read are passed over. */
+static int aiol_tls_trust_system(aiol_tls_trusting *t) {
+    static const char *const files[] = {"/etc/ssl/certs/ca-certificates.crt",                /* Debian, Arch, Alpine */
+                                        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", /* Fedora, RHEL */
+                                        "/etc/ssl/ca-bundle.pem",                            /* openSUSE */
+                                        "/etc/ssl/cert.pem",                                 /* macOS, BSDs */
+                                        "/usr/local/share/certs/ca-root-nss.crt"};           /* FreeBSD */
+    static const char *const folders[] = {"/etc/ssl/certs", "/etc/pki/tls/certs", "/system/etc/security/cacerts"};
+    const char *file = aiol_environment("SSL_CERT_FILE");
+    const char *folder = aiol_environment("SSL_CERT_DIR");
+    const bool told = file != NULL || folder != NULL;
+    int err = 0;
+    size_t i;
+    t->strictness = AIOL_TLS_FOLDER;
+    if (file != NULL)
+        err = aiol_tls_trust_file(t, file);
+    if (folder != NULL && err == 0)
+        err = aiol_tls_trust_folder(t, folder);
+    for (i = 0; !told && t->taken == 0 && err != AIOLOOP_ENOMEM && i < sizeof(files) / sizeof(files[0]); i++)
+        err = aiol_tls_trust_file(t, files[i]);
+    for (i = 0; !told && t->taken == 0 && err != AIOLOOP_ENOMEM && i < sizeof(folders) / sizeof(folders[0]); i++)
+        err = aiol_tls_trust_folder(t, folders[i]);
+    return err == AIOLOOP_ENOMEM ? err : 0;
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_default_certs(aioloop_ssl_context *context) {
+    aiol_tls_trusting t;
+    int err = aiol_tls_open(context);
+    if (err == 0)
+        err = aiol_tls_trusting_begin(&t, context);
+    if (err < 0)
+        return err;
+    return aiol_tls_trusting_end(&t, context, aiol_tls_trust_system(&t));
+}
+
+/* Of what was taken, or failed to be; drops it. */
+static int aiol_tls_revoke(aioloop_ssl_context *c, int err, aiol_file *file, const char *name) {
+    mbedtls_x509_crl *revoked = NULL;
+    aiol_mbed_text text;
+    int ret;
+    if (err == 0) {
+        revoked = aiol_tls_revoked_copy(c->revoked);
+        err = revoked == NULL ? AIOLOOP_ENOMEM : 0;
+    }
+    if (err == 0) {
+        size_t size = file->size + (strstr(file->data, "-----BEGIN ") == NULL ? 0 : 1);
+        ret = mbedtls_x509_crl_parse(revoked, (const unsigned char *)file->data, size);
+        if (ret != 0)
+            err = aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL_CERTIFICATE,
+                                   "%s: list of revoked certificates: %s", name, aiol_mbed_strerror(ret, &text));
+    }
+    if (err == 0)
+        aiol_tls_trust(c, c->authorities, revoked);
+    else
+        aiol_tls_revoked_free(revoked);
+    aiol_tls_drop_file(file);
+    return err;
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_crl(aioloop_ssl_context *context, const char *file) {
+    aiol_file contents = AIOLOOP_ZERO;
+    int err = aiol_tls_open(context);
+    if (err == 0 && file == NULL)
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "no file");
+    if (err == 0)
+        err = aiol_tls_take_file(file, &contents);
+    return aiol_tls_revoke(context, err, &contents, file);
+}
+
+AIOLOOP_API int aioloop_ssl_context_load_crl_memory(aioloop_ssl_context *context, const void *data, size_t size) {
+    aiol_file copy = AIOLOOP_ZERO;
+    int err = aiol_tls_open(context);
+    if (err == 0)
+        err = aiol_tls_take_memory(data, size, &copy);
+    return aiol_tls_revoke(context, err, &copy, "the list");
+}
+
+/* ---- what to insist on ---- */
+
+AIOLOOP_API int aioloop_ssl_context_set_verify_mode(aioloop_ssl_context *context, aioloop_ssl_verify_mode mode) {
+    int err = aiol_tls_open(context);
+    if (err < 0)
+        return err;
+    if (mode != AIOLOOP_CERT_NONE && mode != AIOLOOP_CERT_OPTIONAL && mode != AIOLOOP_CERT_REQUIRED)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "no such way to verify: %d", (int)mode);
+    if (mode == AIOLOOP_CERT_NONE && context->check_hostname)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "AIOLOOP_CERT_NONE while the host name is checked: turn that off first");
+    context->verify_mode = mode;
+    aiol_tls_apply_verify_mode(context);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_check_hostname(aioloop_ssl_context *context, bool check) {
+    int err = aiol_tls_open(context);
+    if (err < 0)
+        return err;
+    if (context->side == AIOLOOP_TLS_SERVER)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "a server has no host name to check");
+    context->check_hostname = check;
+    if (check && context->verify_mode == AIOLOOP_CERT_NONE)
+        context->verify_mode = AIOLOOP_CERT_REQUIRED;
+    aiol_tls_apply_verify_mode(context);
+    return 0;
+}
+
+static int aiol_tls_set_versions(aioloop_ssl_context *context, aioloop_tls_version version, bool least) {
+    int err = aiol_tls_open(context);
+    if (err < 0)
+        return err;
+    if (version != AIOLOOP_TLS_1_2 && version != AIOLOOP_TLS_1_3)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "no such version of TLS: 0x%04x", (unsigned)version);
+    if (version == AIOLOOP_TLS_1_3 && !AIOL_MBED_TLS_1_3)
+        return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "this mbedTLS has no TLS 1.3");
+    if (least ? version > context->most : version < context->least)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "the least version is above the most");
+    if (least)
+        context->least = version;
+    else
+        context->most = version;
+    aiol_mbed_set_version(&context->own, least, version);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_minimum_version(aioloop_ssl_context *context, aioloop_tls_version version) {
+    return aiol_tls_set_versions(context, version, true);
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_maximum_version(aioloop_ssl_context *context, aioloop_tls_version version) {
+    return aiol_tls_set_versions(context, version, false);
+}
+
+/* Copies the names behind an array of pointers to them, which ends with NULL. */
+static int aiol_tls_copy_protocols(aiol_tls_block *block, const char *const *protocols, size_t count) {
+    const char **list;
+    size_t size = (count + 1) * sizeof(char *);
+    char *text;
+    size_t i;
+    int err;
+    for (i = 0; i < count; i++) {
+        size_t length = protocols[i] == NULL ? 0 : strlen(protocols[i]);
+        if (length == 0 || length > 255)
+            return aiol_thread_fail(AIOLOOP_EINVAL, "the name of a protocol has 1 to 255 bytes");
+        size += length + 1;
+    }
+    err = aiol_tls_block_new(block, size);
+    if (err < 0)
+        return err;
+    list = (const char **)block->data;
+    text = (char *)(list + count + 1);
+    for (i = 0; i < count; i++) {
+        list[i] = text;
+        size = strlen(protocols[i]) + 1;
+        memcpy(text, protocols[i], size);
+        text += size;
+    }
+    return 0;
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols, size_t count) {
+    aiol_tls_block block = AIOLOOP_ZERO;
+    int err = aiol_tls_open(context);
+    if (err == 0 && (count > 64 || (count != 0 && protocols == NULL)))
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "0 to 64 protocols");
+    if (err == 0 && count != 0)
+        err = aiol_tls_copy_protocols(&block, protocols, count);
+    if (err < 0)
+        return err;
+    if (block.data != NULL)
+        mbedtls_ssl_conf_alpn_protocols(&context->own, (const char **)block.data);
+    else
+        context->own.AIOL_MBED_PRIVATE(alpn_list) = NULL; /* the function does not take it */
+    aiol_tls_block_free(&context->alpn);
+    context->alpn = block;
+    return 0;
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback, void *arg) {
+    int err = aiol_tls_open(context);
+    if (err < 0)
+        return err;
+    if (context->side != AIOLOOP_TLS_SERVER)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "only servers are told names");
+    context->sni = callback;
+    context->sni_arg = arg;
+    aiol_tls_apply_tickets(context);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_session_tickets(aioloop_ssl_context *context, bool on) {
+    int err = aiol_tls_open(context);
+    if (err < 0)
+        return err;
+    if (on && !AIOL_MBED_TICKETS)
+        return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "this mbedTLS has no tickets");
+    context->tickets = on;
+    aiol_tls_apply_tickets(context);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, const char *file) {
+    int fd = -1;
+    int err = aiol_tls_open(context);
+    if (err < 0)
+        return err;
+#if !AIOL_MBED_3 && !defined(MBEDTLS_SSL_EXPORT_KEYS)
+    if (file != NULL)
+        return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "this mbedTLS does not tell keys");
+#endif
+    if (file != NULL)
+        fd = aiol_file_append_to(file);
+    if (file != NULL && fd < 0)
+        return aiol_thread_fail(fd, "%s: %s", file, aioloop_strerror(fd));
+    if (context->keylog >= 0)
+        aiol_file_close(context->keylog);
+    context->keylog = fd;
+#if !AIOL_MBED_3 && defined(MBEDTLS_SSL_EXPORT_KEYS)
+    mbedtls_ssl_conf_export_keys_ext_cb(&context->own, fd < 0 ? NULL : aiol_tls_log_master, context);
+#endif
+    return 0;
+}
+
+AIOLOOP_API aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side) {
+    aioloop_ssl_context *c = aioloop_ssl_context_new(side);
+    const char *keylog = aiol_environment("SSLKEYLOGFILE");
+    int err = 0;
+    if (c == NULL)
+        return NULL;
+    if (side == AIOLOOP_TLS_CLIENT)
+        err = aioloop_ssl_context_load_default_certs(c);
+    if (err >= 0 && keylog != NULL && keylog[0] != '\0')
+        err = aioloop_ssl_context_set_keylog(c, keylog);
+    if (err < 0) {
+        aiol_tls_context_free(c);
+        c = NULL;
+    }
+    return c;
+}
+
+#endif
+
+/* >> src/tls/session.c */
+/*
+ * session.c - one side of a TLS connection. (Python: ssl.SSLObject)
+ *
+ * The handshake goes step by step, for what a step was about tells what mbedTLS does not: whether a certificate was
+ * sent or a session resumed, and on servers whether an optional certificate is a good one. Everything that is sent goes
+ * through one function, so a failure of which nobody was told is seen by its silence, and gets an alert.
+ */
+#ifndef AIOL_TLS_SESSION_C
+#define AIOL_TLS_SESSION_C
+
+#define AIOL_TLS_HOST_MOST 255u
+
+struct aioloop_ssl_session {
+    uint32_t refs;
+    aioloop_ssl_context *context;
+    aiol_tls_certificate *peer; /* a resumed session has no other */
+    char hostname[AIOL_TLS_HOST_MOST + 1];
+    mbedtls_ssl_session session;
+};
+
+struct aiol_tls_session {
+    mbedtls_ssl_context ssl;
+    aioloop_ssl_context *context;
+    aioloop_ssl_context *chosen; /* by the server's callback; NULL: none */
+    aiol_tls_io io;
+    bool server_side;
+    bool done;     /* the handshake */
+    bool verified; /* the peer was asked for a certificate in this handshake: nothing was resumed */
+    bool starved;  /* the last receive had nothing */
+    bool said;     /* goodbye */
+    bool heard;    /* the peer's */
+    bool reused;
+    bool self_signed;
+    int failed;      /* the code of everything from now on */
+    int io_error;    /* of receive or send */
+    unsigned sent;   /* how many times something was sent */
+    int alert;       /* the last that was sent in clear; -1: none */
+    uint32_t flags;  /* of all certificates of the chain */
+    aioloop_address address; /* hostname is a number: this */
+    aioloop_ssl_cipher cipher;
+    aiol_tls_certificate *peer;
+    aioloop_ssl_session *resumable;
+    char hostname[AIOL_TLS_HOST_MOST + 1]; /* on servers what the client said */
+    char names[96]; /* of a certificate that is for others */
+    char message[AIOL_ERROR_TEXT_SIZE];
+};
+
+/* ---- sessions to resume ---- */
+
+AIOLOOP_API aioloop_ssl_session *aioloop_ssl_session_ref(aioloop_ssl_session *session) {
+    if (session != NULL)
+        aiol_add_u32(&session->refs, 1);
+    return session;
+}
+
+AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
+    if (session == NULL || aiol_add_u32(&session->refs, (uint32_t)-1) != 0)
+        return;
+    mbedtls_ssl_session_free(&session->session);
+    aiol_tls_certificate_unref(session->peer);
+    aioloop_ssl_context_unref(session->context);
+    aiol_free(&aiol_default_allocator, session, sizeof(*session));
+}
+
+static aiol_tls_certificate *aiol_tls_peer(aiol_tls_session *s) {
+    if (s->peer == NULL && s->done) {
+        const mbedtls_x509_crt *crt = mbedtls_ssl_get_peer_cert(&s->ssl);
+        if (crt != NULL)
+            s->peer = aiol_tls_certificate_new(crt);
+    }
+    return s->peer;
+}
+
+/* Takes what a client can resume with in place of what it had. Without memory nothing is kept. */
+static void aiol_tls_keep_session(aiol_tls_session *s) {
+    aioloop_ssl_session *kept = (aioloop_ssl_session *)aiol_alloc_zero(&aiol_default_allocator, sizeof(*kept));
+    if (kept == NULL)
+        return;
+    kept->refs = 1;
+    mbedtls_ssl_session_init(&kept->session);
+    kept->context = aioloop_ssl_context_ref(s->context);
+    kept->peer = aiol_tls_certificate_ref(aiol_tls_peer(s));
+    memcpy(kept->hostname, s->hostname, sizeof(kept->hostname));
+    if (mbedtls_ssl_get_session(&s->ssl, &kept->session) != 0) {
+        aioloop_ssl_session_unref(kept);
+        return;
+    }
+    aioloop_ssl_session_unref(s->resumable);
+    s->resumable = kept;
+}
+
+static bool aiol_tls_is_1_3(const aiol_tls_session *s) {
+    return strcmp(mbedtls_ssl_get_version(&s->ssl), "TLSv1.3") == 0;
+}
+
+/* ---- failing ---- */
+
+static int aiol_tls_say(aiol_tls_session *s, int code, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(s->message, sizeof(s->message), format, arguments);
+    va_end(arguments);
+    s->failed = code;
+    return code;
+}
+
+/* "example.org", or who it is where there is no name. */
+static const char *aiol_tls_who(const aiol_tls_session *s) {
+    if (s->server_side)
+        return "the client";
+    return s->hostname[0] != '\0' ? s->hostname : "the server";
+}
+
+static int aiol_tls_fail_verify(aiol_tls_session *s, uint32_t flags) {
+    const char *what = aiol_mbed_verify_text(flags);
+    if ((flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0 && s->self_signed)
+        what = "it is signed by itself, and not trusted";
+    else if ((flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0 && s->context->authorities == NULL && s->chosen == NULL &&
+             !s->context->wrapped)
+        what = "no authorities are loaded that could be trusted";
+    else if (flags == MBEDTLS_X509_BADCERT_CN_MISMATCH && s->names[0] != '\0')
+        return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": it is for %s", aiol_tls_who(s),
+                            s->names);
+    return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": %s", aiol_tls_who(s), what);
+}
+
+/* What the alert that was sent says of why the two did not agree; NULL: it says something else. */
+static const char *aiol_tls_disagreement(const aiol_tls_session *s, int ret) {
+    if (s->alert == MBEDTLS_SSL_ALERT_MSG_UNRECOGNIZED_NAME)
+        return "the name that the client asks for is refused";
+    if (s->alert == MBEDTLS_SSL_ALERT_MSG_NO_APPLICATION_PROTOCOL)
+        return "none of the protocols that the client speaks (ALPN)";
+    if (s->alert == MBEDTLS_SSL_ALERT_MSG_PROTOCOL_VERSION || aiol_mbed_high(ret) == AIOL_MBED_ERR_VERSION)
+        return "no version of TLS in common";
+    if (s->server_side && s->context->identities == NULL && s->chosen == NULL && !s->context->wrapped)
+        return "no certificate was loaded";
+    if (s->alert == MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE || aiol_mbed_high(ret) == AIOL_MBED_ERR_NOTHING_SHARED)
+        return "no cipher suite, group or signature in common";
+    return NULL;
+}
+
+/* The flags of the peer's certificate, also while it is not yet accepted. */
+static uint32_t aiol_tls_flags(const aiol_tls_session *s) {
+    const uint32_t flags = mbedtls_ssl_get_verify_result(&s->ssl);
+    return flags == 0xffffffffu || flags == MBEDTLS_X509_BADCERT_SKIP_VERIFY ? s->flags : flags;
+}
+
+/* Whether it was the certificate. */
+static bool aiol_tls_was_certificate(const aiol_tls_session *s, int ret) {
+    const int high = aiol_mbed_high(ret);
+    return high == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || high == MBEDTLS_ERR_SSL_CA_CHAIN_REQUIRED ||
+           high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE || (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
+}
+
+/* Translates what mbedTLS answered. */
+static int aiol_tls_translate(aiol_tls_session *s, int ret) {
+    const char *disagreement = s->done ? NULL : aiol_tls_disagreement(s, ret);
+    aiol_mbed_text text;
+    if (s->io_error < 0)
+        return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(s->io_error));
+    if (aiol_mbed_no_memory(ret))
+        return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ENOMEM));
+    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+        return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
+                            aiol_mbed_alert_name(s->ssl.AIOL_MBED_PRIVATE(in_msg)[1]));
+    if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
+        return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
+    if (aiol_tls_was_certificate(s, ret))
+        return aiol_tls_fail_verify(s, aiol_tls_flags(s));
+    if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
+        return aiol_tls_say(s, AIOLOOP_ECONNRESET, "TLS with %s: it left during the handshake", aiol_tls_who(s));
+    if (disagreement != NULL)
+        return aiol_tls_say(s, AIOLOOP_ESSL_HANDSHAKE, "TLS with %s: %s", aiol_tls_who(s), disagreement);
+    return aiol_tls_say(s, AIOLOOP_ESSL, "TLS with %s: %s", aiol_tls_who(s), aiol_mbed_strerror(ret, &text));
+}
+
+/* Which alert a failure deserves that had none. */
+static int aiol_tls_alert_for(int code, int ret) {
+    if (code == AIOLOOP_ESSL_CERT_VERIFY)
+        return MBEDTLS_SSL_ALERT_MSG_BAD_CERT;
+    if (code == AIOLOOP_ESSL_HANDSHAKE)
+        return MBEDTLS_SSL_ALERT_MSG_HANDSHAKE_FAILURE;
+    if (code != AIOLOOP_ESSL)
+        return MBEDTLS_SSL_ALERT_MSG_INTERNAL_ERROR;
+    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC)
+        return MBEDTLS_SSL_ALERT_MSG_BAD_RECORD_MAC;
+    if (ret == MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE)
+        return MBEDTLS_SSL_ALERT_MSG_UNEXPECTED_MESSAGE;
+    return MBEDTLS_SSL_ALERT_MSG_DECODE_ERROR;
+}
+
+/* The end of it: ret came of a call before which `sent` had this value. Returns the code. */
+static int aiol_tls_fail(aiol_tls_session *s, int ret, unsigned sent) {
+    const int code = aiol_tls_translate(s, ret);
+    if (s->sent == sent && s->io_error == 0 && code != AIOLOOP_ESSL_ALERT && code != AIOLOOP_ECONNRESET)
+        mbedtls_ssl_send_alert_message(&s->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, (unsigned char)aiol_tls_alert_for(code, ret));
+    return code;
+}
+
+/* ---- what mbedTLS calls ---- */
+
+static int aiol_tls_on_send(void *arg, const unsigned char *data, size_t size) {
+    aiol_tls_session *s = (aiol_tls_session *)arg;
+    int err = s->io.send(s->io.owner, data, size);
+    s->sent++;
+    if (size == 7 && data[0] == MBEDTLS_SSL_MSG_ALERT)
+        s->alert = data[6];
+    if (err < 0) {
+        s->io_error = err;
+        return MBEDTLS_ERR_SSL_INTERNAL_ERROR;
+    }
+    return (int)size;
+}
+
+static int aiol_tls_on_receive(void *arg, unsigned char *buffer, size_t size) {
+    aiol_tls_session *s = (aiol_tls_session *)arg;
+    int64_t n = s->io.receive(s->io.owner, buffer, aiol_min_size(size, INT_MAX));
+    s->starved = n == AIOL_TLS_MORE;
+    if (n == AIOL_TLS_MORE)
+        return MBEDTLS_ERR_SSL_WANT_READ;
+    if (n < 0) {
+        s->io_error = (int)n;
+        return MBEDTLS_ERR_SSL_INTERNAL_ERROR;
+    }
+    return (int)n;
+}
+
+/* For each certificate of a chain, from the authority's down to the peer's, which has depth 0. */
+static int aiol_tls_on_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint32_t *flags) {
+    aiol_tls_session *s = (aiol_tls_session *)arg;
+    if (depth == 0 && !s->server_side) {
+        if (!s->context->check_hostname)
+            *flags &= ~(uint32_t)MBEDTLS_X509_BADCERT_CN_MISMATCH;
+        else if (s->address.family != AIOLOOP_UNSPEC && !aiol_tls_has_address(crt, &s->address))
+            *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
+    }
+    if ((*flags & MBEDTLS_X509_BADCERT_CN_MISMATCH) != 0)
+        aiol_tls_names(crt, s->names, sizeof(s->names));
+    if (depth == 0 && crt->issuer_raw.len == crt->subject_raw.len &&
+        memcmp(crt->issuer_raw.p, crt->subject_raw.p, crt->issuer_raw.len) == 0)
+        s->self_signed = true;
+    s->flags |= *flags;
+    return 0;
+}
+
+/* Goes on with another context's certificates and demands. 0, or -1 to refuse: mbedTLS would fill in what is missing there from
+ * the first context. */
+static int aiol_tls_choose(aiol_tls_session *s, aioloop_ssl_context *chosen) {
+    const aiol_tls_identity *identity;
+    int ret = 0;
+    if (chosen->side != AIOLOOP_TLS_SERVER || chosen->wrapped || chosen->identities == NULL ||
+        (chosen->verify_mode != AIOLOOP_CERT_NONE && chosen->authorities == NULL))
+        return -1;
+    s->chosen = aioloop_ssl_context_ref(chosen);
+    aiol_store(&chosen->used, 1);
+    for (identity = chosen->identities; identity != NULL && ret == 0; identity = identity->next)
+        ret = mbedtls_ssl_set_hs_own_cert(&s->ssl, (mbedtls_x509_crt *)&identity->chain, (mbedtls_pk_context *)&identity->key);
+    mbedtls_ssl_set_hs_ca_chain(&s->ssl, chosen->authorities, chosen->revoked);
+    mbedtls_ssl_set_hs_authmode(&s->ssl, chosen->verify_mode == AIOLOOP_CERT_NONE       ? MBEDTLS_SSL_VERIFY_NONE
+                                         : chosen->verify_mode == AIOLOOP_CERT_OPTIONAL ? MBEDTLS_SSL_VERIFY_OPTIONAL
+                                                                                        : MBEDTLS_SSL_VERIFY_REQUIRED);
+    return ret == 0 ? 0 : -1;
+}
+
+/* A client has said a name. It may do so twice, in TLS 1.3, but not another one. */
+static int aiol_tls_server_name(void *arg, mbedtls_ssl_context *ssl, const unsigned char *name, size_t size) {
+    aiol_tls_session *s = AIOL_CONTAINER(ssl, aiol_tls_session, ssl);
+    aioloop_ssl_context *c = (aioloop_ssl_context *)arg;
+    aioloop_ssl_context *chosen;
+    const bool again = s->hostname[0] != '\0';
+    size_t i;
+    if (size == 0 || size > AIOL_TLS_HOST_MOST)
+        return -1;
+    for (i = 0; i < size; i++)
+        if (name[i] <= 0x20 || name[i] >= 0x7f)
+            return -1;
+    if (again)
+        return strlen(s->hostname) == size && memcmp(s->hostname, name, size) == 0 ? 0 : -1;
+    memcpy(s->hostname, name, size);
+    s->hostname[size] = '\0';
+    if (c->sni == NULL)
+        return 0;
+    chosen = c->sni(c, s->hostname, c->sni_arg);
+    if (chosen == c)
+        return 0;
+    return chosen == NULL ? -1 : aiol_tls_choose(s, chosen);
+}
+
+/* ---- the log of keys ---- */
+
+static size_t aiol_tls_hex(char *to, const unsigned char *data, size_t size) {
+    size_t i;
+    for (i = 0; i < size; i++) {
+        to[2 * i] = "0123456789abcdef"[data[i] >> 4];
+        to[2 * i + 1] = "0123456789abcdef"[data[i] & 15];
+    }
+    return 2 * size;
+}
+
+/* A line of NSS's format. */
+static void aiol_tls_log_key(int fd, const char *label, const unsigned char client_random[32], const unsigned char *secret,
+                             size_t size) {
+    char line[32 + 64 + 1 + 2 * 64 + 1];
+    size_t n = strlen(label);
+    if (size > 64)
+        return;
+    memcpy(line, label, n);
+    line[n++] = ' ';
+    n += aiol_tls_hex(line + n, client_random, 32);
+    line[n++] = ' ';
+    n += aiol_tls_hex(line + n, secret, size);
+    line[n++] = '\n';
+    aiol_file_append(fd, line, n);
+    aiol_wipe(line, sizeof(line));
+}
+
+#if AIOL_MBED_3
+static void aiol_tls_on_key(void *arg, mbedtls_ssl_key_export_type type, const unsigned char *secret, size_t size,
+                            const unsigned char client_random[32], const unsigned char server_random[32],
+                            mbedtls_tls_prf_types prf) {
+    const aiol_tls_session *s = (const aiol_tls_session *)arg;
+    const char *label = NULL;
+    (void)server_random;
+    (void)prf;
+    if (type == MBEDTLS_SSL_KEY_EXPORT_TLS12_MASTER_SECRET)
+        label = "CLIENT_RANDOM";
+#if AIOL_MBED_TLS_1_3
+    else if (type == MBEDTLS_SSL_KEY_EXPORT_TLS1_3_CLIENT_HANDSHAKE_TRAFFIC_SECRET)
+        label = "CLIENT_HANDSHAKE_TRAFFIC_SECRET";
+    else if (type == MBEDTLS_SSL_KEY_EXPORT_TLS1_3_SERVER_HANDSHAKE_TRAFFIC_SECRET)
+        label = "SERVER_HANDSHAKE_TRAFFIC_SECRET";
+    else if (type == MBEDTLS_SSL_KEY_EXPORT_TLS1_3_CLIENT_APPLICATION_TRAFFIC_SECRET)
+        label = "CLIENT_TRAFFIC_SECRET_0";
+    else if (type == MBEDTLS_SSL_KEY_EXPORT_TLS1_3_SERVER_APPLICATION_TRAFFIC_SECRET)
+        label = "SERVER_TRAFFIC_SECRET_0";
+#endif
+    if (label != NULL)
+        aiol_tls_log_key(s->context->keylog, label, client_random, secret, size);
+}
+#elif defined(MBEDTLS_SSL_EXPORT_KEYS)
+static int aiol_tls_log_master(void *arg, const unsigned char *master, const unsigned char *block, size_t mac_size,
+                               size_t key_size, size_t iv_size, const unsigned char client_random[32],
+                               const unsigned char server_random[32], mbedtls_tls_prf_types prf) {
+    const aioloop_ssl_context *c = (const aioloop_ssl_context *)arg;
+    (void)block;
+    (void)mac_size;
+    (void)key_size;
+    (void)iv_size;
+    (void)server_random;
+    (void)prf;
+    aiol_tls_log_key(c->keylog, "CLIENT_RANDOM", client_random, master, 48);
+    return 0;
+}
+#endif
+
+/* ---- making and ending ---- */
+
+AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s) {
+    if (s == NULL)
+        return;
+    mbedtls_ssl_free(&s->ssl);
+    aioloop_ssl_session_unref(s->resumable);
+    aiol_tls_certificate_unref(s->peer);
+    aioloop_ssl_context_unref(s->chosen);
+    aioloop_ssl_context_unref(s->context);
+    aiol_free(&aiol_default_allocator, s, sizeof(*s));
+}
+
+/* Whether a client may call itself to be speaking to that. */
+static int aiol_tls_check_hostname(const char *hostname) {
+    size_t i;
+    if (hostname[0] == '.' || strlen(hostname) > AIOL_TLS_HOST_MOST)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "server_hostname is no name of a host: \"%.80s\"", hostname);
+    for (i = 0; hostname[i] != '\0'; i++)
+        if ((unsigned char)hostname[i] <= 0x20 || (unsigned char)hostname[i] >= 0x7f)
+            return aiol_thread_fail(AIOLOOP_EINVAL, "server_hostname must be written in ASCII, other characters as \"xn--...\"");
+    return 0;
+}
+
+/* A client's: the name, and the session to resume. A number is not told to the server and is compared by ourselves. */
+static int aiol_tls_prepare_client(aiol_tls_session *s, const aioloop_ssl_session *resume) {
+    const char *name = s->hostname[0] == '\0' ? NULL : s->hostname;
+    if (name != NULL && !s->context->wrapped && aioloop_address_parse(&s->address, name, 0) == 0)
+        name = NULL;
+    if (mbedtls_ssl_set_hostname(&s->ssl, name) != 0)
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    if (resume == NULL)
+        return 0;
+    if (resume->context != s->context)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "the session to resume is of another context");
+    if (strcmp(resume->hostname, s->hostname) != 0)
+        return aiol_thread_fail(AIOLOOP_EINVAL, "the session to resume is of another host: \"%s\"", resume->hostname);
+    if (mbedtls_ssl_set_session(&s->ssl, &resume->session) != 0)
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    s->peer = aiol_tls_certificate_ref(resume->peer);
+    return 0;
+}
+
+/* The rest of a new one. 0 or a code. */
+static int aiol_tls_prepare(aiol_tls_session *s, const aioloop_ssl_session *resume) {
+    aiol_mbed_text text;
+    int ret = mbedtls_ssl_setup(&s->ssl, s->context->config);
+    if (ret != 0)
+        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
+    mbedtls_ssl_set_bio(&s->ssl, s, aiol_tls_on_send, aiol_tls_on_receive, NULL);
+    if (!s->context->wrapped) {
+        mbedtls_ssl_set_verify(&s->ssl, aiol_tls_on_verify, s);
+#if AIOL_MBED_3
+        if (s->context->keylog >= 0)
+            mbedtls_ssl_set_export_keys_cb(&s->ssl, aiol_tls_on_key, s);
+#endif
+    }
+    return s->server_side ? 0 : aiol_tls_prepare_client(s, resume);
+}
+
+AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
+                                          const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out) {
+    aiol_tls_session *s;
+    int err = aiol_mbed_check_thread();
+    if (err == 0 && server_side != (context->side == AIOLOOP_TLS_SERVER))
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side", server_side ? "server" : "client");
+    if (err == 0 && !server_side && hostname != NULL)
+        err = aiol_tls_check_hostname(hostname);
+    if (err < 0)
+        return err;
+    s = (aiol_tls_session *)aiol_alloc_zero(&aiol_default_allocator, sizeof(*s));
+    if (s == NULL)
+        return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+    aiol_store(&context->used, 1);
+    mbedtls_ssl_init(&s->ssl);
+    s->context = aioloop_ssl_context_ref(context);
+    s->io = *io;
+    s->server_side = server_side;
+    s->alert = -1;
+    if (!server_side && hostname != NULL)
+        memcpy(s->hostname, hostname, strlen(hostname) + 1);
+    err = aiol_tls_prepare(s, resume);
+    if (err < 0) {
+        aiol_tls_session_free(s);
+        return err;
+    }
+    *out = s;
+    return 0;
+}
+
+/* ---- speaking ---- */
+
+static int aiol_tls_state(const aiol_tls_session *s) {
+    return s->ssl.AIOL_MBED_PRIVATE(state);
+}
+
+/* Of what is resumed, the certificate is the one of then. */
+static void aiol_tls_handshake_done(aiol_tls_session *s) {
+    s->done = true;
+    s->reused = !s->verified;
+    if (!s->reused) {
+        aiol_tls_certificate_unref(s->peer);
+        s->peer = NULL;
+    }
+}
+
+/* After a server has looked at a certificate that need not have come. 0, or the code if it came and is bad. */
+static int aiol_tls_check_optional(aiol_tls_session *s) {
+    const aioloop_ssl_context *c = s->chosen != NULL ? s->chosen : s->context;
+    const uint32_t flags = aiol_tls_flags(s);
+    unsigned char alert = MBEDTLS_SSL_ALERT_MSG_BAD_CERT;
+    if (c->wrapped || c->verify_mode != AIOLOOP_CERT_OPTIONAL || flags == 0 || (flags & MBEDTLS_X509_BADCERT_MISSING) != 0)
+        return 0;
+    if ((flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0)
+        alert = MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA;
+    else if ((flags & MBEDTLS_X509_BADCERT_EXPIRED) != 0)
+        alert = MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED;
+    else if ((flags & MBEDTLS_X509_BADCERT_REVOKED) != 0)
+        alert = MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED;
+    mbedtls_ssl_send_alert_message(&s->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, alert);
+    return aiol_tls_fail_verify(s, flags);
+}
+
+/* One step: 0, AIOL_TLS_MORE, or a code. */
+static int aiol_tls_step(aiol_tls_session *s) {
+    const unsigned sent = s->sent;
+    const int state = aiol_tls_state(s);
+    int ret;
+    s->starved = false;
+    ret = mbedtls_ssl_handshake_step(&s->ssl);
+    if (state == MBEDTLS_SSL_SERVER_CERTIFICATE)
+        s->verified = true;
+    if (ret == MBEDTLS_ERR_SSL_WANT_READ)
+        return s->starved ? AIOL_TLS_MORE : 0;
+    if (ret == AIOL_MBED_ERR_TICKET) {
+        aiol_tls_keep_session(s);
+        return 0;
+    }
+    if (ret != 0)
+        return aiol_tls_fail(s, ret, sent);
+    return s->server_side && state == MBEDTLS_SSL_CLIENT_CERTIFICATE ? aiol_tls_check_optional(s) : 0;
+}
+
+AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s) {
+    int err = s->failed;
+    while (err == 0 && !s->done) {
+        if (aiol_tls_state(s) == MBEDTLS_SSL_HANDSHAKE_OVER)
+            aiol_tls_handshake_done(s);
+        else
+            err = aiol_tls_step(s);
+    }
+    return err;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer, size_t size) {
+    AIOL_ASSERT(s->done && size != 0);
+    while (s->failed == 0 && !s->heard) {
+        const unsigned sent = s->sent;
+        int ret;
+        s->starved = false;
+        ret = mbedtls_ssl_read(&s->ssl, (unsigned char *)buffer, aiol_min_size(size, INT_MAX));
+        if (ret > 0)
+            return ret;
+        if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->starved)
+            return AIOL_TLS_MORE;
+        if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
+            s->heard = true;
+        else if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF)
+            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
+        else if (ret == AIOL_MBED_ERR_TICKET)
+            aiol_tls_keep_session(s);
+        else if (ret != MBEDTLS_ERR_SSL_WANT_READ)
+            aiol_tls_fail(s, ret, sent);
+    }
+    return s->failed;
+}
+
+AIOLOOP_INTERNAL int aiol_tls_session_write(aiol_tls_session *s, const void *data, size_t size) {
+    const unsigned char *p = (const unsigned char *)data;
+    AIOL_ASSERT(s->done && !s->said);
+    while (s->failed == 0 && size != 0) {
+        const unsigned sent = s->sent;
+        int ret = mbedtls_ssl_write(&s->ssl, p, size);
+        if (ret <= 0)
+            return aiol_tls_fail(s, ret, sent);
+        p += ret;
+        size -= (size_t)ret;
+    }
+    return s->failed;
+}
+
+AIOLOOP_INTERNAL int aiol_tls_session_close(aiol_tls_session *s) {
+    const unsigned sent = s->sent;
+    int ret;
+    if (s->failed != 0 || s->said)
+        return s->failed;
+    s->said = true;
+    ret = mbedtls_ssl_close_notify(&s->ssl);
+    return ret == 0 ? 0 : aiol_tls_fail(s, ret, sent);
+}
+
+/* ---- what is known ---- */
+
+AIOLOOP_INTERNAL const char *aiol_tls_session_message(const aiol_tls_session *s) {
+    return s->message;
+}
+
+/* OpenSSL's name where it is one of the default ones, else IANA's. */
+static const aioloop_ssl_cipher *aiol_tls_cipher(aiol_tls_session *s) {
+    const char *name = mbedtls_ssl_get_ciphersuite(&s->ssl);
+    size_t i;
+    if (name == NULL)
+        return NULL;
+    s->cipher.name = name;
+    for (i = 0; i < AIOL_TLS_SUITES; i++)
+        if (aiol_tls_suites[i].id == mbedtls_ssl_get_ciphersuite_id(name))
+            s->cipher.name = aiol_tls_suites[i].name;
+    s->cipher.protocol = mbedtls_ssl_get_version(&s->ssl);
+    s->cipher.bits = strstr(name, "256-") != NULL || strstr(name, "CHACHA20") != NULL ? 256 : strstr(name, "128-") != NULL ? 128 : 0;
+    return &s->cipher;
+}
+
+/* With TLS 1.3 what a ticket brought; with 1.2 what the handshake did. */
+static const aioloop_ssl_session *aiol_tls_resumable(aiol_tls_session *s) {
+    if (!s->server_side && s->resumable == NULL && !aiol_tls_is_1_3(s))
+        aiol_tls_keep_session(s);
+    return s->resumable;
+}
+
+AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const char *name) {
+    aiol_tls_certificate *peer;
+    if (strcmp(name, "sslcontext") == 0)
+        return s->context;
+    if (strcmp(name, "ssl_object") == 0)
+        return &s->ssl;
+    if (strcmp(name, "server_hostname") == 0)
+        return s->hostname[0] == '\0' ? NULL : s->hostname;
+    if (!s->done)
+        return NULL;
+    if (strcmp(name, "version") == 0)
+        return mbedtls_ssl_get_version(&s->ssl);
+    if (strcmp(name, "alpn") == 0)
+        return mbedtls_ssl_get_alpn_protocol(&s->ssl);
+    if (strcmp(name, "cipher") == 0)
+        return aiol_tls_cipher(s);
+    if (strcmp(name, "session_reused") == 0)
+        return &s->reused;
+    if (strcmp(name, "session") == 0)
+        return aiol_tls_resumable(s);
+    if (strcmp(name, "peercert") != 0)
+        return NULL;
+    peer = aiol_tls_peer(s);
+    return peer == NULL ? NULL : &peer->value;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#else
 
 /* >> src/tls/none.c */
 /*

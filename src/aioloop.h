@@ -86,7 +86,12 @@ extern "C" {
 
 /* tls: contexts, and sessions between two functions; the one place that knows mbedTLS. */
 #include "tls/session.h"
-#if !AIOLOOP_USE_TLS
+#if AIOLOOP_USE_TLS
+#include "tls/mbedtls.c"
+#include "tls/certificate.c"
+#include "tls/context.c"
+#include "tls/session.c"
+#else
 #include "tls/none.c"
 #endif
 
