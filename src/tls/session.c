@@ -154,6 +154,17 @@ static bool aiol_tls_was_certificate(const aiol_tls_session *s, int ret) {
            high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE || (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
 }
 
+/* The peer's alert, if that is what ended it, else -1. A client that has not switched to its keys yet when it refuses the
+ * server says so in clear, as mbedTLS's own do in TLS 1.3, and then mbedTLS's servers find no more than a bad record. */
+static int aiol_tls_alert(const aiol_tls_session *s, int ret) {
+    const unsigned char *record = s->ssl.AIOL_MBED_PRIVATE(in_hdr);
+    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+        return s->ssl.AIOL_MBED_PRIVATE(in_msg)[1];
+    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC && !s->done && record[0] == MBEDTLS_SSL_MSG_ALERT && record[3] == 0 && record[4] == 2)
+        return record[6];
+    return -1;
+}
+
 /* Translates what mbedTLS answered. */
 static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     const char *disagreement = s->done ? NULL : aiol_tls_disagreement(s, ret);
@@ -162,9 +173,9 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
         return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(s->io_error));
     if (aiol_mbed_no_memory(ret))
         return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ENOMEM));
-    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+    if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
-                            aiol_mbed_alert_name(s->ssl.AIOL_MBED_PRIVATE(in_msg)[1]));
+                            aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
