@@ -6769,15 +6769,17 @@ typedef struct aiol_tls_session aiol_tls_session;
 #if AIOLOOP_USE_TLS
 /* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the certificate
  * with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a client had
- * with the same server. 0 or a code, and then *message says more (static or the context's; never NULL). */
+ * with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
                                           const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out);
 AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
 
-/* All of these may call io, and nothing else. After a code only free and message may be called.
+/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call. After
+ * a code (AIOL_TLS_MORE is none) only free, message and info may be called.
  *
- * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code. A failure
- * whose alert the peer should have was sent before this returns. */
+ * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code:
+ * AIOLOOP_ECONNRESET if the peer has left. The alert that the peer should have of a failure was sent before this
+ * returns. */
 AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s);
 /* How many decrypted bytes there are, at least 1, without taking any of them; else as read. */
 AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
@@ -6793,7 +6795,7 @@ AIOLOOP_INTERNAL int aiol_tls_session_close(aiol_tls_session *s);
  * NULL; the session's. */
 AIOLOOP_INTERNAL const char *aiol_tls_session_message(const aiol_tls_session *s);
 /* What aioloop_transport_get_extra_info gives under a name, once the handshake is done; NULL: nothing. Valid as long as
- * the session. */
+ * the session; but what "session" gives is replaced when a ticket comes, which is within a read. */
 AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const char *name);
 #endif
 
@@ -8246,6 +8248,7 @@ struct aiol_tls_session {
     bool done;     /* the handshake */
     bool verified; /* the peer was asked for a certificate in this handshake: nothing was resumed */
     bool starved;  /* the last receive had nothing */
+    bool ended;    /* and there will be nothing any more */
     bool said;     /* goodbye */
     bool heard;    /* the peer's */
     bool reused;
@@ -8371,6 +8374,17 @@ static bool aiol_tls_was_certificate(const aiol_tls_session *s, int ret) {
            high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE || (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
 }
 
+/* The peer's alert, if that is what ended it, else -1. A client that has not switched to its keys yet when it refuses the
+ * server says so in clear, as mbedTLS's own do in TLS 1.3, and then mbedTLS's servers find no more than a bad record. */
+static int aiol_tls_alert(const aiol_tls_session *s, int ret) {
+    const unsigned char *record = s->ssl.AIOL_MBED_PRIVATE(in_hdr);
+    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+        return s->ssl.AIOL_MBED_PRIVATE(in_msg)[1];
+    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC && !s->done && record[0] == MBEDTLS_SSL_MSG_ALERT && record[3] == 0 && record[4] == 2)
+        return record[6];
+    return -1;
+}
+
 /* Translates what mbedTLS answered. */
 static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     const char *disagreement = s->done ? NULL : aiol_tls_disagreement(s, ret);
@@ -8379,9 +8393,9 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
         return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(s->io_error));
     if (aiol_mbed_no_memory(ret))
         return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ENOMEM));
-    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+    if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
-                            aiol_mbed_alert_name(s->ssl.AIOL_MBED_PRIVATE(in_msg)[1]));
+                            aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
@@ -8435,6 +8449,7 @@ static int aiol_tls_on_receive(void *arg, unsigned char *buffer, size_t size) {
     aiol_tls_session *s = (aiol_tls_session *)arg;
     int64_t n = s->io.receive(s->io.owner, buffer, aiol_min_size(size, INT_MAX));
     s->starved = n == AIOL_TLS_MORE;
+    s->ended = n == 0;
     if (n == AIOL_TLS_MORE)
         return MBEDTLS_ERR_SSL_WANT_READ;
     if (n < 0) {
@@ -8726,7 +8741,7 @@ AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s) {
     return err;
 }
 
-/* Reads, or, with size 0, decrypts a record and leaves it there. */
+/* Reads; with size 0 decrypts a record, of which it says how much there is, and leaves it there. */
 static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
     while (s->failed == 0 && !s->heard) {
         const unsigned sent = s->sent;
@@ -8735,17 +8750,17 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         ret = mbedtls_ssl_read(&s->ssl, (unsigned char *)buffer, aiol_min_size(size, INT_MAX));
         if (ret > 0)
             return ret;
-        if (ret == 0 && size == 0 && mbedtls_ssl_get_bytes_avail(&s->ssl) != 0)
+        if (size == 0 && mbedtls_ssl_get_bytes_avail(&s->ssl) != 0)
             return (int64_t)mbedtls_ssl_get_bytes_avail(&s->ssl);
         if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->starved)
             return AIOL_TLS_MORE;
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
             s->heard = true;
-        else if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF)
+        else if (ret == MBEDTLS_ERR_SSL_CONN_EOF || (ret == 0 && s->ended)) /* else 0 is of empty records */
             aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
         else if (ret == AIOL_MBED_ERR_TICKET)
             aiol_tls_keep_session(s);
-        else if (ret != MBEDTLS_ERR_SSL_WANT_READ)
+        else if (ret != 0 && ret != MBEDTLS_ERR_SSL_WANT_READ)
             aiol_tls_fail(s, ret, sent);
     }
     return s->failed;

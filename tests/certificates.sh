@@ -65,7 +65,7 @@ issue future ca 20980101000000Z $to "$server;$names"
 issue revoked ca $from $to "$server;$names"
 issue usage ca $from $to "$client;$names"
 issue client ca $from $to "$client"
-issue stranger other $from $to "$client"
+issue stranger other $from $to "extendedKeyUsage=serverAuth,clientAuth;$names"
 issue bare ca $from $to "$server" example.org
 issue number ca $from $to "$server;subjectAltName=DNS:127.0.0.1"
 issue middle ca $from $to "basicConstraints=critical,CA:TRUE;keyUsage=critical,keyCertSign"

@@ -29,6 +29,7 @@ struct aiol_tls_session {
     bool done;     /* the handshake */
     bool verified; /* the peer was asked for a certificate in this handshake: nothing was resumed */
     bool starved;  /* the last receive had nothing */
+    bool ended;    /* and there will be nothing any more */
     bool said;     /* goodbye */
     bool heard;    /* the peer's */
     bool reused;
@@ -154,6 +155,17 @@ static bool aiol_tls_was_certificate(const aiol_tls_session *s, int ret) {
            high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE || (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
 }
 
+/* The peer's alert, if that is what ended it, else -1. A client that has not switched to its keys yet when it refuses the
+ * server says so in clear, as mbedTLS's own do in TLS 1.3, and then mbedTLS's servers find no more than a bad record. */
+static int aiol_tls_alert(const aiol_tls_session *s, int ret) {
+    const unsigned char *record = s->ssl.AIOL_MBED_PRIVATE(in_hdr);
+    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+        return s->ssl.AIOL_MBED_PRIVATE(in_msg)[1];
+    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC && !s->done && record[0] == MBEDTLS_SSL_MSG_ALERT && record[3] == 0 && record[4] == 2)
+        return record[6];
+    return -1;
+}
+
 /* Translates what mbedTLS answered. */
 static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     const char *disagreement = s->done ? NULL : aiol_tls_disagreement(s, ret);
@@ -162,9 +174,9 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
         return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(s->io_error));
     if (aiol_mbed_no_memory(ret))
         return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ENOMEM));
-    if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
+    if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
-                            aiol_mbed_alert_name(s->ssl.AIOL_MBED_PRIVATE(in_msg)[1]));
+                            aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
@@ -218,6 +230,7 @@ static int aiol_tls_on_receive(void *arg, unsigned char *buffer, size_t size) {
     aiol_tls_session *s = (aiol_tls_session *)arg;
     int64_t n = s->io.receive(s->io.owner, buffer, aiol_min_size(size, INT_MAX));
     s->starved = n == AIOL_TLS_MORE;
+    s->ended = n == 0;
     if (n == AIOL_TLS_MORE)
         return MBEDTLS_ERR_SSL_WANT_READ;
     if (n < 0) {
@@ -509,7 +522,7 @@ AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s) {
     return err;
 }
 
-/* Reads, or, with size 0, decrypts a record and leaves it there. */
+/* Reads; with size 0 decrypts a record, of which it says how much there is, and leaves it there. */
 static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
     while (s->failed == 0 && !s->heard) {
         const unsigned sent = s->sent;
@@ -518,17 +531,17 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         ret = mbedtls_ssl_read(&s->ssl, (unsigned char *)buffer, aiol_min_size(size, INT_MAX));
         if (ret > 0)
             return ret;
-        if (ret == 0 && size == 0 && mbedtls_ssl_get_bytes_avail(&s->ssl) != 0)
+        if (size == 0 && mbedtls_ssl_get_bytes_avail(&s->ssl) != 0)
             return (int64_t)mbedtls_ssl_get_bytes_avail(&s->ssl);
         if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->starved)
             return AIOL_TLS_MORE;
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
             s->heard = true;
-        else if (ret == 0 || ret == MBEDTLS_ERR_SSL_CONN_EOF)
+        else if (ret == MBEDTLS_ERR_SSL_CONN_EOF || (ret == 0 && s->ended)) /* else 0 is of empty records */
             aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
         else if (ret == AIOL_MBED_ERR_TICKET)
             aiol_tls_keep_session(s);
-        else if (ret != MBEDTLS_ERR_SSL_WANT_READ)
+        else if (ret != 0 && ret != MBEDTLS_ERR_SSL_WANT_READ)
             aiol_tls_fail(s, ret, sent);
     }
     return s->failed;

@@ -27,15 +27,17 @@ typedef struct aiol_tls_session aiol_tls_session;
 #if AIOLOOP_USE_TLS
 /* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the certificate
  * with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a client had
- * with the same server. 0 or a code, and then *message says more (static or the context's; never NULL). */
+ * with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
                                           const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out);
 AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
 
-/* All of these may call io, and nothing else. After a code only free and message may be called.
+/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call. After
+ * a code (AIOL_TLS_MORE is none) only free, message and info may be called.
  *
- * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code. A failure
- * whose alert the peer should have was sent before this returns. */
+ * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code:
+ * AIOLOOP_ECONNRESET if the peer has left. The alert that the peer should have of a failure was sent before this
+ * returns. */
 AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s);
 /* How many decrypted bytes there are, at least 1, without taking any of them; else as read. */
 AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
@@ -51,7 +53,7 @@ AIOLOOP_INTERNAL int aiol_tls_session_close(aiol_tls_session *s);
  * NULL; the session's. */
 AIOLOOP_INTERNAL const char *aiol_tls_session_message(const aiol_tls_session *s);
 /* What aioloop_transport_get_extra_info gives under a name, once the handshake is done; NULL: nothing. Valid as long as
- * the session. */
+ * the session; but what "session" gives is replaced when a ticket comes, which is within a read. */
 AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const char *name);
 #endif
 

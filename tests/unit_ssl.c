@@ -1,0 +1,1125 @@
+/*
+ * unit_ssl.c - TLS without a loop: contexts, and two sessions that talk to each other through memory.
+ *
+ * Holds a copy of the implementation of its own. tests/certificates.sh makes the certificates, in the folder that
+ * TEST_CERTIFICATES names.
+ */
+#define AIOLOOP_IMPLEMENTATION
+#include "aioloop.h"
+#include "test.h"
+
+#if !AIOLOOP_USE_TLS
+
+TEST(ssl_functions_say_that_there_is_no_tls, "") {
+    const char *protocols[] = {"h2"};
+    CHECK(aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT) == NULL);
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(NULL)), AIOLOOP_ENOTAVAILABLE);
+    CHECK(strstr(aioloop_error_message(aioloop_last_error(NULL)), "AIOLOOP_USE_TLS") != NULL);
+    CHECK(aioloop_ssl_create_default_context(AIOLOOP_TLS_SERVER) == NULL);
+    CHECK(aioloop_ssl_context_wrap(NULL, AIOLOOP_TLS_SERVER) == NULL);
+    CHECK(aioloop_ssl_context_ref(NULL) == NULL);
+    aioloop_ssl_context_unref(NULL);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(NULL, "", NULL, NULL), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(NULL, "", 0, NULL, 0, NULL), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(NULL, "", NULL), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_memory(NULL, "", 0), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_load_default_certs(NULL), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_load_crl(NULL, ""), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_load_crl_memory(NULL, "", 0), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_verify_mode(NULL, AIOLOOP_CERT_NONE), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_check_hostname(NULL, false), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_minimum_version(NULL, AIOLOOP_TLS_1_2), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_maximum_version(NULL, AIOLOOP_TLS_1_3), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(NULL, ""), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(NULL, protocols, 1), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_sni_callback(NULL, NULL, NULL), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_session_tickets(NULL, true), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_ssl_context_set_keylog(NULL, NULL), AIOLOOP_ENOTAVAILABLE);
+    CHECK(aioloop_ssl_session_ref(NULL) == NULL);
+    aioloop_ssl_session_unref(NULL);
+}
+
+#else
+
+/* ---- two sides ---- */
+
+/* Bytes on their way to a side. */
+typedef struct unit_pipe {
+    unsigned char *bytes;
+    size_t size;
+    size_t room;
+    size_t at;    /* what was read */
+    size_t limit; /* bytes that may be read up to here; SIZE_MAX: all */
+    size_t piece; /* at most so many are read at a time; 0: any */
+    bool ended;
+} unit_pipe;
+
+typedef struct unit_side {
+    aiol_tls_session *session;
+    unit_pipe in;
+    struct unit_side *peer;
+    int send_error; /* what the next send fails with */
+    int calls;      /* of receive */
+} unit_side;
+
+static void unit_put(unit_pipe *pipe, const void *data, size_t size) {
+    if (size == 0)
+        return;
+    if (pipe->room - pipe->size < size) {
+        pipe->room = (pipe->size + size) * 2;
+        pipe->bytes = (unsigned char *)realloc(pipe->bytes, pipe->room);
+        CHECK(pipe->bytes != NULL);
+    }
+    memcpy(pipe->bytes + pipe->size, data, size);
+    pipe->size += size;
+}
+
+static int64_t unit_receive(void *owner, void *buffer, size_t size) {
+    unit_side *side = (unit_side *)owner;
+    unit_pipe *in = &side->in;
+    size_t n = (in->size < in->limit ? in->size : in->limit) - in->at;
+    side->calls++;
+    if (n == 0)
+        return in->ended ? 0 : AIOL_TLS_MORE;
+    if (in->piece != 0 && n > in->piece)
+        n = in->piece;
+    if (n > size)
+        n = size;
+    memcpy(buffer, in->bytes + in->at, n);
+    in->at += n;
+    return (int64_t)n;
+}
+
+static int unit_send(void *owner, const void *data, size_t size) {
+    unit_side *side = (unit_side *)owner;
+    if (side->send_error != 0)
+        return side->send_error;
+    unit_put(&side->peer->in, data, size);
+    return 0;
+}
+
+typedef struct unit_pair {
+    unit_side client;
+    unit_side server;
+} unit_pair;
+
+static void unit_begin(unit_pair *pair) {
+    memset(pair, 0, sizeof(*pair));
+    pair->client.peer = &pair->server;
+    pair->server.peer = &pair->client;
+    pair->client.in.limit = SIZE_MAX;
+    pair->server.in.limit = SIZE_MAX;
+}
+
+static int unit_make(unit_side *side, aioloop_ssl_context *context, bool server, const char *hostname,
+                     const aioloop_ssl_session *resume) {
+    aiol_tls_io io;
+    io.receive = unit_receive;
+    io.send = unit_send;
+    io.owner = side;
+    return aiol_tls_session_new(context, server, hostname, resume, &io, &side->session);
+}
+
+static void unit_open(unit_pair *pair, aioloop_ssl_context *client, aioloop_ssl_context *server, const char *hostname,
+                      const aioloop_ssl_session *resume) {
+    unit_begin(pair);
+    CHECK_EQ(unit_make(&pair->client, client, false, hostname, resume), 0);
+    CHECK_EQ(unit_make(&pair->server, server, true, NULL, NULL), 0);
+}
+
+static void unit_end(unit_pair *pair) {
+    aiol_tls_session_free(pair->client.session);
+    aiol_tls_session_free(pair->server.session);
+    free(pair->client.in.bytes);
+    free(pair->server.in.bytes);
+}
+
+/* How both sides' handshakes end. */
+typedef struct unit_outcome {
+    int client;
+    int server;
+} unit_outcome;
+
+static unit_outcome unit_handshake(unit_pair *pair) {
+    unit_outcome o;
+    int turns;
+    for (turns = 0; turns < 100; turns++) {
+        o.client = aiol_tls_session_handshake(pair->client.session);
+        o.server = aiol_tls_session_handshake(pair->server.session);
+        if ((o.client != AIOL_TLS_MORE && o.server != AIOL_TLS_MORE))
+            break;
+        pair->client.in.ended = o.server < 0 && o.server != AIOL_TLS_MORE;
+        pair->server.in.ended = o.client < 0 && o.client != AIOL_TLS_MORE;
+    }
+    return o;
+}
+
+/* One that must succeed. */
+static void unit_shake(unit_pair *pair) {
+    unit_outcome o = unit_handshake(pair);
+    if (o.client != 0 || o.server != 0)
+        FAIL("handshake: client %d (%s), server %d (%s)", o.client, aiol_tls_session_message(pair->client.session), o.server,
+             aiol_tls_session_message(pair->server.session));
+    test_checked();
+}
+
+/* Sends from one side and reads all of it at the other. */
+static void unit_pass(unit_side *from, const char *text) {
+    char got[256];
+    size_t size = strlen(text);
+    size_t at = 0;
+    CHECK_EQ(aiol_tls_session_write(from->session, text, size), 0);
+    while (at < size) {
+        int64_t n = aiol_tls_session_read(from->peer->session, got + at, sizeof(got) - at);
+        CHECK_GT(n, 0);
+        at += (size_t)n;
+    }
+    CHECK_EQ(at, size);
+    CHECK_MEM(got, text, size);
+    CHECK_EQ(aiol_tls_session_read(from->peer->session, got, 1), AIOL_TLS_MORE);
+}
+
+/* ---- contexts ---- */
+
+static const char *unit_file(const char *name) {
+    static char paths[4][512];
+    static int next;
+    const char *folder = getenv("TEST_CERTIFICATES");
+    char *path = paths[next++ % 4];
+    if (folder == NULL)
+        SKIP("TEST_CERTIFICATES does not name the folder that tests/certificates.sh has made");
+    snprintf(path, sizeof(paths[0]), "%s/%s", folder, name);
+    return path;
+}
+
+static aioloop_ssl_context *unit_client(void) {
+    aioloop_ssl_context *c = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
+    CHECK(c != NULL);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(c, unit_file("ca.pem"), NULL), 1);
+    return c;
+}
+
+/* With the certificate NAME.pem. */
+static void unit_identify(aioloop_ssl_context *c, const char *name) {
+    char cert[64];
+    char key[64];
+    snprintf(cert, sizeof(cert), "%s.pem", name);
+    snprintf(key, sizeof(key), "%s.key", strcmp(name, "chain") == 0 ? "chained" : name);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(c, unit_file(cert), unit_file(key), NULL), 0);
+}
+
+static aioloop_ssl_context *unit_server(const char *name) {
+    aioloop_ssl_context *c = aioloop_ssl_context_new(AIOLOOP_TLS_SERVER);
+    CHECK(c != NULL);
+    unit_identify(c, name);
+    return c;
+}
+
+#if AIOL_MBED_TLS_1_3
+#define UNIT_VERSIONS 2
+#else
+#define UNIT_VERSIONS 1
+#endif
+static const aioloop_tls_version unit_versions[] = {AIOLOOP_TLS_1_2, AIOLOOP_TLS_1_3};
+
+static void unit_only(aioloop_ssl_context *c, aioloop_tls_version version) {
+    if (version == AIOLOOP_TLS_1_2) {
+        CHECK_EQ(aioloop_ssl_context_set_minimum_version(c, version), 0);
+        CHECK_EQ(aioloop_ssl_context_set_maximum_version(c, version), 0);
+    } else {
+        CHECK_EQ(aioloop_ssl_context_set_maximum_version(c, version), 0);
+        CHECK_EQ(aioloop_ssl_context_set_minimum_version(c, version), 0);
+    }
+}
+
+/* ---- the first word ---- */
+
+TEST(ssl_two_sides_shake_hands_and_talk, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        const aioloop_ssl_certificate *peer;
+        const aioloop_ssl_cipher *cipher;
+        unit_pair pair;
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        unit_pass(&pair.client, "hello");
+        unit_pass(&pair.server, "and hello");
+        CHECK_STR((const char *)aiol_tls_session_info(pair.client.session, "version"), v == 0 ? "TLSv1.2" : "TLSv1.3");
+        CHECK_STR((const char *)aiol_tls_session_info(pair.server.session, "server_hostname"), "example.org");
+        CHECK_STR((const char *)aiol_tls_session_info(pair.client.session, "server_hostname"), "example.org");
+        CHECK(!*(const bool *)aiol_tls_session_info(pair.client.session, "session_reused"));
+        CHECK(aiol_tls_session_info(pair.client.session, "alpn") == NULL);
+        CHECK(aiol_tls_session_info(pair.client.session, "nothing") == NULL);
+        cipher = (const aioloop_ssl_cipher *)aiol_tls_session_info(pair.client.session, "cipher");
+        CHECK_STR(cipher->name, v == 0 ? "ECDHE-ECDSA-AES256-GCM-SHA384" : "TLS_AES_256_GCM_SHA384");
+        CHECK_STR(cipher->protocol, v == 0 ? "TLSv1.2" : "TLSv1.3");
+        CHECK_EQ(cipher->bits, 256);
+        peer = (const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert");
+        CHECK_STR(peer->subject, "CN=server");
+        CHECK_STR(peer->issuer, "CN=Test ca");
+        CHECK_EQ(peer->not_before, 1577836800);
+        CHECK_EQ(peer->not_after, 4070908800);
+        CHECK_EQ(peer->subject_alt_name_count, 7);
+        CHECK_STR(peer->subject_alt_names[0], "DNS:example.org");
+        CHECK_STR(peer->subject_alt_names[1], "DNS:*.example.org");
+        CHECK_STR(peer->subject_alt_names[3], "IP:127.0.0.1");
+        CHECK_STR(peer->subject_alt_names[4], "IP:::1");
+        CHECK_STR(peer->subject_alt_names[5], "email:a@example.org");
+        CHECK_STR(peer->subject_alt_names[6], "URI:https://example.org/");
+        CHECK(strlen(peer->serial_number) >= 2 && strspn(peer->serial_number, "0123456789ABCDEF") == strlen(peer->serial_number));
+        CHECK_GT(peer->der_size, 100);
+        CHECK(aiol_tls_session_info(pair.server.session, "peercert") == NULL);
+        unit_end(&pair);
+        aioloop_ssl_context_unref(client);
+        aioloop_ssl_context_unref(server);
+    }
+}
+
+static void unit_drop(aioloop_ssl_context *a, aioloop_ssl_context *b) {
+    aioloop_ssl_context_unref(a);
+    aioloop_ssl_context_unref(b);
+}
+
+static const char *unit_last(void) {
+    return aioloop_error_message(aioloop_last_error(NULL));
+}
+
+#define CHECK_HAS(text, part)                                                                                                  \
+    do {                                                                                                                       \
+        const char *unit_text_ = (text);                                                                                       \
+        test_checked();                                                                                                        \
+        if (strstr(unit_text_, part) == NULL)                                                                                  \
+            FAIL("\"%s\" does not say \"%s\"", unit_text_, part);                                                              \
+    } while (0)
+
+/* ---- bytes in odd pieces ---- */
+
+TEST(ssl_bytes_may_come_one_at_a_time, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("chain");
+        unit_pair pair;
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL);
+        pair.client.in.piece = 1;
+        pair.server.in.piece = 1;
+        unit_shake(&pair);
+        unit_pass(&pair.client, "to the server");
+        unit_pass(&pair.server, "to the client");
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_bytes_may_come_late_at_every_offset, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        unit_pair pair;
+        int client_rc = AIOL_TLS_MORE;
+        int server_rc = AIOL_TLS_MORE;
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL);
+        pair.client.in.limit = 0;
+        pair.server.in.limit = 0;
+        while (client_rc == AIOL_TLS_MORE || server_rc == AIOL_TLS_MORE) {
+            const size_t before = pair.client.in.size + pair.server.in.size;
+            client_rc = aiol_tls_session_handshake(pair.client.session);
+            server_rc = aiol_tls_session_handshake(pair.server.session);
+            if (pair.client.in.limit < pair.client.in.size)
+                pair.client.in.limit++;
+            else if (pair.server.in.limit < pair.server.in.size)
+                pair.server.in.limit++;
+            else if (before == pair.client.in.size + pair.server.in.size && client_rc == AIOL_TLS_MORE)
+                FAIL("both wait for ever");
+        }
+        CHECK_EQ(client_rc, 0);
+        CHECK_EQ(server_rc, 0);
+        pair.client.in.limit = SIZE_MAX;
+        pair.server.in.limit = SIZE_MAX;
+        unit_pass(&pair.client, "x");
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_much_data_arrives_in_order_whatever_the_sizes, "") {
+    static unsigned char sent[100000];
+    static unsigned char got[sizeof(sent)];
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    size_t at = 0;
+    size_t i;
+    for (i = 0; i < sizeof(sent); i++)
+        sent[i] = (unsigned char)(i * 7 + i / 256);
+    unit_open(&pair, client, server, "example.org", NULL);
+    unit_shake(&pair);
+    CHECK_EQ(aiol_tls_session_write(pair.client.session, sent, sizeof(sent)), 0); /* more than a record */
+    pair.server.in.piece = 997;
+    while (at < sizeof(sent)) {
+        int64_t n = aiol_tls_session_read(pair.server.session, got + at, aiol_min_size(1 + at % 5000, sizeof(sent) - at));
+        CHECK_GT(n, 0);
+        at += (size_t)n;
+    }
+    CHECK(memcmp(got, sent, sizeof(sent)) == 0);
+    CHECK_EQ(aiol_tls_session_write(pair.client.session, sent, 0), 0);
+    CHECK_EQ(aiol_tls_session_read(pair.server.session, got, 1), AIOL_TLS_MORE);
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+/* ---- ends ---- */
+
+TEST(ssl_goodbye_is_an_end, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        char byte[8];
+        unit_pair pair;
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        CHECK_EQ(aiol_tls_session_write(pair.client.session, "last", 4), 0);
+        CHECK_EQ(aiol_tls_session_close(pair.client.session), 0);
+        CHECK_EQ(aiol_tls_session_close(pair.client.session), 0); /* once is enough */
+        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), 4);
+        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), 0);
+        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), 0); /* for good */
+        CHECK_EQ(aiol_tls_session_write(pair.server.session, "answer", 6), 0); /* a half-closed one can still be told */
+        CHECK_EQ(aiol_tls_session_read(pair.client.session, byte, 8), 6);
+        CHECK_EQ(aiol_tls_session_close(pair.server.session), 0);
+        pair.client.in.ended = true;
+        CHECK_EQ(aiol_tls_session_read(pair.client.session, byte, 8), 0);
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_end_without_goodbye_is_truncation, "") {
+    size_t cut;
+    for (cut = 0; cut < 30; cut += 5) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        char byte[8];
+        unit_pair pair;
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        pair.server.in.limit = pair.server.in.size + cut; /* within a record */
+        CHECK_EQ(aiol_tls_session_write(pair.client.session, "hello", 5), 0);
+        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), cut >= 27 ? 5 : AIOL_TLS_MORE);
+        pair.server.in.ended = true;
+        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), AIOLOOP_ESSL_TRUNCATED);
+        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), AIOLOOP_ESSL_TRUNCATED);
+        CHECK_EQ(aiol_tls_session_write(pair.server.session, "x", 1), AIOLOOP_ESSL_TRUNCATED);
+        CHECK_EQ(aiol_tls_session_close(pair.server.session), AIOLOOP_ESSL_TRUNCATED);
+        CHECK_HAS(aiol_tls_session_message(pair.server.session), "cut");
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_peer_that_leaves_the_handshake_is_a_reset, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    size_t cut;
+    size_t total = 1;
+    for (cut = 0; cut < total; cut += cut < 12 ? 1 : total / 20) {
+        unit_pair pair;
+        unit_outcome o;
+        unit_open(&pair, client, server, "example.org", NULL);
+        pair.client.in.limit = cut;
+        o.client = aiol_tls_session_handshake(pair.client.session);
+        CHECK_EQ(o.client, AIOL_TLS_MORE);
+        CHECK_EQ(aiol_tls_session_handshake(pair.server.session), AIOL_TLS_MORE);
+        total = pair.client.in.size;
+        pair.client.in.ended = true;
+        CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOLOOP_ECONNRESET);
+        CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOLOOP_ECONNRESET);
+        CHECK_HAS(aiol_tls_session_message(pair.client.session), "example.org");
+        CHECK(aiol_tls_session_info(pair.client.session, "version") == NULL);
+        unit_end(&pair);
+    }
+    CHECK_GT(total, 500);
+    unit_drop(client, server);
+}
+
+TEST(ssl_errors_of_the_way_out_are_passed_on, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    unit_open(&pair, client, server, "example.org", NULL);
+    pair.client.send_error = AIOLOOP_ENOBUFS;
+    CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOLOOP_ENOBUFS);
+    CHECK_HAS(aiol_tls_session_message(pair.client.session), "no buffer space");
+    unit_end(&pair);
+    unit_open(&pair, client, server, "example.org", NULL);
+    unit_shake(&pair);
+    pair.client.send_error = AIOLOOP_ENOMEM;
+    CHECK_EQ(aiol_tls_session_write(pair.client.session, "x", 1), AIOLOOP_ENOMEM);
+    CHECK_EQ(aiol_tls_session_write(pair.client.session, "x", 1), AIOLOOP_ENOMEM);
+    pair.server.send_error = AIOLOOP_EPIPE;
+    CHECK_EQ(aiol_tls_session_close(pair.server.session), AIOLOOP_EPIPE);
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+/* ---- certificates of servers ---- */
+
+static void unit_refused(const char *certificate, const char *hostname, const char *message, int alert) {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server(certificate);
+        unit_pair pair;
+        unit_outcome o;
+        unit_only(client, unit_versions[v]);
+        CHECK_EQ(aioloop_ssl_context_load_crl(client, unit_file("crl.pem")), 0);
+        unit_open(&pair, client, server, hostname, NULL);
+        o = unit_handshake(&pair);
+        NOTE("%s", aiol_tls_session_message(pair.client.session));
+        CHECK_EQ(o.client, AIOLOOP_ESSL_CERT_VERIFY);
+        CHECK_HAS(aiol_tls_session_message(pair.client.session), message);
+        CHECK_HAS(aiol_tls_session_message(pair.client.session), hostname);
+        CHECK_EQ(o.server, AIOLOOP_ESSL_ALERT);
+        CHECK_HAS(aiol_tls_session_message(pair.server.session), aiol_mbed_alert_name(alert));
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_expired_certificate_is_refused, "") {
+    unit_refused("expired", "example.org", "it has expired", MBEDTLS_SSL_ALERT_MSG_CERT_EXPIRED);
+}
+
+TEST(ssl_certificate_of_the_future_is_refused, "") {
+    unit_refused("future", "example.org", "it is not valid yet", MBEDTLS_SSL_ALERT_MSG_CERT_UNKNOWN);
+}
+
+TEST(ssl_revoked_certificate_is_refused, "") {
+    unit_refused("revoked", "example.org", "it was revoked", MBEDTLS_SSL_ALERT_MSG_CERT_REVOKED);
+}
+
+TEST(ssl_servers_do_not_use_a_certificate_for_clients, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("usage");
+    unit_pair pair;
+    unit_open(&pair, client, server, "example.org", NULL);
+    CHECK_EQ(unit_handshake(&pair).server, AIOLOOP_ESSL_HANDSHAKE);
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+TEST(ssl_certificate_of_an_unknown_authority_is_refused, "") {
+    unit_refused("stranger", "example.org", "no authority that is trusted", MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA);
+}
+
+TEST(ssl_certificate_signed_by_itself_is_refused, "") {
+    unit_refused("self", "example.org", "signed by itself", MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA);
+}
+
+TEST(ssl_certificate_for_other_names_is_refused, "") {
+    unit_refused("second", "example.org", "it is for second.example.net", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
+    unit_refused("server", "a.b.example.org", "it is for example.org, *.example.org, localhost, 127.0.0.1, ::1",
+                 MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
+    unit_refused("server", "example.or", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
+    unit_refused("server", "127.0.0.2", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
+    unit_refused("server", "::2", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
+    unit_refused("number", "127.0.0.1", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT); /* a name that looks like one */
+}
+
+/* Whether a client gets on with a server. */
+static void unit_accepted(const char *certificate, const char *hostname) {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server(certificate);
+        unit_pair pair;
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, hostname, NULL);
+        unit_shake(&pair);
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_certificates_are_matched_with_names_and_addresses, "") {
+    unit_accepted("server", "EXAMPLE.org");
+    unit_accepted("server", "www.example.org");
+    unit_accepted("server", "localhost");
+    unit_accepted("server", "127.0.0.1");
+    unit_accepted("server", "::1");
+    unit_accepted("server", "0:0:0:0:0:0:0:1");
+    unit_accepted("bare", "example.org"); /* the common name, where there is no other */
+    unit_accepted("chain", "example.org");
+    unit_accepted("rsa", "example.org");
+}
+
+TEST(ssl_numbers_and_empty_names_are_not_told_to_servers, "") {
+    static const char *const names[] = {"127.0.0.1", "::1", "", NULL};
+    size_t i;
+    for (i = 0; i < 4; i++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        unit_pair pair;
+        unit_open(&pair, client, server, names[i], NULL);
+        unit_shake(&pair);
+        CHECK(aiol_tls_session_info(pair.server.session, "server_hostname") == NULL);
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_names_that_no_host_has_are_refused, "") {
+    aioloop_ssl_context *client = unit_client();
+    unit_side side;
+    char name[300];
+    memset(&side, 0, sizeof(side));
+    memset(name, 'a', sizeof(name));
+    name[256] = '\0';
+    CHECK_EQ(unit_make(&side, client, false, name, NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(unit_make(&side, client, false, ".example.org", NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(unit_make(&side, client, false, "b\xc3\xbc" "cher.example", NULL), AIOLOOP_EINVAL);
+    CHECK_HAS(unit_last(), "xn--");
+    CHECK_EQ(unit_make(&side, client, false, "two words", NULL), AIOLOOP_EINVAL);
+    CHECK(side.session == NULL);
+    name[255] = '\0';
+    CHECK_EQ(unit_make(&side, client, false, name, NULL), 0);
+    aiol_tls_session_free(side.session);
+    aioloop_ssl_context_unref(client);
+}
+
+TEST(ssl_checks_can_be_switched_off, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("second");
+        aioloop_ssl_context *bad = unit_server("self");
+        unit_pair pair;
+        CHECK_EQ(aioloop_ssl_context_set_check_hostname(client, false), 0);
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL); /* told, not checked */
+        unit_shake(&pair);
+        CHECK_STR((const char *)aiol_tls_session_info(pair.server.session, "server_hostname"), "example.org");
+        unit_end(&pair);
+        unit_open(&pair, client, bad, "example.org", NULL); /* the rest is */
+        CHECK_EQ(unit_handshake(&pair).client, AIOLOOP_ESSL_CERT_VERIFY);
+        unit_end(&pair);
+        aioloop_ssl_context_unref(client);
+        client = unit_client();
+        CHECK_EQ(aioloop_ssl_context_set_verify_mode(client, AIOLOOP_CERT_NONE), AIOLOOP_EINVAL);
+        CHECK_EQ(aioloop_ssl_context_set_check_hostname(client, false), 0);
+        CHECK_EQ(aioloop_ssl_context_set_verify_mode(client, AIOLOOP_CERT_NONE), 0);
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, bad, "example.org", NULL);
+        unit_shake(&pair);
+        CHECK_STR(((const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert"))->subject, "CN=self");
+        unit_end(&pair);
+        unit_drop(client, server);
+        aioloop_ssl_context_unref(bad);
+    }
+}
+
+TEST(ssl_clients_that_trust_nobody_say_so, "") {
+    aioloop_ssl_context *client = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    CHECK_EQ(aioloop_ssl_context_set_verify_mode(client, AIOLOOP_CERT_OPTIONAL), 0); /* on a client as required */
+    unit_open(&pair, client, server, "example.org", NULL);
+    CHECK_EQ(unit_handshake(&pair).client, AIOLOOP_ESSL_CERT_VERIFY);
+    CHECK_HAS(aiol_tls_session_message(pair.client.session), "no authorities are loaded");
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+TEST(ssl_turning_the_check_of_names_on_turns_verifying_on, "") {
+    aioloop_ssl_context *client = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    CHECK_EQ(aioloop_ssl_context_set_check_hostname(client, false), 0);
+    CHECK_EQ(aioloop_ssl_context_set_verify_mode(client, AIOLOOP_CERT_NONE), 0);
+    CHECK_EQ(aioloop_ssl_context_set_check_hostname(client, true), 0);
+    unit_open(&pair, client, server, "example.org", NULL);
+    CHECK_EQ(unit_handshake(&pair).client, AIOLOOP_ESSL_CERT_VERIFY);
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+TEST(ssl_list_of_the_revoked_that_is_out_of_date_is_refused, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    CHECK_EQ(aioloop_ssl_context_load_crl(client, unit_file("crl.old.pem")), 0);
+    unit_open(&pair, client, server, "example.org", NULL);
+    CHECK_EQ(unit_handshake(&pair).client, AIOLOOP_ESSL_CERT_VERIFY);
+    CHECK_HAS(aiol_tls_session_message(pair.client.session), "out of date");
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+/* ---- certificates of clients ---- */
+
+/* How a server that asks in this mode gets on with a client that has a certificate, or NULL: none. */
+static unit_outcome unit_ask(aioloop_ssl_verify_mode mode, const char *certificate, aioloop_tls_version version, char *server_says,
+                             char *peer) {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    const aioloop_ssl_certificate *seen;
+    unit_pair pair;
+    unit_outcome o;
+    char byte[8];
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(server, unit_file("ca.pem"), NULL), 1);
+    CHECK_EQ(aioloop_ssl_context_set_verify_mode(server, mode), 0);
+    if (certificate != NULL)
+        unit_identify(client, certificate);
+    unit_only(client, version);
+    unit_open(&pair, client, server, "example.org", NULL);
+    o = unit_handshake(&pair);
+    if (o.client == 0 && o.server < 0) /* in TLS 1.3 the client was done before the server looked */
+        o.client = (int)aiol_tls_session_read(pair.client.session, byte, sizeof(byte));
+    seen = (const aioloop_ssl_certificate *)aiol_tls_session_info(pair.server.session, "peercert");
+    snprintf(server_says, 256, "%s", aiol_tls_session_message(pair.server.session));
+    snprintf(peer, 64, "%s", seen == NULL ? "" : seen->subject);
+    NOTE("client: %s", aiol_tls_session_message(pair.client.session));
+    unit_end(&pair);
+    unit_drop(client, server);
+    return o;
+}
+
+TEST(ssl_clients_show_certificates_when_asked, "") {
+    char says[256];
+    char peer[64];
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        unit_outcome o = unit_ask(AIOLOOP_CERT_NONE, "client", unit_versions[v], says, peer);
+        CHECK_EQ(o.server, 0);
+        CHECK_STR(peer, "");
+        o = unit_ask(AIOLOOP_CERT_OPTIONAL, NULL, unit_versions[v], says, peer);
+        CHECK_EQ(o.server, 0);
+        CHECK_STR(peer, "");
+        o = unit_ask(AIOLOOP_CERT_OPTIONAL, "client", unit_versions[v], says, peer);
+        CHECK_EQ(o.server, 0);
+        CHECK_STR(peer, "CN=client");
+        o = unit_ask(AIOLOOP_CERT_REQUIRED, "client", unit_versions[v], says, peer);
+        CHECK_EQ(o.server, 0);
+        CHECK_STR(peer, "CN=client");
+    }
+}
+
+/* What a client gets that a server refuses: in TLS 1.3 mbedTLS's servers send that alert with the wrong key. */
+static int unit_told(int version) {
+    return version == 0 ? AIOLOOP_ESSL_ALERT : AIOLOOP_ESSL;
+}
+
+TEST(ssl_bad_certificates_of_clients_are_refused, "") {
+    char says[256];
+    char peer[64];
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        unit_outcome o = unit_ask(AIOLOOP_CERT_REQUIRED, NULL, unit_versions[v], says, peer);
+        CHECK_EQ(o.server, AIOLOOP_ESSL_CERT_VERIFY);
+        CHECK_HAS(says, "there is none");
+        CHECK_EQ(o.client, unit_told(v));
+        o = unit_ask(AIOLOOP_CERT_REQUIRED, "stranger", unit_versions[v], says, peer);
+        CHECK_EQ(o.server, AIOLOOP_ESSL_CERT_VERIFY);
+        CHECK_HAS(says, "no authority that is trusted");
+        CHECK_EQ(o.client, unit_told(v));
+        o = unit_ask(AIOLOOP_CERT_OPTIONAL, "stranger", unit_versions[v], says, peer); /* one that comes must be good */
+        CHECK_EQ(o.server, AIOLOOP_ESSL_CERT_VERIFY);
+        CHECK_EQ(o.client, unit_told(v));
+        o = unit_ask(AIOLOOP_CERT_OPTIONAL, "server", unit_versions[v], says, peer); /* not for clients */
+        CHECK_EQ(o.server, AIOLOOP_ESSL_CERT_VERIFY);
+        CHECK_HAS(says, "not for this use");
+        CHECK_EQ(o.client, unit_told(v));
+    }
+}
+
+/* ---- what is agreed on ---- */
+
+TEST(ssl_protocols_are_agreed_on, "") {
+    static const char *const clients[] = {"h2", "http/1.1"};
+    static const char *const servers[] = {"acme", "http/1.1"};
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        aioloop_ssl_context *other = unit_server("server");
+        unit_pair pair;
+        unit_outcome o;
+        CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, servers, 1), 0);
+        CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, clients, 2), 0);
+        CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(server, servers, 2), 0);
+        CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(other, servers, 1), 0);
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        CHECK_STR((const char *)aiol_tls_session_info(pair.client.session, "alpn"), "http/1.1");
+        CHECK_STR((const char *)aiol_tls_session_info(pair.server.session, "alpn"), "http/1.1");
+        unit_end(&pair);
+        unit_open(&pair, client, other, "example.org", NULL);
+        o = unit_handshake(&pair);
+        CHECK_EQ(o.server, AIOLOOP_ESSL_HANDSHAKE);
+        CHECK_HAS(aiol_tls_session_message(pair.server.session), "ALPN");
+        CHECK_EQ(o.client, AIOLOOP_ESSL_ALERT);
+        CHECK_HAS(aiol_tls_session_message(pair.client.session), "no_application_protocol");
+        unit_end(&pair);
+        aioloop_ssl_context_unref(other);
+        other = unit_server("server");
+        CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(other, servers, 1), 0);
+        CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(other, NULL, 0), 0); /* none any more */
+        unit_open(&pair, client, other, "example.org", NULL);
+        unit_shake(&pair);
+        CHECK(aiol_tls_session_info(pair.client.session, "alpn") == NULL);
+        unit_end(&pair);
+        unit_drop(client, server);
+        aioloop_ssl_context_unref(other);
+    }
+}
+
+TEST(ssl_bad_lists_of_protocols_change_nothing, "") {
+    static const char *const good[] = {"h2"};
+    static const char *const empty[] = {"h2", ""};
+    static const char *const null[] = {NULL};
+    char name[300];
+    const char *names[1];
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    memset(name, 'a', sizeof(name));
+    name[256] = '\0';
+    names[0] = name;
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, good, 1), 0);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(server, good, 1), 0);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, empty, 2), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, null, 1), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, names, 1), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, NULL, 1), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, good, 65), AIOLOOP_EINVAL);
+    unit_open(&pair, client, server, "example.org", NULL);
+    unit_shake(&pair);
+    CHECK_STR((const char *)aiol_tls_session_info(pair.client.session, "alpn"), "h2");
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+TEST(ssl_cipher_suites_are_chosen_by_name, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    aioloop_ssl_context *other = unit_server("server");
+    unit_pair pair;
+    unit_outcome o;
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, "ECDHE-ECDSA-CHACHA20-POLY1305:nonsense"), AIOLOOP_EINVAL);
+    CHECK_HAS(unit_last(), "nonsense");
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, ""), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, ":"), AIOLOOP_EINVAL);
+    unit_only(client, AIOLOOP_TLS_1_2);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, "ECDHE-RSA-AES128-GCM-SHA256:TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"), 0);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(other, "ECDHE-ECDSA-AES256-GCM-SHA384"), 0);
+    unit_open(&pair, client, server, "example.org", NULL);
+    unit_shake(&pair);
+    CHECK_STR(((const aioloop_ssl_cipher *)aiol_tls_session_info(pair.server.session, "cipher"))->name,
+              "ECDHE-ECDSA-AES128-GCM-SHA256");
+    CHECK_EQ(((const aioloop_ssl_cipher *)aiol_tls_session_info(pair.server.session, "cipher"))->bits, 128);
+    unit_end(&pair);
+    unit_open(&pair, client, other, "example.org", NULL);
+    o = unit_handshake(&pair);
+    CHECK_EQ(o.server, AIOLOOP_ESSL_HANDSHAKE);
+    CHECK_HAS(aiol_tls_session_message(pair.server.session), "no cipher suite");
+    CHECK_EQ(o.client, AIOLOOP_ESSL_ALERT);
+    CHECK_HAS(aiol_tls_session_message(pair.client.session), "handshake_failure");
+    unit_end(&pair);
+    unit_drop(client, server);
+    aioloop_ssl_context_unref(other);
+}
+
+TEST(ssl_both_kinds_of_keys_serve, "") {
+    aioloop_ssl_context *server = unit_server("server");
+    static const char *const suites[] = {"ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"};
+    int i;
+    unit_identify(server, "rsa");
+    for (i = 0; i < 2; i++) {
+        aioloop_ssl_context *client = unit_client();
+        unit_pair pair;
+        unit_only(client, AIOLOOP_TLS_1_2);
+        CHECK_EQ(aioloop_ssl_context_set_ciphers(client, suites[i]), 0);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        CHECK_STR(((const aioloop_ssl_cipher *)aiol_tls_session_info(pair.client.session, "cipher"))->name, suites[i]);
+        unit_end(&pair);
+        aioloop_ssl_context_unref(client);
+    }
+    aioloop_ssl_context_unref(server);
+}
+
+TEST(ssl_suites_without_forward_secrecy_are_not_offered, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("rsa");
+    unit_pair pair;
+    unit_only(client, AIOLOOP_TLS_1_2);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, "TLS_RSA_WITH_AES_128_CBC_SHA256:TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256"), 0);
+    unit_open(&pair, client, server, "example.org", NULL);
+    CHECK_EQ(unit_handshake(&pair).server, AIOLOOP_ESSL_HANDSHAKE);
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+TEST(ssl_versions_have_bounds, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    CHECK_EQ(aioloop_ssl_context_set_minimum_version(client, (aioloop_tls_version)0x0302), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_maximum_version(client, (aioloop_tls_version)0), AIOLOOP_EINVAL);
+    if (UNIT_VERSIONS == 1) {
+        CHECK_EQ(aioloop_ssl_context_set_minimum_version(client, AIOLOOP_TLS_1_3), AIOLOOP_ENOTAVAILABLE);
+        CHECK_EQ(aioloop_ssl_context_set_maximum_version(client, AIOLOOP_TLS_1_3), AIOLOOP_ENOTAVAILABLE);
+        unit_drop(client, server);
+        return;
+    }
+    CHECK_EQ(aioloop_ssl_context_set_minimum_version(client, AIOLOOP_TLS_1_3), 0);
+    CHECK_EQ(aioloop_ssl_context_set_maximum_version(client, AIOLOOP_TLS_1_2), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_maximum_version(server, AIOLOOP_TLS_1_2), 0);
+    CHECK_EQ(aioloop_ssl_context_set_minimum_version(server, AIOLOOP_TLS_1_3), AIOLOOP_EINVAL);
+    {
+        unit_pair pair;
+        unit_outcome o;
+        unit_open(&pair, client, server, "example.org", NULL);
+        o = unit_handshake(&pair);
+        CHECK_EQ(o.server, AIOLOOP_ESSL_HANDSHAKE); /* it sees no suite of its version */
+        CHECK_EQ(o.client, AIOLOOP_ESSL_ALERT);
+        unit_end(&pair);
+        unit_drop(client, server);
+        client = unit_client();
+        server = unit_server("server");
+        unit_only(client, AIOLOOP_TLS_1_2);
+        unit_only(server, AIOLOOP_TLS_1_3);
+        unit_open(&pair, client, server, "example.org", NULL);
+        o = unit_handshake(&pair);
+        CHECK_EQ(o.server, AIOLOOP_ESSL_HANDSHAKE);
+        CHECK_HAS(aiol_tls_session_message(pair.server.session), "no version of TLS in common");
+        CHECK_EQ(o.client, AIOLOOP_ESSL_ALERT);
+        CHECK_HAS(aiol_tls_session_message(pair.client.session), "protocol_version");
+        unit_end(&pair);
+    }
+    unit_drop(client, server);
+}
+
+/* ---- names that servers are asked for ---- */
+
+typedef struct unit_hosts {
+    aioloop_ssl_context *second;
+    char asked[64];
+    int calls;
+} unit_hosts;
+
+static aioloop_ssl_context *unit_host(aioloop_ssl_context *context, const char *server_name, void *arg) {
+    unit_hosts *hosts = (unit_hosts *)arg;
+    hosts->calls++;
+    snprintf(hosts->asked, sizeof(hosts->asked), "%s", server_name);
+    if (strcmp(server_name, "second.example.net") == 0)
+        return hosts->second;
+    return strcmp(server_name, "example.org") == 0 ? context : NULL;
+}
+
+TEST(ssl_servers_choose_by_name, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        unit_hosts hosts;
+        unit_pair pair;
+        unit_outcome o;
+        memset(&hosts, 0, sizeof(hosts));
+        hosts.second = unit_server("second");
+        CHECK_EQ(aioloop_ssl_context_set_sni_callback(client, unit_host, &hosts), AIOLOOP_EINVAL);
+        CHECK_EQ(aioloop_ssl_context_set_sni_callback(server, unit_host, &hosts), 0);
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        CHECK_STR(hosts.asked, "example.org");
+        unit_end(&pair);
+        unit_open(&pair, client, server, "second.example.net", NULL);
+        unit_shake(&pair);
+        CHECK_STR(hosts.asked, "second.example.net");
+        CHECK_STR(((const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert"))->subject, "CN=second");
+        CHECK(aiol_tls_session_info(pair.server.session, "sslcontext") == server);
+        unit_end(&pair);
+        unit_open(&pair, client, server, "third.example.net", NULL);
+        o = unit_handshake(&pair);
+        CHECK_EQ(o.server, AIOLOOP_ESSL_HANDSHAKE);
+        CHECK_HAS(aiol_tls_session_message(pair.server.session), "the name");
+        CHECK_EQ(o.client, AIOLOOP_ESSL_ALERT);
+        CHECK_HAS(aiol_tls_session_message(pair.client.session), "unrecognized_name");
+        unit_end(&pair);
+        CHECK_EQ(hosts.calls, 3);
+        unit_open(&pair, client, server, "127.0.0.1", NULL); /* says no name */
+        unit_shake(&pair);
+        CHECK_EQ(hosts.calls, 3);
+        unit_end(&pair);
+        CHECK_EQ(aioloop_ssl_context_set_ciphers(hosts.second, "ECDHE-ECDSA-AES256-GCM-SHA384"), AIOLOOP_EMISUSE);
+        unit_drop(client, server);
+        aioloop_ssl_context_unref(hosts.second);
+    }
+}
+
+TEST(ssl_demands_of_the_chosen_context_count, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        unit_hosts hosts;
+        unit_pair pair;
+        memset(&hosts, 0, sizeof(hosts));
+        hosts.second = unit_server("second");
+        CHECK_EQ(aioloop_ssl_context_set_verify_mode(hosts.second, AIOLOOP_CERT_REQUIRED), 0);
+        CHECK_EQ(aioloop_ssl_context_set_sni_callback(server, unit_host, &hosts), 0);
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "second.example.net", NULL); /* it trusts nobody: not the first one's authorities */
+        CHECK_EQ(unit_handshake(&pair).server, AIOLOOP_ESSL_HANDSHAKE);
+        unit_end(&pair);
+        aioloop_ssl_context_unref(hosts.second);
+        hosts.second = unit_server("second");
+        CHECK_EQ(aioloop_ssl_context_set_verify_mode(hosts.second, AIOLOOP_CERT_REQUIRED), 0);
+        CHECK_EQ(aioloop_ssl_context_load_verify_locations(hosts.second, unit_file("ca.pem"), NULL), 1);
+        unit_open(&pair, client, server, "second.example.net", NULL);
+        CHECK_EQ(unit_handshake(&pair).server, AIOLOOP_ESSL_CERT_VERIFY);
+        unit_end(&pair);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        unit_end(&pair);
+        unit_drop(client, server);
+        aioloop_ssl_context_unref(hosts.second);
+    }
+}
+
+/* ---- sessions that are resumed ---- */
+
+/* A connection that gives what to resume with; the caller's. */
+static aioloop_ssl_session *unit_first(aioloop_ssl_context *client, aioloop_ssl_context *server) {
+    aioloop_ssl_session *session;
+    unit_pair pair;
+    unit_open(&pair, client, server, "example.org", NULL);
+    unit_shake(&pair);
+    unit_pass(&pair.server, "hello"); /* the client reads the ticket */
+    session = (aioloop_ssl_session *)aiol_tls_session_info(pair.client.session, "session");
+    CHECK(aiol_tls_session_info(pair.server.session, "session") == NULL);
+    aioloop_ssl_session_ref(session);
+    unit_end(&pair);
+    return session;
+}
+
+static bool unit_resumes(aioloop_ssl_context *client, aioloop_ssl_context *server, const aioloop_ssl_session *session) {
+    unit_pair pair;
+    bool reused;
+    unit_open(&pair, client, server, "example.org", session);
+    unit_shake(&pair);
+    unit_pass(&pair.client, "ping");
+    unit_pass(&pair.server, "pong");
+    reused = *(const bool *)aiol_tls_session_info(pair.client.session, "session_reused");
+    CHECK(*(const bool *)aiol_tls_session_info(pair.server.session, "session_reused") == reused);
+    CHECK_STR(((const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert"))->subject, "CN=server");
+    unit_end(&pair);
+    return reused;
+}
+
+TEST(ssl_sessions_are_resumed_with_tickets, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        aioloop_ssl_context *again = unit_server("server"); /* with other keys */
+        aioloop_ssl_session *session;
+        unit_only(client, unit_versions[v]);
+        session = unit_first(client, server);
+        CHECK(session != NULL);
+        CHECK(unit_resumes(client, server, session));
+        CHECK(unit_resumes(client, server, session));
+        CHECK(!unit_resumes(client, server, NULL));
+        CHECK(!unit_resumes(client, again, session)); /* in full, and as good */
+        aioloop_ssl_session_unref(session);
+        unit_drop(client, server);
+        aioloop_ssl_context_unref(again);
+    }
+}
+
+TEST(ssl_tickets_can_be_switched_off, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        aioloop_ssl_session *session;
+        CHECK_EQ(aioloop_ssl_context_set_session_tickets(server, false), 0);
+        unit_only(client, unit_versions[v]);
+        session = unit_first(client, server);
+        CHECK(!unit_resumes(client, server, session));
+        aioloop_ssl_session_unref(session);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_servers_with_several_names_give_no_tickets, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        aioloop_ssl_session *session;
+        unit_hosts hosts;
+        memset(&hosts, 0, sizeof(hosts));
+        CHECK_EQ(aioloop_ssl_context_set_sni_callback(server, unit_host, &hosts), 0);
+        unit_only(client, unit_versions[v]);
+        session = unit_first(client, server);
+        CHECK(!unit_resumes(client, server, session));
+        aioloop_ssl_session_unref(session);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_resumed_sessions_keep_the_clients_certificate, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        aioloop_ssl_session *session;
+        const aioloop_ssl_certificate *peer;
+        unit_pair pair;
+        unit_identify(client, "client");
+        CHECK_EQ(aioloop_ssl_context_load_verify_locations(server, unit_file("ca.pem"), NULL), 1);
+        CHECK_EQ(aioloop_ssl_context_set_verify_mode(server, AIOLOOP_CERT_REQUIRED), 0);
+        unit_only(client, unit_versions[v]);
+        session = unit_first(client, server);
+        unit_open(&pair, client, server, "example.org", session);
+        unit_shake(&pair);
+        CHECK(*(const bool *)aiol_tls_session_info(pair.server.session, "session_reused") == (v == 0));
+        peer = (const aioloop_ssl_certificate *)aiol_tls_session_info(pair.server.session, "peercert");
+        CHECK(peer != NULL);
+        CHECK_STR(peer->subject, "CN=client");
+        unit_end(&pair);
+        aioloop_ssl_session_unref(session);
+        unit_drop(client, server);
+    }
+}
+
+TEST(ssl_sessions_are_of_one_context_and_one_host, "") {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *other = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    aioloop_ssl_session *session = unit_first(client, server);
+    unit_side side;
+    memset(&side, 0, sizeof(side));
+    CHECK(session != NULL);
+    CHECK_EQ(unit_make(&side, other, false, "example.org", session), AIOLOOP_EINVAL);
+    CHECK_HAS(unit_last(), "another context");
+    CHECK_EQ(unit_make(&side, client, false, "www.example.org", session), AIOLOOP_EINVAL);
+    CHECK_HAS(unit_last(), "example.org");
+    CHECK_EQ(unit_make(&side, client, false, NULL, session), AIOLOOP_EINVAL);
+    aioloop_ssl_session_unref(session);
+    unit_drop(client, server);
+    aioloop_ssl_context_unref(other);
+}
+
+#endif
