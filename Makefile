@@ -195,6 +195,8 @@ RUN_soft = qemu-arm
 RUN_riscv64 = qemu-riscv64
 RUN_s390x = qemu-s390x
 RUN_i386 =
+# Where the linker can be kept from saying that a static getaddrinfo needs the C library's files.
+EMULATE_STATIC = -static $(shell ld --help | grep -q -e --no-warnings && echo -Wl,--no-warnings)
 ## make emulate      the suite on emulated processors, little and big, 32 and 64 bits, and coroutines on a Cortex-M
 ##                   (MACHINES="aarch64 arm thumb soft riscv64 s390x i386"; EMULATE=words that choose tests)
 emulate: emulate-cortex-m
@@ -210,7 +212,7 @@ emulate: emulate-cortex-m
 # A started test is a fork of one emulator: it cannot start a foreign program.
 emulate-%:
 	@TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=$* CC="$(EMULATE_$*)" RUNNER="$(RUN_$*)" RUN_ON="$(EMULATE_ON)" OPT="-O2 -g" \
-	    EXTRA="-static $(if $(filter arm thumb soft i386,$*),-D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64)" \
+	    EXTRA="$(EMULATE_STATIC) $(if $(filter arm thumb soft i386,$*),-D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64)" \
 	    RUN_FLAGS="--fork --skip-flag slow $(EMULATE)"
 
 # The same program on the smallest core and on those with more to save at a switch.

@@ -5898,7 +5898,8 @@ AIOLOOP_INTERNAL int64_t aiol_resolve_addresses(const aiol_lookup *what, aioloop
     int64_t count;
     int answer;
     memset(&hints, 0, sizeof(hints));
-    answer = aiol_flags_translate(aiol_addrinfo_flags, AIOL_COUNT(aiol_addrinfo_flags), what->options.flags, &hints.ai_flags);
+    answer = aiol_flags_translate(aiol_addrinfo_flags, AIOL_COUNT(aiol_addrinfo_flags), what->options.flags,
+                                  &hints.ai_flags);
     if (answer < 0)
         return answer;
     hints.ai_family = what->options.family == AIOLOOP_UNSPEC ? AF_UNSPEC : aiol_sockaddr_family(what->options.family);
@@ -5937,7 +5938,8 @@ AIOLOOP_INTERNAL int aiol_resolve_names(const aioloop_address *address, unsigned
     answer = getnameinfo(&name.any, size, host, (socklen_t)sizeof(host), service, (socklen_t)sizeof(service), here);
     if (answer != 0)
         return aiol_error_from_resolver(answer, errno);
-    names = (aioloop_nameinfo *)aiol_alloc(&aiol_default_allocator, sizeof(*names) + aiol_text_size(host) + aiol_text_size(service));
+    names = (aioloop_nameinfo *)aiol_alloc(&aiol_default_allocator,
+                                           sizeof(*names) + aiol_text_size(host) + aiol_text_size(service));
     if (names == NULL)
         return AIOLOOP_ENOMEM;
     text = (char *)(names + 1);
@@ -17323,9 +17325,9 @@ AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurr
  * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one
  * of them, it detaches itself.
  *
- * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There a
- * thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
- * waits, and ends when the job does. Nobody waits for it, not even the end of the program.
+ * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There
+ * a thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
+ * waits, and it ends when the job does. Nobody waits for it, not even the end of the program.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -17454,7 +17456,8 @@ static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aiol_pool_worker *worker;
     if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
         return;
-    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL || (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL ||
+           (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
     aiol_free(&allocator, pool, sizeof(*pool));
 }
@@ -18153,7 +18156,10 @@ static aioloop_future *aiol_executor_submit(aioloop *loop, aioloop_thread_pool *
         if (err == 0)
             return f;
         aiol_job_abandon(job);
-        aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "the pool was shut down" : err == AIOLOOP_EAGAIN ? "the pool is full" : NULL);
+        aiol_fail(loop, err,
+                  err == AIOLOOP_EMISUSE                            ? "the pool was shut down"
+                  : err == AIOLOOP_EAGAIN && pool->queue_limit != 0 ? "the pool is full"
+                                                                    : NULL);
     }
     f = aiol_executor_failed(loop, err);
     if (options != NULL && options->dispose != NULL)
@@ -18272,7 +18278,8 @@ AIOLOOP_API aioloop_future *(aioloop_shutdown_default_executor)(aioloop *loop, a
     ((unsigned)AIOLOOP_AI_PASSIVE | AIOLOOP_AI_CANONNAME | AIOLOOP_AI_NUMERICHOST | AIOLOOP_AI_NUMERICSERV |           \
      AIOLOOP_AI_V4MAPPED | AIOLOOP_AI_ALL | AIOLOOP_AI_ADDRCONFIG)
 #define AIOL_RESOLVE_NAME_FLAGS                                                                                        \
-    ((unsigned)AIOLOOP_NI_NUMERICHOST | AIOLOOP_NI_NUMERICSERV | AIOLOOP_NI_NOFQDN | AIOLOOP_NI_NAMEREQD | AIOLOOP_NI_DGRAM)
+    ((unsigned)AIOLOOP_NI_NUMERICHOST | AIOLOOP_NI_NUMERICSERV | AIOLOOP_NI_NOFQDN | AIOLOOP_NI_NAMEREQD |             \
+     AIOLOOP_NI_DGRAM)
 
 /* The argument of a look-up's job, copied up to the end of the texts. */
 typedef struct aiol_resolve_question {
@@ -18377,7 +18384,8 @@ static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, c
     question.has_service = service != NULL;
     (void)aiol_text_keep(&end, host);
     (void)aiol_text_keep(&end, service);
-    return aiol_resolve_start(loop, aiol_resolve_run, &question, (size_t)(end - (char *)&question), aioloop_freeaddrinfo);
+    return aiol_resolve_start(loop, aiol_resolve_run, &question, (size_t)(end - (char *)&question),
+                              aioloop_freeaddrinfo);
 }
 
 AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,
