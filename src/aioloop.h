@@ -32,6 +32,7 @@ extern "C" {
 #include "api/generator.h"
 #include "api/threads.h"
 #include "api/executor.h"
+#include "api/process_pool.h"
 #include "api/net.h"
 #include "api/resolve.h"
 #include "api/transport.h"
@@ -75,6 +76,9 @@ extern "C" {
 #include "sys/clock.c"
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
+#endif
+#if AIOL_HAVE_PTHREAD
+#include "sys/process_posix.c"
 #endif
 #include "sys/thread.c"
 
@@ -126,6 +130,11 @@ extern "C" {
 #include "core/generator.c"
 #include "core/threadsafe.c"
 #include "core/executor.c"
+#if AIOL_HAVE_PTHREAD
+#include "core/process_pool.c"
+#else
+#include "core/process_none.c"
+#endif
 #include "core/loop.c"
 #include "core/watch.c"
 

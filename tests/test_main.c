@@ -517,6 +517,11 @@ static const fault_call fault_calls[] = {
     {"fcntl", {ENOMEM, 0, 0, 0, 0, 0, 0, 0}},
     {"close", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"unlink", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
+    {"fork", {EAGAIN, ENOMEM, 0, 0, 0, 0, 0, 0}},
+    {"waitpid", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
+    {"pselect", {EINTR, ENOMEM, 0, 0, 0, 0, 0, 0}},
+    {"dup2", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
+    {"close_range", {ENOSYS, 0, 0, 0, 0, 0, 0, 0}},
     {"stat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     {"lstat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     /* Known, and never made to fail. */

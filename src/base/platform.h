@@ -239,7 +239,13 @@
 #include <ucontext.h>
 #endif
 #if AIOL_HAVE_PTHREAD
+#include <dirent.h>
 #include <pthread.h>
+#include <sys/select.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sys/prctl.h>
+#endif
 #endif
 #endif
 
