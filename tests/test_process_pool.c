@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef struct pp_shared {
@@ -24,9 +25,15 @@ typedef struct pp_shared {
 
 static pp_shared *pp; /* made before the pool, so that workers have it */
 
-static void pp_wait(sem_t *semaphore) {
-    while (sem_wait(semaphore) == -1)
-        ;
+/* In a worker: 0, or what it fails with when the test has got into trouble. */
+static int pp_wait(sem_t *semaphore) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 7;
+    while (sem_timedwait(semaphore, &until) == -1)
+        if (errno != EINTR)
+            return AIOLOOP_ETIMEDOUT;
+    return 0;
 }
 
 static void pp_share(void) {
@@ -60,6 +67,17 @@ static void pp_end(aioloop_process_pool *pool) {
 
 static int64_t pp_call(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn, int64_t argument) {
     return aioloop_run_until_complete(loop, aioloop_run_in_process(loop, pool, fn, &argument, sizeof(argument)), NULL);
+}
+
+/* Waits until a gated function has begun; false if it never will. */
+static bool pp_begun(aioloop *loop, const aioloop_future *f) {
+    while (sem_trywait(&pp->begun) != 0) {
+        if (aioloop_future_done(f))
+            return false;
+        aioloop_run_once(loop, 0);
+        usleep(50);
+    }
+    return true;
 }
 
 static const char *pp_message(aioloop *loop) {
@@ -129,18 +147,25 @@ static int64_t pp_gated(const void *input, size_t size, aioloop_output *out) {
     (void)size;
     (void)out;
     sem_post(&pp->begun);
-    pp_wait(&pp->gate);
-    return 7;
+    return pp_wait(&pp->gate) < 0 ? AIOLOOP_ETIMEDOUT + 0 : 7;
 }
 
-/* Two that run at the same time, or never end. */
+/* Two that run at the same time. */
 static int64_t pp_meet(const void *input, size_t size, aioloop_output *out) {
     int64_t me = pp_argument(input);
     (void)size;
     (void)out;
     sem_post(&pp->meeting[me]);
-    pp_wait(&pp->meeting[1 - me]);
-    return me;
+    return pp_wait(&pp->meeting[1 - me]) < 0 ? AIOLOOP_ETIMEDOUT + 0 : me;
+}
+
+static void pp_let_meet(aioloop *loop, aioloop_process_pool *pool) {
+    int64_t numbers[2] = {0, 1};
+    aioloop_future *fs[2];
+    int i;
+    for (i = 0; i < 2; i++)
+        fs[i] = aioloop_run_in_process(loop, pool, pp_meet, &numbers[i], sizeof(numbers[i]));
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_gather(loop, fs, 2, false), NULL), 2);
 }
 
 /* ---- the outcome ---- */
@@ -261,15 +286,7 @@ TEST_WITH(process_pool_works_while_the_loop_responds, "EX-05 EXEC-08", TEST_THRE
 TEST_WITH(process_pool_workers_run_in_parallel, "EXEC-08", TEST_THREADS) {
     aioloop *loop = test_loop();
     aioloop_process_pool *pool = pp_pool(2, 0);
-    int64_t numbers[2] = {0, 1};
-    aioloop_future *fs[2];
-    int i;
-    for (i = 0; i < 2; i++)
-        fs[i] = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_meet, &numbers[i], sizeof(numbers[i])));
-    for (i = 0; i < 2; i++) {
-        CHECK_EQ(aioloop_run_until_complete(loop, fs[i], NULL), i);
-        aioloop_future_unref(fs[i]);
-    }
+    pp_let_meet(loop, pool);
     pp_end(pool);
     test_end(loop);
 }
@@ -348,11 +365,8 @@ TEST_WITH(process_pool_idle_worker_that_dies_is_replaced, "EXEC-08", TEST_THREAD
     aioloop *loop = test_loop();
     aioloop_process_pool *pool = pp_pool(2, 0);
     aioloop_future *busy = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
-    aioloop_future *fs[2];
-    int64_t numbers[2] = {0, 1};
     int64_t idle;
-    int i;
-    pp_wait(&pp->begun);
+    CHECK(pp_begun(loop, busy));
     idle = pp_call(loop, pool, pp_process, 0);
     CHECK_GT(idle, 0);
     CHECK_EQ(kill((pid_t)idle, SIGKILL), 0);
@@ -361,12 +375,7 @@ TEST_WITH(process_pool_idle_worker_that_dies_is_replaced, "EXEC-08", TEST_THREAD
     CHECK_EQ(aioloop_run_until_complete(loop, busy, NULL), 7);
     aioloop_future_unref(busy);
     CHECK_EQ(pp_call(loop, pool, pp_die, 1), AIOLOOP_EBROKENPROCESS); /* so that the server is through with the other */
-    for (i = 0; i < 2; i++)
-        fs[i] = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_meet, &numbers[i], sizeof(numbers[i])));
-    for (i = 0; i < 2; i++) {
-        CHECK_EQ(aioloop_run_until_complete(loop, fs[i], NULL), i);
-        aioloop_future_unref(fs[i]);
-    }
+    pp_let_meet(loop, pool);
     pp_end(pool);
     test_end(loop);
 }
@@ -376,7 +385,7 @@ TEST_WITH(process_pool_fails_when_its_server_is_killed, "EXEC-08", TEST_THREADS)
     aioloop_process_pool *pool = pp_pool(2, 0);
     aioloop_future *f = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
     int64_t server;
-    pp_wait(&pp->begun);
+    CHECK(pp_begun(loop, f));
     server = pp_call(loop, pool, pp_server, 0);
     CHECK(server > 0 && server != getpid());
     CHECK_EQ(kill((pid_t)server, SIGKILL), 0);
@@ -393,7 +402,7 @@ TEST_WITH(process_pool_can_be_killed, "EXEC-08", TEST_THREADS) {
     aioloop_process_pool *pool = pp_pool(1, 0);
     aioloop_future *running = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
     aioloop_future *waiting = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
-    pp_wait(&pp->begun);
+    CHECK(pp_begun(loop, running));
     CHECK_EQ(aioloop_process_pool_kill(pool), 0);
     CHECK_EQ(aioloop_run_until_complete(loop, running, NULL), AIOLOOP_EBROKENPROCESS);
     CHECK(strstr(pp_message(loop), "was killed by signal 9") != NULL);
@@ -602,7 +611,7 @@ TEST_WITH(process_pool_calls_can_be_cancelled, "EXEC-08 EXEC-03 EXEC-04", TEST_T
     aioloop_future *running = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
     aioloop_future *waiting = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
     int begun = -1;
-    pp_wait(&pp->begun);
+    CHECK(pp_begun(loop, running));
     CHECK(aioloop_future_cancel(waiting, NULL));
     CHECK(aioloop_future_cancel(running, NULL));
     CHECK(aioloop_future_cancelled(running) && aioloop_future_cancelled(waiting));
@@ -621,7 +630,7 @@ TEST_WITH(process_pool_that_is_full_or_shut_down_says_so, "EXEC-08", TEST_THREAD
     aioloop_process_pool *pool = pp_pool(1, 1);
     aioloop_future *running = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
     aioloop_future *waiting;
-    pp_wait(&pp->begun);
+    CHECK(pp_begun(loop, running));
     waiting = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_fail, "12345678", 8));
     CHECK_EQ(pp_call(loop, pool, pp_process, 0), AIOLOOP_EAGAIN);
     CHECK_EQ(aioloop_process_pool_shutdown(pool, false, true), 0);
@@ -643,9 +652,10 @@ TEST_WITH(process_pool_may_outlive_the_loop, "EXEC-08 EXEC-05", TEST_THREADS) {
     aioloop *loop = test_loop();
     aioloop *other = test_loop();
     aioloop_process_pool *pool = pp_pool(1, 0);
-    aioloop_future_unref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
+    aioloop_future *f = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
     aioloop_future_unref(aioloop_run_in_process(loop, pool, pp_increment, "abc", 3));
-    pp_wait(&pp->begun);
+    CHECK(pp_begun(loop, f));
+    aioloop_future_unref(f);
     CHECK_EQ(aioloop_close(loop), 0);
     CHECK_EQ(aioloop_future_exception(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0)), AIOLOOP_ECLOSED);
     test_end(loop);
@@ -706,6 +716,7 @@ static int64_t pp_print(const void *input, size_t size, aioloop_output *out) {
 static void pp_program(int to) {
     aioloop *loop;
     aioloop_process_pool *pool;
+    aioloop_future *f;
     if (dup2(to, 1) != 1)
         _exit(1);
     setvbuf(stdout, NULL, _IOFBF, BUFSIZ);
@@ -716,8 +727,9 @@ static void pp_program(int to) {
         _exit(1);
     if (aioloop_run_until_complete(loop, aioloop_run_in_process(loop, pool, pp_print, "two", 3), NULL) != 3)
         _exit(1);
-    aioloop_future_unref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
-    pp_wait(&pp->begun);
+    f = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
+    if (!pp_begun(loop, f))
+        _exit(1);
     raise(SIGKILL);
 }
 
