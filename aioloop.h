@@ -378,6 +378,10 @@
  *   aioloop_shutdown_default_executor does elsewhere; aioloop_close and aioloop_free do not wait for a function that
  *   still runs. The memory of pools is not the loop's allocator's, but that of their own options. See examples/pool.c.
  *
+ *   What a thread cannot bear (code that may crash, or that has global state) runs in a pool of processes, with bytes in
+ *   and bytes out: aioloop_process_pool_new, early in the program, and aioloop_run_in_process. See
+ *   examples/process_pool.c.
+ *
  *
  * ENDING WELL
  *
@@ -2040,10 +2044,10 @@ typedef struct aioloop_output {
     size_t size;
 } aioloop_output;
 
-/* What runs in a process. input is valid during the call and aligned for any object. Returns a number >= 0, or a
- * negative code, and then the output is dropped: AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the
- * message of aioloop_raise(NULL, ...) if that was called with the same code. It may make a loop of its own and run it.
- * In C++ no exception may leave it. */
+/* What runs in a process. input is valid during the call, never NULL, aligned for any object, and followed by a zero
+ * byte that does not count. Returns a number >= 0, or a negative code, and then the output is dropped:
+ * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that was
+ * called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
 typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aioloop_output *out);
 
 /* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
@@ -18384,11 +18388,11 @@ static void aiol_output_dispose(void *pointer) {
 /* ---- a worker ---- */
 
 /* Reads what cannot be kept. */
-static int aiol_process_skip(uint64_t size) {
+static int aiol_process_skip(size_t size) {
     char bytes[4096];
     int err = 0;
     while (size != 0 && err == 0) {
-        size_t part = size < sizeof(bytes) ? (size_t)size : sizeof(bytes);
+        size_t part = aiol_min_size(size, sizeof(bytes));
         err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, bytes, part);
         size -= part;
     }
@@ -18420,23 +18424,26 @@ static int aiol_process_send_answer(int64_t number, const aiol_output *out) {
 static int aiol_process_answer_call(const aioloop_process_pool *pool) {
     aiol_process_request request;
     aiol_output out;
-    void *input = NULL;
-    int64_t number = 0;
+    char *input;
+    size_t size;
+    int64_t number = AIOLOOP_ENOMEM;
     int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &request, sizeof(request));
     if (err < 0)
         return err;
     memset(&out, 0, sizeof(out));
     out.allocator = pool->allocator;
     aiol_error_clear(&aiol_thread.error);
-    if (request.size != 0 && (input = aiol_alloc(&pool->allocator, (size_t)request.size)) == NULL)
-        number = AIOLOOP_ENOMEM;
-    err = number < 0 ? aiol_process_skip(request.size) : aiol_channel_recv(AIOL_PROCESS_CHANNEL, input, (size_t)request.size);
-    if (err == 0 && number == 0)
-        number = request.fn(input, (size_t)request.size, &out.bytes);
+    size = (size_t)request.size;
+    input = (char *)aiol_alloc(&pool->allocator, size + 1);
+    err = input == NULL ? aiol_process_skip(size) : aiol_channel_recv(AIOL_PROCESS_CHANNEL, input, size);
+    if (err == 0 && input != NULL) {
+        input[size] = '\0';
+        number = request.fn(input, size, &out.bytes);
+    }
     fflush(stdout);
     if (err == 0)
         err = aiol_process_send_answer(number, &out);
-    aiol_free(&pool->allocator, input, (size_t)request.size);
+    aiol_free(&pool->allocator, input, size + 1);
     aiol_free(&pool->allocator, out.block, out.capacity);
     return err;
 }

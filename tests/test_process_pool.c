@@ -106,13 +106,13 @@ static int64_t pp_server(const void *input, size_t size, aioloop_output *out) {
     return getppid();
 }
 
-/* Each byte is one more, in two writes. */
+/* Each byte is one more, in two writes; a zero follows. */
 static int64_t pp_increment(const void *input, size_t size, aioloop_output *out) {
     const unsigned char *bytes = (const unsigned char *)input;
     unsigned char *changed = (unsigned char *)malloc(size + 1);
     size_t i;
     int err;
-    if (changed == NULL)
+    if (changed == NULL || bytes[size] != 0)
         return AIOLOOP_ENOMEM;
     for (i = 0; i < size; i++)
         changed[i] = (unsigned char)(bytes[i] + 1);

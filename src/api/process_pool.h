@@ -73,10 +73,10 @@ typedef struct aioloop_output {
     size_t size;
 } aioloop_output;
 
-/* What runs in a process. input is valid during the call and aligned for any object. Returns a number >= 0, or a
- * negative code, and then the output is dropped: AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the
- * message of aioloop_raise(NULL, ...) if that was called with the same code. It may make a loop of its own and run it.
- * In C++ no exception may leave it. */
+/* What runs in a process. input is valid during the call, never NULL, aligned for any object, and followed by a zero
+ * byte that does not count. Returns a number >= 0, or a negative code, and then the output is dropped:
+ * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that was
+ * called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
 typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aioloop_output *out);
 
 /* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond

@@ -131,11 +131,11 @@ static void aiol_output_dispose(void *pointer) {
 /* ---- a worker ---- */
 
 /* Reads what cannot be kept. */
-static int aiol_process_skip(uint64_t size) {
+static int aiol_process_skip(size_t size) {
     char bytes[4096];
     int err = 0;
     while (size != 0 && err == 0) {
-        size_t part = size < sizeof(bytes) ? (size_t)size : sizeof(bytes);
+        size_t part = aiol_min_size(size, sizeof(bytes));
         err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, bytes, part);
         size -= part;
     }
@@ -167,23 +167,26 @@ static int aiol_process_send_answer(int64_t number, const aiol_output *out) {
 static int aiol_process_answer_call(const aioloop_process_pool *pool) {
     aiol_process_request request;
     aiol_output out;
-    void *input = NULL;
-    int64_t number = 0;
+    char *input;
+    size_t size;
+    int64_t number = AIOLOOP_ENOMEM;
     int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &request, sizeof(request));
     if (err < 0)
         return err;
     memset(&out, 0, sizeof(out));
     out.allocator = pool->allocator;
     aiol_error_clear(&aiol_thread.error);
-    if (request.size != 0 && (input = aiol_alloc(&pool->allocator, (size_t)request.size)) == NULL)
-        number = AIOLOOP_ENOMEM;
-    err = number < 0 ? aiol_process_skip(request.size) : aiol_channel_recv(AIOL_PROCESS_CHANNEL, input, (size_t)request.size);
-    if (err == 0 && number == 0)
-        number = request.fn(input, (size_t)request.size, &out.bytes);
+    size = (size_t)request.size;
+    input = (char *)aiol_alloc(&pool->allocator, size + 1);
+    err = input == NULL ? aiol_process_skip(size) : aiol_channel_recv(AIOL_PROCESS_CHANNEL, input, size);
+    if (err == 0 && input != NULL) {
+        input[size] = '\0';
+        number = request.fn(input, size, &out.bytes);
+    }
     fflush(stdout);
     if (err == 0)
         err = aiol_process_send_answer(number, &out);
-    aiol_free(&pool->allocator, input, (size_t)request.size);
+    aiol_free(&pool->allocator, input, size + 1);
     aiol_free(&pool->allocator, out.block, out.capacity);
     return err;
 }
