@@ -5859,10 +5859,26 @@ static void aiol_process_close_from(int first) {
 #endif
 }
 
+/* Standard input becomes a pipe that has ended, which needs no file: a changed root may lack them. So do output and
+ * error, if they were closed: else what is opened next would be taken for them. */
+static int aiol_process_empty_input(void) {
+    int ends[2];
+    int err = 0;
+    int i;
+    if (AIOL_SYS(pipe, pipe(ends)) == -1)
+        return aiol_error_from_errno(errno);
+    close(ends[1]);
+    for (i = STDIN_FILENO; i <= STDERR_FILENO && err == 0; i++)
+        if ((i == STDIN_FILENO || fcntl(i, F_GETFD) == -1) && i != ends[0] && AIOL_SYS(dup2, dup2(ends[0], i)) == -1)
+            err = aiol_error_from_errno(errno);
+    if (ends[0] > STDERR_FILENO)
+        close(ends[0]);
+    return err;
+}
+
 /* Of the parent's descriptors the child keeps the standard ones, with nothing to read, and one more, which becomes
  * AIOL_PROCESS_CHANNEL. */
 static int aiol_process_keep(int channel) {
-    int nothing;
     if (channel != AIOL_PROCESS_CHANNEL) {
         if (AIOL_SYS(dup2, dup2(channel, AIOL_PROCESS_CHANNEL)) == -1)
             return aiol_error_from_errno(errno);
@@ -5871,12 +5887,7 @@ static int aiol_process_keep(int channel) {
     if (AIOL_SYS(fcntl, fcntl(AIOL_PROCESS_CHANNEL, F_SETFD, FD_CLOEXEC)) == -1)
         return aiol_error_from_errno(errno);
     aiol_process_close_from(AIOL_PROCESS_CHANNEL + 1);
-    nothing = open("/dev/null", O_RDONLY);
-    if (nothing > STDIN_FILENO) {
-        (void)dup2(nothing, STDIN_FILENO);
-        close(nothing);
-    }
-    return 0;
+    return aiol_process_empty_input();
 }
 
 static void aiol_process_on_signal(int number, void (*handler)(int number)) {
@@ -18493,8 +18504,10 @@ static int aiol_process_fork_worker(aioloop_process_pool *pool, aiol_process_wor
     if (err < 0)
         return err;
     w->pid = aiol_process_fork();
-    if (w->pid == 0)
+    if (w->pid == 0) {
+        aiol_channel_close(ends[0]);
         aiol_process_work(pool, ends[1], server);
+    }
     if (w->pid < 0) {
         err = w->pid;
         w->pid = 0;
@@ -18773,8 +18786,10 @@ static void aiol_process_fork_server(void *arg) {
     fflush(stdout); /* or what is waiting there were printed by each worker */
     pool->channel = ends[1];
     pool->server = aiol_process_fork();
-    if (pool->server == 0)
+    if (pool->server == 0) {
+        aiol_channel_close(ends[0]); /* also if it is a standard descriptor, which were closed then */
         aiol_process_serve(pool);
+    }
     aiol_channel_close(ends[1]);
     pool->channel = ends[0];
     if (pool->server < 0) {
@@ -18860,12 +18875,12 @@ AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process
     return pool;
 }
 
-/* When no thread uses a worker any more. */
+/* When no thread uses a worker any more. May be repeated. */
 static void aiol_process_pool_end(aioloop_process_pool *pool) {
     int status;
     unsigned i;
     aiol_mutex_lock(&pool->mutex);
-    for (i = 0; i < pool->max_workers && pool->server != 0; i++) {
+    for (i = 0; i < pool->max_workers; i++) {
         aiol_process_worker *w = &pool->workers[i];
         if (w->pid != 0)
             aiol_channel_close(w->channel);

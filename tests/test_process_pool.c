@@ -762,6 +762,45 @@ TEST_WITH(process_pool_ends_with_the_program_however_that_ends, "EXEC-08", TEST_
     test_end(loop);
 }
 
+static int64_t pp_standard_descriptors(const void *input, size_t size, aioloop_output *out) {
+    char byte = 0;
+    (void)input;
+    (void)size;
+    (void)out;
+    printf("to nobody");
+    return read(0, &byte, 1) == 0 && write(1, &byte, 1) == -1 && write(2, &byte, 1) == -1;
+}
+
+/* What the library opens gets the numbers of the standard descriptors then. */
+static int pp_daemon(void) {
+    aioloop_process_pool *pool;
+    aioloop *loop;
+    int64_t n;
+    close(0);
+    close(1);
+    close(2);
+    pool = aioloop_process_pool_new(NULL);
+    loop = aioloop_new_event_loop(NULL);
+    if (pool == NULL || loop == NULL)
+        return 1;
+    n = aioloop_run_until_complete(loop, aioloop_run_in_process(loop, pool, pp_standard_descriptors, NULL, 0), NULL);
+    aioloop_process_pool_free(pool);
+    aioloop_free(loop);
+    return n != 1;
+}
+
+TEST_WITH(process_pool_needs_no_standard_descriptors, "EXEC-08", TEST_THREADS | TEST_REAL_FDS) {
+    int status = -1;
+    pid_t child;
+    fflush(stdout);
+    child = fork();
+    if (child == 0)
+        _exit(pp_daemon());
+    CHECK_GT(child, 0);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+}
+
 /* ---- misuse ---- */
 
 TEST_WITH(process_pool_calls_that_make_no_sense_are_refused, "EXEC-08 RUN-17", TEST_THREADS) {

@@ -236,8 +236,10 @@ static int aiol_process_fork_worker(aioloop_process_pool *pool, aiol_process_wor
     if (err < 0)
         return err;
     w->pid = aiol_process_fork();
-    if (w->pid == 0)
+    if (w->pid == 0) {
+        aiol_channel_close(ends[0]);
         aiol_process_work(pool, ends[1], server);
+    }
     if (w->pid < 0) {
         err = w->pid;
         w->pid = 0;
@@ -516,8 +518,10 @@ static void aiol_process_fork_server(void *arg) {
     fflush(stdout); /* or what is waiting there were printed by each worker */
     pool->channel = ends[1];
     pool->server = aiol_process_fork();
-    if (pool->server == 0)
+    if (pool->server == 0) {
+        aiol_channel_close(ends[0]); /* also if it is a standard descriptor, which were closed then */
         aiol_process_serve(pool);
+    }
     aiol_channel_close(ends[1]);
     pool->channel = ends[0];
     if (pool->server < 0) {
@@ -603,12 +607,12 @@ AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process
     return pool;
 }
 
-/* When no thread uses a worker any more. */
+/* When no thread uses a worker any more. May be repeated. */
 static void aiol_process_pool_end(aioloop_process_pool *pool) {
     int status;
     unsigned i;
     aiol_mutex_lock(&pool->mutex);
-    for (i = 0; i < pool->max_workers && pool->server != 0; i++) {
+    for (i = 0; i < pool->max_workers; i++) {
         aiol_process_worker *w = &pool->workers[i];
         if (w->pid != 0)
             aiol_channel_close(w->channel);

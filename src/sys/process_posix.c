@@ -87,10 +87,26 @@ static void aiol_process_close_from(int first) {
 #endif
 }
 
+/* Standard input becomes a pipe that has ended, which needs no file: a changed root may lack them. So do output and
+ * error, if they were closed: else what is opened next would be taken for them. */
+static int aiol_process_empty_input(void) {
+    int ends[2];
+    int err = 0;
+    int i;
+    if (AIOL_SYS(pipe, pipe(ends)) == -1)
+        return aiol_error_from_errno(errno);
+    close(ends[1]);
+    for (i = STDIN_FILENO; i <= STDERR_FILENO && err == 0; i++)
+        if ((i == STDIN_FILENO || fcntl(i, F_GETFD) == -1) && i != ends[0] && AIOL_SYS(dup2, dup2(ends[0], i)) == -1)
+            err = aiol_error_from_errno(errno);
+    if (ends[0] > STDERR_FILENO)
+        close(ends[0]);
+    return err;
+}
+
 /* Of the parent's descriptors the child keeps the standard ones, with nothing to read, and one more, which becomes
  * AIOL_PROCESS_CHANNEL. */
 static int aiol_process_keep(int channel) {
-    int nothing;
     if (channel != AIOL_PROCESS_CHANNEL) {
         if (AIOL_SYS(dup2, dup2(channel, AIOL_PROCESS_CHANNEL)) == -1)
             return aiol_error_from_errno(errno);
@@ -99,12 +115,7 @@ static int aiol_process_keep(int channel) {
     if (AIOL_SYS(fcntl, fcntl(AIOL_PROCESS_CHANNEL, F_SETFD, FD_CLOEXEC)) == -1)
         return aiol_error_from_errno(errno);
     aiol_process_close_from(AIOL_PROCESS_CHANNEL + 1);
-    nothing = open("/dev/null", O_RDONLY);
-    if (nothing > STDIN_FILENO) {
-        (void)dup2(nothing, STDIN_FILENO);
-        close(nothing);
-    }
-    return 0;
+    return aiol_process_empty_input();
 }
 
 static void aiol_process_on_signal(int number, void (*handler)(int number)) {
