@@ -36,7 +36,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire stress-pool conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
 help:
@@ -313,6 +313,20 @@ fire:
 	@$(MAKE_QUIETLY) $(OUT)/fire
 	@status=0; for backend in $(FIRE_ON); do \
 	    AIOLOOP_BACKEND=$$backend $(OUT)/fire --events $(FIRE_EVENTS) $(if $(SEED),--seed $(SEED)) || status=1; done; exit $$status
+
+# STRESS: --jobs N --threads N --workers N
+STRESS =
+$(OUT)/stress_pool: tests/stress_pool.c aioloop.h Makefile
+	@mkdir -p $(OUT)
+	@$(PROGRAM) $(EXTRA) $< -o $@ $(LIBS)
+
+## make stress-pool  a million functions for a pool of threads from eight loops, some cancelled, and fewer for one of processes
+##                   (with ThreadSanitizer: CONFIG=tsan EXTRA=-fsanitize=thread; STRESS="--jobs 100000")
+stress-pool:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(OUT)/stress_pool
+	@$(OUT)/stress_pool $(STRESS)
+	@$(OUT)/stress_pool --jobs 50000 $(STRESS) --processes
 
 ## make examples     every example, each compiled alone
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))

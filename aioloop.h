@@ -382,6 +382,10 @@
  *   aioloop_shutdown_default_executor does elsewhere; aioloop_close and aioloop_free do not wait for a function that
  *   still runs. The memory of pools is not the loop's allocator's, but that of their own options. See examples/pool.c.
  *
+ *   What a thread cannot bear (code that may crash, or that has global state) runs in a pool of processes, with bytes in
+ *   and bytes out: aioloop_process_pool_new, early in the program, and aioloop_run_in_process. See
+ *   examples/process_pool.c.
+ *
  *
  * ENDING WELL
  *
@@ -604,7 +608,8 @@ extern "C" {
     X(EQUEUEEMPTY, -20015, "the queue is empty")                                                   \
     X(EQUEUESHUTDOWN, -20016, "the queue was shut down")                                           \
     X(EGENERATOREXIT, -20017, "the generator is being closed")                                     \
-    X(EINTERRUPTED, -20018, "the program was interrupted")
+    X(EINTERRUPTED, -20018, "the program was interrupted")                                         \
+    X(EBROKENPROCESS, -20019, "a process of the pool has died")
 
 /* X(name, code, text). The resolver's, of looking up names. */
 #define AIOLOOP_RESOLVER_ERRORS(X)                                                                 \
@@ -1884,7 +1889,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, 
  * executor.h - functions that block, run in other threads.       (asyncio: run_in_executor, to_thread; concurrent.futures)
  *
  * A pool of threads belongs to no loop: any number of loops may use one. Its threads are made when there is work and
- * no idle one, and stay until it is shut down. There are no pools of processes: a subprocess of your own does it.
+ * no idle one, and stay until it is shut down. Pools of processes are in process_pool.h.
  *
  * Built with AIOLOOP_USE_THREADS 0, or without an operating system, there are no pools: aioloop_thread_pool_new and
  * the futures of the calls that need one say AIOLOOP_ENOTAVAILABLE.
@@ -1966,6 +1971,110 @@ AIOLOOP_API int aioloop_set_default_executor(aioloop *loop, aioloop_thread_pool 
  * end on their own. The loop's default refuses functions from now on (AIOLOOP_EMISUSE), other pools work. aioloop_run
  * does this at its end. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(aioloop *loop, aioloop_time timeout);
+
+#endif
+
+/* >> src/api/process_pool.h */
+/*
+ * process_pool.h - functions that take long, run in other processes.    (asyncio: run_in_executor; concurrent.futures)
+ *
+ * What a thread cannot bear: code that crashes, leaks, or needs the one thing of a process that there is (a directory,
+ * a locale, a library with global state). A function that is KNOWN BEFORE THE FORK gets bytes and gives bytes:
+ *
+ *     static int64_t render(const void *input, size_t size, aioloop_output *out) {
+ *         ...
+ *         return aioloop_output_write(out, page, page_size);
+ *     }
+ *
+ *     aioloop_output *page;
+ *     n = aioloop_await(aioloop_run_in_process(loop, pool, render, name, strlen(name)), &page);
+ *
+ * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them and
+ * when one has died. So every worker starts with the memory of that moment. A function is known before the fork if it
+ * was in the program then, be it in a library that was loaded; its address is sent. What the program has changed since
+ * is not seen, and what a function changes is seen by nobody but the functions that this worker runs later.
+ *
+ * Make the pool early, at best before there are other threads: what they are in the middle of stays so in the workers,
+ * a lock that one holds for ever. Of descriptors only standard output and error are inherited; standard input is empty.
+ * SIGINT, SIGQUIT, SIGHUP, SIGTERM and SIGPIPE are ignored: the processes end when the pool does, or the program,
+ * however that ends. The other signals do what they do in a new program. What a function has printed is flushed when it
+ * returns; what atexit was given is not run.
+ *
+ * Only on POSIX, and with AIOLOOP_USE_THREADS: for each worker that is busy a thread of the pool waits. Elsewhere
+ * aioloop_process_pool_new and the futures say AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOLOOP_API_PROCESS_POOL_H
+#define AIOLOOP_API_PROCESS_POOL_H
+
+/* Bytes that a function takes or gives at most: 1 GiB. */
+#define AIOLOOP_PROCESS_SIZE_MAX ((size_t)1 << 30)
+
+/* concurrent.futures.ProcessPoolExecutor. */
+typedef struct aioloop_process_pool aioloop_process_pool;
+
+/* Options of aioloop_process_pool_new; may be all zero. */
+typedef struct aioloop_process_pool_options {
+    int max_workers;    /* processes at most; 0: the number of processors */
+    size_t queue_limit; /* functions that wait for a process at most, then the next is refused with AIOLOOP_EAGAIN; 0: any number */
+    const aioloop_allocator *allocator; /* of the pool's memory, inputs and outputs, used by all its threads and in the
+                                         * processes, and good until the pool was freed, the loops that used it are, and the
+                                         * outputs; NULL: the default */
+    const char *name;   /* of the threads and processes, for debuggers; copied, 15 bytes of it; NULL: "aioloop" */
+} aioloop_process_pool_options;
+
+/* Makes a pool; options may be NULL. End it with aioloop_process_pool_free. Flushes standard output. NULL, and the
+ * reason in aioloop_last_error(NULL): AIOLOOP_EINVAL (max_workers below 0), AIOLOOP_ENOMEM, AIOLOOP_ENOTAVAILABLE, or
+ * what the system says against another process. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_process_pool *aioloop_process_pool_new(const aioloop_process_pool_options *options);
+
+/* Executor.shutdown(): from now on the pool refuses functions; those that it has still run, or with cancel_pending
+ * those that have not begun never will, and their futures are cancelled. wait: returns when all have ended, however
+ * long that takes, and the processes too; else those end with aioloop_process_pool_free. May be repeated. 0;
+ * AIOLOOP_EINVAL for NULL; AIOLOOP_EMISUSE, and nothing done, in a forked child. Any thread. */
+AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending);
+
+/* ProcessPoolExecutor.kill_workers(): shuts down, cancels what has not begun, and kills the processes; the futures of
+ * what they run fail with AIOLOOP_EBROKENPROCESS. Does not wait. Returns as aioloop_process_pool_shutdown does. Any
+ * thread. */
+AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool);
+
+/* Shuts down, waits and frees the pool: after aioloop_process_pool_kill not for long. In a forked child only memory and
+ * descriptors are given back. NULL is ignored. Any thread. */
+AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool);
+
+/* What a function has given: read-only. In the future's result a zero byte follows, which does not count. */
+typedef struct aioloop_output {
+    const void *data;
+    size_t size;
+} aioloop_output;
+
+/* What runs in a process. input is valid during the call, never NULL, aligned for any object, and followed by a zero
+ * byte that does not count. Returns a number >= 0, or a negative code, and then the output is dropped:
+ * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that was
+ * called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
+typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aioloop_output *out);
+
+/* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
+ * AIOLOOP_PROCESS_SIZE_MAX: then nothing more is appended, and the future fails with it unless the function itself
+ * fails; AIOLOOP_EINVAL for NULL. */
+AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size);
+
+/* Frees an output that was taken from a future. NULL is ignored. Any thread. */
+AIOLOOP_API void aioloop_output_free(aioloop_output *output);
+
+/* loop.run_in_executor() with a process pool: runs fn with a copy of input in a process. In the loop's thread, where the
+ * future becomes done too: with the number that fn returned, and an aioloop_output * if it has written anything, else
+ * NULL; its reader frees it with aioloop_output_free. The future may be dropped: the function runs. Cancelled before it
+ * has begun it never runs; later, the future is cancelled at once, and the process is busy until the function returns.
+ *
+ * AIOLOOP_EBROKENPROCESS: the process has died, and the message says how; another one takes its place. It is not run
+ * again: it may have been half done. Or all have died, with the process that makes them: the pool is of no use then.
+ * AIOLOOP_EAGAIN: the pool is full, or the system has no room for a process. AIOLOOP_EMISUSE: it was shut down, or is of
+ * the process that forked. AIOLOOP_EMSGSIZE: input is too large. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM,
+ * AIOLOOP_EINVAL, AIOLOOP_ENOTAVAILABLE. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_run_in_process(aioloop *loop, aioloop_process_pool *pool,
+                                                                    aioloop_process_function fn, const void *input,
+                                                                    size_t size);
 
 #endif
 
@@ -2921,8 +3030,14 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <ucontext.h>
 #endif
 #if AIOL_HAVE_PTHREAD
+#include <dirent.h>
 #include <netdb.h>
 #include <pthread.h>
+#include <sys/select.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sys/prctl.h>
+#endif
 #endif
 #endif
 
@@ -5966,6 +6081,347 @@ AIOLOOP_INTERNAL int aiol_resolve_names(const aioloop_address *address, unsigned
 
 #endif
 
+#endif
+
+/* >> src/aioloop.h */
+#if AIOL_HAVE_PTHREAD
+
+/* >> src/sys/process_posix.c */
+/*
+ * process_posix.c - processes: making and ending them, what they inherit, and how they are talked to.
+ *
+ *   a) Not every system can make a descriptor close-on-exec from birth.
+ *   b) In a thread of many, sigprocmask changes the thread's own mask, on every system there is, whatever POSIX says.
+ *   c) A limit of descriptors may be a billion; who closes all of them asks which are open.
+ *   d) A signal that comes before it is waited for must not be lost: it is blocked but in pselect.
+ *
+ * A channel is one end of a pair of stream sockets, which block; what goes over it is a record of known size.
+ */
+#ifndef AIOL_SYS_PROCESS_POSIX_C
+#define AIOL_SYS_PROCESS_POSIX_C
+
+#define AIOL_PROCESS_CHANNEL 3 /* the first after the standard ones */
+
+/* ---- processes ---- */
+
+/* 0 in the child, where all signals are blocked, so that no handler of the parent's runs there; its number in the
+ * parent. */
+AIOLOOP_INTERNAL int aiol_process_fork(void) {
+    sigset_t all;
+    sigset_t before;
+    pid_t pid;
+    int number;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before); /* b) */
+    pid = AIOL_SYS(fork, fork());
+    number = errno;
+    if (pid != 0)
+        sigprocmask(SIG_SETMASK, &before, NULL);
+    return pid == -1 ? aiol_error_from_errno(number) : (int)pid;
+}
+
+/* Waits for a child; pid -1: any. The number of the one that has ended; 0: none has, and patient is false. *status: of
+ * its exit, or minus the signal that has killed it. */
+AIOLOOP_INTERNAL int aiol_process_wait(int pid, bool patient, int *status) {
+    int raw = 0;
+    pid_t got;
+    do
+        got = AIOL_SYS(waitpid, waitpid((pid_t)pid, &raw, patient ? 0 : WNOHANG));
+    while (got == -1 && errno == EINTR);
+    if (got == -1)
+        return aiol_error_from_errno(errno);
+    if (got != 0)
+        *status = WIFSIGNALED(raw) ? -WTERMSIG(raw) : WEXITSTATUS(raw);
+    return (int)got;
+}
+
+AIOLOOP_INTERNAL void aiol_process_kill(int pid) {
+    (void)kill((pid_t)pid, SIGKILL);
+}
+
+/* Ends this process, without what the program has to do at its end. */
+AIOLOOP_INTERNAL void aiol_process_exit(int status) {
+    _exit(status);
+}
+
+/* ---- what a forked child keeps ---- */
+
+/* Closes descriptors from first on. */
+static void aiol_process_close_from(int first) {
+#if defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+    closefrom(first);
+#else
+    DIR *list;
+    int i;
+#if defined(SYS_close_range)
+    if (AIOL_SYS(close_range, syscall(SYS_close_range, (unsigned)first, UINT_MAX, 0u)) == 0)
+        return;
+#endif
+    list = opendir("/dev/fd"); /* c) */
+    if (list == NULL) {
+        long limit = sysconf(_SC_OPEN_MAX);
+        for (i = first; i < (limit < 0 || limit > 65536 ? 65536 : (int)limit); i++)
+            close(i);
+    } else {
+        struct dirent *entry;
+        while ((entry = readdir(list)) != NULL) {
+            i = atoi(entry->d_name);
+            if (i >= first && i != dirfd(list))
+                close(i);
+        }
+        closedir(list);
+    }
+#endif
+}
+
+/* Standard input becomes a pipe that has ended, which needs no file: a changed root may lack them. So do output and
+ * error, if they were closed: else what is opened next would be taken for them. */
+static int aiol_process_empty_input(void) {
+    int ends[2];
+    int err = 0;
+    int i;
+    if (AIOL_SYS(pipe, pipe(ends)) == -1)
+        return aiol_error_from_errno(errno);
+    close(ends[1]);
+    for (i = STDIN_FILENO; i <= STDERR_FILENO && err == 0; i++)
+        if ((i == STDIN_FILENO || fcntl(i, F_GETFD) == -1) && i != ends[0] && AIOL_SYS(dup2, dup2(ends[0], i)) == -1)
+            err = aiol_error_from_errno(errno);
+    if (ends[0] > STDERR_FILENO)
+        close(ends[0]);
+    return err;
+}
+
+/* Of the parent's descriptors the child keeps the standard ones, with nothing to read, and one more, which becomes
+ * AIOL_PROCESS_CHANNEL. */
+static int aiol_process_keep(int channel) {
+    if (channel != AIOL_PROCESS_CHANNEL) {
+        if (AIOL_SYS(dup2, dup2(channel, AIOL_PROCESS_CHANNEL)) == -1)
+            return aiol_error_from_errno(errno);
+        close(channel);
+    }
+    if (AIOL_SYS(fcntl, fcntl(AIOL_PROCESS_CHANNEL, F_SETFD, FD_CLOEXEC)) == -1)
+        return aiol_error_from_errno(errno);
+    aiol_process_close_from(AIOL_PROCESS_CHANNEL + 1);
+    return aiol_process_empty_input();
+}
+
+static void aiol_process_on_signal(int number, void (*handler)(int number)) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = handler;
+    (void)sigaction(number, &action, NULL);
+}
+
+/* Signals do again what the system has them do. */
+static void aiol_process_forget_handlers(void) {
+    struct sigaction action;
+    int number;
+    for (number = 1; number < NSIG; number++)
+        if (sigaction(number, NULL, &action) == 0 && ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL))
+            aiol_process_on_signal(number, SIG_DFL);
+}
+
+static void aiol_process_noticed(int number) {
+    (void)number;
+}
+
+/* In a forked child that will have children itself: no signal reaches it, but aiol_process_await notices the end of
+ * one. */
+AIOLOOP_INTERNAL int aiol_process_become_server(int channel) {
+    aiol_process_forget_handlers();
+    aiol_process_on_signal(SIGCHLD, aiol_process_noticed);
+    return aiol_process_keep(channel);
+}
+
+/* In a forked child of such a one, which it does not outlive where the system can see to that. It ignores what a
+ * terminal or a supervisor sends to all processes of a program. */
+AIOLOOP_INTERNAL int aiol_process_become_worker(int channel, int parent) {
+    static const int ignored[] = {SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGPIPE};
+    sigset_t none;
+    size_t i;
+    int err;
+    aiol_process_forget_handlers();
+    for (i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+        aiol_process_on_signal(ignored[i], SIG_IGN);
+    err = aiol_process_keep(channel);
+#if AIOL_OS_LINUX
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+    if (getppid() != (pid_t)parent)
+        return AIOLOOP_ECHILD;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    return err;
+}
+
+/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended. */
+AIOLOOP_INTERNAL int aiol_process_await(int channel) {
+    sigset_t mask;
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(channel, &set);
+    sigfillset(&mask);
+    sigdelset(&mask, SIGCHLD);
+    if (AIOL_SYS(pselect, pselect(channel + 1, &set, NULL, NULL, NULL, &mask)) == -1) /* d) */
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+/* ---- channels ---- */
+
+#if !defined(SOCK_CLOEXEC) || !defined(MSG_CMSG_CLOEXEC)
+static int aiol_channel_adopt(int s) { /* a) */
+    if (AIOL_SYS(fcntl, fcntl(s, F_SETFD, FD_CLOEXEC)) == -1)
+        return aiol_error_from_errno(errno);
+#ifdef SO_NOSIGPIPE
+    {
+        int on = 1;
+        setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on));
+    }
+#endif
+    return 0;
+}
+#endif
+
+AIOLOOP_INTERNAL int aiol_channel_pair(int ends[2]) {
+#ifdef SOCK_CLOEXEC
+    if (AIOL_SYS(socketpair, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+#else
+    int err;
+    if (AIOL_SYS(socketpair, socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) == -1)
+        return aiol_error_from_errno(errno);
+    err = aiol_channel_adopt(ends[0]);
+    if (err == 0)
+        err = aiol_channel_adopt(ends[1]);
+    if (err < 0) {
+        close(ends[0]);
+        close(ends[1]);
+    }
+    return err;
+#endif
+}
+
+AIOLOOP_INTERNAL void aiol_channel_close(int channel) {
+    close(channel);
+}
+
+/* The end of it for both sides, whoever else has a copy. */
+AIOLOOP_INTERNAL void aiol_channel_shut(int channel) {
+    (void)shutdown(channel, SHUT_RDWR);
+}
+
+/* Sends count pieces; what they are is changed meanwhile. descriptor, unless -1, goes with them. */
+AIOLOOP_INTERNAL int aiol_channel_send(int channel, aioloop_buf *pieces, int count, int descriptor) {
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec vector[4];
+    struct msghdr message;
+    memset(&control, 0, sizeof(control));
+    memset(&message, 0, sizeof(message));
+    if (descriptor != -1) {
+        message.msg_control = &control;
+        message.msg_controllen = (socklen_t)sizeof(control.room);
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = (socklen_t)CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &descriptor, sizeof(int));
+    }
+    for (;;) {
+        ssize_t n;
+        int i;
+        while (count > 0 && pieces->size == 0) {
+            pieces++;
+            count--;
+        }
+        if (count == 0)
+            return 0;
+        for (i = 0; i < count; i++) {
+            vector[i].iov_base = (void *)(uintptr_t)pieces[i].data;
+            vector[i].iov_len = pieces[i].size;
+        }
+        message.msg_iov = vector;
+        message.msg_iovlen = (unsigned)count;
+        n = AIOL_SYS(sendmsg, sendmsg(channel, &message, AIOL_MSG_NOSIGNAL));
+        if (n == -1 && errno != EINTR)
+            return aiol_error_from_errno(errno);
+        if (n == -1)
+            continue;
+        message.msg_control = NULL;
+        message.msg_controllen = 0;
+        for (i = 0; i < count; i++) {
+            size_t sent = aiol_min_size((size_t)n, pieces[i].size);
+            pieces[i].data = (const char *)pieces[i].data + sent;
+            pieces[i].size -= sent;
+            n -= (ssize_t)sent;
+        }
+    }
+}
+
+/* Receives that many bytes. AIOLOOP_EPIPE: the other side has gone. */
+AIOLOOP_INTERNAL int aiol_channel_recv(int channel, void *data, size_t size) {
+    char *to = (char *)data;
+    while (size != 0) {
+        ssize_t n = AIOL_SYS(recv, recv(channel, to, size, MSG_WAITALL));
+        if (n == 0)
+            return AIOLOOP_EPIPE;
+        if (n == -1 && errno != EINTR)
+            return aiol_error_from_errno(errno);
+        if (n == -1)
+            continue;
+        to += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+/* The same with a descriptor, which is close-on-exec. AIOLOOP_EMFILE: the bytes are there, but none came with them. */
+AIOLOOP_INTERNAL int aiol_channel_recv_descriptor(int channel, void *data, size_t size, int *descriptor) {
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec vector;
+    struct msghdr message;
+    ssize_t n;
+    int flags = 0;
+    int err;
+#ifdef MSG_CMSG_CLOEXEC
+    flags = MSG_CMSG_CLOEXEC;
+#endif
+    memset(&control, 0, sizeof(control));
+    memset(&message, 0, sizeof(message));
+    vector.iov_base = data;
+    vector.iov_len = size;
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = (socklen_t)sizeof(control.room);
+    do
+        n = AIOL_SYS(recvmsg, recvmsg(channel, &message, flags));
+    while (n == -1 && errno == EINTR);
+    if (n <= 0)
+        return n == 0 ? AIOLOOP_EPIPE : aiol_error_from_errno(errno);
+    *descriptor = -1;
+    if (CMSG_FIRSTHDR(&message) != NULL && control.header.cmsg_len == CMSG_LEN(sizeof(int)))
+        memcpy(descriptor, CMSG_DATA(&control.header), sizeof(int));
+    err = aiol_channel_recv(channel, (char *)data + n, size - (size_t)n);
+#ifndef MSG_CMSG_CLOEXEC
+    if (err == 0 && *descriptor != -1)
+        err = aiol_channel_adopt(*descriptor);
+#endif
+    if (err < 0 && *descriptor != -1)
+        close(*descriptor);
+    return err == 0 && *descriptor == -1 ? AIOLOOP_EMFILE + 0 : err;
+}
+
+#endif
+
+/* >> src/aioloop.h */
 #endif
 
 /* >> src/sys/thread.c */
@@ -18431,6 +18887,736 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 
 #endif
 
+/* >> src/aioloop.h */
+#if AIOL_HAVE_PTHREAD
+
+/* >> src/core/process_pool.c */
+/*
+ * process_pool.c - functions that run in other processes.            (asyncio: base_events.py; concurrent.futures: process.py)
+ *
+ * Three kinds of processes. The PROGRAM has a thread pool: a job of it takes a worker that is idle, sends it a call and
+ * blocks until the answer is there. So everything that a loop sees of a pool, cancelling, closing and the like, is the
+ * thread pool's. The SERVER was forked when the pool was made and has one thread: it forks the workers, and sends the
+ * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how its
+ * worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
+ *
+ * The server ends when the channel to it does, and kills the workers: the program has closed it, or has gone; in either
+ * case there is nobody to answer. The same table of workers is in the program and in the server, each with its own ends.
+ */
+#ifndef AIOL_CORE_PROCESS_POOL_C
+#define AIOL_CORE_PROCESS_POOL_C
+
+typedef struct aiol_process_worker {
+    struct aiol_process_worker *next; /* in the program: the next idle one */
+    int pid;                          /* 0: it is not there */
+    int channel;
+    int status; /* in the server: how it has died */
+} aiol_process_worker;
+
+struct aioloop_process_pool {
+    int process;
+    aioloop_allocator allocator;
+    size_t size;
+    char name[AIOL_POOL_NAME];
+    aioloop_thread_pool *threads; /* as many as workers */
+    aiol_mutex mutex;             /* guards the rest; one question to the server at a time */
+    int server;                   /* 0: it has ended */
+    int channel;
+    bool killed;
+    unsigned max_workers;
+    aiol_process_worker *idle; /* the last one used comes first, so no more are made than are needed */
+    aiol_process_worker *workers;
+};
+
+typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END, AIOL_PROCESS_KILL } aiol_process_order;
+
+/* From the program to the server. END: a worker that does not answer, dead or alive. KILL: all of them. */
+typedef struct aiol_process_question {
+    uint32_t order;
+    uint32_t worker;
+} aiol_process_question;
+
+typedef struct aiol_process_reply {
+    int error;
+    int pid;
+    int status;
+} aiol_process_reply;
+
+/* From the program to a worker; size bytes follow. */
+typedef struct aiol_process_request {
+    aioloop_process_function fn;
+    uint64_t size;
+} aiol_process_request;
+
+/* And back; the text of an error and size bytes follow. */
+typedef struct aiol_process_answer {
+    int64_t number;
+    uint64_t size;
+    uint64_t text_size;
+} aiol_process_answer;
+
+/* A function to call, in the program; its input follows. */
+typedef struct aiol_process_call {
+    aioloop_process_pool *pool; /* there as long as the call has not returned */
+    aioloop_allocator allocator;
+    aiol_process_request request;
+} aiol_process_call;
+
+/* ---- outputs ---- */
+
+/* In a worker the bytes are a block of their own, which grows; in the program they follow. */
+typedef struct aiol_output {
+    aioloop_output bytes;
+    aioloop_allocator allocator;
+    char *block;
+    size_t capacity;
+    int error;
+} aiol_output;
+
+AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size) {
+    aiol_output *o = (aiol_output *)(void *)out;
+    if (o == NULL || (data == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    if (o->error == 0 && size > AIOLOOP_PROCESS_SIZE_MAX - o->bytes.size)
+        o->error = AIOLOOP_EMSGSIZE;
+    if (o->error == 0)
+        o->error = aiol_grow(&o->allocator, &o->block, &o->capacity, 1, o->bytes.size + size);
+    if (o->error < 0)
+        return o->error;
+    if (size != 0)
+        memcpy(o->block + o->bytes.size, data, size);
+    o->bytes.data = o->block;
+    o->bytes.size += size;
+    return 0;
+}
+
+/* One in the program, to be filled; NULL when there is no memory. */
+static aiol_output *aiol_output_new(const aioloop_allocator *a, size_t size) {
+    aiol_output *o = (aiol_output *)aiol_alloc(a, sizeof(*o) + size + 1);
+    if (o == NULL)
+        return NULL;
+    memset(o, 0, sizeof(*o));
+    o->allocator = *a;
+    o->block = (char *)(o + 1);
+    o->block[size] = '\0';
+    o->bytes.data = o->block;
+    o->bytes.size = size;
+    return o;
+}
+
+AIOLOOP_API void aioloop_output_free(aioloop_output *output) {
+    aiol_output *o = (aiol_output *)(void *)output;
+    aioloop_allocator allocator;
+    if (o == NULL)
+        return;
+    allocator = o->allocator;
+    aiol_free(&allocator, o, sizeof(*o) + o->bytes.size + 1);
+}
+
+static void aiol_output_dispose(void *pointer) {
+    aioloop_output_free((aioloop_output *)pointer);
+}
+
+/* ---- a worker ---- */
+
+/* Reads what cannot be kept. */
+static int aiol_process_skip(size_t size) {
+    char bytes[4096];
+    int err = 0;
+    while (size != 0 && err == 0) {
+        size_t part = aiol_min_size(size, sizeof(bytes));
+        err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, bytes, part);
+        size -= part;
+    }
+    return err;
+}
+
+/* Sends what a function has returned; of a failure the message, else the output. */
+static int aiol_process_send_answer(int64_t number, const aiol_output *out) {
+    const struct aioloop_error *error = &aiol_thread.error.error;
+    aiol_process_answer answer;
+    aioloop_buf pieces[3];
+    if (number >= 0 && out->error < 0)
+        number = out->error;
+    if (number < INT_MIN)
+        number = AIOLOOP_EINVAL;
+    answer.number = number;
+    answer.size = number < 0 ? 0 : out->bytes.size;
+    answer.text_size = number < 0 && error->code == number && error->text != NULL ? strlen(error->text) : 0;
+    pieces[0].data = &answer;
+    pieces[0].size = sizeof(answer);
+    pieces[1].data = error->text;
+    pieces[1].size = (size_t)answer.text_size;
+    pieces[2].data = out->bytes.data;
+    pieces[2].size = (size_t)answer.size;
+    return aiol_channel_send(AIOL_PROCESS_CHANNEL, pieces, 3, -1);
+}
+
+/* Answers one call. */
+static int aiol_process_answer_call(const aioloop_process_pool *pool) {
+    aiol_process_request request;
+    aiol_output out;
+    char *input;
+    size_t size;
+    int64_t number = AIOLOOP_ENOMEM;
+    int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &request, sizeof(request));
+    if (err < 0)
+        return err;
+    memset(&out, 0, sizeof(out));
+    out.allocator = pool->allocator;
+    aiol_error_clear(&aiol_thread.error);
+    size = (size_t)request.size;
+    input = (char *)aiol_alloc(&pool->allocator, size + 1);
+    err = input == NULL ? aiol_process_skip(size) : aiol_channel_recv(AIOL_PROCESS_CHANNEL, input, size);
+    if (err == 0 && input != NULL) {
+        input[size] = '\0';
+        number = request.fn(input, size, &out.bytes);
+    }
+    fflush(stdout);
+    if (err == 0)
+        err = aiol_process_send_answer(number, &out);
+    aiol_free(&pool->allocator, input, size + 1);
+    aiol_free(&pool->allocator, out.block, out.capacity);
+    return err;
+}
+
+/* A forked process has one thread, which was in the middle of something that is not its business. */
+static void aiol_process_begin(const aioloop_process_pool *pool) {
+    memset(&aiol_thread, 0, sizeof(aiol_thread));
+    aiol_thread.counted = true;
+    aiol_thread.first = true;
+    aiol_thread_set_name(pool->name);
+}
+
+static void aiol_process_work(const aioloop_process_pool *pool, int channel, int server) {
+    int err = aiol_process_become_worker(channel, server);
+    aiol_process_begin(pool);
+    while (err == 0)
+        err = aiol_process_answer_call(pool);
+    aiol_process_exit(0);
+}
+
+/* ---- the server ---- */
+
+/* A worker has died: now its channel ends. */
+static void aiol_process_bury(aiol_process_worker *w, int status) {
+    w->pid = 0;
+    w->status = status;
+    aiol_channel_shut(w->channel);
+    aiol_channel_close(w->channel);
+}
+
+static void aiol_process_reap(aioloop_process_pool *pool) {
+    int status = 0;
+    int pid;
+    while ((pid = aiol_process_wait(-1, false, &status)) > 0) {
+        unsigned i;
+        for (i = 0; i < pool->max_workers; i++)
+            if (pool->workers[i].pid == pid)
+                aiol_process_bury(&pool->workers[i], status);
+    }
+}
+
+/* *descriptor: the program's end of the channel. */
+static int aiol_process_fork_worker(aioloop_process_pool *pool, aiol_process_worker *w, int *descriptor) {
+    int ends[2];
+    int server = aiol_process_id();
+    int err = aiol_channel_pair(ends);
+    if (err < 0)
+        return err;
+    w->pid = aiol_process_fork();
+    if (w->pid == 0) {
+        aiol_channel_close(ends[0]);
+        aiol_process_work(pool, ends[1], server);
+    }
+    if (w->pid < 0) {
+        err = w->pid;
+        w->pid = 0;
+        aiol_channel_close(ends[0]);
+        aiol_channel_close(ends[1]);
+        return err;
+    }
+    w->channel = ends[1];
+    *descriptor = ends[0];
+    return 0;
+}
+
+static void aiol_process_kill_all(aioloop_process_pool *pool) {
+    unsigned i;
+    for (i = 0; i < pool->max_workers; i++)
+        if (pool->workers[i].pid != 0)
+            aiol_process_kill(pool->workers[i].pid);
+}
+
+/* Does what it is asked to, and says so. */
+static int aiol_process_obey(aioloop_process_pool *pool) {
+    aiol_process_question question;
+    aiol_process_reply reply;
+    aiol_process_worker *w;
+    aioloop_buf piece;
+    int descriptor = -1;
+    int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &question, sizeof(question));
+    if (err < 0)
+        return err;
+    memset(&reply, 0, sizeof(reply));
+    w = &pool->workers[question.worker];
+    if (question.order == AIOL_PROCESS_START) {
+        reply.error = aiol_process_fork_worker(pool, w, &descriptor);
+    } else if (question.order == AIOL_PROCESS_KILL) {
+        aiol_process_kill_all(pool);
+    } else if (w->pid != 0) {
+        int status = 0;
+        aiol_process_kill(w->pid);
+        reply.error = aiol_process_wait(w->pid, true, &status);
+        aiol_process_bury(w, status);
+    }
+    reply.pid = w->pid;
+    reply.status = w->status;
+    piece.data = &reply;
+    piece.size = sizeof(reply);
+    err = aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
+    if (descriptor != -1)
+        aiol_channel_close(descriptor);
+    return err;
+}
+
+static void aiol_process_serve(aioloop_process_pool *pool) {
+    int status;
+    int err = aiol_process_become_server(pool->channel);
+    aiol_process_begin(pool);
+    while (err == 0) {
+        err = aiol_process_await(AIOL_PROCESS_CHANNEL);
+        aiol_process_reap(pool);
+        if (err == 0)
+            err = aiol_process_obey(pool);
+        else if (err == AIOLOOP_EINTR)
+            err = 0;
+    }
+    aiol_process_kill_all(pool);
+    while (aiol_process_wait(-1, true, &status) > 0)
+        ;
+    aiol_process_exit(0);
+}
+
+/* ---- the program: workers ---- */
+
+/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did.
+ * AIOLOOP_ECANCELED: no worker is made any more. After another failure no question has an answer. */
+static int aiol_process_ask(aioloop_process_pool *pool, aiol_process_order order, const aiol_process_worker *w,
+                            aiol_process_reply *reply, int *descriptor) {
+    aiol_process_question question;
+    aioloop_buf piece;
+    int err;
+    question.order = (uint32_t)order;
+    question.worker = w == NULL ? 0 : (uint32_t)(w - pool->workers);
+    piece.data = &question;
+    piece.size = sizeof(question);
+    aiol_mutex_lock(&pool->mutex);
+    if (order == AIOL_PROCESS_KILL)
+        pool->killed = true;
+    err = pool->server == 0 ? AIOLOOP_EPIPE : order == AIOL_PROCESS_START && pool->killed ? AIOLOOP_ECANCELED : 0;
+    if (err == 0)
+        err = aiol_channel_send(pool->channel, &piece, 1, -1);
+    if (err == 0 && descriptor != NULL)
+        err = aiol_channel_recv_descriptor(pool->channel, reply, sizeof(*reply), descriptor);
+    else if (err == 0)
+        err = aiol_channel_recv(pool->channel, reply, sizeof(*reply));
+    if (err < 0 && err != AIOLOOP_EMFILE && err != AIOLOOP_ECANCELED && pool->server != 0)
+        aiol_channel_shut(pool->channel);
+    aiol_mutex_unlock(&pool->mutex);
+    return err;
+}
+
+static int aiol_process_no_server(void) {
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the process that makes those of the pool has died");
+}
+
+static int aiol_process_start(aioloop_process_pool *pool, aiol_process_worker *w) {
+    aiol_process_reply reply;
+    int err = aiol_process_ask(pool, AIOL_PROCESS_START, w, &reply, &w->channel);
+    if (err == AIOLOOP_ECANCELED)
+        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool were killed");
+    if (err < 0 && err != AIOLOOP_EMFILE)
+        return aiol_process_no_server();
+    if (err < 0 && reply.error == 0) {
+        aiol_process_reply end;
+        (void)aiol_process_ask(pool, AIOL_PROCESS_END, w, &end, NULL);
+    } else if (reply.error < 0) {
+        err = reply.error;
+    }
+    if (err < 0)
+        return aioloop_raise(NULL, err, "a process of the pool could not be made: %s", aioloop_strerror(err));
+    w->pid = reply.pid;
+    return 0;
+}
+
+/* A worker that could not be talked to, which is told to end if it has not. Answers the code for the future. */
+static int aiol_process_lost(aioloop_process_pool *pool, aiol_process_worker *w, int err) {
+    aiol_process_reply reply;
+    int pid = w->pid;
+    int asked = aiol_process_ask(pool, AIOL_PROCESS_END, w, &reply, NULL);
+    aiol_channel_close(w->channel);
+    w->pid = 0;
+    if (err != AIOLOOP_EPIPE && err != AIOLOOP_ECONNRESET)
+        return aioloop_raise(NULL, err, "process %d of the pool: %s", pid, aioloop_strerror(err));
+    if (asked < 0)
+        return aiol_process_no_server();
+    if (reply.status < 0)
+        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool was killed by signal %d", pid, -reply.status);
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool ended with status %d", pid, reply.status);
+}
+
+static aiol_process_worker *aiol_process_take(aioloop_process_pool *pool) {
+    aiol_process_worker *w;
+    aiol_mutex_lock(&pool->mutex);
+    w = pool->idle; /* there are as many as threads */
+    pool->idle = w->next;
+    aiol_mutex_unlock(&pool->mutex);
+    return w;
+}
+
+static void aiol_process_give(aioloop_process_pool *pool, aiol_process_worker *w) {
+    aiol_mutex_lock(&pool->mutex);
+    w->next = pool->idle;
+    pool->idle = w;
+    aiol_mutex_unlock(&pool->mutex);
+}
+
+/* ---- the program: calls ---- */
+
+static int aiol_process_send_call(const aiol_process_worker *w, const aiol_process_call *call) {
+    aioloop_buf pieces[2];
+    pieces[0].data = &call->request;
+    pieces[0].size = sizeof(call->request);
+    pieces[1].data = call + 1;
+    pieces[1].size = (size_t)call->request.size;
+    return aiol_channel_send(w->channel, pieces, 2, -1);
+}
+
+/* Receives an answer: 0, with what the function has returned in *number, and *out. */
+static int aiol_process_recv_answer(const aiol_process_worker *w, const aiol_process_call *call, int64_t *number, void **out) {
+    aiol_process_answer answer;
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aiol_output *o = NULL;
+    int err = aiol_channel_recv(w->channel, &answer, sizeof(answer));
+    if (err == 0 && (answer.text_size >= sizeof(text) || answer.size > AIOLOOP_PROCESS_SIZE_MAX))
+        return AIOLOOP_EMSGSIZE; /* something else has written there */
+    if (err == 0)
+        err = aiol_channel_recv(w->channel, text, (size_t)answer.text_size);
+    if (err == 0 && answer.size != 0 && (o = aiol_output_new(&call->allocator, (size_t)answer.size)) == NULL)
+        err = AIOLOOP_ENOMEM;
+    if (err == 0 && o != NULL && (err = aiol_channel_recv(w->channel, o->block, o->bytes.size)) < 0)
+        aioloop_output_free(&o->bytes);
+    if (err < 0)
+        return err;
+    *number = answer.number;
+    *out = o;
+    text[answer.text_size] = '\0';
+    if (answer.text_size != 0)
+        aioloop_raise(NULL, (int)answer.number, "%s", text);
+    return 0;
+}
+
+/* In a thread of the pool. */
+static int64_t aiol_process_call_run(void *arg, void **out) {
+    aiol_process_call *call = (aiol_process_call *)arg;
+    aioloop_process_pool *pool = call->pool;
+    aiol_process_worker *w = aiol_process_take(pool);
+    int64_t number = 0;
+    bool again;
+    do {
+        bool fresh = w->pid == 0;
+        int err = fresh ? aiol_process_start(pool, w) : 0;
+        again = false;
+        if (err < 0) {
+            number = err;
+        } else if ((err = aiol_process_send_call(w, call)) < 0) {
+            number = aiol_process_lost(pool, w, err);
+            again = !fresh; /* it had died between two calls, and this one has not begun */
+            if (again)
+                aiol_error_clear(&aiol_thread.error);
+        } else if ((err = aiol_process_recv_answer(w, call, &number, out)) < 0) {
+            number = aiol_process_lost(pool, w, err);
+        }
+    } while (again);
+    aiol_process_give(pool, w);
+    return number;
+}
+
+static void aiol_process_call_free(void *arg) {
+    aiol_process_call *call = (aiol_process_call *)arg;
+    aioloop_allocator allocator = call->allocator;
+    aiol_free(&allocator, call, sizeof(*call) + (size_t)call->request.size);
+}
+
+static int aiol_process_check(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn, const void *input,
+                              size_t size) {
+    int err = aiol_executor_check(loop, fn == NULL ? NULL : aiol_process_call_run, NULL, NULL);
+    if (err < 0)
+        return err;
+    if (pool == NULL || (input == NULL && size != 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, pool == NULL ? "a pool is needed, not NULL" : "an input is needed, not NULL");
+    if (pool->process != aiol_process_id())
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a pool of the process that forked");
+    if (size > AIOLOOP_PROCESS_SIZE_MAX)
+        return aiol_fail(loop, AIOLOOP_EMSGSIZE, NULL);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn,
+                                                     const void *input, size_t size) {
+    aioloop_executor_options options;
+    aiol_process_call *call;
+    int err = aiol_process_check(loop, pool, fn, input, size);
+    if (err == AIOLOOP_EMISUSE || err == AIOLOOP_EMSGSIZE)
+        return aiol_combine_failed(loop, err);
+    if (err < 0)
+        return aiol_future_failed(err);
+    call = (aiol_process_call *)aiol_alloc(&pool->allocator, sizeof(*call) + size);
+    if (call == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    memset(call, 0, sizeof(*call));
+    call->pool = pool;
+    call->allocator = pool->allocator;
+    call->request.fn = fn;
+    call->request.size = size;
+    if (size != 0)
+        memcpy(call + 1, input, size);
+    memset(&options, 0, sizeof(options));
+    options.dispose = aiol_process_call_free;
+    options.dispose_result = aiol_output_dispose;
+    return aiol_executor_submit(loop, pool->threads, aiol_process_call_run, call, &options, false);
+}
+
+/* ---- making and ending ---- */
+
+/* A server to be, and what came of it. */
+typedef struct aiol_process_birth {
+    aioloop_process_pool *pool;
+    int err;
+} aiol_process_birth;
+
+/* On a stack that is large: it is the workers' too. */
+static void aiol_process_fork_server(void *arg) {
+    aiol_process_birth *birth = (aiol_process_birth *)arg;
+    aioloop_process_pool *pool = birth->pool;
+    int ends[2];
+    birth->err = aiol_channel_pair(ends);
+    if (birth->err < 0)
+        return;
+    fflush(stdout); /* or what is waiting there were printed by each worker */
+    pool->channel = ends[1];
+    pool->server = aiol_process_fork();
+    if (pool->server == 0) {
+        aiol_channel_close(ends[0]); /* also if it is a standard descriptor, which were closed then */
+        aiol_process_serve(pool);
+    }
+    aiol_channel_close(ends[1]);
+    pool->channel = ends[0];
+    if (pool->server < 0) {
+        birth->err = pool->server;
+        aiol_channel_close(ends[0]);
+    }
+}
+
+static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_options *options, aioloop_thread_pool *threads) {
+    size_t count = threads->max_workers;
+    size_t size = sizeof(aioloop_process_pool) + count * sizeof(aiol_process_worker);
+    aioloop_process_pool *pool;
+    size_t i;
+    if (count > (SIZE_MAX - sizeof(*pool)) / sizeof(aiol_process_worker))
+        return NULL;
+    pool = (aioloop_process_pool *)aiol_alloc_zero(&threads->allocator, size);
+    if (pool == NULL)
+        return NULL;
+    pool->process = aiol_process_id();
+    pool->allocator = threads->allocator;
+    pool->size = size;
+    pool->threads = threads;
+    pool->max_workers = threads->max_workers;
+    pool->workers = (aiol_process_worker *)(void *)(pool + 1);
+    snprintf(pool->name, sizeof(pool->name), "%s", options->name != NULL ? options->name : "aioloop");
+    for (i = count; i-- > 0;) {
+        pool->workers[i].next = pool->idle;
+        pool->idle = &pool->workers[i];
+    }
+    return pool;
+}
+
+/* NULL with *err; threads is the pool's, unless this fails. */
+static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options, aioloop_thread_pool *threads,
+                                                    int *err) {
+    aioloop *loop = aioloop_get_running_loop();
+    aiol_process_birth birth;
+    aioloop_process_pool *pool = aiol_process_pool_alloc(options, threads);
+    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&pool->mutex);
+    if (*err == 0) {
+        birth.pool = pool;
+        birth.err = 0;
+        if (loop != NULL)
+            aiol_on_loop_stack(loop, aiol_process_fork_server, &birth);
+        else
+            aiol_process_fork_server(&birth);
+        *err = birth.err;
+        if (*err < 0)
+            aiol_mutex_destroy(&pool->mutex);
+    }
+    if (*err == 0)
+        return pool;
+    if (pool != NULL)
+        aiol_free(&threads->allocator, pool, pool->size);
+    return NULL;
+}
+
+AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process_pool_options *options) {
+    static const aioloop_process_pool_options defaults = {0, 0, NULL, NULL};
+    aioloop_thread_pool_options threads_options;
+    aioloop_thread_pool *threads;
+    aioloop_process_pool *pool;
+    int err;
+    if (options == NULL)
+        options = &defaults;
+    if (options->max_workers < 0) {
+        aiol_fail(NULL, AIOLOOP_EINVAL, "a pool cannot have %d processes", options->max_workers);
+        return NULL;
+    }
+    memset(&threads_options, 0, sizeof(threads_options));
+    threads_options.max_workers = options->max_workers != 0 ? options->max_workers : (int)aiol_processor_count();
+    threads_options.queue_limit = options->queue_limit;
+    threads_options.allocator = options->allocator;
+    threads_options.name = options->name;
+    threads = aioloop_thread_pool_new(&threads_options);
+    if (threads == NULL)
+        return NULL;
+    pool = aiol_process_pool_make(options, threads, &err);
+    if (pool == NULL) {
+        aioloop_thread_pool_free(threads);
+        aiol_fail(NULL, err, "a process pool could not be made: %s", aioloop_strerror(err));
+    }
+    return pool;
+}
+
+/* When no thread uses a worker any more. May be repeated. */
+static void aiol_process_pool_end(aioloop_process_pool *pool) {
+    int status;
+    unsigned i;
+    aiol_mutex_lock(&pool->mutex);
+    for (i = 0; i < pool->max_workers; i++) {
+        aiol_process_worker *w = &pool->workers[i];
+        if (w->pid != 0)
+            aiol_channel_close(w->channel);
+        w->pid = 0;
+    }
+    if (pool->server != 0) {
+        aiol_channel_shut(pool->channel);
+        aiol_channel_close(pool->channel);
+        (void)aiol_process_wait(pool->server, true, &status); /* fails if the program waits for all its children */
+        pool->server = 0;
+    }
+    aiol_mutex_unlock(&pool->mutex);
+}
+
+AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending) {
+    int err = pool == NULL ? AIOLOOP_EINVAL + 0 : aioloop_thread_pool_shutdown(pool->threads, wait, cancel_pending);
+    if (err == 0 && wait)
+        aiol_process_pool_end(pool);
+    return err;
+}
+
+AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool) {
+    aiol_process_reply reply;
+    int err = aioloop_process_pool_shutdown(pool, false, true);
+    if (err == 0)
+        (void)aiol_process_ask(pool, AIOL_PROCESS_KILL, NULL, &reply, NULL);
+    return err;
+}
+
+/* In a forked child: the channels are the parent's too, and go on. */
+static void aiol_process_pool_forget(aioloop_process_pool *pool) {
+    unsigned i;
+    for (i = 0; i < pool->max_workers; i++)
+        if (pool->workers[i].pid != 0)
+            aiol_channel_close(pool->workers[i].channel);
+    if (pool->server != 0)
+        aiol_channel_close(pool->channel);
+}
+
+AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool) {
+    aioloop_allocator allocator;
+    aioloop_thread_pool *threads;
+    if (pool == NULL)
+        return;
+    allocator = pool->allocator;
+    threads = pool->threads;
+    if (pool->process != aiol_process_id()) {
+        aiol_process_pool_forget(pool);
+    } else {
+        (void)aioloop_process_pool_shutdown(pool, true, false);
+        aiol_mutex_destroy(&pool->mutex);
+    }
+    aiol_free(&allocator, pool, pool->size);
+    aioloop_thread_pool_free(threads);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#else
+
+/* >> src/core/process_none.c */
+/*
+ * process_none.c - process pools where there are none.
+ */
+#ifndef AIOL_CORE_PROCESS_NONE_C
+#define AIOL_CORE_PROCESS_NONE_C
+
+AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process_pool_options *options) {
+    (void)options;
+    aiol_fail(NULL, AIOLOOP_ENOTAVAILABLE, NULL);
+    return NULL;
+}
+
+AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending) {
+    (void)pool;
+    (void)wait;
+    (void)cancel_pending;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool) {
+    (void)pool;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool) {
+    (void)pool;
+}
+
+AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size) {
+    (void)out;
+    (void)data;
+    (void)size;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API void aioloop_output_free(aioloop_output *output) {
+    (void)output;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn,
+                                                     const void *input, size_t size) {
+    (void)pool;
+    (void)fn;
+    (void)input;
+    (void)size;
+    return aiol_future_failed(loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, NULL));
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
 /* >> src/core/loop.c */
 /*
  * loop.c - one iteration, and the life of a loop.                          (asyncio: base_events.py)
@@ -24957,6 +26143,7 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #define aioloop_run_in_executor AIOLOOP_SITE(aioloop_run_in_executor)
 #define aioloop_to_thread AIOLOOP_SITE(aioloop_to_thread)
+#define aioloop_run_in_process AIOLOOP_SITE(aioloop_run_in_process)
 #define aioloop_shutdown_default_executor AIOLOOP_SITE(aioloop_shutdown_default_executor)
 #define aioloop_getaddrinfo AIOLOOP_SITE(aioloop_getaddrinfo)
 #define aioloop_getnameinfo AIOLOOP_SITE(aioloop_getnameinfo)

@@ -32,6 +32,7 @@ extern "C" {
 #include "api/generator.h"
 #include "api/threads.h"
 #include "api/executor.h"
+#include "api/process_pool.h"
 #include "api/net.h"
 #include "api/resolve.h"
 #include "api/transport.h"
@@ -77,6 +78,9 @@ extern "C" {
 #include "sys/path_posix.c"
 #endif
 #include "sys/resolve.c"
+#if AIOL_HAVE_PTHREAD
+#include "sys/process_posix.c"
+#endif
 #include "sys/thread.c"
 
 /* poll: which descriptors are ready. */
@@ -128,6 +132,11 @@ extern "C" {
 #include "core/threadsafe.c"
 #include "core/executor.c"
 #include "core/resolve.c"
+#if AIOL_HAVE_PTHREAD
+#include "core/process_pool.c"
+#else
+#include "core/process_none.c"
+#endif
 #include "core/loop.c"
 #include "core/watch.c"
 

@@ -362,6 +362,10 @@
  *   aioloop_shutdown_default_executor does elsewhere; aioloop_close and aioloop_free do not wait for a function that
  *   still runs. The memory of pools is not the loop's allocator's, but that of their own options. See examples/pool.c.
  *
+ *   What a thread cannot bear (code that may crash, or that has global state) runs in a pool of processes, with bytes in
+ *   and bytes out: aioloop_process_pool_new, early in the program, and aioloop_run_in_process. See
+ *   examples/process_pool.c.
+ *
  *
  * ENDING WELL
  *

@@ -72,6 +72,7 @@
 #define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #define aioloop_run_in_executor AIOLOOP_SITE(aioloop_run_in_executor)
 #define aioloop_to_thread AIOLOOP_SITE(aioloop_to_thread)
+#define aioloop_run_in_process AIOLOOP_SITE(aioloop_run_in_process)
 #define aioloop_shutdown_default_executor AIOLOOP_SITE(aioloop_shutdown_default_executor)
 #define aioloop_getaddrinfo AIOLOOP_SITE(aioloop_getaddrinfo)
 #define aioloop_getnameinfo AIOLOOP_SITE(aioloop_getnameinfo)
