@@ -5975,9 +5975,10 @@ static const struct addrinfo *aiol_addrinfo_from(const struct addrinfo *found) {
 
 static void aiol_addrinfo_read(const struct addrinfo *found, aioloop_addrinfo *item, char **names) {
     aiol_sockaddr name;
+    aiol_path_room room; /* for addresses of another family */
     memset(&name, 0, sizeof(name));
     memcpy(&name, found->ai_addr, aiol_min_size((size_t)found->ai_addrlen, sizeof(name)));
-    aiol_sockaddr_read(&name, found->ai_addrlen, &item->address, NULL);
+    aiol_sockaddr_read(&name, found->ai_addrlen, &item->address, &room);
     item->type = aiol_socket_type_ours(found->ai_socktype);
     item->protocol = found->ai_protocol;
     item->canonname = aiol_text_keep(names, found->ai_canonname);
