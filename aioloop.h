@@ -11036,7 +11036,7 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it is done, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
     AIOL_FUTURE_COMMON = 4096,   /* loop->nothing: nobody's, so that nobody ends it */
     AIOL_FUTURE_READ = 8192      /* somebody has had the result, with its pointer or without */
@@ -11216,6 +11216,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text);
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
@@ -11231,7 +11232,7 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* task.c */
 AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, struct aiol_task **waiter);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);
@@ -12774,10 +12775,22 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
     return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
 }
 
+/* It is done, and goes before a cancellation: of a task that waits for it, or its own. */
+AIOL_INLINE bool aiol_future_outranks(const aioloop_future *f) {
+    return f->state != AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_OUTRANKS) != 0;
+}
+
+/* The same as aiol_future_finish, for what has happened and cannot be undone: bytes that were taken from a socket. */
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
+    f->flags |= AIOL_FUTURE_OUTRANKS;
+    return aiol_future_finish(f, number, pointer, dispose);
+}
+
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
     if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
         source->flags |= AIOL_FUTURE_LOOKED_AT;
+    f->flags |= source->flags & AIOL_FUTURE_OUTRANKS;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
         if ((source->flags & AIOL_FUTURE_BORROWS) != 0)
@@ -12858,6 +12871,7 @@ AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, c
 }
 
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
+    aiol_task *waiter = NULL;
     if (future == NULL || aiol_future_is_static(future))
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
@@ -12866,7 +12880,7 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
     }
-    future = aiol_task_cancel(future, message);
+    future = aiol_task_cancel(future, message, &waiter);
     if (future == NULL)
         return true;
     if (future->end.cancel != NULL) {
@@ -12878,6 +12892,8 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         else if (message != NULL && future->error == NULL &&
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        if (waiter != NULL && aiol_future_outranks(future))
+            waiter->flags |= AIOL_TASK_CANCEL_LATER;
         aiol_future_release(future);
         return true;
     }
@@ -13853,8 +13869,11 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
-            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) { /* else a circle was broken here */
             task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            if (aiol_future_outranks(f))
+                task->flags |= AIOL_TASK_CANCEL_LATER;
+        }
     }
     return true;
 }
@@ -13918,8 +13937,9 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 /* ---- cancelling ---- */
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
- * in the end and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
+ * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
+ * for each other is broken at one of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, aiol_task **waiter) {
     const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
     size_t steps = 0;
     size_t limit = 2;
@@ -13938,6 +13958,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
+                *waiter = task;
                 f = awaited;
                 continue;
             }
@@ -14939,8 +14960,20 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
     aioloop_future_cancel(w->inner, NULL);
 }
 
+/* The outer one lets go of the inner one, whose callback stays, or is queued, and holds it. */
+static void aiol_follower_leave(aiol_follower *w) {
+    aioloop_future *outer = w->outer;
+    w->outer = NULL;
+    aiol_future_release(outer);
+}
+
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
+    if (aiol_future_outranks(w->inner)) {
+        aiol_future_take_over(outer, w->inner);
+        aiol_follower_leave(w);
+        return false;
+    }
     if (!w->shields && !w->cancelling) {
         bool cancelled;
         w->cancelling = true;
@@ -14951,8 +14984,7 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
             return false; /* it ends when the inner one has */
         }
     }
-    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
-    aiol_future_release(outer);
+    aiol_follower_leave(w);
     return true;
 }
 

@@ -554,8 +554,20 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
     aioloop_future_cancel(w->inner, NULL);
 }
 
+/* The outer one lets go of the inner one, whose callback stays, or is queued, and holds it. */
+static void aiol_follower_leave(aiol_follower *w) {
+    aioloop_future *outer = w->outer;
+    w->outer = NULL;
+    aiol_future_release(outer);
+}
+
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
+    if (aiol_future_outranks(w->inner)) {
+        aiol_future_take_over(outer, w->inner);
+        aiol_follower_leave(w);
+        return false;
+    }
     if (!w->shields && !w->cancelling) {
         bool cancelled;
         w->cancelling = true;
@@ -566,8 +578,7 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
             return false; /* it ends when the inner one has */
         }
     }
-    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
-    aiol_future_release(outer);
+    aiol_follower_leave(w);
     return true;
 }
 
