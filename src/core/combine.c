@@ -561,10 +561,21 @@ static void aiol_follower_leave(aiol_follower *w) {
     aiol_future_release(outer);
 }
 
+static bool aiol_follower_cancel(aioloop_future *outer, void *owner);
+
+/* What it follows in the end, through any number of others that are pending. */
+static aioloop_future *aiol_follower_source(const aiol_follower *w) {
+    aioloop_future *f = w->inner;
+    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 && f->end.cancel == aiol_follower_cancel)
+        f = ((const aiol_follower *)f->of.owner)->inner;
+    return f;
+}
+
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
-    if (aiol_future_outranks(w->inner)) {
-        aiol_future_take_over(outer, w->inner);
+    aioloop_future *source = aiol_follower_source(w);
+    if (aiol_future_outranks(source)) {
+        aiol_future_take_over(outer, source);
         aiol_follower_leave(w);
         return false;
     }
