@@ -12,15 +12,36 @@
 
 /* ---- sockets ---- */
 
-/* Runs until the future is done; what it brings goes with it. */
+/* Runs until the iteration in which it is done, and not further. */
+static void sock_until_done(aioloop *loop, const aioloop_future *f) {
+    aioloop_time start = aioloop_now(loop);
+    while (!aioloop_future_done(f)) {
+        aioloop_time limit = test_injected() ? AIOLOOP_MS(300) : (aioloop_time)(60e9 * test_slowdown());
+        int err = aioloop_run_once(loop, AIOLOOP_MS(50));
+        CHECK_GE(err, 0);
+        if (aioloop_now(loop) - start > limit)
+            FAIL("waited in vain");
+    }
+}
+
+/* The outcome of an operation; out as aioloop_future_result's. */
+static int64_t sock_take(aioloop *loop, aioloop_future *future, void *out) {
+    int64_t n;
+    aioloop_future_ref(future);
+    sock_until_done(loop, future);
+    n = aioloop_future_result(future, out);
+    aioloop_future_unref(future);
+    return n;
+}
+
 static int64_t sock_run(aioloop *loop, aioloop_future *future) {
-    return aioloop_run_until_complete(loop, future, NULL);
+    return sock_take(loop, future, NULL);
 }
 
 /* The same; the bytes that it brings are copied to text. */
 static int64_t sock_text(aioloop *loop, aioloop_future *future, char text[64]) {
     char *bytes = NULL;
-    int64_t n = aioloop_run_until_complete(loop, future, &bytes);
+    int64_t n = sock_take(loop, future, &bytes);
     snprintf(text, 64, "%s", bytes != NULL ? bytes : "none");
     aioloop_sock_free(bytes);
     return n;
@@ -226,7 +247,7 @@ TEST(sendall_to_who_has_gone_fails_without_a_signal, "SOCK-02") {
     test_close_socket(loop, s[1]);
     for (i = 0; i < 20 && n == 0; i++) { /* the first may be taken all the same */
         f = aioloop_future_ref(aioloop_sock_sendall(loop, s[0], "x", 1));
-        n = aioloop_run_until_complete(loop, f, NULL);
+        n = sock_run(loop, f);
         if (n < 0)
             CHECK(strstr(aioloop_error_message(aioloop_future_error(f)), "send to socket") != NULL);
         aioloop_future_unref(f);
@@ -366,7 +387,7 @@ TEST(failed_connect_names_the_address, "SOCK-03 SOCK-14") {
     int64_t n;
     test_close_socket(loop, listener); /* nobody listens there now */
     f = aioloop_future_ref(aioloop_sock_connect_address(loop, s, &at));
-    n = aioloop_run_until_complete(loop, f, NULL);
+    n = sock_run(loop, f);
     snprintf(name, sizeof(name), "%s", n < 0 ? aioloop_error_message(aioloop_future_error(f)) : "");
     aioloop_future_unref(f);
     CHECK_EQ(n, AIOLOOP_ECONNREFUSED);
@@ -397,7 +418,7 @@ TEST(unix_sockets_connect_and_accept, "SOCK-03 SOCK-05") {
     test_bind(loop, listener, &at);
     test_listen(loop, listener, 5);
     f = aioloop_future_ref(aioloop_sock_connect_address(loop, s, &nobody));
-    n = aioloop_run_until_complete(loop, f, NULL);
+    n = sock_run(loop, f);
     snprintf(text, sizeof(text), "%s", n < 0 ? aioloop_error_message(aioloop_future_error(f)) : "");
     aioloop_future_unref(f);
     CHECK_EQ(n, AIOLOOP_ECONNREFUSED);
@@ -462,7 +483,7 @@ TEST(connect_goes_on_after_a_cancel_and_another_call, "SOCK-08") {
         test_spin(loop, 2);
         CHECK(!aioloop_future_done(f));
         accepted = sock_keep(loop, sock_run(loop, aioloop_sock_accept(loop, listener, NULL)));
-        CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 0);
+        CHECK_EQ(sock_run(loop, f), 0);
         aioloop_future_unref(f);
         test_close_socket(loop, accepted);
     }
@@ -481,8 +502,7 @@ TEST(accepted_socket_that_nobody_reads_is_closed, "SOCK-05") {
     int64_t n;
     CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s, &at)), 0);
     f = aioloop_sock_accept(loop, listener, NULL);
-    while (!aioloop_future_done(f))
-        test_spin(loop, 1);
+    sock_until_done(loop, f);
     CHECK_EQ(aioloop_future_exception(f), 0); /* to ask that is not to read it */
     aioloop_future_unref(f);
     n = sock_text(loop, aioloop_sock_recv(loop, s, 10), text);
@@ -501,8 +521,7 @@ TEST(accepted_socket_that_nobody_reads_is_closed_with_the_loop, "SOCK-05") {
     bool simulated = test_simulated(loop);
     CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s, &at)), 0);
     f = aioloop_sock_accept(loop, listener, NULL);
-    while (!aioloop_future_done(f))
-        test_spin(loop, 1);
+    sock_until_done(loop, f);
     aioloop_close(loop);
     test_end(loop);
     if (simulated)
@@ -533,7 +552,7 @@ static void sock_hear_one(aioloop *loop, aioloop_socket s, size_t size, const ch
     aioloop_datagram *d = NULL;
     char text[64] = "none";
     bool same = false;
-    int64_t n = aioloop_run_until_complete(loop, aioloop_sock_recvfrom(loop, s, size), &d);
+    int64_t n = sock_take(loop, aioloop_sock_recvfrom(loop, s, size), &d);
     if (d != NULL) {
         snprintf(text, sizeof(text), "%s", d->data);
         same = d->size == (size_t)n && aioloop_address_equal(&d->from, from) && d->data[d->size] == '\0';
@@ -637,7 +656,7 @@ TEST(oversized_datagram_is_the_systems_error, "SOCK-07") {
     int64_t n;
     sock_datagrams(loop, s, names);
     f = aioloop_future_ref(aioloop_sock_sendto(loop, s[0], bytes, sizeof(bytes), &names[1].address));
-    n = aioloop_run_until_complete(loop, f, NULL);
+    n = sock_run(loop, f);
     snprintf(text, sizeof(text), "%s", n < 0 ? aioloop_error_message(aioloop_future_error(f)) : "");
     aioloop_future_unref(f);
     CHECK_EQ(n, AIOLOOP_EMSGSIZE);
@@ -675,7 +694,7 @@ TEST(sendto_waits_until_there_is_room, "SOCK-07") {
     memset(room, 'x', sizeof(room)); /* the address was copied */
     for (; sent > 0; sent--)
         CHECK_EQ(sock_run(loop, aioloop_sock_recvfrom_into(loop, s[1], place, sizeof(place), NULL)), sizeof(place));
-    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), sizeof(bytes));
+    CHECK_EQ(sock_run(loop, f), sizeof(bytes));
     aioloop_future_unref(f);
     CHECK_EQ(sock_run(loop, aioloop_sock_recvfrom_into(loop, s[1], place, sizeof(place), NULL)), sizeof(place));
     sock_close(loop, s[0], s[1]);
@@ -759,6 +778,7 @@ static void sock_cancels(aioloop *loop, await_style style) {
     sock_pair(loop, s);
     await_begin(&a, loop, style, aioloop_sock_recv_into(loop, s[0], place, sizeof(place)));
     test_spin(loop, 2);
+    CHECK_EQ(a.done, 0);
     await_cancel(&a, NULL);
     CHECK_EQ(await_end(&a), AIOLOOP_ECANCELED);
     sock_say(loop, s[1], "x");
@@ -821,7 +841,7 @@ TEST(number_of_a_cancelled_receive_is_free_at_once, "SOCK-08") {
     test_spin(loop, 3);
     CHECK(!aioloop_future_done(g)); /* the end of the old one is not its */
     sock_say(loop, t[0] == s[0] ? t[1] : t[0], "new");
-    CHECK_GE(aioloop_run_until_complete(loop, g, NULL), 1);
+    CHECK_GE(sock_run(loop, g), 1);
     CHECK_EQ(place[0], 'n');
     aioloop_future_unref(g);
     sock_close(loop, t[0], t[1]);
@@ -901,12 +921,11 @@ static aioloop_task *sock_first_task(aioloop *loop, sock_first *r, aioloop_futur
 /* It is cancelled `late` iterations after f is done, and has the result all the same. */
 static void sock_first_cancel(aioloop *loop, sock_first *r, aioloop_future *f, aioloop_task *task, int late) {
     int64_t n;
-    while (!aioloop_future_done(f))
-        test_spin(loop, 1);
+    sock_until_done(loop, f);
     test_spin(loop, late);
     CHECK_EQ(r->n, 0); /* it has not gone on */
     CHECK(aioloop_future_cancel(task, NULL));
-    n = aioloop_run_until_complete(loop, task, NULL);
+    n = sock_run(loop, task);
     aioloop_future_unref(task);
     CHECK_EQ(r->cancelling, 1);
     CHECK_EQ(r->next, AIOLOOP_ECANCELED);
@@ -1012,7 +1031,7 @@ TEST(bytes_received_come_before_the_time_out_of_a_scope, "SOCK-08") {
         aioloop_handle h = aioloop_call_soon(loop, sock_delay_loop, &s[1]);
         CHECK(!aioloop_handle_is_null(&h));
     }
-    CHECK_EQ(aioloop_run_until_complete(loop, task, NULL), 0);
+    CHECK_EQ(sock_run(loop, task), 0);
     aioloop_future_unref(task);
     CHECK_EQ(scope.next, 0);
     if (test_delayed(loop) && scope.n == AIOLOOP_ETIMEDOUT) { /* it hesitated; nothing is lost */
@@ -1059,7 +1078,7 @@ TEST(second_receive_or_send_is_refused_and_the_first_goes_on, "SOCK-09 SOCK-10")
     CHECK_EQ(aioloop_remove_reader(loop, s[0]), 0); /* there is none */
     CHECK_EQ(aioloop_remove_writer(loop, s[0]), 0);
     sock_say(loop, s[1], "y");
-    CHECK_EQ(aioloop_run_until_complete(loop, in, NULL), 1);
+    CHECK_EQ(sock_run(loop, in), 1);
     CHECK_EQ(place[0], 'y');
     aioloop_future_unref(in);
     while (got < SOCK_HUGE) {
@@ -1067,7 +1086,7 @@ TEST(second_receive_or_send_is_refused_and_the_first_goes_on, "SOCK-09 SOCK-10")
         CHECK_GT(n, 0);
         got += (size_t)n;
     }
-    CHECK_EQ(aioloop_run_until_complete(loop, out, NULL), 0);
+    CHECK_EQ(sock_run(loop, out), 0);
     aioloop_future_unref(out);
     sock_close(loop, s[0], s[1]);
     test_end(loop);
@@ -1176,7 +1195,7 @@ TEST(socket_that_a_receive_waits_at_becomes_no_transport, "SOCK-12") {
     f = aioloop_future_ref(aioloop_sock_recv_into(loop, s[0], place, sizeof(place)));
     CHECK_EQ(sock_run(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &peer, s[0], NULL)), AIOLOOP_EMISUSE);
     sock_say(loop, s[1], "x");
-    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 1);
+    CHECK_EQ(sock_run(loop, f), 1);
     aioloop_future_unref(f);
     sock_close(loop, s[0], s[1]);
     test_end(loop);
@@ -1312,7 +1331,7 @@ TEST(receive_outlives_a_stop, "SOCK-08") {
     CHECK_EQ(aioloop_run_forever(loop), 0);
     CHECK(!aioloop_future_done(f));
     sock_say(loop, s[1], "x");
-    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 1);
+    CHECK_EQ(sock_run(loop, f), 1);
     aioloop_future_unref(f);
     sock_close(loop, s[0], s[1]);
     test_end(loop);
@@ -1335,7 +1354,7 @@ TEST(forked_child_frees_a_loop_with_a_pending_receive, "SOCK-08") {
     CHECK(child > 0 && waitpid(child, &status, 0) == child);
     CHECK_EQ(status, 0);
     sock_say(loop, s[1], "x"); /* the parent's has noticed nothing */
-    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 1);
+    CHECK_EQ(sock_run(loop, f), 1);
     aioloop_future_unref(f);
     sock_close(loop, s[0], s[1]);
     test_end(loop);

@@ -81,10 +81,11 @@ static void *aiol_sock_block_shrink(void *p, size_t size) {
 }
 
 AIOLOOP_API void aioloop_sock_free(void *block) {
-    aiol_sock_block *b = (aiol_sock_block *)block - 1;
+    aiol_sock_block *b;
     aioloop_allocator a;
     if (block == NULL)
         return;
+    b = (aiol_sock_block *)block - 1;
     a = b->allocator;
     aiol_free(&a, b, b->size);
 }
