@@ -988,7 +988,9 @@ TEST(accepted_connection_comes_before_a_cancellation, "SOCK-05 SOCK-08") {
 typedef struct sock_scope {
     aioloop_frame frame;
     aioloop_timeout timeout;
+    aioloop_time delay;
     aioloop_socket socket;
+    aioloop_socket peer;
     char place[4];
     int64_t n;
     int64_t next;
@@ -998,7 +1000,7 @@ static int64_t sock_in_scope(aioloop *loop, aioloop_frame *frame, void **out) {
     sock_scope *scope = (sock_scope *)frame;
     (void)out;
     AIOLOOP_BEGIN(loop, frame);
-    CHECK_EQ(aioloop_timeout_enter(loop, &scope->timeout, AIOLOOP_MS(2)), 0);
+    CHECK_EQ(aioloop_timeout_enter(loop, &scope->timeout, scope->delay), 0);
     AIOLOOP_AWAIT(scope->n, aioloop_sock_recv_into(loop, scope->socket, scope->place, 1), NULL);
     scope->n = aioloop_timeout_exit(&scope->timeout, scope->n);
     AIOLOOP_SLEEP(scope->next, 1); /* is not cancelled: the time-out's cancellation went with its scope */
@@ -1008,9 +1010,9 @@ static int64_t sock_in_scope(aioloop *loop, aioloop_frame *frame, void **out) {
 
 /* Keeps the loop so long that the time is over when it looks again. */
 static void sock_delay_loop(aioloop *loop, void *arg) {
-    aioloop_time until = aioloop_now(loop) + AIOLOOP_MS(3);
-    CHECK_EQ(send(*(aioloop_socket *)arg, "t", 1, 0), 1);
-    while (aioloop_now(loop) < until)
+    const sock_scope *scope = (const sock_scope *)arg;
+    CHECK_EQ(send(scope->peer, "t", 1, 0), 1);
+    while (aioloop_now(loop) <= aioloop_timeout_when(&scope->timeout))
         ;
 }
 
@@ -1021,14 +1023,16 @@ TEST(bytes_received_come_before_the_time_out_of_a_scope, "SOCK-08") {
     aioloop_task *task;
     sock_pair(loop, s);
     memset(&scope, 0, sizeof(scope));
+    scope.delay = (aioloop_time)(5e6 * test_slowdown());
     scope.socket = s[0];
+    scope.peer = s[1];
     task = await_task_frame(loop, sock_in_scope, &scope.frame, NULL);
-    test_spin(loop, 1);
     if (test_simulated(loop)) { /* both at the same time */
-        CHECK_EQ(aioloop_sim_set_delay(loop, AIOLOOP_MS(2), AIOLOOP_MS(2)), 0);
+        test_spin(loop, 1);
+        CHECK_EQ(aioloop_sim_set_delay(loop, scope.delay, scope.delay), 0);
         sock_say(loop, s[1], "t");
-    } else {
-        aioloop_handle h = aioloop_call_soon(loop, sock_delay_loop, &s[1]);
+    } else { /* in the iteration in which the task begins: the next one finds both */
+        aioloop_handle h = aioloop_call_soon(loop, sock_delay_loop, &scope);
         CHECK(!aioloop_handle_is_null(&h));
     }
     CHECK_EQ(sock_run(loop, task), 0);
