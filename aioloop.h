@@ -6661,8 +6661,8 @@ typedef struct aiol_budget {
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
-/* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+/* Who attaches a descriptor. USER: as WATCHER, of one that is open for certain. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER, AIOL_OWNER_USER } aiol_owner;
 
 struct aiol_engine;
 
@@ -6979,7 +6979,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner == AIOL_OWNER_WATCHER)
+    if (owner != AIOL_OWNER_TRANSPORT)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
@@ -20714,7 +20714,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_engine *e = loop->engine;
     size_t path_size = call->to != NULL && call->to->family == AIOLOOP_UNIX ? call->to->path_size : 0;
     aiol_sock *s;
-    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_WATCHER);
+    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
     if (n < 0)
         return aiol_fail(loop, (int)n, "socket %ld", (long)call->socket);
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);

@@ -214,7 +214,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner == AIOL_OWNER_WATCHER)
+    if (owner != AIOL_OWNER_TRANSPORT)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
