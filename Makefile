@@ -36,7 +36,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire stress-pool conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
 help:
@@ -327,6 +327,20 @@ stress-pool:
 	@$(MAKE_QUIETLY) $(OUT)/stress_pool
 	@$(OUT)/stress_pool $(STRESS)
 	@$(OUT)/stress_pool --jobs 50000 $(STRESS) --processes
+
+# RACE_COUNT cancellations of each kind on each back end in RACE_ON.
+RACE_COUNT = 100000
+RACE_ON = epoll io_uring poll
+$(OUT)/race_sock: tests/race_sock.c aioloop.h Makefile
+	@mkdir -p $(OUT)
+	@$(PROGRAM) $(EXTRA) $< -o $@ $(LIBS)
+
+## make race         operations on sockets that are cancelled as they succeed (RACE_COUNT=100000; RACE_ON="epoll io_uring poll")
+race:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(OUT)/race_sock
+	@status=0; for backend in $(RACE_ON); do \
+	    AIOLOOP_BACKEND=$$backend $(OUT)/race_sock $(RACE_COUNT) $(SEED) || status=1; done; exit $$status
 
 ## make examples     every example, each compiled alone
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))

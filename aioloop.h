@@ -2231,6 +2231,95 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 
 #endif
 
+/* >> src/api/sock.h */
+/*
+ * sock.h - sockets used directly, without a transport.          (asyncio: selector_events.sock_recv and its kin)
+ *
+ * For sockets that your program has made, of any kind, non-blocking. They stay yours: none of these calls closes one,
+ * whatever comes of it. In the loop's thread.
+ *
+ * What can be done at once is done in the call; else the loop waits until the socket is ready and then does it. One
+ * receive (recv, recvfrom, accept) and one send (sendall, sendto, connect) can be pending on a socket at a time, each
+ * regardless of the other. A second one is AIOLOOP_EMISUSE (asyncio lets it take over, and the first one hangs), as are
+ * a receive or send on a socket that aioloop_add_reader or aioloop_add_writer watches for the same, and any of them on
+ * a transport's. Cancelling ends the wait at once, and the loop has let go of the descriptor then: it may be closed and
+ * its number be another socket's. A pending operation must be cancelled before its socket is closed.
+ *
+ * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
+ * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
+ * aioloop_wait_for, aioloop_shield and time-out scopes in between. A task that ends without another wait ends as
+ * cancelled, as any task does; and bytes are gone with a future that is dropped unread.
+ *
+ * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL for
+ * arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang in
+ * accept and connect on one); AIOLOOP_ENOMEM, and then nothing is lost that was received. Static failed futures:
+ * AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (no loop). When the loop is closed, pending ones stay so.
+ */
+#ifndef AIOLOOP_API_SOCK_H
+#define AIOLOOP_API_SOCK_H
+
+/* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
+ * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
+typedef struct aioloop_sender {
+    aioloop_address address;
+    char path[108];
+} aioloop_sender;
+
+/* One datagram, with its bytes and its sender's path in one block. Behind the bytes is a zero. */
+typedef struct aioloop_datagram {
+    const char *data;
+    size_t size;          /* 0: an empty one */
+    aioloop_address from; /* as aioloop_sender's */
+} aioloop_datagram;
+
+/* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can be
+ * used there; also after the loop has gone. */
+AIOLOOP_API void aioloop_sock_free(void *block);
+
+/* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is how
+ * many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes it
+ * frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv(aioloop *loop, aioloop_socket sock, size_t size);
+
+/* loop.sock_recv_into(): the same into memory of yours, which must last until the future is done; it is not touched
+ * before there are bytes, nor after a cancel. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv_into(aioloop *loop, aioloop_socket sock, void *buffer,
+                                                                    size_t size);
+
+/* loop.sock_recvfrom(): the next datagram, also an empty one, cut to size bytes (with size 0 only its sender is told).
+ * The future's pointer is an aioloop_datagram *, its number the datagram's size; who takes it frees it with
+ * aioloop_sock_free. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom(aioloop *loop, aioloop_socket sock, size_t size);
+
+/* loop.sock_recvfrom_into(): the same into memory of yours, with the sender at *from, which may be NULL. Both as the
+ * buffer of aioloop_sock_recv_into. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock, void *buffer,
+                                                                        size_t size, aioloop_sender *from);
+
+/* loop.sock_sendall(): done, with 0, when the system has taken every byte, in order. data is borrowed until then, or
+ * until it is cancelled. After an error or a cancel nobody knows how much was sent. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendall(aioloop *loop, aioloop_socket sock, const void *data,
+                                                                  size_t size);
+
+/* loop.sock_sendto(): sends one datagram; the number is its size. AIOLOOP_EMSGSIZE and the like are the system's. data as
+ * above, to is copied. (Linux does not tell when a Unix socket that is not connected can send again to a peer whose
+ * queue is full: the loop asks in every iteration.) */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, aioloop_socket sock, const void *data,
+                                                                 size_t size, const aioloop_address *to);
+
+/* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
+ * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
+ * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock, aioloop_sender *peer);
+
+/* loop.sock_connect() to an address, which is copied: done, with 0, when the connection is there. The text of an error
+ * names the address. After a cancel the system may go on connecting: close the socket, or connect it again to go on
+ * waiting. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_connect_address(aioloop *loop, aioloop_socket sock,
+                                                                          const aioloop_address *address);
+
+#endif
+
 /* >> src/api/transport.h */
 /*
  * transport.h - connections: protocols, which are told, and transports, which are asked.
@@ -2721,6 +2810,20 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
 /* Two connected stream sockets, for aioloop_connect_accepted_socket and the like; the caller's until given away.
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
+
+/* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h and
+ * for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way in a
+ * partition, and between internet sockets also when it does not fit into what is waiting at its receiver
+ * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
+
+/* bind(), listen() and getsockname() of such a socket. Port 0: any that is free. The path in an address that
+ * aioloop_sim_name stores is the socket's: as long as it is open. AIOLOOP_EBADF, AIOLOOP_EMISUSE (a transport's), and the
+ * errors of a system's calls. */
+AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address);
+AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog);
+AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address);
 
 /* Closes a simulated socket that was never given away. AIOLOOP_EBADF. */
 AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket);
@@ -4188,6 +4291,12 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
 AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
 AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
+/* Of sockets that others made. An address that is not there (of a stream, of a sender without a name) has the family
+ * AIOLOOP_UNSPEC. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                              aiol_path_room *room);
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
 /* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
@@ -5407,6 +5516,12 @@ AIOLOOP_INTERNAL int aiol_process_id(void) {
 #define AIOL_MSG_NOSIGNAL MSG_NOSIGNAL
 #endif
 
+#ifndef MSG_DONTWAIT
+#define AIOL_MSG_DONTWAIT 0
+#else
+#define AIOL_MSG_DONTWAIT MSG_DONTWAIT
+#endif
+
 typedef union aiol_sockaddr {
     struct sockaddr any;
     struct sockaddr_in v4;
@@ -5468,6 +5583,16 @@ static void aiol_sockaddr_read(const aiol_sockaddr *from, socklen_t size, aioloo
     }
 }
 
+/* d) */
+AIOL_INLINE void aiol_socket_no_signal(aioloop_socket s) {
+#ifdef SO_NOSIGPIPE
+    int on = 1;
+    setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on));
+#else
+    (void)s;
+#endif
+}
+
 static int aiol_socket_flags(aioloop_socket s) {
     int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
     if (flags == -1)
@@ -5479,12 +5604,7 @@ static int aiol_socket_flags(aioloop_socket s) {
         return aiol_error_from_errno(errno);
     if ((flags & FD_CLOEXEC) == 0 && AIOL_SYS(fcntl, fcntl(s, F_SETFD, flags | FD_CLOEXEC)) == -1)
         return aiol_error_from_errno(errno);
-#ifdef SO_NOSIGPIPE
-    {
-        int on = 1;
-        setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)); /* d) */
-    }
-#endif
+    aiol_socket_no_signal(s);
     return 0;
 }
 
@@ -5643,6 +5763,44 @@ AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces
         n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
     } while (n == -1 && errno == EINTR);
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                              aiol_path_room *room) {
+    aiol_sockaddr name;
+    socklen_t name_size;
+    ssize_t n;
+    do {
+        name_size = (socklen_t)sizeof(name);
+        n = AIOL_SYS(recvfrom, recvfrom(s, buffer, size, AIOL_MSG_DONTWAIT, from == NULL ? NULL : &name.any,
+                                        from == NULL ? NULL : &name_size));
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    if (from != NULL && name_size == 0)
+        memset(from, 0, sizeof(*from));
+    else if (from != NULL)
+        aiol_sockaddr_read(&name, name_size, from, room);
+    return (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to) {
+    aiol_sockaddr name;
+    socklen_t name_size = to == NULL ? 0 : aiol_sockaddr_make(&name, to);
+    ssize_t n;
+    aiol_socket_no_signal(s);
+    do {
+        n = AIOL_SYS(sendto, sendto(s, data, size, AIOL_MSG_NOSIGNAL | AIOL_MSG_DONTWAIT, to == NULL ? NULL : &name.any,
+                                    name_size));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s) {
+    int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    if (flags == -1)
+        return aiol_error_from_errno(errno);
+    return (flags & O_NONBLOCK) == 0;
 }
 
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s) {
@@ -7273,15 +7431,15 @@ typedef struct aiol_budget {
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
-/* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+/* Who attaches a descriptor. USER: as WATCHER, of one that is open for certain. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER, AIOL_OWNER_USER } aiol_owner;
 
 struct aiol_engine;
 
 /* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
 typedef struct aiol_socket_calls {
     int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
-    int (*close)(struct aiol_engine *e, aioloop_socket s);
+    int (*close)(struct aiol_engine *e, aioloop_socket s); /* e may be NULL: of an engine that has gone */
     int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
     int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
@@ -7292,6 +7450,15 @@ typedef struct aiol_socket_calls {
     int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
     int (*path_identify)(struct aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity);
     int (*path_remove)(struct aiol_engine *e, const char *path, size_t size);
+
+    /* Of sockets used directly; they do not wait. from (with its room) and to may be NULL. */
+    int64_t (*recv)(struct aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                    aiol_path_room *room);
+    int64_t (*send)(struct aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+    int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer, aiol_path_room *room);
+    int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
+    int (*connected)(struct aiol_engine *e, aioloop_socket s);
+    int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {
@@ -7582,7 +7749,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner == AIOL_OWNER_WATCHER)
+    if (owner != AIOL_OWNER_TRANSPORT)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
@@ -7875,9 +8042,36 @@ static int aiol_system_path_remove(aiol_engine *e, const char *path, size_t size
     return aiol_path_remove(path, size);
 }
 
+static int64_t aiol_system_recv(aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                aiol_path_room *room) {
+    (void)e;
+    return aiol_socket_recvfrom(s, buffer, size, from, room);
+}
+static int64_t aiol_system_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to) {
+    (void)e;
+    return aiol_socket_sendto(s, data, size, to);
+}
+static int aiol_system_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                              aiol_path_room *room) {
+    return aiol_socket_accept(s, ((aiol_table *)e)->without, out, peer, room);
+}
+static int aiol_system_connect(aiol_engine *e, aioloop_socket s, const aioloop_address *address) {
+    (void)e;
+    return aiol_socket_connect(s, address);
+}
+static int aiol_system_connected(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_connected(s);
+}
+static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_blocks(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
+    aiol_system_recv,    aiol_system_send,  aiol_system_accept, aiol_system_connect,     aiol_system_connected,   aiol_system_blocks,
 };
 
 #endif
@@ -9288,6 +9482,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
 #define AIOL_SIM_BUFFER 65536u          /* the default of sim_set_buffer; what one done() of a RECV gets at most */
 #define AIOL_SIM_SHARE 16384u           /* bytes a delayed RECV takes ahead */
 #define AIOL_SIM_ACCEPT_SHARE 4u        /* connections a delayed ACCEPT takes ahead */
+#define AIOL_SIM_DATAGRAM 65507u        /* the largest one of the internet */
 #define AIOL_SIM_FIRST_PORT 32768
 #define AIOL_SIM_LAST_PORT 60999
 
@@ -9303,7 +9498,8 @@ typedef enum aiol_sim_place {
 /* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
-/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. */
+/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. A
+ * socket of datagrams is CONNECTED if it has been told a destination. */
 typedef enum aiol_sim_stage {
     AIOL_SIM_NEW,
     AIOL_SIM_LISTENING,
@@ -9326,6 +9522,14 @@ typedef struct aiol_sim_name {
     aiol_path_room room;
 } aiol_sim_name;
 
+/* The bytes follow the struct. */
+typedef struct aiol_sim_datagram {
+    struct aiol_sim_datagram *next;
+    aioloop_time arrives;
+    aiol_sim_name from;
+    size_t size;
+} aiol_sim_datagram;
+
 /* The file of a Unix socket: stays until it is removed. */
 typedef struct aiol_sim_file {
     struct aiol_sim_file *next;
@@ -9338,6 +9542,7 @@ typedef struct aiol_sim_socket {
     aioloop_socket number; /* AIOL_NO_SOCKET until accepted */
     uint32_t serial;       /* tells it from others that have or had its number */
     uint8_t family;
+    uint8_t type; /* aioloop_socket_type: STREAM or DGRAM */
     uint8_t stage;
     bool bound;
     bool transport; /* attached by one */
@@ -9374,6 +9579,11 @@ typedef struct aiol_sim_socket {
     bool end_arrived;
     bool reset_sent;
     bool offering; /* done() of its RECV runs */
+
+    /* datagrams that come in, in order */
+    aiol_sim_datagram *datagrams;
+    size_t datagrams_size; /* of their bytes and one more for each */
+    uint32_t blocked_on;   /* the serial of the socket that has no room for one; 0: none */
 
     /* delayed: in which turn what is known is told */
     bool read_noticed;
@@ -9569,7 +9779,7 @@ static aiol_sim_socket *aiol_sim_find(aiol_sim *sim, aioloop_socket number) {
 }
 
 /* A new socket, in no list and without a number, for which there is room in every array. */
-static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family) {
+static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family, int type) {
     const aioloop_allocator *a = sim->engine.allocator;
     size_t wanted = sim->sockets_total + 1;
     aiol_sim_socket *s;
@@ -9582,6 +9792,7 @@ static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family) {
     sim->sockets_total++;
     s->number = AIOL_NO_SOCKET;
     s->family = (uint8_t)family;
+    s->type = (uint8_t)type;
     s->local.address.family = (uint16_t)family;
     s->local.address.u.path = family == AIOLOOP_UNIX ? s->local.room.bytes : NULL;
     s->remote = s->local;
@@ -9617,6 +9828,14 @@ static void aiol_sim_free_pieces(aiol_sim *sim, aiol_sim_piece *piece) {
     }
 }
 
+static void aiol_sim_free_datagrams(aiol_sim *sim, aiol_sim_datagram *datagram) {
+    while (datagram != NULL) {
+        aiol_sim_datagram *next = datagram->next;
+        aiol_free(sim->engine.allocator, datagram, sizeof(*datagram) + datagram->size);
+        datagram = next;
+    }
+}
+
 static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
     if (s == NULL)
         return;
@@ -9628,6 +9847,7 @@ static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
     }
     aiol_list_remove(&s->link);
     aiol_sim_free_pieces(sim, s->head);
+    aiol_sim_free_datagrams(sim, s->datagrams);
     aiol_sim_free(sim, s->spare);
     sim->sockets_total--;
     aiol_free(sim->engine.allocator, s, sizeof(*s));
@@ -9772,9 +9992,11 @@ static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
 }
 
 /* When the next thing happens to s by itself. */
-static aioloop_time aiol_sim_next_at(const aiol_sim_socket *s) {
+static aioloop_time aiol_sim_next_at(const aiol_sim *sim, const aiol_sim_socket *s) {
     aioloop_time at = AIOLOOP_FOREVER;
-    if (s->coming != NULL)
+    if (s->datagrams != NULL && s->datagrams->arrives > sim->now)
+        at = s->datagrams->arrives;
+    else if (s->coming != NULL)
         at = s->coming->arrives;
     else if (s->end_sent && !s->end_arrived)
         at = s->end_at;
@@ -9791,7 +10013,7 @@ static aioloop_time aiol_sim_next_event(aiol_sim *sim) {
     if (sim->partition)
         return next;
     AIOL_SIM_EACH(sim, link) {
-        aioloop_time at = aiol_sim_next_at(aiol_sim_at(link));
+        aioloop_time at = aiol_sim_next_at(sim, aiol_sim_at(link));
         if (at < next)
             next = at;
     }
@@ -9902,7 +10124,7 @@ static bool aiol_sim_conflict(aiol_sim *sim, const aiol_sim_socket *s, const aio
     aiol_link *link;
     AIOL_SIM_EACH(sim, link) {
         const aiol_sim_socket *t = aiol_sim_at(link);
-        if (t == s || !t->bound || (t->family == AIOLOOP_UNIX) != (a->family == AIOLOOP_UNIX))
+        if (t == s || !t->bound || t->type != s->type || (t->family == AIOLOOP_UNIX) != (a->family == AIOLOOP_UNIX))
             continue;
         if (a->family == AIOLOOP_UNIX) {
             if (!aiol_sim_is_file(a) && aioloop_address_equal(a, &t->local.address))
@@ -9939,10 +10161,12 @@ static uint16_t aiol_sim_free_port(aiol_sim *sim) {
     return 0;
 }
 
-/* How well a listener fits a destination; 0: not at all. */
-static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode) {
+/* How well a listener fits a destination, or for datagrams whoever takes them from `from`; 0: not at all. */
+static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode, const aioloop_address *from) {
     const aioloop_address *a = &s->local.address;
-    if (s->stage != AIOL_SIM_LISTENING)
+    if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
+        return 0;
+    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
         return 0;
     if (to->family == AIOLOOP_UNIX)
         return inode != 0 ? s->inode == inode : aioloop_address_equal(a, to);
@@ -9955,8 +10179,9 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
     return aiol_sim_is_wildcard(a) ? 2 : 0;
 }
 
-/* Who listens at an address; among equals (REUSE_PORT) the seed chooses. */
-static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, aiol_sim_socket **out) {
+/* Who listens at an address, or takes datagrams there that come from `from`; among equals (REUSE_PORT) the seed
+ * chooses. */
+static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, const aioloop_address *from, aiol_sim_socket **out) {
     aiol_sim_socket *best = NULL;
     int best_fit = 0;
     uint32_t equals = 0;
@@ -9970,7 +10195,7 @@ static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, aiol_sim_
     }
     AIOL_SIM_EACH(sim, link) {
         aiol_sim_socket *s = aiol_sim_at(link);
-        int fit = aiol_sim_fit(s, to, inode);
+        int fit = aiol_sim_fit(s, to, inode, from);
         if (fit == 0 || fit < best_fit)
             continue;
         equals = fit == best_fit ? equals + 1 : 1;
@@ -10008,7 +10233,7 @@ static void aiol_sim_join(aiol_sim *sim, aiol_sim_socket *s, aiol_sim_socket *li
 /* The connect of s has reached its destination. False if it goes on waiting there. */
 static bool aiol_sim_connect_arrives(aiol_sim *sim, aiol_sim_socket *s) {
     aiol_sim_socket *listener = NULL;
-    int err = aiol_sim_listener(sim, &s->remote.address, &listener);
+    int err = aiol_sim_listener(sim, &s->remote.address, NULL, &listener);
     if (err == 0 && listener->queue_count - listener->stash >= listener->backlog) {
         if (s->family != AIOLOOP_UNIX) {
             s->connect_waits = true;
@@ -10066,6 +10291,148 @@ static int aiol_sim_connect(aiol_sim *sim, aiol_sim_socket *s, const aioloop_add
     s->connect_result = 0;
     s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
     return 0;
+}
+
+/* ---- datagrams ---- */
+
+static bool aiol_sim_has_datagram(const aiol_sim *sim, const aiol_sim_socket *s) {
+    return s->read_error != 0 || (s->datagrams != NULL && s->datagrams->arrives <= sim->now);
+}
+
+/* Whether the queue of s has room; one fits always. */
+static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, size_t size) {
+    return s->datagrams == NULL || s->datagrams_size + size + 1 <= sim->buffer;
+}
+
+/* As Linux, but that it tells when a peer has room again. */
+static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
+    aiol_link *link;
+    AIOL_SIM_EACH(sim, link) {
+        const aiol_sim_socket *t = aiol_sim_at(link);
+        if (s->blocked_on != 0 && t->serial == s->blocked_on)
+            return aiol_sim_has_place(sim, t, 0);
+    }
+    return true;
+}
+
+/* Puts a datagram on its way. */
+static int64_t aiol_sim_post_datagram(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *from, const void *data,
+                                      size_t size) {
+    aiol_sim_datagram *d = (aiol_sim_datagram *)aiol_alloc(sim->engine.allocator, sizeof(*d) + size);
+    aiol_sim_datagram **at;
+    if (d == NULL)
+        return AIOLOOP_ENOBUFS;
+    memset(d, 0, sizeof(*d));
+    aiol_sim_name_set(&d->from, from);
+    if (from->family != s->family)
+        aiol_sim_map_v4(&d->from.address);
+    d->arrives = aiol_sim_arrival(sim, s);
+    d->size = size;
+    if (size != 0)
+        memcpy(d + 1, data, size);
+    for (at = &s->datagrams; *at != NULL; at = &(*at)->next)
+        ;
+    *at = d;
+    s->datagrams_size += size + 1;
+    return (int64_t)size;
+}
+
+/* A sender without a name gets a port. */
+static int aiol_sim_name_sender(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->family == AIOLOOP_UNIX || s->bound)
+        return 0;
+    s->local.address.port = aiol_sim_free_port(sim);
+    if (s->local.address.port == 0)
+        return AIOLOOP_EAGAIN;
+    s->bound = true;
+    return 0;
+}
+
+/* Between machines what has no room, no receiver or no way is lost; a Unix socket waits, or hears of it. */
+static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                      const aioloop_address *to) {
+    bool local = s->family == AIOLOOP_UNIX;
+    aiol_sim_socket *receiver = NULL;
+    aioloop_address from;
+    aioloop_address there;
+    int err;
+    if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
+        return local ? AIOLOOP_ENOTCONN : AIOLOOP_EDESTADDRREQ;
+    there = to != NULL ? *to : s->remote.address;
+    if (there.family != s->family)
+        return local ? AIOLOOP_EINVAL : AIOLOOP_EAFNOSUPPORT;
+    if (size > (local ? sim->buffer : AIOL_SIM_DATAGRAM))
+        return AIOLOOP_EMSGSIZE;
+    err = aiol_sim_name_sender(sim, s);
+    if (err < 0)
+        return err;
+    from = s->local.address;
+    if (!local && aiol_sim_is_wildcard(&from))
+        aiol_sim_set_loopback(&from);
+    if (!local && aiol_sim_is_wildcard(&there))
+        aiol_sim_set_loopback(&there);
+    err = aiol_sim_listener(sim, &there, &from, &receiver);
+    if (sim->partition)
+        return (int64_t)size;
+    if (err < 0 && local)
+        return err;
+    if (err < 0 && s->stage == AIOL_SIM_CONNECTED)
+        s->read_error = AIOLOOP_ECONNREFUSED;
+    if (err == 0 && aiol_sim_has_place(sim, receiver, size))
+        return aiol_sim_post_datagram(sim, receiver, &from, data, size);
+    if (local)
+        s->blocked_on = receiver->serial;
+    return local ? AIOLOOP_EAGAIN : (int64_t)size;
+}
+
+static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,
+                                      aiol_path_room *room) {
+    aiol_sim_datagram *d = s->datagrams;
+    int error = s->read_error;
+    s->read_error = 0;
+    if (error != 0)
+        return error;
+    if (d == NULL || d->arrives > sim->now)
+        return AIOLOOP_EAGAIN;
+    size = aiol_min_size(size, d->size);
+    if (size != 0)
+        memcpy(buffer, d + 1, size);
+    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
+        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
+    else if (from != NULL)
+        aiol_sim_name_tell(&d->from, from, room);
+    s->datagrams = d->next;
+    s->datagrams_size -= d->size + 1;
+    d->next = NULL;
+    aiol_sim_free_datagrams(sim, d);
+    return (int64_t)size;
+}
+
+static int aiol_sim_connect_datagrams(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
+    aiol_sim_socket *receiver = NULL;
+    int err = AIOLOOP_EAFNOSUPPORT;
+    if (to->family == s->family)
+        err = s->family == AIOLOOP_UNIX ? aiol_sim_listener(sim, to, &s->local.address, &receiver)
+                                        : aiol_sim_name_client(sim, s);
+    if (err < 0)
+        return err;
+    aiol_sim_name_set(&s->remote, to);
+    if (to->family != AIOLOOP_UNIX && aiol_sim_is_wildcard(to))
+        aiol_sim_set_loopback(&s->remote.address);
+    s->stage = AIOL_SIM_CONNECTED;
+    return 0;
+}
+
+/* A partition begins: what is under way is lost. */
+static void aiol_sim_lose_datagrams(aiol_sim *sim, aiol_sim_socket *s) {
+    aiol_sim_datagram **at = &s->datagrams;
+    const aiol_sim_datagram *d;
+    while (*at != NULL && (*at)->arrives <= sim->now)
+        at = &(*at)->next;
+    for (d = *at; d != NULL; d = d->next)
+        s->datagrams_size -= d->size + 1;
+    aiol_sim_free_datagrams(sim, *at);
+    *at = NULL;
 }
 
 /* ---- closing ---- */
@@ -10145,8 +10512,9 @@ static int64_t aiol_sim_arm(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
-    int err = aiol_sim_connect(sim, s, op->u.connect.address);
+/* As the system's connect. */
+static int aiol_sim_connect_now(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
+    int err = aiol_sim_connect(sim, s, to);
     if (err < 0)
         return err;
     /* Nothing is between the ends of a Unix socket: the answer is there at once, as the system's. */
@@ -10154,7 +10522,12 @@ static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_o
         aiol_sim_connect_arrives(sim, s);
         return s->connect_result;
     }
-    return aiol_sim_arm(sim, s, op);
+    return AIOLOOP_EINPROGRESS;
+}
+
+static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
+    int err = aiol_sim_connect_now(sim, s, op->u.connect.address);
+    return err == AIOLOOP_EINPROGRESS ? aiol_sim_arm(sim, s, op) : err;
 }
 
 static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
@@ -10403,7 +10776,7 @@ static bool aiol_sim_step(aiol_sim *sim) {
 /* ---- the harvest ---- */
 
 /* True if this place's operation has something to be told, be it later. */
-static bool aiol_sim_pending(const aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
+static bool aiol_sim_pending(aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
     const aiol_op *op = s->ops[place];
     if (op == NULL || op->state != AIOL_OP_ACTIVE)
         return false;
@@ -10411,13 +10784,15 @@ static bool aiol_sim_pending(const aiol_sim *sim, const aiol_sim_socket *s, aiol
     case AIOL_SIM_READER:
         return sim->delayed ? s->read_noticed : aiol_sim_readable(s);
     case AIOL_SIM_WATCH_READ:
-        return aiol_sim_readable(s);
+        return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_has_datagram(sim, s) : aiol_sim_readable(s);
     case AIOL_SIM_WRITER:
         if (op->kind == AIOL_OP_CONNECT)
             return s->stage != AIOL_SIM_CONNECTING;
         return sim->delayed ? (op->engine_flags & AIOL_SIM_HAPPENED) != 0 : aiol_sim_writable(sim, s);
     case AIOL_SIM_WATCH_WRITE:
-        return aiol_sim_writable(sim, s);
+        if (s->type == AIOLOOP_SOCK_DGRAM)
+            return aiol_sim_can_send_datagram(sim, s);
+        return s->stage == AIOL_SIM_NEW || aiol_sim_writable(sim, s); /* NEW: perhaps after a connect in vain */
     case AIOL_SIM_PLACES:
         break;
     }
@@ -10770,16 +11145,18 @@ static int aiol_sim_dispatch(aiol_engine *e, const aiol_budget *budget) {
 
 /* ---- sockets: the calls ---- */
 
-static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
+AIOLOOP_INTERNAL int aiol_sim_socket_make(aiol_engine *e, int family, int type, aioloop_socket *out) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_sim_socket *s;
     if (family != AIOLOOP_INET && family != AIOLOOP_INET6 && family != AIOLOOP_UNIX)
         return AIOLOOP_EAFNOSUPPORT;
-    s = aiol_sim_make(sim, family);
+    if (type != AIOLOOP_SOCK_STREAM && type != AIOLOOP_SOCK_DGRAM)
+        return AIOLOOP_EINVAL;
+    s = aiol_sim_make(sim, family, type);
     if (s == NULL)
         return AIOLOOP_ENOMEM;
-    s->spare = aiol_sim_make(sim, family);
-    if (s->spare == NULL) {
+    s->spare = type == AIOLOOP_SOCK_STREAM ? aiol_sim_make(sim, family, type) : NULL;
+    if (s->spare == NULL && type == AIOLOOP_SOCK_STREAM) {
         aiol_sim_free(sim, s);
         return AIOLOOP_ENOMEM;
     }
@@ -10789,9 +11166,17 @@ static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out)
     return 0;
 }
 
+static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
+    return aiol_sim_socket_make(e, family, AIOLOOP_SOCK_STREAM, out);
+}
+
 static int aiol_sim_socket_close(aiol_engine *e, aioloop_socket number) {
-    aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_sim *sim;
+    aiol_sim_socket *s;
+    if (e == NULL)
+        return 0; /* it went with its engine */
+    sim = aiol_sim_of(e);
+    s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
     AIOL_ASSERT(!s->transport); /* quiesce first */
@@ -10847,6 +11232,8 @@ static int aiol_sim_listen(aiol_engine *e, aioloop_socket number, int backlog) {
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EOPNOTSUPP;
     if ((s->stage != AIOL_SIM_NEW && s->stage != AIOL_SIM_LISTENING) || (s->family == AIOLOOP_UNIX && !s->bound))
         return AIOLOOP_EINVAL;
     if (!s->bound) {
@@ -10900,6 +11287,8 @@ static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) 
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
 }
@@ -10944,6 +11333,123 @@ static int aiol_sim_path_remove(aiol_engine *e, const char *path, size_t size) {
     *at = file->next;
     aiol_free(e->allocator, file, sizeof(*file));
     return 0;
+}
+
+/* ---- sockets used directly ----
+ *
+ * As a system's calls are allowed to be, the delayed ones find for no reason that there is nothing yet, and take and
+ * give a part. */
+
+static bool aiol_sim_hesitates(aiol_sim *sim) {
+    return sim->delayed && aiol_sim_below(sim, 4) == 0;
+}
+
+static size_t aiol_sim_some(aiol_sim *sim, size_t size) {
+    return sim->delayed && aiol_sim_coin(sim) ? aiol_sim_part(sim, size) : size;
+}
+
+static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer, size_t size, aioloop_address *from,
+                             aiol_path_room *room) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    int error;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
+    if (from != NULL)
+        memset(from, 0, sizeof(*from));
+    if (s->stage == AIOL_SIM_CONNECTING)
+        return AIOLOOP_EAGAIN;
+    if (s->stage != AIOL_SIM_CONNECTED)
+        return s->family == AIOLOOP_UNIX ? AIOLOOP_EINVAL : AIOLOOP_ENOTCONN;
+    if (s->arrived != 0) {
+        size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
+        aiol_sim_peek(s, buffer, size);
+        aiol_sim_consume(sim, s, size);
+        return (int64_t)size;
+    }
+    error = s->read_error;
+    s->read_error = 0;
+    return error != 0 || s->end_arrived ? error : AIOLOOP_EAGAIN;
+}
+
+static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size, const aioloop_address *to) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aioloop_buf piece;
+    aiol_op op;
+    int64_t n;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    s->blocked_on = 0;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_send_datagram(sim, s, data, size, to);
+    if (to != NULL && s->stage == AIOL_SIM_CONNECTED)
+        return AIOLOOP_EISCONN;
+    if (s->stage == AIOL_SIM_CONNECTING)
+        return AIOLOOP_EAGAIN;
+    memset(&op, 0, sizeof(op));
+    piece.data = data;
+    piece.size = size;
+    op.kind = AIOL_OP_SEND;
+    op.u.send.pieces = &piece;
+    op.u.send.count = 1;
+    n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
+    return n == AIOL_PENDING ? AIOLOOP_EAGAIN : n;
+}
+
+static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
+                           aiol_path_room *room) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_sim_socket *taken;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EOPNOTSUPP;
+    if (s->stage != AIOL_SIM_LISTENING)
+        return AIOLOOP_EINVAL;
+    if (s->queue == NULL || aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (sim->accept_failures != 0) {
+        sim->accept_failures--;
+        return sim->accept_error;
+    }
+    taken = aiol_sim_dequeue(s);
+    aiol_sim_number(sim, taken);
+    aiol_sim_name_tell(&taken->remote, peer, room);
+    *out = taken->number;
+    return 0;
+}
+
+static int aiol_sim_connect_directly(aiol_engine *e, aioloop_socket number, const aioloop_address *address) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_connect_datagrams(sim, s, address) : aiol_sim_connect_now(sim, s, address);
+}
+
+static int aiol_sim_connected(aiol_engine *e, aioloop_socket number) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    int result;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->stage == AIOL_SIM_CONNECTING || aiol_sim_hesitates(sim))
+        return AIOLOOP_EINPROGRESS;
+    result = s->connect_result;
+    s->connect_result = 0; /* told once, as the system's */
+    return result;
+}
+
+static int aiol_sim_blocks(aiol_engine *e, aioloop_socket number) {
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
 }
 
 /* ---- the engine: the rest of its calls ---- */
@@ -11026,6 +11532,8 @@ static void aiol_sim_verify(aiol_engine *e) {
         AIOL_VERIFY(s->peer == NULL || (s->peer->peer == s && s->stage == AIOL_SIM_CONNECTED));
         for (queued = s->queue; queued != NULL; queued = queued->queue_next, count++)
             AIOL_VERIFY(queued->number == AIOL_NO_SOCKET);
+        AIOL_VERIFY(s->datagrams == NULL || s->type == AIOLOOP_SOCK_DGRAM);
+        AIOL_VERIFY((s->datagrams == NULL) == (s->datagrams_size == 0));
         AIOL_VERIFY(count == s->queue_count && (count == 0 || s->stage == AIOL_SIM_LISTENING));
         aiol_sim_verify_ops(s);
         aiol_sim_verify_bytes(s);
@@ -11040,6 +11548,8 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
+    aiol_sim_recv,        aiol_sim_send,         aiol_sim_accept,        aiol_sim_connect_directly,
+    aiol_sim_connected,   aiol_sim_blocks,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -11088,8 +11598,8 @@ AIOLOOP_INTERNAL bool aiol_sim_is(const aiol_engine *e) {
 
 AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *a = aiol_sim_make(sim, AIOLOOP_UNIX);
-    aiol_sim_socket *b = a == NULL ? NULL : aiol_sim_make(sim, AIOLOOP_UNIX);
+    aiol_sim_socket *a = aiol_sim_make(sim, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
+    aiol_sim_socket *b = a == NULL ? NULL : aiol_sim_make(sim, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
     if (b == NULL) {
         aiol_sim_free(sim, a);
         return AIOLOOP_ENOMEM;
@@ -11104,6 +11614,15 @@ AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim_number(sim, b);
     sockets[0] = a->number;
     sockets[1] = b->number;
+    return 0;
+}
+
+/* The path is the socket's. */
+AIOLOOP_INTERNAL int aiol_sim_name_at(aiol_engine *e, aioloop_socket number, aioloop_address *address) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    *address = s->local.address;
     return 0;
 }
 
@@ -11126,10 +11645,11 @@ AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
 AIOLOOP_INTERNAL int aiol_sim_set_partition(aiol_engine *e, bool on) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_link *link;
-    if (sim->partition && !on) {
-        AIOL_SIM_EACH(sim, link) {
+    AIOL_SIM_EACH(sim, link) {
+        if (sim->partition && !on)
             aiol_sim_resume(sim, aiol_sim_at(link));
-        }
+        else if (on)
+            aiol_sim_lose_datagrams(sim, aiol_sim_at(link));
     }
     sim->partition = on;
     return 0;
@@ -11348,9 +11868,35 @@ static int aiol_port_path_remove(aiol_engine *e, const char *path, size_t size) 
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_recv(aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                              aiol_path_room *room) {
+    (void)e;
+    (void)s;
+    (void)buffer;
+    (void)size;
+    (void)from;
+    (void)room;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to) {
+    (void)e;
+    (void)s;
+    (void)data;
+    (void)size;
+    (void)to;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer, aiol_path_room *room) {
+    (void)out;
+    return aiol_port_name(e, s, peer, room);
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
+    aiol_port_recv,        aiol_port_send,      aiol_port_accept, aiol_port_bind,  aiol_port_of_socket,     aiol_port_of_socket,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {
@@ -11404,6 +11950,8 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_socket_make(e, family, type, out) ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)
@@ -11808,7 +12356,7 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it is done, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
     AIOL_FUTURE_COMMON = 4096,   /* loop->nothing: nobody's, so that nobody ends it */
     AIOL_FUTURE_READ = 8192      /* somebody has had the result, with its pointer or without */
@@ -11988,6 +12536,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text);
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
@@ -12003,7 +12552,7 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* task.c */
 AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, struct aiol_task **waiter);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);
@@ -13546,10 +14095,22 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
     return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
 }
 
+/* It is done, and goes before a cancellation: of a task that waits for it, or its own. */
+AIOL_INLINE bool aiol_future_outranks(const aioloop_future *f) {
+    return f->state != AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_OUTRANKS) != 0;
+}
+
+/* The same as aiol_future_finish, for what has happened and cannot be undone: bytes that were taken from a socket. */
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
+    f->flags |= AIOL_FUTURE_OUTRANKS;
+    return aiol_future_finish(f, number, pointer, dispose);
+}
+
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
     if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
         source->flags |= AIOL_FUTURE_LOOKED_AT;
+    f->flags |= source->flags & AIOL_FUTURE_OUTRANKS;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
         if ((source->flags & AIOL_FUTURE_BORROWS) != 0)
@@ -13630,6 +14191,7 @@ AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, c
 }
 
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
+    aiol_task *waiter = NULL;
     if (future == NULL || aiol_future_is_static(future))
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
@@ -13638,7 +14200,7 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
     }
-    future = aiol_task_cancel(future, message);
+    future = aiol_task_cancel(future, message, &waiter);
     if (future == NULL)
         return true;
     if (future->end.cancel != NULL) {
@@ -13650,6 +14212,8 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         else if (message != NULL && future->error == NULL &&
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        if (waiter != NULL && aiol_future_outranks(future))
+            waiter->flags |= AIOL_TASK_CANCEL_LATER;
         aiol_future_release(future);
         return true;
     }
@@ -14625,8 +15189,11 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
-            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) { /* else a circle was broken here */
             task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            if (aiol_future_outranks(f))
+                task->flags |= AIOL_TASK_CANCEL_LATER;
+        }
     }
     return true;
 }
@@ -14690,8 +15257,9 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 /* ---- cancelling ---- */
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
- * in the end and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
+ * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
+ * for each other is broken at one of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, aiol_task **waiter) {
     const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
     size_t steps = 0;
     size_t limit = 2;
@@ -14710,6 +15278,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
+                *waiter = task;
                 f = awaited;
                 continue;
             }
@@ -15711,8 +16280,31 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
     aioloop_future_cancel(w->inner, NULL);
 }
 
+/* The outer one lets go of the inner one, whose callback stays, or is queued, and holds it. */
+static void aiol_follower_leave(aiol_follower *w) {
+    aioloop_future *outer = w->outer;
+    w->outer = NULL;
+    aiol_future_release(outer);
+}
+
+static bool aiol_follower_cancel(aioloop_future *outer, void *owner);
+
+/* What it follows in the end, through any number of others that are pending. */
+static aioloop_future *aiol_follower_source(const aiol_follower *w) {
+    aioloop_future *f = w->inner;
+    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 && f->end.cancel == aiol_follower_cancel)
+        f = ((const aiol_follower *)f->of.owner)->inner;
+    return f;
+}
+
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
+    aioloop_future *source = aiol_follower_source(w);
+    if (aiol_future_outranks(source)) {
+        aiol_future_take_over(outer, source);
+        aiol_follower_leave(w);
+        return false;
+    }
     if (!w->shields && !w->cancelling) {
         bool cancelled;
         w->cancelling = true;
@@ -15723,8 +16315,7 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
             return false; /* it ends when the inner one has */
         }
     }
-    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
-    aiol_future_release(outer);
+    aiol_follower_leave(w);
     return true;
 }
 
@@ -20291,9 +20882,10 @@ static bool aiol_watcher_open(const aiol_resource *resource) {
 static const aiol_resource_calls aiol_watcher_calls = {"watcher", aiol_watcher_closed, aiol_watcher_destroy,
                                                        aiol_watcher_open};
 
+/* NULL also if something else of the loop's waits there. */
 static aiol_watcher *aiol_watcher_find(aioloop *loop, aioloop_socket fd, unsigned event) {
     aiol_op *op = loop->engine->calls->watching(loop->engine, fd, event);
-    return op == NULL ? NULL : AIOL_CONTAINER(op, aiol_watcher, op);
+    return op == NULL || op->done != aiol_watcher_ready ? NULL : AIOL_CONTAINER(op, aiol_watcher, op);
 }
 
 /* What a watcher calls from now on. */
@@ -20326,6 +20918,8 @@ static int aiol_watch(aioloop *loop, aioloop_socket fd, aioloop_callback fn, voi
         aiol_watcher_set(w, fn, arg);
         return 0;
     }
+    if (loop->engine->calls->watching(loop->engine, fd, event) != NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "an operation is pending on socket %ld", (long)fd);
     w = (aiol_watcher *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
     if (w == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
@@ -21623,6 +22217,562 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
         return aiol_future_failed(err);
     aiol_error_clear(&loop->error); /* so that what is stored when the call fails is of this call */
     return NULL;
+}
+
+#endif
+
+/* >> src/net/sock.c */
+/*
+ * sock.c - sockets used directly.                                       (asyncio: selector_events.sock_recv and its kin)
+ *
+ * An attempt by a direct call; if it would block, a POLL, and at each of its events another attempt. Only then is there
+ * an operation, a small resource of the loop. If the engine still owes the POLL a last call when the future is done or
+ * cancelled, the operation lives until that has come.
+ */
+#ifndef AIOL_NET_SOCK_C
+#define AIOL_NET_SOCK_C
+
+/* Up to ACCEPT they receive. */
+typedef enum aiol_sock_kind {
+    AIOL_SOCK_RECV,
+    AIOL_SOCK_RECV_INTO,
+    AIOL_SOCK_RECVFROM,
+    AIOL_SOCK_RECVFROM_INTO,
+    AIOL_SOCK_ACCEPT,
+    AIOL_SOCK_SENDALL,
+    AIOL_SOCK_SENDTO,
+    AIOL_SOCK_CONNECT
+} aiol_sock_kind;
+
+/* What is asked for. */
+typedef struct aiol_sock_call {
+    aiol_sock_kind kind;
+    bool begun; /* CONNECT: the system is about it */
+    aioloop_socket socket;
+    void *buffer;
+    const void *data;
+    size_t size;
+    aioloop_sender *sender;    /* where it goes; NULL: nowhere */
+    const aioloop_address *to; /* SENDTO, CONNECT */
+} aiol_sock_call;
+
+/* A call that waits. The path of `to` follows the struct. */
+typedef struct aiol_sock {
+    aiol_resource resource;
+    aioloop_future *future; /* NULL: it is done or cancelled */
+    aiol_op op;             /* POLL */
+    aiol_sock_call call;
+    aioloop_address to;
+    size_t block_size;
+} aiol_sock;
+
+/* ---- blocks of received bytes ---- */
+
+typedef struct aiol_sock_block {
+    aioloop_allocator allocator;
+    size_t size; /* with this; what is given away follows */
+} aiol_sock_block;
+
+static void *aiol_sock_block_new(aioloop *loop, size_t size) {
+    aiol_sock_block *block;
+    if (size > SIZE_MAX / 2)
+        return NULL;
+    size += sizeof(*block);
+    block = (aiol_sock_block *)aiol_alloc(&loop->allocator, size);
+    if (block == NULL)
+        return NULL;
+    block->allocator = loop->allocator;
+    block->size = size;
+    return block + 1;
+}
+
+/* Gives back what is not needed, if it is much. The block may move. */
+static void *aiol_sock_block_shrink(void *p, size_t size) {
+    aiol_sock_block *block = (aiol_sock_block *)p - 1;
+    aioloop_allocator a = block->allocator;
+    size_t wanted = sizeof(*block) + size;
+    aiol_sock_block *smaller;
+    if (wanted > block->size / 2)
+        return p;
+    smaller = (aiol_sock_block *)a.allocate(a.context, block, block->size, wanted);
+    if (smaller == NULL)
+        return p;
+    smaller->size = wanted;
+    return smaller + 1;
+}
+
+AIOLOOP_API void aioloop_sock_free(void *block) {
+    aiol_sock_block *b;
+    aioloop_allocator a;
+    if (block == NULL)
+        return;
+    b = (aiol_sock_block *)block - 1;
+    a = b->allocator;
+    aiol_free(&a, b, b->size);
+}
+
+/* ---- addresses ---- */
+
+/* Stores an address with its path. */
+static void aiol_sender_set(aioloop_sender *to, const aioloop_address *address) {
+    if (to == NULL)
+        return;
+    to->address = *address;
+    if (address->family == AIOLOOP_UNIX) {
+        memcpy(to->path, address->u.path, address->path_size);
+        to->address.u.path = to->path;
+    }
+}
+
+/* 0, or why nothing can be sent or connected to it. */
+static int aiol_sock_address_check(aioloop *loop, const aioloop_address *a) {
+    if (a == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "an address is needed, not NULL");
+    if (a->family == AIOLOOP_INET || a->family == AIOLOOP_INET6)
+        return 0;
+    if (a->family != AIOLOOP_UNIX || a->path_size == 0 || a->u.path == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "an address without a family, or without a path");
+    if (a->path_size > 107)
+        return aiol_fail(loop, AIOLOOP_ENAMETOOLONG, "a path of %lu bytes", (unsigned long)a->path_size);
+    return 0;
+}
+
+/* ---- attempts ----
+ *
+ * Each answers its result, a code, or AIOL_PENDING: it would block. */
+
+static int64_t aiol_sock_recv_block(aioloop *loop, const aiol_sock_call *call, void **pointer) {
+    aiol_engine *e = loop->engine;
+    int64_t n = 0;
+    char *bytes = (char *)aiol_sock_block_new(loop, call->size + (call->size != SIZE_MAX));
+    if (bytes == NULL)
+        return AIOLOOP_ENOMEM;
+    if (call->size != 0)
+        n = e->sockets->recv(e, call->socket, bytes, call->size, NULL, NULL);
+    if (n < 0) {
+        aioloop_sock_free(bytes);
+        return n;
+    }
+    bytes = (char *)aiol_sock_block_shrink(bytes, (size_t)n + 1);
+    bytes[n] = '\0';
+    *pointer = bytes;
+    return n;
+}
+
+/* The block: the datagram, its sender's path, its bytes. */
+static int64_t aiol_sock_recv_datagram(aioloop *loop, const aiol_sock_call *call, void **pointer) {
+    const size_t head = sizeof(aioloop_datagram) + sizeof(aiol_path_room);
+    aiol_engine *e = loop->engine;
+    aioloop_address from;
+    aiol_path_room room;
+    aioloop_datagram *d;
+    char *block = call->size > SIZE_MAX / 4 ? NULL : (char *)aiol_sock_block_new(loop, head + call->size + 1);
+    int64_t n;
+    if (block == NULL)
+        return AIOLOOP_ENOMEM;
+    n = e->sockets->recv(e, call->socket, block + head, call->size, &from, &room);
+    if (n < 0) {
+        aioloop_sock_free(block);
+        return n;
+    }
+    block = (char *)aiol_sock_block_shrink(block, head + (size_t)n + 1);
+    block[head + (size_t)n] = '\0';
+    d = (aioloop_datagram *)(void *)block;
+    d->data = block + head;
+    d->size = (size_t)n;
+    d->from = from;
+    if (from.family == AIOLOOP_UNIX) {
+        memcpy(d + 1, room.bytes, from.path_size);
+        d->from.u.path = (const char *)(d + 1);
+    }
+    *pointer = d;
+    return n;
+}
+
+static int64_t aiol_sock_recv_there(aioloop *loop, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    bool named = call->kind == AIOL_SOCK_RECVFROM_INTO && call->sender != NULL;
+    aioloop_address from;
+    aiol_path_room room;
+    int64_t n;
+    if (call->kind == AIOL_SOCK_RECV_INTO && call->size == 0)
+        return 0;
+    n = e->sockets->recv(e, call->socket, call->buffer, call->size, named ? &from : NULL, named ? &room : NULL);
+    if (n >= 0 && named)
+        aiol_sender_set(call->sender, &from);
+    return n;
+}
+
+/* One call of the system's at a time: a peer that takes everything must not have the loop to itself. */
+static int64_t aiol_sock_send_some(aioloop *loop, aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    int64_t n = e->sockets->send(e, call->socket, call->data, call->size, call->to);
+    if (n < 0 || call->kind == AIOL_SOCK_SENDTO)
+        return n;
+    call->data = (const char *)call->data + n;
+    call->size -= (size_t)n;
+    return call->size == 0 ? 0 : AIOL_PENDING;
+}
+
+static int64_t aiol_sock_accept_one(aioloop *loop, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    aioloop_socket accepted = AIOL_NO_SOCKET;
+    aioloop_address peer;
+    aiol_path_room room;
+    int err = e->sockets->accept(e, call->socket, &accepted, &peer, &room);
+    if (err < 0)
+        return err;
+    aiol_sender_set(call->sender, &peer);
+    return accepted;
+}
+
+/* EAGAIN is an error here: of a Unix socket whose listener has too many to accept. */
+static int64_t aiol_sock_connect_on(aioloop *loop, aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    int err = call->begun ? e->sockets->connected(e, call->socket) : e->sockets->connect(e, call->socket, call->to);
+    call->begun = true;
+    return err == AIOLOOP_EINPROGRESS || err == AIOLOOP_EALREADY ? AIOL_PENDING : err;
+}
+
+static int64_t aiol_sock_try(aioloop *loop, aiol_sock_call *call, void **pointer) {
+    int64_t n = 0;
+    switch (call->kind) {
+    case AIOL_SOCK_RECV:
+        n = aiol_sock_recv_block(loop, call, pointer);
+        break;
+    case AIOL_SOCK_RECVFROM:
+        n = aiol_sock_recv_datagram(loop, call, pointer);
+        break;
+    case AIOL_SOCK_RECV_INTO:
+    case AIOL_SOCK_RECVFROM_INTO:
+        n = aiol_sock_recv_there(loop, call);
+        break;
+    case AIOL_SOCK_ACCEPT:
+        n = aiol_sock_accept_one(loop, call);
+        break;
+    case AIOL_SOCK_SENDALL:
+    case AIOL_SOCK_SENDTO:
+        n = aiol_sock_send_some(loop, call);
+        break;
+    case AIOL_SOCK_CONNECT:
+        return aiol_sock_connect_on(loop, call);
+    }
+    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+}
+
+/* ---- the end ---- */
+
+/* A socket that was accepted goes with its future, if nobody has read it. The object is the table of socket calls, for
+ * the loop may be closed by now. */
+static void aiol_sock_unaccepted(aiol_waiter *w, bool unread) {
+    const aiol_socket_calls *sockets = (const aiol_socket_calls *)w->object;
+    if (unread)
+        sockets->close(w->future.loop->engine, (aioloop_socket)w->mark);
+}
+
+static void aiol_sock_accepted(aioloop_future *f, int64_t n) {
+    aiol_waiter *w = (aiol_waiter *)(void *)f;
+    w->object = (void *)(uintptr_t)f->loop->engine->sockets;
+    w->mark = (uint64_t)n;
+    w->gone = aiol_sock_unaccepted;
+    f->flags |= AIOL_FUTURE_GRANT;
+}
+
+/* What failed. */
+static const char *aiol_sock_error(char text[AIOL_ERROR_TEXT_SIZE], const aiol_sock_call *call, int code) {
+    static const char *const words[] = {"receive from", "receive from", "receive from", "receive from",
+                                        "accept on",    "send to",      "send to",      "connect to"};
+    char name[AIOL_ADDRESS_TEXT];
+    if (call->to != NULL)
+        aioloop_address_format(call->to, name, sizeof(name));
+    else
+        snprintf(name, sizeof(name), "socket %ld", (long)call->socket);
+    snprintf(text, AIOL_ERROR_TEXT_SIZE, "%s %s: %s", words[call->kind], name, aioloop_strerror(code));
+    return text;
+}
+
+/* Completes a future of the call. What happened cannot be undone, so it is told before a cancellation. */
+static void aiol_sock_complete(aioloop_future *f, const aiol_sock_call *call, int64_t n, void *pointer) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    if (n < 0) {
+        aiol_future_fail(f, (int)n, aiol_sock_error(text, call, (int)n));
+        return;
+    }
+    if (call->kind == AIOL_SOCK_ACCEPT)
+        aiol_sock_accepted(f, n);
+    aiol_future_finish_first(f, n, pointer, pointer != NULL ? aioloop_sock_free : NULL);
+}
+
+static void aiol_sock_destroy(aiol_resource *resource) {
+    aiol_sock *s = AIOL_CONTAINER(resource, aiol_sock, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, s, s->block_size);
+}
+
+/* The watch ends. Returns the future, with the operation's reference. */
+static aioloop_future *aiol_sock_settle(aiol_sock *s) {
+    aioloop_future *f = s->future;
+    s->future = NULL;
+    f->of.owner = NULL;
+    aiol_op_cancel(s->resource.loop->engine, &s->op);
+    return f;
+}
+
+static void aiol_sock_free_if_over(aiol_sock *s) {
+    if (s->future == NULL && s->op.state == AIOL_OP_IDLE)
+        aiol_sock_destroy(&s->resource);
+}
+
+static bool aiol_sock_cancel(aioloop_future *future, void *owner) {
+    aiol_sock *s = (aiol_sock *)owner;
+    (void)future;
+    if (s == NULL)
+        return true; /* of a closed loop */
+    aiol_future_release(aiol_sock_settle(s));
+    aiol_sock_free_if_over(s);
+    return true;
+}
+
+/* n below 0: the engine gave up; the attempt finds out why. */
+static size_t aiol_sock_ready(aiol_op *op, int64_t n, const void *data) {
+    aiol_sock *s = AIOL_CONTAINER(op, aiol_sock, op);
+    void *pointer = NULL;
+    (void)data;
+    if (s->future != NULL) {
+        int64_t result = aiol_sock_try(s->resource.loop, &s->call, &pointer);
+        if (result == AIOL_PENDING && n < 0)
+            result = n;
+        if (result != AIOL_PENDING) {
+            aioloop_future *f = aiol_sock_settle(s);
+            aiol_sock_complete(f, &s->call, result, pointer);
+            aiol_future_release(f);
+        }
+    }
+    aiol_sock_free_if_over(s);
+    return 0;
+}
+
+static void aiol_sock_loop_closed(aiol_resource *resource) {
+    aiol_sock *s = AIOL_CONTAINER(resource, aiol_sock, resource);
+    s->op.state = AIOL_OP_IDLE; /* the engine goes as a whole */
+    if (s->future != NULL)
+        s->future->of.owner = NULL; /* it stays pending */
+}
+
+static const aiol_resource_calls aiol_sock_resource = {"socket operation", aiol_sock_loop_closed, aiol_sock_destroy,
+                                                       aiol_combine_is_open};
+
+/* ---- the beginning ---- */
+
+static unsigned aiol_sock_event(const aiol_sock_call *call) {
+    return call->kind <= AIOL_SOCK_ACCEPT ? AIOL_POLL_READABLE : AIOL_POLL_WRITABLE;
+}
+
+/* Whether the socket may be used. 0, or a code with its message stored. */
+static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    long number = (long)call->socket;
+    const aiol_op *other;
+    if (AIOL_UNLIKELY(loop->debug)) {
+        int blocks = e->sockets->blocks(e, call->socket);
+        if (blocks < 0)
+            return aiol_fail(loop, blocks, "socket %ld", number);
+        if (blocks != 0)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is blocking, and a non-blocking one is needed", number);
+    }
+    if (e->calls->owned(e, call->socket))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", number);
+    other = e->calls->watching(e, call->socket, aiol_sock_event(call));
+    if (other != NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, other->done != aiol_sock_ready ? "socket %ld is watched"
+                                                : call->kind <= AIOL_SOCK_ACCEPT ? "a receive is pending on socket %ld"
+                                                                                 : "a send is pending on socket %ld", number);
+    return 0;
+}
+
+/* The first attempt. As those, but a code has its message stored. */
+static int64_t aiol_sock_first(aioloop *loop, aiol_sock_call *call, void **pointer) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    int64_t n = aiol_sock_check(loop, call);
+    if (n < 0)
+        return n;
+    n = aiol_sock_try(loop, call, pointer);
+    return n >= 0 || n == AIOL_PENDING ? n : aiol_fail(loop, (int)n, "%s", aiol_sock_error(text, call, (int)n));
+}
+
+/* Waits: AIOL_PENDING, or why not. */
+static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    size_t path_size = call->to != NULL && call->to->family == AIOLOOP_UNIX ? call->to->path_size : 0;
+    aiol_sock *s;
+    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
+    if (n < 0)
+        return aiol_fail(loop, (int)n, "socket %ld", (long)call->socket);
+    s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
+    if (s == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    s->block_size = sizeof(*s) + path_size;
+    s->call = *call;
+    if (call->to != NULL) {
+        s->to = *call->to;
+        s->call.to = &s->to;
+    }
+    if (path_size != 0) {
+        memcpy(s + 1, call->to->u.path, path_size);
+        s->to.u.path = (const char *)(s + 1);
+    }
+    s->op.kind = AIOL_OP_POLL;
+    s->op.fd = call->socket;
+    s->op.done = aiol_sock_ready;
+    s->op.u.poll.events = aiol_sock_event(call);
+    aiol_resource_add(loop, &s->resource, &aiol_sock_resource);
+    n = aiol_op_submit(e, &s->op);
+    if (n != AIOL_PENDING) {
+        aiol_sock_destroy(&s->resource);
+        return aiol_fail(loop, (int)n, "socket %ld cannot be watched", (long)call->socket);
+    }
+    s->future = f;
+    f->end.cancel = aiol_sock_cancel;
+    f->of.owner = s;
+    return AIOL_PENDING;
+}
+
+/* Goes on after the first attempt, which answered n, with the future of an operation: waits, or completes it and lets
+ * go of it. */
+static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_call *call, int64_t n, void *pointer) {
+    if (n == AIOL_PENDING)
+        n = aiol_sock_wait(loop, f, call);
+    if (n == AIOL_PENDING)
+        return;
+    if (n < 0)
+        aiol_future_fail(f, (int)n, aiol_detail(loop, (int)n));
+    else
+        aiol_sock_complete(f, call, n, pointer);
+    aiol_future_release(f);
+}
+
+/* A connect for a future of aiol_future_new that waited for something else till now, as an address: from here on it is
+ * this call's. */
+AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock, const aioloop_address *to) {
+    aiol_sock_call call;
+    void *pointer = NULL;
+    int64_t n;
+    memset(&call, 0, sizeof(call));
+    call.kind = AIOL_SOCK_CONNECT;
+    call.socket = sock;
+    call.to = to;
+    n = aiol_sock_first(loop, &call, &pointer);
+    aiol_sock_go_on(loop, f, &call, n, pointer);
+}
+
+/* Before its arguments are looked at: 0, or the code of a static future. */
+static int aiol_sock_refuse(aioloop *loop) {
+    int err = loop == NULL ? AIOLOOP_EINVAL : loop->careful ? aiol_check(loop) : 0;
+    if (err == 0)
+        aiol_error_clear(&loop->error);
+    return err;
+}
+
+static aioloop_future *aiol_sock_future(aioloop *loop, const aiol_sock_call *call) {
+    if (call->kind == AIOL_SOCK_ACCEPT) {
+        aiol_waiter *w = aiol_waiter_new(loop, aiol_sock_cancel, NULL);
+        return w == NULL ? NULL : &w->future;
+    }
+    return aiol_future_new(loop, aiol_sock_cancel, NULL);
+}
+
+/* The future comes first where there is something to lose. */
+static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
+    bool gives = call->kind != AIOL_SOCK_SENDALL && call->kind != AIOL_SOCK_CONNECT;
+    aioloop_future *f = gives ? aiol_sock_future(loop, call) : NULL;
+    void *pointer = NULL;
+    int64_t n;
+    if (gives && f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    n = aiol_sock_first(loop, call, &pointer);
+    if (!gives && n == 0)
+        return aiol_future_nothing(loop);
+    if (!gives)
+        f = aiol_sock_future(loop, call);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_sock_go_on(loop, f, call, n, pointer);
+    return f;
+}
+
+/* ---- the calls ---- */
+
+static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer, size_t size,
+                                         aioloop_sender *sender) {
+    aiol_sock_call call;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    if ((kind == AIOL_SOCK_RECV_INTO || kind == AIOL_SOCK_RECVFROM_INTO) && buffer == NULL && size != 0)
+        return aiol_future_failed_now(loop, aiol_fail(loop, AIOLOOP_EINVAL, "a buffer is needed, not NULL"));
+    memset(&call, 0, sizeof(call));
+    call.kind = kind;
+    call.socket = sock;
+    call.buffer = buffer;
+    call.size = size;
+    call.sender = sender;
+    return aiol_sock_start(loop, &call);
+}
+
+static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, const void *data, size_t size,
+                                      const aioloop_address *to) {
+    aiol_sock_call call;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    if (data == NULL && size != 0)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "data is needed, not NULL");
+    else if (kind != AIOL_SOCK_SENDALL)
+        err = aiol_sock_address_check(loop, to);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    memset(&call, 0, sizeof(call));
+    call.kind = kind;
+    call.socket = sock;
+    call.data = data;
+    call.size = size;
+    call.to = to;
+    return aiol_sock_start(loop, &call);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recv)(aioloop *loop, aioloop_socket sock, size_t size) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECV, sock, NULL, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recv_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECV_INTO, sock, buffer, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom)(aioloop *loop, aioloop_socket sock, size_t size) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM, sock, NULL, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size,
+                                                         aioloop_sender *from) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM_INTO, sock, buffer, size, from);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_sender *peer) {
+    return aiol_sock_receive(loop, AIOL_SOCK_ACCEPT, sock, NULL, 0, peer);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_sendall)(aioloop *loop, aioloop_socket sock, const void *data, size_t size) {
+    return aiol_sock_send(loop, AIOL_SOCK_SENDALL, sock, data, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_sendto)(aioloop *loop, aioloop_socket sock, const void *data, size_t size,
+                                                  const aioloop_address *to) {
+    return aiol_sock_send(loop, AIOL_SOCK_SENDTO, sock, data, size, to);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_connect_address)(aioloop *loop, aioloop_socket sock,
+                                                           const aioloop_address *address) {
+    return aiol_sock_send(loop, AIOL_SOCK_CONNECT, sock, NULL, 0, address);
 }
 
 #endif
@@ -23239,10 +24389,42 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
     return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
 }
 
-AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket) {
+AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && out == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_socket_make(loop->engine, family, type, out);
+}
+
+/* The same for a socket that is the caller's. */
+static int aiol_simulated_socket(const aioloop *loop, aioloop_socket socket) {
     int err = aiol_simulated(loop);
     if (err == 0 && loop->engine->calls->owned(loop->engine, socket))
         err = AIOLOOP_EMISUSE;
+    return err;
+}
+
+AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address) {
+    int err = aiol_simulated_socket(loop, socket);
+    if (err == 0)
+        err = aiol_sock_address_check(loop, address);
+    return err < 0 ? err : loop->engine->sockets->bind(loop->engine, socket, address);
+}
+
+AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog) {
+    int err = aiol_simulated_socket(loop, socket);
+    return err < 0 ? err : loop->engine->sockets->listen(loop->engine, socket, backlog);
+}
+
+AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && address == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_name_at(loop->engine, socket, address);
+}
+
+AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket) {
+    int err = aiol_simulated_socket(loop, socket);
     return err < 0 ? err : loop->engine->sockets->close(loop->engine, socket);
 }
 
@@ -26093,6 +27275,14 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
 #define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
 #define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)
+#define aioloop_sock_recv AIOLOOP_SITE(aioloop_sock_recv)
+#define aioloop_sock_recv_into AIOLOOP_SITE(aioloop_sock_recv_into)
+#define aioloop_sock_recvfrom AIOLOOP_SITE(aioloop_sock_recvfrom)
+#define aioloop_sock_recvfrom_into AIOLOOP_SITE(aioloop_sock_recvfrom_into)
+#define aioloop_sock_sendall AIOLOOP_SITE(aioloop_sock_sendall)
+#define aioloop_sock_sendto AIOLOOP_SITE(aioloop_sock_sendto)
+#define aioloop_sock_accept AIOLOOP_SITE(aioloop_sock_accept)
+#define aioloop_sock_connect_address AIOLOOP_SITE(aioloop_sock_connect_address)
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)

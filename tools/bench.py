@@ -40,7 +40,7 @@ ENGINES = {"aioloop epoll": ("aioloop", "epoll"), "aioloop io_uring": ("aioloop"
            "hand epoll": ("hand", "epoll"), "hand io_uring": ("uring", "io_uring"),
            "libev": ("libev", "epoll"), "libuv": ("libuv", "epoll")}
 # Those of the group "tasks": the program and how its modes begin. Debian's Python has Debian's uvloop.
-TASKS = {"stackful": ("tasks", "stackful."), "stackless": ("tasks", "stackless."), "callbacks": ("aioloop", ""),
+TASKS = {"stackful": ("tasks", "stackful."), "stackless": ("tasks", "stackless."), "sock": ("tasks", "sock."), "callbacks": ("aioloop", ""),
          "by hand": ("hand_tasks", "hand."), "uvloop": ("python", "uvloop."), "asyncio": ("python", "asyncio.")}
 PYTHON = "/usr/bin/python3"
 LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
@@ -404,7 +404,7 @@ def task_benchmarks(quick):
     seconds = 0.2 if quick else 0.4
     own = ("stackful", "stackless")
     compiled = (*own, "by hand")
-    all_but_callbacks = (*compiled, "uvloop", "asyncio")
+    all_but_callbacks = (*compiled, "uvloop", "asyncio")  # and sock, which only echoes
 
     def slow(name):
         return 20 if name in ("uvloop", "asyncio") else 1
@@ -442,7 +442,7 @@ def task_benchmarks(quick):
         *both("queue.1", "an item through a queue with room for one", "queue", 1, 200000),
         *both("queue.100", "an item through a queue with room for 100", "queue", 100, 400000),
         Bench("tasks.ir.echo", "valgrind", lambda name: instructions_echo(name, 300, 300 + 1200 // few),
-              Row("instructions", "echo 64 B x 1, a task each: a round trip", "instr."), names=(*own, "callbacks", "by hand")),
+              Row("instructions", "echo 64 B x 1, a task each: a round trip", "instr."), names=(*own, "sock", "callbacks", "by hand")),
         Bench("tasks.ir.bare", "valgrind", count("bare", 1),
               Row("instructions", "the bare switch, there and back", "instr."), names=("stackful", "by hand")),
         Bench("tasks.bare", "time", micro("bare", 1, 2000000),

@@ -393,8 +393,11 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
-            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) { /* else a circle was broken here */
             task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            if (aiol_future_outranks(f))
+                task->flags |= AIOL_TASK_CANCEL_LATER;
+        }
     }
     return true;
 }
@@ -458,8 +461,9 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 /* ---- cancelling ---- */
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
- * in the end and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
+ * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
+ * for each other is broken at one of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, aiol_task **waiter) {
     const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
     size_t steps = 0;
     size_t limit = 2;
@@ -478,6 +482,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
+                *waiter = task;
                 f = awaited;
                 continue;
             }
