@@ -2318,6 +2318,12 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, 
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_connect_address(aioloop *loop, aioloop_socket sock,
                                                                           const aioloop_address *address);
 
+/* loop.sock_connect(): the same to a host and a port, for sockets of the internet. A numeric address and "localhost" are
+ * used as they are, another name is looked up first (aioloop_getaddrinfo), for the socket's own family; the first
+ * address found is the one. Fails also with what the look-up fails with, AIOLOOP_ELOOKUP (nothing of this family), and
+ * AIOLOOP_EINVAL for a port out of range. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_connect(aioloop *loop, aioloop_socket sock, const char *host, int port);
+
 #endif
 
 /* >> src/api/transport.h */
@@ -22775,6 +22781,118 @@ AIOLOOP_API aioloop_future *(aioloop_sock_connect_address)(aioloop *loop, aioloo
     return aiol_sock_send(loop, AIOL_SOCK_CONNECT, sock, NULL, 0, address);
 }
 
+/* ---- connecting by name ---- */
+
+/* A look-up, for a connect that follows. */
+typedef struct aiol_sock_named {
+    aiol_resource resource;
+    aioloop_future *future; /* NULL: cancelled, or the connect's */
+    aioloop_socket socket;
+    aiol_host host;
+} aiol_sock_named;
+
+static void aiol_sock_named_destroy(aiol_resource *resource) {
+    aiol_sock_named *s = AIOL_CONTAINER(resource, aiol_sock_named, resource);
+    aioloop_freeaddrinfo(s->host.list);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, s, sizeof(*s));
+}
+
+static void aiol_sock_named_closed(aiol_resource *resource) {
+    aiol_sock_named *s = AIOL_CONTAINER(resource, aiol_sock_named, resource);
+    if (s->future != NULL)
+        s->future->of.owner = NULL; /* it stays pending */
+}
+
+static const aiol_resource_calls aiol_sock_named_resource = {"socket look-up", aiol_sock_named_closed, aiol_sock_named_destroy,
+                                                             aiol_combine_is_open};
+
+static bool aiol_sock_named_cancel(aioloop_future *future, void *owner) {
+    aiol_sock_named *s = (aiol_sock_named *)owner;
+    if (s == NULL)
+        return true; /* of a closed loop */
+    s->future = NULL;
+    aiol_host_cancel(&s->host);
+    if (s->host.future == NULL)
+        aiol_sock_named_destroy(&s->resource);
+    aiol_future_release(future);
+    return true;
+}
+
+/* The first of the addresses is connected to, as asyncio does it. */
+static void aiol_sock_named_found(aiol_host *host, int err) {
+    aiol_sock_named *s = (aiol_sock_named *)host->owner;
+    aioloop *loop = s->resource.loop;
+    aioloop_future *f = s->future;
+    aioloop_socket sock = s->socket;
+    aioloop_address address;
+    if (f == NULL || err < 0) {
+        aiol_sock_named_destroy(&s->resource);
+        if (f == NULL)
+            return;
+        f->of.owner = NULL;
+        if (err == AIOLOOP_ECANCELED)
+            aiol_future_end_cancelled(f, NULL);
+        else
+            aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_future_release(f);
+        return;
+    }
+    address = *aiol_host_at(host, 0);
+    f->of.owner = NULL;
+    aiol_sock_named_destroy(&s->resource);
+    aiol_sock_connect(loop, f, sock, &address);
+}
+
+/* What is looked for: addresses of the socket's own family. */
+static int aiol_sock_hints(aioloop *loop, aioloop_socket sock, aioloop_getaddrinfo_options *hints) {
+    aiol_engine *e = loop->engine;
+    aioloop_address own;
+    aiol_path_room room;
+    int err = e->sockets->name(e, sock, &own, &room);
+    memset(hints, 0, sizeof(*hints));
+    if (err < 0)
+        return aiol_fail(loop, err, "connect socket %ld: %s", (long)sock, aioloop_strerror(err));
+    if (own.family == AIOLOOP_UNIX)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix socket is connected by aioloop_sock_connect_address");
+    hints->family = own.family;
+    hints->type = AIOLOOP_SOCK_STREAM; /* one entry per address; it is the same for datagrams */
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_connect)(aioloop *loop, aioloop_socket sock, const char *host, int port) {
+    aioloop_getaddrinfo_options hints;
+    aiol_sock_call call;
+    aiol_sock_named *s;
+    aioloop_future *f;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    memset(&call, 0, sizeof(call));
+    call.kind = AIOL_SOCK_CONNECT;
+    call.socket = sock;
+    err = host == NULL ? aiol_fail(loop, AIOLOOP_EINVAL, "a host is needed, not NULL") : aiol_sock_check(loop, &call);
+    if (err == 0)
+        err = aiol_sock_hints(loop, sock, &hints);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    s = (aiol_sock_named *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    f = s == NULL ? NULL : aiol_future_new(loop, aiol_sock_named_cancel, s);
+    if (f == NULL) {
+        aiol_free(&loop->allocator, s, sizeof(*s));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    s->future = f;
+    s->socket = sock;
+    s->host.done = aiol_sock_named_found;
+    s->host.owner = s;
+    aiol_resource_add(loop, &s->resource, &aiol_sock_named_resource);
+    err = aiol_host_look_up(loop, &s->host, host, NULL, port, &hints, false);
+    if (err != AIOL_PENDING)
+        aiol_sock_named_found(&s->host, err);
+    return f;
+}
+
 #endif
 
 /* >> src/net/connect.c */
@@ -27282,6 +27400,7 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_sock_sendall AIOLOOP_SITE(aioloop_sock_sendall)
 #define aioloop_sock_sendto AIOLOOP_SITE(aioloop_sock_sendto)
 #define aioloop_sock_accept AIOLOOP_SITE(aioloop_sock_accept)
+#define aioloop_sock_connect AIOLOOP_SITE(aioloop_sock_connect)
 #define aioloop_sock_connect_address AIOLOOP_SITE(aioloop_sock_connect_address)
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)

@@ -28,6 +28,7 @@
 #define aioloop_sock_sendall AIOLOOP_SITE(aioloop_sock_sendall)
 #define aioloop_sock_sendto AIOLOOP_SITE(aioloop_sock_sendto)
 #define aioloop_sock_accept AIOLOOP_SITE(aioloop_sock_accept)
+#define aioloop_sock_connect AIOLOOP_SITE(aioloop_sock_connect)
 #define aioloop_sock_connect_address AIOLOOP_SITE(aioloop_sock_connect_address)
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)

@@ -87,4 +87,10 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, 
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_connect_address(aioloop *loop, aioloop_socket sock,
                                                                           const aioloop_address *address);
 
+/* loop.sock_connect(): the same to a host and a port, for sockets of the internet. A numeric address and "localhost" are
+ * used as they are, another name is looked up first (aioloop_getaddrinfo), for the socket's own family; the first
+ * address found is the one. Fails also with what the look-up fails with, AIOLOOP_ELOOKUP (nothing of this family), and
+ * AIOLOOP_EINVAL for a port out of range. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_connect(aioloop *loop, aioloop_socket sock, const char *host, int port);
+
 #endif
