@@ -239,6 +239,9 @@
  *   all are gone. Descriptors given to a transport or server are the loop's to close; those watched by
  *   aioloop_add_reader stay yours.
  *
+ *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and their
+ *   kin await what a system call would wait for. Each costs more than a transport, which goes on watching.
+ *
  *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
  *
  *
@@ -902,7 +905,7 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
  * until removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the
  * caller's; remove the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too
  * large for the back end); AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll);
- * AIOLOOP_EMISUSE if a transport owns it; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+ * AIOLOOP_EMISUSE if a transport owns it, or an operation of sock.h is pending there; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 
@@ -8813,7 +8816,8 @@ typedef struct aiol_sim_socket {
     /* datagrams that come in, in order */
     aiol_sim_datagram *datagrams;
     size_t datagrams_size; /* of their bytes and one more for each */
-    uint32_t blocked_on;   /* the serial of the socket that has no room for one; 0: none */
+    uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
+    size_t blocked_size;
 
     /* delayed: in which turn what is known is told */
     bool read_noticed;
@@ -9537,12 +9541,14 @@ static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, si
 /* As Linux, but that it tells when a peer has room again. */
 static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
     aiol_link *link;
+    if (s->blocked_on == 0)
+        return true;
     AIOL_SIM_EACH(sim, link) {
         const aiol_sim_socket *t = aiol_sim_at(link);
-        if (s->blocked_on != 0 && t->serial == s->blocked_on)
-            return aiol_sim_has_place(sim, t, 0);
+        if (t->serial == s->blocked_on)
+            return aiol_sim_has_place(sim, t, s->blocked_size);
     }
-    return true;
+    return true; /* it has gone: who sends hears of that */
 }
 
 /* Puts a datagram on its way. */
@@ -9610,9 +9616,11 @@ static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const v
         s->read_error = AIOLOOP_ECONNREFUSED;
     if (err == 0 && aiol_sim_has_place(sim, receiver, size))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
-    if (local)
-        s->blocked_on = receiver->serial;
-    return local ? AIOLOOP_EAGAIN : (int64_t)size;
+    if (!local)
+        return (int64_t)size;
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,

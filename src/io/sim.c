@@ -149,7 +149,8 @@ typedef struct aiol_sim_socket {
     /* datagrams that come in, in order */
     aiol_sim_datagram *datagrams;
     size_t datagrams_size; /* of their bytes and one more for each */
-    uint32_t blocked_on;   /* the serial of the socket that has no room for one; 0: none */
+    uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
+    size_t blocked_size;
 
     /* delayed: in which turn what is known is told */
     bool read_noticed;
@@ -873,12 +874,14 @@ static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, si
 /* As Linux, but that it tells when a peer has room again. */
 static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
     aiol_link *link;
+    if (s->blocked_on == 0)
+        return true;
     AIOL_SIM_EACH(sim, link) {
         const aiol_sim_socket *t = aiol_sim_at(link);
-        if (s->blocked_on != 0 && t->serial == s->blocked_on)
-            return aiol_sim_has_place(sim, t, 0);
+        if (t->serial == s->blocked_on)
+            return aiol_sim_has_place(sim, t, s->blocked_size);
     }
-    return true;
+    return true; /* it has gone: who sends hears of that */
 }
 
 /* Puts a datagram on its way. */
@@ -946,9 +949,11 @@ static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const v
         s->read_error = AIOLOOP_ECONNREFUSED;
     if (err == 0 && aiol_sim_has_place(sim, receiver, size))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
-    if (local)
-        s->blocked_on = receiver->serial;
-    return local ? AIOLOOP_EAGAIN : (int64_t)size;
+    if (!local)
+        return (int64_t)size;
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,
