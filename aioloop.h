@@ -10613,9 +10613,11 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         aiol_sim_consume(sim, s, size);
         return (int64_t)size;
     }
-    error = s->read_error;
+    if (s->read_error == 0 && !s->end_arrived)
+        return AIOLOOP_EAGAIN;
+    error = s->read_error; /* told once; then it is an end */
     s->read_error = 0;
-    return error != 0 || s->end_arrived ? error : AIOLOOP_EAGAIN;
+    return error;
 }
 
 static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size, const aioloop_address *to) {
@@ -10642,7 +10644,9 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     op.u.send.pieces = &piece;
     op.u.send.count = 1;
     n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
-    return n == AIOL_PENDING ? AIOLOOP_EAGAIN : n;
+    if (n == AIOL_PENDING)
+        n = AIOLOOP_EAGAIN;
+    return n;
 }
 
 static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
