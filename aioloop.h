@@ -245,6 +245,10 @@
  *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
  *   See examples/fetch_names.c.
  *
+ *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and their
+ *   kin await what a system call would wait for. Each costs more than a transport, which goes on watching.
+ *
+ *
  *
  * GENERATORS
  *
@@ -911,7 +915,7 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
  * until removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the
  * caller's; remove the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too
  * large for the back end); AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll);
- * AIOLOOP_EMISUSE if a transport owns it; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+ * AIOLOOP_EMISUSE if a transport owns it, or an operation of sock.h is pending there; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 
@@ -2243,7 +2247,11 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  * regardless of the other. A second one is AIOLOOP_EMISUSE (asyncio lets it take over, and the first one hangs), as are
  * a receive or send on a socket that aioloop_add_reader or aioloop_add_writer watches for the same, and any of them on
  * a transport's. Cancelling ends the wait at once, and the loop has let go of the descriptor then: it may be closed and
- * its number be another socket's. A pending operation must be cancelled before its socket is closed.
+ * its number be another socket's. A pending operation must be cancelled before its socket is closed. A future that is
+ * dropped is not cancelled; it still takes what it waits for.
+ *
+ * Awaiting what is done at once suspends nobody: a coroutine that always finds something there has the loop to itself,
+ * and aioloop_sleep(loop, 0) lets others have a turn.
  *
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
@@ -9589,7 +9597,8 @@ typedef struct aiol_sim_socket {
     /* datagrams that come in, in order */
     aiol_sim_datagram *datagrams;
     size_t datagrams_size; /* of their bytes and one more for each */
-    uint32_t blocked_on;   /* the serial of the socket that has no room for one; 0: none */
+    uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
+    size_t blocked_size;
 
     /* delayed: in which turn what is known is told */
     bool read_noticed;
@@ -10313,12 +10322,14 @@ static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, si
 /* As Linux, but that it tells when a peer has room again. */
 static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
     aiol_link *link;
+    if (s->blocked_on == 0)
+        return true;
     AIOL_SIM_EACH(sim, link) {
         const aiol_sim_socket *t = aiol_sim_at(link);
-        if (s->blocked_on != 0 && t->serial == s->blocked_on)
-            return aiol_sim_has_place(sim, t, 0);
+        if (t->serial == s->blocked_on)
+            return aiol_sim_has_place(sim, t, s->blocked_size);
     }
-    return true;
+    return true; /* it has gone: who sends hears of that */
 }
 
 /* Puts a datagram on its way. */
@@ -10386,9 +10397,11 @@ static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const v
         s->read_error = AIOLOOP_ECONNREFUSED;
     if (err == 0 && aiol_sim_has_place(sim, receiver, size))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
-    if (local)
-        s->blocked_on = receiver->serial;
-    return local ? AIOLOOP_EAGAIN : (int64_t)size;
+    if (!local)
+        return (int64_t)size;
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,
@@ -11377,9 +11390,11 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         aiol_sim_consume(sim, s, size);
         return (int64_t)size;
     }
-    error = s->read_error;
+    if (s->read_error == 0 && !s->end_arrived)
+        return AIOLOOP_EAGAIN;
+    error = s->read_error; /* told once; then it is an end */
     s->read_error = 0;
-    return error != 0 || s->end_arrived ? error : AIOLOOP_EAGAIN;
+    return error;
 }
 
 static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size, const aioloop_address *to) {
@@ -11406,7 +11421,9 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     op.u.send.pieces = &piece;
     op.u.send.count = 1;
     n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
-    return n == AIOL_PENDING ? AIOLOOP_EAGAIN : n;
+    if (n == AIOL_PENDING)
+        n = AIOLOOP_EAGAIN;
+    return n;
 }
 
 static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,

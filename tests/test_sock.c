@@ -960,6 +960,64 @@ TEST(bytes_received_come_before_a_cancellation, "SOCK-08") {
     test_end(loop);
 }
 
+/* Cancels itself and awaits a wait_for that has not heard yet that its receive is done. */
+static int64_t sock_cancels_itself(aioloop *loop, aioloop_frame *frame, void **out) {
+    sock_first *r = (sock_first *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    while (!aioloop_future_done(r->future))
+        AIOLOOP_SLEEP(r->next, 0);
+    r->done = !aioloop_future_done(r->shell);
+    aioloop_future_cancel(aioloop_current_task(loop), NULL);
+    AIOLOOP_AWAIT(r->n, r->shell, NULL);
+    AIOLOOP_SLEEP(r->next, AIOLOOP_SECONDS(1));
+    return r->next < 0 ? r->next : 0;
+    AIOLOOP_END;
+}
+
+TEST(bytes_received_come_before_a_cancellation_that_stood_ready, "SOCK-08") {
+    aioloop *loop = test_loop();
+    aioloop_socket s[2];
+    char place[4];
+    sock_first r;
+    aioloop_task *task;
+    int64_t n;
+    sock_pair(loop, s);
+    memset(&r, 0, sizeof(r));
+    r.future = aioloop_future_ref(aioloop_sock_recv_into(loop, s[0], place, 1));
+    r.shell = aioloop_future_ref(aioloop_wait_for(r.future, AIOLOOP_SECONDS(100)));
+    task = await_task_frame(loop, sock_cancels_itself, &r.frame, NULL);
+    test_spin(loop, 3);
+    aioloop_future_unref(aioloop_sock_sendall(loop, s[1], "x", 1));
+    n = sock_run(loop, task);
+    aioloop_future_unref(task);
+    aioloop_future_unref(r.shell);
+    aioloop_future_unref(r.future);
+    CHECK_EQ(n, AIOLOOP_ECANCELED);
+    CHECK(r.done); /* it had not heard */
+    CHECK_EQ(r.n, 1);
+    CHECK_EQ(r.next, AIOLOOP_ECANCELED);
+    sock_close(loop, s[0], s[1]);
+    test_end(loop);
+}
+
+TEST(dropped_receive_takes_what_comes, "SOCK-08") {
+    aioloop *loop = test_loop();
+    aioloop_socket s[2];
+    char place[4] = "";
+    int i;
+    sock_pair(loop, s);
+    aioloop_future_unref(aioloop_sock_recv_into(loop, s[0], place, 1));
+    CHECK_EQ(sock_run(loop, aioloop_sock_recv(loop, s[0], 1)), AIOLOOP_EMISUSE); /* it is still pending */
+    sock_say(loop, s[1], "xy");
+    for (i = 0; i < 1000 && place[0] == '\0'; i++)
+        test_spin(loop, 1);
+    CHECK_EQ(place[0], 'x');
+    sock_hear(loop, s[0], "y");
+    sock_close(loop, s[0], s[1]);
+    test_end(loop);
+}
+
 TEST(accepted_connection_comes_before_a_cancellation, "SOCK-05 SOCK-08") {
     aioloop *loop = test_loop();
     aioloop_address at;

@@ -9,7 +9,11 @@
  * regardless of the other. A second one is AIOLOOP_EMISUSE (asyncio lets it take over, and the first one hangs), as are
  * a receive or send on a socket that aioloop_add_reader or aioloop_add_writer watches for the same, and any of them on
  * a transport's. Cancelling ends the wait at once, and the loop has let go of the descriptor then: it may be closed and
- * its number be another socket's. A pending operation must be cancelled before its socket is closed.
+ * its number be another socket's. A pending operation must be cancelled before its socket is closed. A future that is
+ * dropped is not cancelled; it still takes what it waits for.
+ *
+ * Awaiting what is done at once suspends nobody: a coroutine that always finds something there has the loop to itself,
+ * and aioloop_sleep(loop, 0) lets others have a turn.
  *
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with

@@ -149,7 +149,8 @@ typedef struct aiol_sim_socket {
     /* datagrams that come in, in order */
     aiol_sim_datagram *datagrams;
     size_t datagrams_size; /* of their bytes and one more for each */
-    uint32_t blocked_on;   /* the serial of the socket that has no room for one; 0: none */
+    uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
+    size_t blocked_size;
 
     /* delayed: in which turn what is known is told */
     bool read_noticed;
@@ -873,12 +874,14 @@ static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, si
 /* As Linux, but that it tells when a peer has room again. */
 static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
     aiol_link *link;
+    if (s->blocked_on == 0)
+        return true;
     AIOL_SIM_EACH(sim, link) {
         const aiol_sim_socket *t = aiol_sim_at(link);
-        if (s->blocked_on != 0 && t->serial == s->blocked_on)
-            return aiol_sim_has_place(sim, t, 0);
+        if (t->serial == s->blocked_on)
+            return aiol_sim_has_place(sim, t, s->blocked_size);
     }
-    return true;
+    return true; /* it has gone: who sends hears of that */
 }
 
 /* Puts a datagram on its way. */
@@ -946,9 +949,11 @@ static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const v
         s->read_error = AIOLOOP_ECONNREFUSED;
     if (err == 0 && aiol_sim_has_place(sim, receiver, size))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
-    if (local)
-        s->blocked_on = receiver->serial;
-    return local ? AIOLOOP_EAGAIN : (int64_t)size;
+    if (!local)
+        return (int64_t)size;
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,
@@ -1937,9 +1942,11 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         aiol_sim_consume(sim, s, size);
         return (int64_t)size;
     }
-    error = s->read_error;
+    if (s->read_error == 0 && !s->end_arrived)
+        return AIOLOOP_EAGAIN;
+    error = s->read_error; /* told once; then it is an end */
     s->read_error = 0;
-    return error != 0 || s->end_arrived ? error : AIOLOOP_EAGAIN;
+    return error;
 }
 
 static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size, const aioloop_address *to) {
@@ -1966,7 +1973,9 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     op.u.send.pieces = &piece;
     op.u.send.count = 1;
     n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
-    return n == AIOL_PENDING ? AIOLOOP_EAGAIN : n;
+    if (n == AIOL_PENDING)
+        n = AIOLOOP_EAGAIN;
+    return n;
 }
 
 static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
