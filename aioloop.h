@@ -249,7 +249,6 @@
  *   kin await what a system call would wait for. Each costs more than a transport, which goes on watching.
  *
  *
- *
  * GENERATORS
  *
  *   A coroutine that hands out many values (async def with yield): aioloop_generator_new makes one, inside it calls aioloop_yield (or
@@ -1993,10 +1992,10 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(a
  *     aioloop_output *page;
  *     n = aioloop_await(aioloop_run_in_process(loop, pool, render, name, strlen(name)), &page);
  *
- * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them and
- * when one has died. So every worker starts with the memory of that moment. A function is known before the fork if it
- * was in the program then, be it in a library that was loaded; its address is sent. What the program has changed since
- * is not seen, and what a function changes is seen by nobody but the functions that this worker runs later.
+ * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them
+ * and when one has died. So every worker starts with the memory of that moment. A function is known before the fork if
+ * it was in the program then, be it in a library that was loaded; its address is sent. What the program has changed
+ * since is not seen, and what a function changes is seen by nobody but the functions that this worker runs later.
  *
  * Make the pool early, at best before there are other threads: what they are in the middle of stays so in the workers,
  * a lock that one holds for ever. Of descriptors only standard output and error are inherited; standard input is empty.
@@ -2019,17 +2018,19 @@ typedef struct aioloop_process_pool aioloop_process_pool;
 /* Options of aioloop_process_pool_new; may be all zero. */
 typedef struct aioloop_process_pool_options {
     int max_workers;    /* processes at most; 0: the number of processors */
-    size_t queue_limit; /* functions that wait for a process at most, then the next is refused with AIOLOOP_EAGAIN; 0: any number */
+    size_t queue_limit; /* functions that wait for a process at most, then the next is refused with AIOLOOP_EAGAIN;
+                         * 0: any number */
     const aioloop_allocator *allocator; /* of the pool's memory, inputs and outputs, used by all its threads and in the
-                                         * processes, and good until the pool was freed, the loops that used it are, and the
-                                         * outputs; NULL: the default */
+                                         * processes, and good until the pool was freed, and the outputs, and the loops
+                                         * that used it; NULL: the default */
     const char *name;   /* of the threads and processes, for debuggers; copied, 15 bytes of it; NULL: "aioloop" */
 } aioloop_process_pool_options;
 
 /* Makes a pool; options may be NULL. End it with aioloop_process_pool_free. Flushes standard output. NULL, and the
  * reason in aioloop_last_error(NULL): AIOLOOP_EINVAL (max_workers below 0), AIOLOOP_ENOMEM, AIOLOOP_ENOTAVAILABLE, or
  * what the system says against another process. Any thread. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_process_pool *aioloop_process_pool_new(const aioloop_process_pool_options *options);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_process_pool *
+aioloop_process_pool_new(const aioloop_process_pool_options *options);
 
 /* Executor.shutdown(): from now on the pool refuses functions; those that it has still run, or with cancel_pending
  * those that have not begun never will, and their futures are cancelled. wait: returns when all have ended, however
@@ -2054,8 +2055,8 @@ typedef struct aioloop_output {
 
 /* What runs in a process. input is valid during the call, never NULL, aligned for any object, and followed by a zero
  * byte that does not count. Returns a number >= 0, or a negative code, and then the output is dropped:
- * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that was
- * called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
+ * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that
+ * was called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
 typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aioloop_output *out);
 
 /* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
@@ -2066,16 +2067,16 @@ AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size
 /* Frees an output that was taken from a future. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_output_free(aioloop_output *output);
 
-/* loop.run_in_executor() with a process pool: runs fn with a copy of input in a process. In the loop's thread, where the
- * future becomes done too: with the number that fn returned, and an aioloop_output * if it has written anything, else
- * NULL; its reader frees it with aioloop_output_free. The future may be dropped: the function runs. Cancelled before it
+/* loop.run_in_executor() with a process pool: runs fn with a copy of input in a process. In the loop's thread, where
+ * the future becomes done too: with the number that fn returned, and an aioloop_output * if it has written anything,
+ * else NULL; its reader frees it with aioloop_output_free. The future may be dropped: the function runs. Cancelled before it
  * has begun it never runs; later, the future is cancelled at once, and the process is busy until the function returns.
  *
  * AIOLOOP_EBROKENPROCESS: the process has died, and the message says how; another one takes its place. It is not run
  * again: it may have been half done. Or all have died, with the process that makes them: the pool is of no use then.
- * AIOLOOP_EAGAIN: the pool is full, or the system has no room for a process. AIOLOOP_EMISUSE: it was shut down, or is of
- * the process that forked. AIOLOOP_EMSGSIZE: input is too large. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM,
- * AIOLOOP_EINVAL, AIOLOOP_ENOTAVAILABLE. */
+ * AIOLOOP_EAGAIN: the pool is full, or the system has no room for a process. AIOLOOP_EMISUSE: it was shut down, or is
+ * of the process that forked. AIOLOOP_EMSGSIZE: input is too large. Static failed futures: AIOLOOP_ECLOSED,
+ * AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ENOTAVAILABLE. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_run_in_process(aioloop *loop, aioloop_process_pool *pool,
                                                                     aioloop_process_function fn, const void *input,
                                                                     size_t size);
@@ -6391,7 +6392,8 @@ static void aiol_process_forget_handlers(void) {
     struct sigaction action;
     int number;
     for (number = 1; number < NSIG; number++)
-        if (sigaction(number, NULL, &action) == 0 && ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL))
+        if (sigaction(number, NULL, &action) == 0 &&
+            ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL))
             aiol_process_on_signal(number, SIG_DFL);
 }
 
@@ -19507,16 +19509,16 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 
 /* >> src/core/process_pool.c */
 /*
- * process_pool.c - functions that run in other processes.            (asyncio: base_events.py; concurrent.futures: process.py)
+ * process_pool.c - functions that run in other processes.                       (concurrent.futures: process.py)
  *
  * Three kinds of processes. The PROGRAM has a thread pool: a job of it takes a worker that is idle, sends it a call and
  * blocks until the answer is there. So everything that a loop sees of a pool, cancelling, closing and the like, is the
  * thread pool's. The SERVER was forked when the pool was made and has one thread: it forks the workers, and sends the
- * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how its
- * worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
+ * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how
+ * its worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
  *
  * The server ends when the channel to it does, and kills the workers: the program has closed it, or has gone; in either
- * case there is nobody to answer. The same table of workers is in the program and in the server, each with its own ends.
+ * case there is nobody to answer. The program and the server each have the table of workers, with their own ends.
  */
 #ifndef AIOL_CORE_PROCESS_POOL_C
 #define AIOL_CORE_PROCESS_POOL_C
@@ -19877,8 +19879,10 @@ static int aiol_process_lost(aioloop_process_pool *pool, aiol_process_worker *w,
     if (asked < 0)
         return aiol_process_no_server();
     if (reply.status < 0)
-        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool was killed by signal %d", pid, -reply.status);
-    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool ended with status %d", pid, reply.status);
+        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool was killed by signal %d", pid,
+                             -reply.status);
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool ended with status %d", pid,
+                         reply.status);
 }
 
 static aiol_process_worker *aiol_process_take(aioloop_process_pool *pool) {
@@ -19909,7 +19913,8 @@ static int aiol_process_send_call(const aiol_process_worker *w, const aiol_proce
 }
 
 /* Receives an answer: 0, with what the function has returned in *number, and *out. */
-static int aiol_process_recv_answer(const aiol_process_worker *w, const aiol_process_call *call, int64_t *number, void **out) {
+static int aiol_process_recv_answer(const aiol_process_worker *w, const aiol_process_call *call, int64_t *number,
+                                    void **out) {
     aiol_process_answer answer;
     char text[AIOL_ERROR_TEXT_SIZE];
     aiol_output *o = NULL;
@@ -19970,7 +19975,7 @@ static int aiol_process_check(aioloop *loop, aioloop_process_pool *pool, aioloop
     if (err < 0)
         return err;
     if (pool == NULL || (input == NULL && size != 0))
-        return aiol_fail(loop, AIOLOOP_EINVAL, pool == NULL ? "a pool is needed, not NULL" : "an input is needed, not NULL");
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%s is needed, not NULL", pool == NULL ? "a pool" : "an input");
     if (pool->process != aiol_process_id())
         return aiol_fail(loop, AIOLOOP_EMISUSE, "a pool of the process that forked");
     if (size > AIOLOOP_PROCESS_SIZE_MAX)
@@ -19978,8 +19983,8 @@ static int aiol_process_check(aioloop *loop, aioloop_process_pool *pool, aioloop
     return 0;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn,
-                                                     const void *input, size_t size) {
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool,
+                                                     aioloop_process_function fn, const void *input, size_t size) {
     aioloop_executor_options options;
     aiol_process_call *call;
     int err = aiol_process_check(loop, pool, fn, input, size);
@@ -20034,7 +20039,8 @@ static void aiol_process_fork_server(void *arg) {
     }
 }
 
-static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_options *options, aioloop_thread_pool *threads) {
+static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_options *options,
+                                                     aioloop_thread_pool *threads) {
     size_t count = threads->max_workers;
     size_t size = sizeof(aioloop_process_pool) + count * sizeof(aiol_process_worker);
     aioloop_process_pool *pool;
@@ -20059,8 +20065,8 @@ static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_
 }
 
 /* NULL with *err; threads is the pool's, unless this fails. */
-static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options, aioloop_thread_pool *threads,
-                                                    int *err) {
+static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options,
+                                                    aioloop_thread_pool *threads, int *err) {
     aioloop *loop = aioloop_get_running_loop();
     aiol_process_birth birth;
     aioloop_process_pool *pool = aiol_process_pool_alloc(options, threads);
@@ -20218,8 +20224,8 @@ AIOLOOP_API void aioloop_output_free(aioloop_output *output) {
     (void)output;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn,
-                                                     const void *input, size_t size) {
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool,
+                                                     aioloop_process_function fn, const void *input, size_t size) {
     (void)pool;
     (void)fn;
     (void)input;

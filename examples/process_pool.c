@@ -33,7 +33,8 @@ static int64_t factor(const void *input, size_t size, aioloop_output *out) {
         while (number % divisor != 0)
             divisor = divisor > number / divisor ? number : divisor + 1;
         number /= divisor;
-        aioloop_output_write(out, text, (size_t)snprintf(text, sizeof(text), "%llu%s", divisor, number > 1 ? " * " : "\n"));
+        snprintf(text, sizeof(text), "%llu%s", divisor, number > 1 ? " * " : "\n");
+        aioloop_output_write(out, text, strlen(text));
     }
     return 0;
 }

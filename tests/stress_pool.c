@@ -257,9 +257,10 @@ static bool add_up(const user *users, double took) {
     good = sum.failed == 0 && sum.wrong == 0 && sum.submitted == jobs_in_all &&
            sum.finished + sum.cancelled + sum.died == jobs_in_all;
     if (!in_processes)
-        good = good && disposed == jobs_in_all && results_made == results_freed && ran >= sum.finished && ran <= jobs_in_all;
-    printf("%ld jobs of %d threads in %d workers: %.2f s, %.0f ns each; %ld finished, %ld cancelled", sum.submitted, thread_count,
-           worker_count, took, took * 1e9 / (double)jobs_in_all, sum.finished, sum.cancelled);
+        good = good && disposed == jobs_in_all && results_made == results_freed && ran >= sum.finished &&
+               ran <= jobs_in_all;
+    printf("%ld jobs of %d threads in %d workers: %.2f s, %.0f ns each; %ld finished, %ld cancelled", sum.submitted,
+           thread_count, worker_count, took, took * 1e9 / (double)jobs_in_all, sum.finished, sum.cancelled);
     if (in_processes)
         printf(", %ld died", sum.died);
     else

@@ -229,7 +229,6 @@
  *   kin await what a system call would wait for. Each costs more than a transport, which goes on watching.
  *
  *
- *
  * GENERATORS
  *
  *   A coroutine that hands out many values (async def with yield): aioloop_generator_new makes one, inside it calls aioloop_yield (or

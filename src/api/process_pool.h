@@ -12,10 +12,10 @@
  *     aioloop_output *page;
  *     n = aioloop_await(aioloop_run_in_process(loop, pool, render, name, strlen(name)), &page);
  *
- * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them and
- * when one has died. So every worker starts with the memory of that moment. A function is known before the fork if it
- * was in the program then, be it in a library that was loaded; its address is sent. What the program has changed since
- * is not seen, and what a function changes is seen by nobody but the functions that this worker runs later.
+ * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them
+ * and when one has died. So every worker starts with the memory of that moment. A function is known before the fork if
+ * it was in the program then, be it in a library that was loaded; its address is sent. What the program has changed
+ * since is not seen, and what a function changes is seen by nobody but the functions that this worker runs later.
  *
  * Make the pool early, at best before there are other threads: what they are in the middle of stays so in the workers,
  * a lock that one holds for ever. Of descriptors only standard output and error are inherited; standard input is empty.
@@ -40,17 +40,19 @@ typedef struct aioloop_process_pool aioloop_process_pool;
 /* Options of aioloop_process_pool_new; may be all zero. */
 typedef struct aioloop_process_pool_options {
     int max_workers;    /* processes at most; 0: the number of processors */
-    size_t queue_limit; /* functions that wait for a process at most, then the next is refused with AIOLOOP_EAGAIN; 0: any number */
+    size_t queue_limit; /* functions that wait for a process at most, then the next is refused with AIOLOOP_EAGAIN;
+                         * 0: any number */
     const aioloop_allocator *allocator; /* of the pool's memory, inputs and outputs, used by all its threads and in the
-                                         * processes, and good until the pool was freed, the loops that used it are, and the
-                                         * outputs; NULL: the default */
+                                         * processes, and good until the pool was freed, and the outputs, and the loops
+                                         * that used it; NULL: the default */
     const char *name;   /* of the threads and processes, for debuggers; copied, 15 bytes of it; NULL: "aioloop" */
 } aioloop_process_pool_options;
 
 /* Makes a pool; options may be NULL. End it with aioloop_process_pool_free. Flushes standard output. NULL, and the
  * reason in aioloop_last_error(NULL): AIOLOOP_EINVAL (max_workers below 0), AIOLOOP_ENOMEM, AIOLOOP_ENOTAVAILABLE, or
  * what the system says against another process. Any thread. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_process_pool *aioloop_process_pool_new(const aioloop_process_pool_options *options);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_process_pool *
+aioloop_process_pool_new(const aioloop_process_pool_options *options);
 
 /* Executor.shutdown(): from now on the pool refuses functions; those that it has still run, or with cancel_pending
  * those that have not begun never will, and their futures are cancelled. wait: returns when all have ended, however
@@ -75,8 +77,8 @@ typedef struct aioloop_output {
 
 /* What runs in a process. input is valid during the call, never NULL, aligned for any object, and followed by a zero
  * byte that does not count. Returns a number >= 0, or a negative code, and then the output is dropped:
- * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that was
- * called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
+ * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that
+ * was called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
 typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aioloop_output *out);
 
 /* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
@@ -87,16 +89,16 @@ AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size
 /* Frees an output that was taken from a future. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_output_free(aioloop_output *output);
 
-/* loop.run_in_executor() with a process pool: runs fn with a copy of input in a process. In the loop's thread, where the
- * future becomes done too: with the number that fn returned, and an aioloop_output * if it has written anything, else
- * NULL; its reader frees it with aioloop_output_free. The future may be dropped: the function runs. Cancelled before it
+/* loop.run_in_executor() with a process pool: runs fn with a copy of input in a process. In the loop's thread, where
+ * the future becomes done too: with the number that fn returned, and an aioloop_output * if it has written anything,
+ * else NULL; its reader frees it with aioloop_output_free. The future may be dropped: the function runs. Cancelled before it
  * has begun it never runs; later, the future is cancelled at once, and the process is busy until the function returns.
  *
  * AIOLOOP_EBROKENPROCESS: the process has died, and the message says how; another one takes its place. It is not run
  * again: it may have been half done. Or all have died, with the process that makes them: the pool is of no use then.
- * AIOLOOP_EAGAIN: the pool is full, or the system has no room for a process. AIOLOOP_EMISUSE: it was shut down, or is of
- * the process that forked. AIOLOOP_EMSGSIZE: input is too large. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM,
- * AIOLOOP_EINVAL, AIOLOOP_ENOTAVAILABLE. */
+ * AIOLOOP_EAGAIN: the pool is full, or the system has no room for a process. AIOLOOP_EMISUSE: it was shut down, or is
+ * of the process that forked. AIOLOOP_EMSGSIZE: input is too large. Static failed futures: AIOLOOP_ECLOSED,
+ * AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ENOTAVAILABLE. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_run_in_process(aioloop *loop, aioloop_process_pool *pool,
                                                                     aioloop_process_function fn, const void *input,
                                                                     size_t size);

@@ -40,8 +40,8 @@ AIOLOOP_API void aioloop_output_free(aioloop_output *output) {
     (void)output;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn,
-                                                     const void *input, size_t size) {
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool,
+                                                     aioloop_process_function fn, const void *input, size_t size) {
     (void)pool;
     (void)fn;
     (void)input;

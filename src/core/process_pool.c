@@ -1,14 +1,14 @@
 /*
- * process_pool.c - functions that run in other processes.            (asyncio: base_events.py; concurrent.futures: process.py)
+ * process_pool.c - functions that run in other processes.                       (concurrent.futures: process.py)
  *
  * Three kinds of processes. The PROGRAM has a thread pool: a job of it takes a worker that is idle, sends it a call and
  * blocks until the answer is there. So everything that a loop sees of a pool, cancelling, closing and the like, is the
  * thread pool's. The SERVER was forked when the pool was made and has one thread: it forks the workers, and sends the
- * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how its
- * worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
+ * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how
+ * its worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
  *
  * The server ends when the channel to it does, and kills the workers: the program has closed it, or has gone; in either
- * case there is nobody to answer. The same table of workers is in the program and in the server, each with its own ends.
+ * case there is nobody to answer. The program and the server each have the table of workers, with their own ends.
  */
 #ifndef AIOL_CORE_PROCESS_POOL_C
 #define AIOL_CORE_PROCESS_POOL_C
@@ -373,8 +373,10 @@ static int aiol_process_lost(aioloop_process_pool *pool, aiol_process_worker *w,
     if (asked < 0)
         return aiol_process_no_server();
     if (reply.status < 0)
-        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool was killed by signal %d", pid, -reply.status);
-    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool ended with status %d", pid, reply.status);
+        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool was killed by signal %d", pid,
+                             -reply.status);
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool ended with status %d", pid,
+                         reply.status);
 }
 
 static aiol_process_worker *aiol_process_take(aioloop_process_pool *pool) {
@@ -405,7 +407,8 @@ static int aiol_process_send_call(const aiol_process_worker *w, const aiol_proce
 }
 
 /* Receives an answer: 0, with what the function has returned in *number, and *out. */
-static int aiol_process_recv_answer(const aiol_process_worker *w, const aiol_process_call *call, int64_t *number, void **out) {
+static int aiol_process_recv_answer(const aiol_process_worker *w, const aiol_process_call *call, int64_t *number,
+                                    void **out) {
     aiol_process_answer answer;
     char text[AIOL_ERROR_TEXT_SIZE];
     aiol_output *o = NULL;
@@ -466,7 +469,7 @@ static int aiol_process_check(aioloop *loop, aioloop_process_pool *pool, aioloop
     if (err < 0)
         return err;
     if (pool == NULL || (input == NULL && size != 0))
-        return aiol_fail(loop, AIOLOOP_EINVAL, pool == NULL ? "a pool is needed, not NULL" : "an input is needed, not NULL");
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%s is needed, not NULL", pool == NULL ? "a pool" : "an input");
     if (pool->process != aiol_process_id())
         return aiol_fail(loop, AIOLOOP_EMISUSE, "a pool of the process that forked");
     if (size > AIOLOOP_PROCESS_SIZE_MAX)
@@ -474,8 +477,8 @@ static int aiol_process_check(aioloop *loop, aioloop_process_pool *pool, aioloop
     return 0;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn,
-                                                     const void *input, size_t size) {
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool,
+                                                     aioloop_process_function fn, const void *input, size_t size) {
     aioloop_executor_options options;
     aiol_process_call *call;
     int err = aiol_process_check(loop, pool, fn, input, size);
@@ -530,7 +533,8 @@ static void aiol_process_fork_server(void *arg) {
     }
 }
 
-static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_options *options, aioloop_thread_pool *threads) {
+static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_options *options,
+                                                     aioloop_thread_pool *threads) {
     size_t count = threads->max_workers;
     size_t size = sizeof(aioloop_process_pool) + count * sizeof(aiol_process_worker);
     aioloop_process_pool *pool;
@@ -555,8 +559,8 @@ static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_
 }
 
 /* NULL with *err; threads is the pool's, unless this fails. */
-static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options, aioloop_thread_pool *threads,
-                                                    int *err) {
+static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options,
+                                                    aioloop_thread_pool *threads, int *err) {
     aioloop *loop = aioloop_get_running_loop();
     aiol_process_birth birth;
     aioloop_process_pool *pool = aiol_process_pool_alloc(options, threads);

@@ -131,7 +131,8 @@ static void aiol_process_forget_handlers(void) {
     struct sigaction action;
     int number;
     for (number = 1; number < NSIG; number++)
-        if (sigaction(number, NULL, &action) == 0 && ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL))
+        if (sigaction(number, NULL, &action) == 0 &&
+            ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL))
             aiol_process_on_signal(number, SIG_DFL);
 }
 
