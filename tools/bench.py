@@ -98,6 +98,8 @@ def build(programs, aioloop_flags):
     load = compile_program("load", [], [])
     if load.returncode != 0:
         sys.exit("tests/bench/bench_load.c does not compile:\n" + load.stdout)
+    if "aioloop" in programs and compile_program("names", [], aioloop_flags).returncode != 0:
+        print("bench_names.c does not compile: left out")
     there = []
     for name in programs:
         flags, libraries = [], []
@@ -342,6 +344,10 @@ def benchmarks(quick):
     def micro(mode, live, operations):
         return lambda name: timed(name, mode, "--live", live, "--count", operations // few)
 
+    def by_name(name, mode, operations):
+        figures = run_json(program("names"), name + "." + mode, "--count", operations)
+        return {**figures, "us": figures["ns"] / 1000}
+
     def served(size, connections):
         return lambda name: echo(name, size, connections, seconds)
 
@@ -397,6 +403,13 @@ def benchmarks(quick):
         Bench("pool.64.cores", "time",
               lambda name: run_json(*command(name, "pool"), "--live", 64, "--count", 500000 // few),
               Row("wall_ns", "a function in a pool of threads, 64 at a time, all cores", "ns", digits=0), names=with_pools),
+        # One program has both. All cores: a look-up is a thread's.
+        Bench("names.lookup", "time", lambda name: by_name(name, "lookup", 20000 // few),
+              Row("wall_us", "look-up of localhost, one after the other", "us", 1.25, True, digits=2),
+              Row("us", "the same: processor time of all threads", "us", digits=2), names=("aioloop", "hand")),
+        Bench("names.connect", "time", lambda name: by_name(name, "connect", 10000 // few),
+              Row("wall_us", "look up, connect and close", "us", 1.25, True, digits=2),
+              Row("us", "the same: processor time of all threads", "us", digits=2), names=("aioloop", "hand")),
     ]
 
 
