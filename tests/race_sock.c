@@ -201,7 +201,7 @@ static int64_t race_reads(aioloop *loop, aioloop_frame *frame, void **out) {
     AIOLOOP_BEGIN(loop, frame);
     while (t->cancelled >= 0) {
         int64_t i;
-        AIOLOOP_AWAIT(t->n, race_wrap(aioloop_sock_recv_into(loop, t->socket, t->bytes, 1 + race_draw(sizeof(t->bytes)))), NULL);
+        AIOLOOP_AWAIT(t->n, race_wrap(aioloop_sock_recv_into(loop, t->socket, t->bytes, 1 + race_draw(64))), NULL);
         if (t->n == AIOLOOP_ECANCELED && t->cancelled >= 0) {
             race_was_cancelled(t);
             continue;
@@ -235,8 +235,8 @@ static void race_receive(void) {
     task = aioloop_future_ref(aioloop_create_task_frame(race.loop, race_reads, &t.frame, NULL));
     thread = race_start(race_writes, &peer);
     race_cancel(task, &t);
-    printf("receive: %ld cancelled, %ld done, %ld of them as they were cancelled, %u bytes, %.1f s\n", t.cancelled, t.done,
-           t.both, (unsigned)t.next, race_clock() - start);
+    printf("receive: %ld cancelled, %ld done, %ld of them as they were cancelled, %u bytes, %.1f s\n", t.cancelled,
+           t.done, t.both, (unsigned)t.next, race_clock() - start);
     race_end_task(task, &t);
     race.over = 1;
     close(s[0]);
@@ -293,7 +293,8 @@ static int64_t race_accepts(aioloop *loop, aioloop_frame *frame, void **out) {
         t->accepted = (int)t->n;
         t->got = 0;
         while (t->got < sizeof(number)) {
-            AIOLOOP_AWAIT(t->n, aioloop_sock_recv_into(loop, t->accepted, t->bytes + t->got, sizeof(number) - t->got), NULL);
+            AIOLOOP_AWAIT(t->n, aioloop_sock_recv_into(loop, t->accepted, t->bytes + t->got, sizeof(number) - t->got),
+                          NULL);
             if (t->n == AIOLOOP_ECANCELED) {
                 while (aioloop_task_uncancel(aioloop_current_task(loop)) > 0)
                     continue;
@@ -428,7 +429,8 @@ static void race_connect(void) {
     l.open = race_listen(&l.names[0], 64);
     l.full = race_listen(&l.names[1], 0);
     l.first = race_connecting_socket();
-    RACE_CHECK(connect(l.first, (const struct sockaddr *)(const void *)&l.names[1], sizeof(l.names[1])) == 0 || errno == EINPROGRESS);
+    RACE_CHECK(connect(l.first, (const struct sockaddr *)(const void *)&l.names[1], sizeof(l.names[1])) == 0 ||
+               errno == EINPROGRESS);
     child = race_receive_visitors(l.open);
     while (cancelled < race.count) {
         aioloop_address at;

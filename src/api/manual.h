@@ -219,8 +219,8 @@
  *   all are gone. Descriptors given to a transport or server are the loop's to close; those watched by
  *   aioloop_add_reader stay yours.
  *
- *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and their
- *   kin await what a system call would wait for. Each costs more than a transport, which goes on watching.
+ *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
+ *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
  *
  *   Hosts are numeric addresses or "localhost"; names need a resolver, which is not in this version.
  *

@@ -397,7 +397,8 @@ AIOL_INLINE bool aiol_future_outranks(const aioloop_future *f) {
 }
 
 /* The same as aiol_future_finish, for what has happened and cannot be undone: bytes that were taken from a socket. */
-AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *)) {
     f->flags |= AIOL_FUTURE_OUTRANKS;
     return aiol_future_finish(f, number, pointer, dispose);
 }
