@@ -2141,8 +2141,9 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  *
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
- * aioloop_wait_for, aioloop_shield and time-out scopes in between. A task that ends without another wait ends as
- * cancelled, as any task does; and bytes are gone with a future that is dropped unread.
+ * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
+ * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * with a future that is dropped unread.
  *
  * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
  * for arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang
@@ -13465,6 +13466,7 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
     if (future == NULL)
         return true;
     if (future->end.cancel != NULL) {
+        bool outranked;
         bool now;
         aiol_future_hold(future); /* the operation may let go of it */
         now = future->end.cancel(future, future->of.owner);
@@ -13473,10 +13475,11 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         else if (message != NULL && future->error == NULL &&
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        if (waiter != NULL && aiol_future_outranks(future))
+        outranked = aiol_future_outranks(future); /* it follows one that is done */
+        if (outranked && waiter != NULL)
             waiter->flags |= AIOL_TASK_CANCEL_LATER;
         aiol_future_release(future);
-        return true;
+        return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;
@@ -14450,11 +14453,8 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
-            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) { /* else a circle was broken */
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
             task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
-            if (aiol_future_outranks(f))
-                task->flags |= AIOL_TASK_CANCEL_LATER;
-        }
     }
     return true;
 }

@@ -1004,6 +1004,28 @@ TEST(bytes_received_come_before_a_cancellation_that_stood_ready, "SOCK-08") {
     test_end(loop);
 }
 
+TEST(what_follows_a_receive_that_is_done_cannot_be_cancelled, "SOCK-08") {
+    aioloop *loop = test_loop();
+    aioloop_socket s[2];
+    char place[4];
+    int i;
+    sock_pair(loop, s);
+    for (i = 0; i < 2; i++) {
+        aioloop_future *f = aioloop_future_ref(aioloop_sock_recv_into(loop, s[0], place, 1));
+        aioloop_future *shell = aioloop_future_ref(i == 0 ? aioloop_wait_for(f, AIOLOOP_SECONDS(100)) : aioloop_shield(f));
+        aioloop_future_unref(aioloop_sock_sendall(loop, s[1], "x", 1));
+        sock_until_done(loop, f);
+        CHECK(!aioloop_future_done(shell));
+        CHECK(!aioloop_future_cancel(shell, NULL));
+        CHECK_EQ(aioloop_future_result(shell, NULL), 1);
+        test_spin(loop, 2);
+        aioloop_future_unref(shell);
+        aioloop_future_unref(f);
+    }
+    sock_close(loop, s[0], s[1]);
+    test_end(loop);
+}
+
 TEST(dropped_receive_takes_what_comes, "SOCK-08") {
     aioloop *loop = test_loop();
     aioloop_socket s[2];

@@ -17,8 +17,9 @@
  *
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
- * aioloop_wait_for, aioloop_shield and time-out scopes in between. A task that ends without another wait ends as
- * cancelled, as any task does; and bytes are gone with a future that is dropped unread.
+ * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
+ * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * with a future that is dropped unread.
  *
  * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
  * for arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang
