@@ -114,9 +114,9 @@ typedef struct race_task {
     int64_t n;
     long cancelled; /* they were told */
     long done;
-    long both;      /* cancelled, and told what had happened first */
+    long both; /* cancelled, and told what had happened first */
     unsigned char bytes[64];
-    uint32_t next;  /* the number that comes next */
+    uint32_t next; /* the number that comes next */
     int accepted;
     size_t got;
 } race_task;

@@ -914,8 +914,8 @@ static aioloop_task *sock_first_task(aioloop *loop, sock_first *r, aioloop_futur
         r->shell = aioloop_shield(f);
     if (shell == SOCK_BOTH)
         r->shell = aioloop_shield(r->shell);
-    task = stack ? await_task(loop, sock_first_stack, r, NULL)
-                 : await_task_frame(loop, sock_first_frame, &r->frame, NULL);
+    task =
+        stack ? await_task(loop, sock_first_stack, r, NULL) : await_task_frame(loop, sock_first_frame, &r->frame, NULL);
     test_spin(loop, 2);
     CHECK(!aioloop_future_done(f));
     return task;
@@ -1012,7 +1012,8 @@ TEST(what_follows_a_receive_that_is_done_cannot_be_cancelled, "SOCK-08") {
     sock_pair(loop, s);
     for (i = 0; i < 2; i++) {
         aioloop_future *f = aioloop_future_ref(aioloop_sock_recv_into(loop, s[0], place, 1));
-        aioloop_future *shell = aioloop_future_ref(i == 0 ? aioloop_wait_for(f, AIOLOOP_SECONDS(100)) : aioloop_shield(f));
+        aioloop_future *shell =
+            aioloop_future_ref(i == 0 ? aioloop_wait_for(f, AIOLOOP_SECONDS(100)) : aioloop_shield(f));
         aioloop_future_unref(aioloop_sock_sendall(loop, s[1], "x", 1));
         sock_until_done(loop, f);
         CHECK(!aioloop_future_done(shell));
