@@ -245,8 +245,8 @@
  *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
  *   See examples/fetch_names.c.
  *
- *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and their
- *   kin await what a system call would wait for. Each costs more than a transport, which goes on watching.
+ *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
+ *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
  *
  *
  * GENERATORS
@@ -914,7 +914,7 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
  * until removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the
  * caller's; remove the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too
  * large for the back end); AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll);
- * AIOLOOP_EMISUSE if a transport owns it, or an operation of sock.h is pending there; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+ * AIOLOOP_EMISUSE if a transport owns it or an operation of sock.h is pending; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 
@@ -2256,12 +2256,13 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  *
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
- * aioloop_wait_for, aioloop_shield and time-out scopes in between. A task that ends without another wait ends as
- * cancelled, as any task does; and bytes are gone with a future that is dropped unread.
+ * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
+ * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * with a future that is dropped unread.
  *
- * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL for
- * arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang in
- * accept and connect on one); AIOLOOP_ENOMEM, and then nothing is lost that was received. Static failed futures:
+ * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
+ * for arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang
+ * in accept and connect on one); AIOLOOP_ENOMEM, and then nothing is lost that was received. Static failed futures:
  * AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (no loop). When the loop is closed, pending ones stay so.
  */
 #ifndef AIOLOOP_API_SOCK_H
@@ -2281,13 +2282,13 @@ typedef struct aioloop_datagram {
     aioloop_address from; /* as aioloop_sender's */
 } aioloop_datagram;
 
-/* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can be
- * used there; also after the loop has gone. */
+/* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
+ * be used there; also after the loop has gone. */
 AIOLOOP_API void aioloop_sock_free(void *block);
 
-/* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is how
- * many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes it
- * frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
+/* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
+ * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes
+ * it frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv(aioloop *loop, aioloop_socket sock, size_t size);
 
 /* loop.sock_recv_into(): the same into memory of yours, which must last until the future is done; it is not touched
@@ -2302,16 +2303,17 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom(aioloop *loop
 
 /* loop.sock_recvfrom_into(): the same into memory of yours, with the sender at *from, which may be NULL. Both as the
  * buffer of aioloop_sock_recv_into. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock, void *buffer,
-                                                                        size_t size, aioloop_sender *from);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock,
+                                                                        void *buffer, size_t size,
+                                                                        aioloop_sender *from);
 
 /* loop.sock_sendall(): done, with 0, when the system has taken every byte, in order. data is borrowed until then, or
  * until it is cancelled. After an error or a cancel nobody knows how much was sent. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendall(aioloop *loop, aioloop_socket sock, const void *data,
                                                                   size_t size);
 
-/* loop.sock_sendto(): sends one datagram; the number is its size. AIOLOOP_EMSGSIZE and the like are the system's. data as
- * above, to is copied. (Linux does not tell when a Unix socket that is not connected can send again to a peer whose
+/* loop.sock_sendto(): sends one datagram; the number is its size. AIOLOOP_EMSGSIZE and the like are the system's. data
+ * as above, to is copied. (Linux does not tell when a Unix socket that is not connected can send again to a peer whose
  * queue is full: the loop asks in every iteration.) */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, aioloop_socket sock, const void *data,
                                                                  size_t size, const aioloop_address *to);
@@ -2319,7 +2321,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
 /* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
  * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock, aioloop_sender *peer);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
+                                                                 aioloop_sender *peer);
 
 /* loop.sock_connect() to an address, which is copied: done, with 0, when the connection is there. The text of an error
  * names the address. After a cancel the system may go on connecting: close the socket, or connect it again to go on
@@ -2826,16 +2829,16 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 
-/* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h and
- * for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way in a
- * partition, and between internet sockets also when it does not fit into what is waiting at its receiver
+/* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
+ * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
+ * in a partition, and between internet sockets also when there is no room for it at its receiver
  * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
  * AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
 
 /* bind(), listen() and getsockname() of such a socket. Port 0: any that is free. The path in an address that
- * aioloop_sim_name stores is the socket's: as long as it is open. AIOLOOP_EBADF, AIOLOOP_EMISUSE (a transport's), and the
- * errors of a system's calls. */
+ * aioloop_sim_name stores is the socket's: as long as it is open. AIOLOOP_EBADF, AIOLOOP_EMISUSE (a transport's), and
+ * the errors of a system's calls. */
 AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address);
 AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog);
 AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address);
@@ -5799,7 +5802,8 @@ AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, si
     return (int64_t)n;
 }
 
-AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to) {
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size,
+                                            const aioloop_address *to) {
     aiol_sockaddr name;
     socklen_t name_size = to == NULL ? 0 : aiol_sockaddr_make(&name, to);
     ssize_t n;
@@ -7471,7 +7475,8 @@ typedef struct aiol_socket_calls {
     int64_t (*recv)(struct aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                     aiol_path_room *room);
     int64_t (*send)(struct aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
-    int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer, aiol_path_room *room);
+    int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                  aiol_path_room *room);
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*connected)(struct aiol_engine *e, aioloop_socket s);
     int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
@@ -8063,7 +8068,8 @@ static int64_t aiol_system_recv(aiol_engine *e, aioloop_socket s, void *buffer, 
     (void)e;
     return aiol_socket_recvfrom(s, buffer, size, from, room);
 }
-static int64_t aiol_system_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to) {
+static int64_t aiol_system_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size,
+                                const aioloop_address *to) {
     (void)e;
     return aiol_socket_sendto(s, data, size, to);
 }
@@ -8075,9 +8081,13 @@ static int aiol_system_connect(aiol_engine *e, aioloop_socket s, const aioloop_a
     (void)e;
     return aiol_socket_connect(s, address);
 }
+/* Another call on the socket may have been told the error, which the system tells once. */
 static int aiol_system_connected(aiol_engine *e, aioloop_socket s) {
+    aioloop_address peer;
+    aiol_path_room room;
+    int err = aiol_socket_connected(s);
     (void)e;
-    return aiol_socket_connected(s);
+    return err < 0 ? err : aiol_socket_peer(s, &peer, &room);
 }
 static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -8087,7 +8097,8 @@ static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
-    aiol_system_recv,    aiol_system_send,  aiol_system_accept, aiol_system_connect,     aiol_system_connected,   aiol_system_blocks,
+    aiol_system_recv,    aiol_system_send,  aiol_system_accept, aiol_system_connect,     aiol_system_connected,
+    aiol_system_blocks,
 };
 
 #endif
@@ -10179,7 +10190,8 @@ static uint16_t aiol_sim_free_port(aiol_sim *sim) {
 }
 
 /* How well a listener fits a destination, or for datagrams whoever takes them from `from`; 0: not at all. */
-static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode, const aioloop_address *from) {
+static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode,
+                        const aioloop_address *from) {
     const aioloop_address *a = &s->local.address;
     if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
         return 0;
@@ -10198,7 +10210,8 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
 
 /* Who listens at an address, or takes datagrams there that come from `from`; among equals (REUSE_PORT) the seed
  * chooses. */
-static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, const aioloop_address *from, aiol_sim_socket **out) {
+static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, const aioloop_address *from,
+                             aiol_sim_socket **out) {
     aiol_sim_socket *best = NULL;
     int best_fit = 0;
     uint32_t equals = 0;
@@ -10406,8 +10419,8 @@ static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const v
     return AIOLOOP_EAGAIN;
 }
 
-static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,
-                                      aiol_path_room *room) {
+static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
+                                      aioloop_address *from, aiol_path_room *room) {
     aiol_sim_datagram *d = s->datagrams;
     int error = s->read_error;
     s->read_error = 0;
@@ -11399,7 +11412,8 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
     return error;
 }
 
-static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size, const aioloop_address *to) {
+static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size,
+                             const aioloop_address *to) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     aioloop_buf piece;
@@ -11457,7 +11471,9 @@ static int aiol_sim_connect_directly(aiol_engine *e, aioloop_socket number, cons
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
-    return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_connect_datagrams(sim, s, address) : aiol_sim_connect_now(sim, s, address);
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_connect_datagrams(sim, s, address);
+    return aiol_sim_connect_now(sim, s, address);
 }
 
 static int aiol_sim_connected(aiol_engine *e, aioloop_socket number) {
@@ -11904,7 +11920,8 @@ static int64_t aiol_port_recv(aiol_engine *e, aioloop_socket s, void *buffer, si
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to) {
+static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size,
+                              const aioloop_address *to) {
     (void)e;
     (void)s;
     (void)data;
@@ -11913,7 +11930,8 @@ static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer, aiol_path_room *room) {
+static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                            aiol_path_room *room) {
     (void)out;
     return aiol_port_name(e, s, peer, room);
 }
@@ -11921,7 +11939,8 @@ static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *ou
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
-    aiol_port_recv,        aiol_port_send,      aiol_port_accept, aiol_port_bind,  aiol_port_of_socket,     aiol_port_of_socket,
+    aiol_port_recv,        aiol_port_send,      aiol_port_accept, aiol_port_bind,  aiol_port_of_socket,
+    aiol_port_of_socket,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {
@@ -11975,7 +11994,8 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
-#define aiol_sim_socket_make(e, family, type, out) ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_socket_make(e, family, type, out)                                                 \
+    ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
@@ -12561,7 +12581,8 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
-AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *));
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text);
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
@@ -14126,7 +14147,8 @@ AIOL_INLINE bool aiol_future_outranks(const aioloop_future *f) {
 }
 
 /* The same as aiol_future_finish, for what has happened and cannot be undone: bytes that were taken from a socket. */
-AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *)) {
     f->flags |= AIOL_FUTURE_OUTRANKS;
     return aiol_future_finish(f, number, pointer, dispose);
 }
@@ -14229,6 +14251,7 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
     if (future == NULL)
         return true;
     if (future->end.cancel != NULL) {
+        bool outranked;
         bool now;
         aiol_future_hold(future); /* the operation may let go of it */
         now = future->end.cancel(future, future->of.owner);
@@ -14237,10 +14260,11 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         else if (message != NULL && future->error == NULL &&
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        if (waiter != NULL && aiol_future_outranks(future))
+        outranked = aiol_future_outranks(future); /* it follows one that is done */
+        if (outranked && waiter != NULL)
             waiter->flags |= AIOL_TASK_CANCEL_LATER;
         aiol_future_release(future);
-        return true;
+        return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;
@@ -15214,11 +15238,8 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
-            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) { /* else a circle was broken here */
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
             task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
-            if (aiol_future_outranks(f))
-                task->flags |= AIOL_TASK_CANCEL_LATER;
-        }
     }
     return true;
 }
@@ -16317,7 +16338,8 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner);
 /* What it follows in the end, through any number of others that are pending. */
 static aioloop_future *aiol_follower_source(const aiol_follower *w) {
     aioloop_future *f = w->inner;
-    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 && f->end.cancel == aiol_follower_cancel)
+    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 &&
+           f->end.cancel == aiol_follower_cancel)
         f = ((const aiol_follower *)f->of.owner)->inner;
     return f;
 }
@@ -22252,7 +22274,7 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
 
 /* >> src/net/sock.c */
 /*
- * sock.c - sockets used directly.                                       (asyncio: selector_events.sock_recv and its kin)
+ * sock.c - sockets used directly.                             (asyncio: selector_events.sock_recv and its kin)
  *
  * An attempt by a direct call; if it would block, a POLL, and at each of its events another attempt. Only then is there
  * an operation, a small resource of the loop. If the engine still owes the POLL a last call when the future is done or
@@ -22612,11 +22634,12 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     if (e->calls->owned(e, call->socket))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", number);
     other = e->calls->watching(e, call->socket, aiol_sock_event(call));
-    if (other != NULL)
-        return aiol_fail(loop, AIOLOOP_EMISUSE, other->done != aiol_sock_ready ? "socket %ld is watched"
-                                                : call->kind <= AIOL_SOCK_ACCEPT ? "a receive is pending on socket %ld"
-                                                                                 : "a send is pending on socket %ld", number);
-    return 0;
+    if (other == NULL)
+        return 0;
+    if (other->done != aiol_sock_ready)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld is watched", number);
+    return aiol_fail(loop, AIOLOOP_EMISUSE, "a %s is pending on socket %ld",
+                     call->kind <= AIOL_SOCK_ACCEPT ? "receive" : "send", number);
 }
 
 /* The first attempt. As those, but a code has its message stored. */
@@ -22682,7 +22705,8 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
 
 /* A connect for a future of aiol_future_new that waited for something else till now, as an address: from here on it is
  * this call's. */
-AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock, const aioloop_address *to) {
+AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
+                                        const aioloop_address *to) {
     aiol_sock_call call;
     void *pointer = NULL;
     int64_t n;
@@ -22731,8 +22755,8 @@ static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
 
 /* ---- the calls ---- */
 
-static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer, size_t size,
-                                         aioloop_sender *sender) {
+static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer,
+                                         size_t size, aioloop_sender *sender) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)
@@ -22748,8 +22772,8 @@ static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aio
     return aiol_sock_start(loop, &call);
 }
 
-static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, const void *data, size_t size,
-                                      const aioloop_address *to) {
+static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, const void *data,
+                                      size_t size, const aioloop_address *to) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)

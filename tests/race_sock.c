@@ -36,7 +36,7 @@ static struct {
     uint64_t random;
     const char *name;
     aioloop *loop;
-    volatile int over; /* the peer ends with what it is about */
+    int over; /* atomic: the peer ends with what it is about */
 } race;
 
 #define RACE_DIE(...)                                                                              \
@@ -86,9 +86,17 @@ static void race_set_flags(int s) {
     RACE_CHECK(fcntl(s, F_SETFL, O_NONBLOCK) == 0);
 }
 
+static void race_set_over(int over) {
+    __atomic_store_n(&race.over, over, __ATOMIC_SEQ_CST);
+}
+
+static int race_is_over(void) {
+    return __atomic_load_n(&race.over, __ATOMIC_SEQ_CST);
+}
+
 static pthread_t race_start(void *(*fn)(void *arg), void *arg) {
     pthread_t thread;
-    race.over = 0;
+    race_set_over(0);
     RACE_CHECK(pthread_create(&thread, NULL, fn, arg) == 0);
     return thread;
 }
@@ -106,9 +114,9 @@ typedef struct race_task {
     int64_t n;
     long cancelled; /* they were told */
     long done;
-    long both;      /* cancelled, and told what had happened first */
+    long both; /* cancelled, and told what had happened first */
     unsigned char bytes[64];
-    uint32_t next;  /* the number that comes next */
+    uint32_t next; /* the number that comes next */
     int accepted;
     size_t got;
 } race_task;
@@ -176,7 +184,7 @@ static unsigned char race_byte(uint32_t i) {
 static void *race_writes(void *arg) {
     race_stream *s = (race_stream *)arg;
     uint32_t i = 0;
-    while (!race.over) {
+    while (!race_is_over()) {
         unsigned char bytes[16];
         uint32_t n = 1 + race_below(&s->random, sizeof(bytes));
         uint32_t k;
@@ -201,7 +209,7 @@ static int64_t race_reads(aioloop *loop, aioloop_frame *frame, void **out) {
     AIOLOOP_BEGIN(loop, frame);
     while (t->cancelled >= 0) {
         int64_t i;
-        AIOLOOP_AWAIT(t->n, race_wrap(aioloop_sock_recv_into(loop, t->socket, t->bytes, 1 + race_draw(sizeof(t->bytes)))), NULL);
+        AIOLOOP_AWAIT(t->n, race_wrap(aioloop_sock_recv_into(loop, t->socket, t->bytes, 1 + race_draw(64))), NULL);
         if (t->n == AIOLOOP_ECANCELED && t->cancelled >= 0) {
             race_was_cancelled(t);
             continue;
@@ -235,10 +243,10 @@ static void race_receive(void) {
     task = aioloop_future_ref(aioloop_create_task_frame(race.loop, race_reads, &t.frame, NULL));
     thread = race_start(race_writes, &peer);
     race_cancel(task, &t);
-    printf("receive: %ld cancelled, %ld done, %ld of them as they were cancelled, %u bytes, %.1f s\n", t.cancelled, t.done,
-           t.both, (unsigned)t.next, race_clock() - start);
+    printf("receive: %ld cancelled, %ld done, %ld of them as they were cancelled, %u bytes, %.1f s\n", t.cancelled,
+           t.done, t.both, (unsigned)t.next, race_clock() - start);
     race_end_task(task, &t);
-    race.over = 1;
+    race_set_over(1);
     close(s[0]);
     pthread_join(thread, NULL);
     close(s[1]);
@@ -256,16 +264,16 @@ typedef struct race_clients {
 static void *race_visits(void *arg) {
     race_clients *c = (race_clients *)arg;
     uint32_t i = 0;
-    while (!race.over) {
+    while (!race_is_over()) {
         char answer = '\0';
         int s = socket(AF_UNIX, SOCK_STREAM, 0);
         ssize_t n;
         RACE_CHECK(s != -1);
-        RACE_CHECK(connect(s, (const struct sockaddr *)(const void *)&c->name, c->size) == 0 || race.over);
-        if (send(s, &i, sizeof(i), MSG_NOSIGNAL) != (ssize_t)sizeof(i) && !race.over)
+        RACE_CHECK(connect(s, (const struct sockaddr *)(const void *)&c->name, c->size) == 0 || race_is_over());
+        if (send(s, &i, sizeof(i), MSG_NOSIGNAL) != (ssize_t)sizeof(i) && !race_is_over())
             RACE_DIE("client %u cannot send", (unsigned)i);
         n = recv(s, &answer, 1, 0);
-        if ((n != 1 || answer != 'k') && !race.over)
+        if ((n != 1 || answer != 'k') && !race_is_over())
             RACE_DIE("client %u was let down", (unsigned)i);
         close(s);
         i++;
@@ -293,7 +301,8 @@ static int64_t race_accepts(aioloop *loop, aioloop_frame *frame, void **out) {
         t->accepted = (int)t->n;
         t->got = 0;
         while (t->got < sizeof(number)) {
-            AIOLOOP_AWAIT(t->n, aioloop_sock_recv_into(loop, t->accepted, t->bytes + t->got, sizeof(number) - t->got), NULL);
+            AIOLOOP_AWAIT(t->n, aioloop_sock_recv_into(loop, t->accepted, t->bytes + t->got, sizeof(number) - t->got),
+                          NULL);
             if (t->n == AIOLOOP_ECANCELED) {
                 while (aioloop_task_uncancel(aioloop_current_task(loop)) > 0)
                     continue;
@@ -339,7 +348,7 @@ static void race_accept(void) {
     race_cancel(task, &t);
     printf("accept: %ld cancelled, %ld done, %ld of them as they were cancelled, %.1f s\n", t.cancelled, t.done, t.both,
            race_clock() - start);
-    race.over = 1;
+    race_set_over(1);
     race_end_task(task, &t);
     close(listener); /* whoever waits there is let down now */
     unlink(peer.name.sun_path);
@@ -428,7 +437,8 @@ static void race_connect(void) {
     l.open = race_listen(&l.names[0], 64);
     l.full = race_listen(&l.names[1], 0);
     l.first = race_connecting_socket();
-    RACE_CHECK(connect(l.first, (const struct sockaddr *)(const void *)&l.names[1], sizeof(l.names[1])) == 0 || errno == EINPROGRESS);
+    RACE_CHECK(connect(l.first, (const struct sockaddr *)(const void *)&l.names[1], sizeof(l.names[1])) == 0 ||
+               errno == EINPROGRESS);
     child = race_receive_visitors(l.open);
     while (cancelled < race.count) {
         aioloop_address at;

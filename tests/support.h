@@ -36,8 +36,9 @@ void test_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 void test_needs_unix_pairs(aioloop *loop);
 void test_close_socket(aioloop *loop, aioloop_socket s);
 
-/* A non-blocking socket of a family and aioloop_socket_type, of the system or simulated. test_bind, test_listen, test_name: as the
- * system's calls, and they FAIL where those do. test_listener: listens at a free port of 127.0.0.1, which is stored. */
+/* A non-blocking socket of a family and aioloop_socket_type, of the system or simulated. test_bind, test_listen and
+ * test_name are as the system's calls, and FAIL where those do. test_listener listens at a free port of 127.0.0.1, and
+ * stores the address. */
 aioloop_socket test_socket(aioloop *loop, int family, int type);
 void test_bind(aioloop *loop, aioloop_socket s, const aioloop_address *address);
 void test_listen(aioloop *loop, aioloop_socket s, int backlog);

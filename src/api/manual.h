@@ -225,8 +225,8 @@
  *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
  *   See examples/fetch_names.c.
  *
- *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and their
- *   kin await what a system call would wait for. Each costs more than a transport, which goes on watching.
+ *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
+ *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
  *
  *
  * GENERATORS

@@ -26,16 +26,16 @@
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 
-/* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h and
- * for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way in a
- * partition, and between internet sockets also when it does not fit into what is waiting at its receiver
+/* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
+ * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
+ * in a partition, and between internet sockets also when there is no room for it at its receiver
  * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
  * AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
 
 /* bind(), listen() and getsockname() of such a socket. Port 0: any that is free. The path in an address that
- * aioloop_sim_name stores is the socket's: as long as it is open. AIOLOOP_EBADF, AIOLOOP_EMISUSE (a transport's), and the
- * errors of a system's calls. */
+ * aioloop_sim_name stores is the socket's: as long as it is open. AIOLOOP_EBADF, AIOLOOP_EMISUSE (a transport's), and
+ * the errors of a system's calls. */
 AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address);
 AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog);
 AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address);

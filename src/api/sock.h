@@ -17,12 +17,13 @@
  *
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
- * aioloop_wait_for, aioloop_shield and time-out scopes in between. A task that ends without another wait ends as
- * cancelled, as any task does; and bytes are gone with a future that is dropped unread.
+ * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
+ * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * with a future that is dropped unread.
  *
- * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL for
- * arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang in
- * accept and connect on one); AIOLOOP_ENOMEM, and then nothing is lost that was received. Static failed futures:
+ * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
+ * for arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang
+ * in accept and connect on one); AIOLOOP_ENOMEM, and then nothing is lost that was received. Static failed futures:
  * AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (no loop). When the loop is closed, pending ones stay so.
  */
 #ifndef AIOLOOP_API_SOCK_H
@@ -45,13 +46,13 @@ typedef struct aioloop_datagram {
     aioloop_address from; /* as aioloop_sender's */
 } aioloop_datagram;
 
-/* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can be
- * used there; also after the loop has gone. */
+/* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
+ * be used there; also after the loop has gone. */
 AIOLOOP_API void aioloop_sock_free(void *block);
 
-/* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is how
- * many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes it
- * frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
+/* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
+ * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes
+ * it frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv(aioloop *loop, aioloop_socket sock, size_t size);
 
 /* loop.sock_recv_into(): the same into memory of yours, which must last until the future is done; it is not touched
@@ -66,16 +67,17 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom(aioloop *loop
 
 /* loop.sock_recvfrom_into(): the same into memory of yours, with the sender at *from, which may be NULL. Both as the
  * buffer of aioloop_sock_recv_into. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock, void *buffer,
-                                                                        size_t size, aioloop_sender *from);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock,
+                                                                        void *buffer, size_t size,
+                                                                        aioloop_sender *from);
 
 /* loop.sock_sendall(): done, with 0, when the system has taken every byte, in order. data is borrowed until then, or
  * until it is cancelled. After an error or a cancel nobody knows how much was sent. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendall(aioloop *loop, aioloop_socket sock, const void *data,
                                                                   size_t size);
 
-/* loop.sock_sendto(): sends one datagram; the number is its size. AIOLOOP_EMSGSIZE and the like are the system's. data as
- * above, to is copied. (Linux does not tell when a Unix socket that is not connected can send again to a peer whose
+/* loop.sock_sendto(): sends one datagram; the number is its size. AIOLOOP_EMSGSIZE and the like are the system's. data
+ * as above, to is copied. (Linux does not tell when a Unix socket that is not connected can send again to a peer whose
  * queue is full: the loop asks in every iteration.) */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, aioloop_socket sock, const void *data,
                                                                  size_t size, const aioloop_address *to);
@@ -83,7 +85,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
 /* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
  * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
-AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock, aioloop_sender *peer);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
+                                                                 aioloop_sender *peer);
 
 /* loop.sock_connect() to an address, which is copied: done, with 0, when the connection is there. The text of an error
  * names the address. After a cancel the system may go on connecting: close the socket, or connect it again to go on

@@ -566,7 +566,8 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner);
 /* What it follows in the end, through any number of others that are pending. */
 static aioloop_future *aiol_follower_source(const aiol_follower *w) {
     aioloop_future *f = w->inner;
-    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 && f->end.cancel == aiol_follower_cancel)
+    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 &&
+           f->end.cancel == aiol_follower_cancel)
         f = ((const aiol_follower *)f->of.owner)->inner;
     return f;
 }

@@ -397,7 +397,8 @@ AIOL_INLINE bool aiol_future_outranks(const aioloop_future *f) {
 }
 
 /* The same as aiol_future_finish, for what has happened and cannot be undone: bytes that were taken from a socket. */
-AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *)) {
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *)) {
     f->flags |= AIOL_FUTURE_OUTRANKS;
     return aiol_future_finish(f, number, pointer, dispose);
 }
@@ -500,6 +501,7 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
     if (future == NULL)
         return true;
     if (future->end.cancel != NULL) {
+        bool outranked;
         bool now;
         aiol_future_hold(future); /* the operation may let go of it */
         now = future->end.cancel(future, future->of.owner);
@@ -508,10 +510,11 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         else if (message != NULL && future->error == NULL &&
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        if (waiter != NULL && aiol_future_outranks(future))
+        outranked = aiol_future_outranks(future); /* it follows one that is done */
+        if (outranked && waiter != NULL)
             waiter->flags |= AIOL_TASK_CANCEL_LATER;
         aiol_future_release(future);
-        return true;
+        return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;

@@ -393,11 +393,8 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
     if (AIOL_UNLIKELY((task->flags & AIOL_TASK_MUST_CANCEL) != 0)) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
-            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) { /* else a circle was broken here */
+            (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
             task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
-            if (aiol_future_outranks(f))
-                task->flags |= AIOL_TASK_CANCEL_LATER;
-        }
     }
     return true;
 }

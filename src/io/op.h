@@ -109,7 +109,8 @@ typedef struct aiol_socket_calls {
     int64_t (*recv)(struct aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                     aiol_path_room *room);
     int64_t (*send)(struct aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
-    int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer, aiol_path_room *room);
+    int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                  aiol_path_room *room);
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*connected)(struct aiol_engine *e, aioloop_socket s);
     int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */

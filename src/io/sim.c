@@ -729,7 +729,8 @@ static uint16_t aiol_sim_free_port(aiol_sim *sim) {
 }
 
 /* How well a listener fits a destination, or for datagrams whoever takes them from `from`; 0: not at all. */
-static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode, const aioloop_address *from) {
+static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode,
+                        const aioloop_address *from) {
     const aioloop_address *a = &s->local.address;
     if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
         return 0;
@@ -748,7 +749,8 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
 
 /* Who listens at an address, or takes datagrams there that come from `from`; among equals (REUSE_PORT) the seed
  * chooses. */
-static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, const aioloop_address *from, aiol_sim_socket **out) {
+static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, const aioloop_address *from,
+                             aiol_sim_socket **out) {
     aiol_sim_socket *best = NULL;
     int best_fit = 0;
     uint32_t equals = 0;
@@ -956,8 +958,8 @@ static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const v
     return AIOLOOP_EAGAIN;
 }
 
-static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,
-                                      aiol_path_room *room) {
+static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
+                                      aioloop_address *from, aiol_path_room *room) {
     aiol_sim_datagram *d = s->datagrams;
     int error = s->read_error;
     s->read_error = 0;
@@ -1949,7 +1951,8 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
     return error;
 }
 
-static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size, const aioloop_address *to) {
+static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size,
+                             const aioloop_address *to) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     aioloop_buf piece;
@@ -2007,7 +2010,9 @@ static int aiol_sim_connect_directly(aiol_engine *e, aioloop_socket number, cons
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
-    return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_connect_datagrams(sim, s, address) : aiol_sim_connect_now(sim, s, address);
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_connect_datagrams(sim, s, address);
+    return aiol_sim_connect_now(sim, s, address);
 }
 
 static int aiol_sim_connected(aiol_engine *e, aioloop_socket number) {

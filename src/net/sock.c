@@ -1,5 +1,5 @@
 /*
- * sock.c - sockets used directly.                                       (asyncio: selector_events.sock_recv and its kin)
+ * sock.c - sockets used directly.                             (asyncio: selector_events.sock_recv and its kin)
  *
  * An attempt by a direct call; if it would block, a POLL, and at each of its events another attempt. Only then is there
  * an operation, a small resource of the loop. If the engine still owes the POLL a last call when the future is done or
@@ -362,11 +362,12 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     if (e->calls->owned(e, call->socket))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", number);
     other = e->calls->watching(e, call->socket, aiol_sock_event(call));
-    if (other != NULL)
-        return aiol_fail(loop, AIOLOOP_EMISUSE, other->done != aiol_sock_ready ? "socket %ld is watched"
-                                                : call->kind <= AIOL_SOCK_ACCEPT ? "a receive is pending on socket %ld"
-                                                                                 : "a send is pending on socket %ld", number);
-    return 0;
+    if (other == NULL)
+        return 0;
+    if (other->done != aiol_sock_ready)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld is watched", number);
+    return aiol_fail(loop, AIOLOOP_EMISUSE, "a %s is pending on socket %ld",
+                     call->kind <= AIOL_SOCK_ACCEPT ? "receive" : "send", number);
 }
 
 /* The first attempt. As those, but a code has its message stored. */
@@ -432,7 +433,8 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
 
 /* A connect for a future of aiol_future_new that waited for something else till now, as an address: from here on it is
  * this call's. */
-AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock, const aioloop_address *to) {
+AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
+                                        const aioloop_address *to) {
     aiol_sock_call call;
     void *pointer = NULL;
     int64_t n;
@@ -481,8 +483,8 @@ static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
 
 /* ---- the calls ---- */
 
-static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer, size_t size,
-                                         aioloop_sender *sender) {
+static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer,
+                                         size_t size, aioloop_sender *sender) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)
@@ -498,8 +500,8 @@ static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aio
     return aiol_sock_start(loop, &call);
 }
 
-static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, const void *data, size_t size,
-                                      const aioloop_address *to) {
+static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, const void *data,
+                                      size_t size, const aioloop_address *to) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)

@@ -288,7 +288,8 @@ AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, si
     return (int64_t)n;
 }
 
-AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to) {
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size,
+                                            const aioloop_address *to) {
     aiol_sockaddr name;
     socklen_t name_size = to == NULL ? 0 : aiol_sockaddr_make(&name, to);
     ssize_t n;
