@@ -36,7 +36,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-tls test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
 help:
@@ -212,6 +212,8 @@ RUN_soft = qemu-arm
 RUN_riscv64 = qemu-riscv64
 RUN_s390x = qemu-s390x
 RUN_i386 =
+# Where the linker can be kept from saying that a static getaddrinfo needs the C library's files.
+EMULATE_STATIC = -static $(shell ld --help | grep -q -e --no-warnings && echo -Wl,--no-warnings)
 ## make emulate      the suite on emulated processors, little and big, 32 and 64 bits, and coroutines on a Cortex-M
 ##                   (MACHINES="aarch64 arm thumb soft riscv64 s390x i386"; EMULATE=words that choose tests)
 emulate: emulate-cortex-m
@@ -227,7 +229,7 @@ emulate: emulate-cortex-m
 # A started test is a fork of one emulator: it cannot start a foreign program.
 emulate-%:
 	@TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=$* CC="$(EMULATE_$*)" RUNNER="$(RUN_$*)" RUN_ON="$(EMULATE_ON)" OPT="-O2 -g" \
-	    EXTRA="-static $(if $(filter arm thumb soft i386,$*),-D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64)" \
+	    EXTRA="$(EMULATE_STATIC) $(if $(filter arm thumb soft i386,$*),-D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64)" \
 	    RUN_FLAGS="--fork --skip-flag slow $(EMULATE)"
 
 # The same program on the smallest core and on those with more to save at a switch.
@@ -328,6 +330,34 @@ fire:
 	@$(MAKE_QUIETLY) $(OUT)/fire
 	@status=0; for backend in $(FIRE_ON); do \
 	    AIOLOOP_BACKEND=$$backend $(OUT)/fire --events $(FIRE_EVENTS) $(if $(SEED),--seed $(SEED)) || status=1; done; exit $$status
+
+# STRESS: --jobs N --threads N --workers N
+STRESS =
+$(OUT)/stress_pool: tests/stress_pool.c aioloop.h Makefile
+	@mkdir -p $(OUT)
+	@$(PROGRAM) $(EXTRA) $< -o $@ $(LIBS)
+
+## make stress-pool  a million functions for a pool of threads from eight loops, some cancelled, and fewer for one of processes
+##                   (with ThreadSanitizer: CONFIG=tsan EXTRA=-fsanitize=thread; STRESS="--jobs 100000")
+stress-pool:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(OUT)/stress_pool
+	@$(OUT)/stress_pool $(STRESS)
+	@$(OUT)/stress_pool --jobs 50000 $(STRESS) --processes
+
+# RACE_COUNT cancellations of each kind on each back end in RACE_ON.
+RACE_COUNT = 100000
+RACE_ON = epoll io_uring poll
+$(OUT)/race_sock: tests/race_sock.c aioloop.h Makefile
+	@mkdir -p $(OUT)
+	@$(PROGRAM) $(EXTRA) $< -o $@ $(LIBS)
+
+## make race         operations on sockets that are cancelled as they succeed (RACE_COUNT=100000; RACE_ON="epoll io_uring poll")
+race:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(OUT)/race_sock
+	@status=0; for backend in $(RACE_ON); do \
+	    AIOLOOP_BACKEND=$$backend $(OUT)/race_sock $(RACE_COUNT) $(SEED) || status=1; done; exit $$status
 
 ## make examples     every example, each compiled alone
 EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))

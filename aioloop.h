@@ -245,6 +245,9 @@
  *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
  *   See examples/fetch_names.c.
  *
+ *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
+ *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
+ *
  *
  * GENERATORS
  *
@@ -381,6 +384,10 @@
  *   thread for a library that bears no second. aioloop_run waits for the default pool at its end, and
  *   aioloop_shutdown_default_executor does elsewhere; aioloop_close and aioloop_free do not wait for a function that
  *   still runs. The memory of pools is not the loop's allocator's, but that of their own options. See examples/pool.c.
+ *
+ *   What a thread cannot bear (code that may crash, or that has global state) runs in a pool of processes, with bytes in
+ *   and bytes out: aioloop_process_pool_new, early in the program, and aioloop_run_in_process. See
+ *   examples/process_pool.c.
  *
  *
  * ENDING WELL
@@ -605,7 +612,8 @@ extern "C" {
     X(EQUEUEEMPTY, -20015, "the queue is empty")                                                   \
     X(EQUEUESHUTDOWN, -20016, "the queue was shut down")                                           \
     X(EGENERATOREXIT, -20017, "the generator is being closed")                                     \
-    X(EINTERRUPTED, -20018, "the program was interrupted")
+    X(EINTERRUPTED, -20018, "the program was interrupted")                                         \
+    X(EBROKENPROCESS, -20019, "a process of the pool has died")
 
 /* X(name, code, text). The resolver's, of looking up names. */
 #define AIOLOOP_RESOLVER_ERRORS(X)                                                                 \
@@ -917,7 +925,7 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
  * until removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the
  * caller's; remove the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too
  * large for the back end); AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll);
- * AIOLOOP_EMISUSE if a transport owns it; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+ * AIOLOOP_EMISUSE if a transport owns it or an operation of sock.h is pending; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 
@@ -1895,7 +1903,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_wrap_future(aioloop *loop, 
  * executor.h - functions that block, run in other threads.       (asyncio: run_in_executor, to_thread; concurrent.futures)
  *
  * A pool of threads belongs to no loop: any number of loops may use one. Its threads are made when there is work and
- * no idle one, and stay until it is shut down. There are no pools of processes: a subprocess of your own does it.
+ * no idle one, and stay until it is shut down. Pools of processes are in process_pool.h.
  *
  * Built with AIOLOOP_USE_THREADS 0, or without an operating system, there are no pools: aioloop_thread_pool_new and
  * the futures of the calls that need one say AIOLOOP_ENOTAVAILABLE.
@@ -1977,6 +1985,112 @@ AIOLOOP_API int aioloop_set_default_executor(aioloop *loop, aioloop_thread_pool 
  * end on their own. The loop's default refuses functions from now on (AIOLOOP_EMISUSE), other pools work. aioloop_run
  * does this at its end. Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(aioloop *loop, aioloop_time timeout);
+
+#endif
+
+/* >> src/api/process_pool.h */
+/*
+ * process_pool.h - functions that take long, run in other processes.    (asyncio: run_in_executor; concurrent.futures)
+ *
+ * What a thread cannot bear: code that crashes, leaks, or needs the one thing of a process that there is (a directory,
+ * a locale, a library with global state). A function that is KNOWN BEFORE THE FORK gets bytes and gives bytes:
+ *
+ *     static int64_t render(const void *input, size_t size, aioloop_output *out) {
+ *         ...
+ *         return aioloop_output_write(out, page, page_size);
+ *     }
+ *
+ *     aioloop_output *page;
+ *     n = aioloop_await(aioloop_run_in_process(loop, pool, render, name, strlen(name)), &page);
+ *
+ * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them
+ * and when one has died. So every worker starts with the memory of that moment. A function is known before the fork if
+ * it was in the program then, be it in a library that was loaded; its address is sent. What the program has changed
+ * since is not seen, and what a function changes is seen by nobody but the functions that this worker runs later.
+ *
+ * Make the pool early, at best before there are other threads: what they are in the middle of stays so in the workers,
+ * a lock that one holds for ever. Of descriptors only standard output and error are inherited; standard input is empty.
+ * SIGINT, SIGQUIT, SIGHUP, SIGTERM and SIGPIPE are ignored: the processes end when the pool does, or the program,
+ * however that ends. The other signals do what they do in a new program. What a function has printed is flushed when it
+ * returns; what atexit was given is not run.
+ *
+ * Only on POSIX, and with AIOLOOP_USE_THREADS: for each worker that is busy a thread of the pool waits. Elsewhere
+ * aioloop_process_pool_new and the futures say AIOLOOP_ENOTAVAILABLE.
+ */
+#ifndef AIOLOOP_API_PROCESS_POOL_H
+#define AIOLOOP_API_PROCESS_POOL_H
+
+/* Bytes that a function takes or gives at most: 1 GiB. */
+#define AIOLOOP_PROCESS_SIZE_MAX ((size_t)1 << 30)
+
+/* concurrent.futures.ProcessPoolExecutor. */
+typedef struct aioloop_process_pool aioloop_process_pool;
+
+/* Options of aioloop_process_pool_new; may be all zero. */
+typedef struct aioloop_process_pool_options {
+    int max_workers;    /* processes at most; 0: the number of processors */
+    size_t queue_limit; /* functions that wait for a process at most, then the next is refused with AIOLOOP_EAGAIN;
+                         * 0: any number */
+    const aioloop_allocator *allocator; /* of the pool's memory, inputs and outputs, used by all its threads and in the
+                                         * processes, and good until the pool was freed, and the outputs, and the loops
+                                         * that used it; NULL: the default */
+    const char *name;   /* of the threads and processes, for debuggers; copied, 15 bytes of it; NULL: "aioloop" */
+} aioloop_process_pool_options;
+
+/* Makes a pool; options may be NULL. End it with aioloop_process_pool_free. Flushes standard output. NULL, and the
+ * reason in aioloop_last_error(NULL): AIOLOOP_EINVAL (max_workers below 0), AIOLOOP_ENOMEM, AIOLOOP_ENOTAVAILABLE, or
+ * what the system says against another process. Any thread. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_process_pool *
+aioloop_process_pool_new(const aioloop_process_pool_options *options);
+
+/* Executor.shutdown(): from now on the pool refuses functions; those that it has still run, or with cancel_pending
+ * those that have not begun never will, and their futures are cancelled. wait: returns when all have ended, however
+ * long that takes, and the processes too; else those end with aioloop_process_pool_free. May be repeated. 0;
+ * AIOLOOP_EINVAL for NULL; AIOLOOP_EMISUSE, and nothing done, in a forked child. Any thread. */
+AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending);
+
+/* ProcessPoolExecutor.kill_workers(): shuts down, cancels what has not begun, and kills the processes; the futures of
+ * what they run fail with AIOLOOP_EBROKENPROCESS. Does not wait. Returns as aioloop_process_pool_shutdown does. Any
+ * thread. */
+AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool);
+
+/* Shuts down, waits and frees the pool: after aioloop_process_pool_kill not for long. In a forked child only memory and
+ * descriptors are given back. NULL is ignored. Any thread. */
+AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool);
+
+/* What a function has given: read-only. In the future's result a zero byte follows, which does not count. */
+typedef struct aioloop_output {
+    const void *data;
+    size_t size;
+} aioloop_output;
+
+/* What runs in a process. input is valid during the call, never NULL, aligned for any object, and followed by a zero
+ * byte that does not count. Returns a number >= 0, or a negative code, and then the output is dropped:
+ * AIOLOOP_ECANCELED and the future is cancelled, else it fails, with the message of aioloop_raise(NULL, ...) if that
+ * was called with the same code. It may make a loop of its own and run it. In C++ no exception may leave it. */
+typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aioloop_output *out);
+
+/* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
+ * AIOLOOP_PROCESS_SIZE_MAX: then nothing more is appended, and the future fails with it unless the function itself
+ * fails; AIOLOOP_EINVAL for NULL. */
+AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size);
+
+/* Frees an output that was taken from a future. NULL is ignored. Any thread. */
+AIOLOOP_API void aioloop_output_free(aioloop_output *output);
+
+/* loop.run_in_executor() with a process pool: runs fn with a copy of input in a process. In the loop's thread, where
+ * the future becomes done too: with the number that fn returned, and an aioloop_output * if it has written anything,
+ * else NULL; its reader frees it with aioloop_output_free. The future may be dropped: the function runs. Cancelled before it
+ * has begun it never runs; later, the future is cancelled at once, and the process is busy until the function returns.
+ *
+ * AIOLOOP_EBROKENPROCESS: the process has died, and the message says how; another one takes its place. It is not run
+ * again: it may have been half done. Or all have died, with the process that makes them: the pool is of no use then.
+ * AIOLOOP_EAGAIN: the pool is full, or the system has no room for a process. AIOLOOP_EMISUSE: it was shut down, or is
+ * of the process that forked. AIOLOOP_EMSGSIZE: input is too large. Static failed futures: AIOLOOP_ECLOSED,
+ * AIOLOOP_ENOMEM, AIOLOOP_EINVAL, AIOLOOP_ENOTAVAILABLE. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_run_in_process(aioloop *loop, aioloop_process_pool *pool,
+                                                                    aioloop_process_function fn, const void *input,
+                                                                    size_t size);
 
 #endif
 
@@ -2309,6 +2423,108 @@ typedef struct aioloop_ssl_cipher {
 /* One owner more, and one less. NULL is ignored. Any thread. */
 AIOLOOP_API aioloop_ssl_session *aioloop_ssl_session_ref(aioloop_ssl_session *session);
 AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
+
+#endif
+
+/* >> src/api/sock.h */
+/*
+ * sock.h - sockets used directly, without a transport.          (asyncio: selector_events.sock_recv and its kin)
+ *
+ * For sockets that your program has made, of any kind, non-blocking. They stay yours: none of these calls closes one,
+ * whatever comes of it. In the loop's thread.
+ *
+ * What can be done at once is done in the call; else the loop waits until the socket is ready and then does it. One
+ * receive (recv, recvfrom, accept) and one send (sendall, sendto, connect) can be pending on a socket at a time, each
+ * regardless of the other. A second one is AIOLOOP_EMISUSE (asyncio lets it take over, and the first one hangs), as are
+ * a receive or send on a socket that aioloop_add_reader or aioloop_add_writer watches for the same, and any of them on
+ * a transport's. Cancelling ends the wait at once, and the loop has let go of the descriptor then: it may be closed and
+ * its number be another socket's. A pending operation must be cancelled before its socket is closed. A future that is
+ * dropped is not cancelled; it still takes what it waits for.
+ *
+ * Awaiting what is done at once suspends nobody: a coroutine that always finds something there has the loop to itself,
+ * and aioloop_sleep(loop, 0) lets others have a turn.
+ *
+ * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
+ * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
+ * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
+ * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * with a future that is dropped unread.
+ *
+ * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
+ * for arguments that make no sense and, in debug mode, for a socket that blocks (without debug mode the loop may hang
+ * in accept and connect on one); AIOLOOP_ENOMEM, and then nothing is lost that was received. Static failed futures:
+ * AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (no loop). When the loop is closed, pending ones stay so.
+ */
+#ifndef AIOLOOP_API_SOCK_H
+#define AIOLOOP_API_SOCK_H
+
+/* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
+ * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
+typedef struct aioloop_sender {
+    aioloop_address address;
+    char path[108];
+} aioloop_sender;
+
+/* One datagram, with its bytes and its sender's path in one block. Behind the bytes is a zero. */
+typedef struct aioloop_datagram {
+    const char *data;
+    size_t size;          /* 0: an empty one */
+    aioloop_address from; /* as aioloop_sender's */
+} aioloop_datagram;
+
+/* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
+ * be used there; also after the loop has gone. */
+AIOLOOP_API void aioloop_sock_free(void *block);
+
+/* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
+ * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes
+ * it frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv(aioloop *loop, aioloop_socket sock, size_t size);
+
+/* loop.sock_recv_into(): the same into memory of yours, which must last until the future is done; it is not touched
+ * before there are bytes, nor after a cancel. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv_into(aioloop *loop, aioloop_socket sock, void *buffer,
+                                                                    size_t size);
+
+/* loop.sock_recvfrom(): the next datagram, also an empty one, cut to size bytes (with size 0 only its sender is told).
+ * The future's pointer is an aioloop_datagram *, its number the datagram's size; who takes it frees it with
+ * aioloop_sock_free. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom(aioloop *loop, aioloop_socket sock, size_t size);
+
+/* loop.sock_recvfrom_into(): the same into memory of yours, with the sender at *from, which may be NULL. Both as the
+ * buffer of aioloop_sock_recv_into. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock,
+                                                                        void *buffer, size_t size,
+                                                                        aioloop_sender *from);
+
+/* loop.sock_sendall(): done, with 0, when the system has taken every byte, in order. data is borrowed until then, or
+ * until it is cancelled. After an error or a cancel nobody knows how much was sent. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendall(aioloop *loop, aioloop_socket sock, const void *data,
+                                                                  size_t size);
+
+/* loop.sock_sendto(): sends one datagram; the number is its size. AIOLOOP_EMSGSIZE and the like are the system's. data
+ * as above, to is copied. (Linux does not tell when a Unix socket that is not connected can send again to a peer whose
+ * queue is full: the loop asks in every iteration.) */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, aioloop_socket sock, const void *data,
+                                                                 size_t size, const aioloop_address *to);
+
+/* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
+ * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
+ * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
+                                                                 aioloop_sender *peer);
+
+/* loop.sock_connect() to an address, which is copied: done, with 0, when the connection is there. The text of an error
+ * names the address. After a cancel the system may go on connecting: close the socket, or connect it again to go on
+ * waiting. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_connect_address(aioloop *loop, aioloop_socket sock,
+                                                                          const aioloop_address *address);
+
+/* loop.sock_connect(): the same to a host and a port, for sockets of the internet. A numeric address and "localhost" are
+ * used as they are, another name is looked up first (aioloop_getaddrinfo), for the socket's own family; the first
+ * address found is the one. Fails also with what the look-up fails with, AIOLOOP_ELOOKUP (nothing of this family), and
+ * AIOLOOP_EINVAL for a port out of range. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_connect(aioloop *loop, aioloop_socket sock, const char *host, int port);
 
 #endif
 
@@ -2845,6 +3061,20 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 
+/* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
+ * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
+ * in a partition, and between internet sockets also when there is no room for it at its receiver
+ * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
+
+/* bind(), listen() and getsockname() of such a socket. Port 0: any that is free. The path in an address that
+ * aioloop_sim_name stores is the socket's: as long as it is open. AIOLOOP_EBADF, AIOLOOP_EMISUSE (a transport's), and
+ * the errors of a system's calls. */
+AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address);
+AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog);
+AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address);
+
 /* Closes a simulated socket that was never given away. AIOLOOP_EBADF. */
 AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket);
 
@@ -3162,8 +3392,14 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <ucontext.h>
 #endif
 #if AIOL_HAVE_PTHREAD
+#include <dirent.h>
 #include <netdb.h>
 #include <pthread.h>
+#include <sys/select.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sys/prctl.h>
+#endif
 #endif
 #endif
 
@@ -4323,6 +4559,12 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
 AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
 AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
+/* Of sockets that others made. An address that is not there (of a stream, of a sender without a name) has the family
+ * AIOLOOP_UNSPEC. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                              aiol_path_room *room);
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
 /* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
@@ -5542,6 +5784,12 @@ AIOLOOP_INTERNAL int aiol_process_id(void) {
 #define AIOL_MSG_NOSIGNAL MSG_NOSIGNAL
 #endif
 
+#ifndef MSG_DONTWAIT
+#define AIOL_MSG_DONTWAIT 0
+#else
+#define AIOL_MSG_DONTWAIT MSG_DONTWAIT
+#endif
+
 typedef union aiol_sockaddr {
     struct sockaddr any;
     struct sockaddr_in v4;
@@ -5603,6 +5851,16 @@ static void aiol_sockaddr_read(const aiol_sockaddr *from, socklen_t size, aioloo
     }
 }
 
+/* d) */
+AIOL_INLINE void aiol_socket_no_signal(aioloop_socket s) {
+#ifdef SO_NOSIGPIPE
+    int on = 1;
+    setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on));
+#else
+    (void)s;
+#endif
+}
+
 static int aiol_socket_flags(aioloop_socket s) {
     int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
     if (flags == -1)
@@ -5614,12 +5872,7 @@ static int aiol_socket_flags(aioloop_socket s) {
         return aiol_error_from_errno(errno);
     if ((flags & FD_CLOEXEC) == 0 && AIOL_SYS(fcntl, fcntl(s, F_SETFD, flags | FD_CLOEXEC)) == -1)
         return aiol_error_from_errno(errno);
-#ifdef SO_NOSIGPIPE
-    {
-        int on = 1;
-        setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)); /* d) */
-    }
-#endif
+    aiol_socket_no_signal(s);
     return 0;
 }
 
@@ -5778,6 +6031,45 @@ AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces
         n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
     } while (n == -1 && errno == EINTR);
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                              aiol_path_room *room) {
+    aiol_sockaddr name;
+    socklen_t name_size;
+    ssize_t n;
+    do {
+        name_size = (socklen_t)sizeof(name);
+        n = AIOL_SYS(recvfrom, recvfrom(s, buffer, size, AIOL_MSG_DONTWAIT, from == NULL ? NULL : &name.any,
+                                        from == NULL ? NULL : &name_size));
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    if (from != NULL && name_size == 0)
+        memset(from, 0, sizeof(*from));
+    else if (from != NULL)
+        aiol_sockaddr_read(&name, name_size, from, room);
+    return (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size,
+                                            const aioloop_address *to) {
+    aiol_sockaddr name;
+    socklen_t name_size = to == NULL ? 0 : aiol_sockaddr_make(&name, to);
+    ssize_t n;
+    aiol_socket_no_signal(s);
+    do {
+        n = AIOL_SYS(sendto, sendto(s, data, size, AIOL_MSG_NOSIGNAL | AIOL_MSG_DONTWAIT, to == NULL ? NULL : &name.any,
+                                    name_size));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s) {
+    int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    if (flags == -1)
+        return aiol_error_from_errno(errno);
+    return (flags & O_NONBLOCK) == 0;
 }
 
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s) {
@@ -6110,9 +6402,10 @@ static const struct addrinfo *aiol_addrinfo_from(const struct addrinfo *found) {
 
 static void aiol_addrinfo_read(const struct addrinfo *found, aioloop_addrinfo *item, char **names) {
     aiol_sockaddr name;
+    aiol_path_room room; /* for addresses of another family */
     memset(&name, 0, sizeof(name));
     memcpy(&name, found->ai_addr, aiol_min_size((size_t)found->ai_addrlen, sizeof(name)));
-    aiol_sockaddr_read(&name, found->ai_addrlen, &item->address, NULL);
+    aiol_sockaddr_read(&name, found->ai_addrlen, &item->address, &room);
     item->type = aiol_socket_type_ours(found->ai_socktype);
     item->protocol = found->ai_protocol;
     item->canonname = aiol_text_keep(names, found->ai_canonname);
@@ -6148,7 +6441,8 @@ AIOLOOP_INTERNAL int64_t aiol_resolve_addresses(const aiol_lookup *what, aioloop
     int64_t count;
     int answer;
     memset(&hints, 0, sizeof(hints));
-    answer = aiol_flags_translate(aiol_addrinfo_flags, AIOL_COUNT(aiol_addrinfo_flags), what->options.flags, &hints.ai_flags);
+    answer = aiol_flags_translate(aiol_addrinfo_flags, AIOL_COUNT(aiol_addrinfo_flags), what->options.flags,
+                                  &hints.ai_flags);
     if (answer < 0)
         return answer;
     hints.ai_family = what->options.family == AIOLOOP_UNSPEC ? AF_UNSPEC : aiol_sockaddr_family(what->options.family);
@@ -6187,7 +6481,8 @@ AIOLOOP_INTERNAL int aiol_resolve_names(const aioloop_address *address, unsigned
     answer = getnameinfo(&name.any, size, host, (socklen_t)sizeof(host), service, (socklen_t)sizeof(service), here);
     if (answer != 0)
         return aiol_error_from_resolver(answer, errno);
-    names = (aioloop_nameinfo *)aiol_alloc(&aiol_default_allocator, sizeof(*names) + aiol_text_size(host) + aiol_text_size(service));
+    names = (aioloop_nameinfo *)aiol_alloc(&aiol_default_allocator,
+                                           sizeof(*names) + aiol_text_size(host) + aiol_text_size(service));
     if (names == NULL)
         return AIOLOOP_ENOMEM;
     text = (char *)(names + 1);
@@ -6214,6 +6509,348 @@ AIOLOOP_INTERNAL int aiol_resolve_names(const aioloop_address *address, unsigned
 
 #endif
 
+#endif
+
+/* >> src/aioloop.h */
+#if AIOL_HAVE_PTHREAD
+
+/* >> src/sys/process_posix.c */
+/*
+ * process_posix.c - processes: making and ending them, what they inherit, and how they are talked to.
+ *
+ *   a) Not every system can make a descriptor close-on-exec from birth.
+ *   b) In a thread of many, sigprocmask changes the thread's own mask, on every system there is, whatever POSIX says.
+ *   c) A limit of descriptors may be a billion; who closes all of them asks which are open.
+ *   d) A signal that comes before it is waited for must not be lost: it is blocked but in pselect.
+ *
+ * A channel is one end of a pair of stream sockets, which block; what goes over it is a record of known size.
+ */
+#ifndef AIOL_SYS_PROCESS_POSIX_C
+#define AIOL_SYS_PROCESS_POSIX_C
+
+#define AIOL_PROCESS_CHANNEL 3 /* the first after the standard ones */
+
+/* ---- processes ---- */
+
+/* 0 in the child, where all signals are blocked, so that no handler of the parent's runs there; its number in the
+ * parent. */
+AIOLOOP_INTERNAL int aiol_process_fork(void) {
+    sigset_t all;
+    sigset_t before;
+    pid_t pid;
+    int number;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before); /* b) */
+    pid = AIOL_SYS(fork, fork());
+    number = errno;
+    if (pid != 0)
+        sigprocmask(SIG_SETMASK, &before, NULL);
+    return pid == -1 ? aiol_error_from_errno(number) : (int)pid;
+}
+
+/* Waits for a child; pid -1: any. The number of the one that has ended; 0: none has, and patient is false. *status: of
+ * its exit, or minus the signal that has killed it. */
+AIOLOOP_INTERNAL int aiol_process_wait(int pid, bool patient, int *status) {
+    int raw = 0;
+    pid_t got;
+    do
+        got = AIOL_SYS(waitpid, waitpid((pid_t)pid, &raw, patient ? 0 : WNOHANG));
+    while (got == -1 && errno == EINTR);
+    if (got == -1)
+        return aiol_error_from_errno(errno);
+    if (got != 0)
+        *status = WIFSIGNALED(raw) ? -WTERMSIG(raw) : WEXITSTATUS(raw);
+    return (int)got;
+}
+
+AIOLOOP_INTERNAL void aiol_process_kill(int pid) {
+    (void)kill((pid_t)pid, SIGKILL);
+}
+
+/* Ends this process, without what the program has to do at its end. */
+AIOLOOP_INTERNAL void aiol_process_exit(int status) {
+    _exit(status);
+}
+
+/* ---- what a forked child keeps ---- */
+
+/* Closes descriptors from first on. */
+static void aiol_process_close_from(int first) {
+#if defined(__FreeBSD__) || defined(__NetBSD__) || defined(__OpenBSD__) || defined(__DragonFly__)
+    closefrom(first);
+#else
+    DIR *list;
+    int i;
+#if defined(SYS_close_range)
+    if (AIOL_SYS(close_range, syscall(SYS_close_range, (unsigned)first, UINT_MAX, 0u)) == 0)
+        return;
+#endif
+    list = opendir("/dev/fd"); /* c) */
+    if (list == NULL) {
+        long limit = sysconf(_SC_OPEN_MAX);
+        for (i = first; i < (limit < 0 || limit > 65536 ? 65536 : (int)limit); i++)
+            close(i);
+    } else {
+        struct dirent *entry;
+        while ((entry = readdir(list)) != NULL) {
+            i = atoi(entry->d_name);
+            if (i >= first && i != dirfd(list))
+                close(i);
+        }
+        closedir(list);
+    }
+#endif
+}
+
+/* Standard input becomes a pipe that has ended, which needs no file: a changed root may lack them. So do output and
+ * error, if they were closed: else what is opened next would be taken for them. */
+static int aiol_process_empty_input(void) {
+    int ends[2];
+    int err = 0;
+    int i;
+    if (AIOL_SYS(pipe, pipe(ends)) == -1)
+        return aiol_error_from_errno(errno);
+    close(ends[1]);
+    for (i = STDIN_FILENO; i <= STDERR_FILENO && err == 0; i++)
+        if ((i == STDIN_FILENO || fcntl(i, F_GETFD) == -1) && i != ends[0] && AIOL_SYS(dup2, dup2(ends[0], i)) == -1)
+            err = aiol_error_from_errno(errno);
+    if (ends[0] > STDERR_FILENO)
+        close(ends[0]);
+    return err;
+}
+
+/* Of the parent's descriptors the child keeps the standard ones, with nothing to read, and one more, which becomes
+ * AIOL_PROCESS_CHANNEL. */
+static int aiol_process_keep(int channel) {
+    if (channel != AIOL_PROCESS_CHANNEL) {
+        if (AIOL_SYS(dup2, dup2(channel, AIOL_PROCESS_CHANNEL)) == -1)
+            return aiol_error_from_errno(errno);
+        close(channel);
+    }
+    if (AIOL_SYS(fcntl, fcntl(AIOL_PROCESS_CHANNEL, F_SETFD, FD_CLOEXEC)) == -1)
+        return aiol_error_from_errno(errno);
+    aiol_process_close_from(AIOL_PROCESS_CHANNEL + 1);
+    return aiol_process_empty_input();
+}
+
+static void aiol_process_on_signal(int number, void (*handler)(int number)) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = handler;
+    (void)sigaction(number, &action, NULL);
+}
+
+/* Signals do again what the system has them do. */
+static void aiol_process_forget_handlers(void) {
+    struct sigaction action;
+    int number;
+    for (number = 1; number < NSIG; number++)
+        if (sigaction(number, NULL, &action) == 0 &&
+            ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler != SIG_DFL))
+            aiol_process_on_signal(number, SIG_DFL);
+}
+
+static void aiol_process_noticed(int number) {
+    (void)number;
+}
+
+/* In a forked child that will have children itself: no signal reaches it, but aiol_process_await notices the end of
+ * one. */
+AIOLOOP_INTERNAL int aiol_process_become_server(int channel) {
+    aiol_process_forget_handlers();
+    aiol_process_on_signal(SIGCHLD, aiol_process_noticed);
+    return aiol_process_keep(channel);
+}
+
+/* In a forked child of such a one, which it does not outlive where the system can see to that. It ignores what a
+ * terminal or a supervisor sends to all processes of a program. */
+AIOLOOP_INTERNAL int aiol_process_become_worker(int channel, int parent) {
+    static const int ignored[] = {SIGINT, SIGQUIT, SIGHUP, SIGTERM, SIGPIPE};
+    sigset_t none;
+    size_t i;
+    int err;
+    aiol_process_forget_handlers();
+    for (i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+        aiol_process_on_signal(ignored[i], SIG_IGN);
+    err = aiol_process_keep(channel);
+#if AIOL_OS_LINUX
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+#endif
+    if (getppid() != (pid_t)parent)
+        return AIOLOOP_ECHILD;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    return err;
+}
+
+/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended. */
+AIOLOOP_INTERNAL int aiol_process_await(int channel) {
+    sigset_t mask;
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(channel, &set);
+    sigfillset(&mask);
+    sigdelset(&mask, SIGCHLD);
+    if (AIOL_SYS(pselect, pselect(channel + 1, &set, NULL, NULL, NULL, &mask)) == -1) /* d) */
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+/* ---- channels ---- */
+
+#if !defined(SOCK_CLOEXEC) || !defined(MSG_CMSG_CLOEXEC)
+static int aiol_channel_adopt(int s) { /* a) */
+    if (AIOL_SYS(fcntl, fcntl(s, F_SETFD, FD_CLOEXEC)) == -1)
+        return aiol_error_from_errno(errno);
+#ifdef SO_NOSIGPIPE
+    {
+        int on = 1;
+        setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on));
+    }
+#endif
+    return 0;
+}
+#endif
+
+AIOLOOP_INTERNAL int aiol_channel_pair(int ends[2]) {
+#ifdef SOCK_CLOEXEC
+    if (AIOL_SYS(socketpair, socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends)) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+#else
+    int err;
+    if (AIOL_SYS(socketpair, socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) == -1)
+        return aiol_error_from_errno(errno);
+    err = aiol_channel_adopt(ends[0]);
+    if (err == 0)
+        err = aiol_channel_adopt(ends[1]);
+    if (err < 0) {
+        close(ends[0]);
+        close(ends[1]);
+    }
+    return err;
+#endif
+}
+
+AIOLOOP_INTERNAL void aiol_channel_close(int channel) {
+    close(channel);
+}
+
+/* The end of it for both sides, whoever else has a copy. */
+AIOLOOP_INTERNAL void aiol_channel_shut(int channel) {
+    (void)shutdown(channel, SHUT_RDWR);
+}
+
+/* Sends count pieces; what they are is changed meanwhile. descriptor, unless -1, goes with them. */
+AIOLOOP_INTERNAL int aiol_channel_send(int channel, aioloop_buf *pieces, int count, int descriptor) {
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec vector[4];
+    struct msghdr message;
+    memset(&control, 0, sizeof(control));
+    memset(&message, 0, sizeof(message));
+    if (descriptor != -1) {
+        message.msg_control = &control;
+        message.msg_controllen = (socklen_t)sizeof(control.room);
+        control.header.cmsg_level = SOL_SOCKET;
+        control.header.cmsg_type = SCM_RIGHTS;
+        control.header.cmsg_len = (socklen_t)CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(&control.header), &descriptor, sizeof(int));
+    }
+    for (;;) {
+        ssize_t n;
+        int i;
+        while (count > 0 && pieces->size == 0) {
+            pieces++;
+            count--;
+        }
+        if (count == 0)
+            return 0;
+        for (i = 0; i < count; i++) {
+            vector[i].iov_base = (void *)(uintptr_t)pieces[i].data;
+            vector[i].iov_len = pieces[i].size;
+        }
+        message.msg_iov = vector;
+        message.msg_iovlen = (unsigned)count;
+        n = AIOL_SYS(sendmsg, sendmsg(channel, &message, AIOL_MSG_NOSIGNAL));
+        if (n == -1 && errno != EINTR)
+            return aiol_error_from_errno(errno);
+        if (n == -1)
+            continue;
+        message.msg_control = NULL;
+        message.msg_controllen = 0;
+        for (i = 0; i < count; i++) {
+            size_t sent = aiol_min_size((size_t)n, pieces[i].size);
+            pieces[i].data = (const char *)pieces[i].data + sent;
+            pieces[i].size -= sent;
+            n -= (ssize_t)sent;
+        }
+    }
+}
+
+/* Receives that many bytes. AIOLOOP_EPIPE: the other side has gone. */
+AIOLOOP_INTERNAL int aiol_channel_recv(int channel, void *data, size_t size) {
+    char *to = (char *)data;
+    while (size != 0) {
+        ssize_t n = AIOL_SYS(recv, recv(channel, to, size, MSG_WAITALL));
+        if (n == 0)
+            return AIOLOOP_EPIPE;
+        if (n == -1 && errno != EINTR)
+            return aiol_error_from_errno(errno);
+        if (n == -1)
+            continue;
+        to += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+/* The same with a descriptor, which is close-on-exec. AIOLOOP_EMFILE: the bytes are there, but none came with them. */
+AIOLOOP_INTERNAL int aiol_channel_recv_descriptor(int channel, void *data, size_t size, int *descriptor) {
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } control;
+    struct iovec vector;
+    struct msghdr message;
+    ssize_t n;
+    int flags = 0;
+    int err;
+#ifdef MSG_CMSG_CLOEXEC
+    flags = MSG_CMSG_CLOEXEC;
+#endif
+    memset(&control, 0, sizeof(control));
+    memset(&message, 0, sizeof(message));
+    vector.iov_base = data;
+    vector.iov_len = size;
+    message.msg_iov = &vector;
+    message.msg_iovlen = 1;
+    message.msg_control = &control;
+    message.msg_controllen = (socklen_t)sizeof(control.room);
+    do
+        n = AIOL_SYS(recvmsg, recvmsg(channel, &message, flags));
+    while (n == -1 && errno == EINTR);
+    if (n <= 0)
+        return n == 0 ? AIOLOOP_EPIPE : aiol_error_from_errno(errno);
+    *descriptor = -1;
+    if (CMSG_FIRSTHDR(&message) != NULL && control.header.cmsg_len == CMSG_LEN(sizeof(int)))
+        memcpy(descriptor, CMSG_DATA(&control.header), sizeof(int));
+    err = aiol_channel_recv(channel, (char *)data + n, size - (size_t)n);
+#ifndef MSG_CMSG_CLOEXEC
+    if (err == 0 && *descriptor != -1)
+        err = aiol_channel_adopt(*descriptor);
+#endif
+    if (err < 0 && *descriptor != -1)
+        close(*descriptor);
+    return err == 0 && *descriptor == -1 ? AIOLOOP_EMFILE + 0 : err;
+}
+
+#endif
+
+/* >> src/aioloop.h */
 #endif
 
 /* >> src/sys/thread.c */
@@ -9611,15 +10248,15 @@ typedef struct aiol_budget {
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
-/* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+/* Who attaches a descriptor. USER: as WATCHER, of one that is open for certain. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER, AIOL_OWNER_USER } aiol_owner;
 
 struct aiol_engine;
 
 /* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
 typedef struct aiol_socket_calls {
     int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
-    int (*close)(struct aiol_engine *e, aioloop_socket s);
+    int (*close)(struct aiol_engine *e, aioloop_socket s); /* e may be NULL: of an engine that has gone */
     int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
     int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
@@ -9630,6 +10267,16 @@ typedef struct aiol_socket_calls {
     int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
     int (*path_identify)(struct aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity);
     int (*path_remove)(struct aiol_engine *e, const char *path, size_t size);
+
+    /* Of sockets used directly; they do not wait. from (with its room) and to may be NULL. */
+    int64_t (*recv)(struct aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                    aiol_path_room *room);
+    int64_t (*send)(struct aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+    int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                  aiol_path_room *room);
+    int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
+    int (*connected)(struct aiol_engine *e, aioloop_socket s);
+    int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {
@@ -9920,7 +10567,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner == AIOL_OWNER_WATCHER)
+    if (owner != AIOL_OWNER_TRANSPORT)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
@@ -10213,9 +10860,42 @@ static int aiol_system_path_remove(aiol_engine *e, const char *path, size_t size
     return aiol_path_remove(path, size);
 }
 
+static int64_t aiol_system_recv(aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                aiol_path_room *room) {
+    (void)e;
+    return aiol_socket_recvfrom(s, buffer, size, from, room);
+}
+static int64_t aiol_system_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size,
+                                const aioloop_address *to) {
+    (void)e;
+    return aiol_socket_sendto(s, data, size, to);
+}
+static int aiol_system_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                              aiol_path_room *room) {
+    return aiol_socket_accept(s, ((aiol_table *)e)->without, out, peer, room);
+}
+static int aiol_system_connect(aiol_engine *e, aioloop_socket s, const aioloop_address *address) {
+    (void)e;
+    return aiol_socket_connect(s, address);
+}
+/* Another call on the socket may have been told the error, which the system tells once. */
+static int aiol_system_connected(aiol_engine *e, aioloop_socket s) {
+    aioloop_address peer;
+    aiol_path_room room;
+    int err = aiol_socket_connected(s);
+    (void)e;
+    return err < 0 ? err : aiol_socket_peer(s, &peer, &room);
+}
+static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_blocks(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
+    aiol_system_recv,    aiol_system_send,  aiol_system_accept, aiol_system_connect,     aiol_system_connected,
+    aiol_system_blocks,
 };
 
 #endif
@@ -11626,6 +12306,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
 #define AIOL_SIM_BUFFER 65536u          /* the default of sim_set_buffer; what one done() of a RECV gets at most */
 #define AIOL_SIM_SHARE 16384u           /* bytes a delayed RECV takes ahead */
 #define AIOL_SIM_ACCEPT_SHARE 4u        /* connections a delayed ACCEPT takes ahead */
+#define AIOL_SIM_DATAGRAM 65507u        /* the largest one of the internet */
 #define AIOL_SIM_FIRST_PORT 32768
 #define AIOL_SIM_LAST_PORT 60999
 
@@ -11641,7 +12322,8 @@ typedef enum aiol_sim_place {
 /* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
-/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. */
+/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. A
+ * socket of datagrams is CONNECTED if it has been told a destination. */
 typedef enum aiol_sim_stage {
     AIOL_SIM_NEW,
     AIOL_SIM_LISTENING,
@@ -11664,6 +12346,14 @@ typedef struct aiol_sim_name {
     aiol_path_room room;
 } aiol_sim_name;
 
+/* The bytes follow the struct. */
+typedef struct aiol_sim_datagram {
+    struct aiol_sim_datagram *next;
+    aioloop_time arrives;
+    aiol_sim_name from;
+    size_t size;
+} aiol_sim_datagram;
+
 /* The file of a Unix socket: stays until it is removed. */
 typedef struct aiol_sim_file {
     struct aiol_sim_file *next;
@@ -11676,6 +12366,7 @@ typedef struct aiol_sim_socket {
     aioloop_socket number; /* AIOL_NO_SOCKET until accepted */
     uint32_t serial;       /* tells it from others that have or had its number */
     uint8_t family;
+    uint8_t type; /* aioloop_socket_type: STREAM or DGRAM */
     uint8_t stage;
     bool bound;
     bool transport; /* attached by one */
@@ -11712,6 +12403,12 @@ typedef struct aiol_sim_socket {
     bool end_arrived;
     bool reset_sent;
     bool offering; /* done() of its RECV runs */
+
+    /* datagrams that come in, in order */
+    aiol_sim_datagram *datagrams;
+    size_t datagrams_size; /* of their bytes and one more for each */
+    uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
+    size_t blocked_size;
 
     /* delayed: in which turn what is known is told */
     bool read_noticed;
@@ -11907,7 +12604,7 @@ static aiol_sim_socket *aiol_sim_find(aiol_sim *sim, aioloop_socket number) {
 }
 
 /* A new socket, in no list and without a number, for which there is room in every array. */
-static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family) {
+static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family, int type) {
     const aioloop_allocator *a = sim->engine.allocator;
     size_t wanted = sim->sockets_total + 1;
     aiol_sim_socket *s;
@@ -11920,6 +12617,7 @@ static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family) {
     sim->sockets_total++;
     s->number = AIOL_NO_SOCKET;
     s->family = (uint8_t)family;
+    s->type = (uint8_t)type;
     s->local.address.family = (uint16_t)family;
     s->local.address.u.path = family == AIOLOOP_UNIX ? s->local.room.bytes : NULL;
     s->remote = s->local;
@@ -11955,6 +12653,14 @@ static void aiol_sim_free_pieces(aiol_sim *sim, aiol_sim_piece *piece) {
     }
 }
 
+static void aiol_sim_free_datagrams(aiol_sim *sim, aiol_sim_datagram *datagram) {
+    while (datagram != NULL) {
+        aiol_sim_datagram *next = datagram->next;
+        aiol_free(sim->engine.allocator, datagram, sizeof(*datagram) + datagram->size);
+        datagram = next;
+    }
+}
+
 static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
     if (s == NULL)
         return;
@@ -11966,6 +12672,7 @@ static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
     }
     aiol_list_remove(&s->link);
     aiol_sim_free_pieces(sim, s->head);
+    aiol_sim_free_datagrams(sim, s->datagrams);
     aiol_sim_free(sim, s->spare);
     sim->sockets_total--;
     aiol_free(sim->engine.allocator, s, sizeof(*s));
@@ -12110,9 +12817,11 @@ static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
 }
 
 /* When the next thing happens to s by itself. */
-static aioloop_time aiol_sim_next_at(const aiol_sim_socket *s) {
+static aioloop_time aiol_sim_next_at(const aiol_sim *sim, const aiol_sim_socket *s) {
     aioloop_time at = AIOLOOP_FOREVER;
-    if (s->coming != NULL)
+    if (s->datagrams != NULL && s->datagrams->arrives > sim->now)
+        at = s->datagrams->arrives;
+    else if (s->coming != NULL)
         at = s->coming->arrives;
     else if (s->end_sent && !s->end_arrived)
         at = s->end_at;
@@ -12129,7 +12838,7 @@ static aioloop_time aiol_sim_next_event(aiol_sim *sim) {
     if (sim->partition)
         return next;
     AIOL_SIM_EACH(sim, link) {
-        aioloop_time at = aiol_sim_next_at(aiol_sim_at(link));
+        aioloop_time at = aiol_sim_next_at(sim, aiol_sim_at(link));
         if (at < next)
             next = at;
     }
@@ -12240,7 +12949,7 @@ static bool aiol_sim_conflict(aiol_sim *sim, const aiol_sim_socket *s, const aio
     aiol_link *link;
     AIOL_SIM_EACH(sim, link) {
         const aiol_sim_socket *t = aiol_sim_at(link);
-        if (t == s || !t->bound || (t->family == AIOLOOP_UNIX) != (a->family == AIOLOOP_UNIX))
+        if (t == s || !t->bound || t->type != s->type || (t->family == AIOLOOP_UNIX) != (a->family == AIOLOOP_UNIX))
             continue;
         if (a->family == AIOLOOP_UNIX) {
             if (!aiol_sim_is_file(a) && aioloop_address_equal(a, &t->local.address))
@@ -12277,10 +12986,13 @@ static uint16_t aiol_sim_free_port(aiol_sim *sim) {
     return 0;
 }
 
-/* How well a listener fits a destination; 0: not at all. */
-static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode) {
+/* How well a listener fits a destination, or for datagrams whoever takes them from `from`; 0: not at all. */
+static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode,
+                        const aioloop_address *from) {
     const aioloop_address *a = &s->local.address;
-    if (s->stage != AIOL_SIM_LISTENING)
+    if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
+        return 0;
+    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
         return 0;
     if (to->family == AIOLOOP_UNIX)
         return inode != 0 ? s->inode == inode : aioloop_address_equal(a, to);
@@ -12293,8 +13005,10 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
     return aiol_sim_is_wildcard(a) ? 2 : 0;
 }
 
-/* Who listens at an address; among equals (REUSE_PORT) the seed chooses. */
-static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, aiol_sim_socket **out) {
+/* Who listens at an address, or takes datagrams there that come from `from`; among equals (REUSE_PORT) the seed
+ * chooses. */
+static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, const aioloop_address *from,
+                             aiol_sim_socket **out) {
     aiol_sim_socket *best = NULL;
     int best_fit = 0;
     uint32_t equals = 0;
@@ -12308,7 +13022,7 @@ static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, aiol_sim_
     }
     AIOL_SIM_EACH(sim, link) {
         aiol_sim_socket *s = aiol_sim_at(link);
-        int fit = aiol_sim_fit(s, to, inode);
+        int fit = aiol_sim_fit(s, to, inode, from);
         if (fit == 0 || fit < best_fit)
             continue;
         equals = fit == best_fit ? equals + 1 : 1;
@@ -12346,7 +13060,7 @@ static void aiol_sim_join(aiol_sim *sim, aiol_sim_socket *s, aiol_sim_socket *li
 /* The connect of s has reached its destination. False if it goes on waiting there. */
 static bool aiol_sim_connect_arrives(aiol_sim *sim, aiol_sim_socket *s) {
     aiol_sim_socket *listener = NULL;
-    int err = aiol_sim_listener(sim, &s->remote.address, &listener);
+    int err = aiol_sim_listener(sim, &s->remote.address, NULL, &listener);
     if (err == 0 && listener->queue_count - listener->stash >= listener->backlog) {
         if (s->family != AIOLOOP_UNIX) {
             s->connect_waits = true;
@@ -12404,6 +13118,152 @@ static int aiol_sim_connect(aiol_sim *sim, aiol_sim_socket *s, const aioloop_add
     s->connect_result = 0;
     s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
     return 0;
+}
+
+/* ---- datagrams ---- */
+
+static bool aiol_sim_has_datagram(const aiol_sim *sim, const aiol_sim_socket *s) {
+    return s->read_error != 0 || (s->datagrams != NULL && s->datagrams->arrives <= sim->now);
+}
+
+/* Whether the queue of s has room; one fits always. */
+static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, size_t size) {
+    return s->datagrams == NULL || s->datagrams_size + size + 1 <= sim->buffer;
+}
+
+/* As Linux, but that it tells when a peer has room again. */
+static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
+    aiol_link *link;
+    if (s->blocked_on == 0)
+        return true;
+    AIOL_SIM_EACH(sim, link) {
+        const aiol_sim_socket *t = aiol_sim_at(link);
+        if (t->serial == s->blocked_on)
+            return aiol_sim_has_place(sim, t, s->blocked_size);
+    }
+    return true; /* it has gone: who sends hears of that */
+}
+
+/* Puts a datagram on its way. */
+static int64_t aiol_sim_post_datagram(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *from, const void *data,
+                                      size_t size) {
+    aiol_sim_datagram *d = (aiol_sim_datagram *)aiol_alloc(sim->engine.allocator, sizeof(*d) + size);
+    aiol_sim_datagram **at;
+    if (d == NULL)
+        return AIOLOOP_ENOBUFS;
+    memset(d, 0, sizeof(*d));
+    aiol_sim_name_set(&d->from, from);
+    if (from->family != s->family)
+        aiol_sim_map_v4(&d->from.address);
+    d->arrives = aiol_sim_arrival(sim, s);
+    d->size = size;
+    if (size != 0)
+        memcpy(d + 1, data, size);
+    for (at = &s->datagrams; *at != NULL; at = &(*at)->next)
+        ;
+    *at = d;
+    s->datagrams_size += size + 1;
+    return (int64_t)size;
+}
+
+/* A sender without a name gets a port. */
+static int aiol_sim_name_sender(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->family == AIOLOOP_UNIX || s->bound)
+        return 0;
+    s->local.address.port = aiol_sim_free_port(sim);
+    if (s->local.address.port == 0)
+        return AIOLOOP_EAGAIN;
+    s->bound = true;
+    return 0;
+}
+
+/* Between machines what has no room, no receiver or no way is lost; a Unix socket waits, or hears of it. */
+static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                      const aioloop_address *to) {
+    bool local = s->family == AIOLOOP_UNIX;
+    aiol_sim_socket *receiver = NULL;
+    aioloop_address from;
+    aioloop_address there;
+    int err;
+    if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
+        return local ? AIOLOOP_ENOTCONN : AIOLOOP_EDESTADDRREQ;
+    there = to != NULL ? *to : s->remote.address;
+    if (there.family != s->family)
+        return local ? AIOLOOP_EINVAL : AIOLOOP_EAFNOSUPPORT;
+    if (size > (local ? sim->buffer : AIOL_SIM_DATAGRAM))
+        return AIOLOOP_EMSGSIZE;
+    err = aiol_sim_name_sender(sim, s);
+    if (err < 0)
+        return err;
+    from = s->local.address;
+    if (!local && aiol_sim_is_wildcard(&from))
+        aiol_sim_set_loopback(&from);
+    if (!local && aiol_sim_is_wildcard(&there))
+        aiol_sim_set_loopback(&there);
+    err = aiol_sim_listener(sim, &there, &from, &receiver);
+    if (sim->partition)
+        return (int64_t)size;
+    if (err < 0 && local)
+        return err;
+    if (err < 0 && s->stage == AIOL_SIM_CONNECTED)
+        s->read_error = AIOLOOP_ECONNREFUSED;
+    if (err == 0 && aiol_sim_has_place(sim, receiver, size))
+        return aiol_sim_post_datagram(sim, receiver, &from, data, size);
+    if (!local)
+        return (int64_t)size;
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
+}
+
+static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
+                                      aioloop_address *from, aiol_path_room *room) {
+    aiol_sim_datagram *d = s->datagrams;
+    int error = s->read_error;
+    s->read_error = 0;
+    if (error != 0)
+        return error;
+    if (d == NULL || d->arrives > sim->now)
+        return AIOLOOP_EAGAIN;
+    size = aiol_min_size(size, d->size);
+    if (size != 0)
+        memcpy(buffer, d + 1, size);
+    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
+        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
+    else if (from != NULL)
+        aiol_sim_name_tell(&d->from, from, room);
+    s->datagrams = d->next;
+    s->datagrams_size -= d->size + 1;
+    d->next = NULL;
+    aiol_sim_free_datagrams(sim, d);
+    return (int64_t)size;
+}
+
+static int aiol_sim_connect_datagrams(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
+    aiol_sim_socket *receiver = NULL;
+    int err = AIOLOOP_EAFNOSUPPORT;
+    if (to->family == s->family)
+        err = s->family == AIOLOOP_UNIX ? aiol_sim_listener(sim, to, &s->local.address, &receiver)
+                                        : aiol_sim_name_client(sim, s);
+    if (err < 0)
+        return err;
+    aiol_sim_name_set(&s->remote, to);
+    if (to->family != AIOLOOP_UNIX && aiol_sim_is_wildcard(to))
+        aiol_sim_set_loopback(&s->remote.address);
+    s->stage = AIOL_SIM_CONNECTED;
+    return 0;
+}
+
+/* A partition begins: what is under way is lost. */
+static void aiol_sim_lose_datagrams(aiol_sim *sim, aiol_sim_socket *s) {
+    aiol_sim_datagram **at = &s->datagrams;
+    const aiol_sim_datagram *d;
+    while (*at != NULL && (*at)->arrives <= sim->now)
+        at = &(*at)->next;
+    for (d = *at; d != NULL; d = d->next)
+        s->datagrams_size -= d->size + 1;
+    aiol_sim_free_datagrams(sim, *at);
+    *at = NULL;
 }
 
 /* ---- closing ---- */
@@ -12483,8 +13343,9 @@ static int64_t aiol_sim_arm(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
-    int err = aiol_sim_connect(sim, s, op->u.connect.address);
+/* As the system's connect. */
+static int aiol_sim_connect_now(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
+    int err = aiol_sim_connect(sim, s, to);
     if (err < 0)
         return err;
     /* Nothing is between the ends of a Unix socket: the answer is there at once, as the system's. */
@@ -12492,7 +13353,12 @@ static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_o
         aiol_sim_connect_arrives(sim, s);
         return s->connect_result;
     }
-    return aiol_sim_arm(sim, s, op);
+    return AIOLOOP_EINPROGRESS;
+}
+
+static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
+    int err = aiol_sim_connect_now(sim, s, op->u.connect.address);
+    return err == AIOLOOP_EINPROGRESS ? aiol_sim_arm(sim, s, op) : err;
 }
 
 static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
@@ -12741,7 +13607,7 @@ static bool aiol_sim_step(aiol_sim *sim) {
 /* ---- the harvest ---- */
 
 /* True if this place's operation has something to be told, be it later. */
-static bool aiol_sim_pending(const aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
+static bool aiol_sim_pending(aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
     const aiol_op *op = s->ops[place];
     if (op == NULL || op->state != AIOL_OP_ACTIVE)
         return false;
@@ -12749,13 +13615,15 @@ static bool aiol_sim_pending(const aiol_sim *sim, const aiol_sim_socket *s, aiol
     case AIOL_SIM_READER:
         return sim->delayed ? s->read_noticed : aiol_sim_readable(s);
     case AIOL_SIM_WATCH_READ:
-        return aiol_sim_readable(s);
+        return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_has_datagram(sim, s) : aiol_sim_readable(s);
     case AIOL_SIM_WRITER:
         if (op->kind == AIOL_OP_CONNECT)
             return s->stage != AIOL_SIM_CONNECTING;
         return sim->delayed ? (op->engine_flags & AIOL_SIM_HAPPENED) != 0 : aiol_sim_writable(sim, s);
     case AIOL_SIM_WATCH_WRITE:
-        return aiol_sim_writable(sim, s);
+        if (s->type == AIOLOOP_SOCK_DGRAM)
+            return aiol_sim_can_send_datagram(sim, s);
+        return s->stage == AIOL_SIM_NEW || aiol_sim_writable(sim, s); /* NEW: perhaps after a connect in vain */
     case AIOL_SIM_PLACES:
         break;
     }
@@ -13108,16 +13976,18 @@ static int aiol_sim_dispatch(aiol_engine *e, const aiol_budget *budget) {
 
 /* ---- sockets: the calls ---- */
 
-static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
+AIOLOOP_INTERNAL int aiol_sim_socket_make(aiol_engine *e, int family, int type, aioloop_socket *out) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_sim_socket *s;
     if (family != AIOLOOP_INET && family != AIOLOOP_INET6 && family != AIOLOOP_UNIX)
         return AIOLOOP_EAFNOSUPPORT;
-    s = aiol_sim_make(sim, family);
+    if (type != AIOLOOP_SOCK_STREAM && type != AIOLOOP_SOCK_DGRAM)
+        return AIOLOOP_EINVAL;
+    s = aiol_sim_make(sim, family, type);
     if (s == NULL)
         return AIOLOOP_ENOMEM;
-    s->spare = aiol_sim_make(sim, family);
-    if (s->spare == NULL) {
+    s->spare = type == AIOLOOP_SOCK_STREAM ? aiol_sim_make(sim, family, type) : NULL;
+    if (s->spare == NULL && type == AIOLOOP_SOCK_STREAM) {
         aiol_sim_free(sim, s);
         return AIOLOOP_ENOMEM;
     }
@@ -13127,9 +13997,17 @@ static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out)
     return 0;
 }
 
+static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
+    return aiol_sim_socket_make(e, family, AIOLOOP_SOCK_STREAM, out);
+}
+
 static int aiol_sim_socket_close(aiol_engine *e, aioloop_socket number) {
-    aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_sim *sim;
+    aiol_sim_socket *s;
+    if (e == NULL)
+        return 0; /* it went with its engine */
+    sim = aiol_sim_of(e);
+    s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
     AIOL_ASSERT(!s->transport); /* quiesce first */
@@ -13185,6 +14063,8 @@ static int aiol_sim_listen(aiol_engine *e, aioloop_socket number, int backlog) {
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EOPNOTSUPP;
     if ((s->stage != AIOL_SIM_NEW && s->stage != AIOL_SIM_LISTENING) || (s->family == AIOLOOP_UNIX && !s->bound))
         return AIOLOOP_EINVAL;
     if (!s->bound) {
@@ -13238,6 +14118,8 @@ static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) 
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
 }
@@ -13282,6 +14164,130 @@ static int aiol_sim_path_remove(aiol_engine *e, const char *path, size_t size) {
     *at = file->next;
     aiol_free(e->allocator, file, sizeof(*file));
     return 0;
+}
+
+/* ---- sockets used directly ----
+ *
+ * As a system's calls are allowed to be, the delayed ones find for no reason that there is nothing yet, and take and
+ * give a part. */
+
+static bool aiol_sim_hesitates(aiol_sim *sim) {
+    return sim->delayed && aiol_sim_below(sim, 4) == 0;
+}
+
+static size_t aiol_sim_some(aiol_sim *sim, size_t size) {
+    return sim->delayed && aiol_sim_coin(sim) ? aiol_sim_part(sim, size) : size;
+}
+
+static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer, size_t size, aioloop_address *from,
+                             aiol_path_room *room) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    int error;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
+    if (from != NULL)
+        memset(from, 0, sizeof(*from));
+    if (s->stage == AIOL_SIM_CONNECTING)
+        return AIOLOOP_EAGAIN;
+    if (s->stage != AIOL_SIM_CONNECTED)
+        return s->family == AIOLOOP_UNIX ? AIOLOOP_EINVAL : AIOLOOP_ENOTCONN;
+    if (s->arrived != 0) {
+        size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
+        aiol_sim_peek(s, buffer, size);
+        aiol_sim_consume(sim, s, size);
+        return (int64_t)size;
+    }
+    if (s->read_error == 0 && !s->end_arrived)
+        return AIOLOOP_EAGAIN;
+    error = s->read_error; /* told once; then it is an end */
+    s->read_error = 0;
+    return error;
+}
+
+static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size,
+                             const aioloop_address *to) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aioloop_buf piece;
+    aiol_op op;
+    int64_t n;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    s->blocked_on = 0;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_send_datagram(sim, s, data, size, to);
+    if (to != NULL && s->stage == AIOL_SIM_CONNECTED)
+        return AIOLOOP_EISCONN;
+    if (s->stage == AIOL_SIM_CONNECTING)
+        return AIOLOOP_EAGAIN;
+    memset(&op, 0, sizeof(op));
+    piece.data = data;
+    piece.size = size;
+    op.kind = AIOL_OP_SEND;
+    op.u.send.pieces = &piece;
+    op.u.send.count = 1;
+    n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
+    if (n == AIOL_PENDING)
+        n = AIOLOOP_EAGAIN;
+    return n;
+}
+
+static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
+                           aiol_path_room *room) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_sim_socket *taken;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EOPNOTSUPP;
+    if (s->stage != AIOL_SIM_LISTENING)
+        return AIOLOOP_EINVAL;
+    if (s->queue == NULL || aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (sim->accept_failures != 0) {
+        sim->accept_failures--;
+        return sim->accept_error;
+    }
+    taken = aiol_sim_dequeue(s);
+    aiol_sim_number(sim, taken);
+    aiol_sim_name_tell(&taken->remote, peer, room);
+    *out = taken->number;
+    return 0;
+}
+
+static int aiol_sim_connect_directly(aiol_engine *e, aioloop_socket number, const aioloop_address *address) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_connect_datagrams(sim, s, address);
+    return aiol_sim_connect_now(sim, s, address);
+}
+
+static int aiol_sim_connected(aiol_engine *e, aioloop_socket number) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    int result;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->stage == AIOL_SIM_CONNECTING || aiol_sim_hesitates(sim))
+        return AIOLOOP_EINPROGRESS;
+    result = s->connect_result;
+    s->connect_result = 0; /* told once, as the system's */
+    return result;
+}
+
+static int aiol_sim_blocks(aiol_engine *e, aioloop_socket number) {
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
 }
 
 /* ---- the engine: the rest of its calls ---- */
@@ -13364,6 +14370,8 @@ static void aiol_sim_verify(aiol_engine *e) {
         AIOL_VERIFY(s->peer == NULL || (s->peer->peer == s && s->stage == AIOL_SIM_CONNECTED));
         for (queued = s->queue; queued != NULL; queued = queued->queue_next, count++)
             AIOL_VERIFY(queued->number == AIOL_NO_SOCKET);
+        AIOL_VERIFY(s->datagrams == NULL || s->type == AIOLOOP_SOCK_DGRAM);
+        AIOL_VERIFY((s->datagrams == NULL) == (s->datagrams_size == 0));
         AIOL_VERIFY(count == s->queue_count && (count == 0 || s->stage == AIOL_SIM_LISTENING));
         aiol_sim_verify_ops(s);
         aiol_sim_verify_bytes(s);
@@ -13378,6 +14386,8 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
+    aiol_sim_recv,        aiol_sim_send,         aiol_sim_accept,        aiol_sim_connect_directly,
+    aiol_sim_connected,   aiol_sim_blocks,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -13426,8 +14436,8 @@ AIOLOOP_INTERNAL bool aiol_sim_is(const aiol_engine *e) {
 
 AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *a = aiol_sim_make(sim, AIOLOOP_UNIX);
-    aiol_sim_socket *b = a == NULL ? NULL : aiol_sim_make(sim, AIOLOOP_UNIX);
+    aiol_sim_socket *a = aiol_sim_make(sim, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
+    aiol_sim_socket *b = a == NULL ? NULL : aiol_sim_make(sim, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
     if (b == NULL) {
         aiol_sim_free(sim, a);
         return AIOLOOP_ENOMEM;
@@ -13442,6 +14452,15 @@ AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim_number(sim, b);
     sockets[0] = a->number;
     sockets[1] = b->number;
+    return 0;
+}
+
+/* The path is the socket's. */
+AIOLOOP_INTERNAL int aiol_sim_name_at(aiol_engine *e, aioloop_socket number, aioloop_address *address) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    *address = s->local.address;
     return 0;
 }
 
@@ -13464,10 +14483,11 @@ AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
 AIOLOOP_INTERNAL int aiol_sim_set_partition(aiol_engine *e, bool on) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_link *link;
-    if (sim->partition && !on) {
-        AIOL_SIM_EACH(sim, link) {
+    AIOL_SIM_EACH(sim, link) {
+        if (sim->partition && !on)
             aiol_sim_resume(sim, aiol_sim_at(link));
-        }
+        else if (on)
+            aiol_sim_lose_datagrams(sim, aiol_sim_at(link));
     }
     sim->partition = on;
     return 0;
@@ -13686,9 +14706,38 @@ static int aiol_port_path_remove(aiol_engine *e, const char *path, size_t size) 
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_recv(aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                              aiol_path_room *room) {
+    (void)e;
+    (void)s;
+    (void)buffer;
+    (void)size;
+    (void)from;
+    (void)room;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size,
+                              const aioloop_address *to) {
+    (void)e;
+    (void)s;
+    (void)data;
+    (void)size;
+    (void)to;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                            aiol_path_room *room) {
+    (void)out;
+    return aiol_port_name(e, s, peer, room);
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
+    aiol_port_recv,        aiol_port_send,      aiol_port_accept, aiol_port_bind,  aiol_port_of_socket,
+    aiol_port_of_socket,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {
@@ -13742,6 +14791,9 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_socket_make(e, family, type, out)                                                 \
+    ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)
@@ -14147,7 +15199,7 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it is done, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
     AIOL_FUTURE_COMMON = 4096,   /* loop->nothing: nobody's, so that nobody ends it */
     AIOL_FUTURE_READ = 8192      /* somebody has had the result, with its pointer or without */
@@ -14327,6 +15379,8 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *));
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text);
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
@@ -14342,7 +15396,7 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* task.c */
 AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, struct aiol_task **waiter);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);
@@ -15885,10 +16939,23 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
     return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
 }
 
+/* It is done, and goes before a cancellation: of a task that waits for it, or its own. */
+AIOL_INLINE bool aiol_future_outranks(const aioloop_future *f) {
+    return f->state != AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_OUTRANKS) != 0;
+}
+
+/* The same as aiol_future_finish, for what has happened and cannot be undone: bytes that were taken from a socket. */
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *)) {
+    f->flags |= AIOL_FUTURE_OUTRANKS;
+    return aiol_future_finish(f, number, pointer, dispose);
+}
+
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
     if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
         source->flags |= AIOL_FUTURE_LOOKED_AT;
+    f->flags |= source->flags & AIOL_FUTURE_OUTRANKS;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
         if ((source->flags & AIOL_FUTURE_BORROWS) != 0)
@@ -15969,6 +17036,7 @@ AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, c
 }
 
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
+    aiol_task *waiter = NULL;
     if (future == NULL || aiol_future_is_static(future))
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
@@ -15977,10 +17045,11 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
     }
-    future = aiol_task_cancel(future, message);
+    future = aiol_task_cancel(future, message, &waiter);
     if (future == NULL)
         return true;
     if (future->end.cancel != NULL) {
+        bool outranked;
         bool now;
         aiol_future_hold(future); /* the operation may let go of it */
         now = future->end.cancel(future, future->of.owner);
@@ -15989,8 +17058,11 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         else if (message != NULL && future->error == NULL &&
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        outranked = aiol_future_outranks(future); /* it follows one that is done */
+        if (outranked && waiter != NULL)
+            waiter->flags |= AIOL_TASK_CANCEL_LATER;
         aiol_future_release(future);
-        return true;
+        return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;
@@ -17029,8 +18101,9 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 /* ---- cancelling ---- */
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
- * in the end and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
+ * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
+ * for each other is broken at one of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, aiol_task **waiter) {
     const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
     size_t steps = 0;
     size_t limit = 2;
@@ -17049,6 +18122,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
+                *waiter = task;
                 f = awaited;
                 continue;
             }
@@ -18050,8 +19124,32 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
     aioloop_future_cancel(w->inner, NULL);
 }
 
+/* The outer one lets go of the inner one, whose callback stays, or is queued, and holds it. */
+static void aiol_follower_leave(aiol_follower *w) {
+    aioloop_future *outer = w->outer;
+    w->outer = NULL;
+    aiol_future_release(outer);
+}
+
+static bool aiol_follower_cancel(aioloop_future *outer, void *owner);
+
+/* What it follows in the end, through any number of others that are pending. */
+static aioloop_future *aiol_follower_source(const aiol_follower *w) {
+    aioloop_future *f = w->inner;
+    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 &&
+           f->end.cancel == aiol_follower_cancel)
+        f = ((const aiol_follower *)f->of.owner)->inner;
+    return f;
+}
+
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
+    aioloop_future *source = aiol_follower_source(w);
+    if (aiol_future_outranks(source)) {
+        aiol_future_take_over(outer, source);
+        aiol_follower_leave(w);
+        return false;
+    }
     if (!w->shields && !w->cancelling) {
         bool cancelled;
         w->cancelling = true;
@@ -18062,8 +19160,7 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
             return false; /* it ends when the inner one has */
         }
     }
-    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
-    aiol_future_release(outer);
+    aiol_follower_leave(w);
     return true;
 }
 
@@ -20121,9 +21218,9 @@ AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurr
  * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one
  * of them, it detaches itself.
  *
- * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There a
- * thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
- * waits, and ends when the job does. Nobody waits for it, not even the end of the program.
+ * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There
+ * a thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
+ * waits, and it ends when the job does. Nobody waits for it, not even the end of the program.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -20252,7 +21349,8 @@ static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aiol_pool_worker *worker;
     if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
         return;
-    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL || (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL ||
+           (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
     aiol_free(&allocator, pool, sizeof(*pool));
 }
@@ -20951,7 +22049,10 @@ static aioloop_future *aiol_executor_submit(aioloop *loop, aioloop_thread_pool *
         if (err == 0)
             return f;
         aiol_job_abandon(job);
-        aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "the pool was shut down" : err == AIOLOOP_EAGAIN ? "the pool is full" : NULL);
+        aiol_fail(loop, err,
+                  err == AIOLOOP_EMISUSE                            ? "the pool was shut down"
+                  : err == AIOLOOP_EAGAIN && pool->queue_limit != 0 ? "the pool is full"
+                                                                    : NULL);
     }
     f = aiol_executor_failed(loop, err);
     if (options != NULL && options->dispose != NULL)
@@ -21070,7 +22171,8 @@ AIOLOOP_API aioloop_future *(aioloop_shutdown_default_executor)(aioloop *loop, a
     ((unsigned)AIOLOOP_AI_PASSIVE | AIOLOOP_AI_CANONNAME | AIOLOOP_AI_NUMERICHOST | AIOLOOP_AI_NUMERICSERV |           \
      AIOLOOP_AI_V4MAPPED | AIOLOOP_AI_ALL | AIOLOOP_AI_ADDRCONFIG)
 #define AIOL_RESOLVE_NAME_FLAGS                                                                                        \
-    ((unsigned)AIOLOOP_NI_NUMERICHOST | AIOLOOP_NI_NUMERICSERV | AIOLOOP_NI_NOFQDN | AIOLOOP_NI_NAMEREQD | AIOLOOP_NI_DGRAM)
+    ((unsigned)AIOLOOP_NI_NUMERICHOST | AIOLOOP_NI_NUMERICSERV | AIOLOOP_NI_NOFQDN | AIOLOOP_NI_NAMEREQD |             \
+     AIOLOOP_NI_DGRAM)
 
 /* The argument of a look-up's job, copied up to the end of the texts. */
 typedef struct aiol_resolve_question {
@@ -21175,7 +22277,8 @@ static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, c
     question.has_service = service != NULL;
     (void)aiol_text_keep(&end, host);
     (void)aiol_text_keep(&end, service);
-    return aiol_resolve_start(loop, aiol_resolve_run, &question, (size_t)(end - (char *)&question), aioloop_freeaddrinfo);
+    return aiol_resolve_start(loop, aiol_resolve_run, &question, (size_t)(end - (char *)&question),
+                              aioloop_freeaddrinfo);
 }
 
 AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,
@@ -21219,6 +22322,740 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
     return 0;
 }
 
+#endif
+
+/* >> src/aioloop.h */
+#if AIOL_HAVE_PTHREAD
+
+/* >> src/core/process_pool.c */
+/*
+ * process_pool.c - functions that run in other processes.                       (concurrent.futures: process.py)
+ *
+ * Three kinds of processes. The PROGRAM has a thread pool: a job of it takes a worker that is idle, sends it a call and
+ * blocks until the answer is there. So everything that a loop sees of a pool, cancelling, closing and the like, is the
+ * thread pool's. The SERVER was forked when the pool was made and has one thread: it forks the workers, and sends the
+ * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how
+ * its worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
+ *
+ * The server ends when the channel to it does, and kills the workers: the program has closed it, or has gone; in either
+ * case there is nobody to answer. The program and the server each have the table of workers, with their own ends.
+ */
+#ifndef AIOL_CORE_PROCESS_POOL_C
+#define AIOL_CORE_PROCESS_POOL_C
+
+typedef struct aiol_process_worker {
+    struct aiol_process_worker *next; /* in the program: the next idle one */
+    int pid;                          /* 0: it is not there */
+    int channel;
+    int status; /* in the server: how it has died */
+} aiol_process_worker;
+
+struct aioloop_process_pool {
+    int process;
+    aioloop_allocator allocator;
+    size_t size;
+    char name[AIOL_POOL_NAME];
+    aioloop_thread_pool *threads; /* as many as workers */
+    aiol_mutex mutex;             /* guards the rest; one question to the server at a time */
+    int server;                   /* 0: it has ended */
+    int channel;
+    bool killed;
+    unsigned max_workers;
+    aiol_process_worker *idle; /* the last one used comes first, so no more are made than are needed */
+    aiol_process_worker *workers;
+};
+
+typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END, AIOL_PROCESS_KILL } aiol_process_order;
+
+/* From the program to the server. END: a worker that does not answer, dead or alive. KILL: all of them. */
+typedef struct aiol_process_question {
+    uint32_t order;
+    uint32_t worker;
+} aiol_process_question;
+
+typedef struct aiol_process_reply {
+    int error;
+    int pid;
+    int status;
+} aiol_process_reply;
+
+/* From the program to a worker; size bytes follow. */
+typedef struct aiol_process_request {
+    aioloop_process_function fn;
+    uint64_t size;
+} aiol_process_request;
+
+/* And back; the text of an error and size bytes follow. */
+typedef struct aiol_process_answer {
+    int64_t number;
+    uint64_t size;
+    uint64_t text_size;
+} aiol_process_answer;
+
+/* A function to call, in the program; its input follows. */
+typedef struct aiol_process_call {
+    aioloop_process_pool *pool; /* there as long as the call has not returned */
+    aioloop_allocator allocator;
+    aiol_process_request request;
+} aiol_process_call;
+
+/* ---- outputs ---- */
+
+/* In a worker the bytes are a block of their own, which grows; in the program they follow. */
+typedef struct aiol_output {
+    aioloop_output bytes;
+    aioloop_allocator allocator;
+    char *block;
+    size_t capacity;
+    int error;
+} aiol_output;
+
+AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size) {
+    aiol_output *o = (aiol_output *)(void *)out;
+    if (o == NULL || (data == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    if (o->error == 0 && size > AIOLOOP_PROCESS_SIZE_MAX - o->bytes.size)
+        o->error = AIOLOOP_EMSGSIZE;
+    if (o->error == 0)
+        o->error = aiol_grow(&o->allocator, &o->block, &o->capacity, 1, o->bytes.size + size);
+    if (o->error < 0)
+        return o->error;
+    if (size != 0)
+        memcpy(o->block + o->bytes.size, data, size);
+    o->bytes.data = o->block;
+    o->bytes.size += size;
+    return 0;
+}
+
+/* One in the program, to be filled; NULL when there is no memory. */
+static aiol_output *aiol_output_new(const aioloop_allocator *a, size_t size) {
+    aiol_output *o = (aiol_output *)aiol_alloc(a, sizeof(*o) + size + 1);
+    if (o == NULL)
+        return NULL;
+    memset(o, 0, sizeof(*o));
+    o->allocator = *a;
+    o->block = (char *)(o + 1);
+    o->block[size] = '\0';
+    o->bytes.data = o->block;
+    o->bytes.size = size;
+    return o;
+}
+
+AIOLOOP_API void aioloop_output_free(aioloop_output *output) {
+    aiol_output *o = (aiol_output *)(void *)output;
+    aioloop_allocator allocator;
+    if (o == NULL)
+        return;
+    allocator = o->allocator;
+    aiol_free(&allocator, o, sizeof(*o) + o->bytes.size + 1);
+}
+
+static void aiol_output_dispose(void *pointer) {
+    aioloop_output_free((aioloop_output *)pointer);
+}
+
+/* ---- a worker ---- */
+
+/* Reads what cannot be kept. */
+static int aiol_process_skip(size_t size) {
+    char bytes[4096];
+    int err = 0;
+    while (size != 0 && err == 0) {
+        size_t part = aiol_min_size(size, sizeof(bytes));
+        err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, bytes, part);
+        size -= part;
+    }
+    return err;
+}
+
+/* Sends what a function has returned; of a failure the message, else the output. */
+static int aiol_process_send_answer(int64_t number, const aiol_output *out) {
+    const struct aioloop_error *error = &aiol_thread.error.error;
+    aiol_process_answer answer;
+    aioloop_buf pieces[3];
+    if (number >= 0 && out->error < 0)
+        number = out->error;
+    if (number < INT_MIN)
+        number = AIOLOOP_EINVAL;
+    answer.number = number;
+    answer.size = number < 0 ? 0 : out->bytes.size;
+    answer.text_size = number < 0 && error->code == number && error->text != NULL ? strlen(error->text) : 0;
+    pieces[0].data = &answer;
+    pieces[0].size = sizeof(answer);
+    pieces[1].data = error->text;
+    pieces[1].size = (size_t)answer.text_size;
+    pieces[2].data = out->bytes.data;
+    pieces[2].size = (size_t)answer.size;
+    return aiol_channel_send(AIOL_PROCESS_CHANNEL, pieces, 3, -1);
+}
+
+/* Answers one call. */
+static int aiol_process_answer_call(const aioloop_process_pool *pool) {
+    aiol_process_request request;
+    aiol_output out;
+    char *input;
+    size_t size;
+    int64_t number = AIOLOOP_ENOMEM;
+    int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &request, sizeof(request));
+    if (err < 0)
+        return err;
+    memset(&out, 0, sizeof(out));
+    out.allocator = pool->allocator;
+    aiol_error_clear(&aiol_thread.error);
+    size = (size_t)request.size;
+    input = (char *)aiol_alloc(&pool->allocator, size + 1);
+    err = input == NULL ? aiol_process_skip(size) : aiol_channel_recv(AIOL_PROCESS_CHANNEL, input, size);
+    if (err == 0 && input != NULL) {
+        input[size] = '\0';
+        number = request.fn(input, size, &out.bytes);
+    }
+    fflush(stdout);
+    if (err == 0)
+        err = aiol_process_send_answer(number, &out);
+    aiol_free(&pool->allocator, input, size + 1);
+    aiol_free(&pool->allocator, out.block, out.capacity);
+    return err;
+}
+
+/* A forked process has one thread, which was in the middle of something that is not its business. */
+static void aiol_process_begin(const aioloop_process_pool *pool) {
+    memset(&aiol_thread, 0, sizeof(aiol_thread));
+    aiol_thread.counted = true;
+    aiol_thread.first = true;
+    aiol_thread_set_name(pool->name);
+}
+
+static void aiol_process_work(const aioloop_process_pool *pool, int channel, int server) {
+    int err = aiol_process_become_worker(channel, server);
+    aiol_process_begin(pool);
+    while (err == 0)
+        err = aiol_process_answer_call(pool);
+    aiol_process_exit(0);
+}
+
+/* ---- the server ---- */
+
+/* A worker has died: now its channel ends. */
+static void aiol_process_bury(aiol_process_worker *w, int status) {
+    w->pid = 0;
+    w->status = status;
+    aiol_channel_shut(w->channel);
+    aiol_channel_close(w->channel);
+}
+
+static void aiol_process_reap(aioloop_process_pool *pool) {
+    int status = 0;
+    int pid;
+    while ((pid = aiol_process_wait(-1, false, &status)) > 0) {
+        unsigned i;
+        for (i = 0; i < pool->max_workers; i++)
+            if (pool->workers[i].pid == pid)
+                aiol_process_bury(&pool->workers[i], status);
+    }
+}
+
+/* *descriptor: the program's end of the channel. */
+static int aiol_process_fork_worker(aioloop_process_pool *pool, aiol_process_worker *w, int *descriptor) {
+    int ends[2];
+    int server = aiol_process_id();
+    int err = aiol_channel_pair(ends);
+    if (err < 0)
+        return err;
+    w->pid = aiol_process_fork();
+    if (w->pid == 0) {
+        aiol_channel_close(ends[0]);
+        aiol_process_work(pool, ends[1], server);
+    }
+    if (w->pid < 0) {
+        err = w->pid;
+        w->pid = 0;
+        aiol_channel_close(ends[0]);
+        aiol_channel_close(ends[1]);
+        return err;
+    }
+    w->channel = ends[1];
+    *descriptor = ends[0];
+    return 0;
+}
+
+static void aiol_process_kill_all(aioloop_process_pool *pool) {
+    unsigned i;
+    for (i = 0; i < pool->max_workers; i++)
+        if (pool->workers[i].pid != 0)
+            aiol_process_kill(pool->workers[i].pid);
+}
+
+/* Does what it is asked to, and says so. */
+static int aiol_process_obey(aioloop_process_pool *pool) {
+    aiol_process_question question;
+    aiol_process_reply reply;
+    aiol_process_worker *w;
+    aioloop_buf piece;
+    int descriptor = -1;
+    int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &question, sizeof(question));
+    if (err < 0)
+        return err;
+    memset(&reply, 0, sizeof(reply));
+    w = &pool->workers[question.worker];
+    if (question.order == AIOL_PROCESS_START) {
+        reply.error = aiol_process_fork_worker(pool, w, &descriptor);
+    } else if (question.order == AIOL_PROCESS_KILL) {
+        aiol_process_kill_all(pool);
+    } else if (w->pid != 0) {
+        int status = 0;
+        aiol_process_kill(w->pid);
+        reply.error = aiol_process_wait(w->pid, true, &status);
+        aiol_process_bury(w, status);
+    }
+    reply.pid = w->pid;
+    reply.status = w->status;
+    piece.data = &reply;
+    piece.size = sizeof(reply);
+    err = aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
+    if (descriptor != -1)
+        aiol_channel_close(descriptor);
+    return err;
+}
+
+static void aiol_process_serve(aioloop_process_pool *pool) {
+    int status;
+    int err = aiol_process_become_server(pool->channel);
+    aiol_process_begin(pool);
+    while (err == 0) {
+        err = aiol_process_await(AIOL_PROCESS_CHANNEL);
+        aiol_process_reap(pool);
+        if (err == 0)
+            err = aiol_process_obey(pool);
+        else if (err == AIOLOOP_EINTR)
+            err = 0;
+    }
+    aiol_process_kill_all(pool);
+    while (aiol_process_wait(-1, true, &status) > 0)
+        ;
+    aiol_process_exit(0);
+}
+
+/* ---- the program: workers ---- */
+
+/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did.
+ * AIOLOOP_ECANCELED: no worker is made any more. After another failure no question has an answer. */
+static int aiol_process_ask(aioloop_process_pool *pool, aiol_process_order order, const aiol_process_worker *w,
+                            aiol_process_reply *reply, int *descriptor) {
+    aiol_process_question question;
+    aioloop_buf piece;
+    int err;
+    question.order = (uint32_t)order;
+    question.worker = w == NULL ? 0 : (uint32_t)(w - pool->workers);
+    piece.data = &question;
+    piece.size = sizeof(question);
+    aiol_mutex_lock(&pool->mutex);
+    if (order == AIOL_PROCESS_KILL)
+        pool->killed = true;
+    err = pool->server == 0 ? AIOLOOP_EPIPE : order == AIOL_PROCESS_START && pool->killed ? AIOLOOP_ECANCELED : 0;
+    if (err == 0)
+        err = aiol_channel_send(pool->channel, &piece, 1, -1);
+    if (err == 0 && descriptor != NULL)
+        err = aiol_channel_recv_descriptor(pool->channel, reply, sizeof(*reply), descriptor);
+    else if (err == 0)
+        err = aiol_channel_recv(pool->channel, reply, sizeof(*reply));
+    if (err < 0 && err != AIOLOOP_EMFILE && err != AIOLOOP_ECANCELED && pool->server != 0)
+        aiol_channel_shut(pool->channel);
+    aiol_mutex_unlock(&pool->mutex);
+    return err;
+}
+
+static int aiol_process_no_server(void) {
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the process that makes those of the pool has died");
+}
+
+static int aiol_process_start(aioloop_process_pool *pool, aiol_process_worker *w) {
+    aiol_process_reply reply;
+    int err = aiol_process_ask(pool, AIOL_PROCESS_START, w, &reply, &w->channel);
+    if (err == AIOLOOP_ECANCELED)
+        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool were killed");
+    if (err < 0 && err != AIOLOOP_EMFILE)
+        return aiol_process_no_server();
+    if (err < 0 && reply.error == 0) {
+        aiol_process_reply end;
+        (void)aiol_process_ask(pool, AIOL_PROCESS_END, w, &end, NULL);
+    } else if (reply.error < 0) {
+        err = reply.error;
+    }
+    if (err < 0)
+        return aioloop_raise(NULL, err, "a process of the pool could not be made: %s", aioloop_strerror(err));
+    w->pid = reply.pid;
+    return 0;
+}
+
+/* A worker that could not be talked to, which is told to end if it has not. Answers the code for the future. */
+static int aiol_process_lost(aioloop_process_pool *pool, aiol_process_worker *w, int err) {
+    aiol_process_reply reply;
+    int pid = w->pid;
+    int asked = aiol_process_ask(pool, AIOL_PROCESS_END, w, &reply, NULL);
+    aiol_channel_close(w->channel);
+    w->pid = 0;
+    if (err != AIOLOOP_EPIPE && err != AIOLOOP_ECONNRESET)
+        return aioloop_raise(NULL, err, "process %d of the pool: %s", pid, aioloop_strerror(err));
+    if (asked < 0)
+        return aiol_process_no_server();
+    if (reply.status < 0)
+        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool was killed by signal %d", pid,
+                             -reply.status);
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "process %d of the pool ended with status %d", pid,
+                         reply.status);
+}
+
+static aiol_process_worker *aiol_process_take(aioloop_process_pool *pool) {
+    aiol_process_worker *w;
+    aiol_mutex_lock(&pool->mutex);
+    w = pool->idle; /* there are as many as threads */
+    pool->idle = w->next;
+    aiol_mutex_unlock(&pool->mutex);
+    return w;
+}
+
+static void aiol_process_give(aioloop_process_pool *pool, aiol_process_worker *w) {
+    aiol_mutex_lock(&pool->mutex);
+    w->next = pool->idle;
+    pool->idle = w;
+    aiol_mutex_unlock(&pool->mutex);
+}
+
+/* ---- the program: calls ---- */
+
+static int aiol_process_send_call(const aiol_process_worker *w, const aiol_process_call *call) {
+    aioloop_buf pieces[2];
+    pieces[0].data = &call->request;
+    pieces[0].size = sizeof(call->request);
+    pieces[1].data = call + 1;
+    pieces[1].size = (size_t)call->request.size;
+    return aiol_channel_send(w->channel, pieces, 2, -1);
+}
+
+/* Receives an answer: 0, with what the function has returned in *number, and *out. */
+static int aiol_process_recv_answer(const aiol_process_worker *w, const aiol_process_call *call, int64_t *number,
+                                    void **out) {
+    aiol_process_answer answer;
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aiol_output *o = NULL;
+    int err = aiol_channel_recv(w->channel, &answer, sizeof(answer));
+    if (err == 0 && (answer.text_size >= sizeof(text) || answer.size > AIOLOOP_PROCESS_SIZE_MAX))
+        return AIOLOOP_EMSGSIZE; /* something else has written there */
+    if (err == 0)
+        err = aiol_channel_recv(w->channel, text, (size_t)answer.text_size);
+    if (err == 0 && answer.size != 0 && (o = aiol_output_new(&call->allocator, (size_t)answer.size)) == NULL)
+        err = AIOLOOP_ENOMEM;
+    if (err == 0 && o != NULL && (err = aiol_channel_recv(w->channel, o->block, o->bytes.size)) < 0)
+        aioloop_output_free(&o->bytes);
+    if (err < 0)
+        return err;
+    *number = answer.number;
+    *out = o;
+    text[answer.text_size] = '\0';
+    if (answer.text_size != 0)
+        aioloop_raise(NULL, (int)answer.number, "%s", text);
+    return 0;
+}
+
+/* In a thread of the pool. */
+static int64_t aiol_process_call_run(void *arg, void **out) {
+    aiol_process_call *call = (aiol_process_call *)arg;
+    aioloop_process_pool *pool = call->pool;
+    aiol_process_worker *w = aiol_process_take(pool);
+    int64_t number = 0;
+    bool again;
+    do {
+        bool fresh = w->pid == 0;
+        int err = fresh ? aiol_process_start(pool, w) : 0;
+        again = false;
+        if (err < 0) {
+            number = err;
+        } else if ((err = aiol_process_send_call(w, call)) < 0) {
+            number = aiol_process_lost(pool, w, err);
+            again = !fresh; /* it had died between two calls, and this one has not begun */
+            if (again)
+                aiol_error_clear(&aiol_thread.error);
+        } else if ((err = aiol_process_recv_answer(w, call, &number, out)) < 0) {
+            number = aiol_process_lost(pool, w, err);
+        }
+    } while (again);
+    aiol_process_give(pool, w);
+    return number;
+}
+
+static void aiol_process_call_free(void *arg) {
+    aiol_process_call *call = (aiol_process_call *)arg;
+    aioloop_allocator allocator = call->allocator;
+    aiol_free(&allocator, call, sizeof(*call) + (size_t)call->request.size);
+}
+
+static int aiol_process_check(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn, const void *input,
+                              size_t size) {
+    int err = aiol_executor_check(loop, fn == NULL ? NULL : aiol_process_call_run, NULL, NULL);
+    if (err < 0)
+        return err;
+    if (pool == NULL || (input == NULL && size != 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%s is needed, not NULL", pool == NULL ? "a pool" : "an input");
+    if (pool->process != aiol_process_id())
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a pool of the process that forked");
+    if (size > AIOLOOP_PROCESS_SIZE_MAX)
+        return aiol_fail(loop, AIOLOOP_EMSGSIZE, NULL);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool,
+                                                     aioloop_process_function fn, const void *input, size_t size) {
+    aioloop_executor_options options;
+    aiol_process_call *call;
+    int err = aiol_process_check(loop, pool, fn, input, size);
+    if (err == AIOLOOP_EMISUSE || err == AIOLOOP_EMSGSIZE)
+        return aiol_combine_failed(loop, err);
+    if (err < 0)
+        return aiol_future_failed(err);
+    call = (aiol_process_call *)aiol_alloc(&pool->allocator, sizeof(*call) + size);
+    if (call == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    memset(call, 0, sizeof(*call));
+    call->pool = pool;
+    call->allocator = pool->allocator;
+    call->request.fn = fn;
+    call->request.size = size;
+    if (size != 0)
+        memcpy(call + 1, input, size);
+    memset(&options, 0, sizeof(options));
+    options.dispose = aiol_process_call_free;
+    options.dispose_result = aiol_output_dispose;
+    return aiol_executor_submit(loop, pool->threads, aiol_process_call_run, call, &options, false);
+}
+
+/* ---- making and ending ---- */
+
+/* A server to be, and what came of it. */
+typedef struct aiol_process_birth {
+    aioloop_process_pool *pool;
+    int err;
+} aiol_process_birth;
+
+/* On a stack that is large: it is the workers' too. */
+static void aiol_process_fork_server(void *arg) {
+    aiol_process_birth *birth = (aiol_process_birth *)arg;
+    aioloop_process_pool *pool = birth->pool;
+    int ends[2];
+    birth->err = aiol_channel_pair(ends);
+    if (birth->err < 0)
+        return;
+    fflush(stdout); /* or what is waiting there were printed by each worker */
+    pool->channel = ends[1];
+    pool->server = aiol_process_fork();
+    if (pool->server == 0) {
+        aiol_channel_close(ends[0]); /* also if it is a standard descriptor, which were closed then */
+        aiol_process_serve(pool);
+    }
+    aiol_channel_close(ends[1]);
+    pool->channel = ends[0];
+    if (pool->server < 0) {
+        birth->err = pool->server;
+        aiol_channel_close(ends[0]);
+    }
+}
+
+static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_options *options,
+                                                     aioloop_thread_pool *threads) {
+    size_t count = threads->max_workers;
+    size_t size = sizeof(aioloop_process_pool) + count * sizeof(aiol_process_worker);
+    aioloop_process_pool *pool;
+    size_t i;
+    if (count > (SIZE_MAX - sizeof(*pool)) / sizeof(aiol_process_worker))
+        return NULL;
+    pool = (aioloop_process_pool *)aiol_alloc_zero(&threads->allocator, size);
+    if (pool == NULL)
+        return NULL;
+    pool->process = aiol_process_id();
+    pool->allocator = threads->allocator;
+    pool->size = size;
+    pool->threads = threads;
+    pool->max_workers = threads->max_workers;
+    pool->workers = (aiol_process_worker *)(void *)(pool + 1);
+    snprintf(pool->name, sizeof(pool->name), "%s", options->name != NULL ? options->name : "aioloop");
+    for (i = count; i-- > 0;) {
+        pool->workers[i].next = pool->idle;
+        pool->idle = &pool->workers[i];
+    }
+    return pool;
+}
+
+/* NULL with *err; threads is the pool's, unless this fails. */
+static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options,
+                                                    aioloop_thread_pool *threads, int *err) {
+    aioloop *loop = aioloop_get_running_loop();
+    aiol_process_birth birth;
+    aioloop_process_pool *pool = aiol_process_pool_alloc(options, threads);
+    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&pool->mutex);
+    if (*err == 0) {
+        birth.pool = pool;
+        birth.err = 0;
+        if (loop != NULL)
+            aiol_on_loop_stack(loop, aiol_process_fork_server, &birth);
+        else
+            aiol_process_fork_server(&birth);
+        *err = birth.err;
+        if (*err < 0)
+            aiol_mutex_destroy(&pool->mutex);
+    }
+    if (*err == 0)
+        return pool;
+    if (pool != NULL)
+        aiol_free(&threads->allocator, pool, pool->size);
+    return NULL;
+}
+
+AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process_pool_options *options) {
+    static const aioloop_process_pool_options defaults = {0, 0, NULL, NULL};
+    aioloop_thread_pool_options threads_options;
+    aioloop_thread_pool *threads;
+    aioloop_process_pool *pool;
+    int err;
+    if (options == NULL)
+        options = &defaults;
+    if (options->max_workers < 0) {
+        aiol_fail(NULL, AIOLOOP_EINVAL, "a pool cannot have %d processes", options->max_workers);
+        return NULL;
+    }
+    memset(&threads_options, 0, sizeof(threads_options));
+    threads_options.max_workers = options->max_workers != 0 ? options->max_workers : (int)aiol_processor_count();
+    threads_options.queue_limit = options->queue_limit;
+    threads_options.allocator = options->allocator;
+    threads_options.name = options->name;
+    threads = aioloop_thread_pool_new(&threads_options);
+    if (threads == NULL)
+        return NULL;
+    pool = aiol_process_pool_make(options, threads, &err);
+    if (pool == NULL) {
+        aioloop_thread_pool_free(threads);
+        aiol_fail(NULL, err, "a process pool could not be made: %s", aioloop_strerror(err));
+    }
+    return pool;
+}
+
+/* When no thread uses a worker any more. May be repeated. */
+static void aiol_process_pool_end(aioloop_process_pool *pool) {
+    int status;
+    unsigned i;
+    aiol_mutex_lock(&pool->mutex);
+    for (i = 0; i < pool->max_workers; i++) {
+        aiol_process_worker *w = &pool->workers[i];
+        if (w->pid != 0)
+            aiol_channel_close(w->channel);
+        w->pid = 0;
+    }
+    if (pool->server != 0) {
+        aiol_channel_shut(pool->channel);
+        aiol_channel_close(pool->channel);
+        (void)aiol_process_wait(pool->server, true, &status); /* fails if the program waits for all its children */
+        pool->server = 0;
+    }
+    aiol_mutex_unlock(&pool->mutex);
+}
+
+AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending) {
+    int err = pool == NULL ? AIOLOOP_EINVAL + 0 : aioloop_thread_pool_shutdown(pool->threads, wait, cancel_pending);
+    if (err == 0 && wait)
+        aiol_process_pool_end(pool);
+    return err;
+}
+
+AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool) {
+    aiol_process_reply reply;
+    int err = aioloop_process_pool_shutdown(pool, false, true);
+    if (err == 0)
+        (void)aiol_process_ask(pool, AIOL_PROCESS_KILL, NULL, &reply, NULL);
+    return err;
+}
+
+/* In a forked child: the channels are the parent's too, and go on. */
+static void aiol_process_pool_forget(aioloop_process_pool *pool) {
+    unsigned i;
+    for (i = 0; i < pool->max_workers; i++)
+        if (pool->workers[i].pid != 0)
+            aiol_channel_close(pool->workers[i].channel);
+    if (pool->server != 0)
+        aiol_channel_close(pool->channel);
+}
+
+AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool) {
+    aioloop_allocator allocator;
+    aioloop_thread_pool *threads;
+    if (pool == NULL)
+        return;
+    allocator = pool->allocator;
+    threads = pool->threads;
+    if (pool->process != aiol_process_id()) {
+        aiol_process_pool_forget(pool);
+    } else {
+        (void)aioloop_process_pool_shutdown(pool, true, false);
+        aiol_mutex_destroy(&pool->mutex);
+    }
+    aiol_free(&allocator, pool, pool->size);
+    aioloop_thread_pool_free(threads);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#else
+
+/* >> src/core/process_none.c */
+/*
+ * process_none.c - process pools where there are none.
+ */
+#ifndef AIOL_CORE_PROCESS_NONE_C
+#define AIOL_CORE_PROCESS_NONE_C
+
+AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process_pool_options *options) {
+    (void)options;
+    aiol_fail(NULL, AIOLOOP_ENOTAVAILABLE, NULL);
+    return NULL;
+}
+
+AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending) {
+    (void)pool;
+    (void)wait;
+    (void)cancel_pending;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool) {
+    (void)pool;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool) {
+    (void)pool;
+}
+
+AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size) {
+    (void)out;
+    (void)data;
+    (void)size;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API void aioloop_output_free(aioloop_output *output) {
+    (void)output;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_run_in_process)(aioloop *loop, aioloop_process_pool *pool,
+                                                     aioloop_process_function fn, const void *input, size_t size) {
+    (void)pool;
+    (void)fn;
+    (void)input;
+    (void)size;
+    return aiol_future_failed(loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, NULL));
+}
+
+#endif
+
+/* >> src/aioloop.h */
 #endif
 
 /* >> src/core/loop.c */
@@ -21894,9 +23731,10 @@ static bool aiol_watcher_open(const aiol_resource *resource) {
 static const aiol_resource_calls aiol_watcher_calls = {"watcher", aiol_watcher_closed, aiol_watcher_destroy,
                                                        aiol_watcher_open};
 
+/* NULL also if something else of the loop's waits there. */
 static aiol_watcher *aiol_watcher_find(aioloop *loop, aioloop_socket fd, unsigned event) {
     aiol_op *op = loop->engine->calls->watching(loop->engine, fd, event);
-    return op == NULL ? NULL : AIOL_CONTAINER(op, aiol_watcher, op);
+    return op == NULL || op->done != aiol_watcher_ready ? NULL : AIOL_CONTAINER(op, aiol_watcher, op);
 }
 
 /* What a watcher calls from now on. */
@@ -21929,6 +23767,8 @@ static int aiol_watch(aioloop *loop, aioloop_socket fd, aioloop_callback fn, voi
         aiol_watcher_set(w, fn, arg);
         return 0;
     }
+    if (loop->engine->calls->watching(loop->engine, fd, event) != NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "an operation is pending on socket %ld", (long)fd);
     w = (aiol_watcher *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
     if (w == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
@@ -24224,6 +26064,676 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
 
 #endif
 
+/* >> src/net/sock.c */
+/*
+ * sock.c - sockets used directly.                             (asyncio: selector_events.sock_recv and its kin)
+ *
+ * An attempt by a direct call; if it would block, a POLL, and at each of its events another attempt. Only then is there
+ * an operation, a small resource of the loop. If the engine still owes the POLL a last call when the future is done or
+ * cancelled, the operation lives until that has come.
+ */
+#ifndef AIOL_NET_SOCK_C
+#define AIOL_NET_SOCK_C
+
+/* Up to ACCEPT they receive. */
+typedef enum aiol_sock_kind {
+    AIOL_SOCK_RECV,
+    AIOL_SOCK_RECV_INTO,
+    AIOL_SOCK_RECVFROM,
+    AIOL_SOCK_RECVFROM_INTO,
+    AIOL_SOCK_ACCEPT,
+    AIOL_SOCK_SENDALL,
+    AIOL_SOCK_SENDTO,
+    AIOL_SOCK_CONNECT
+} aiol_sock_kind;
+
+/* What is asked for. */
+typedef struct aiol_sock_call {
+    aiol_sock_kind kind;
+    bool begun; /* CONNECT: the system is about it */
+    aioloop_socket socket;
+    void *buffer;
+    const void *data;
+    size_t size;
+    aioloop_sender *sender;    /* where it goes; NULL: nowhere */
+    const aioloop_address *to; /* SENDTO, CONNECT */
+} aiol_sock_call;
+
+/* A call that waits. The path of `to` follows the struct. */
+typedef struct aiol_sock {
+    aiol_resource resource;
+    aioloop_future *future; /* NULL: it is done or cancelled */
+    aiol_op op;             /* POLL */
+    aiol_sock_call call;
+    aioloop_address to;
+    size_t block_size;
+} aiol_sock;
+
+/* ---- blocks of received bytes ---- */
+
+typedef struct aiol_sock_block {
+    aioloop_allocator allocator;
+    size_t size; /* with this; what is given away follows */
+} aiol_sock_block;
+
+static void *aiol_sock_block_new(aioloop *loop, size_t size) {
+    aiol_sock_block *block;
+    if (size > SIZE_MAX / 2)
+        return NULL;
+    size += sizeof(*block);
+    block = (aiol_sock_block *)aiol_alloc(&loop->allocator, size);
+    if (block == NULL)
+        return NULL;
+    block->allocator = loop->allocator;
+    block->size = size;
+    return block + 1;
+}
+
+/* Gives back what is not needed, if it is much. The block may move. */
+static void *aiol_sock_block_shrink(void *p, size_t size) {
+    aiol_sock_block *block = (aiol_sock_block *)p - 1;
+    aioloop_allocator a = block->allocator;
+    size_t wanted = sizeof(*block) + size;
+    aiol_sock_block *smaller;
+    if (wanted > block->size / 2)
+        return p;
+    smaller = (aiol_sock_block *)a.allocate(a.context, block, block->size, wanted);
+    if (smaller == NULL)
+        return p;
+    smaller->size = wanted;
+    return smaller + 1;
+}
+
+AIOLOOP_API void aioloop_sock_free(void *block) {
+    aiol_sock_block *b;
+    aioloop_allocator a;
+    if (block == NULL)
+        return;
+    b = (aiol_sock_block *)block - 1;
+    a = b->allocator;
+    aiol_free(&a, b, b->size);
+}
+
+/* ---- addresses ---- */
+
+/* Stores an address with its path. */
+static void aiol_sender_set(aioloop_sender *to, const aioloop_address *address) {
+    if (to == NULL)
+        return;
+    to->address = *address;
+    if (address->family == AIOLOOP_UNIX) {
+        memcpy(to->path, address->u.path, address->path_size);
+        to->address.u.path = to->path;
+    }
+}
+
+/* 0, or why nothing can be sent or connected to it. */
+static int aiol_sock_address_check(aioloop *loop, const aioloop_address *a) {
+    if (a == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "an address is needed, not NULL");
+    if (a->family == AIOLOOP_INET || a->family == AIOLOOP_INET6)
+        return 0;
+    if (a->family != AIOLOOP_UNIX || a->path_size == 0 || a->u.path == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "an address without a family, or without a path");
+    if (a->path_size > 107)
+        return aiol_fail(loop, AIOLOOP_ENAMETOOLONG, "a path of %lu bytes", (unsigned long)a->path_size);
+    return 0;
+}
+
+/* ---- attempts ----
+ *
+ * Each answers its result, a code, or AIOL_PENDING: it would block. */
+
+static int64_t aiol_sock_recv_block(aioloop *loop, const aiol_sock_call *call, void **pointer) {
+    aiol_engine *e = loop->engine;
+    int64_t n = 0;
+    char *bytes = (char *)aiol_sock_block_new(loop, call->size + (call->size != SIZE_MAX));
+    if (bytes == NULL)
+        return AIOLOOP_ENOMEM;
+    if (call->size != 0)
+        n = e->sockets->recv(e, call->socket, bytes, call->size, NULL, NULL);
+    if (n < 0) {
+        aioloop_sock_free(bytes);
+        return n;
+    }
+    bytes = (char *)aiol_sock_block_shrink(bytes, (size_t)n + 1);
+    bytes[n] = '\0';
+    *pointer = bytes;
+    return n;
+}
+
+/* The block: the datagram, its sender's path, its bytes. */
+static int64_t aiol_sock_recv_datagram(aioloop *loop, const aiol_sock_call *call, void **pointer) {
+    const size_t head = sizeof(aioloop_datagram) + sizeof(aiol_path_room);
+    aiol_engine *e = loop->engine;
+    aioloop_address from;
+    aiol_path_room room;
+    aioloop_datagram *d;
+    char *block = call->size > SIZE_MAX / 4 ? NULL : (char *)aiol_sock_block_new(loop, head + call->size + 1);
+    int64_t n;
+    if (block == NULL)
+        return AIOLOOP_ENOMEM;
+    n = e->sockets->recv(e, call->socket, block + head, call->size, &from, &room);
+    if (n < 0) {
+        aioloop_sock_free(block);
+        return n;
+    }
+    block = (char *)aiol_sock_block_shrink(block, head + (size_t)n + 1);
+    block[head + (size_t)n] = '\0';
+    d = (aioloop_datagram *)(void *)block;
+    d->data = block + head;
+    d->size = (size_t)n;
+    d->from = from;
+    if (from.family == AIOLOOP_UNIX) {
+        memcpy(d + 1, room.bytes, from.path_size);
+        d->from.u.path = (const char *)(d + 1);
+    }
+    *pointer = d;
+    return n;
+}
+
+static int64_t aiol_sock_recv_there(aioloop *loop, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    bool named = call->kind == AIOL_SOCK_RECVFROM_INTO && call->sender != NULL;
+    aioloop_address from;
+    aiol_path_room room;
+    int64_t n;
+    if (call->kind == AIOL_SOCK_RECV_INTO && call->size == 0)
+        return 0;
+    n = e->sockets->recv(e, call->socket, call->buffer, call->size, named ? &from : NULL, named ? &room : NULL);
+    if (n >= 0 && named)
+        aiol_sender_set(call->sender, &from);
+    return n;
+}
+
+/* One call of the system's at a time: a peer that takes everything must not have the loop to itself. */
+static int64_t aiol_sock_send_some(aioloop *loop, aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    int64_t n = e->sockets->send(e, call->socket, call->data, call->size, call->to);
+    if (n < 0 || call->kind == AIOL_SOCK_SENDTO)
+        return n;
+    call->data = (const char *)call->data + n;
+    call->size -= (size_t)n;
+    return call->size == 0 ? 0 : AIOL_PENDING;
+}
+
+static int64_t aiol_sock_accept_one(aioloop *loop, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    aioloop_socket accepted = AIOL_NO_SOCKET;
+    aioloop_address peer;
+    aiol_path_room room;
+    int err = e->sockets->accept(e, call->socket, &accepted, &peer, &room);
+    if (err < 0)
+        return err;
+    aiol_sender_set(call->sender, &peer);
+    return accepted;
+}
+
+/* EAGAIN is an error here: of a Unix socket whose listener has too many to accept. */
+static int64_t aiol_sock_connect_on(aioloop *loop, aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    int err = call->begun ? e->sockets->connected(e, call->socket) : e->sockets->connect(e, call->socket, call->to);
+    call->begun = true;
+    return err == AIOLOOP_EINPROGRESS || err == AIOLOOP_EALREADY ? AIOL_PENDING : err;
+}
+
+static int64_t aiol_sock_try(aioloop *loop, aiol_sock_call *call, void **pointer) {
+    int64_t n = 0;
+    switch (call->kind) {
+    case AIOL_SOCK_RECV:
+        n = aiol_sock_recv_block(loop, call, pointer);
+        break;
+    case AIOL_SOCK_RECVFROM:
+        n = aiol_sock_recv_datagram(loop, call, pointer);
+        break;
+    case AIOL_SOCK_RECV_INTO:
+    case AIOL_SOCK_RECVFROM_INTO:
+        n = aiol_sock_recv_there(loop, call);
+        break;
+    case AIOL_SOCK_ACCEPT:
+        n = aiol_sock_accept_one(loop, call);
+        break;
+    case AIOL_SOCK_SENDALL:
+    case AIOL_SOCK_SENDTO:
+        n = aiol_sock_send_some(loop, call);
+        break;
+    case AIOL_SOCK_CONNECT:
+        return aiol_sock_connect_on(loop, call);
+    }
+    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+}
+
+/* ---- the end ---- */
+
+/* A socket that was accepted goes with its future, if nobody has read it. The object is the table of socket calls, for
+ * the loop may be closed by now. */
+static void aiol_sock_unaccepted(aiol_waiter *w, bool unread) {
+    const aiol_socket_calls *sockets = (const aiol_socket_calls *)w->object;
+    if (unread)
+        sockets->close(w->future.loop->engine, (aioloop_socket)w->mark);
+}
+
+static void aiol_sock_accepted(aioloop_future *f, int64_t n) {
+    aiol_waiter *w = (aiol_waiter *)(void *)f;
+    w->object = (void *)(uintptr_t)f->loop->engine->sockets;
+    w->mark = (uint64_t)n;
+    w->gone = aiol_sock_unaccepted;
+    f->flags |= AIOL_FUTURE_GRANT;
+}
+
+/* What failed. */
+static const char *aiol_sock_error(char text[AIOL_ERROR_TEXT_SIZE], const aiol_sock_call *call, int code) {
+    static const char *const words[] = {"receive from", "receive from", "receive from", "receive from",
+                                        "accept on",    "send to",      "send to",      "connect to"};
+    char name[AIOL_ADDRESS_TEXT];
+    if (call->to != NULL)
+        aioloop_address_format(call->to, name, sizeof(name));
+    else
+        snprintf(name, sizeof(name), "socket %ld", (long)call->socket);
+    snprintf(text, AIOL_ERROR_TEXT_SIZE, "%s %s: %s", words[call->kind], name, aioloop_strerror(code));
+    return text;
+}
+
+/* Completes a future of the call. What happened cannot be undone, so it is told before a cancellation. */
+static void aiol_sock_complete(aioloop_future *f, const aiol_sock_call *call, int64_t n, void *pointer) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    if (n < 0) {
+        aiol_future_fail(f, (int)n, aiol_sock_error(text, call, (int)n));
+        return;
+    }
+    if (call->kind == AIOL_SOCK_ACCEPT)
+        aiol_sock_accepted(f, n);
+    aiol_future_finish_first(f, n, pointer, pointer != NULL ? aioloop_sock_free : NULL);
+}
+
+static void aiol_sock_destroy(aiol_resource *resource) {
+    aiol_sock *s = AIOL_CONTAINER(resource, aiol_sock, resource);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, s, s->block_size);
+}
+
+/* The watch ends. Returns the future, with the operation's reference. */
+static aioloop_future *aiol_sock_settle(aiol_sock *s) {
+    aioloop_future *f = s->future;
+    s->future = NULL;
+    f->of.owner = NULL;
+    aiol_op_cancel(s->resource.loop->engine, &s->op);
+    return f;
+}
+
+static void aiol_sock_free_if_over(aiol_sock *s) {
+    if (s->future == NULL && s->op.state == AIOL_OP_IDLE)
+        aiol_sock_destroy(&s->resource);
+}
+
+static bool aiol_sock_cancel(aioloop_future *future, void *owner) {
+    aiol_sock *s = (aiol_sock *)owner;
+    (void)future;
+    if (s == NULL)
+        return true; /* of a closed loop */
+    aiol_future_release(aiol_sock_settle(s));
+    aiol_sock_free_if_over(s);
+    return true;
+}
+
+/* n below 0: the engine gave up; the attempt finds out why. */
+static size_t aiol_sock_ready(aiol_op *op, int64_t n, const void *data) {
+    aiol_sock *s = AIOL_CONTAINER(op, aiol_sock, op);
+    void *pointer = NULL;
+    (void)data;
+    if (s->future != NULL) {
+        int64_t result = aiol_sock_try(s->resource.loop, &s->call, &pointer);
+        if (result == AIOL_PENDING && n < 0)
+            result = n;
+        if (result != AIOL_PENDING) {
+            aioloop_future *f = aiol_sock_settle(s);
+            aiol_sock_complete(f, &s->call, result, pointer);
+            aiol_future_release(f);
+        }
+    }
+    aiol_sock_free_if_over(s);
+    return 0;
+}
+
+static void aiol_sock_loop_closed(aiol_resource *resource) {
+    aiol_sock *s = AIOL_CONTAINER(resource, aiol_sock, resource);
+    s->op.state = AIOL_OP_IDLE; /* the engine goes as a whole */
+    if (s->future != NULL)
+        s->future->of.owner = NULL; /* it stays pending */
+}
+
+static const aiol_resource_calls aiol_sock_resource = {"socket operation", aiol_sock_loop_closed, aiol_sock_destroy,
+                                                       aiol_combine_is_open};
+
+/* ---- the beginning ---- */
+
+static unsigned aiol_sock_event(const aiol_sock_call *call) {
+    return call->kind <= AIOL_SOCK_ACCEPT ? AIOL_POLL_READABLE : AIOL_POLL_WRITABLE;
+}
+
+/* Whether the socket may be used. 0, or a code with its message stored. */
+static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    long number = (long)call->socket;
+    const aiol_op *other;
+    if (AIOL_UNLIKELY(loop->debug)) {
+        int blocks = e->sockets->blocks(e, call->socket);
+        if (blocks < 0)
+            return aiol_fail(loop, blocks, "socket %ld", number);
+        if (blocks != 0)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is blocking, and a non-blocking one is needed", number);
+    }
+    if (e->calls->owned(e, call->socket))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", number);
+    other = e->calls->watching(e, call->socket, aiol_sock_event(call));
+    if (other == NULL)
+        return 0;
+    if (other->done != aiol_sock_ready)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld is watched", number);
+    return aiol_fail(loop, AIOLOOP_EMISUSE, "a %s is pending on socket %ld",
+                     call->kind <= AIOL_SOCK_ACCEPT ? "receive" : "send", number);
+}
+
+/* The first attempt. As those, but a code has its message stored. */
+static int64_t aiol_sock_first(aioloop *loop, aiol_sock_call *call, void **pointer) {
+    char text[AIOL_ERROR_TEXT_SIZE];
+    int64_t n = aiol_sock_check(loop, call);
+    if (n < 0)
+        return n;
+    n = aiol_sock_try(loop, call, pointer);
+    return n >= 0 || n == AIOL_PENDING ? n : aiol_fail(loop, (int)n, "%s", aiol_sock_error(text, call, (int)n));
+}
+
+/* Waits: AIOL_PENDING, or why not. */
+static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_call *call) {
+    aiol_engine *e = loop->engine;
+    size_t path_size = call->to != NULL && call->to->family == AIOLOOP_UNIX ? call->to->path_size : 0;
+    aiol_sock *s;
+    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
+    if (n < 0)
+        return aiol_fail(loop, (int)n, "socket %ld", (long)call->socket);
+    s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
+    if (s == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    s->block_size = sizeof(*s) + path_size;
+    s->call = *call;
+    if (call->to != NULL) {
+        s->to = *call->to;
+        s->call.to = &s->to;
+    }
+    if (path_size != 0) {
+        memcpy(s + 1, call->to->u.path, path_size);
+        s->to.u.path = (const char *)(s + 1);
+    }
+    s->op.kind = AIOL_OP_POLL;
+    s->op.fd = call->socket;
+    s->op.done = aiol_sock_ready;
+    s->op.u.poll.events = aiol_sock_event(call);
+    aiol_resource_add(loop, &s->resource, &aiol_sock_resource);
+    n = aiol_op_submit(e, &s->op);
+    if (n != AIOL_PENDING) {
+        aiol_sock_destroy(&s->resource);
+        return aiol_fail(loop, (int)n, "socket %ld cannot be watched", (long)call->socket);
+    }
+    s->future = f;
+    f->end.cancel = aiol_sock_cancel;
+    f->of.owner = s;
+    return AIOL_PENDING;
+}
+
+/* Goes on after the first attempt, which answered n, with the future of an operation: waits, or completes it and lets
+ * go of it. */
+static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_call *call, int64_t n, void *pointer) {
+    if (n == AIOL_PENDING)
+        n = aiol_sock_wait(loop, f, call);
+    if (n == AIOL_PENDING)
+        return;
+    if (n < 0)
+        aiol_future_fail(f, (int)n, aiol_detail(loop, (int)n));
+    else
+        aiol_sock_complete(f, call, n, pointer);
+    aiol_future_release(f);
+}
+
+/* A connect for a future of aiol_future_new that waited for something else till now, as an address: from here on it is
+ * this call's. */
+AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
+                                        const aioloop_address *to) {
+    aiol_sock_call call;
+    void *pointer = NULL;
+    int64_t n;
+    memset(&call, 0, sizeof(call));
+    call.kind = AIOL_SOCK_CONNECT;
+    call.socket = sock;
+    call.to = to;
+    n = aiol_sock_first(loop, &call, &pointer);
+    aiol_sock_go_on(loop, f, &call, n, pointer);
+}
+
+/* Before its arguments are looked at: 0, or the code of a static future. */
+static int aiol_sock_refuse(aioloop *loop) {
+    int err = loop == NULL ? AIOLOOP_EINVAL : loop->careful ? aiol_check(loop) : 0;
+    if (err == 0)
+        aiol_error_clear(&loop->error);
+    return err;
+}
+
+static aioloop_future *aiol_sock_future(aioloop *loop, const aiol_sock_call *call) {
+    if (call->kind == AIOL_SOCK_ACCEPT) {
+        aiol_waiter *w = aiol_waiter_new(loop, aiol_sock_cancel, NULL);
+        return w == NULL ? NULL : &w->future;
+    }
+    return aiol_future_new(loop, aiol_sock_cancel, NULL);
+}
+
+/* The future comes first where there is something to lose. */
+static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
+    bool gives = call->kind != AIOL_SOCK_SENDALL && call->kind != AIOL_SOCK_CONNECT;
+    aioloop_future *f = gives ? aiol_sock_future(loop, call) : NULL;
+    void *pointer = NULL;
+    int64_t n;
+    if (gives && f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    n = aiol_sock_first(loop, call, &pointer);
+    if (!gives && n == 0)
+        return aiol_future_nothing(loop);
+    if (!gives)
+        f = aiol_sock_future(loop, call);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_sock_go_on(loop, f, call, n, pointer);
+    return f;
+}
+
+/* ---- the calls ---- */
+
+static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer,
+                                         size_t size, aioloop_sender *sender) {
+    aiol_sock_call call;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    if ((kind == AIOL_SOCK_RECV_INTO || kind == AIOL_SOCK_RECVFROM_INTO) && buffer == NULL && size != 0)
+        return aiol_future_failed_now(loop, aiol_fail(loop, AIOLOOP_EINVAL, "a buffer is needed, not NULL"));
+    memset(&call, 0, sizeof(call));
+    call.kind = kind;
+    call.socket = sock;
+    call.buffer = buffer;
+    call.size = size;
+    call.sender = sender;
+    return aiol_sock_start(loop, &call);
+}
+
+static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, const void *data,
+                                      size_t size, const aioloop_address *to) {
+    aiol_sock_call call;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    if (data == NULL && size != 0)
+        err = aiol_fail(loop, AIOLOOP_EINVAL, "data is needed, not NULL");
+    else if (kind != AIOL_SOCK_SENDALL)
+        err = aiol_sock_address_check(loop, to);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    memset(&call, 0, sizeof(call));
+    call.kind = kind;
+    call.socket = sock;
+    call.data = data;
+    call.size = size;
+    call.to = to;
+    return aiol_sock_start(loop, &call);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recv)(aioloop *loop, aioloop_socket sock, size_t size) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECV, sock, NULL, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recv_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECV_INTO, sock, buffer, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom)(aioloop *loop, aioloop_socket sock, size_t size) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM, sock, NULL, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size,
+                                                         aioloop_sender *from) {
+    return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM_INTO, sock, buffer, size, from);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_sender *peer) {
+    return aiol_sock_receive(loop, AIOL_SOCK_ACCEPT, sock, NULL, 0, peer);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_sendall)(aioloop *loop, aioloop_socket sock, const void *data, size_t size) {
+    return aiol_sock_send(loop, AIOL_SOCK_SENDALL, sock, data, size, NULL);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_sendto)(aioloop *loop, aioloop_socket sock, const void *data, size_t size,
+                                                  const aioloop_address *to) {
+    return aiol_sock_send(loop, AIOL_SOCK_SENDTO, sock, data, size, to);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_connect_address)(aioloop *loop, aioloop_socket sock,
+                                                           const aioloop_address *address) {
+    return aiol_sock_send(loop, AIOL_SOCK_CONNECT, sock, NULL, 0, address);
+}
+
+/* ---- connecting by name ---- */
+
+/* A look-up, for a connect that follows. */
+typedef struct aiol_sock_named {
+    aiol_resource resource;
+    aioloop_future *future; /* NULL: cancelled, or the connect's */
+    aioloop_socket socket;
+    aiol_host host;
+} aiol_sock_named;
+
+static void aiol_sock_named_destroy(aiol_resource *resource) {
+    aiol_sock_named *s = AIOL_CONTAINER(resource, aiol_sock_named, resource);
+    aioloop_freeaddrinfo(s->host.list);
+    aiol_resource_remove(resource);
+    aiol_free(&resource->loop->allocator, s, sizeof(*s));
+}
+
+static void aiol_sock_named_closed(aiol_resource *resource) {
+    aiol_sock_named *s = AIOL_CONTAINER(resource, aiol_sock_named, resource);
+    if (s->future != NULL)
+        s->future->of.owner = NULL; /* it stays pending */
+}
+
+static const aiol_resource_calls aiol_sock_named_resource = {"socket look-up", aiol_sock_named_closed, aiol_sock_named_destroy,
+                                                             aiol_combine_is_open};
+
+static bool aiol_sock_named_cancel(aioloop_future *future, void *owner) {
+    aiol_sock_named *s = (aiol_sock_named *)owner;
+    if (s == NULL)
+        return true; /* of a closed loop */
+    s->future = NULL;
+    aiol_host_cancel(&s->host);
+    if (s->host.future == NULL)
+        aiol_sock_named_destroy(&s->resource);
+    aiol_future_release(future);
+    return true;
+}
+
+/* The first of the addresses is connected to, as asyncio does it. */
+static void aiol_sock_named_found(aiol_host *host, int err) {
+    aiol_sock_named *s = (aiol_sock_named *)host->owner;
+    aioloop *loop = s->resource.loop;
+    aioloop_future *f = s->future;
+    aioloop_socket sock = s->socket;
+    aioloop_address address;
+    if (f == NULL || err < 0) {
+        aiol_sock_named_destroy(&s->resource);
+        if (f == NULL)
+            return;
+        f->of.owner = NULL;
+        if (err == AIOLOOP_ECANCELED)
+            aiol_future_end_cancelled(f, NULL);
+        else
+            aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_future_release(f);
+        return;
+    }
+    address = *aiol_host_at(host, 0);
+    f->of.owner = NULL;
+    aiol_sock_named_destroy(&s->resource);
+    aiol_sock_connect(loop, f, sock, &address);
+}
+
+/* What is looked for: addresses of the socket's own family. */
+static int aiol_sock_hints(aioloop *loop, aioloop_socket sock, aioloop_getaddrinfo_options *hints) {
+    aiol_engine *e = loop->engine;
+    aioloop_address own;
+    aiol_path_room room;
+    int err = e->sockets->name(e, sock, &own, &room);
+    memset(hints, 0, sizeof(*hints));
+    if (err < 0)
+        return aiol_fail(loop, err, "connect socket %ld: %s", (long)sock, aioloop_strerror(err));
+    if (own.family == AIOLOOP_UNIX)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix socket is connected by aioloop_sock_connect_address");
+    hints->family = own.family;
+    hints->type = AIOLOOP_SOCK_STREAM; /* one entry per address; it is the same for datagrams */
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_connect)(aioloop *loop, aioloop_socket sock, const char *host, int port) {
+    aioloop_getaddrinfo_options hints;
+    aiol_sock_call call;
+    aiol_sock_named *s;
+    aioloop_future *f;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    memset(&call, 0, sizeof(call));
+    call.kind = AIOL_SOCK_CONNECT;
+    call.socket = sock;
+    err = host == NULL ? aiol_fail(loop, AIOLOOP_EINVAL, "a host is needed, not NULL") : aiol_sock_check(loop, &call);
+    if (err == 0)
+        err = aiol_sock_hints(loop, sock, &hints);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    s = (aiol_sock_named *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    f = s == NULL ? NULL : aiol_future_new(loop, aiol_sock_named_cancel, s);
+    if (f == NULL) {
+        aiol_free(&loop->allocator, s, sizeof(*s));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    s->future = f;
+    s->socket = sock;
+    s->host.done = aiol_sock_named_found;
+    s->host.owner = s;
+    aiol_resource_add(loop, &s->resource, &aiol_sock_named_resource);
+    err = aiol_host_look_up(loop, &s->host, host, NULL, port, &hints, false);
+    if (err != AIOL_PENDING)
+        aiol_sock_named_found(&s->host, err);
+    return f;
+}
+
+#endif
+
 /* >> src/net/connect.c */
 /*
  * connect.c - opening connections.              (asyncio: base_events.create_connection, staggered.staggered_race)
@@ -25965,10 +28475,42 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
     return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
 }
 
-AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket) {
+AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && out == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_socket_make(loop->engine, family, type, out);
+}
+
+/* The same for a socket that is the caller's. */
+static int aiol_simulated_socket(const aioloop *loop, aioloop_socket socket) {
     int err = aiol_simulated(loop);
     if (err == 0 && loop->engine->calls->owned(loop->engine, socket))
         err = AIOLOOP_EMISUSE;
+    return err;
+}
+
+AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address) {
+    int err = aiol_simulated_socket(loop, socket);
+    if (err == 0)
+        err = aiol_sock_address_check(loop, address);
+    return err < 0 ? err : loop->engine->sockets->bind(loop->engine, socket, address);
+}
+
+AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog) {
+    int err = aiol_simulated_socket(loop, socket);
+    return err < 0 ? err : loop->engine->sockets->listen(loop->engine, socket, backlog);
+}
+
+AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && address == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_name_at(loop->engine, socket, address);
+}
+
+AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket) {
+    int err = aiol_simulated_socket(loop, socket);
     return err < 0 ? err : loop->engine->sockets->close(loop->engine, socket);
 }
 
@@ -28906,6 +31448,15 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
 #define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
 #define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)
+#define aioloop_sock_recv AIOLOOP_SITE(aioloop_sock_recv)
+#define aioloop_sock_recv_into AIOLOOP_SITE(aioloop_sock_recv_into)
+#define aioloop_sock_recvfrom AIOLOOP_SITE(aioloop_sock_recvfrom)
+#define aioloop_sock_recvfrom_into AIOLOOP_SITE(aioloop_sock_recvfrom_into)
+#define aioloop_sock_sendall AIOLOOP_SITE(aioloop_sock_sendall)
+#define aioloop_sock_sendto AIOLOOP_SITE(aioloop_sock_sendto)
+#define aioloop_sock_accept AIOLOOP_SITE(aioloop_sock_accept)
+#define aioloop_sock_connect AIOLOOP_SITE(aioloop_sock_connect)
+#define aioloop_sock_connect_address AIOLOOP_SITE(aioloop_sock_connect_address)
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
@@ -28959,6 +31510,7 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_wrap_future AIOLOOP_SITE(aioloop_wrap_future)
 #define aioloop_run_in_executor AIOLOOP_SITE(aioloop_run_in_executor)
 #define aioloop_to_thread AIOLOOP_SITE(aioloop_to_thread)
+#define aioloop_run_in_process AIOLOOP_SITE(aioloop_run_in_process)
 #define aioloop_shutdown_default_executor AIOLOOP_SITE(aioloop_shutdown_default_executor)
 #define aioloop_getaddrinfo AIOLOOP_SITE(aioloop_getaddrinfo)
 #define aioloop_getnameinfo AIOLOOP_SITE(aioloop_getnameinfo)

@@ -32,9 +32,11 @@ extern "C" {
 #include "api/generator.h"
 #include "api/threads.h"
 #include "api/executor.h"
+#include "api/process_pool.h"
 #include "api/net.h"
 #include "api/resolve.h"
 #include "api/ssl.h"
+#include "api/sock.h"
 #include "api/transport.h"
 #include "api/start_tls.h"
 #include "api/server.h"
@@ -79,6 +81,9 @@ extern "C" {
 #include "sys/path_posix.c"
 #endif
 #include "sys/resolve.c"
+#if AIOL_HAVE_PTHREAD
+#include "sys/process_posix.c"
+#endif
 #include "sys/thread.c"
 #if AIOLOOP_USE_TLS
 #include "sys/file.c"
@@ -145,6 +150,11 @@ extern "C" {
 #include "core/threadsafe.c"
 #include "core/executor.c"
 #include "core/resolve.c"
+#if AIOL_HAVE_PTHREAD
+#include "core/process_pool.c"
+#else
+#include "core/process_none.c"
+#endif
 #include "core/loop.c"
 #include "core/watch.c"
 
@@ -154,6 +164,7 @@ extern "C" {
 #include "net/stream.c"
 #include "net/socket.c"
 #include "net/tls.c"
+#include "net/sock.c"
 #include "net/connect.c"
 #include "net/server.c"
 #include "net/simulate.c"

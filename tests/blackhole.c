@@ -6,8 +6,8 @@
  *
  * Look-ups that hang are given up at once, and delay nothing: no other look-up, no thread of the executor, no timer, not
  * the end of the loop nor that of the program. A host of which one family leads nowhere is connected to after the delay of
- * Happy Eyeballs. Each check is a process of its own, which has to end in time. It runs on
- * the back end of AIOLOOP_BACKEND. Prints the checks; what is wrong ends it with 1.
+ * Happy Eyeballs. Each check is a process of its own, which has to end in time. It runs on the back end of
+ * AIOLOOP_BACKEND. Prints the checks; what is wrong ends it with 1.
  */
 #define AIOLOOP_IMPLEMENTATION
 #include "aioloop.h"
@@ -76,7 +76,8 @@ static void blackhole_works(aioloop *loop) {
 static void blackhole_never_answers(void) {
     aioloop *loop = blackhole_loop();
     double start = blackhole_now();
-    int64_t n = aioloop_run_until_complete(loop, aioloop_wait_for(blackhole_ask(loop, "slow.example"), AIOLOOP_MS(300)), NULL);
+    aioloop_future *f = aioloop_wait_for(blackhole_ask(loop, "slow.example"), AIOLOOP_MS(300));
+    int64_t n = aioloop_run_until_complete(loop, f, NULL);
     double took = blackhole_now() - start;
     EXPECT(n == AIOLOOP_ETIMEDOUT);
     EXPECT(took >= 0.3 && took < 0.3 + BLACKHOLE_PROMPT);

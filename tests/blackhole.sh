@@ -1,7 +1,7 @@
 #!/bin/sh
 # blackhole.sh PROGRAM [ARGUMENT ...]: runs it in a network of its own where packets to 192.0.2.0/24 and 2001:db8::/32
-# disappear without an answer. The name server is 192.0.2.1; only localhost is known without it. Changes nothing outside.
-# Where the system allows no such namespaces it says so and is content.
+# disappear without an answer. The name server is 192.0.2.1; only localhost is known without it. Nothing changes
+# outside. Where the system allows no such namespaces it says so and is content.
 set -u
 if [ "${1:-}" != --inside ]; then
     if ! unshare -Urnm true 2>/dev/null; then

@@ -5,6 +5,7 @@
 #include "support.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
@@ -232,6 +233,57 @@ void test_close_socket(aioloop *loop, aioloop_socket s) {
         aioloop_sim_close(loop, s);
     else
         close(s);
+}
+
+/* ---- sockets for direct use ---- */
+
+bool test_delayed(aioloop *loop) {
+    const char *backend = getenv("AIOLOOP_BACKEND");
+    return test_simulated(loop) && backend != NULL && strstr(backend, "delayed") != NULL;
+}
+
+aioloop_socket test_socket(aioloop *loop, int family, int type) {
+    aioloop_socket s = -1;
+    if (test_simulated(loop)) {
+        int err = aioloop_sim_socket(loop, family, type, &s);
+        CHECK_EQ(err, 0);
+        return s;
+    }
+    s = socket(family == AIOLOOP_INET ? AF_INET : family == AIOLOOP_INET6 ? AF_INET6 : AF_UNIX,
+               type == AIOLOOP_SOCK_STREAM ? SOCK_STREAM : SOCK_DGRAM, 0);
+    test_keep_socket(s);
+    CHECK(fcntl(s, F_SETFL, O_NONBLOCK) == 0);
+    return s;
+}
+
+void test_bind(aioloop *loop, aioloop_socket s, const aioloop_address *address) {
+    int err = test_simulated(loop) ? aioloop_sim_bind(loop, s, address) : aiol_socket_bind(s, address);
+    CHECK_EQ(err, 0);
+}
+
+void test_listen(aioloop *loop, aioloop_socket s, int backlog) {
+    int err = test_simulated(loop) ? aioloop_sim_listen(loop, s, backlog) : aiol_socket_listen(s, backlog);
+    CHECK_EQ(err, 0);
+}
+
+void test_name(aioloop *loop, aioloop_socket s, aioloop_sender *name) {
+    aioloop_address address;
+    aiol_path_room room;
+    int err = test_simulated(loop) ? aioloop_sim_name(loop, s, &address) : aiol_socket_name(s, &address, &room);
+    CHECK_EQ(err, 0);
+    aiol_sender_set(name, &address);
+}
+
+aioloop_socket test_listener(aioloop *loop, int backlog, aioloop_address *address) {
+    aioloop_socket s = test_socket(loop, AIOLOOP_INET, AIOLOOP_SOCK_STREAM);
+    aioloop_sender name;
+    int err = aioloop_address_parse(address, "127.0.0.1", 0);
+    CHECK_EQ(err, 0);
+    test_bind(loop, s, address);
+    test_listen(loop, s, backlog);
+    test_name(loop, s, &name);
+    *address = name.address;
+    return s;
 }
 
 /* ---- running ---- */

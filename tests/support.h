@@ -36,6 +36,18 @@ void test_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 void test_needs_unix_pairs(aioloop *loop);
 void test_close_socket(aioloop *loop, aioloop_socket s);
 
+/* A non-blocking socket of a family and aioloop_socket_type, of the system or simulated. test_bind, test_listen and
+ * test_name are as the system's calls, and FAIL where those do. test_listener listens at a free port of 127.0.0.1, and
+ * stores the address. */
+aioloop_socket test_socket(aioloop *loop, int family, int type);
+void test_bind(aioloop *loop, aioloop_socket s, const aioloop_address *address);
+void test_listen(aioloop *loop, aioloop_socket s, int backlog);
+void test_name(aioloop *loop, aioloop_socket s, aioloop_sender *name);
+aioloop_socket test_listener(aioloop *loop, int backlog, aioloop_address *address);
+
+/* True if the loop's sockets are simulated ones that do things late and by halves ("sim,delayed"). */
+bool test_delayed(aioloop *loop);
+
 /* Runs the loop until *count >= wanted, at most 10 seconds on the loop's clock, then FAILs naming what. */
 void test_run_until(aioloop *loop, const int *count, int wanted, const char *what);
 /* Runs n iterations without waiting. */

@@ -580,6 +580,88 @@ TEST(names_a_stream_server_is_given_up_while_it_looks_up, "DNS-04 STR-01") {
     test_end(loop);
 }
 
+/* ---- sockets used directly ---- */
+
+TEST(names_a_socket_is_connected_by_name_for_its_family, "SOCK-04") {
+    aioloop *loop = test_loop();
+    names_book book = AIOLOOP_ZERO;
+    aioloop_address at;
+    aioloop_socket listener = test_listener(loop, 5, &at);
+    aioloop_socket near;
+    aioloop_socket far;
+    int when;
+    char host[64];
+    aioloop_address_host(&at, host, sizeof(host));
+    for (when = NAMES_NOW; when <= NAMES_SOON; when++) {
+        memset(&book, 0, sizeof(book));
+        names_add(&book, host, at.port);
+        names_add(&book, "127.0.0.1", 1); /* is not tried */
+        book.when = when == NAMES_NOW ? NAMES_NOW : NAMES_SOON;
+        names_open(loop, &book);
+        near = test_socket(loop, at.family, AIOLOOP_SOCK_STREAM);
+        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_sock_connect(loop, near, "t.example", 7), NULL), 0);
+        CHECK_EQ(book.calls, 1);
+        CHECK_STR(book.service, "7");
+        CHECK_EQ(book.options[0].family, at.family);
+        far = (aioloop_socket)aioloop_run_until_complete(
+            loop, aioloop_wait_for(aioloop_sock_accept(loop, listener, NULL), AIOLOOP_SECONDS(2)), NULL);
+        CHECK(far >= 0);
+        test_close_socket(loop, near);
+        if (!test_simulated(loop))
+            test_keep_socket((int)far);
+        test_close_socket(loop, far);
+    }
+    /* A number needs no look-up. */
+    book.calls = 0;
+    near = test_socket(loop, at.family, AIOLOOP_SOCK_STREAM);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_sock_connect(loop, near, host, at.port), NULL), 0);
+    CHECK_EQ(book.calls, 0);
+    test_close_socket(loop, near);
+    test_close_socket(loop, listener);
+    test_end(loop);
+}
+
+TEST(names_a_socket_whose_look_up_fails_or_is_given_up, "SOCK-04 SOCK-08 SOCK-14") {
+    aioloop *loop = test_loop();
+    names_book book = AIOLOOP_ZERO;
+    aioloop_socket s = test_socket(loop, AIOLOOP_INET, AIOLOOP_SOCK_STREAM);
+    aioloop_future *f;
+    book.fail = AIOLOOP_EAI_NONAME;
+    names_open(loop, &book);
+    names_fails(loop, aioloop_sock_connect(loop, s, "u.example", 80), AIOLOOP_EAI_NONAME, "the book says no");
+    book.when = NAMES_SOON;
+    names_fails(loop, aioloop_sock_connect(loop, s, "u.example", 80), AIOLOOP_EAI_NONAME, "the book says no");
+    book.fail = 0;
+    names_fails(loop, aioloop_sock_connect(loop, s, "u.example", 80), AIOLOOP_ELOOKUP, "no address");
+    names_fails(loop, aioloop_sock_connect(loop, s, "::1", 80), AIOLOOP_ELOOKUP, "family");
+    names_fails(loop, aioloop_sock_connect(loop, s, "u.example", 65536), AIOLOOP_EINVAL, "port");
+    names_fails(loop, aioloop_sock_connect(loop, s, NULL, 80), AIOLOOP_EINVAL, "host");
+    names_fails(loop, aioloop_sock_connect(loop, (aioloop_socket)-1, "u.example", 80), AIOLOOP_EBADF, "");
+    /* Given up while it is looked up, and as the answer is there. */
+    book.when = NAMES_NEVER;
+    f = aioloop_future_ref(aioloop_sock_connect(loop, s, "silent", 80));
+    CHECK(aioloop_future_cancel(f, NULL));
+    CHECK_EQ(book.cancelled, 1);
+    aioloop_future_unref(f);
+    names_add(&book, "127.0.0.1", 9);
+    book.when = NAMES_SOON;
+    f = aioloop_future_ref(aioloop_sock_connect(loop, s, "soon", 80));
+    (void)aioloop_call_soon(loop, names_cancel_now, f);
+    test_spin(loop, 4);
+    CHECK(aioloop_future_cancelled(f));
+    aioloop_future_unref(f);
+    /* And one that stays pending as the loop closes. */
+    book.when = NAMES_NEVER;
+    f = aioloop_future_ref(aioloop_sock_connect(loop, s, "silent", 80));
+    test_close_socket(loop, s); /* it was never the loop's */
+    CHECK_EQ(aioloop_close(loop), 0);
+    CHECK(!aioloop_future_done(f));
+    CHECK(aioloop_future_cancel(f, NULL));
+    aioloop_future_unref(f);
+    names_close(&book);
+    test_end(loop);
+}
+
 /* ---- Happy Eyeballs ---- */
 
 /* An address where connecting hangs: a listener whose queue is full; simulated, the network is slow while this is

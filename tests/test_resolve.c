@@ -1,8 +1,9 @@
 /*
  * test_resolve.c - looking up names.
  *
- * Nothing here asks a name server: "localhost", numbers, and what the system refuses without asking. A look-up that is
- * to hang does so in test_call_hook, at a gate that the test opens.
+ * Nothing here asks a name server: "localhost" (but not its IPv6 address, which /etc/hosts may lack), numbers, and what
+ * the system refuses without asking. A look-up that is to hang does so in test_call_hook, at a gate that the test
+ * opens.
  */
 #include "awaits.h"
 
@@ -234,8 +235,10 @@ TEST(resolver_calls_on_no_loop_and_on_a_closed_one_are_refused, "RUN-17") {
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    int sticks; /* how many more look-ups are to hang */
+    int asked;  /* look-ups that have begun */
+    int sticks; /* how many more are to hang */
     int inside;
+    int hanging; /* those that have not gone on */
     bool open;
 } resolve_gate;
 
@@ -243,22 +246,34 @@ static void resolve_at_gate(const char *name) {
     if (strcmp(name, "getaddrinfo") != 0)
         return;
     pthread_mutex_lock(&resolve_gate.mutex);
+    resolve_gate.asked++;
     if (resolve_gate.sticks > 0) {
         resolve_gate.sticks--;
         resolve_gate.inside++;
+        resolve_gate.hanging++;
         pthread_cond_broadcast(&resolve_gate.changed);
         while (!resolve_gate.open)
             pthread_cond_wait(&resolve_gate.changed, &resolve_gate.mutex);
+        resolve_gate.hanging--;
+        pthread_cond_broadcast(&resolve_gate.changed);
     }
     pthread_mutex_unlock(&resolve_gate.mutex);
 }
 
 /* The next n look-ups hang. */
 static void resolve_stick(int n) {
-    memset(&resolve_gate, 0, sizeof(resolve_gate));
-    pthread_mutex_init(&resolve_gate.mutex, NULL);
-    pthread_cond_init(&resolve_gate.changed, NULL);
+    static bool ready;
+    if (!ready) {
+        pthread_mutex_init(&resolve_gate.mutex, NULL);
+        pthread_cond_init(&resolve_gate.changed, NULL);
+        ready = true;
+    }
+    pthread_mutex_lock(&resolve_gate.mutex);
+    resolve_gate.asked = 0;
     resolve_gate.sticks = n;
+    resolve_gate.inside = 0;
+    resolve_gate.open = false;
+    pthread_mutex_unlock(&resolve_gate.mutex);
     test_call_hook = resolve_at_gate;
 }
 
@@ -280,18 +295,22 @@ static void resolve_wait_inside(int n) {
     CHECK_GE(inside, n);
 }
 
-static int resolve_inside(void) {
+static int resolve_asked(void) {
     int n;
     pthread_mutex_lock(&resolve_gate.mutex);
-    n = resolve_gate.inside;
+    n = resolve_gate.asked;
     pthread_mutex_unlock(&resolve_gate.mutex);
     return n;
 }
 
+/* All of them go on, and others do not hang any more. */
 static void resolve_open(void) {
     pthread_mutex_lock(&resolve_gate.mutex);
+    resolve_gate.sticks = 0;
     resolve_gate.open = true;
     pthread_cond_broadcast(&resolve_gate.changed);
+    while (resolve_gate.hanging != 0)
+        pthread_cond_wait(&resolve_gate.changed, &resolve_gate.mutex);
     pthread_mutex_unlock(&resolve_gate.mutex);
 }
 
@@ -312,10 +331,18 @@ static void resolve_give_up(aioloop *loop, int n) {
     aioloop_future_unref(f);
 }
 
-/* A look-up of localhost is answered. */
+/* How many addresses localhost has. Where a fault has kept a thread from beginning, the look-up waits for those that
+ * hang. */
+static int64_t resolve_ask(aioloop *loop, void **list) {
+    aioloop_future *f = aioloop_getaddrinfo(loop, "localhost", "80", NULL);
+    if (test_injected())
+        f = aioloop_wait_for(f, AIOLOOP_MS(300));
+    return aioloop_run_until_complete(loop, f, list);
+}
+
 static void resolve_works(aioloop *loop) {
     void *list = NULL;
-    CHECK_GE(aioloop_run_until_complete(loop, aioloop_getaddrinfo(loop, "localhost", "80", NULL), &list), 1);
+    CHECK_GE(resolve_ask(loop, &list), 1);
     CHECK(list != NULL);
     CHECK_EQ(((aioloop_addrinfo *)list)->address.port, 80);
     aioloop_freeaddrinfo(list);
@@ -449,7 +476,6 @@ TEST_WITH(resolver_finds_what_the_system_finds_in_its_order, "DNS-01", TEST_THRE
         {"localhost", NULL, 0, 0, 0, 0},
         {"localhost", "80", 0, 0, 0, 0},
         {"localhost", "80", AIOLOOP_INET, 0, 0, 0},
-        {"localhost", "80", AIOLOOP_INET6, 0, 0, 0},
         {"localhost", "80", 0, AIOLOOP_SOCK_STREAM, 0, 0},
         {"localhost", "80", 0, AIOLOOP_SOCK_DGRAM, 0, 0},
         {"localhost", "80", 0, AIOLOOP_SOCK_STREAM, 6, 0},
@@ -546,7 +572,8 @@ TEST_WITH(resolver_names_addresses_as_the_system_does, "DNS-02", TEST_THREADS) {
     test_end(loop);
 }
 
-static void resolve_message(aioloop *loop, const char *host, const char *service, unsigned flags, int code, const char *text) {
+static void resolve_message(aioloop *loop, const char *host, const char *service, unsigned flags, int code,
+                            const char *text) {
     aioloop_getaddrinfo_options options = AIOLOOP_ZERO;
     options.flags = flags;
     options.type = AIOLOOP_SOCK_STREAM;
@@ -702,7 +729,7 @@ TEST_WITH(resolver_lane_has_sixteen_threads_of_its_own, "DNS-03", TEST_THREADS) 
         fs[i] = resolve_begin(loop);
     resolve_wait_inside(16);
     test_spin(loop, 3);
-    CHECK_EQ(resolve_inside(), 16);
+    CHECK_EQ(resolve_asked(), 16);
     CHECK(aioloop_future_cancel(fs[0], NULL)); /* its place is free at once */
     resolve_wait_inside(17);
     CHECK(aioloop_future_cancel(fs[19], NULL)); /* has not begun, and will not */
@@ -716,8 +743,8 @@ TEST_WITH(resolver_lane_has_sixteen_threads_of_its_own, "DNS-03", TEST_THREADS) 
         aioloop_future_unref(fs[i]);
     }
     test_end(loop);
-    CHECK_EQ(resolve_inside(), 19);
     resolve_end();
+    CHECK_EQ(resolve_asked(), 19);
 }
 
 static pthread_key_t resolve_key;
@@ -775,7 +802,7 @@ TEST_WITH(resolver_late_answer_is_dropped, "DNS-04", TEST_THREADS) {
     test_spin(loop, 3);
     test_end(loop);
     resolve_end();
-    CHECK_EQ(resolve_inside(), 2);
+    CHECK_EQ(resolve_asked(), 3);
 }
 
 TEST_WITH(resolver_that_answers_too_late_times_out, "DNS-04", TEST_THREADS) {
@@ -801,9 +828,9 @@ TEST_WITH(resolver_that_hangs_delays_neither_others_nor_the_executor, "DNS-04", 
     for (i = 1; i <= 20; i++)
         resolve_give_up(loop, i);
     resolve_works(loop);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_run_in_executor(loop, NULL, resolve_in_pool, &seven, NULL), NULL), 7);
+    CHECK_EQ(resolve_code(loop, aioloop_run_in_executor(loop, NULL, resolve_in_pool, &seven, NULL)), 7);
     resolve_works(loop);
-    CHECK_EQ(resolve_inside(), 20);
+    CHECK_EQ(resolve_asked(), 22);
     test_end(loop);
     resolve_end();
 }
@@ -813,13 +840,13 @@ TEST_WITH(resolver_lane_grows_to_a_bound, "DNS-04", TEST_THREADS) {
     aioloop *loop = test_loop();
     aioloop_future *f;
     int i;
-    resolve_stick(1000);
+    resolve_stick(most + 1);
     for (i = 1; i <= most; i++)
         resolve_give_up(loop, i);
     f = resolve_begin(loop); /* finds no thread, and gets none */
     test_spin(loop, 3);
     CHECK(!aioloop_future_done(f));
-    CHECK_EQ(resolve_inside(), most);
+    CHECK_EQ(resolve_asked(), most);
     resolve_open();
     CHECK_GE(aioloop_run_until_complete(loop, f, NULL), 1);
     aioloop_future_unref(f);
@@ -850,7 +877,7 @@ TEST_WITH(resolver_that_hangs_delays_neither_close_nor_free, "DNS-04 RUN-16", TE
         aioloop_future_unref(waiting[i]);
     test_end(loop);
     resolve_end();
-    CHECK_EQ(resolve_inside(), 17); /* the last did not begin any more */
+    CHECK_EQ(resolve_asked(), 17); /* the last did not begin any more */
 }
 
 TEST_WITH(resolver_answers_may_come_while_the_loop_ends, "DNS-04 RUN-16", TEST_THREADS) {
@@ -868,23 +895,25 @@ TEST_WITH(resolver_answers_may_come_while_the_loop_ends, "DNS-04 RUN-16", TEST_T
 
 TEST_WITH(resolver_cancels_race_with_the_answers, "DNS-04", TEST_THREADS) {
     aioloop *loop = test_loop();
-    int cancelled = 0;
+    bool cancelled;
     int i;
     for (i = 0; i < 200; i++) {
         aioloop_future *f = resolve_begin(loop);
         aioloop_future *g = resolve_begin(loop);
         if (i % 4 == 0)
             resolve_works(loop);
-        cancelled += aioloop_future_cancel(f, NULL);
-        if (i % 3 == 0)
-            cancelled += aioloop_future_cancel(g, NULL);
+        cancelled = aioloop_future_cancel(f, NULL);
+        CHECK_EQ(aioloop_future_cancelled(f), cancelled);
+        if (i % 3 == 0) {
+            cancelled = aioloop_future_cancel(g, NULL);
+            CHECK_EQ(aioloop_future_cancelled(g), cancelled);
+        }
         aioloop_future_unref(f);
         aioloop_future_unref(g);
     }
     resolve_works(loop);
     test_end(loop);
     test_wait_until_freed();
-    CHECK_LE(cancelled, 400);
 }
 
 /* The loops of the children stay reachable for those who look for leaks. */
@@ -905,7 +934,7 @@ static void resolve_leave(bool tidy) {
         if (i == 0)
             aioloop_future_cancel(f, NULL);
     }
-    if (aioloop_run_until_complete(resolve_left, aioloop_getaddrinfo(resolve_left, "localhost", NULL, NULL), NULL) < 1)
+    if (resolve_ask(resolve_left, NULL) < 1)
         _exit(1);
     if (tidy && aioloop_free(resolve_left) != 0)
         _exit(1);

@@ -40,7 +40,7 @@ ENGINES = {"aioloop epoll": ("aioloop", "epoll"), "aioloop io_uring": ("aioloop"
            "hand epoll": ("hand", "epoll"), "hand io_uring": ("uring", "io_uring"),
            "libev": ("libev", "epoll"), "libuv": ("libuv", "epoll")}
 # Those of the group "tasks": the program and how its modes begin. Debian's Python has Debian's uvloop.
-TASKS = {"stackful": ("tasks", "stackful."), "stackless": ("tasks", "stackless."), "callbacks": ("aioloop", ""),
+TASKS = {"stackful": ("tasks", "stackful."), "stackless": ("tasks", "stackless."), "sock": ("tasks", "sock."), "callbacks": ("aioloop", ""),
          "by hand": ("hand_tasks", "hand."), "uvloop": ("python", "uvloop."), "asyncio": ("python", "asyncio.")}
 PYTHON = "/usr/bin/python3"
 LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
@@ -98,6 +98,8 @@ def build(programs, aioloop_flags):
     load = compile_program("load", [], [])
     if load.returncode != 0:
         sys.exit("tests/bench/bench_load.c does not compile:\n" + load.stdout)
+    if "aioloop" in programs and compile_program("names", [], aioloop_flags).returncode != 0:
+        print("bench_names.c does not compile: left out")
     there = []
     for name in programs:
         flags, libraries = [], []
@@ -342,6 +344,10 @@ def benchmarks(quick):
     def micro(mode, live, operations):
         return lambda name: timed(name, mode, "--live", live, "--count", operations // few)
 
+    def by_name(name, mode, operations):
+        figures = run_json(program("names"), name + "." + mode, "--count", operations)
+        return {**figures, "us": figures["ns"] / 1000}
+
     def served(size, connections):
         return lambda name: echo(name, size, connections, seconds)
 
@@ -350,6 +356,7 @@ def benchmarks(quick):
                 Row("rate", "echo %s: requests" % what, "/s", digits=0))
 
     ir = "instr."
+    with_pools = ("aioloop", "hand", "libuv")
     return [
         Bench("ir.echo", "valgrind", lambda name: instructions_echo(name, 500, 500 + 2000 // few),
               Row("instructions", "echo 64 B x 1: a round trip", ir, 300)),
@@ -387,6 +394,22 @@ def benchmarks(quick):
         # libuv 1.44 (Debian 12) spins while the other thread should have the only core: 70 us. Newer ones do not.
         Bench("wakeup", "time", lambda name: timed(name, "wakeup", "--count", 20000 // few),
               Row("wall_us", "wake-up round trip of two threads, one core", "us", 5.5, digits=2)),
+        Bench("pool.1", "time", lambda name: timed(name, "pool", "--live", 1, "--count", 50000 // few),
+              Row("wall_us", "a function in a pool of threads, one at a time, one core", "us", 1.1, True, digits=2),
+              names=with_pools),
+        Bench("pool.64", "time", lambda name: timed(name, "pool", "--live", 64, "--count", 500000 // few),
+              Row("wall_ns", "a function in a pool of threads, 64 at a time, one core", "ns", 1.1, True, digits=0),
+              names=with_pools),
+        Bench("pool.64.cores", "time",
+              lambda name: run_json(*command(name, "pool"), "--live", 64, "--count", 500000 // few),
+              Row("wall_ns", "a function in a pool of threads, 64 at a time, all cores", "ns", digits=0), names=with_pools),
+        # One program has both. All cores: a look-up is a thread's.
+        Bench("names.lookup", "time", lambda name: by_name(name, "lookup", 20000 // few),
+              Row("wall_us", "look-up of localhost, one after the other", "us", 1.25, True, digits=2),
+              Row("us", "the same: processor time of all threads", "us", digits=2), names=("aioloop", "hand")),
+        Bench("names.connect", "time", lambda name: by_name(name, "connect", 10000 // few),
+              Row("wall_us", "look up, connect and close", "us", 1.25, True, digits=2),
+              Row("us", "the same: processor time of all threads", "us", digits=2), names=("aioloop", "hand")),
     ]
 
 
@@ -395,7 +418,7 @@ def task_benchmarks(quick):
     seconds = 0.2 if quick else 0.4
     own = ("stackful", "stackless")
     compiled = (*own, "by hand")
-    all_but_callbacks = (*compiled, "uvloop", "asyncio")
+    all_but_callbacks = (*compiled, "uvloop", "asyncio")  # and sock, which only echoes
 
     def slow(name):
         return 20 if name in ("uvloop", "asyncio") else 1
@@ -433,7 +456,7 @@ def task_benchmarks(quick):
         *both("queue.1", "an item through a queue with room for one", "queue", 1, 200000),
         *both("queue.100", "an item through a queue with room for 100", "queue", 100, 400000),
         Bench("tasks.ir.echo", "valgrind", lambda name: instructions_echo(name, 300, 300 + 1200 // few),
-              Row("instructions", "echo 64 B x 1, a task each: a round trip", "instr."), names=(*own, "callbacks", "by hand")),
+              Row("instructions", "echo 64 B x 1, a task each: a round trip", "instr."), names=(*own, "sock", "callbacks", "by hand")),
         Bench("tasks.ir.bare", "valgrind", count("bare", 1),
               Row("instructions", "the bare switch, there and back", "instr."), names=("stackful", "by hand")),
         Bench("tasks.bare", "time", micro("bare", 1, 2000000),

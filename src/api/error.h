@@ -96,7 +96,8 @@
     X(EQUEUEEMPTY, -20015, "the queue is empty")                                                   \
     X(EQUEUESHUTDOWN, -20016, "the queue was shut down")                                           \
     X(EGENERATOREXIT, -20017, "the generator is being closed")                                     \
-    X(EINTERRUPTED, -20018, "the program was interrupted")
+    X(EINTERRUPTED, -20018, "the program was interrupted")                                         \
+    X(EBROKENPROCESS, -20019, "a process of the pool has died")
 
 /* X(name, code, text). The resolver's, of looking up names. */
 #define AIOLOOP_RESOLVER_ERRORS(X)                                                                 \

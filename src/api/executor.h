@@ -2,7 +2,7 @@
  * executor.h - functions that block, run in other threads.       (asyncio: run_in_executor, to_thread; concurrent.futures)
  *
  * A pool of threads belongs to no loop: any number of loops may use one. Its threads are made when there is work and
- * no idle one, and stay until it is shut down. There are no pools of processes: a subprocess of your own does it.
+ * no idle one, and stay until it is shut down. Pools of processes are in process_pool.h.
  *
  * Built with AIOLOOP_USE_THREADS 0, or without an operating system, there are no pools: aioloop_thread_pool_new and
  * the futures of the calls that need one say AIOLOOP_ENOTAVAILABLE.

@@ -158,7 +158,7 @@ AIOLOOP_API int aioloop_timer_handle_reschedule(aioloop_timer_handle *handle, ai
  * until removed; an end, a hang-up and an error count as both. Replaces a watcher of the same kind. fd stays the
  * caller's; remove the watchers before closing it. 0; AIOLOOP_EBADF, AIOLOOP_EINVAL (a negative fd, a NULL fn, one too
  * large for the back end); AIOLOOP_EPERM for what the back end cannot watch (a regular file under epoll);
- * AIOLOOP_EMISUSE if a transport owns it; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
+ * AIOLOOP_EMISUSE if a transport owns it or an operation of sock.h is pending; AIOLOOP_ENOMEM; AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_add_reader(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_callback fn, void *arg);
 

@@ -225,6 +225,9 @@
  *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
  *   See examples/fetch_names.c.
  *
+ *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
+ *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
+ *
  *
  * GENERATORS
  *
@@ -361,6 +364,10 @@
  *   thread for a library that bears no second. aioloop_run waits for the default pool at its end, and
  *   aioloop_shutdown_default_executor does elsewhere; aioloop_close and aioloop_free do not wait for a function that
  *   still runs. The memory of pools is not the loop's allocator's, but that of their own options. See examples/pool.c.
+ *
+ *   What a thread cannot bear (code that may crash, or that has global state) runs in a pool of processes, with bytes in
+ *   and bytes out: aioloop_process_pool_new, early in the program, and aioloop_run_in_process. See
+ *   examples/process_pool.c.
  *
  *
  * ENDING WELL

@@ -17,6 +17,7 @@
 #ifndef AIOLOOP_API_SIM_H
 #define AIOLOOP_API_SIM_H
 
+#include "api/resolve.h"
 #include "api/transport.h"
 
 /* All of these answer AIOLOOP_ENOTAVAILABLE on another back end. */
@@ -24,6 +25,20 @@
 /* Two connected stream sockets, for aioloop_connect_accepted_socket and the like; the caller's until given away.
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
+
+/* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
+ * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
+ * in a partition, and between internet sockets also when there is no room for it at its receiver
+ * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
+
+/* bind(), listen() and getsockname() of such a socket. Port 0: any that is free. The path in an address that
+ * aioloop_sim_name stores is the socket's: as long as it is open. AIOLOOP_EBADF, AIOLOOP_EMISUSE (a transport's), and
+ * the errors of a system's calls. */
+AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address);
+AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog);
+AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address);
 
 /* Closes a simulated socket that was never given away. AIOLOOP_EBADF. */
 AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket);

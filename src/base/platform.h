@@ -248,8 +248,14 @@
 #include <ucontext.h>
 #endif
 #if AIOL_HAVE_PTHREAD
+#include <dirent.h>
 #include <netdb.h>
 #include <pthread.h>
+#include <sys/select.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sys/prctl.h>
+#endif
 #endif
 #endif
 

@@ -554,8 +554,32 @@ static void aiol_follower_expired(aioloop *loop, void *arg) {
     aioloop_future_cancel(w->inner, NULL);
 }
 
+/* The outer one lets go of the inner one, whose callback stays, or is queued, and holds it. */
+static void aiol_follower_leave(aiol_follower *w) {
+    aioloop_future *outer = w->outer;
+    w->outer = NULL;
+    aiol_future_release(outer);
+}
+
+static bool aiol_follower_cancel(aioloop_future *outer, void *owner);
+
+/* What it follows in the end, through any number of others that are pending. */
+static aioloop_future *aiol_follower_source(const aiol_follower *w) {
+    aioloop_future *f = w->inner;
+    while (f->state == AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_TASK) == 0 &&
+           f->end.cancel == aiol_follower_cancel)
+        f = ((const aiol_follower *)f->of.owner)->inner;
+    return f;
+}
+
 static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     aiol_follower *w = (aiol_follower *)owner;
+    aioloop_future *source = aiol_follower_source(w);
+    if (aiol_future_outranks(source)) {
+        aiol_future_take_over(outer, source);
+        aiol_follower_leave(w);
+        return false;
+    }
     if (!w->shields && !w->cancelling) {
         bool cancelled;
         w->cancelling = true;
@@ -566,8 +590,7 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
             return false; /* it ends when the inner one has */
         }
     }
-    w->outer = NULL; /* and its own callback stays, or is queued: it holds the inner one */
-    aiol_future_release(outer);
+    aiol_follower_leave(w);
     return true;
 }
 

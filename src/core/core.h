@@ -253,7 +253,7 @@ enum {
     AIOL_FUTURE_OWN = 128,     /* an operation's of the library, which alone completes it */
     AIOL_FUTURE_YIELDS = 256,  /* waiting for it takes an iteration, though it is done */
     AIOL_FUTURE_BORROWS = 512, /* its result is that of next.source */
-    AIOL_FUTURE_OUTRANKS = 1024, /* it has failed, and who waits is told so before it hears of a cancellation */
+    AIOL_FUTURE_OUTRANKS = 1024, /* it is done, and who waits is told so before it hears of a cancellation */
     AIOL_FUTURE_WAITER = 2048,   /* the first member of an aiol_waiter */
     AIOL_FUTURE_COMMON = 4096,   /* loop->nothing: nobody's, so that nobody ends it */
     AIOL_FUTURE_READ = 8192      /* somebody has had the result, with its pointer or without */
@@ -433,6 +433,8 @@ AIOLOOP_INTERNAL aioloop_future *aiol_future_nothing(aioloop *loop);
 AIOLOOP_INTERNAL void aiol_future_hold(aioloop_future *f);
 AIOLOOP_INTERNAL void aiol_future_release(aioloop_future *f);
 AIOLOOP_INTERNAL int aiol_future_finish(aioloop_future *f, int64_t number, void *pointer, void (*dispose)(void *));
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *));
 AIOLOOP_INTERNAL int aiol_future_fail(aioloop_future *f, int code, const char *text);
 AIOLOOP_INTERNAL void aiol_future_fail_with(aioloop_future *f, int code, struct aioloop_error *error);
 AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *text);
@@ -448,7 +450,7 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 
 /* task.c */
 AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message);
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, struct aiol_task **waiter);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);

@@ -12,9 +12,9 @@
  * A pool's threads have a reference each. The last to let go of a pool joins the threads that have ended; if it is one
  * of them, it detaches itself.
  *
- * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There a
- * thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
- * waits, and ends when the job does. Nobody waits for it, not even the end of the program.
+ * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There
+ * a thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
+ * waits, and it ends when the job does. Nobody waits for it, not even the end of the program.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -146,7 +146,8 @@ static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aiol_pool_worker *worker;
     if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
         return;
-    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL || (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL ||
+           (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
     aiol_free(&allocator, pool, sizeof(*pool));
 }
@@ -845,7 +846,10 @@ static aioloop_future *aiol_executor_submit(aioloop *loop, aioloop_thread_pool *
         if (err == 0)
             return f;
         aiol_job_abandon(job);
-        aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "the pool was shut down" : err == AIOLOOP_EAGAIN ? "the pool is full" : NULL);
+        aiol_fail(loop, err,
+                  err == AIOLOOP_EMISUSE                            ? "the pool was shut down"
+                  : err == AIOLOOP_EAGAIN && pool->queue_limit != 0 ? "the pool is full"
+                                                                    : NULL);
     }
     f = aiol_executor_failed(loop, err);
     if (options != NULL && options->dispose != NULL)

@@ -391,10 +391,23 @@ AIOLOOP_INTERNAL int aiol_future_end_cancelled(aioloop_future *f, const char *te
     return aiol_future_done(f, AIOL_FUTURE_CANCELLED);
 }
 
+/* It is done, and goes before a cancellation: of a task that waits for it, or its own. */
+AIOL_INLINE bool aiol_future_outranks(const aioloop_future *f) {
+    return f->state != AIOL_FUTURE_PENDING && (f->flags & AIOL_FUTURE_OUTRANKS) != 0;
+}
+
+/* The same as aiol_future_finish, for what has happened and cannot be undone: bytes that were taken from a socket. */
+AIOLOOP_INTERNAL int aiol_future_finish_first(aioloop_future *f, int64_t number, void *pointer,
+                                              void (*dispose)(void *)) {
+    f->flags |= AIOL_FUTURE_OUTRANKS;
+    return aiol_future_finish(f, number, pointer, dispose);
+}
+
 /* Completes f as source is. A result that has to be ended stays the source's, whoever reads it first. */
 AIOLOOP_INTERNAL int aiol_future_take_over(aioloop_future *f, aioloop_future *source) {
     if ((source->flags & AIOL_FUTURE_STATIC) == 0) /* those are all threads' */
         source->flags |= AIOL_FUTURE_LOOKED_AT;
+    f->flags |= source->flags & AIOL_FUTURE_OUTRANKS;
     if (source->state == AIOL_FUTURE_FINISHED) {
         int err = aiol_future_finish(f, source->number, source->of.pointer, NULL);
         if ((source->flags & AIOL_FUTURE_BORROWS) != 0)
@@ -475,6 +488,7 @@ AIOLOOP_API int aioloop_future_set_exception(aioloop_future *future, int code, c
 }
 
 AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *message) {
+    aiol_task *waiter = NULL;
     if (future == NULL || aiol_future_is_static(future))
         return false;
     if (AIOL_UNLIKELY(future->loop->debug) && aiol_wrong_thread(future->loop))
@@ -483,10 +497,11 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         future->flags |= AIOL_FUTURE_LOOKED_AT;
         return false;
     }
-    future = aiol_task_cancel(future, message);
+    future = aiol_task_cancel(future, message, &waiter);
     if (future == NULL)
         return true;
     if (future->end.cancel != NULL) {
+        bool outranked;
         bool now;
         aiol_future_hold(future); /* the operation may let go of it */
         now = future->end.cancel(future, future->of.owner);
@@ -495,8 +510,11 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
         else if (message != NULL && future->error == NULL &&
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+        outranked = aiol_future_outranks(future); /* it follows one that is done */
+        if (outranked && waiter != NULL)
+            waiter->flags |= AIOL_TASK_CANCEL_LATER;
         aiol_future_release(future);
-        return true;
+        return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;

@@ -15,7 +15,8 @@
     ((unsigned)AIOLOOP_AI_PASSIVE | AIOLOOP_AI_CANONNAME | AIOLOOP_AI_NUMERICHOST | AIOLOOP_AI_NUMERICSERV |           \
      AIOLOOP_AI_V4MAPPED | AIOLOOP_AI_ALL | AIOLOOP_AI_ADDRCONFIG)
 #define AIOL_RESOLVE_NAME_FLAGS                                                                                        \
-    ((unsigned)AIOLOOP_NI_NUMERICHOST | AIOLOOP_NI_NUMERICSERV | AIOLOOP_NI_NOFQDN | AIOLOOP_NI_NAMEREQD | AIOLOOP_NI_DGRAM)
+    ((unsigned)AIOLOOP_NI_NUMERICHOST | AIOLOOP_NI_NUMERICSERV | AIOLOOP_NI_NOFQDN | AIOLOOP_NI_NAMEREQD |             \
+     AIOLOOP_NI_DGRAM)
 
 /* The argument of a look-up's job, copied up to the end of the texts. */
 typedef struct aiol_resolve_question {
@@ -120,7 +121,8 @@ static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, c
     question.has_service = service != NULL;
     (void)aiol_text_keep(&end, host);
     (void)aiol_text_keep(&end, service);
-    return aiol_resolve_start(loop, aiol_resolve_run, &question, (size_t)(end - (char *)&question), aioloop_freeaddrinfo);
+    return aiol_resolve_start(loop, aiol_resolve_run, &question, (size_t)(end - (char *)&question),
+                              aioloop_freeaddrinfo);
 }
 
 AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,

@@ -458,8 +458,9 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 /* ---- cancelling ---- */
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
- * in the end and is no task; NULL: nothing is. A circle of tasks that wait for each other is broken at one of them. */
-AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message) {
+ * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
+ * for each other is broken at one of them. */
+AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, aiol_task **waiter) {
     const aioloop_future *mark = f; /* Brent's: each time at twice the distance */
     size_t steps = 0;
     size_t limit = 2;
@@ -478,6 +479,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
                     mark = awaited;
                     limit *= 2;
                 }
+                *waiter = task;
                 f = awaited;
                 continue;
             }

@@ -88,9 +88,10 @@ static bool aiol_watcher_open(const aiol_resource *resource) {
 static const aiol_resource_calls aiol_watcher_calls = {"watcher", aiol_watcher_closed, aiol_watcher_destroy,
                                                        aiol_watcher_open};
 
+/* NULL also if something else of the loop's waits there. */
 static aiol_watcher *aiol_watcher_find(aioloop *loop, aioloop_socket fd, unsigned event) {
     aiol_op *op = loop->engine->calls->watching(loop->engine, fd, event);
-    return op == NULL ? NULL : AIOL_CONTAINER(op, aiol_watcher, op);
+    return op == NULL || op->done != aiol_watcher_ready ? NULL : AIOL_CONTAINER(op, aiol_watcher, op);
 }
 
 /* What a watcher calls from now on. */
@@ -123,6 +124,8 @@ static int aiol_watch(aioloop *loop, aioloop_socket fd, aioloop_callback fn, voi
         aiol_watcher_set(w, fn, arg);
         return 0;
     }
+    if (loop->engine->calls->watching(loop->engine, fd, event) != NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "an operation is pending on socket %ld", (long)fd);
     w = (aiol_watcher *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
     if (w == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);

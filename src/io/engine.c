@@ -28,6 +28,9 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_socket_make(e, family, type, out)                                                 \
+    ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)

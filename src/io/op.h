@@ -85,15 +85,15 @@ typedef struct aiol_budget {
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
-/* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+/* Who attaches a descriptor. USER: as WATCHER, of one that is open for certain. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER, AIOL_OWNER_USER } aiol_owner;
 
 struct aiol_engine;
 
 /* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
 typedef struct aiol_socket_calls {
     int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
-    int (*close)(struct aiol_engine *e, aioloop_socket s);
+    int (*close)(struct aiol_engine *e, aioloop_socket s); /* e may be NULL: of an engine that has gone */
     int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
     int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
@@ -104,6 +104,16 @@ typedef struct aiol_socket_calls {
     int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
     int (*path_identify)(struct aiol_engine *e, const char *path, size_t size, aiol_path_identity *identity);
     int (*path_remove)(struct aiol_engine *e, const char *path, size_t size);
+
+    /* Of sockets used directly; they do not wait. from (with its room) and to may be NULL. */
+    int64_t (*recv)(struct aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                    aiol_path_room *room);
+    int64_t (*send)(struct aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+    int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                  aiol_path_room *room);
+    int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
+    int (*connected)(struct aiol_engine *e, aioloop_socket s);
+    int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {

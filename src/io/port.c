@@ -181,9 +181,38 @@ static int aiol_port_path_remove(aiol_engine *e, const char *path, size_t size) 
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_recv(aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                              aiol_path_room *room) {
+    (void)e;
+    (void)s;
+    (void)buffer;
+    (void)size;
+    (void)from;
+    (void)room;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size,
+                              const aioloop_address *to) {
+    (void)e;
+    (void)s;
+    (void)data;
+    (void)size;
+    (void)to;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                            aiol_path_room *room) {
+    (void)out;
+    return aiol_port_name(e, s, peer, room);
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
+    aiol_port_recv,        aiol_port_send,      aiol_port_accept, aiol_port_bind,  aiol_port_of_socket,
+    aiol_port_of_socket,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {

@@ -25,6 +25,7 @@
 #ifndef AIOL_IO_SIM_C
 #define AIOL_IO_SIM_C
 
+#include "api/resolve.h"
 #include "base/atomic.h"
 #include "base/list.h"
 #include "io/op.h"
@@ -47,6 +48,7 @@
 #define AIOL_SIM_BUFFER 65536u          /* the default of sim_set_buffer; what one done() of a RECV gets at most */
 #define AIOL_SIM_SHARE 16384u           /* bytes a delayed RECV takes ahead */
 #define AIOL_SIM_ACCEPT_SHARE 4u        /* connections a delayed ACCEPT takes ahead */
+#define AIOL_SIM_DATAGRAM 65507u        /* the largest one of the internet */
 #define AIOL_SIM_FIRST_PORT 32768
 #define AIOL_SIM_LAST_PORT 60999
 
@@ -62,7 +64,8 @@ typedef enum aiol_sim_place {
 /* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
-/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. */
+/* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. A
+ * socket of datagrams is CONNECTED if it has been told a destination. */
 typedef enum aiol_sim_stage {
     AIOL_SIM_NEW,
     AIOL_SIM_LISTENING,
@@ -85,6 +88,14 @@ typedef struct aiol_sim_name {
     aiol_path_room room;
 } aiol_sim_name;
 
+/* The bytes follow the struct. */
+typedef struct aiol_sim_datagram {
+    struct aiol_sim_datagram *next;
+    aioloop_time arrives;
+    aiol_sim_name from;
+    size_t size;
+} aiol_sim_datagram;
+
 /* The file of a Unix socket: stays until it is removed. */
 typedef struct aiol_sim_file {
     struct aiol_sim_file *next;
@@ -97,6 +108,7 @@ typedef struct aiol_sim_socket {
     aioloop_socket number; /* AIOL_NO_SOCKET until accepted */
     uint32_t serial;       /* tells it from others that have or had its number */
     uint8_t family;
+    uint8_t type; /* aioloop_socket_type: STREAM or DGRAM */
     uint8_t stage;
     bool bound;
     bool transport; /* attached by one */
@@ -133,6 +145,12 @@ typedef struct aiol_sim_socket {
     bool end_arrived;
     bool reset_sent;
     bool offering; /* done() of its RECV runs */
+
+    /* datagrams that come in, in order */
+    aiol_sim_datagram *datagrams;
+    size_t datagrams_size; /* of their bytes and one more for each */
+    uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
+    size_t blocked_size;
 
     /* delayed: in which turn what is known is told */
     bool read_noticed;
@@ -328,7 +346,7 @@ static aiol_sim_socket *aiol_sim_find(aiol_sim *sim, aioloop_socket number) {
 }
 
 /* A new socket, in no list and without a number, for which there is room in every array. */
-static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family) {
+static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family, int type) {
     const aioloop_allocator *a = sim->engine.allocator;
     size_t wanted = sim->sockets_total + 1;
     aiol_sim_socket *s;
@@ -341,6 +359,7 @@ static aiol_sim_socket *aiol_sim_make(aiol_sim *sim, int family) {
     sim->sockets_total++;
     s->number = AIOL_NO_SOCKET;
     s->family = (uint8_t)family;
+    s->type = (uint8_t)type;
     s->local.address.family = (uint16_t)family;
     s->local.address.u.path = family == AIOLOOP_UNIX ? s->local.room.bytes : NULL;
     s->remote = s->local;
@@ -376,6 +395,14 @@ static void aiol_sim_free_pieces(aiol_sim *sim, aiol_sim_piece *piece) {
     }
 }
 
+static void aiol_sim_free_datagrams(aiol_sim *sim, aiol_sim_datagram *datagram) {
+    while (datagram != NULL) {
+        aiol_sim_datagram *next = datagram->next;
+        aiol_free(sim->engine.allocator, datagram, sizeof(*datagram) + datagram->size);
+        datagram = next;
+    }
+}
+
 static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
     if (s == NULL)
         return;
@@ -387,6 +414,7 @@ static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
     }
     aiol_list_remove(&s->link);
     aiol_sim_free_pieces(sim, s->head);
+    aiol_sim_free_datagrams(sim, s->datagrams);
     aiol_sim_free(sim, s->spare);
     sim->sockets_total--;
     aiol_free(sim->engine.allocator, s, sizeof(*s));
@@ -531,9 +559,11 @@ static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
 }
 
 /* When the next thing happens to s by itself. */
-static aioloop_time aiol_sim_next_at(const aiol_sim_socket *s) {
+static aioloop_time aiol_sim_next_at(const aiol_sim *sim, const aiol_sim_socket *s) {
     aioloop_time at = AIOLOOP_FOREVER;
-    if (s->coming != NULL)
+    if (s->datagrams != NULL && s->datagrams->arrives > sim->now)
+        at = s->datagrams->arrives;
+    else if (s->coming != NULL)
         at = s->coming->arrives;
     else if (s->end_sent && !s->end_arrived)
         at = s->end_at;
@@ -550,7 +580,7 @@ static aioloop_time aiol_sim_next_event(aiol_sim *sim) {
     if (sim->partition)
         return next;
     AIOL_SIM_EACH(sim, link) {
-        aioloop_time at = aiol_sim_next_at(aiol_sim_at(link));
+        aioloop_time at = aiol_sim_next_at(sim, aiol_sim_at(link));
         if (at < next)
             next = at;
     }
@@ -661,7 +691,7 @@ static bool aiol_sim_conflict(aiol_sim *sim, const aiol_sim_socket *s, const aio
     aiol_link *link;
     AIOL_SIM_EACH(sim, link) {
         const aiol_sim_socket *t = aiol_sim_at(link);
-        if (t == s || !t->bound || (t->family == AIOLOOP_UNIX) != (a->family == AIOLOOP_UNIX))
+        if (t == s || !t->bound || t->type != s->type || (t->family == AIOLOOP_UNIX) != (a->family == AIOLOOP_UNIX))
             continue;
         if (a->family == AIOLOOP_UNIX) {
             if (!aiol_sim_is_file(a) && aioloop_address_equal(a, &t->local.address))
@@ -698,10 +728,13 @@ static uint16_t aiol_sim_free_port(aiol_sim *sim) {
     return 0;
 }
 
-/* How well a listener fits a destination; 0: not at all. */
-static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode) {
+/* How well a listener fits a destination, or for datagrams whoever takes them from `from`; 0: not at all. */
+static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uint64_t inode,
+                        const aioloop_address *from) {
     const aioloop_address *a = &s->local.address;
-    if (s->stage != AIOL_SIM_LISTENING)
+    if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
+        return 0;
+    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
         return 0;
     if (to->family == AIOLOOP_UNIX)
         return inode != 0 ? s->inode == inode : aioloop_address_equal(a, to);
@@ -714,8 +747,10 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
     return aiol_sim_is_wildcard(a) ? 2 : 0;
 }
 
-/* Who listens at an address; among equals (REUSE_PORT) the seed chooses. */
-static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, aiol_sim_socket **out) {
+/* Who listens at an address, or takes datagrams there that come from `from`; among equals (REUSE_PORT) the seed
+ * chooses. */
+static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, const aioloop_address *from,
+                             aiol_sim_socket **out) {
     aiol_sim_socket *best = NULL;
     int best_fit = 0;
     uint32_t equals = 0;
@@ -729,7 +764,7 @@ static int aiol_sim_listener(aiol_sim *sim, const aioloop_address *to, aiol_sim_
     }
     AIOL_SIM_EACH(sim, link) {
         aiol_sim_socket *s = aiol_sim_at(link);
-        int fit = aiol_sim_fit(s, to, inode);
+        int fit = aiol_sim_fit(s, to, inode, from);
         if (fit == 0 || fit < best_fit)
             continue;
         equals = fit == best_fit ? equals + 1 : 1;
@@ -767,7 +802,7 @@ static void aiol_sim_join(aiol_sim *sim, aiol_sim_socket *s, aiol_sim_socket *li
 /* The connect of s has reached its destination. False if it goes on waiting there. */
 static bool aiol_sim_connect_arrives(aiol_sim *sim, aiol_sim_socket *s) {
     aiol_sim_socket *listener = NULL;
-    int err = aiol_sim_listener(sim, &s->remote.address, &listener);
+    int err = aiol_sim_listener(sim, &s->remote.address, NULL, &listener);
     if (err == 0 && listener->queue_count - listener->stash >= listener->backlog) {
         if (s->family != AIOLOOP_UNIX) {
             s->connect_waits = true;
@@ -825,6 +860,152 @@ static int aiol_sim_connect(aiol_sim *sim, aiol_sim_socket *s, const aioloop_add
     s->connect_result = 0;
     s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
     return 0;
+}
+
+/* ---- datagrams ---- */
+
+static bool aiol_sim_has_datagram(const aiol_sim *sim, const aiol_sim_socket *s) {
+    return s->read_error != 0 || (s->datagrams != NULL && s->datagrams->arrives <= sim->now);
+}
+
+/* Whether the queue of s has room; one fits always. */
+static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, size_t size) {
+    return s->datagrams == NULL || s->datagrams_size + size + 1 <= sim->buffer;
+}
+
+/* As Linux, but that it tells when a peer has room again. */
+static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
+    aiol_link *link;
+    if (s->blocked_on == 0)
+        return true;
+    AIOL_SIM_EACH(sim, link) {
+        const aiol_sim_socket *t = aiol_sim_at(link);
+        if (t->serial == s->blocked_on)
+            return aiol_sim_has_place(sim, t, s->blocked_size);
+    }
+    return true; /* it has gone: who sends hears of that */
+}
+
+/* Puts a datagram on its way. */
+static int64_t aiol_sim_post_datagram(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *from, const void *data,
+                                      size_t size) {
+    aiol_sim_datagram *d = (aiol_sim_datagram *)aiol_alloc(sim->engine.allocator, sizeof(*d) + size);
+    aiol_sim_datagram **at;
+    if (d == NULL)
+        return AIOLOOP_ENOBUFS;
+    memset(d, 0, sizeof(*d));
+    aiol_sim_name_set(&d->from, from);
+    if (from->family != s->family)
+        aiol_sim_map_v4(&d->from.address);
+    d->arrives = aiol_sim_arrival(sim, s);
+    d->size = size;
+    if (size != 0)
+        memcpy(d + 1, data, size);
+    for (at = &s->datagrams; *at != NULL; at = &(*at)->next)
+        ;
+    *at = d;
+    s->datagrams_size += size + 1;
+    return (int64_t)size;
+}
+
+/* A sender without a name gets a port. */
+static int aiol_sim_name_sender(aiol_sim *sim, aiol_sim_socket *s) {
+    if (s->family == AIOLOOP_UNIX || s->bound)
+        return 0;
+    s->local.address.port = aiol_sim_free_port(sim);
+    if (s->local.address.port == 0)
+        return AIOLOOP_EAGAIN;
+    s->bound = true;
+    return 0;
+}
+
+/* Between machines what has no room, no receiver or no way is lost; a Unix socket waits, or hears of it. */
+static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                      const aioloop_address *to) {
+    bool local = s->family == AIOLOOP_UNIX;
+    aiol_sim_socket *receiver = NULL;
+    aioloop_address from;
+    aioloop_address there;
+    int err;
+    if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
+        return local ? AIOLOOP_ENOTCONN : AIOLOOP_EDESTADDRREQ;
+    there = to != NULL ? *to : s->remote.address;
+    if (there.family != s->family)
+        return local ? AIOLOOP_EINVAL : AIOLOOP_EAFNOSUPPORT;
+    if (size > (local ? sim->buffer : AIOL_SIM_DATAGRAM))
+        return AIOLOOP_EMSGSIZE;
+    err = aiol_sim_name_sender(sim, s);
+    if (err < 0)
+        return err;
+    from = s->local.address;
+    if (!local && aiol_sim_is_wildcard(&from))
+        aiol_sim_set_loopback(&from);
+    if (!local && aiol_sim_is_wildcard(&there))
+        aiol_sim_set_loopback(&there);
+    err = aiol_sim_listener(sim, &there, &from, &receiver);
+    if (sim->partition)
+        return (int64_t)size;
+    if (err < 0 && local)
+        return err;
+    if (err < 0 && s->stage == AIOL_SIM_CONNECTED)
+        s->read_error = AIOLOOP_ECONNREFUSED;
+    if (err == 0 && aiol_sim_has_place(sim, receiver, size))
+        return aiol_sim_post_datagram(sim, receiver, &from, data, size);
+    if (!local)
+        return (int64_t)size;
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
+}
+
+static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
+                                      aioloop_address *from, aiol_path_room *room) {
+    aiol_sim_datagram *d = s->datagrams;
+    int error = s->read_error;
+    s->read_error = 0;
+    if (error != 0)
+        return error;
+    if (d == NULL || d->arrives > sim->now)
+        return AIOLOOP_EAGAIN;
+    size = aiol_min_size(size, d->size);
+    if (size != 0)
+        memcpy(buffer, d + 1, size);
+    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
+        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
+    else if (from != NULL)
+        aiol_sim_name_tell(&d->from, from, room);
+    s->datagrams = d->next;
+    s->datagrams_size -= d->size + 1;
+    d->next = NULL;
+    aiol_sim_free_datagrams(sim, d);
+    return (int64_t)size;
+}
+
+static int aiol_sim_connect_datagrams(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
+    aiol_sim_socket *receiver = NULL;
+    int err = AIOLOOP_EAFNOSUPPORT;
+    if (to->family == s->family)
+        err = s->family == AIOLOOP_UNIX ? aiol_sim_listener(sim, to, &s->local.address, &receiver)
+                                        : aiol_sim_name_client(sim, s);
+    if (err < 0)
+        return err;
+    aiol_sim_name_set(&s->remote, to);
+    if (to->family != AIOLOOP_UNIX && aiol_sim_is_wildcard(to))
+        aiol_sim_set_loopback(&s->remote.address);
+    s->stage = AIOL_SIM_CONNECTED;
+    return 0;
+}
+
+/* A partition begins: what is under way is lost. */
+static void aiol_sim_lose_datagrams(aiol_sim *sim, aiol_sim_socket *s) {
+    aiol_sim_datagram **at = &s->datagrams;
+    const aiol_sim_datagram *d;
+    while (*at != NULL && (*at)->arrives <= sim->now)
+        at = &(*at)->next;
+    for (d = *at; d != NULL; d = d->next)
+        s->datagrams_size -= d->size + 1;
+    aiol_sim_free_datagrams(sim, *at);
+    *at = NULL;
 }
 
 /* ---- closing ---- */
@@ -904,8 +1085,9 @@ static int64_t aiol_sim_arm(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
-    int err = aiol_sim_connect(sim, s, op->u.connect.address);
+/* As the system's connect. */
+static int aiol_sim_connect_now(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
+    int err = aiol_sim_connect(sim, s, to);
     if (err < 0)
         return err;
     /* Nothing is between the ends of a Unix socket: the answer is there at once, as the system's. */
@@ -913,7 +1095,12 @@ static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_o
         aiol_sim_connect_arrives(sim, s);
         return s->connect_result;
     }
-    return aiol_sim_arm(sim, s, op);
+    return AIOLOOP_EINPROGRESS;
+}
+
+static int64_t aiol_sim_submit_connect(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
+    int err = aiol_sim_connect_now(sim, s, op->u.connect.address);
+    return err == AIOLOOP_EINPROGRESS ? aiol_sim_arm(sim, s, op) : err;
 }
 
 static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
@@ -1162,7 +1349,7 @@ static bool aiol_sim_step(aiol_sim *sim) {
 /* ---- the harvest ---- */
 
 /* True if this place's operation has something to be told, be it later. */
-static bool aiol_sim_pending(const aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
+static bool aiol_sim_pending(aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_place place) {
     const aiol_op *op = s->ops[place];
     if (op == NULL || op->state != AIOL_OP_ACTIVE)
         return false;
@@ -1170,13 +1357,15 @@ static bool aiol_sim_pending(const aiol_sim *sim, const aiol_sim_socket *s, aiol
     case AIOL_SIM_READER:
         return sim->delayed ? s->read_noticed : aiol_sim_readable(s);
     case AIOL_SIM_WATCH_READ:
-        return aiol_sim_readable(s);
+        return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_has_datagram(sim, s) : aiol_sim_readable(s);
     case AIOL_SIM_WRITER:
         if (op->kind == AIOL_OP_CONNECT)
             return s->stage != AIOL_SIM_CONNECTING;
         return sim->delayed ? (op->engine_flags & AIOL_SIM_HAPPENED) != 0 : aiol_sim_writable(sim, s);
     case AIOL_SIM_WATCH_WRITE:
-        return aiol_sim_writable(sim, s);
+        if (s->type == AIOLOOP_SOCK_DGRAM)
+            return aiol_sim_can_send_datagram(sim, s);
+        return s->stage == AIOL_SIM_NEW || aiol_sim_writable(sim, s); /* NEW: perhaps after a connect in vain */
     case AIOL_SIM_PLACES:
         break;
     }
@@ -1529,16 +1718,18 @@ static int aiol_sim_dispatch(aiol_engine *e, const aiol_budget *budget) {
 
 /* ---- sockets: the calls ---- */
 
-static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
+AIOLOOP_INTERNAL int aiol_sim_socket_make(aiol_engine *e, int family, int type, aioloop_socket *out) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_sim_socket *s;
     if (family != AIOLOOP_INET && family != AIOLOOP_INET6 && family != AIOLOOP_UNIX)
         return AIOLOOP_EAFNOSUPPORT;
-    s = aiol_sim_make(sim, family);
+    if (type != AIOLOOP_SOCK_STREAM && type != AIOLOOP_SOCK_DGRAM)
+        return AIOLOOP_EINVAL;
+    s = aiol_sim_make(sim, family, type);
     if (s == NULL)
         return AIOLOOP_ENOMEM;
-    s->spare = aiol_sim_make(sim, family);
-    if (s->spare == NULL) {
+    s->spare = type == AIOLOOP_SOCK_STREAM ? aiol_sim_make(sim, family, type) : NULL;
+    if (s->spare == NULL && type == AIOLOOP_SOCK_STREAM) {
         aiol_sim_free(sim, s);
         return AIOLOOP_ENOMEM;
     }
@@ -1548,9 +1739,17 @@ static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out)
     return 0;
 }
 
+static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
+    return aiol_sim_socket_make(e, family, AIOLOOP_SOCK_STREAM, out);
+}
+
 static int aiol_sim_socket_close(aiol_engine *e, aioloop_socket number) {
-    aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_sim *sim;
+    aiol_sim_socket *s;
+    if (e == NULL)
+        return 0; /* it went with its engine */
+    sim = aiol_sim_of(e);
+    s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
     AIOL_ASSERT(!s->transport); /* quiesce first */
@@ -1606,6 +1805,8 @@ static int aiol_sim_listen(aiol_engine *e, aioloop_socket number, int backlog) {
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EOPNOTSUPP;
     if ((s->stage != AIOL_SIM_NEW && s->stage != AIOL_SIM_LISTENING) || (s->family == AIOLOOP_UNIX && !s->bound))
         return AIOLOOP_EINVAL;
     if (!s->bound) {
@@ -1659,6 +1860,8 @@ static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) 
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
 }
@@ -1703,6 +1906,130 @@ static int aiol_sim_path_remove(aiol_engine *e, const char *path, size_t size) {
     *at = file->next;
     aiol_free(e->allocator, file, sizeof(*file));
     return 0;
+}
+
+/* ---- sockets used directly ----
+ *
+ * As a system's calls are allowed to be, the delayed ones find for no reason that there is nothing yet, and take and
+ * give a part. */
+
+static bool aiol_sim_hesitates(aiol_sim *sim) {
+    return sim->delayed && aiol_sim_below(sim, 4) == 0;
+}
+
+static size_t aiol_sim_some(aiol_sim *sim, size_t size) {
+    return sim->delayed && aiol_sim_coin(sim) ? aiol_sim_part(sim, size) : size;
+}
+
+static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer, size_t size, aioloop_address *from,
+                             aiol_path_room *room) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    int error;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
+    if (from != NULL)
+        memset(from, 0, sizeof(*from));
+    if (s->stage == AIOL_SIM_CONNECTING)
+        return AIOLOOP_EAGAIN;
+    if (s->stage != AIOL_SIM_CONNECTED)
+        return s->family == AIOLOOP_UNIX ? AIOLOOP_EINVAL : AIOLOOP_ENOTCONN;
+    if (s->arrived != 0) {
+        size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
+        aiol_sim_peek(s, buffer, size);
+        aiol_sim_consume(sim, s, size);
+        return (int64_t)size;
+    }
+    if (s->read_error == 0 && !s->end_arrived)
+        return AIOLOOP_EAGAIN;
+    error = s->read_error; /* told once; then it is an end */
+    s->read_error = 0;
+    return error;
+}
+
+static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *data, size_t size,
+                             const aioloop_address *to) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aioloop_buf piece;
+    aiol_op op;
+    int64_t n;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    s->blocked_on = 0;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_send_datagram(sim, s, data, size, to);
+    if (to != NULL && s->stage == AIOL_SIM_CONNECTED)
+        return AIOLOOP_EISCONN;
+    if (s->stage == AIOL_SIM_CONNECTING)
+        return AIOLOOP_EAGAIN;
+    memset(&op, 0, sizeof(op));
+    piece.data = data;
+    piece.size = size;
+    op.kind = AIOL_OP_SEND;
+    op.u.send.pieces = &piece;
+    op.u.send.count = 1;
+    n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
+    if (n == AIOL_PENDING)
+        n = AIOLOOP_EAGAIN;
+    return n;
+}
+
+static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
+                           aiol_path_room *room) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_sim_socket *taken;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EOPNOTSUPP;
+    if (s->stage != AIOL_SIM_LISTENING)
+        return AIOLOOP_EINVAL;
+    if (s->queue == NULL || aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    if (sim->accept_failures != 0) {
+        sim->accept_failures--;
+        return sim->accept_error;
+    }
+    taken = aiol_sim_dequeue(s);
+    aiol_sim_number(sim, taken);
+    aiol_sim_name_tell(&taken->remote, peer, room);
+    *out = taken->number;
+    return 0;
+}
+
+static int aiol_sim_connect_directly(aiol_engine *e, aioloop_socket number, const aioloop_address *address) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_connect_datagrams(sim, s, address);
+    return aiol_sim_connect_now(sim, s, address);
+}
+
+static int aiol_sim_connected(aiol_engine *e, aioloop_socket number) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    int result;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (s->stage == AIOL_SIM_CONNECTING || aiol_sim_hesitates(sim))
+        return AIOLOOP_EINPROGRESS;
+    result = s->connect_result;
+    s->connect_result = 0; /* told once, as the system's */
+    return result;
+}
+
+static int aiol_sim_blocks(aiol_engine *e, aioloop_socket number) {
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
 }
 
 /* ---- the engine: the rest of its calls ---- */
@@ -1785,6 +2112,8 @@ static void aiol_sim_verify(aiol_engine *e) {
         AIOL_VERIFY(s->peer == NULL || (s->peer->peer == s && s->stage == AIOL_SIM_CONNECTED));
         for (queued = s->queue; queued != NULL; queued = queued->queue_next, count++)
             AIOL_VERIFY(queued->number == AIOL_NO_SOCKET);
+        AIOL_VERIFY(s->datagrams == NULL || s->type == AIOLOOP_SOCK_DGRAM);
+        AIOL_VERIFY((s->datagrams == NULL) == (s->datagrams_size == 0));
         AIOL_VERIFY(count == s->queue_count && (count == 0 || s->stage == AIOL_SIM_LISTENING));
         aiol_sim_verify_ops(s);
         aiol_sim_verify_bytes(s);
@@ -1799,6 +2128,8 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
+    aiol_sim_recv,        aiol_sim_send,         aiol_sim_accept,        aiol_sim_connect_directly,
+    aiol_sim_connected,   aiol_sim_blocks,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -1847,8 +2178,8 @@ AIOLOOP_INTERNAL bool aiol_sim_is(const aiol_engine *e) {
 
 AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim *sim = aiol_sim_of(e);
-    aiol_sim_socket *a = aiol_sim_make(sim, AIOLOOP_UNIX);
-    aiol_sim_socket *b = a == NULL ? NULL : aiol_sim_make(sim, AIOLOOP_UNIX);
+    aiol_sim_socket *a = aiol_sim_make(sim, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
+    aiol_sim_socket *b = a == NULL ? NULL : aiol_sim_make(sim, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
     if (b == NULL) {
         aiol_sim_free(sim, a);
         return AIOLOOP_ENOMEM;
@@ -1863,6 +2194,15 @@ AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim_number(sim, b);
     sockets[0] = a->number;
     sockets[1] = b->number;
+    return 0;
+}
+
+/* The path is the socket's. */
+AIOLOOP_INTERNAL int aiol_sim_name_at(aiol_engine *e, aioloop_socket number, aioloop_address *address) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    *address = s->local.address;
     return 0;
 }
 
@@ -1885,10 +2225,11 @@ AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
 AIOLOOP_INTERNAL int aiol_sim_set_partition(aiol_engine *e, bool on) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_link *link;
-    if (sim->partition && !on) {
-        AIOL_SIM_EACH(sim, link) {
+    AIOL_SIM_EACH(sim, link) {
+        if (sim->partition && !on)
             aiol_sim_resume(sim, aiol_sim_at(link));
-        }
+        else if (on)
+            aiol_sim_lose_datagrams(sim, aiol_sim_at(link));
     }
     sim->partition = on;
     return 0;

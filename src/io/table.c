@@ -214,7 +214,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner == AIOL_OWNER_WATCHER)
+    if (owner != AIOL_OWNER_TRANSPORT)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
@@ -507,9 +507,42 @@ static int aiol_system_path_remove(aiol_engine *e, const char *path, size_t size
     return aiol_path_remove(path, size);
 }
 
+static int64_t aiol_system_recv(aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                aiol_path_room *room) {
+    (void)e;
+    return aiol_socket_recvfrom(s, buffer, size, from, room);
+}
+static int64_t aiol_system_send(aiol_engine *e, aioloop_socket s, const void *data, size_t size,
+                                const aioloop_address *to) {
+    (void)e;
+    return aiol_socket_sendto(s, data, size, to);
+}
+static int aiol_system_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
+                              aiol_path_room *room) {
+    return aiol_socket_accept(s, ((aiol_table *)e)->without, out, peer, room);
+}
+static int aiol_system_connect(aiol_engine *e, aioloop_socket s, const aioloop_address *address) {
+    (void)e;
+    return aiol_socket_connect(s, address);
+}
+/* Another call on the socket may have been told the error, which the system tells once. */
+static int aiol_system_connected(aiol_engine *e, aioloop_socket s) {
+    aioloop_address peer;
+    aiol_path_room room;
+    int err = aiol_socket_connected(s);
+    (void)e;
+    return err < 0 ? err : aiol_socket_peer(s, &peer, &room);
+}
+static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    return aiol_socket_blocks(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
+    aiol_system_recv,    aiol_system_send,  aiol_system_accept, aiol_system_connect,     aiol_system_connected,
+    aiol_system_blocks,
 };
 
 #endif

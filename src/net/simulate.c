@@ -24,10 +24,42 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
     return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
 }
 
-AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket) {
+AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && out == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_socket_make(loop->engine, family, type, out);
+}
+
+/* The same for a socket that is the caller's. */
+static int aiol_simulated_socket(const aioloop *loop, aioloop_socket socket) {
     int err = aiol_simulated(loop);
     if (err == 0 && loop->engine->calls->owned(loop->engine, socket))
         err = AIOLOOP_EMISUSE;
+    return err;
+}
+
+AIOLOOP_API int aioloop_sim_bind(aioloop *loop, aioloop_socket socket, const aioloop_address *address) {
+    int err = aiol_simulated_socket(loop, socket);
+    if (err == 0)
+        err = aiol_sock_address_check(loop, address);
+    return err < 0 ? err : loop->engine->sockets->bind(loop->engine, socket, address);
+}
+
+AIOLOOP_API int aioloop_sim_listen(aioloop *loop, aioloop_socket socket, int backlog) {
+    int err = aiol_simulated_socket(loop, socket);
+    return err < 0 ? err : loop->engine->sockets->listen(loop->engine, socket, backlog);
+}
+
+AIOLOOP_API int aioloop_sim_name(aioloop *loop, aioloop_socket socket, aioloop_address *address) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && address == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_name_at(loop->engine, socket, address);
+}
+
+AIOLOOP_API int aioloop_sim_close(aioloop *loop, aioloop_socket socket) {
+    int err = aiol_simulated_socket(loop, socket);
     return err < 0 ? err : loop->engine->sockets->close(loop->engine, socket);
 }
 

@@ -189,9 +189,10 @@ static const struct addrinfo *aiol_addrinfo_from(const struct addrinfo *found) {
 
 static void aiol_addrinfo_read(const struct addrinfo *found, aioloop_addrinfo *item, char **names) {
     aiol_sockaddr name;
+    aiol_path_room room; /* for addresses of another family */
     memset(&name, 0, sizeof(name));
     memcpy(&name, found->ai_addr, aiol_min_size((size_t)found->ai_addrlen, sizeof(name)));
-    aiol_sockaddr_read(&name, found->ai_addrlen, &item->address, NULL);
+    aiol_sockaddr_read(&name, found->ai_addrlen, &item->address, &room);
     item->type = aiol_socket_type_ours(found->ai_socktype);
     item->protocol = found->ai_protocol;
     item->canonname = aiol_text_keep(names, found->ai_canonname);
@@ -227,7 +228,8 @@ AIOLOOP_INTERNAL int64_t aiol_resolve_addresses(const aiol_lookup *what, aioloop
     int64_t count;
     int answer;
     memset(&hints, 0, sizeof(hints));
-    answer = aiol_flags_translate(aiol_addrinfo_flags, AIOL_COUNT(aiol_addrinfo_flags), what->options.flags, &hints.ai_flags);
+    answer = aiol_flags_translate(aiol_addrinfo_flags, AIOL_COUNT(aiol_addrinfo_flags), what->options.flags,
+                                  &hints.ai_flags);
     if (answer < 0)
         return answer;
     hints.ai_family = what->options.family == AIOLOOP_UNSPEC ? AF_UNSPEC : aiol_sockaddr_family(what->options.family);
@@ -266,7 +268,8 @@ AIOLOOP_INTERNAL int aiol_resolve_names(const aioloop_address *address, unsigned
     answer = getnameinfo(&name.any, size, host, (socklen_t)sizeof(host), service, (socklen_t)sizeof(service), here);
     if (answer != 0)
         return aiol_error_from_resolver(answer, errno);
-    names = (aioloop_nameinfo *)aiol_alloc(&aiol_default_allocator, sizeof(*names) + aiol_text_size(host) + aiol_text_size(service));
+    names = (aioloop_nameinfo *)aiol_alloc(&aiol_default_allocator,
+                                           sizeof(*names) + aiol_text_size(host) + aiol_text_size(service));
     if (names == NULL)
         return AIOLOOP_ENOMEM;
     text = (char *)(names + 1);

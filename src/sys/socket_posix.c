@@ -20,6 +20,12 @@
 #define AIOL_MSG_NOSIGNAL MSG_NOSIGNAL
 #endif
 
+#ifndef MSG_DONTWAIT
+#define AIOL_MSG_DONTWAIT 0
+#else
+#define AIOL_MSG_DONTWAIT MSG_DONTWAIT
+#endif
+
 typedef union aiol_sockaddr {
     struct sockaddr any;
     struct sockaddr_in v4;
@@ -81,6 +87,16 @@ static void aiol_sockaddr_read(const aiol_sockaddr *from, socklen_t size, aioloo
     }
 }
 
+/* d) */
+AIOL_INLINE void aiol_socket_no_signal(aioloop_socket s) {
+#ifdef SO_NOSIGPIPE
+    int on = 1;
+    setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on));
+#else
+    (void)s;
+#endif
+}
+
 static int aiol_socket_flags(aioloop_socket s) {
     int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
     if (flags == -1)
@@ -92,12 +108,7 @@ static int aiol_socket_flags(aioloop_socket s) {
         return aiol_error_from_errno(errno);
     if ((flags & FD_CLOEXEC) == 0 && AIOL_SYS(fcntl, fcntl(s, F_SETFD, flags | FD_CLOEXEC)) == -1)
         return aiol_error_from_errno(errno);
-#ifdef SO_NOSIGPIPE
-    {
-        int on = 1;
-        setsockopt(s, SOL_SOCKET, SO_NOSIGPIPE, &on, (socklen_t)sizeof(on)); /* d) */
-    }
-#endif
+    aiol_socket_no_signal(s);
     return 0;
 }
 
@@ -256,6 +267,45 @@ AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces
         n = AIOL_SYS(send, send(s, pieces->data, pieces->size, AIOL_MSG_NOSIGNAL));
     } while (n == -1 && errno == EINTR);
     return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                              aiol_path_room *room) {
+    aiol_sockaddr name;
+    socklen_t name_size;
+    ssize_t n;
+    do {
+        name_size = (socklen_t)sizeof(name);
+        n = AIOL_SYS(recvfrom, recvfrom(s, buffer, size, AIOL_MSG_DONTWAIT, from == NULL ? NULL : &name.any,
+                                        from == NULL ? NULL : &name_size));
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    if (from != NULL && name_size == 0)
+        memset(from, 0, sizeof(*from));
+    else if (from != NULL)
+        aiol_sockaddr_read(&name, name_size, from, room);
+    return (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size,
+                                            const aioloop_address *to) {
+    aiol_sockaddr name;
+    socklen_t name_size = to == NULL ? 0 : aiol_sockaddr_make(&name, to);
+    ssize_t n;
+    aiol_socket_no_signal(s);
+    do {
+        n = AIOL_SYS(sendto, sendto(s, data, size, AIOL_MSG_NOSIGNAL | AIOL_MSG_DONTWAIT, to == NULL ? NULL : &name.any,
+                                    name_size));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s) {
+    int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    if (flags == -1)
+        return aiol_error_from_errno(errno);
+    return (flags & O_NONBLOCK) == 0;
 }
 
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s) {

@@ -62,6 +62,12 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
 AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
 AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
+/* Of sockets that others made. An address that is not there (of a stream, of a sender without a name) has the family
+ * AIOLOOP_UNSPEC. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                              aiol_path_room *room);
+AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
 /* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */

@@ -12,6 +12,7 @@
  *     bench_X rearm --live L --count N     push one of L live timers back, N times
  *     bench_X posts --count N --core2 M    posts from another thread, which runs on core M
  *     bench_X wakeup --count N             round trips between two loops in two threads
+ *     bench_X pool --live L --count N      functions in a pool of four threads, L of them at a time
  *
  * All but echo print one JSON object. What is common costs the same instructions everywhere or none
  * where it is measured. Work of a single thread is timed by the processor time it used, which a
@@ -151,6 +152,9 @@ BENCH_FN void bench_files(void) {
 
 /* Where a second thread runs; -1: wherever the first one may. */
 __attribute__((unused)) static long bench_core2;
+
+/* Threads of a pool: libuv's default. */
+#define BENCH_POOL_THREADS 4
 
 /* A linear congruential step: few instructions, the same everywhere. */
 BENCH_FN uint32_t bench_random(uint32_t *state, uint32_t bound) {
@@ -413,11 +417,18 @@ static void bench_million(const struct bench_args *args);
 static void bench_rearm(const struct bench_args *args);
 static void bench_posts(const struct bench_args *args);
 static void bench_wakeup(const struct bench_args *args);
+#ifdef BENCH_HAS_POOL
+static void bench_pool(const struct bench_args *args);
+#endif
 
 int main(int argc, char **argv) {
     static const struct bench_mode modes[] = {
         {"echo", bench_echo},   {"soon", bench_soon},   {"timers", bench_timers}, {"million", bench_million},
-        {"rearm", bench_rearm}, {"posts", bench_posts}, {"wakeup", bench_wakeup}};
+        {"rearm", bench_rearm}, {"posts", bench_posts}, {"wakeup", bench_wakeup},
+#ifdef BENCH_HAS_POOL
+        {"pool", bench_pool},
+#endif
+    };
     return bench_run(argc, argv, modes, sizeof(modes) / sizeof(modes[0]));
 }
 

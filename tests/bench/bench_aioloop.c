@@ -3,6 +3,7 @@
  */
 #define AIOLOOP_IMPLEMENTATION
 #include "aioloop.h"
+#define BENCH_HAS_POOL
 #include "bench.h"
 
 static aioloop *loop;
@@ -266,4 +267,48 @@ static void bench_wakeup(const struct bench_args *args) {
     pthread_join(thread, NULL);
     aioloop_free(other);
     aioloop_free(loop);
+}
+
+/* ---- a pool of threads ---- */
+
+static aioloop_thread_pool *pool;
+static long pool_done;
+
+static int64_t pool_work(void *arg, void **out) {
+    (void)out;
+    return ++*(long *)arg;
+}
+
+static void pool_submit(long *number);
+
+static void pool_answer(aioloop_future *future, void *arg) {
+    bench_check(aioloop_future_result(future, NULL) > 0, "the result");
+    if (--pool_done == 0)
+        aioloop_stop(loop);
+    else if (left-- > 0)
+        pool_submit((long *)arg);
+}
+
+static void pool_submit(long *number) {
+    aioloop_future *future = aioloop_run_in_executor(loop, pool, pool_work, number, NULL);
+    bench_check(aioloop_future_then(future, pool_answer, number) == 0, "aioloop_future_then");
+}
+
+static void bench_pool(const struct bench_args *args) {
+    aioloop_thread_pool_options options = AIOLOOP_ZERO;
+    long *numbers = (long *)bench_alloc((size_t)args->live, sizeof(*numbers));
+    struct bench_span begun;
+    loop = loop_new();
+    options.max_workers = BENCH_POOL_THREADS;
+    pool = aioloop_thread_pool_new(&options);
+    pool_done = args->count;
+    left = args->count - args->live;
+    begun = bench_start();
+    for (long i = 0; i < args->live; i++)
+        pool_submit(&numbers[i]);
+    loop_run(loop);
+    bench_print(bench_stop(begun), args->count);
+    aioloop_thread_pool_free(pool);
+    aioloop_free(loop);
+    free(numbers);
 }

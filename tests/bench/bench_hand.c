@@ -4,6 +4,7 @@
  * No handles that stay safe, no errors reported, no flow control beyond what an echo needs: the
  * floor that a library is measured against.
  */
+#define BENCH_HAS_POOL
 #include "bench.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -448,4 +449,91 @@ static void bench_wakeup(const struct bench_args *args) {
     hand_run(hand);
     bench_print(bench_stop(begun), args->count);
     pthread_join(thread, NULL);
+}
+
+/* ---- a pool of threads ---- */
+
+struct hand_job {
+    struct hand_job *next;
+    long number;
+};
+
+/* A list behind a lock; who waits is told only if somebody does. */
+static struct hand_pool {
+    pthread_mutex_t lock;
+    pthread_cond_t work;
+    struct hand_job *first, **end;
+    int idle;
+    bool over;
+    long done;
+} pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, &pool.first, 0, false, 0};
+
+static void pool_submit(struct hand_job *job) {
+    bool tell;
+    job->next = NULL;
+    pthread_mutex_lock(&pool.lock);
+    *pool.end = job;
+    pool.end = &job->next;
+    tell = pool.idle > 0;
+    pthread_mutex_unlock(&pool.lock);
+    if (tell)
+        pthread_cond_signal(&pool.work);
+}
+
+static void pool_answer(void *arg) {
+    struct hand_job *job = (struct hand_job *)arg;
+    bench_check(job->number > 0, "the result");
+    if (--pool.done == 0)
+        hand->stopped = true;
+    else if (hand_left-- > 0)
+        pool_submit(job);
+}
+
+static struct hand_job *pool_next(void) {
+    struct hand_job *job;
+    pthread_mutex_lock(&pool.lock);
+    while (pool.first == NULL && !pool.over) {
+        pool.idle++;
+        pthread_cond_wait(&pool.work, &pool.lock);
+        pool.idle--;
+    }
+    job = pool.first;
+    if (job != NULL && (pool.first = job->next) == NULL)
+        pool.end = &pool.first;
+    pthread_mutex_unlock(&pool.lock);
+    return job;
+}
+
+static void *pool_main(void *arg) {
+    struct hand_job *job;
+    (void)arg;
+    while ((job = pool_next()) != NULL) {
+        job->number++;
+        hand_post(hand, pool_answer, job);
+    }
+    return NULL;
+}
+
+static void bench_pool(const struct bench_args *args) {
+    struct hand_job *jobs = (struct hand_job *)bench_alloc((size_t)args->live, sizeof(*jobs));
+    pthread_t threads[BENCH_POOL_THREADS];
+    struct bench_span begun;
+    hand = hand_new();
+    hand_accept_posts(hand);
+    pool.done = args->count;
+    hand_left = args->count - args->live;
+    begun = bench_start();
+    for (int i = 0; i < BENCH_POOL_THREADS; i++)
+        pthread_create(&threads[i], NULL, pool_main, NULL);
+    for (long i = 0; i < args->live; i++)
+        pool_submit(&jobs[i]);
+    hand_run(hand);
+    bench_print(bench_stop(begun), args->count);
+    pthread_mutex_lock(&pool.lock);
+    pool.over = true;
+    pthread_cond_broadcast(&pool.work);
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < BENCH_POOL_THREADS; i++)
+        pthread_join(threads[i], NULL);
+    free(jobs);
 }

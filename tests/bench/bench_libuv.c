@@ -4,6 +4,7 @@
  * Handles live in the program's own structs, as libuv means them to. Where libuv has nothing of the
  * kind, the nearest idiom stands for it and is named at the place.
  */
+#define BENCH_HAS_POOL
 #include "bench.h"
 #include <uv.h>
 
@@ -308,4 +309,39 @@ static void bench_wakeup(const struct bench_args *args) {
     uv_run(&mine->loop, UV_RUN_DEFAULT);
     bench_print(bench_stop(begun), args->count);
     pthread_join(thread, NULL);
+}
+
+/* ---- a pool of threads: libuv's own, of four ---- */
+
+struct pool_job {
+    uv_work_t work;
+    long number;
+};
+
+static long pool_done;
+
+static void pool_work(uv_work_t *work) {
+    ((struct pool_job *)work)->number++;
+}
+
+static void pool_answer(uv_work_t *work, int status) {
+    bench_check(status == 0 && ((struct pool_job *)work)->number > 0, "the result");
+    if (--pool_done == 0)
+        uv_stop(loop);
+    else if (left-- > 0)
+        uv_queue_work(loop, work, pool_work, pool_answer);
+}
+
+static void bench_pool(const struct bench_args *args) {
+    struct pool_job *jobs = (struct pool_job *)bench_alloc((size_t)args->live, sizeof(*jobs));
+    struct bench_span begun;
+    loop = uv_default_loop();
+    pool_done = args->count;
+    left = args->count - args->live;
+    begun = bench_start();
+    for (long i = 0; i < args->live; i++)
+        uv_queue_work(loop, &jobs[i].work, pool_work, pool_answer);
+    uv_run(loop, UV_RUN_DEFAULT);
+    bench_print(bench_stop(begun), args->count);
+    free(jobs);
 }

@@ -12,6 +12,7 @@
  *     bench_tasks stackless.given --live L        L tasks sleep, with frames of the program's (copied: of the task's): their memory
  *     bench_tasks stackful.bare --count N         the library's inside: enters and leaves a stack, without a task
  *     bench_tasks KIND.echo                       a server, as bench.h says, with a task for each connection
+ *     bench_tasks sock.echo                       the same by sock_recv and sock_sendall, without transports
  *
  * KIND: stackful or stackless; bench_hand_tasks.c and bench_tasks.py know others.
  */
@@ -725,6 +726,66 @@ static void bench_echo_stackless(const struct bench_args *args) {
     echo_serve(false);
 }
 
+/* ---- echo by sock_recv and sock_sendall ---- */
+
+struct sock_frame {
+    aioloop_frame frame;
+    int socket;
+    int64_t n;
+    char data[ECHO_READ];
+};
+
+static int64_t sock_echoes(aioloop *l, aioloop_frame *frame, void **out) {
+    struct sock_frame *self = (struct sock_frame *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(l, frame);
+    for (;;) {
+        AIOLOOP_AWAIT(self->n, aioloop_sock_recv_into(l, self->socket, self->data, sizeof(self->data)), NULL);
+        if (self->n <= 0)
+            break;
+        AIOLOOP_AWAIT(self->n, aioloop_sock_sendall(l, self->socket, self->data, (size_t)self->n), NULL);
+        if (self->n < 0)
+            break;
+    }
+    close(self->socket);
+    return echo_over(l);
+    AIOLOOP_END;
+}
+
+static int64_t sock_accepts(aioloop *l, aioloop_frame *frame, void **out) {
+    static const aioloop_task_options options = {.dispose = free};
+    struct sock_frame *self = (struct sock_frame *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(l, frame);
+    for (;;) {
+        struct sock_frame *connection;
+        AIOLOOP_AWAIT(self->n, aioloop_sock_accept(l, self->socket, NULL), NULL);
+        bench_check(self->n >= 0, "aioloop_sock_accept");
+        bench_nodelay((int)self->n);
+        connection = (struct sock_frame *)calloc(1, sizeof(*connection));
+        bench_check(connection != NULL, "calloc");
+        connection->socket = (int)self->n;
+        bench_opened();
+        aioloop_future_unref(aioloop_create_task_frame(l, sock_echoes, &connection->frame, &options));
+    }
+    AIOLOOP_END;
+}
+
+static void bench_echo_sock(const struct bench_args *args) {
+    struct sock_frame *listener = (struct sock_frame *)calloc(1, sizeof(*listener));
+    (void)args;
+    bench_check(listener != NULL, "calloc");
+    loop_new(NULL);
+    bench_engine = aioloop_backend_name(loop);
+    listener->socket = bench_listen();
+    aioloop_future_unref(aioloop_create_task_frame(loop, sock_accepts, &listener->frame, NULL));
+    bench_check(aioloop_add_reader(loop, 0, echo_control, NULL) == 0, "aioloop_add_reader");
+    bench_check(aioloop_run_forever(loop) >= 0, "aioloop_run_forever");
+    aioloop_free(loop);
+    close(listener->socket);
+    free(listener);
+}
+
 int main(int argc, char **argv) {
     static const struct bench_mode modes[] = {{"stackful.await", bench_await_stackful},
                                               {"stackless.await", bench_await_stackless},
@@ -745,6 +806,7 @@ int main(int argc, char **argv) {
                                               {"stackful.queue", bench_queue_stackful},
                                               {"stackless.queue", bench_queue_stackless},
                                               {"stackful.echo", bench_echo_stackful},
-                                              {"stackless.echo", bench_echo_stackless}};
+                                              {"stackless.echo", bench_echo_stackless},
+                                              {"sock.echo", bench_echo_sock}};
     return bench_run(argc, argv, modes, sizeof(modes) / sizeof(modes[0]));
 }
