@@ -125,6 +125,53 @@ TEST(tls_connects_and_exchanges, "TLS-01 CONN-14") {
     tls_end(loop, &place, &near, &far);
 }
 
+TEST(tls_shakes_hands_in_the_executor, "TLS-01 STLS-01") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_server_options server = AIOLOOP_ZERO;
+    aioloop_connection_options client = AIOLOOP_ZERO;
+    aioloop_future *f;
+    int i;
+    test_needs_threads(loop);
+    server.ssl_handshake_in_executor = true;
+    client.ssl_handshake_in_executor = true;
+    server.ssl_handshake_timeout = AIOLOOP_FOREVER; /* virtual time does not wait for threads */
+    client.ssl_handshake_timeout = AIOLOOP_FOREVER;
+    far.echo = true;
+    tls_serve(loop, &place, &far, &test_protocol, &server);
+    for (i = 0; i < 3; i++) {
+        memset(&near, 0, sizeof(near));
+        memset(&far, 0, sizeof(far));
+        far.echo = true;
+        CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, &client), NULL), 0);
+        CHECK_EQ(aioloop_transport_write(near.transport, "hello", 5), 0);
+        test_run_until_received(loop, &near, 5);
+        test_end_pair(loop, &near, &far);
+    }
+    memset(&near, 0, sizeof(near));
+    memset(&far, 0, sizeof(far));
+    client.server_hostname = "wrong.example.com";
+    tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &client), AIOLOOP_ESSL_CERT_VERIFY, "wrong.example.com");
+    client.server_hostname = "localhost";
+    for (i = 0; i < 40; i++) { /* given up at any stage */
+        f = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, &client));
+        test_spin(loop, i);
+        aioloop_future_cancel(f, NULL);
+        aioloop_future_unref(f);
+    }
+    f = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, &client)); /* goes with the loop */
+    test_spin(loop, 4);
+    tls_end_place(&place);
+    CHECK_EQ(aioloop_close(loop), 0);
+    aioloop_future_unref(f);
+    test_peer_drop(&near);
+    test_peer_drop(&far);
+    CHECK_EQ(aioloop_free(loop), 0);
+    test_wait_until_freed();
+}
+
 static char tls_pattern(size_t i) {
     return (char)(i * 7 + i / 251);
 }

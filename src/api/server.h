@@ -28,6 +28,9 @@ typedef struct aioloop_server_options {
     aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     aioloop_time ssl_handshake_timeout; /* with ssl only */
     aioloop_time ssl_shutdown_timeout;
+    bool ssl_handshake_in_executor; /* shake hands in threads of the default executor, so that many at once, some ms of
+                                     * processor time each, do not hold up the loop; needs threads, and an mbedTLS with
+                                     * MBEDTLS_THREADING_C: else AIOLOOP_ENOTAVAILABLE */
     aioloop_time timeout;       /* for looking up names; 0: none */
 } aioloop_server_options;
 
@@ -50,6 +53,7 @@ typedef struct aioloop_unix_server_options {
     aioloop_ssl_context *ssl;
     aioloop_time ssl_handshake_timeout;
     aioloop_time ssl_shutdown_timeout;
+    bool ssl_handshake_in_executor;
     aioloop_time timeout;
 } aioloop_unix_server_options;
 

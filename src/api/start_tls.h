@@ -14,6 +14,9 @@ typedef struct aioloop_start_tls_options {
     aioloop_ssl_session *ssl_session; /* a client's, to be resumed; NULL: none */
     aioloop_time ssl_handshake_timeout; /* 0: 60 s */
     aioloop_time ssl_shutdown_timeout;  /* 0: 30 s */
+    bool ssl_handshake_in_executor; /* shake hands in threads of the default executor, so that many at once, some ms of
+                                     * processor time each, do not hold up the loop; needs threads, and an mbedTLS with
+                                     * MBEDTLS_THREADING_C: else AIOLOOP_ENOTAVAILABLE */
     const void *leftover;          /* bytes that the protocol has received but that are TLS's already: what came behind the */
     size_t leftover_size;          /*   answer to its STARTTLS; copied */
     const aioloop_protocol *protocol; /* the one above TLS, with self; NULL: the transport's */

@@ -66,6 +66,9 @@ typedef struct aioloop_connection_options {
     aioloop_ssl_session *ssl_session; /* to be resumed, if the server still knows it; NULL: none */
     aioloop_time ssl_handshake_timeout; /* 0: 60 s; then AIOLOOP_ECONNABORTED */
     aioloop_time ssl_shutdown_timeout;  /* how long closing waits for the peer's goodbye; 0: 30 s */
+    bool ssl_handshake_in_executor; /* shake hands in threads of the default executor, so that many at once, some ms of
+                                     * processor time each, do not hold up the loop; needs threads, and an mbedTLS with
+                                     * MBEDTLS_THREADING_C: else AIOLOOP_ENOTAVAILABLE */
     aioloop_time timeout;           /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
 } aioloop_connection_options;
 
@@ -88,6 +91,7 @@ typedef struct aioloop_unix_connection_options {
     aioloop_ssl_session *ssl_session;
     aioloop_time ssl_handshake_timeout;
     aioloop_time ssl_shutdown_timeout;
+    bool ssl_handshake_in_executor;
     aioloop_time timeout;
 } aioloop_unix_connection_options;
 
@@ -100,6 +104,7 @@ typedef struct aioloop_accepted_socket_options {
     aioloop_ssl_context *ssl;
     aioloop_time ssl_handshake_timeout;
     aioloop_time ssl_shutdown_timeout;
+    bool ssl_handshake_in_executor;
     aioloop_time timeout;
 } aioloop_accepted_socket_options;
 

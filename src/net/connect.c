@@ -602,7 +602,7 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
 }
 
 static int aiol_connection_check(aioloop *loop, const char *host, int port, const aioloop_connection_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    int err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err < 0)
         return err;
     if (o->ssl != NULL && o->sock != NULL && o->server_hostname == NULL)
@@ -666,7 +666,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     err = aiol_connection_check(loop, host, port, o);
     if (err == 0)
         err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname != NULL ? o->server_hostname : host, o->ssl_session,
-                                 o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+                                 o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
@@ -701,7 +701,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
@@ -714,7 +714,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
         aiol_fail(loop, err, "not a path of a Unix socket");
     if (err == 0)
         err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname, o->ssl_session, o->ssl_handshake_timeout,
-                                 o->ssl_shutdown_timeout);
+                                 o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
@@ -743,11 +743,11 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0)
-        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, NULL, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, NULL, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     ssl.server_side = true;

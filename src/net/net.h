@@ -114,6 +114,7 @@ typedef struct aiol_secure_setup {
      * message stored); unless the transport was given up before. May be NULL. */
     void (*settled)(void *owner, aioloop_transport *t, int err);
     void *owner;
+    bool in_executor; /* shakes hands in the default one */
     bool upgrades; /* arg is the protocol's self, which has had its connection_made */
 } aiol_secure_setup;
 

@@ -598,12 +598,14 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
 }
 
 /* A server's plan, borrowed from its options. */
-static aiol_ssl_plan aiol_server_plan(aioloop_ssl_context *ssl, aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+static aiol_ssl_plan aiol_server_plan(aioloop_ssl_context *ssl, aioloop_time handshake_timeout, aioloop_time shutdown_timeout,
+                                      bool in_executor) {
     aiol_ssl_plan plan;
     memset(&plan, 0, sizeof(plan));
     plan.context = ssl;
     plan.handshake_timeout = handshake_timeout;
     plan.shutdown_timeout = shutdown_timeout;
+    plan.in_executor = in_executor;
     plan.server_side = true;
     return plan;
 }
@@ -772,7 +774,7 @@ static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *p
     s->protocol = protocol;
     s->arg = arg;
     s->options = *o;
-    s->ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    s->ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     aioloop_ssl_context_ref(o->ssl);
     s->count = hosts;
     for (i = 0; i < hosts; i++) {
@@ -819,7 +821,7 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 /* ---- the calls ---- */
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err < 0)
         return err;
     if (o->timeout < 0 || o->backlog < 0)
@@ -870,7 +872,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     static const aioloop_server_options defaults = AIOLOOP_ZERO;
     const aioloop_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     aioloop_future *f;
     aiol_starting *s;
     int err;
@@ -921,7 +923,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     static const aioloop_unix_server_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     aioloop_address address;
     aioloop_server *server;
     aioloop_future *f;
@@ -929,7 +931,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))

@@ -132,11 +132,18 @@ static void aiol_host_cancel(aiol_host *l) {
 
 /* Checks the options of TLS, and that there are none without it. server_hostname may be NULL. */
 static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, const char *server_hostname,
-                                  aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+                                  aioloop_time handshake_timeout, aioloop_time shutdown_timeout, bool in_executor) {
     if (handshake_timeout < 0 || shutdown_timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (ssl != NULL && !AIOLOOP_USE_TLS)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+    if (ssl != NULL && in_executor)
+        return aiol_tls_in_threads() ? 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "handshakes in the executor need threads, and an "
+                                                                                  "mbedTLS with MBEDTLS_THREADING_C");
     if (ssl != NULL)
-        return AIOLOOP_USE_TLS ? 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+        return 0;
+    if (in_executor)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_in_executor is only meaningful with ssl");
     if (server_hostname != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "server_hostname is only meaningful with ssl");
     if (handshake_timeout != 0)
@@ -154,6 +161,7 @@ typedef struct aiol_ssl_plan {
     aioloop_time handshake_timeout;
     aioloop_time shutdown_timeout;
     bool server_side;
+    bool in_executor;
 } aiol_ssl_plan;
 
 static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
@@ -166,7 +174,8 @@ static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
 
 /* 0, also for no context, or AIOLOOP_ENOMEM. */
 static int aiol_ssl_plan_make(aioloop *loop, aiol_ssl_plan *plan, aioloop_ssl_context *ssl, const char *hostname,
-                              aioloop_ssl_session *session, aioloop_time handshake_timeout, aioloop_time shutdown_timeout) {
+                              aioloop_ssl_session *session, aioloop_time handshake_timeout, aioloop_time shutdown_timeout,
+                              bool in_executor) {
     if (ssl == NULL)
         return 0;
     if (hostname != NULL) {
@@ -180,6 +189,7 @@ static int aiol_ssl_plan_make(aioloop *loop, aiol_ssl_plan *plan, aioloop_ssl_co
     plan->session = aioloop_ssl_session_ref(session);
     plan->handshake_timeout = handshake_timeout;
     plan->shutdown_timeout = shutdown_timeout;
+    plan->in_executor = in_executor;
     return 0;
 }
 
@@ -192,6 +202,7 @@ static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_secure_setup *set
     setup->resume = plan->session;
     setup->handshake_timeout = plan->handshake_timeout;
     setup->shutdown_timeout = plan->shutdown_timeout;
+    setup->in_executor = plan->in_executor;
 }
 
 /* ---- given sockets, and what all calls share ---- */

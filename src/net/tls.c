@@ -6,6 +6,9 @@
  * what the session sends is queued below and leaves when the callback ends, all records of it together. Nothing is
  * allocated per record: a chunk is kept (`kept`) only when reading pauses in the middle of it.
  *
+ * A handshake may be done by a thread of the executor, in which case the wire, session and all, is AWAY until it has
+ * what it could do; reading pauses meanwhile.
+ *
  * NEW: shaking hands. OPEN. CLOSING: goodbye is said, the peer's is awaited and what else it sends is dropped. ENDING:
  * the lower transport is closed or aborted. LOST, when that is lost. `running` keeps the session from being driven by
  * what its own deliveries call.
@@ -32,28 +35,43 @@ typedef struct aiol_secure_release {
     size_t size;
 } aiol_secure_release;
 
+/* A session with what it draws from and sends to. While it shakes hands in another thread it is that thread's alone, and
+ * may outlive the loop: so it is counted, and its memory is no loop's. */
+typedef struct aiol_wire {
+    uint32_t refs;
+    aiol_tls_session *session;
+    aioloop_transport *lower; /* borrowed; NULL: another thread's, what is sent is collected in out */
+    const char *in; /* what the session has not drawn yet */
+    size_t in_size;
+    char *kept; /* its memory, if it is our own */
+    size_t kept_capacity;
+    char *out;
+    size_t out_size;
+    size_t out_capacity;
+    bool ended; /* no more will come */
+    int result; /* of the other thread */
+} aiol_wire;
+
 typedef struct aiol_secure {
     aioloop_transport transport;
     aioloop_transport *lower; /* held; its protocol's self is this one until it is lost */
-    aiol_tls_session *session;
+    aiol_wire *wire;
     void *arg; /* the factory's */
     void (*settled)(void *owner, aioloop_transport *t, int err);
     void *owner;
     aioloop_timer_handle timer; /* of the handshake, then of saying goodbye; there from the start, so that closing needs no memory */
     aioloop_time handshake_timeout;
     aioloop_time shutdown_timeout;
-    const char *in; /* what the session has not drawn yet */
-    size_t in_size;
-    char *kept; /* its memory, if it is our own */
-    size_t kept_capacity;
     aiol_secure_release *releases; /* the oldest first */
     aiol_secure_release **releases_end;
     bool upgraded; /* the protocol has had its connection_made before there was TLS */
     bool opened;   /* the handshake was done */
     bool running;
-    bool queued;       /* transport.doom, which goes on running */
-    bool lower_ended;  /* no more will come */
-    bool peer_ended;   /* it has said goodbye */
+    bool queued;      /* transport.doom, which goes on running */
+    bool peer_ended;  /* it has said goodbye */
+    bool server_side;
+    bool in_executor; /* shakes hands there */
+    bool away;        /* and does so: the wire is not ours */
 } aiol_secure;
 
 static aiol_secure *aiol_secure_of(const aioloop_transport *t) {
@@ -80,55 +98,81 @@ static void aiol_secure_buffer_put(aioloop *loop, char *buffer) {
 
 /* ---- what the session draws from and sends to ---- */
 
-static int64_t aiol_secure_receive(void *owner, void *buffer, size_t size) {
-    aiol_secure *tls = (aiol_secure *)owner;
-    size_t n = aiol_min_size(size, tls->in_size);
+static void aiol_wire_unref(void *pointer) {
+    const aioloop_allocator *a = &aiol_default_allocator;
+    aiol_wire *w = (aiol_wire *)pointer;
+    if (aiol_add_u32(&w->refs, (uint32_t)-1) != 0)
+        return;
+    if (w->session != NULL)
+        aiol_tls_session_free(w->session);
+    aiol_free(a, w->kept, w->kept_capacity);
+    aiol_free(a, w->out, w->out_capacity);
+    aiol_free(a, w, sizeof(*w));
+}
+
+static int64_t aiol_wire_receive(void *owner, void *buffer, size_t size) {
+    aiol_wire *w = (aiol_wire *)owner;
+    size_t n = aiol_min_size(size, w->in_size);
     if (n == 0)
-        return tls->lower_ended ? 0 : AIOL_TLS_MORE;
-    memcpy(buffer, tls->in, n);
-    tls->in += n;
-    tls->in_size -= n;
+        return w->ended ? 0 : AIOL_TLS_MORE;
+    memcpy(buffer, w->in, n);
+    w->in += n;
+    w->in_size -= n;
     return (int64_t)n;
 }
 
-static int aiol_secure_send(void *owner, const void *data, size_t size) {
-    aiol_secure *tls = (aiol_secure *)owner;
-    tls->lower->write_turn = tls->lower->resource.loop->turn; /* queued, to leave together with what follows */
-    return aioloop_transport_write(tls->lower, data, size);
+static int aiol_wire_send(void *owner, const void *data, size_t size) {
+    aiol_wire *w = (aiol_wire *)owner;
+    int err;
+    if (w->lower != NULL) {
+        w->lower->write_turn = w->lower->resource.loop->turn; /* queued, to leave together with what follows */
+        return aioloop_transport_write(w->lower, data, size);
+    }
+    err = aiol_grow(&aiol_default_allocator, &w->out, &w->out_capacity, 1, w->out_size + size);
+    if (err < 0)
+        return err;
+    memcpy(w->out + w->out_size, data, size);
+    w->out_size += size;
+    return 0;
 }
 
-static void aiol_secure_drop_input(aiol_secure *tls) {
-    aiol_free(&tls->transport.resource.loop->allocator, tls->kept, tls->kept_capacity);
-    tls->kept = NULL;
-    tls->kept_capacity = 0;
-    tls->in = NULL;
-    tls->in_size = 0;
+static void aiol_wire_drop_input(aiol_wire *w) {
+    aiol_free(&aiol_default_allocator, w->kept, w->kept_capacity);
+    w->kept = NULL;
+    w->kept_capacity = 0;
+    w->in = NULL;
+    w->in_size = 0;
 }
 
 /* Keeps what was not drawn, and size bytes more. */
-static int aiol_secure_keep(aiol_secure *tls, const void *more, size_t size) {
-    const aioloop_allocator *a = &tls->transport.resource.loop->allocator;
-    size_t need = tls->in_size + size;
-    char *room = tls->kept;
+static int aiol_wire_keep(aiol_wire *w, const void *more, size_t size) {
+    const aioloop_allocator *a = &aiol_default_allocator;
+    size_t need = w->in_size + size;
+    char *room = w->kept;
     if (need == 0)
         return 0;
-    if (need > tls->kept_capacity) {
+    if (need > w->kept_capacity) {
         room = (char *)aiol_alloc(a, need);
         if (room == NULL)
             return AIOLOOP_ENOMEM;
     }
-    if (tls->in_size != 0)
-        memmove(room, tls->in, tls->in_size);
+    if (w->in_size != 0)
+        memmove(room, w->in, w->in_size);
     if (size != 0)
-        memcpy(room + tls->in_size, more, size);
-    if (room != tls->kept) {
-        aiol_free(a, tls->kept, tls->kept_capacity);
-        tls->kept = room;
-        tls->kept_capacity = need;
+        memcpy(room + w->in_size, more, size);
+    if (room != w->kept) {
+        aiol_free(a, w->kept, w->kept_capacity);
+        w->kept = room;
+        w->kept_capacity = need;
     }
-    tls->in = room;
-    tls->in_size = need;
+    w->in = room;
+    w->in_size = need;
     return 0;
+}
+
+static void aiol_secure_drop_input(aiol_secure *tls) {
+    if (!tls->away)
+        aiol_wire_drop_input(tls->wire);
 }
 
 /* ---- ending ---- */
@@ -166,7 +210,7 @@ static void aiol_secure_fail(aiol_secure *tls, int code) {
     else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
         code = 0; /* it need not answer a goodbye */
     else
-        aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->session));
+        aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
     aiol_secure_leave(tls, code, true);
 }
 
@@ -243,7 +287,7 @@ static void aiol_secure_close(aioloop_transport *t) {
     }
     t->state = AIOL_TRANSPORT_CLOSING;
     aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
-    err = aiol_tls_session_close(tls->session);
+    err = aiol_tls_session_close(tls->wire->session);
     if (err < 0) {
         aiol_secure_fail(tls, err);
     } else if (tls->peer_ended) {
@@ -289,7 +333,7 @@ static void aiol_secure_deliver_into(aiol_secure *tls, size_t available) {
     }
     if (!aiol_secure_reads(tls) || t->protocol != protocol || t->self != self)
         return; /* the new one is asked in the next round */
-    size = (size_t)aiol_tls_session_read(tls->session, buffer, aiol_min_size(size, available));
+    size = (size_t)aiol_tls_session_read(tls->wire->session, buffer, aiol_min_size(size, available));
     if (protocol->buffer_updated == NULL)
         return;
     frame = aiol_transport_enter(t);
@@ -308,7 +352,7 @@ static void aiol_secure_deliver(aiol_secure *tls) {
         aiol_secure_leave(tls, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), true);
         return;
     }
-    n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
+    n = aiol_tls_session_read(tls->wire->session, buffer, AIOL_TLS_RECORD);
     if (n > 0 && t->protocol->data_received != NULL) {
         aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
@@ -363,31 +407,112 @@ static void aiol_secure_opened(aiol_secure *tls) {
     aiol_secure_settle(tls, 0);
 }
 
+/* ---- shaking hands, here or in another thread ---- */
+
+/* What came of it; false: the peer has to send more, or it has failed. */
+static bool aiol_secure_shaken(aiol_secure *tls, int err) {
+    if (err == 0)
+        aiol_secure_opened(tls);
+    else if (err != AIOL_TLS_MORE)
+        aiol_secure_fail(tls, err);
+    return err == 0;
+}
+
+static int64_t aiol_wire_shake(void *arg, void **out) {
+    aiol_wire *w = (aiol_wire *)arg;
+    (void)out;
+    w->result = aiol_tls_session_handshake(w->session);
+    return 0;
+}
+
+/* The other thread has done what it could: its part is sent, and reading goes on. */
+static void aiol_secure_back(aioloop_future *f, void *arg) {
+    aiol_secure *tls = (aiol_secure *)arg;
+    aioloop_transport *t = &tls->transport;
+    aiol_wire *w = tls->wire;
+    int err = aioloop_future_exception(f);
+    tls->away = false;
+    w->lower = tls->lower;
+    if (t->state == AIOL_TRANSPORT_NEW && err < 0) {
+        aiol_fail(t->resource.loop, AIOLOOP_ECONNABORTED, "the executor was shut down in the TLS handshake");
+        aiol_secure_leave(tls, AIOLOOP_ECONNABORTED, true);
+    } else if (t->state == AIOL_TRANSPORT_NEW) {
+        if (w->out_size != 0)
+            (void)aiol_wire_send(w, w->out, w->out_size);
+        aiol_free(&aiol_default_allocator, w->out, w->out_capacity);
+        w->out = NULL;
+        w->out_size = 0;
+        w->out_capacity = 0;
+        aioloop_transport_resume_reading(tls->lower);
+        if (aiol_secure_shaken(tls, w->result))
+            aiol_secure_run(tls);
+    }
+    if (w->in_size == 0 || t->state >= AIOL_TRANSPORT_ENDING)
+        aiol_wire_drop_input(w);
+    aioloop_transport_unref(t);
+}
+
+/* Hands the wire to a thread of the executor. False: it takes none, so it has to be done here. */
+static bool aiol_secure_send_away(aiol_secure *tls) {
+    aioloop *loop = tls->transport.resource.loop;
+    aiol_wire *w = tls->wire;
+    aioloop_executor_options options;
+    aioloop_future *f;
+    if (aiol_wire_keep(w, NULL, 0) < 0)
+        return false;
+    memset(&options, 0, sizeof(options));
+    options.dispose = aiol_wire_unref;
+    aioloop_transport_pause_reading(tls->lower);
+    w->lower = NULL;
+    w->refs++;
+    f = (aioloop_run_in_executor)(loop, NULL, aiol_wire_shake, w, &options);
+    if (aioloop_future_done(f)) {
+        (void)aioloop_future_exception(f);
+        aioloop_future_unref(f);
+        w->lower = tls->lower;
+        aioloop_transport_resume_reading(tls->lower);
+        return false;
+    }
+    tls->away = true;
+    aioloop_transport_ref(&tls->transport);
+    if ((aioloop_future_then)(f, aiol_secure_back, tls) < 0) { /* nobody will hear of it, and the wire stays away */
+        aiol_secure_leave(tls, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), true);
+        aioloop_transport_unref(&tls->transport);
+    }
+    return true;
+}
+
+static bool aiol_secure_shake(aiol_secure *tls) {
+    if (tls->in_executor) {
+        if (tls->server_side && tls->wire->in_size == 0 && !tls->wire->ended)
+            return false;
+        if (aiol_secure_send_away(tls))
+            return false;
+    }
+    return aiol_secure_shaken(tls, aiol_tls_session_handshake(tls->wire->session));
+}
+
+/* ---- running ---- */
+
 /* One step of what the bytes that are there allow; false: there is no other. */
 static bool aiol_secure_step(aiol_secure *tls) {
     int64_t n;
-    if (tls->transport.state == AIOL_TRANSPORT_NEW) {
-        n = aiol_tls_session_handshake(tls->session);
-        if (n == 0)
-            aiol_secure_opened(tls);
-        else if (n != AIOL_TLS_MORE)
-            aiol_secure_fail(tls, (int)n);
-        return n == 0;
-    }
+    if (tls->transport.state == AIOL_TRANSPORT_NEW)
+        return aiol_secure_shake(tls);
     if (tls->transport.state == AIOL_TRANSPORT_CLOSING) { /* nobody wants what comes */
         char *buffer = aiol_secure_buffer_get(tls->transport.resource.loop);
         if (buffer == NULL) {
             aiol_secure_leave(tls, 0, true);
             return false;
         }
-        n = aiol_tls_session_read(tls->session, buffer, AIOL_TLS_RECORD);
+        n = aiol_tls_session_read(tls->wire->session, buffer, AIOL_TLS_RECORD);
         aiol_secure_buffer_put(tls->transport.resource.loop, buffer);
         if (n > 0)
             return true;
     } else if (!aiol_secure_reads(tls) || tls->peer_ended) {
         return false;
     } else {
-        n = aiol_tls_session_available(tls->session);
+        n = aiol_tls_session_available(tls->wire->session);
         if (n > 0) {
             if (tls->transport.protocol->get_buffer != NULL)
                 aiol_secure_deliver_into(tls, (size_t)n);
@@ -405,15 +530,15 @@ static bool aiol_secure_step(aiol_secure *tls) {
 
 static void aiol_secure_run(aiol_secure *tls) {
     aioloop *loop = tls->transport.resource.loop;
-    if (tls->running)
+    if (tls->running || tls->away)
         return;
     tls->running = true;
     aioloop_transport_ref(&tls->transport);
     while (!loop->halt && aiol_secure_step(tls))
         ;
-    if (loop->halt && tls->in_size != 0 && tls->transport.state < AIOL_TRANSPORT_ENDING)
+    if (loop->halt && !tls->away && tls->wire->in_size != 0 && tls->transport.state < AIOL_TRANSPORT_ENDING)
         aiol_secure_queue(tls);
-    if (tls->in_size == 0 && tls->kept != NULL)
+    if (!tls->away && tls->wire->in_size == 0 && tls->wire->kept != NULL)
         aiol_secure_drop_input(tls);
     tls->running = false;
     aioloop_transport_unref(&tls->transport);
@@ -435,6 +560,7 @@ static void aiol_secure_resume_reading(aioloop_transport *t) {
 static void aiol_secure_lower_made(aioloop_transport *lower, void *self) {
     aiol_secure *tls = (aiol_secure *)self;
     tls->lower = aioloop_transport_ref(lower);
+    tls->wire->lower = lower;
     lower->high = tls->transport.high;
     lower->low = tls->transport.low;
     aiol_secure_run(tls); /* a client greets */
@@ -442,30 +568,30 @@ static void aiol_secure_lower_made(aioloop_transport *lower, void *self) {
 
 static void aiol_secure_lower_received(aioloop_transport *lower, void *self, const void *data, size_t size) {
     aiol_secure *tls = (aiol_secure *)self;
-    aioloop *loop = lower->resource.loop;
+    aiol_wire *w = tls->wire;
     int err = 0;
     if (tls->transport.state >= AIOL_TRANSPORT_ENDING)
         return;
-    if (tls->in_size != 0 || tls->running) {
-        err = aiol_secure_keep(tls, data, size);
+    if (w->in_size != 0) {
+        err = aiol_wire_keep(w, data, size);
     } else {
-        tls->in = (const char *)data;
-        tls->in_size = size;
+        w->in = (const char *)data;
+        w->in_size = size;
     }
     aioloop_transport_ref(&tls->transport);
     if (err == 0)
         aiol_secure_run(tls);
-    if (err == 0 && tls->kept == NULL)
-        err = aiol_secure_keep(tls, NULL, 0);
+    if (err == 0 && !tls->away && w->kept == NULL)
+        err = aiol_wire_keep(w, NULL, 0);
     if (err < 0)
-        aiol_secure_leave(tls, aiol_fail(loop, err, NULL), true);
+        aiol_secure_leave(tls, aiol_fail(lower->resource.loop, err, NULL), true);
     aioloop_transport_unref(&tls->transport);
 }
 
 static bool aiol_secure_lower_ended(aioloop_transport *lower, void *self) {
     aiol_secure *tls = (aiol_secure *)self;
     (void)lower;
-    tls->lower_ended = true;
+    tls->wire->ended = true;
     aiol_secure_run(tls);
     return true; /* it is closed when the session is over */
 }
@@ -539,7 +665,7 @@ static int aiol_secure_write(aioloop_transport *t, const void *data, size_t size
         return 0;
     if (t->state != AIOL_TRANSPORT_OPEN)
         return aiol_secure_write_late(t, NULL);
-    err = aiol_tls_session_write(tls->session, data, size);
+    err = aiol_tls_session_write(tls->wire->session, data, size);
     if (err < 0)
         aiol_secure_fail(tls, err); /* part of it may be sent */
     else
@@ -622,7 +748,7 @@ static void aiol_secure_limits_changed(aioloop_transport *t) {
 
 static const void *aiol_secure_info(const aioloop_transport *t, const char *name) {
     aiol_secure *tls = aiol_secure_of(t);
-    const void *found = tls->opened ? aiol_tls_session_info(tls->session, name) : NULL;
+    const void *found = tls->opened ? aiol_tls_session_info(tls->wire->session, name) : NULL;
     return found != NULL || tls->lower == NULL ? found : aioloop_transport_get_extra_info(tls->lower, name, NULL);
 }
 
@@ -655,8 +781,7 @@ static void aiol_secure_loop_closed(aiol_resource *resource) {
 static void aiol_secure_destroy(aiol_resource *resource) {
     aiol_secure *tls = aiol_secure_of(AIOL_CONTAINER(resource, aioloop_transport, resource));
     aioloop *loop = resource->loop;
-    aiol_secure_drop_input(tls);
-    aiol_tls_session_free(tls->session);
+    aiol_wire_unref(tls->wire);
     aiol_resource_remove(resource);
     aiol_free(&loop->allocator, tls, tls->transport.block_size);
 }
@@ -665,6 +790,26 @@ static const aiol_resource_calls aiol_secure_resource = {"TLS transport", aiol_s
 
 /* ---- making ---- */
 
+/* A session for a setup, on a wire of its own; NULL with *err, and its message stored. */
+static aiol_wire *aiol_wire_new(const aiol_secure_setup *setup, int *err) {
+    aiol_wire *w = (aiol_wire *)aiol_alloc_zero(&aiol_default_allocator, sizeof(*w));
+    aiol_tls_io io;
+    if (w == NULL) {
+        *err = aiol_fail(setup->loop, AIOLOOP_ENOMEM, NULL);
+        return NULL;
+    }
+    w->refs = 1;
+    io.receive = aiol_wire_receive;
+    io.send = aiol_wire_send;
+    io.owner = w;
+    *err = aiol_tls_session_new(setup->ssl, setup->server_side, setup->hostname, setup->resume, &io, &w->session);
+    if (*err == 0)
+        return w;
+    aiol_fail(setup->loop, *err, "%s", aioloop_error_message(aioloop_last_error(NULL)));
+    aiol_wire_unref(w);
+    return NULL;
+}
+
 /* A transport without a lower one; the loop's reference is the caller's to give up or leave. */
 static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
     aioloop *loop = setup->loop;
@@ -672,9 +817,8 @@ static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
     size_t instance = setup->upgrades ? 0 : setup->protocol->instance_size;
     size_t size = start + aiol_align(instance);
     aioloop_transport *t;
-    aiol_tls_io io;
     aiol_secure *tls;
-    int err;
+    int err = 0;
     if (instance > SIZE_MAX / 2)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     tls = (aiol_secure *)aiol_alloc_zero(&loop->allocator, size);
@@ -682,20 +826,19 @@ static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
     tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
-    io.receive = aiol_secure_receive;
-    io.send = aiol_secure_send;
-    io.owner = tls;
-    err = aiol_tls_session_new(setup->ssl, setup->server_side, setup->hostname, setup->resume, &io, &tls->session);
-    if (err == 0) {
+    tls->server_side = setup->server_side;
+    tls->in_executor = setup->in_executor;
+    tls->wire = aiol_wire_new(setup, &err);
+    if (tls->wire != NULL) {
         tls->timer = (aioloop_call_later)(loop, tls->handshake_timeout, aiol_secure_expired, tls);
-        err = aioloop_handle_is_null(&tls->timer.handle) ? AIOLOOP_ENOMEM + 0 : 0;
+        if (aioloop_handle_is_null(&tls->timer.handle)) {
+            aiol_wire_unref(tls->wire);
+            err = aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        }
     }
     if (err < 0) {
-        if (tls->session != NULL)
-            aiol_tls_session_free(tls->session);
         aiol_free(&loop->allocator, tls, size);
-        return err == AIOLOOP_ENOMEM ? aiol_fail(loop, err, NULL)
-                                     : aiol_fail(loop, err, "%s", aioloop_error_message(aioloop_last_error(NULL)));
+        return err;
     }
     t = &tls->transport;
     t->block_size = size;
@@ -787,13 +930,15 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
-    return aiol_ssl_options_check(loop, ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    return aiol_ssl_options_check(loop, ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                  o->ssl_handshake_in_executor);
 }
 
 /* From here on the transport's protocol is the TLS transport. */
 static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aioloop_transport *t = &tls->transport;
     tls->lower = aioloop_transport_ref(lower);
+    tls->wire->lower = lower;
     t->flags |= lower->flags & AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     t->server = lower->server;
     if (t->server != NULL) { /* its client is the new one */
@@ -839,9 +984,10 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
     setup.shutdown_timeout = o->ssl_shutdown_timeout;
     setup.settled = aiol_upgrade_settled;
     setup.owner = f;
+    setup.in_executor = o->ssl_handshake_in_executor;
     setup.upgrades = true;
     err = aiol_secure_new(&setup, &tls);
-    if (err == 0 && o->leftover_size != 0 && (err = aiol_secure_keep(tls, o->leftover, o->leftover_size)) < 0) {
+    if (err == 0 && o->leftover_size != 0 && (err = aiol_wire_keep(tls->wire, o->leftover, o->leftover_size)) < 0) {
         tls->settled = NULL;
         aiol_secure_discard(tls);
         aiol_fail(loop, err, NULL);

@@ -335,4 +335,12 @@ static const char *aiol_mbed_verify_text(uint32_t flags) {
     return "it is not acceptable";
 }
 
+AIOLOOP_INTERNAL bool aiol_tls_in_threads(void) {
+#if AIOLOOP_USE_THREADS && defined(MBEDTLS_THREADING_C)
+    return true;
+#else
+    return false;
+#endif
+}
+
 #endif

@@ -160,4 +160,8 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
     (void)session;
 }
 
+AIOLOOP_INTERNAL bool aiol_tls_in_threads(void) {
+    return false;
+}
+
 #endif
