@@ -67,7 +67,7 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
 static aiol_tls_certificate *aiol_tls_peer(aiol_tls_session *s) {
     if (s->peer == NULL && s->done) {
         const mbedtls_x509_crt *crt = mbedtls_ssl_get_peer_cert(&s->ssl);
-        if (crt != NULL)
+        if (crt != NULL && crt->raw.p != NULL) /* of an unknown algorithm mbedTLS keeps an empty one */
             s->peer = aiol_tls_certificate_new(crt);
     }
     return s->peer;
@@ -249,7 +249,7 @@ static int aiol_tls_on_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint3
     }
     if ((*flags & MBEDTLS_X509_BADCERT_CN_MISMATCH) != 0)
         aiol_tls_names(crt, s->names, sizeof(s->names));
-    if (depth == 0 && crt->issuer_raw.len == crt->subject_raw.len &&
+    if (depth == 0 && crt->issuer_raw.len != 0 && crt->issuer_raw.len == crt->subject_raw.len &&
         memcmp(crt->issuer_raw.p, crt->subject_raw.p, crt->issuer_raw.len) == 0)
         s->self_signed = true;
     s->flags |= *flags;
