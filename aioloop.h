@@ -6957,18 +6957,27 @@ static int aiol_mbed_check_sizes(void) {
     const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) + sizeof(mbedtls_ssl_config) +
                                   sizeof(mbedtls_x509_crt)) + 1024;
     unsigned char *room = (unsigned char *)aiol_alloc(&aiol_default_allocator, room_size);
+    bool same = true;
     size_t ssl;
     size_t session;
     size_t config;
     size_t crt;
     if (room == NULL)
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+#if AIOL_MBED_TICKETS
+    {
+        size_t ticket;
+        AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_ticket_context, mbedtls_ssl_ticket_init, room, room_size, ticket);
+        mbedtls_ssl_ticket_free((mbedtls_ssl_ticket_context *)(void *)room); /* it has a lock */
+        same = ticket == sizeof(mbedtls_ssl_ticket_context);
+    }
+#endif
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_context, mbedtls_ssl_init, room, room_size, ssl);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_session, mbedtls_ssl_session_init, room, room_size, session);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_config, mbedtls_ssl_config_init, room, room_size, config);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_x509_crt, mbedtls_x509_crt_init, room, room_size, crt);
     aiol_free(&aiol_default_allocator, room, room_size);
-    if (ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
+    if (same && ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
         crt == sizeof(mbedtls_x509_crt))
         return 0;
     return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "the mbedTLS that is linked is not the one of the headers: it has another "
@@ -8208,6 +8217,7 @@ AIOLOOP_API aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_
 #define AIOL_TLS_SESSION_C
 
 #define AIOL_TLS_HOST_MOST 255u
+#define AIOL_TLS_WARNINGS_MOST 5u /* a peer that goes on asking for renegotiation fills the memory with refusals */
 
 struct aioloop_ssl_session {
     uint32_t refs;
@@ -8233,6 +8243,7 @@ struct aiol_tls_session {
     int failed;      /* the code of everything from now on */
     int io_error;    /* of receive or send */
     unsigned sent;   /* how many times something was sent */
+    unsigned warned; /* of that, within reads: refusals to renegotiate */
     int alert;       /* the last that was sent in clear; -1: none */
     uint32_t flags;  /* of all certificates of the chain */
     aioloop_address address; /* hostname is a number: this */
@@ -8724,8 +8735,11 @@ AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer
         int ret;
         s->starved = false;
         ret = mbedtls_ssl_read(&s->ssl, (unsigned char *)buffer, aiol_min_size(size, INT_MAX));
+        s->warned += s->sent - sent;
         if (ret > 0)
             return ret;
+        if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->warned > AIOL_TLS_WARNINGS_MOST)
+            ret = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
         if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->starved)
             return AIOL_TLS_MORE;
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)

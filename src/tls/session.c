@@ -11,6 +11,7 @@
 #include "tls/context.c"
 
 #define AIOL_TLS_HOST_MOST 255u
+#define AIOL_TLS_WARNINGS_MOST 5u /* a peer that goes on asking for renegotiation fills the memory with refusals */
 
 struct aioloop_ssl_session {
     uint32_t refs;
@@ -36,6 +37,7 @@ struct aiol_tls_session {
     int failed;      /* the code of everything from now on */
     int io_error;    /* of receive or send */
     unsigned sent;   /* how many times something was sent */
+    unsigned warned; /* of that, within reads: refusals to renegotiate */
     int alert;       /* the last that was sent in clear; -1: none */
     uint32_t flags;  /* of all certificates of the chain */
     aioloop_address address; /* hostname is a number: this */
@@ -527,8 +529,11 @@ AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer
         int ret;
         s->starved = false;
         ret = mbedtls_ssl_read(&s->ssl, (unsigned char *)buffer, aiol_min_size(size, INT_MAX));
+        s->warned += s->sent - sent;
         if (ret > 0)
             return ret;
+        if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->warned > AIOL_TLS_WARNINGS_MOST)
+            ret = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
         if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->starved)
             return AIOL_TLS_MORE;
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
