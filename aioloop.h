@@ -6838,6 +6838,10 @@ extern "C++" {
 #define AIOL_MBED_ERR_NOTHING_SHARED MBEDTLS_ERR_SSL_NO_CIPHER_CHOSEN
 #endif
 
+/* What a lack of randomness is called by those before 4.x, which ask us for it. */
+#define AIOL_MBED_ERR_RANDOM (-0x7400)
+
+#if !AIOL_MBED_4
 static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     int err = aiol_random_fill(out, size);
     (void)unused;
@@ -6845,8 +6849,9 @@ static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     if (err == AIOLOOP_ENOTAVAILABLE)
         err = psa_generate_random(out, size) == PSA_SUCCESS ? 0 : AIOLOOP_EIO;
 #endif
-    return err < 0 ? MBEDTLS_ERR_SSL_NO_RNG : 0;
+    return err < 0 ? AIOL_MBED_ERR_RANDOM : 0;
 }
+#endif
 
 static int aiol_mbed_parse_key(mbedtls_pk_context *key, const unsigned char *data, size_t size, const char *password) {
     const unsigned char *secret = (const unsigned char *)password;
@@ -7763,7 +7768,7 @@ static int aiol_tls_context_prepare(aioloop_ssl_context *c) {
     if (ret == 0 && server)
         ret = aiol_mbed_ticket_setup(&c->ticket);
 #endif
-    if (ret == MBEDTLS_ERR_SSL_NO_RNG)
+    if (ret == AIOL_MBED_ERR_RANDOM)
         return aiol_thread_fail(AIOLOOP_EIO, "the system gives no random bytes");
     if (ret != 0)
         return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
@@ -8384,6 +8389,8 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
                             aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
+    if (ret == AIOL_MBED_ERR_RANDOM)
+        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_who(s));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))

@@ -1672,7 +1672,23 @@ TEST(ssl_default_contexts_log_keys_if_the_environment_says_so, "") {
 
 /* ---- threads ---- */
 
-#if AIOL_HAVE_PTHREAD
+#if AIOL_HAVE_PTHREAD && !defined(MBEDTLS_THREADING_C)
+static void *unit_thread_main(void *arg) {
+    CHECK(aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT) == NULL);
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(NULL)), AIOLOOP_ENOTAVAILABLE);
+    CHECK_HAS(unit_last(), "MBEDTLS_THREADING_C");
+    return arg;
+}
+
+TEST_WITH(ssl_contexts_are_refused_to_a_second_thread, "", TEST_THREADS) {
+    aioloop_ssl_context *c = unit_client();
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, unit_thread_main, NULL), 0);
+    pthread_join(thread, NULL);
+    unit_unref(c);
+    unit_unref(unit_client()); /* this one may go on */
+}
+#elif AIOL_HAVE_PTHREAD
 typedef struct unit_shared {
     aioloop_ssl_context *client;
     aioloop_ssl_context *server;

@@ -84,6 +84,10 @@ extern "C++" {
 #define AIOL_MBED_ERR_NOTHING_SHARED MBEDTLS_ERR_SSL_NO_CIPHER_CHOSEN
 #endif
 
+/* What a lack of randomness is called by those before 4.x, which ask us for it. */
+#define AIOL_MBED_ERR_RANDOM (-0x7400)
+
+#if !AIOL_MBED_4
 static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     int err = aiol_random_fill(out, size);
     (void)unused;
@@ -91,8 +95,9 @@ static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     if (err == AIOLOOP_ENOTAVAILABLE)
         err = psa_generate_random(out, size) == PSA_SUCCESS ? 0 : AIOLOOP_EIO;
 #endif
-    return err < 0 ? MBEDTLS_ERR_SSL_NO_RNG : 0;
+    return err < 0 ? AIOL_MBED_ERR_RANDOM : 0;
 }
+#endif
 
 static int aiol_mbed_parse_key(mbedtls_pk_context *key, const unsigned char *data, size_t size, const char *password) {
     const unsigned char *secret = (const unsigned char *)password;

@@ -178,6 +178,8 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
                             aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
+    if (ret == AIOL_MBED_ERR_RANDOM)
+        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_who(s));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
