@@ -7536,6 +7536,10 @@ extern "C++" {
 #define AIOL_MBED_ERR_NOTHING_SHARED MBEDTLS_ERR_SSL_NO_CIPHER_CHOSEN
 #endif
 
+/* What a lack of randomness is called by those before 4.x, which ask us for it. */
+#define AIOL_MBED_ERR_RANDOM (-0x7400)
+
+#if !AIOL_MBED_4
 static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     int err = aiol_random_fill(out, size);
     (void)unused;
@@ -7543,8 +7547,9 @@ static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     if (err == AIOLOOP_ENOTAVAILABLE)
         err = psa_generate_random(out, size) == PSA_SUCCESS ? 0 : AIOLOOP_EIO;
 #endif
-    return err < 0 ? MBEDTLS_ERR_SSL_NO_RNG : 0;
+    return err < 0 ? AIOL_MBED_ERR_RANDOM : 0;
 }
+#endif
 
 static int aiol_mbed_parse_key(mbedtls_pk_context *key, const unsigned char *data, size_t size, const char *password) {
     const unsigned char *secret = (const unsigned char *)password;
@@ -7655,18 +7660,27 @@ static int aiol_mbed_check_sizes(void) {
     const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) + sizeof(mbedtls_ssl_config) +
                                   sizeof(mbedtls_x509_crt)) + 1024;
     unsigned char *room = (unsigned char *)aiol_alloc(&aiol_default_allocator, room_size);
+    bool same = true;
     size_t ssl;
     size_t session;
     size_t config;
     size_t crt;
     if (room == NULL)
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+#if AIOL_MBED_TICKETS
+    {
+        size_t ticket;
+        AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_ticket_context, mbedtls_ssl_ticket_init, room, room_size, ticket);
+        mbedtls_ssl_ticket_free((mbedtls_ssl_ticket_context *)(void *)room); /* it has a lock */
+        same = ticket == sizeof(mbedtls_ssl_ticket_context);
+    }
+#endif
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_context, mbedtls_ssl_init, room, room_size, ssl);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_session, mbedtls_ssl_session_init, room, room_size, session);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_config, mbedtls_ssl_config_init, room, room_size, config);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_x509_crt, mbedtls_x509_crt_init, room, room_size, crt);
     aiol_free(&aiol_default_allocator, room, room_size);
-    if (ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
+    if (same && ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
         crt == sizeof(mbedtls_x509_crt))
         return 0;
     return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "the mbedTLS that is linked is not the one of the headers: it has another "
@@ -7850,13 +7864,37 @@ static bool aiol_tls_is_unknown(int ret) {
     return ret == -0x2500 - 0x62;
 }
 
+/* Whether a chain has a certificate. */
+static bool aiol_tls_chain_has(const mbedtls_x509_crt *chain, const mbedtls_x509_crt *one) {
+    for (; chain != NULL; chain = chain->next)
+        if (chain->raw.len == one->raw.len && memcmp(chain->raw.p, one->raw.p, one->raw.len) == 0)
+            return true;
+    return false;
+}
+
+/* A folder has most of its certificates by several names, and maybe once more in one file. mbedTLS's code. */
+static int aiol_tls_parse_new(mbedtls_x509_crt *chain, const unsigned char *data, size_t size, bool *is_new) {
+    mbedtls_x509_crt one;
+    int ret;
+    mbedtls_x509_crt_init(&one);
+    ret = mbedtls_x509_crt_parse(&one, data, size);
+    *is_new = ret == 0 && !aiol_tls_chain_has(chain, &one);
+    if (*is_new)
+        ret = mbedtls_x509_crt_parse_der(chain, one.raw.p, one.raw.len);
+    mbedtls_x509_crt_free(&one);
+    return ret;
+}
+
 /* One certificate to the end of the chain. size counts the zero behind PEM. 1: taken, 0: passed over, or a code. */
 static int aiol_tls_parse_one(mbedtls_x509_crt *chain, const char *data, size_t size, aiol_tls_strictness strictness,
                               const char *name, int number) {
-    int ret = mbedtls_x509_crt_parse(chain, (const unsigned char *)data, size);
+    const unsigned char *bytes = (const unsigned char *)data;
+    bool is_new = true;
+    int ret = strictness == AIOL_TLS_FOLDER ? aiol_tls_parse_new(chain, bytes, size, &is_new)
+                                            : mbedtls_x509_crt_parse(chain, bytes, size);
     aiol_mbed_text text;
     if (ret == 0)
-        return 1;
+        return is_new ? 1 : 0;
     if (aiol_mbed_no_memory(ret))
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
     if (strictness == AIOL_TLS_FOLDER || (strictness == AIOL_TLS_TRUSTED && aiol_tls_is_unknown(ret)))
@@ -8436,7 +8474,7 @@ static int aiol_tls_context_prepare(aioloop_ssl_context *c) {
     if (ret == 0 && server)
         ret = aiol_mbed_ticket_setup(&c->ticket);
 #endif
-    if (ret == MBEDTLS_ERR_SSL_NO_RNG)
+    if (ret == AIOL_MBED_ERR_RANDOM)
         return aiol_thread_fail(AIOLOOP_EIO, "the system gives no random bytes");
     if (ret != 0)
         return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
@@ -8890,6 +8928,7 @@ AIOLOOP_API aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_
 #define AIOL_TLS_SESSION_C
 
 #define AIOL_TLS_HOST_MOST 255u
+#define AIOL_TLS_WARNINGS_MOST 5u /* a peer that goes on asking for renegotiation fills the memory with refusals */
 
 struct aioloop_ssl_session {
     uint32_t refs;
@@ -8916,6 +8955,7 @@ struct aiol_tls_session {
     int failed;      /* the code of everything from now on */
     int io_error;    /* of receive or send */
     unsigned sent;   /* how many times something was sent */
+    unsigned warned; /* of that, within reads: refusals to renegotiate */
     int alert;       /* the last that was sent in clear; -1: none */
     uint32_t flags;  /* of all certificates of the chain */
     aioloop_address address; /* hostname is a number: this */
@@ -8947,7 +8987,7 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
 static aiol_tls_certificate *aiol_tls_peer(aiol_tls_session *s) {
     if (s->peer == NULL && s->done) {
         const mbedtls_x509_crt *crt = mbedtls_ssl_get_peer_cert(&s->ssl);
-        if (crt != NULL)
+        if (crt != NULL && crt->raw.p != NULL) /* of an unknown algorithm mbedTLS keeps an empty one */
             s->peer = aiol_tls_certificate_new(crt);
     }
     return s->peer;
@@ -9056,6 +9096,8 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
                             aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
+    if (ret == AIOL_MBED_ERR_RANDOM)
+        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_who(s));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
@@ -9130,7 +9172,7 @@ static int aiol_tls_on_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint3
     }
     if ((*flags & MBEDTLS_X509_BADCERT_CN_MISMATCH) != 0)
         aiol_tls_names(crt, s->names, sizeof(s->names));
-    if (depth == 0 && crt->issuer_raw.len == crt->subject_raw.len &&
+    if (depth == 0 && crt->issuer_raw.len != 0 && crt->issuer_raw.len == crt->subject_raw.len &&
         memcmp(crt->issuer_raw.p, crt->subject_raw.p, crt->issuer_raw.len) == 0)
         s->self_signed = true;
     s->flags |= *flags;
@@ -9408,10 +9450,13 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         int ret;
         s->starved = false;
         ret = mbedtls_ssl_read(&s->ssl, (unsigned char *)buffer, aiol_min_size(size, INT_MAX));
+        s->warned += s->sent - sent;
         if (ret > 0)
             return ret;
         if (size == 0 && mbedtls_ssl_get_bytes_avail(&s->ssl) != 0)
             return (int64_t)mbedtls_ssl_get_bytes_avail(&s->ssl);
+        if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->warned > AIOL_TLS_WARNINGS_MOST)
+            ret = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
         if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->starved)
             return AIOL_TLS_MORE;
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)

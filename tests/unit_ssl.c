@@ -41,6 +41,68 @@ TEST(ssl_functions_say_that_there_is_no_tls, "") {
 
 #else
 
+/* ---- what a test that gives up leaves behind ---- */
+
+#define UNIT_MOST 16
+
+static aioloop_ssl_context *unit_contexts[UNIT_MOST];
+static aiol_tls_session *unit_sessions[UNIT_MOST];
+static aioloop_ssl_session *unit_resumable[UNIT_MOST];
+static bool unit_forgets; /* for tests with threads */
+
+#define UNIT_KEEP(list, pointer)                                                                                               \
+    do {                                                                                                                       \
+        int unit_i_;                                                                                                           \
+        for (unit_i_ = 0; !unit_forgets && (pointer) != NULL && unit_i_ < UNIT_MOST; unit_i_++) {                             \
+            if ((list)[unit_i_] == NULL) {                                                                                     \
+                (list)[unit_i_] = (pointer);                                                                                   \
+                break;                                                                                                         \
+            }                                                                                                                  \
+        }                                                                                                                      \
+    } while (0)
+
+#define UNIT_FORGET(list, pointer)                                                                                             \
+    do {                                                                                                                       \
+        int unit_i_;                                                                                                           \
+        for (unit_i_ = 0; !unit_forgets && unit_i_ < UNIT_MOST; unit_i_++)                                                     \
+            if ((list)[unit_i_] == (pointer))                                                                                  \
+                (list)[unit_i_] = NULL;                                                                                        \
+    } while (0)
+
+static void unit_clean_up(void) {
+    int i;
+    for (i = 0; i < UNIT_MOST; i++) {
+        aiol_tls_session_free(unit_sessions[i]);
+        aioloop_ssl_session_unref(unit_resumable[i]);
+        aioloop_ssl_context_unref(unit_contexts[i]);
+    }
+}
+
+/* A context, its end, and that of a session; a test makes at most UNIT_MOST of each. */
+static aioloop_ssl_context *unit_context(aioloop_tls_side side) {
+    aioloop_ssl_context *c = aioloop_ssl_context_new(side);
+    test_cleanup_hook = unit_clean_up;
+    UNIT_KEEP(unit_contexts, c);
+    CHECK(c != NULL);
+    return c;
+}
+
+static void unit_unref(aioloop_ssl_context *c) {
+    UNIT_FORGET(unit_contexts, c);
+    aioloop_ssl_context_unref(c);
+}
+
+static aioloop_ssl_session *unit_keep(aioloop_ssl_session *session) {
+    aioloop_ssl_session_ref(session);
+    UNIT_KEEP(unit_resumable, session);
+    return session;
+}
+
+static void unit_let_go(aioloop_ssl_session *session) {
+    UNIT_FORGET(unit_resumable, session);
+    aioloop_ssl_session_unref(session);
+}
+
 /* ---- two sides ---- */
 
 /* Bytes on their way to a side. */
@@ -114,10 +176,14 @@ static void unit_begin(unit_pair *pair) {
 static int unit_make(unit_side *side, aioloop_ssl_context *context, bool server, const char *hostname,
                      const aioloop_ssl_session *resume) {
     aiol_tls_io io;
+    int err;
     io.receive = unit_receive;
     io.send = unit_send;
     io.owner = side;
-    return aiol_tls_session_new(context, server, hostname, resume, &io, &side->session);
+    err = aiol_tls_session_new(context, server, hostname, resume, &io, &side->session);
+    if (err == 0)
+        UNIT_KEEP(unit_sessions, side->session);
+    return err;
 }
 
 static void unit_open(unit_pair *pair, aioloop_ssl_context *client, aioloop_ssl_context *server, const char *hostname,
@@ -127,11 +193,15 @@ static void unit_open(unit_pair *pair, aioloop_ssl_context *client, aioloop_ssl_
     CHECK_EQ(unit_make(&pair->server, server, true, NULL, NULL), 0);
 }
 
+static void unit_close(unit_side *side) {
+    UNIT_FORGET(unit_sessions, side->session);
+    aiol_tls_session_free(side->session);
+    free(side->in.bytes);
+}
+
 static void unit_end(unit_pair *pair) {
-    aiol_tls_session_free(pair->client.session);
-    aiol_tls_session_free(pair->server.session);
-    free(pair->client.in.bytes);
-    free(pair->server.in.bytes);
+    unit_close(&pair->client);
+    unit_close(&pair->server);
 }
 
 /* How both sides' handshakes end. */
@@ -179,6 +249,13 @@ static void unit_pass(unit_side *from, const char *text) {
     CHECK_EQ(aiol_tls_session_read(from->peer->session, got, 1), AIOL_TLS_MORE);
 }
 
+/* Its certificate, which must be there. */
+static const aioloop_ssl_certificate *unit_peer(aiol_tls_session *s) {
+    const aioloop_ssl_certificate *peer = (const aioloop_ssl_certificate *)aiol_tls_session_info(s, "peercert");
+    CHECK(peer != NULL);
+    return peer;
+}
+
 /* ---- contexts ---- */
 
 static const char *unit_file(const char *name) {
@@ -193,8 +270,7 @@ static const char *unit_file(const char *name) {
 }
 
 static aioloop_ssl_context *unit_client(void) {
-    aioloop_ssl_context *c = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
-    CHECK(c != NULL);
+    aioloop_ssl_context *c = unit_context(AIOLOOP_TLS_CLIENT);
     CHECK_EQ(aioloop_ssl_context_load_verify_locations(c, unit_file("ca.pem"), NULL), 1);
     return c;
 }
@@ -209,8 +285,7 @@ static void unit_identify(aioloop_ssl_context *c, const char *name) {
 }
 
 static aioloop_ssl_context *unit_server(const char *name) {
-    aioloop_ssl_context *c = aioloop_ssl_context_new(AIOLOOP_TLS_SERVER);
-    CHECK(c != NULL);
+    aioloop_ssl_context *c = unit_context(AIOLOOP_TLS_SERVER);
     unit_identify(c, name);
     return c;
 }
@@ -257,7 +332,7 @@ TEST(ssl_two_sides_shake_hands_and_talk, "") {
         CHECK_STR(cipher->name, v == 0 ? "ECDHE-ECDSA-AES256-GCM-SHA384" : "TLS_AES_256_GCM_SHA384");
         CHECK_STR(cipher->protocol, v == 0 ? "TLSv1.2" : "TLSv1.3");
         CHECK_EQ(cipher->bits, 256);
-        peer = (const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert");
+        peer = unit_peer(pair.client.session);
         CHECK_STR(peer->subject, "CN=server");
         CHECK_STR(peer->issuer, "CN=Test ca");
         CHECK_EQ(peer->not_before, 1577836800);
@@ -273,14 +348,14 @@ TEST(ssl_two_sides_shake_hands_and_talk, "") {
         CHECK_GT(peer->der_size, 100);
         CHECK(aiol_tls_session_info(pair.server.session, "peercert") == NULL);
         unit_end(&pair);
-        aioloop_ssl_context_unref(client);
-        aioloop_ssl_context_unref(server);
+        unit_unref(client);
+        unit_unref(server);
     }
 }
 
 static void unit_drop(aioloop_ssl_context *a, aioloop_ssl_context *b) {
-    aioloop_ssl_context_unref(a);
-    aioloop_ssl_context_unref(b);
+    unit_unref(a);
+    unit_unref(b);
 }
 
 static const char *unit_last(void) {
@@ -438,7 +513,8 @@ TEST(ssl_peer_that_leaves_the_handshake_is_a_reset, "") {
         o.client = aiol_tls_session_handshake(pair.client.session);
         CHECK_EQ(o.client, AIOL_TLS_MORE);
         CHECK_EQ(aiol_tls_session_handshake(pair.server.session), AIOL_TLS_MORE);
-        total = pair.client.in.size;
+        total = pair.client.in.size; /* differs: signatures do */
+        pair.client.in.limit = aiol_min_size(cut, total - 1);
         pair.client.in.ended = true;
         CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOLOOP_ECONNRESET);
         CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOLOOP_ECONNRESET);
@@ -591,8 +667,8 @@ TEST(ssl_names_that_no_host_has_are_refused, "") {
     CHECK(side.session == NULL);
     name[255] = '\0';
     CHECK_EQ(unit_make(&side, client, false, name, NULL), 0);
-    aiol_tls_session_free(side.session);
-    aioloop_ssl_context_unref(client);
+    unit_close(&side);
+    unit_unref(client);
 }
 
 TEST(ssl_checks_can_be_switched_off, "") {
@@ -611,7 +687,7 @@ TEST(ssl_checks_can_be_switched_off, "") {
         unit_open(&pair, client, bad, "example.org", NULL); /* the rest is */
         CHECK_EQ(unit_handshake(&pair).client, AIOLOOP_ESSL_CERT_VERIFY);
         unit_end(&pair);
-        aioloop_ssl_context_unref(client);
+        unit_unref(client);
         client = unit_client();
         CHECK_EQ(aioloop_ssl_context_set_verify_mode(client, AIOLOOP_CERT_NONE), AIOLOOP_EINVAL);
         CHECK_EQ(aioloop_ssl_context_set_check_hostname(client, false), 0);
@@ -619,15 +695,15 @@ TEST(ssl_checks_can_be_switched_off, "") {
         unit_only(client, unit_versions[v]);
         unit_open(&pair, client, bad, "example.org", NULL);
         unit_shake(&pair);
-        CHECK_STR(((const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert"))->subject, "CN=self");
+        CHECK_STR(unit_peer(pair.client.session)->subject, "CN=self");
         unit_end(&pair);
         unit_drop(client, server);
-        aioloop_ssl_context_unref(bad);
+        unit_unref(bad);
     }
 }
 
 TEST(ssl_clients_that_trust_nobody_say_so, "") {
-    aioloop_ssl_context *client = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
+    aioloop_ssl_context *client = unit_context(AIOLOOP_TLS_CLIENT);
     aioloop_ssl_context *server = unit_server("server");
     unit_pair pair;
     CHECK_EQ(aioloop_ssl_context_set_verify_mode(client, AIOLOOP_CERT_OPTIONAL), 0); /* on a client as required */
@@ -639,7 +715,7 @@ TEST(ssl_clients_that_trust_nobody_say_so, "") {
 }
 
 TEST(ssl_turning_the_check_of_names_on_turns_verifying_on, "") {
-    aioloop_ssl_context *client = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
+    aioloop_ssl_context *client = unit_context(AIOLOOP_TLS_CLIENT);
     aioloop_ssl_context *server = unit_server("server");
     unit_pair pair;
     CHECK_EQ(aioloop_ssl_context_set_check_hostname(client, false), 0);
@@ -769,7 +845,7 @@ TEST(ssl_protocols_are_agreed_on, "") {
         CHECK_EQ(o.client, AIOLOOP_ESSL_ALERT);
         CHECK_HAS(aiol_tls_session_message(pair.client.session), "no_application_protocol");
         unit_end(&pair);
-        aioloop_ssl_context_unref(other);
+        unit_unref(other);
         other = unit_server("server");
         CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(other, servers, 1), 0);
         CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(other, NULL, 0), 0); /* none any more */
@@ -778,7 +854,7 @@ TEST(ssl_protocols_are_agreed_on, "") {
         CHECK(aiol_tls_session_info(pair.client.session, "alpn") == NULL);
         unit_end(&pair);
         unit_drop(client, server);
-        aioloop_ssl_context_unref(other);
+        unit_unref(other);
     }
 }
 
@@ -836,7 +912,7 @@ TEST(ssl_cipher_suites_are_chosen_by_name, "") {
     CHECK_HAS(aiol_tls_session_message(pair.client.session), "handshake_failure");
     unit_end(&pair);
     unit_drop(client, server);
-    aioloop_ssl_context_unref(other);
+    unit_unref(other);
 }
 
 TEST(ssl_both_kinds_of_keys_serve, "") {
@@ -853,9 +929,9 @@ TEST(ssl_both_kinds_of_keys_serve, "") {
         unit_shake(&pair);
         CHECK_STR(((const aioloop_ssl_cipher *)aiol_tls_session_info(pair.client.session, "cipher"))->name, suites[i]);
         unit_end(&pair);
-        aioloop_ssl_context_unref(client);
+        unit_unref(client);
     }
-    aioloop_ssl_context_unref(server);
+    unit_unref(server);
 }
 
 TEST(ssl_suites_without_forward_secrecy_are_not_offered, "") {
@@ -871,10 +947,10 @@ TEST(ssl_suites_without_forward_secrecy_are_not_offered, "") {
 }
 
 TEST(ssl_versions_have_bounds, "") {
+    int other = 0x0302;
     aioloop_ssl_context *client = unit_client();
     aioloop_ssl_context *server = unit_server("server");
-    CHECK_EQ(aioloop_ssl_context_set_minimum_version(client, (aioloop_tls_version)0x0302), AIOLOOP_EINVAL);
-    CHECK_EQ(aioloop_ssl_context_set_maximum_version(client, (aioloop_tls_version)0), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_minimum_version(client, (aioloop_tls_version)other), AIOLOOP_EINVAL);
     if (UNIT_VERSIONS == 1) {
         CHECK_EQ(aioloop_ssl_context_set_minimum_version(client, AIOLOOP_TLS_1_3), AIOLOOP_ENOTAVAILABLE);
         CHECK_EQ(aioloop_ssl_context_set_maximum_version(client, AIOLOOP_TLS_1_3), AIOLOOP_ENOTAVAILABLE);
@@ -946,7 +1022,7 @@ TEST(ssl_servers_choose_by_name, "") {
         unit_open(&pair, client, server, "second.example.net", NULL);
         unit_shake(&pair);
         CHECK_STR(hosts.asked, "second.example.net");
-        CHECK_STR(((const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert"))->subject, "CN=second");
+        CHECK_STR(unit_peer(pair.client.session)->subject, "CN=second");
         CHECK(aiol_tls_session_info(pair.server.session, "sslcontext") == server);
         unit_end(&pair);
         unit_open(&pair, client, server, "third.example.net", NULL);
@@ -963,7 +1039,7 @@ TEST(ssl_servers_choose_by_name, "") {
         unit_end(&pair);
         CHECK_EQ(aioloop_ssl_context_set_ciphers(hosts.second, "ECDHE-ECDSA-AES256-GCM-SHA384"), AIOLOOP_EMISUSE);
         unit_drop(client, server);
-        aioloop_ssl_context_unref(hosts.second);
+        unit_unref(hosts.second);
     }
 }
 
@@ -982,7 +1058,7 @@ TEST(ssl_demands_of_the_chosen_context_count, "") {
         unit_open(&pair, client, server, "second.example.net", NULL); /* it trusts nobody: not the first one's authorities */
         CHECK_EQ(unit_handshake(&pair).server, AIOLOOP_ESSL_HANDSHAKE);
         unit_end(&pair);
-        aioloop_ssl_context_unref(hosts.second);
+        unit_unref(hosts.second);
         hosts.second = unit_server("second");
         CHECK_EQ(aioloop_ssl_context_set_verify_mode(hosts.second, AIOLOOP_CERT_REQUIRED), 0);
         CHECK_EQ(aioloop_ssl_context_load_verify_locations(hosts.second, unit_file("ca.pem"), NULL), 1);
@@ -993,7 +1069,7 @@ TEST(ssl_demands_of_the_chosen_context_count, "") {
         unit_shake(&pair);
         unit_end(&pair);
         unit_drop(client, server);
-        aioloop_ssl_context_unref(hosts.second);
+        unit_unref(hosts.second);
     }
 }
 
@@ -1008,7 +1084,7 @@ static aioloop_ssl_session *unit_first(aioloop_ssl_context *client, aioloop_ssl_
     unit_pass(&pair.server, "hello"); /* the client reads the ticket */
     session = (aioloop_ssl_session *)aiol_tls_session_info(pair.client.session, "session");
     CHECK(aiol_tls_session_info(pair.server.session, "session") == NULL);
-    aioloop_ssl_session_ref(session);
+    unit_keep(session);
     unit_end(&pair);
     return session;
 }
@@ -1022,7 +1098,7 @@ static bool unit_resumes(aioloop_ssl_context *client, aioloop_ssl_context *serve
     unit_pass(&pair.server, "pong");
     reused = *(const bool *)aiol_tls_session_info(pair.client.session, "session_reused");
     CHECK(*(const bool *)aiol_tls_session_info(pair.server.session, "session_reused") == reused);
-    CHECK_STR(((const aioloop_ssl_certificate *)aiol_tls_session_info(pair.client.session, "peercert"))->subject, "CN=server");
+    CHECK_STR(unit_peer(pair.client.session)->subject, "CN=server");
     unit_end(&pair);
     return reused;
 }
@@ -1041,9 +1117,9 @@ TEST(ssl_sessions_are_resumed_with_tickets, "") {
         CHECK(unit_resumes(client, server, session));
         CHECK(!unit_resumes(client, server, NULL));
         CHECK(!unit_resumes(client, again, session)); /* in full, and as good */
-        aioloop_ssl_session_unref(session);
+        unit_let_go(session);
         unit_drop(client, server);
-        aioloop_ssl_context_unref(again);
+        unit_unref(again);
     }
 }
 
@@ -1057,7 +1133,7 @@ TEST(ssl_tickets_can_be_switched_off, "") {
         unit_only(client, unit_versions[v]);
         session = unit_first(client, server);
         CHECK(!unit_resumes(client, server, session));
-        aioloop_ssl_session_unref(session);
+        unit_let_go(session);
         unit_drop(client, server);
     }
 }
@@ -1074,7 +1150,7 @@ TEST(ssl_servers_with_several_names_give_no_tickets, "") {
         unit_only(client, unit_versions[v]);
         session = unit_first(client, server);
         CHECK(!unit_resumes(client, server, session));
-        aioloop_ssl_session_unref(session);
+        unit_let_go(session);
         unit_drop(client, server);
     }
 }
@@ -1085,7 +1161,6 @@ TEST(ssl_resumed_sessions_keep_the_clients_certificate, "") {
         aioloop_ssl_context *client = unit_client();
         aioloop_ssl_context *server = unit_server("server");
         aioloop_ssl_session *session;
-        const aioloop_ssl_certificate *peer;
         unit_pair pair;
         unit_identify(client, "client");
         CHECK_EQ(aioloop_ssl_context_load_verify_locations(server, unit_file("ca.pem"), NULL), 1);
@@ -1095,11 +1170,9 @@ TEST(ssl_resumed_sessions_keep_the_clients_certificate, "") {
         unit_open(&pair, client, server, "example.org", session);
         unit_shake(&pair);
         CHECK(*(const bool *)aiol_tls_session_info(pair.server.session, "session_reused") == (v == 0));
-        peer = (const aioloop_ssl_certificate *)aiol_tls_session_info(pair.server.session, "peercert");
-        CHECK(peer != NULL);
-        CHECK_STR(peer->subject, "CN=client");
+        CHECK_STR(unit_peer(pair.server.session)->subject, "CN=client");
         unit_end(&pair);
-        aioloop_ssl_session_unref(session);
+        unit_let_go(session);
         unit_drop(client, server);
     }
 }
@@ -1117,9 +1190,627 @@ TEST(ssl_sessions_are_of_one_context_and_one_host, "") {
     CHECK_EQ(unit_make(&side, client, false, "www.example.org", session), AIOLOOP_EINVAL);
     CHECK_HAS(unit_last(), "example.org");
     CHECK_EQ(unit_make(&side, client, false, NULL, session), AIOLOOP_EINVAL);
-    aioloop_ssl_session_unref(session);
+    unit_let_go(session);
     unit_drop(client, server);
-    aioloop_ssl_context_unref(other);
+    unit_unref(other);
 }
+
+/* ---- peers that break the rules ---- */
+
+TEST_WITH(ssl_flipped_bits_are_noticed, "", TEST_SLOW) {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        size_t size = 1;
+        size_t i;
+        unit_only(client, unit_versions[v]);
+        for (i = 0; i < size; i++) {
+            unit_pair pair;
+            size_t start;
+            char got[16];
+            int64_t n;
+            unit_open(&pair, client, server, "example.org", NULL);
+            unit_shake(&pair);
+            start = pair.server.in.size;
+            CHECK_EQ(aiol_tls_session_write(pair.client.session, "hello", 5), 0);
+            size = pair.server.in.size - start;
+            pair.server.in.bytes[start + i] ^= (unsigned char)(1u << (i % 8));
+            pair.server.in.ended = true;
+            n = aiol_tls_session_read(pair.server.session, got, sizeof(got));
+            /* A record that says to be longer is one that was cut. */
+            if (n != AIOLOOP_ESSL && !((i == 3 || i == 4) && n == AIOLOOP_ESSL_TRUNCATED))
+                FAIL("byte %d of %d: %d (%s)", (int)i, (int)size, (int)n, aiol_tls_session_message(pair.server.session));
+            CHECK_EQ(aiol_tls_session_read(pair.server.session, got, sizeof(got)), n);
+            if (n == AIOLOOP_ESSL) /* and the peer hears of it */
+                CHECK_EQ(aiol_tls_session_read(pair.client.session, got, sizeof(got)), AIOLOOP_ESSL_ALERT);
+            unit_end(&pair);
+        }
+        CHECK_GT(size, 20);
+        unit_drop(client, server);
+    }
+}
+
+/* What a server, or a client that has said hello, makes of the first bytes that it gets. */
+static int unit_first_bytes(bool server_side, const void *bytes, size_t size, bool *answered) {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_side *side;
+    unit_pair pair;
+    size_t before;
+    int rc;
+    unit_open(&pair, client, server, "example.org", NULL);
+    side = server_side ? &pair.server : &pair.client;
+    if (!server_side)
+        CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOL_TLS_MORE);
+    before = side->peer->in.size;
+    unit_put(&side->in, bytes, size);
+    rc = aiol_tls_session_handshake(side->session);
+    NOTE("%s", aiol_tls_session_message(side->session));
+    *answered = side->peer->in.size > before && side->peer->in.bytes[before] == MBEDTLS_SSL_MSG_ALERT;
+    unit_end(&pair);
+    unit_drop(client, server);
+    return rc;
+}
+
+TEST(ssl_other_things_than_tls_are_refused, "") {
+    static const struct {
+        bool server_side;
+        const char *bytes;
+        size_t size;
+    } cases[] = {{true, "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", 38},
+                 {true, "\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", 11},     /* SSL 2 */
+                 {true, "\x17\x03\x03\x00\x05hello", 10},                         /* data first */
+                 {true, "\x16\x03\x03\x00\x00", 5},                               /* empty */
+                 {true, "\x16\x03\x03\xff\xff", 5},                               /* longer than a record may be */
+                 {true, "\x16\x03\x03\x00\x04\x0e\x00\x00\x00", 9},               /* a server's message */
+                 {false, "HTTP/1.1 400 Bad Request\r\n\r\n", 28},
+                 {false, "\x17\x03\x03\x00\x05hello", 10},
+                 {false, "\x16\x03\x03\xff\xff", 5},
+                 {false, "\x16\x03\x03\x00\x04\x14\x00\x00\x00", 9},
+                 {false, "\x16\x03\x03\x00\x04\x00\x00\x00\x00", 9},              /* HelloRequest */
+                 {false, "\x18\x03\x03\x00\x03\x01\x40\x00", 8}};                 /* heartbeat */
+    size_t i;
+    for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        bool answered = false;
+        int rc = unit_first_bytes(cases[i].server_side, cases[i].bytes, cases[i].size, &answered);
+        if ((rc != AIOLOOP_ESSL && rc != AIOLOOP_ESSL_HANDSHAKE) || !answered)
+            FAIL("case %d: %d, %s", (int)i, rc, answered ? "told" : "silent");
+        test_checked();
+    }
+}
+
+TEST(ssl_alerts_in_the_handshake_are_told_by_name, "") {
+    bool answered = true;
+    CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x02\x46", 7, &answered), AIOLOOP_ESSL_ALERT);
+    CHECK(!answered); /* it has gone */
+    CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x02\xee", 7, &answered), AIOLOOP_ESSL_ALERT); /* of no name */
+    CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x01\x00", 7, &answered), AIOLOOP_ECONNRESET); /* goodbye already */
+    CHECK_LT(unit_first_bytes(true, "\x15\x03\x03\x00\x02\x02\x28", 7, &answered), 0); /* before it has said anything */
+}
+
+TEST(ssl_data_in_clear_is_refused_after_the_handshake, "") {
+    static const char *const records[] = {"\x17\x03\x03\x05hello", "\x15\x03\x03\x02\x01", "\x16\x03\x03\x04\x01"};
+    static const size_t sizes[] = {10, 7, 9};
+    int v;
+    size_t i;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        for (i = 0; i < 3; i++) {
+            aioloop_ssl_context *client = unit_client();
+            aioloop_ssl_context *server = unit_server("server");
+            unsigned char record[16];
+            char got[16];
+            unit_pair pair;
+            memset(record, 0, sizeof(record));
+            memcpy(record, records[i], 3);
+            memcpy(record + 4, records[i] + 3, strlen(records[i]) - 3);
+            unit_only(client, unit_versions[v]);
+            unit_open(&pair, client, server, "example.org", NULL);
+            unit_shake(&pair);
+            unit_put(&pair.server.in, record, sizes[i]);
+            CHECK_EQ(aiol_tls_session_read(pair.server.session, got, sizeof(got)), AIOLOOP_ESSL);
+            unit_end(&pair);
+            unit_drop(client, server);
+        }
+    }
+}
+
+/* Flips a bit somewhere, but not in the version of a record in clear, which nobody looks at. */
+static void unit_flip(unit_pipe *pipe, uint32_t random) {
+    size_t at = (random >> 8) % pipe->size;
+    size_t record = 0;
+    while (record + 5 <= pipe->size && record + 5 + pipe->bytes[record + 3] * 256u + pipe->bytes[record + 4] <= at)
+        record += 5 + pipe->bytes[record + 3] * 256u + pipe->bytes[record + 4];
+    if (at == record + 1 || at == record + 2)
+        at = record + 5;
+    pipe->bytes[at] ^= (unsigned char)(1u << (random >> 29));
+    NOTE("byte %d, record at %d", (int)at, (int)record);
+}
+
+TEST_WITH(ssl_nonsense_never_ends_in_data, "", TEST_SLOW) {
+    uint32_t seed = 1;
+    int round;
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    for (round = 0; round < 60; round++) {
+        unit_pair pair;
+        unit_outcome o;
+        unit_open(&pair, client, server, "example.org", NULL);
+        CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOL_TLS_MORE);
+        if (round % 2 == 0) /* in the client's hello, or in what the server answers */
+            unit_flip(&pair.server.in, seed);
+        o.server = aiol_tls_session_handshake(pair.server.session);
+        if (round % 2 != 0)
+            unit_flip(&pair.client.in, seed);
+        o = unit_handshake(&pair);
+        if (o.client == 0 && o.server == 0)
+            FAIL("round %d: a handshake with a flipped bit succeeds", round);
+        test_checked();
+        seed = seed * 1664525u + 1013904223u;
+        unit_end(&pair);
+    }
+    unit_drop(client, server);
+}
+
+/* ---- configurations of one's own, and renegotiation ---- */
+
+TEST(ssl_renegotiation_is_refused, "") {
+#if defined(MBEDTLS_SSL_RENEGOTIATION)
+    int server_asks;
+    for (server_asks = 0; server_asks < 2; server_asks++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        aioloop_ssl_context *asker = server_asks ? server : client;
+        unit_side *from;
+        unit_pair pair;
+        char got[64];
+        int64_t n;
+        unit_only(client, AIOLOOP_TLS_1_2);
+        mbedtls_ssl_conf_renegotiation(&asker->own, MBEDTLS_SSL_RENEGOTIATION_ENABLED);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        from = server_asks ? &pair.server : &pair.client;
+        CHECK_NE(mbedtls_ssl_renegotiate((mbedtls_ssl_context *)aiol_tls_session_info(from->session, "ssl_object")), 1);
+        n = aiol_tls_session_read(from->peer->session, got, sizeof(got));
+        CHECK(n == AIOL_TLS_MORE || n == AIOLOOP_ESSL); /* a warning back, and on */
+        if (n == AIOL_TLS_MORE && server_asks) {
+            int asked;
+            unit_pass(&pair.client, "still the old keys");
+            for (asked = 0; asked < 10 && n == AIOL_TLS_MORE; asked++) {
+                mbedtls_ssl_renegotiate((mbedtls_ssl_context *)aiol_tls_session_info(from->session, "ssl_object"));
+                n = aiol_tls_session_read(pair.client.session, got, sizeof(got));
+            }
+            CHECK_EQ(n, AIOLOOP_ESSL); /* enough */
+            CHECK_GE(asked, 3);
+        }
+        unit_end(&pair);
+        unit_drop(client, server);
+    }
+#else
+    SKIP("this mbedTLS does not renegotiate");
+#endif
+}
+
+TEST(ssl_own_configurations_are_used_as_they_are, "") {
+    static mbedtls_ssl_config config; /* sessions are ended after the test has given up */
+    aioloop_ssl_context *server = unit_server("server");
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *own;
+    unit_pair pair;
+    mbedtls_ssl_config_init(&config);
+    CHECK_EQ(mbedtls_ssl_config_defaults(&config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT), 0);
+    aiol_mbed_configure(&config);
+    mbedtls_ssl_conf_ca_chain(&config, client->authorities, NULL);
+    CHECK(aioloop_ssl_context_wrap(NULL, AIOLOOP_TLS_CLIENT) == NULL);
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(NULL)), AIOLOOP_EINVAL);
+    own = aioloop_ssl_context_wrap(&config, AIOLOOP_TLS_CLIENT);
+    UNIT_KEEP(unit_contexts, own);
+    CHECK(own != NULL);
+    CHECK_EQ(aioloop_ssl_context_set_check_hostname(own, false), AIOLOOP_EMISUSE);
+    unit_open(&pair, own, server, "example.org", NULL);
+    unit_shake(&pair);
+    unit_pass(&pair.client, "hello");
+    unit_end(&pair);
+    unit_open(&pair, own, server, "example.com", NULL);
+    CHECK_EQ(unit_handshake(&pair).client, AIOLOOP_ESSL_CERT_VERIFY);
+    unit_end(&pair);
+    unit_drop(own, server);
+    mbedtls_ssl_config_free(&config);
+    unit_unref(client);
+}
+
+/* ---- contexts ---- */
+
+TEST(ssl_contexts_are_for_one_side, "") {
+    int no_side = 2;
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_side side;
+    memset(&side, 0, sizeof(side));
+    CHECK_EQ(unit_make(&side, client, true, NULL, NULL), AIOLOOP_EINVAL);
+    CHECK_HAS(unit_last(), "server");
+    CHECK_EQ(unit_make(&side, server, false, "example.org", NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_check_hostname(server, true), AIOLOOP_EINVAL);
+    CHECK(aioloop_ssl_context_new((aioloop_tls_side)no_side) == NULL);
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(NULL)), AIOLOOP_EINVAL);
+    unit_drop(client, server);
+}
+
+TEST(ssl_contexts_in_use_cannot_be_changed, "") {
+    static const char *const protocols[] = {"h2"};
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    unit_open(&pair, client, server, "example.org", NULL);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(client, unit_file("client.pem"), unit_file("client.key"), NULL), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("ca.pem"), NULL), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_memory(client, "x", 1), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_load_default_certs(client), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_load_crl(client, unit_file("crl.pem")), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_load_crl_memory(client, "x", 1), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(client, "x", 1, NULL, 0, NULL), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_verify_mode(client, AIOLOOP_CERT_OPTIONAL), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_check_hostname(client, false), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_minimum_version(client, AIOLOOP_TLS_1_2), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_maximum_version(client, AIOLOOP_TLS_1_2), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, "ECDHE-ECDSA-AES256-GCM-SHA384"), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_alpn_protocols(client, protocols, 1), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_sni_callback(server, NULL, NULL), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_session_tickets(server, false), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_set_keylog(server, NULL), AIOLOOP_EMISUSE);
+    unit_drop(client, server); /* the sessions own them */
+    unit_shake(&pair);
+    unit_end(&pair);
+}
+
+TEST(ssl_functions_refuse_null, "") {
+    int no_mode = 7;
+    aioloop_ssl_context *c = unit_context(AIOLOOP_TLS_SERVER);
+    aioloop_ssl_context_unref(NULL);
+    aioloop_ssl_session_unref(NULL);
+    CHECK(aioloop_ssl_context_ref(NULL) == NULL);
+    CHECK(aioloop_ssl_session_ref(NULL) == NULL);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(NULL, "x", NULL, NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(c, NULL, NULL, NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(c, NULL, 0, NULL, 0, NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(c, NULL, NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_load_verify_memory(c, NULL, 0), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_load_crl(c, NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_load_crl_memory(c, NULL, 0), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_verify_mode(c, (aioloop_ssl_verify_mode)no_mode), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_ssl_context_set_keylog(NULL, NULL), AIOLOOP_EINVAL);
+    unit_unref(c);
+}
+
+/* ---- loading ---- */
+
+/* A file's contents; the caller's to free. */
+static char *unit_read(const char *name, size_t *size) {
+    FILE *file = fopen(unit_file(name), "rb");
+    char *data = (char *)malloc(65536);
+    CHECK(file != NULL && data != NULL);
+    *size = fread(data, 1, 65535, file);
+    data[*size] = '\0';
+    fclose(file);
+    return data;
+}
+
+static void unit_works_with(aioloop_ssl_context *client, aioloop_ssl_context *server) {
+    unit_pair pair;
+    unit_open(&pair, client, server, "example.org", NULL);
+    unit_shake(&pair);
+    unit_end(&pair);
+    unit_drop(client, server);
+}
+
+TEST(ssl_certificates_and_keys_come_in_every_form, "") {
+    aioloop_ssl_context *server = unit_context(AIOLOOP_TLS_SERVER);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("both.pem"), NULL, NULL), 0);
+    unit_works_with(unit_client(), server);
+    server = unit_context(AIOLOOP_TLS_SERVER);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.der"), unit_file("server.key.der"), NULL), 0);
+    unit_works_with(unit_client(), server);
+    server = unit_context(AIOLOOP_TLS_SERVER);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), "secret"), 0);
+    unit_works_with(unit_client(), server);
+}
+
+TEST(ssl_certificates_and_keys_come_from_memory, "") {
+    static const char *const certs[] = {"both.pem", "server.pem", "server.der"};
+    static const char *const keys[] = {NULL, "server.key", "server.key.der"};
+    size_t i;
+    for (i = 0; i < 3; i++) {
+        aioloop_ssl_context *client = unit_context(AIOLOOP_TLS_CLIENT);
+        aioloop_ssl_context *server = unit_context(AIOLOOP_TLS_SERVER);
+        size_t cert_size;
+        size_t key_size = 0;
+        char *cert = unit_read(certs[i], &cert_size);
+        char *key = keys[i] == NULL ? NULL : unit_read(keys[i], &key_size);
+        CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, cert, cert_size, key, key_size, NULL), 0);
+        free(cert);
+        free(key);
+        cert = unit_read("ca.pem", &cert_size);
+        CHECK_EQ(aioloop_ssl_context_load_verify_memory(client, cert, cert_size), 1);
+        CHECK_EQ(aioloop_ssl_context_load_verify_memory(client, "nothing", 7), AIOLOOP_ESSL_CERTIFICATE);
+        free(cert);
+        unit_works_with(client, server);
+    }
+}
+
+TEST(ssl_what_cannot_be_loaded_is_told_and_changes_nothing, "") {
+    aioloop_ssl_context *server = unit_server("server");
+    size_t size;
+    char *text = unit_read("server.pem", &size);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("missing.pem"), NULL, NULL), AIOLOOP_ENOENT);
+    CHECK_HAS(unit_last(), "missing.pem");
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("missing.key"), NULL), AIOLOOP_ENOENT);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("folder"), NULL, NULL), AIOLOOP_EISDIR);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("folder/README"), NULL, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_HAS(unit_last(), "README");
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, "/dev/null", NULL, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_HAS(unit_last(), "no certificate");
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.key"), NULL, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), NULL, NULL), AIOLOOP_ESSL_KEY);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("second.key"), NULL), AIOLOOP_ESSL_KEY);
+    CHECK_HAS(unit_last(), "is not that of the certificate");
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("rsa.key"), NULL), AIOLOOP_ESSL_KEY);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), NULL),
+             AIOLOOP_ESSL_KEY);
+    CHECK_HAS(unit_last(), "has a password");
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), "wrong"),
+             AIOLOOP_ESSL_KEY);
+    CHECK_HAS(unit_last(), "another one");
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size / 2, NULL, 0, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    text[100] = text[100] == 'A' ? 'B' : 'A';
+    text[101] = '!';
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size, NULL, 0, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    free(text);
+    unit_works_with(unit_client(), server);
+}
+
+TEST(ssl_authorities_come_from_files_and_folders, "") {
+    aioloop_ssl_context *client = unit_context(AIOLOOP_TLS_CLIENT);
+    aioloop_ssl_context *server;
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("missing"), NULL), AIOLOOP_ENOENT);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, NULL, unit_file("missing")), AIOLOOP_ENOENT);
+    CHECK_HAS(unit_last(), "missing");
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("folder/README"), NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("ca.pem"), unit_file("missing")), AIOLOOP_ENOENT);
+    CHECK(client->authorities == NULL); /* all or nothing */
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, NULL, unit_file("folder")), 2);
+    unit_works_with(client, unit_server("server"));
+    client = unit_context(AIOLOOP_TLS_CLIENT);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("other.pem"), NULL), 1);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("ca.pem"), NULL), 1); /* both are trusted */
+    unit_works_with(client, unit_server("stranger"));
+    client = unit_client();
+    server = unit_server("server");
+    CHECK_EQ(aioloop_ssl_context_load_crl(client, unit_file("missing")), AIOLOOP_ENOENT);
+    CHECK_EQ(aioloop_ssl_context_load_crl(client, unit_file("ca.pem")), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_crl_memory(client, "nothing", 7), AIOLOOP_ESSL_CERTIFICATE);
+    unit_works_with(client, server);
+}
+
+TEST(ssl_default_contexts_trust_whom_the_system_trusts, "") {
+    aioloop_ssl_context *c;
+    unsetenv("SSL_CERT_DIR");
+    unsetenv("SSLKEYLOGFILE");
+    setenv("SSL_CERT_FILE", unit_file("ca.pem"), 1);
+    c = aioloop_ssl_create_default_context(AIOLOOP_TLS_CLIENT);
+    UNIT_KEEP(unit_contexts, c);
+    CHECK(c != NULL);
+    unit_works_with(c, unit_server("server"));
+    setenv("SSL_CERT_FILE", unit_file("missing"), 1); /* then nobody, and no error */
+    c = unit_context(AIOLOOP_TLS_CLIENT);
+    CHECK_EQ(aioloop_ssl_context_load_default_certs(c), 0);
+    unsetenv("SSL_CERT_FILE");
+    setenv("SSL_CERT_DIR", unit_file("folder"), 1);
+    CHECK_EQ(aioloop_ssl_context_load_default_certs(c), 2);
+    unsetenv("SSL_CERT_DIR");
+    CHECK_GE(aioloop_ssl_context_load_default_certs(c), 0); /* whatever there is here */
+    unit_works_with(c, unit_server("server"));
+}
+
+/* ---- keys for Wireshark ---- */
+
+TEST(ssl_keys_are_logged_on_demand, "") {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        char path[512];
+        char text[4096];
+        size_t size;
+        FILE *file;
+        unit_pair pair;
+        snprintf(path, sizeof(path), "%s.%ld", unit_file("keylog"), (long)getpid());
+        CHECK_EQ(aioloop_ssl_context_set_keylog(client, unit_file("missing/keylog")), AIOLOOP_ENOENT);
+        CHECK_EQ(aioloop_ssl_context_set_keylog(client, path), 0);
+        CHECK_EQ(aioloop_ssl_context_set_keylog(client, path), 0);
+        CHECK_EQ(aioloop_ssl_context_set_keylog(server, path), 0);
+        CHECK_EQ(aioloop_ssl_context_set_keylog(server, NULL), 0); /* no more */
+        unit_only(client, unit_versions[v]);
+        unit_open(&pair, client, server, "example.org", NULL);
+        unit_shake(&pair);
+        unit_end(&pair);
+        unit_drop(client, server);
+        file = fopen(path, "r");
+        CHECK(file != NULL);
+        size = fread(text, 1, sizeof(text) - 1, file);
+        text[size] = '\0';
+        fclose(file);
+        remove(path);
+        if (v == 0) {
+            CHECK_EQ(size, 14 + 64 + 1 + 96 + 1);
+            CHECK(strncmp(text, "CLIENT_RANDOM ", 14) == 0 && text[size - 1] == '\n');
+            CHECK_EQ(strspn(text + 14, "0123456789abcdef"), 64);
+            CHECK_EQ(strspn(text + 79, "0123456789abcdef"), 96);
+        } else {
+            CHECK(strncmp(text, "CLIENT_HANDSHAKE_TRAFFIC_SECRET ", 32) == 0);
+            CHECK_HAS(text, "\nSERVER_HANDSHAKE_TRAFFIC_SECRET ");
+            CHECK_HAS(text, "\nCLIENT_TRAFFIC_SECRET_0 ");
+            CHECK_HAS(text, "\nSERVER_TRAFFIC_SECRET_0 ");
+        }
+    }
+}
+
+TEST(ssl_default_contexts_log_keys_if_the_environment_says_so, "") {
+    aioloop_ssl_context *c;
+    char path[512];
+    snprintf(path, sizeof(path), "%s.%ld", unit_file("keylog"), (long)getpid());
+    setenv("SSLKEYLOGFILE", path, 1);
+    c = aioloop_ssl_create_default_context(AIOLOOP_TLS_SERVER);
+    UNIT_KEEP(unit_contexts, c);
+    remove(path);
+    CHECK(c != NULL && c->keylog >= 0);
+    setenv("SSLKEYLOGFILE", unit_file("missing/keylog"), 1);
+    CHECK(aioloop_ssl_create_default_context(AIOLOOP_TLS_SERVER) == NULL);
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(NULL)), AIOLOOP_ENOENT);
+    unsetenv("SSLKEYLOGFILE");
+    unit_unref(c);
+}
+
+/* ---- threads ---- */
+
+#if AIOL_HAVE_PTHREAD && !defined(MBEDTLS_THREADING_C)
+static void *unit_thread_main(void *arg) {
+    CHECK(aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT) == NULL);
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(NULL)), AIOLOOP_ENOTAVAILABLE);
+    CHECK_HAS(unit_last(), "MBEDTLS_THREADING_C");
+    return arg;
+}
+
+TEST_WITH(ssl_contexts_are_refused_to_a_second_thread, "", TEST_THREADS) {
+    aioloop_ssl_context *c = unit_client();
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, unit_thread_main, NULL), 0);
+    pthread_join(thread, NULL);
+    unit_unref(c);
+    unit_unref(unit_client()); /* this one may go on */
+}
+#elif AIOL_HAVE_PTHREAD
+typedef struct unit_shared {
+    aioloop_ssl_context *client;
+    aioloop_ssl_context *server;
+    bool good[2];
+} unit_shared;
+
+typedef struct unit_thread {
+    pthread_t thread;
+    unit_shared *shared;
+    int number;
+} unit_thread;
+
+static void *unit_thread_main(void *arg) {
+    unit_thread *t = (unit_thread *)arg;
+    unit_shared *shared = t->shared;
+    aioloop_ssl_session *session = NULL;
+    int round;
+    for (round = 0; round < 4; round++) {
+        unit_pair pair;
+        char got[16];
+        unit_outcome o;
+        unit_open(&pair, shared->client, shared->server, "example.org", session);
+        o = unit_handshake(&pair);
+        shared->good[t->number] = o.client == 0 && o.server == 0 && aiol_tls_session_write(pair.server.session, "hello", 5) == 0 &&
+                                  aiol_tls_session_read(pair.client.session, got, sizeof(got)) == 5;
+        unit_let_go(session);
+        session = unit_keep((aioloop_ssl_session *)aiol_tls_session_info(pair.client.session, "session"));
+        unit_end(&pair);
+        if (!shared->good[t->number])
+            break;
+    }
+    unit_let_go(session);
+    return NULL;
+}
+
+TEST_WITH(ssl_contexts_are_shared_by_threads, "", TEST_THREADS) {
+    unit_shared shared;
+    unit_thread threads[2];
+    int i;
+    memset(&shared, 0, sizeof(shared));
+    shared.client = unit_client();
+    shared.server = unit_server("server");
+    unit_forgets = true;
+    for (i = 0; i < 2; i++) {
+        threads[i].shared = &shared;
+        threads[i].number = i;
+        CHECK_EQ(pthread_create(&threads[i].thread, NULL, unit_thread_main, &threads[i]), 0);
+    }
+    for (i = 0; i < 2; i++)
+        pthread_join(threads[i].thread, NULL);
+    unit_forgets = false;
+    CHECK(shared.good[0]);
+    CHECK(shared.good[1]);
+    unit_drop(shared.client, shared.server);
+}
+#endif
+
+/* ---- when mbedTLS has no memory ---- */
+
+/* It calls the C library's calloc, before which this stands where the linker lets it. */
+#if defined(__GLIBC__) && !TEST_ASAN && !TEST_TSAN && !TEST_MSAN && !defined(__cplusplus)
+void *__libc_calloc(size_t count, size_t size);
+static long unit_callocs;      /* since the count began */
+static long unit_calloc_fails; /* the one that fails, and all after it; 0: none */
+
+void *calloc(size_t count, size_t size) {
+    unit_callocs++;
+    return unit_calloc_fails != 0 && unit_callocs >= unit_calloc_fails ? NULL : __libc_calloc(count, size);
+}
+
+/* A whole life: contexts, a handshake, data, goodbye, with no memory from the calloc of that number on. How many there were. */
+static long unit_starve(aioloop_tls_version version, long number) {
+    aioloop_ssl_context *client = unit_client();
+    aioloop_ssl_context *server = unit_server("server");
+    unit_pair pair;
+    char got[16];
+    long calls;
+    int err;
+    unit_begin(&pair);
+    unit_only(client, version);
+    unit_callocs = 0;
+    unit_calloc_fails = number;
+    err = aioloop_ssl_context_load_verify_locations(client, unit_file("other.pem"), NULL);
+    CHECK(err == 1 || err == AIOLOOP_ENOMEM);
+    err = aioloop_ssl_context_load_cert_chain(server, unit_file("rsa.pem"), unit_file("rsa.key"), NULL);
+    CHECK(err == 0 || err == AIOLOOP_ENOMEM || err == AIOLOOP_ESSL_KEY); /* it does not always say why a key is none */
+    err = unit_make(&pair.client, client, false, "example.org", NULL);
+    CHECK(err == 0 || err == AIOLOOP_ENOMEM);
+    if (err == 0)
+        err = unit_make(&pair.server, server, true, NULL, NULL);
+    CHECK(err == 0 || err == AIOLOOP_ENOMEM);
+    if (err == 0) {
+        unit_outcome o = unit_handshake(&pair);
+        if (o.client == 0 && o.server == 0 && aiol_tls_session_write(pair.client.session, "hello", 5) == 0) {
+            int64_t n = aiol_tls_session_read(pair.server.session, got, sizeof(got));
+            CHECK(n == 5 || n < 0);
+            aiol_tls_session_info(pair.client.session, "session");
+            aiol_tls_session_info(pair.client.session, "peercert");
+            aiol_tls_session_close(pair.client.session);
+        } else {
+            CHECK(o.client < 0 || o.server < 0);
+        }
+    }
+    calls = unit_callocs;
+    unit_calloc_fails = 0;
+    unit_end(&pair);
+    unit_drop(client, server);
+    return calls;
+}
+
+TEST_WITH(ssl_survives_when_mbedtls_has_no_memory, "", TEST_SLOW) {
+    int v;
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        const long calls = unit_starve(unit_versions[v], 0);
+        long number;
+        if (calls < 100)
+            SKIP("mbedTLS's memory does not come through here");
+        for (number = 1; number <= calls; number += 1 + number / 8)
+            unit_starve(unit_versions[v], number);
+        test_checked();
+    }
+}
+#endif
 
 #endif

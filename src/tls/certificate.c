@@ -52,13 +52,37 @@ static bool aiol_tls_is_unknown(int ret) {
     return ret == -0x2500 - 0x62;
 }
 
+/* Whether a chain has a certificate. */
+static bool aiol_tls_chain_has(const mbedtls_x509_crt *chain, const mbedtls_x509_crt *one) {
+    for (; chain != NULL; chain = chain->next)
+        if (chain->raw.len == one->raw.len && memcmp(chain->raw.p, one->raw.p, one->raw.len) == 0)
+            return true;
+    return false;
+}
+
+/* A folder has most of its certificates by several names, and maybe once more in one file. mbedTLS's code. */
+static int aiol_tls_parse_new(mbedtls_x509_crt *chain, const unsigned char *data, size_t size, bool *is_new) {
+    mbedtls_x509_crt one;
+    int ret;
+    mbedtls_x509_crt_init(&one);
+    ret = mbedtls_x509_crt_parse(&one, data, size);
+    *is_new = ret == 0 && !aiol_tls_chain_has(chain, &one);
+    if (*is_new)
+        ret = mbedtls_x509_crt_parse_der(chain, one.raw.p, one.raw.len);
+    mbedtls_x509_crt_free(&one);
+    return ret;
+}
+
 /* One certificate to the end of the chain. size counts the zero behind PEM. 1: taken, 0: passed over, or a code. */
 static int aiol_tls_parse_one(mbedtls_x509_crt *chain, const char *data, size_t size, aiol_tls_strictness strictness,
                               const char *name, int number) {
-    int ret = mbedtls_x509_crt_parse(chain, (const unsigned char *)data, size);
+    const unsigned char *bytes = (const unsigned char *)data;
+    bool is_new = true;
+    int ret = strictness == AIOL_TLS_FOLDER ? aiol_tls_parse_new(chain, bytes, size, &is_new)
+                                            : mbedtls_x509_crt_parse(chain, bytes, size);
     aiol_mbed_text text;
     if (ret == 0)
-        return 1;
+        return is_new ? 1 : 0;
     if (aiol_mbed_no_memory(ret))
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
     if (strictness == AIOL_TLS_FOLDER || (strictness == AIOL_TLS_TRUSTED && aiol_tls_is_unknown(ret)))

@@ -263,7 +263,7 @@ static int aiol_tls_context_prepare(aioloop_ssl_context *c) {
     if (ret == 0 && server)
         ret = aiol_mbed_ticket_setup(&c->ticket);
 #endif
-    if (ret == MBEDTLS_ERR_SSL_NO_RNG)
+    if (ret == AIOL_MBED_ERR_RANDOM)
         return aiol_thread_fail(AIOLOOP_EIO, "the system gives no random bytes");
     if (ret != 0)
         return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));

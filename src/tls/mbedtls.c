@@ -84,6 +84,10 @@ extern "C++" {
 #define AIOL_MBED_ERR_NOTHING_SHARED MBEDTLS_ERR_SSL_NO_CIPHER_CHOSEN
 #endif
 
+/* What a lack of randomness is called by those before 4.x, which ask us for it. */
+#define AIOL_MBED_ERR_RANDOM (-0x7400)
+
+#if !AIOL_MBED_4
 static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     int err = aiol_random_fill(out, size);
     (void)unused;
@@ -91,8 +95,9 @@ static int aiol_mbed_random(void *unused, unsigned char *out, size_t size) {
     if (err == AIOLOOP_ENOTAVAILABLE)
         err = psa_generate_random(out, size) == PSA_SUCCESS ? 0 : AIOLOOP_EIO;
 #endif
-    return err < 0 ? MBEDTLS_ERR_SSL_NO_RNG : 0;
+    return err < 0 ? AIOL_MBED_ERR_RANDOM : 0;
 }
+#endif
 
 static int aiol_mbed_parse_key(mbedtls_pk_context *key, const unsigned char *data, size_t size, const char *password) {
     const unsigned char *secret = (const unsigned char *)password;
@@ -203,18 +208,27 @@ static int aiol_mbed_check_sizes(void) {
     const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) + sizeof(mbedtls_ssl_config) +
                                   sizeof(mbedtls_x509_crt)) + 1024;
     unsigned char *room = (unsigned char *)aiol_alloc(&aiol_default_allocator, room_size);
+    bool same = true;
     size_t ssl;
     size_t session;
     size_t config;
     size_t crt;
     if (room == NULL)
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
+#if AIOL_MBED_TICKETS
+    {
+        size_t ticket;
+        AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_ticket_context, mbedtls_ssl_ticket_init, room, room_size, ticket);
+        mbedtls_ssl_ticket_free((mbedtls_ssl_ticket_context *)(void *)room); /* it has a lock */
+        same = ticket == sizeof(mbedtls_ssl_ticket_context);
+    }
+#endif
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_context, mbedtls_ssl_init, room, room_size, ssl);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_session, mbedtls_ssl_session_init, room, room_size, session);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_config, mbedtls_ssl_config_init, room, room_size, config);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_x509_crt, mbedtls_x509_crt_init, room, room_size, crt);
     aiol_free(&aiol_default_allocator, room, room_size);
-    if (ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
+    if (same && ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
         crt == sizeof(mbedtls_x509_crt))
         return 0;
     return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "the mbedTLS that is linked is not the one of the headers: it has another "

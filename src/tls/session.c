@@ -11,6 +11,7 @@
 #include "tls/context.c"
 
 #define AIOL_TLS_HOST_MOST 255u
+#define AIOL_TLS_WARNINGS_MOST 5u /* a peer that goes on asking for renegotiation fills the memory with refusals */
 
 struct aioloop_ssl_session {
     uint32_t refs;
@@ -37,6 +38,7 @@ struct aiol_tls_session {
     int failed;      /* the code of everything from now on */
     int io_error;    /* of receive or send */
     unsigned sent;   /* how many times something was sent */
+    unsigned warned; /* of that, within reads: refusals to renegotiate */
     int alert;       /* the last that was sent in clear; -1: none */
     uint32_t flags;  /* of all certificates of the chain */
     aioloop_address address; /* hostname is a number: this */
@@ -68,7 +70,7 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
 static aiol_tls_certificate *aiol_tls_peer(aiol_tls_session *s) {
     if (s->peer == NULL && s->done) {
         const mbedtls_x509_crt *crt = mbedtls_ssl_get_peer_cert(&s->ssl);
-        if (crt != NULL)
+        if (crt != NULL && crt->raw.p != NULL) /* of an unknown algorithm mbedTLS keeps an empty one */
             s->peer = aiol_tls_certificate_new(crt);
     }
     return s->peer;
@@ -177,6 +179,8 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
                             aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
+    if (ret == AIOL_MBED_ERR_RANDOM)
+        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_who(s));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
@@ -251,7 +255,7 @@ static int aiol_tls_on_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint3
     }
     if ((*flags & MBEDTLS_X509_BADCERT_CN_MISMATCH) != 0)
         aiol_tls_names(crt, s->names, sizeof(s->names));
-    if (depth == 0 && crt->issuer_raw.len == crt->subject_raw.len &&
+    if (depth == 0 && crt->issuer_raw.len != 0 && crt->issuer_raw.len == crt->subject_raw.len &&
         memcmp(crt->issuer_raw.p, crt->subject_raw.p, crt->issuer_raw.len) == 0)
         s->self_signed = true;
     s->flags |= *flags;
@@ -529,10 +533,13 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         int ret;
         s->starved = false;
         ret = mbedtls_ssl_read(&s->ssl, (unsigned char *)buffer, aiol_min_size(size, INT_MAX));
+        s->warned += s->sent - sent;
         if (ret > 0)
             return ret;
         if (size == 0 && mbedtls_ssl_get_bytes_avail(&s->ssl) != 0)
             return (int64_t)mbedtls_ssl_get_bytes_avail(&s->ssl);
+        if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->warned > AIOL_TLS_WARNINGS_MOST)
+            ret = MBEDTLS_ERR_SSL_UNEXPECTED_MESSAGE;
         if (ret == MBEDTLS_ERR_SSL_WANT_READ && s->starved)
             return AIOL_TLS_MORE;
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
