@@ -2,6 +2,7 @@
  * test_tls.c - TLS transports: the handshake and its failures, bytes both ways, goodbyes, flow control, what is known of
  * a connection, the upgrade of live ones, streams. Contexts and sessions have tests of their own (unit_ssl.c).
  */
+#include "awaits.h"
 #include "support.h"
 
 #if AIOLOOP_USE_TLS
@@ -317,7 +318,7 @@ static void tls_refused(const char *server, const char *authority, const char *h
     tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ESSL_CERT_VERIFY, text);
     test_spin(loop, 20);
     CHECK_EQ(near.made + near.lost, 0);
-    CHECK_EQ(far.lost, far.made); /* with TLS 1.3 it may have been made before the client's alert came */
+    CHECK_EQ(far.made + far.lost, 0);
     CHECK_EQ(test_reports(), 0);
     test_peer_drop(&far);
     tls_end_place(&place);
@@ -872,6 +873,325 @@ TEST(start_tls_within_tls, "STLS-04") {
     CHECK_EQ(u.far.error, 0);
     aioloop_transport_unref(inner[0]);
     aioloop_transport_unref(inner[1]);
+    tls_upgrade_close(loop, &u);
+}
+
+/* ---- flow control, and runs that end in the middle ---- */
+
+/* The new limits pause the protocol by what waits already; it is told to go on when that has left. */
+TEST(tls_limits_that_are_below_what_waits, "TLS-12 TLS-16") {
+    static char chunk[65536];
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    size_t written = 0;
+    size_t low = 0;
+    size_t high = 0;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    aioloop_transport_pause_reading(far.transport);
+    while (aioloop_transport_get_write_buffer_size(near.transport) < 200000 && written < ((size_t)64 << 20)) {
+        CHECK_EQ(aioloop_transport_write(near.transport, chunk, sizeof(chunk)), 0);
+        written += sizeof(chunk);
+        test_spin(loop, 1);
+    }
+    CHECK_EQ(near.paused, 0);
+    CHECK_EQ(aioloop_transport_set_write_buffer_limits(near.transport, 1000, 100), 0);
+    CHECK_EQ(near.paused, 1); /* at once */
+    aioloop_transport_get_write_buffer_limits(near.transport, &low, &high);
+    CHECK_EQ(low, 100);
+    CHECK_EQ(high, 1000);
+    aioloop_transport_resume_reading(far.transport);
+    test_run_until_received(loop, &far, written);
+    test_run_until(loop, &near.resumed, 1, "the permission to write on");
+    CHECK_EQ(near.paused, 1);
+    tls_end(loop, &place, &near, &far);
+}
+
+/* What is written leaves when the callback ends; so there is some to be paused by. */
+static void tls_answer_and_pause(test_peer *peer, const void *data, size_t size) {
+    if (peer->datas == 1) {
+        aioloop_transport_write(peer->transport, data, size);
+        aioloop_transport_set_write_buffer_limits(peer->transport, 0, 0);
+    }
+}
+
+static void tls_die_of_pause(test_peer *peer) {
+    aioloop_raise(aioloop_transport_get_loop(peer->transport), AIOLOOP_EFATAL, "enough");
+}
+
+static void tls_run_until_fatal(aioloop *loop) {
+    aioloop_time start = aioloop_now(loop);
+    int rc;
+    do
+        rc = aioloop_run_once(loop, AIOLOOP_MS(10));
+    while (rc >= 0 && aioloop_now(loop) - start < AIOLOOP_SECONDS(test_injected() ? 0.3 : 10));
+    CHECK_EQ(rc, AIOLOOP_EFATAL);
+}
+
+/* The run ends within the first of three records, or of three pieces of one, by what its answer leads to; the next run
+ * delivers the others. */
+static void tls_fatal(const aioloop_protocol *protocol, size_t record, int records) {
+    static const char bytes[180] = "the bytes of a record";
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    int i;
+    tls_pair(loop, &place, &near, &far, protocol);
+    far.on_data = tls_answer_and_pause;
+    far.on_pause = tls_die_of_pause;
+    for (i = 0; i < records; i++)
+        CHECK_EQ(aioloop_transport_write(near.transport, bytes, record), 0);
+    tls_run_until_fatal(loop);
+    CHECK_EQ(far.datas, 1);
+    CHECK_EQ(far.lost, 0);
+    test_run_until_received(loop, &far, record * (size_t)records);
+    CHECK_EQ(far.datas, 3);
+    CHECK_EQ(test_reports(), 0);
+    tls_end(loop, &place, &near, &far);
+}
+
+TEST(tls_fatal_with_more_records_waiting, "TLS-16") {
+    tls_fatal(&test_protocol, 60, 3);
+}
+
+TEST(tls_fatal_with_more_records_waiting_for_buffers, "TLS-16 BUF-03") {
+    tls_fatal(&test_buffered_protocol, 60, 3);
+}
+
+TEST(tls_fatal_in_the_middle_of_a_record, "TLS-16 BUF-03") {
+    tls_fatal(&test_buffered_protocol, 180, 1);
+}
+
+static void tls_die(test_peer *peer, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    aioloop_raise(aioloop_transport_get_loop(peer->transport), AIOLOOP_EFATAL, "enough");
+}
+
+/* What data_received itself raises ends the connection, as any error of it does. */
+TEST(tls_fatal_data_received_ends_the_run_and_the_connection, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    far.on_data = tls_die;
+    CHECK_EQ(aioloop_transport_write(near.transport, "one", 3), 0);
+    CHECK_EQ(aioloop_transport_write(near.transport, "two", 3), 0);
+    tls_run_until_fatal(loop);
+    test_run_until(loop, &far.lost, 1, "the loss");
+    CHECK_EQ(far.error, AIOLOOP_EFATAL);
+    CHECK_EQ(far.received, 3);
+    CHECK_EQ(test_reports(), 0);
+    tls_end(loop, &place, &near, &far);
+}
+
+static void tls_die_when_made(test_peer *peer) {
+    aioloop_transport_write(peer->transport, "greeting", 8);
+    aioloop_raise(aioloop_transport_get_loop(peer->transport), AIOLOOP_EFATAL, "enough");
+}
+
+/* Both ends' connection_made end the run, and write: the bytes that came along with the handshake are not lost. */
+TEST(tls_fatal_connection_made_loses_nothing, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_future *f;
+    near.on_made = tls_die_when_made;
+    far.on_made = tls_die_when_made;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    f = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, NULL));
+    tls_run_until_fatal(loop);
+    tls_run_until_fatal(loop);
+    test_run_until_received(loop, &near, 8);
+    test_run_until_received(loop, &far, 8);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 0);
+    aioloop_future_unref(f);
+    CHECK_EQ(test_reports(), 0);
+    tls_end(loop, &place, &near, &far);
+}
+
+static void tls_stop_now(test_peer *peer, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    aioloop_stop(aioloop_transport_get_loop(peer->transport));
+}
+
+TEST(tls_stop_inside_of_a_delivery, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    far.on_data = tls_stop_now;
+    CHECK_EQ(aioloop_transport_write(near.transport, "one", 3), 0);
+    CHECK_EQ(aioloop_transport_write(near.transport, "two", 3), 0);
+    CHECK_EQ(aioloop_run_forever(loop), 0);
+    CHECK_GE(far.received, 3);
+    test_run_until_received(loop, &far, 6);
+    tls_end(loop, &place, &near, &far);
+}
+
+/* The peer ends its half without a goodbye while much is on its way to it: it still gets all of that. */
+TEST(tls_what_was_written_before_a_close_reaches_a_peer_that_has_ended, "TLS-08") {
+    enum { SIZE = 400000 };
+    static tls_middle middle;
+    static char bytes[SIZE];
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    tls_middle_open(loop, &middle, place.port);
+    place.port = middle.port;
+    CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), NULL), 0);
+    test_run_until(loop, &far.made, 1, "the server's handshake");
+    aioloop_transport_pause_reading(middle.to_client.transport);
+    CHECK_EQ(aioloop_transport_write(near.transport, bytes, SIZE), 0);
+    aioloop_transport_close(near.transport);
+    CHECK_EQ(aioloop_transport_write_eof(middle.to_client.transport), 0);
+    test_spin(loop, 20);
+    aioloop_transport_resume_reading(middle.to_client.transport);
+    test_run_until(loop, &near.lost, 1, "the loss");
+    test_run_until(loop, &far.lost, 1, "the server's loss");
+    CHECK_EQ(near.error, 0);
+    CHECK_EQ(far.received, SIZE);
+    CHECK_EQ(far.eof, 1);
+    tls_middle_close(loop, &middle);
+    tls_end(loop, &place, &near, &far);
+}
+
+/* ---- factories ---- */
+
+static int tls_fail_in_factory(void *self, void *arg) {
+    (void)self;
+    ++*(int *)arg;
+    return AIOLOOP_ENOENT;
+}
+
+static const aioloop_protocol tls_never_made = {8, tls_fail_in_factory, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+
+TEST(tls_a_factory_that_fails_on_a_client, "TLS-01 TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    aioloop_connection_options options = AIOLOOP_ZERO;
+    aioloop_transport *t = NULL;
+    test_peer far = AIOLOOP_ZERO;
+    int asked = 0;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    options.ssl = place.client_context;
+    options.server_hostname = "localhost";
+    CHECK_EQ(aioloop_run_until_complete(
+                 loop, aioloop_create_connection(loop, &tls_never_made, &asked, "127.0.0.1", place.port, &options), &t), AIOLOOP_ENOENT);
+    CHECK(t == NULL);
+    CHECK_EQ(asked, 1);
+    CHECK_EQ(test_reports(), 0);
+    test_spin(loop, 20);
+    if (far.made != 0)
+        test_run_until(loop, &far.lost, 1, "the server's loss");
+    CHECK_EQ(far.made, far.lost);
+    test_peer_drop(&far);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
+TEST(tls_a_factory_that_fails_on_a_server, "TLS-01 TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    aioloop_server_options options = AIOLOOP_ZERO;
+    aioloop_address address;
+    test_peer near = AIOLOOP_ZERO;
+    int asked = 0;
+    place.server_context = tls_server("server");
+    place.client_context = tls_client("ca.pem");
+    options.ssl = place.server_context;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_server(loop, &tls_never_made, &asked, "127.0.0.1", 0, &options), &place.server), 1);
+    CHECK_EQ(aioloop_server_socket(place.server, 0, NULL, &address), 0);
+    place.port = address.port;
+    (void)aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), NULL);
+    test_run_until(loop, &asked, 1, "the factory");
+    if (near.made != 0)
+        test_run_until(loop, &near.lost, 1, "the client's loss");
+    CHECK_EQ(near.made, near.lost);
+    CHECK_EQ(test_reports(), 1);
+    CHECK_EQ(test_report_at(0)->context.error, AIOLOOP_ENOENT);
+    CHECK(strstr(test_report_at(0)->message, "factory") != NULL);
+    test_reports_clear();
+    test_peer_drop(&near);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
+/* ---- upgrades that nobody takes, and of other protocols ---- */
+
+TEST(start_tls_closes_what_nobody_takes, "STLS-06 STLS-07") {
+    int how;
+    for (how = 0; how < 2; how++) {
+        aioloop *loop = test_loop();
+        tls_upgrade u;
+        awaiter waiter = AIOLOOP_ZERO;
+        int i;
+        tls_upgrade_open(loop, &u, &test_protocol);
+        u.futures[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, NULL));
+        u.futures[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, NULL));
+        if (how == 1)
+            await_begin(&waiter, loop, AWAIT_BY_FRAME, u.futures[0]);
+        for (i = 0; i < 2000 && !aioloop_future_done(u.futures[0]); i++)
+            CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(5)), 0);
+        CHECK(aioloop_future_done(u.futures[0]));
+        if (how == 1) { /* in the iteration in which it is done, before the task has heard of it */
+            await_cancel(&waiter, NULL);
+            CHECK_EQ(await_end(&waiter), AIOLOOP_ECANCELED);
+        }
+        aioloop_future_unref(u.futures[0]);
+        CHECK_EQ(aioloop_run_until_complete(loop, u.futures[1], &u.transports[1]), 0);
+        aioloop_future_unref(u.futures[1]);
+        test_run_until(loop, &u.near.lost, 1, "the client's loss");
+        test_run_until(loop, &u.far.lost, 1, "the server's loss");
+        CHECK_EQ(u.near.error, 0);
+        CHECK_EQ(u.far.error, 0);
+        tls_upgrade_close(loop, &u);
+    }
+}
+
+TEST(start_tls_puts_another_protocol_above, "STLS-01 STLS-07") {
+    aioloop *loop = test_loop();
+    tls_upgrade u;
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    test_peer above = AIOLOOP_ZERO;
+    void *self = NULL;
+    tls_upgrade_open(loop, &u, &test_protocol);
+    options.protocol = &test_buffered_protocol;
+    options.self = &above;
+    u.futures[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, &options));
+    u.futures[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, NULL));
+    CHECK_EQ(aioloop_run_until_complete(loop, u.futures[0], &u.transports[0]), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, u.futures[1], &u.transports[1]), 0);
+    aioloop_future_unref(u.futures[0]);
+    aioloop_future_unref(u.futures[1]);
+    CHECK_PTR(aioloop_transport_get_protocol(u.transports[0], &self), &test_buffered_protocol);
+    CHECK_PTR(self, &above);
+    CHECK_EQ(aioloop_transport_write(u.transports[1], "up", 2), 0);
+    test_run_until_received(loop, &above, 2);
+    CHECK_EQ(u.near.received, 0);
+    aioloop_transport_close(u.transports[1]);
+    test_run_until(loop, &above.lost, 1, "the loss");
+    CHECK_STR(above.calls, "bel");
+    CHECK_STR(u.near.calls, "m");
+    u.near.lost = 1; /* as it were */
+    tls_upgrade_close(loop, &u);
+    /* If there is no TLS in the end it is the first that hears so: it had connection_made. */
+    loop = test_loop();
+    memset(&above, 0, sizeof(above));
+    tls_upgrade_open(loop, &u, &test_protocol);
+    options.ssl_handshake_timeout = AIOLOOP_MS(4);
+    tls_fails(loop, tls_upgrade_start(loop, &u, false, &options), AIOLOOP_ECONNABORTED, "0.004");
+    test_run_until(loop, &u.near.lost, 1, "the loss");
+    CHECK_STR(u.near.calls, "ml");
+    CHECK_STR(above.calls, "");
     tls_upgrade_close(loop, &u);
 }
 

@@ -16,7 +16,7 @@ typedef struct aioloop_start_tls_options {
     aioloop_time ssl_shutdown_timeout;  /* 0: 30 s */
     const void *leftover;          /* bytes that the protocol has received but that are TLS's already: what came behind the */
     size_t leftover_size;          /*   answer to its STARTTLS; copied */
-    const aioloop_protocol *protocol; /* the one above TLS, with self; NULL: the transport's */
+    const aioloop_protocol *protocol; /* the one above TLS, with self, once it is there; NULL: the transport's */
     void *self;
 } aioloop_start_tls_options;
 

@@ -819,7 +819,7 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 /* ---- the calls ---- */
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err < 0)
         return err;
     if (o->timeout < 0 || o->backlog < 0)
@@ -929,7 +929,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
