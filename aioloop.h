@@ -23956,6 +23956,7 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 /* tls.c */
 AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
@@ -25953,6 +25954,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     return 0;
 }
 
+/* True for a TLS transport, which may be ended before it is open: it shakes hands. */
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    return t->calls == &aiol_secure_calls;
+}
+
 /* Nobody waits for the handshake any more. */
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
     aiol_secure_of(t)->settled = NULL;
@@ -26076,6 +26082,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     (void)lower;
     (void)out;
     return aiol_fail(setup->loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+}
+
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    (void)t;
+    return false;
 }
 
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
@@ -27696,7 +27707,7 @@ static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_
     for (link = server->clients.next; link != &server->clients; link = next) {
         aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
         next = link->next; /* ending calls nobody, so the list stays as it is */
-        if (t->state != AIOL_TRANSPORT_NEW) /* one whose factory runs is no connection yet */
+        if (t->state != AIOL_TRANSPORT_NEW || aiol_secure_is(t)) /* one whose factory runs is no connection yet */
             end(t);
     }
 }

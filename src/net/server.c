@@ -171,7 +171,7 @@ static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_
     for (link = server->clients.next; link != &server->clients; link = next) {
         aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
         next = link->next; /* ending calls nobody, so the list stays as it is */
-        if (t->state != AIOL_TRANSPORT_NEW) /* one whose factory runs is no connection yet */
+        if (t->state != AIOL_TRANSPORT_NEW || aiol_secure_is(t)) /* one whose factory runs is no connection yet */
             end(t);
     }
 }

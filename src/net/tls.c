@@ -758,6 +758,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     return 0;
 }
 
+/* True for a TLS transport, which may be ended before it is open: it shakes hands. */
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    return t->calls == &aiol_secure_calls;
+}
+
 /* Nobody waits for the handshake any more. */
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
     aiol_secure_of(t)->settled = NULL;
@@ -881,6 +886,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     (void)lower;
     (void)out;
     return aiol_fail(setup->loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+}
+
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    (void)t;
+    return false;
 }
 
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
