@@ -2731,7 +2731,7 @@ typedef struct aioloop_start_tls_options {
                                      * MBEDTLS_THREADING_C: else AIOLOOP_ENOTAVAILABLE */
     const void *leftover;          /* bytes that the protocol has received but that are TLS's already: what came behind the */
     size_t leftover_size;          /*   answer to its STARTTLS; copied */
-    const aioloop_protocol *protocol; /* the one above TLS, with self; NULL: the transport's */
+    const aioloop_protocol *protocol; /* the one above TLS, with self, once it is there; NULL: the transport's */
     void *self;
 } aioloop_start_tls_options;
 
@@ -24029,6 +24029,7 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 /* tls.c */
 AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
@@ -25136,18 +25137,30 @@ static void aiol_host_cancel(aiol_host *l) {
 
 /* ---- TLS ---- */
 
+static int aiol_ssl_side_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side) {
+#if AIOLOOP_USE_TLS
+    if (ssl->side != side)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a TLS context made for a %s is needed", side == AIOLOOP_TLS_SERVER ? "server" : "client");
+    return 0;
+#else
+    (void)ssl;
+    (void)side;
+    return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+#endif
+}
+
 /* Checks the options of TLS, and that there are none without it. server_hostname may be NULL. */
-static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, const char *server_hostname,
+static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side, const char *server_hostname,
                                   aioloop_time handshake_timeout, aioloop_time shutdown_timeout, bool in_executor) {
     if (handshake_timeout < 0 || shutdown_timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (ssl != NULL && !AIOLOOP_USE_TLS)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
-    if (ssl != NULL && in_executor)
-        return aiol_tls_in_threads() ? 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "handshakes in the executor need threads, and an "
-                                                                                  "mbedTLS with MBEDTLS_THREADING_C");
+    if (ssl != NULL && in_executor && !aiol_tls_in_threads())
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "handshakes in the executor need threads, and an mbedTLS with "
+                                                      "MBEDTLS_THREADING_C");
     if (ssl != NULL)
-        return 0;
+        return aiol_ssl_side_check(loop, ssl, side);
     if (in_executor)
         return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_in_executor is only meaningful with ssl");
     if (server_hostname != NULL)
@@ -25324,6 +25337,8 @@ typedef struct aiol_secure {
     aioloop_transport *lower; /* held; its protocol's self is this one until it is lost */
     aiol_wire *wire;
     void *arg; /* the factory's */
+    const aioloop_protocol *next; /* the one to be above after an upgrade; NULL: the same as before */
+    void *next_self;
     void (*settled)(void *owner, aioloop_transport *t, int err);
     void *owner;
     aioloop_timer_handle timer; /* of the handshake, then of saying goodbye; there from the start, so that closing needs no memory */
@@ -25475,10 +25490,10 @@ static void aiol_secure_fail(aiol_secure *tls, int code) {
     if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_NEW)
         code = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
     else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
-        code = 0; /* it need not answer a goodbye */
+        code = 0; /* it need not answer a goodbye, and may still read what goes before that */
     else
         aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
-    aiol_secure_leave(tls, code, true);
+    aiol_secure_leave(tls, code, code != 0);
 }
 
 static void aiol_secure_expired(aioloop *loop, void *arg) {
@@ -25661,11 +25676,17 @@ static void aiol_secure_opened(aiol_secure *tls) {
     aioloop_timer_handle_reschedule(&tls->timer, AIOLOOP_FOREVER);
     if (!tls->upgraded)
         err = aiol_transport_call_factory(t, tls->arg);
+    if (err < 0 && err != AIOLOOP_EFATAL && t->server != NULL) /* nobody waits */
+        aiol_transport_report(t, err, "Error in factory for incoming connection");
     if (t->state != AIOL_TRANSPORT_NEW)
         return; /* the factory has given it up */
     if (err < 0) {
         aiol_secure_leave(tls, err, true);
         return;
+    }
+    if (tls->next != NULL) {
+        t->protocol = tls->next;
+        t->self = tls->next_self;
     }
     t->state = AIOL_TRANSPORT_OPEN;
     tls->opened = true;
@@ -25803,8 +25824,8 @@ static void aiol_secure_run(aiol_secure *tls) {
     aioloop_transport_ref(&tls->transport);
     while (!loop->halt && aiol_secure_step(tls))
         ;
-    if (loop->halt && !tls->away && tls->wire->in_size != 0 && tls->transport.state < AIOL_TRANSPORT_ENDING)
-        aiol_secure_queue(tls);
+    if (loop->halt && !tls->away && tls->transport.state < AIOL_TRANSPORT_ENDING)
+        aiol_secure_queue(tls); /* the session too may have bytes left */
     if (!tls->away && tls->wire->in_size == 0 && tls->wire->kept != NULL)
         aiol_secure_drop_input(tls);
     tls->running = false;
@@ -26011,6 +26032,7 @@ static void aiol_secure_limits_changed(aioloop_transport *t) {
     lower->low = t->low;
     if (lower->calls->limits_changed != NULL)
         lower->calls->limits_changed(lower);
+    aiol_transport_maybe_pause(lower); /* or it would not tell us to resume */
 }
 
 static const void *aiol_secure_info(const aioloop_transport *t, const char *name) {
@@ -26159,6 +26181,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     return 0;
 }
 
+/* True for a TLS transport, which may be ended before it is open: it shakes hands. */
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    return t->calls == &aiol_secure_calls;
+}
+
 /* Nobody waits for the handshake any more. */
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
     aiol_secure_of(t)->settled = NULL;
@@ -26167,12 +26194,19 @@ AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
 
 /* ---- upgrading a live connection ---- */
 
+/* Nobody has taken the new transport, so nobody can use the connection. */
+static void aiol_upgrade_dispose(void *pointer) {
+    aioloop_transport *t = (aioloop_transport *)pointer;
+    aioloop_transport_close(t);
+    aioloop_transport_unref(t);
+}
+
 static void aiol_upgrade_settled(void *owner, aioloop_transport *t, int err) {
     aioloop_future *f = (aioloop_future *)owner;
     if (err < 0)
         aiol_future_fail(f, err, aiol_detail(t->resource.loop, err));
     else
-        aiol_future_finish(f, 0, aioloop_transport_ref(t), aiol_transport_dispose);
+        aiol_future_finish(f, 0, aioloop_transport_ref(t), aiol_upgrade_dispose);
     aiol_future_release(f);
 }
 
@@ -26197,7 +26231,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
-    return aiol_ssl_options_check(loop, ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+    return aiol_ssl_options_check(loop, ssl, o->server_side ? AIOLOOP_TLS_SERVER : AIOLOOP_TLS_CLIENT, o->server_hostname,
+                                  o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
                                   o->ssl_handshake_in_executor);
 }
 
@@ -26239,8 +26274,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
     memset(&setup, 0, sizeof(setup));
     setup.loop = loop;
-    setup.protocol = o->protocol != NULL ? o->protocol : transport->protocol;
-    setup.arg = o->protocol != NULL ? o->self : transport->self;
+    setup.protocol = transport->protocol;
+    setup.arg = transport->self;
     setup.context = aiol_thread.map;
     setup.site = f->site;
     setup.ssl = ssl;
@@ -26264,6 +26299,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
         aiol_future_release(f);
         return f;
     }
+    tls->next = o->protocol;
+    tls->next_self = o->self;
     f->of.owner = &tls->transport;
     aiol_upgrade_begin(tls, transport);
     return f;
@@ -26275,6 +26312,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     (void)lower;
     (void)out;
     return aiol_fail(setup->loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+}
+
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    (void)t;
+    return false;
 }
 
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
@@ -27567,7 +27609,9 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
 }
 
 static int aiol_connection_check(aioloop *loop, const char *host, int port, const aioloop_connection_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
+                                     o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err < 0)
         return err;
     if (o->ssl != NULL && o->sock != NULL && o->server_hostname == NULL)
@@ -27666,7 +27710,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
+                                 o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
@@ -27708,7 +27754,8 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0)
@@ -27893,7 +27940,7 @@ static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_
     for (link = server->clients.next; link != &server->clients; link = next) {
         aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
         next = link->next; /* ending calls nobody, so the list stays as it is */
-        if (t->state != AIOL_TRANSPORT_NEW) /* one whose factory runs is no connection yet */
+        if (t->state != AIOL_TRANSPORT_NEW || aiol_secure_is(t)) /* one whose factory runs is no connection yet */
             end(t);
     }
 }
@@ -28543,7 +28590,8 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 /* ---- the calls ---- */
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err < 0)
         return err;
     if (o->timeout < 0 || o->backlog < 0)
@@ -28653,7 +28701,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))

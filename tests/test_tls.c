@@ -2,6 +2,7 @@
  * test_tls.c - TLS transports: the handshake and its failures, bytes both ways, goodbyes, flow control, what is known of
  * a connection, the upgrade of live ones, streams. Contexts and sessions have tests of their own (unit_ssl.c).
  */
+#include "awaits.h"
 #include "support.h"
 
 #if AIOLOOP_USE_TLS
@@ -364,7 +365,7 @@ static void tls_refused(const char *server, const char *authority, const char *h
     tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ESSL_CERT_VERIFY, text);
     test_spin(loop, 20);
     CHECK_EQ(near.made + near.lost, 0);
-    CHECK_EQ(far.lost, far.made); /* with TLS 1.3 it may have been made before the client's alert came */
+    CHECK_EQ(far.made + far.lost, 0);
     CHECK_EQ(test_reports(), 0);
     test_peer_drop(&far);
     tls_end_place(&place);
@@ -920,6 +921,1075 @@ TEST(start_tls_within_tls, "STLS-04") {
     aioloop_transport_unref(inner[0]);
     aioloop_transport_unref(inner[1]);
     tls_upgrade_close(loop, &u);
+}
+
+/* ---- flow control, and runs that end in the middle ---- */
+
+/* The new limits pause the protocol by what waits already; it is told to go on when that has left. */
+TEST(tls_limits_that_are_below_what_waits, "TLS-12 TLS-16") {
+    static char chunk[65536];
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    size_t written = 0;
+    size_t low = 0;
+    size_t high = 0;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    aioloop_transport_pause_reading(far.transport);
+    while (aioloop_transport_get_write_buffer_size(near.transport) < 200000 && written < ((size_t)64 << 20)) {
+        CHECK_EQ(aioloop_transport_write(near.transport, chunk, sizeof(chunk)), 0);
+        written += sizeof(chunk);
+        test_spin(loop, 1);
+    }
+    CHECK_EQ(near.paused, 0);
+    CHECK_EQ(aioloop_transport_set_write_buffer_limits(near.transport, 1000, 100), 0);
+    CHECK_EQ(near.paused, 1); /* at once */
+    aioloop_transport_get_write_buffer_limits(near.transport, &low, &high);
+    CHECK_EQ(low, 100);
+    CHECK_EQ(high, 1000);
+    aioloop_transport_resume_reading(far.transport);
+    test_run_until_received(loop, &far, written);
+    test_run_until(loop, &near.resumed, 1, "the permission to write on");
+    CHECK_EQ(near.paused, 1);
+    tls_end(loop, &place, &near, &far);
+}
+
+/* What is written leaves when the callback ends; so there is some to be paused by. */
+static void tls_answer_and_pause(test_peer *peer, const void *data, size_t size) {
+    if (peer->datas == 1) {
+        aioloop_transport_write(peer->transport, data, size);
+        aioloop_transport_set_write_buffer_limits(peer->transport, 0, 0);
+    }
+}
+
+static void tls_die_of_pause(test_peer *peer) {
+    aioloop_raise(aioloop_transport_get_loop(peer->transport), AIOLOOP_EFATAL, "enough");
+}
+
+static void tls_run_until_fatal(aioloop *loop) {
+    aioloop_time start = aioloop_now(loop);
+    int rc;
+    do
+        rc = aioloop_run_once(loop, AIOLOOP_MS(10));
+    while (rc >= 0 && aioloop_now(loop) - start < AIOLOOP_SECONDS(test_injected() ? 0.3 : 10));
+    CHECK_EQ(rc, AIOLOOP_EFATAL);
+}
+
+/* The run ends within the first of three records, or of three pieces of one, by what its answer leads to; the next run
+ * delivers the others. */
+static void tls_fatal(const aioloop_protocol *protocol, size_t record, int records) {
+    static const char bytes[180] = "the bytes of a record";
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    int i;
+    tls_pair(loop, &place, &near, &far, protocol);
+    far.on_data = tls_answer_and_pause;
+    far.on_pause = tls_die_of_pause;
+    for (i = 0; i < records; i++)
+        CHECK_EQ(aioloop_transport_write(near.transport, bytes, record), 0);
+    tls_run_until_fatal(loop);
+    CHECK_EQ(far.datas, 1);
+    CHECK_EQ(far.lost, 0);
+    test_run_until_received(loop, &far, record * (size_t)records);
+    CHECK_EQ(far.datas, 3);
+    CHECK_EQ(test_reports(), 0);
+    tls_end(loop, &place, &near, &far);
+}
+
+TEST(tls_fatal_with_more_records_waiting, "TLS-16") {
+    tls_fatal(&test_protocol, 60, 3);
+}
+
+TEST(tls_fatal_with_more_records_waiting_for_buffers, "TLS-16 BUF-03") {
+    tls_fatal(&test_buffered_protocol, 60, 3);
+}
+
+TEST(tls_fatal_in_the_middle_of_a_record, "TLS-16 BUF-03") {
+    tls_fatal(&test_buffered_protocol, 180, 1);
+}
+
+static void tls_die(test_peer *peer, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    aioloop_raise(aioloop_transport_get_loop(peer->transport), AIOLOOP_EFATAL, "enough");
+}
+
+/* What data_received itself raises ends the connection, as any error of it does. */
+TEST(tls_fatal_data_received_ends_the_run_and_the_connection, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    far.on_data = tls_die;
+    CHECK_EQ(aioloop_transport_write(near.transport, "one", 3), 0);
+    CHECK_EQ(aioloop_transport_write(near.transport, "two", 3), 0);
+    tls_run_until_fatal(loop);
+    test_run_until(loop, &far.lost, 1, "the loss");
+    CHECK_EQ(far.error, AIOLOOP_EFATAL);
+    CHECK_EQ(far.received, 3);
+    CHECK_EQ(test_reports(), 0);
+    tls_end(loop, &place, &near, &far);
+}
+
+static void tls_die_when_made(test_peer *peer) {
+    aioloop_transport_write(peer->transport, "greeting", 8);
+    aioloop_raise(aioloop_transport_get_loop(peer->transport), AIOLOOP_EFATAL, "enough");
+}
+
+/* Both ends' connection_made end the run, and write: the bytes that came along with the handshake are not lost. */
+TEST(tls_fatal_connection_made_loses_nothing, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_future *f;
+    near.on_made = tls_die_when_made;
+    far.on_made = tls_die_when_made;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    f = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, NULL));
+    tls_run_until_fatal(loop);
+    tls_run_until_fatal(loop);
+    test_run_until_received(loop, &near, 8);
+    test_run_until_received(loop, &far, 8);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 0);
+    aioloop_future_unref(f);
+    CHECK_EQ(test_reports(), 0);
+    tls_end(loop, &place, &near, &far);
+}
+
+static void tls_stop_now(test_peer *peer, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    aioloop_stop(aioloop_transport_get_loop(peer->transport));
+}
+
+TEST(tls_stop_inside_of_a_delivery, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    far.on_data = tls_stop_now;
+    CHECK_EQ(aioloop_transport_write(near.transport, "one", 3), 0);
+    CHECK_EQ(aioloop_transport_write(near.transport, "two", 3), 0);
+    CHECK_EQ(aioloop_run_forever(loop), 0);
+    CHECK_GE(far.received, 3);
+    test_run_until_received(loop, &far, 6);
+    tls_end(loop, &place, &near, &far);
+}
+
+/* The peer ends its half without a goodbye while much is on its way to it: it still gets all of that. */
+TEST(tls_what_was_written_before_a_close_reaches_a_peer_that_has_ended, "TLS-08") {
+    enum { SIZE = 400000 };
+    static tls_middle middle;
+    static char bytes[SIZE];
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    tls_middle_open(loop, &middle, place.port);
+    place.port = middle.port;
+    CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), NULL), 0);
+    test_run_until(loop, &far.made, 1, "the server's handshake");
+    aioloop_transport_pause_reading(middle.to_client.transport);
+    CHECK_EQ(aioloop_transport_write(near.transport, bytes, SIZE), 0);
+    aioloop_transport_close(near.transport);
+    CHECK_EQ(aioloop_transport_write_eof(middle.to_client.transport), 0);
+    test_spin(loop, 20);
+    aioloop_transport_resume_reading(middle.to_client.transport);
+    test_run_until(loop, &near.lost, 1, "the loss");
+    test_run_until(loop, &far.lost, 1, "the server's loss");
+    CHECK_EQ(near.error, 0);
+    CHECK_EQ(far.received, SIZE);
+    CHECK_EQ(far.eof, 1);
+    tls_middle_close(loop, &middle);
+    tls_end(loop, &place, &near, &far);
+}
+
+/* ---- factories ---- */
+
+static int tls_fail_in_factory(void *self, void *arg) {
+    (void)self;
+    ++*(int *)arg;
+    return AIOLOOP_ENOENT;
+}
+
+static const aioloop_protocol tls_never_made = {8, tls_fail_in_factory, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+
+TEST(tls_a_factory_that_fails_on_a_client, "TLS-01 TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    aioloop_connection_options options = AIOLOOP_ZERO;
+    aioloop_transport *t = NULL;
+    test_peer far = AIOLOOP_ZERO;
+    int asked = 0;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    options.ssl = place.client_context;
+    options.server_hostname = "localhost";
+    CHECK_EQ(aioloop_run_until_complete(
+                 loop, aioloop_create_connection(loop, &tls_never_made, &asked, "127.0.0.1", place.port, &options), &t), AIOLOOP_ENOENT);
+    CHECK(t == NULL);
+    CHECK_EQ(asked, 1);
+    CHECK_EQ(test_reports(), 0);
+    test_spin(loop, 20);
+    if (far.made != 0)
+        test_run_until(loop, &far.lost, 1, "the server's loss");
+    CHECK_EQ(far.made, far.lost);
+    test_peer_drop(&far);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
+TEST(tls_a_factory_that_fails_on_a_server, "TLS-01 TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    aioloop_server_options options = AIOLOOP_ZERO;
+    aioloop_address address;
+    test_peer near = AIOLOOP_ZERO;
+    int asked = 0;
+    place.server_context = tls_server("server");
+    place.client_context = tls_client("ca.pem");
+    options.ssl = place.server_context;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_server(loop, &tls_never_made, &asked, "127.0.0.1", 0, &options), &place.server), 1);
+    CHECK_EQ(aioloop_server_socket(place.server, 0, NULL, &address), 0);
+    place.port = address.port;
+    (void)aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), NULL);
+    test_run_until(loop, &asked, 1, "the factory");
+    if (near.made != 0)
+        test_run_until(loop, &near.lost, 1, "the client's loss");
+    CHECK_EQ(near.made, near.lost);
+    CHECK_EQ(test_reports(), 1);
+    CHECK_EQ(test_report_at(0)->context.error, AIOLOOP_ENOENT);
+    CHECK(strstr(test_report_at(0)->message, "factory") != NULL);
+    test_reports_clear();
+    test_peer_drop(&near);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
+/* ---- upgrades that nobody takes, and of other protocols ---- */
+
+TEST(start_tls_closes_what_nobody_takes, "STLS-06 STLS-07") {
+    int how;
+    for (how = 0; how < 2; how++) {
+        aioloop *loop = test_loop();
+        tls_upgrade u;
+        awaiter waiter = AIOLOOP_ZERO;
+        int i;
+        tls_upgrade_open(loop, &u, &test_protocol);
+        u.futures[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, NULL));
+        u.futures[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, NULL));
+        if (how == 1)
+            await_begin(&waiter, loop, AWAIT_BY_FRAME, u.futures[0]);
+        for (i = 0; i < 2000 && !aioloop_future_done(u.futures[0]); i++)
+            CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(5)), 0);
+        CHECK(aioloop_future_done(u.futures[0]));
+        if (how == 1) { /* in the iteration in which it is done, before the task has heard of it */
+            await_cancel(&waiter, NULL);
+            CHECK_EQ(await_end(&waiter), AIOLOOP_ECANCELED);
+        }
+        aioloop_future_unref(u.futures[0]);
+        CHECK_EQ(aioloop_run_until_complete(loop, u.futures[1], &u.transports[1]), 0);
+        aioloop_future_unref(u.futures[1]);
+        test_run_until(loop, &u.near.lost, 1, "the client's loss");
+        test_run_until(loop, &u.far.lost, 1, "the server's loss");
+        CHECK_EQ(u.near.error, 0);
+        CHECK_EQ(u.far.error, 0);
+        tls_upgrade_close(loop, &u);
+    }
+}
+
+TEST(start_tls_puts_another_protocol_above, "STLS-01 STLS-07") {
+    aioloop *loop = test_loop();
+    tls_upgrade u;
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    test_peer above = AIOLOOP_ZERO;
+    void *self = NULL;
+    tls_upgrade_open(loop, &u, &test_protocol);
+    options.protocol = &test_buffered_protocol;
+    options.self = &above;
+    u.futures[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, &options));
+    u.futures[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, NULL));
+    CHECK_EQ(aioloop_run_until_complete(loop, u.futures[0], &u.transports[0]), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, u.futures[1], &u.transports[1]), 0);
+    aioloop_future_unref(u.futures[0]);
+    aioloop_future_unref(u.futures[1]);
+    CHECK_PTR(aioloop_transport_get_protocol(u.transports[0], &self), &test_buffered_protocol);
+    CHECK_PTR(self, &above);
+    CHECK_EQ(aioloop_transport_write(u.transports[1], "up", 2), 0);
+    test_run_until_received(loop, &above, 2);
+    CHECK_EQ(u.near.received, 0);
+    aioloop_transport_close(u.transports[1]);
+    test_run_until(loop, &above.lost, 1, "the loss");
+    CHECK_STR(above.calls, "bel");
+    CHECK_STR(u.near.calls, "m");
+    u.near.lost = 1; /* as it were */
+    tls_upgrade_close(loop, &u);
+    /* If there is no TLS in the end it is the first that hears so: it had connection_made. */
+    loop = test_loop();
+    memset(&above, 0, sizeof(above));
+    tls_upgrade_open(loop, &u, &test_protocol);
+    options.ssl_handshake_timeout = AIOLOOP_MS(4);
+    tls_fails(loop, tls_upgrade_start(loop, &u, false, &options), AIOLOOP_ECONNABORTED, "0.004");
+    test_run_until(loop, &u.near.lost, 1, "the loss");
+    CHECK_STR(u.near.calls, "ml");
+    CHECK_STR(above.calls, "");
+    tls_upgrade_close(loop, &u);
+}
+
+/* ---- what the methods of a protocol may do ---- */
+
+static aioloop_future *tls_future;
+
+static void tls_made_closes(test_peer *peer) {
+    aioloop_transport_close(peer->transport);
+}
+
+static void tls_made_cancels(test_peer *peer) {
+    (void)peer;
+    CHECK(aioloop_future_cancel(tls_future, NULL));
+}
+
+static void tls_made_raises(test_peer *peer) {
+    aioloop_raise(aioloop_transport_get_loop(peer->transport), AIOLOOP_EDOM, "made with an error");
+}
+
+TEST(tls_connection_made_may_end_it, "TLS-01 TLS-07 TLS-16 CONN-17") {
+    void (*const ways[])(test_peer *) = {tls_made_closes, tls_leave_now, tls_made_cancels, tls_made_raises};
+    int i;
+    for (i = 0; i < 8; i++) { /* the client's, the server's */
+        if (i == 6)
+            continue; /* it cannot cancel what is the client's */
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        test_peer *who = i < 4 ? &near : &far;
+        int64_t n;
+        who->on_made = ways[i % 4];
+        tls_serve(loop, &place, &far, &test_protocol, NULL);
+        tls_future = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, NULL));
+        n = aioloop_run_until_complete(loop, tls_future, NULL);
+        test_run_until(loop, &far.made, 1, "the server's handshake");
+        if (i == 5 && near.made == 0) { /* an abort may drop the last of the handshake too */
+            CHECK_EQ(n, AIOLOOP_ECONNRESET);
+            aioloop_future_unref(tls_future);
+            test_run_until(loop, &far.lost, 1, "the server's loss");
+            test_peer_drop(&far);
+            tls_end_place(&place);
+            test_end(loop);
+            continue;
+        }
+        CHECK_EQ(n, i == 2 ? AIOLOOP_ECANCELED : 0);
+        if (i % 4 == 3) {
+            CHECK_EQ(test_reports(), 1);
+            CHECK_EQ(test_report_at(0)->context.error, AIOLOOP_EDOM);
+            test_reports_clear();
+            CHECK(!aioloop_transport_is_closing(who->transport)); /* as for any connection */
+            aioloop_transport_close(who->transport);
+        }
+        test_run_until(loop, &near.lost, 1, "the loss");
+        test_run_until(loop, &far.lost, 1, "the server's loss");
+        aioloop_future_unref(tls_future);
+        tls_end(loop, &place, &near, &far);
+    }
+}
+
+typedef struct tls_inside {
+    char where;  /* the letter of the method that does it, as in test_peer.calls */
+    char action; /* a abort, c close, p pause_reading, r resume_reading, s set_protocol, u unref, w write, x all of it, o owned */
+    int acts;
+} tls_inside;
+
+static int tls_lent;
+
+static void tls_give_back(const void *data, size_t size, void *arg) {
+    (void)data;
+    (void)size;
+    (void)arg;
+    tls_lent--;
+}
+
+static void tls_act(test_peer *peer) {
+    static char much[100000];
+    tls_inside *inside = (tls_inside *)peer->user;
+    aioloop_transport *t = peer->transport;
+    if (inside->acts++ != 0)
+        return;
+    if (inside->action == 'x' || inside->action == 'w') {
+        CHECK_EQ(aioloop_transport_write(t, much, sizeof(much)), 0);
+        CHECK_EQ(aioloop_transport_writelines(t, NULL, 0), 0);
+    }
+    if ((inside->action == 'x' || inside->action == 'o') && aioloop_transport_write_owned(t, much, 30000, tls_give_back, NULL) == 0)
+        tls_lent++;
+    if (inside->action == 'x' || inside->action == 'p')
+        aioloop_transport_pause_reading(t);
+    if (inside->action == 'x' || inside->action == 'r') {
+        aioloop_transport_pause_reading(t);
+        aioloop_transport_resume_reading(t);
+    }
+    if (inside->action == 'x' || inside->action == 's')
+        CHECK_EQ(aioloop_transport_set_protocol(t, aioloop_transport_get_protocol(t, NULL) == &test_protocol ? &test_buffered_protocol : &test_protocol, peer), 0);
+    if (inside->action == 'x' || inside->action == 'c')
+        aioloop_transport_close(t);
+    if (inside->action == 'x' || inside->action == 'a')
+        aioloop_transport_abort(t);
+    if (inside->action == 'u') {
+        aioloop_transport_close(t);
+        test_peer_drop(peer);
+    }
+}
+
+static void tls_act_on_data(test_peer *peer, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    if (peer->transport != NULL)
+        tls_act(peer);
+}
+
+static void tls_try_inside(char where, char action, const aioloop_protocol *protocol) {
+    aioloop *loop = test_loop();
+    tls_upgrade u;
+    tls_inside inside = AIOLOOP_ZERO;
+    aioloop_socket pair[2];
+    aioloop_connection_options client = AIOLOOP_ZERO;
+    aioloop_accepted_socket_options server = AIOLOOP_ZERO;
+    aioloop_future *f[2];
+    int i;
+    memset(&u, 0, sizeof(u));
+    u.server_context = tls_server("server");
+    u.client_context = tls_client("ca.pem");
+    test_socketpair(loop, pair);
+    inside.where = where;
+    inside.action = action;
+    u.far.user = &inside;
+    u.far.on_made = where == 'm' ? tls_act : NULL;
+    u.far.on_data = where == 'd' ? tls_act_on_data : NULL;
+    u.far.on_eof = where == 'e' ? tls_act : NULL;
+    u.far.on_lost = where == 'l' ? tls_act : NULL;
+    client.sock = &pair[0];
+    client.ssl = u.client_context;
+    client.server_hostname = "localhost";
+    server.ssl = u.server_context;
+    f[0] = aioloop_future_ref(aioloop_create_connection(loop, protocol, &u.near, NULL, 0, &client));
+    f[1] = aioloop_future_ref(aioloop_connect_accepted_socket(loop, protocol, &u.far, pair[1], &server));
+    for (i = 0; i < 2; i++) {
+        int64_t n = aioloop_run_until_complete(loop, f[i], NULL);
+        bool dropped = i == 0 && where == 'm' && (action == 'a' || action == 'x') && n == AIOLOOP_ECONNRESET; /* as above */
+        CHECK(n == 0 || dropped);
+        test_forget_socket(pair[i]);
+        aioloop_future_unref(f[i]);
+        if (dropped)
+            u.near.made = u.near.lost = 1; /* as it were */
+    }
+    for (i = 0; i < 3 && u.near.transport != NULL; i++)
+        CHECK_EQ(aioloop_transport_write(u.near.transport, "a record", 8), 0);
+    if (where == 'e' || where == 'l')
+        aioloop_transport_close(u.near.transport);
+    test_run_until(loop, &inside.acts, 1, "the method");
+    test_spin(loop, 10);
+    if (u.far.transport != NULL) {
+        aioloop_transport_resume_reading(u.far.transport);
+        aioloop_transport_close(u.far.transport);
+    }
+    if (where != 'e' && where != 'l')
+        aioloop_transport_close(u.near.transport);
+    tls_upgrade_close(loop, &u);
+    CHECK_EQ(tls_lent, 0);
+}
+
+TEST(tls_connection_made_may_do_everything, "TLS-16") {
+    const char *action;
+    for (action = "acprsuwox"; *action != '\0'; action++)
+        tls_try_inside('m', *action, &test_protocol);
+}
+
+TEST(tls_data_received_may_do_everything, "TLS-16") {
+    const char *action;
+    for (action = "acprsuwox"; *action != '\0'; action++)
+        tls_try_inside('d', *action, &test_protocol);
+}
+
+TEST(tls_buffer_updated_may_do_everything, "TLS-16 BUF-03") {
+    const char *action;
+    for (action = "acprsuwox"; *action != '\0'; action++)
+        tls_try_inside('d', *action, &test_buffered_protocol);
+}
+
+TEST(tls_eof_received_may_do_everything, "TLS-16 TLS-09") {
+    const char *action;
+    for (action = "acprsuwox"; *action != '\0'; action++)
+        tls_try_inside('e', *action, &test_protocol);
+}
+
+TEST(tls_connection_lost_may_do_everything, "TLS-16") {
+    const char *action;
+    for (action = "aswux"; *action != '\0'; action++)
+        tls_try_inside('l', *action, &test_protocol);
+}
+
+static void tls_upgrade_inside(test_peer *peer, const void *data, size_t size) {
+    tls_upgrade *u = (tls_upgrade *)peer->user;
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    (void)data;
+    (void)size;
+    if (u->futures[1] != NULL)
+        return;
+    options.server_side = true;
+    options.leftover = (const char *)data + 1; /* behind the letter it is TLS's */
+    options.leftover_size = size - 1;
+    u->futures[1] = aioloop_future_ref(aioloop_start_tls(aioloop_transport_get_loop(peer->transport), u->transports[1],
+                                                         u->server_context, &options));
+}
+
+/* The second TLS begins inside of data_received of the first, with bytes of its handshake behind the letter that asks. */
+TEST(tls_start_tls_inside_of_a_delivery, "STLS-01 STLS-04 TLS-16") {
+    aioloop *loop = test_loop();
+    tls_upgrade u;
+    aioloop_start_tls_options client = AIOLOOP_ZERO;
+    aioloop_transport *inner[2] = {NULL, NULL};
+    aioloop_future *f;
+    tls_upgrade_open(loop, &u, &test_protocol);
+    tls_upgrade_both(loop, &u);
+    u.far.user = &u;
+    u.far.on_data = tls_upgrade_inside;
+    u.futures[1] = NULL;
+    client.server_hostname = "localhost";
+    CHECK_EQ(aioloop_transport_write(u.transports[0], "S", 1), 0);
+    f = aioloop_future_ref(aioloop_start_tls(loop, u.transports[0], u.client_context, &client));
+    CHECK_EQ(aioloop_run_until_complete(loop, f, &inner[0]), 0);
+    aioloop_future_unref(f);
+    CHECK_EQ(aioloop_run_until_complete(loop, u.futures[1], &inner[1]), 0);
+    aioloop_future_unref(u.futures[1]);
+    CHECK_EQ(aioloop_transport_write(inner[0], "within", 6), 0);
+    test_run_until_received(loop, &u.far, 7);
+    CHECK(memcmp(u.far.data, "Swithin", 7) == 0);
+    aioloop_transport_close(inner[1]);
+    test_run_until(loop, &u.near.lost, 1, "the client's loss");
+    test_run_until(loop, &u.far.lost, 1, "the server's loss");
+    aioloop_transport_unref(inner[0]);
+    aioloop_transport_unref(inner[1]);
+    tls_upgrade_close(loop, &u);
+}
+
+/* ---- the loop ends ---- */
+
+static const int tls_stages[] = {0, 1, 2, 3, 5, 8, 40};
+
+/* After so many iterations of a connection that shakes hands, or is upgraded; by close, or by free alone. */
+static void tls_end_of_loop(bool upgrade) {
+    size_t i;
+    for (i = 0; i < 2 * sizeof(tls_stages) / sizeof(tls_stages[0]); i++) {
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        tls_upgrade u;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        aioloop_future *f[2] = {NULL, NULL};
+        if (upgrade) {
+            tls_upgrade_open(loop, &u, &test_protocol);
+            f[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, NULL));
+            f[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, NULL));
+        } else {
+            tls_serve(loop, &place, &far, &test_protocol, NULL);
+            f[0] = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, NULL));
+        }
+        test_spin(loop, tls_stages[i / 2]);
+        if (near.made != 0) {
+            CHECK_EQ(aioloop_transport_write(near.transport, "too late", 8), 0);
+            CHECK_EQ(aioloop_transport_write_owned(near.transport, "lent", 4, tls_give_back, NULL), 0);
+            tls_lent++;
+        }
+        if (i % 2 == 0) {
+            CHECK_EQ(aioloop_close(loop), 0);
+            CHECK_EQ(tls_lent, 0);
+            if (near.made != 0) {
+                CHECK_EQ(aioloop_transport_write(near.transport, "x", 1), 0);
+                CHECK_EQ(aioloop_transport_write_owned(near.transport, "x", 1, tls_give_back, NULL), AIOLOOP_ECLOSED);
+                aioloop_transport_close(near.transport);
+                aioloop_transport_abort(near.transport);
+                aioloop_transport_pause_reading(near.transport);
+                aioloop_transport_resume_reading(near.transport);
+                CHECK_EQ(aioloop_transport_get_write_buffer_size(near.transport), 0);
+                CHECK(aioloop_transport_is_closing(near.transport));
+                (void)aioloop_transport_get_extra_info(near.transport, "cipher", NULL);
+            }
+        }
+        aioloop_future_unref(f[0]);
+        aioloop_future_unref(f[1]);
+        if (upgrade) {
+            test_peer_drop(&u.near);
+            test_peer_drop(&u.far);
+            CHECK_EQ(u.near.lost + u.far.lost, 0);
+            aioloop_ssl_context_unref(u.server_context);
+            aioloop_ssl_context_unref(u.client_context);
+        } else {
+            test_peer_drop(&near);
+            test_peer_drop(&far);
+            CHECK_EQ(near.lost + far.lost, 0);
+            aioloop_server_unref(place.server);
+            aioloop_ssl_context_unref(place.server_context);
+            aioloop_ssl_context_unref(place.client_context);
+        }
+        test_end(loop);
+        CHECK_EQ(tls_lent, 0);
+    }
+}
+
+TEST(tls_the_loop_ends_at_any_stage, "TLS-16") {
+    tls_end_of_loop(false);
+}
+
+TEST(start_tls_the_loop_ends_at_any_stage, "STLS-06") {
+    tls_end_of_loop(true);
+}
+
+TEST(tls_the_loop_ends_while_goodbye_is_said, "TLS-08") {
+    int i;
+    for (i = 0; i < 4; i++) {
+        aioloop *loop = test_loop();
+        tls_place place;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        tls_pair(loop, &place, &near, &far, &test_protocol);
+        aioloop_transport_close(near.transport);
+        test_spin(loop, i / 2);
+        if (i % 2 == 0)
+            CHECK_EQ(aioloop_close(loop), 0);
+        test_peer_drop(&near);
+        test_peer_drop(&far);
+        aioloop_server_unref(place.server);
+        aioloop_ssl_context_unref(place.server_context);
+        aioloop_ssl_context_unref(place.client_context);
+        test_end(loop);
+    }
+}
+
+/* ---- cancelled at every stage ---- */
+
+static void tls_cancel_soon(aioloop *loop, void *arg) {
+    (void)loop;
+    aioloop_future_cancel((aioloop_future *)arg, NULL);
+}
+
+static void tls_count(aioloop_future *future, void *arg) {
+    (void)future;
+    ++*(int *)arg;
+}
+
+TEST(tls_cancelled_in_any_iteration_leaves_nothing, "TLS-07 CONN-17") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near;
+    test_peer far;
+    int cancelled = 0;
+    int round;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    for (round = 0; round < 14; round++) {
+        aioloop_future *f;
+        int done = 0;
+        memset(&near, 0, sizeof(near));
+        memset(&far, 0, sizeof(far));
+        f = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, NULL));
+        CHECK_EQ(aioloop_future_add_done_callback(f, tls_count, &done), 0);
+        test_spin(loop, round / 2);
+        if (round % 2 == 0) {
+            aioloop_future_cancel(f, NULL);
+        } else {
+            aioloop_handle handle = aioloop_call_soon(loop, tls_cancel_soon, f);
+            CHECK(!aioloop_handle_is_null(&handle));
+        }
+        test_run_until(loop, &done, 1, "the end of the call");
+        if (aioloop_future_cancelled(f))
+            cancelled++;
+        else
+            aioloop_transport_close(near.transport);
+        if (near.made)
+            test_run_until(loop, &near.lost, 1, "the client's loss");
+        test_spin(loop, 30);
+        if (far.made)
+            test_run_until(loop, &far.lost, 1, "the server's loss");
+        CHECK_EQ(near.made, near.lost);
+        CHECK_EQ(far.made, far.lost);
+        CHECK_EQ(done, 1);
+        test_peer_drop(&near);
+        test_peer_drop(&far);
+        aioloop_future_unref(f); /* the callback that cancels it has run */
+    }
+    CHECK_GE(cancelled, 1);
+    CHECK_EQ(test_reports(), 0);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
+/* A time-out of the wait that comes in the iteration in which the handshake ends, just before and just after it. */
+TEST(tls_wait_for_and_the_end_of_the_handshake, "TLS-07 STLS-06") {
+    int early;
+    for (early = 0; early < 4; early++) {
+        aioloop *loop = test_loop();
+        tls_upgrade u;
+        awaiter waiter = AIOLOOP_ZERO;
+        aioloop_timer_handle timer;
+        int64_t n;
+        tls_upgrade_open(loop, &u, &test_protocol);
+        u.futures[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, NULL));
+        u.futures[0] = aioloop_future_ref(aioloop_wait_for(tls_upgrade_start(loop, &u, false, NULL), AIOLOOP_SECONDS(20)));
+        await_begin(&waiter, loop, AWAIT_BY_FRAME, u.futures[0]);
+        test_spin(loop, early);
+        timer = aioloop_call_later(loop, 0, tls_cancel_soon, waiter.task);
+        CHECK(!aioloop_handle_is_null(&timer.handle));
+        n = await_end(&waiter);
+        aioloop_timer_handle_cancel(&timer);
+        aioloop_future_unref(u.futures[0]);
+        if (n == 0)
+            u.transports[0] = (aioloop_transport *)waiter.pointer;
+        else
+            CHECK_EQ(n, AIOLOOP_ECANCELED);
+        aioloop_transport_close(u.transports[0]);
+        test_run_until(loop, &u.near.lost, 1, "the client's loss");
+        CHECK(aioloop_run_until_complete(loop, u.futures[1], &u.transports[1]) <= 0);
+        aioloop_future_unref(u.futures[1]);
+        tls_upgrade_close(loop, &u);
+    }
+}
+
+/* ---- servers ---- */
+
+static void tls_server_ends(aioloop *loop, tls_place *place, bool abruptly) {
+    aioloop_server_close(place->server);
+    if (abruptly)
+        aioloop_server_abort_clients(place->server);
+    else
+        aioloop_server_close_clients(place->server);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_server_wait_closed(place->server), NULL), 0);
+}
+
+TEST(tls_servers_close_their_clients, "TLS-16 TLS-08") {
+    int how;
+    for (how = 0; how < 2; how++) {
+        aioloop *loop = test_loop();
+        tls_place place;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        aioloop_future *closed;
+        tls_pair(loop, &place, &near, &far, &test_protocol);
+        closed = aioloop_future_ref(aioloop_server_wait_closed(place.server));
+        aioloop_server_close(place.server);
+        test_spin(loop, 5);
+        CHECK(!aioloop_future_done(closed)); /* the client lives on */
+        aioloop_future_unref(closed);
+        tls_server_ends(loop, &place, how == 1);
+        CHECK_EQ(far.lost, 1);
+        test_run_until(loop, &near.lost, 1, "the client's loss");
+        CHECK_EQ(near.eof, how == 0);
+        CHECK_EQ(far.error, 0);
+        tls_end(loop, &place, &near, &far);
+    }
+}
+
+TEST(tls_servers_close_those_who_shake_hands, "TLS-01 TLS-16") {
+    int how;
+    for (how = 0; how < 2; how++) {
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        tls_serve(loop, &place, &far, &test_protocol, NULL);
+        aioloop_transport_unref(test_dial(loop, &test_protocol, &near, place.port)); /* and says nothing */
+        test_spin(loop, 20);
+        tls_server_ends(loop, &place, how == 1);
+        test_run_until(loop, &near.lost, 1, "the client's loss");
+        CHECK_EQ(far.made + far.lost, 0);
+        CHECK_EQ(test_reports(), 0);
+        test_peer_drop(&near);
+        tls_end_place(&place);
+        test_end(loop);
+    }
+}
+
+TEST(tls_options_of_servers, "SRV-10 CONN-12 UCON-03 TLS-05 ACC-02") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer peer = AIOLOOP_ZERO;
+    aioloop_server_options server = AIOLOOP_ZERO;
+    aioloop_unix_server_options path = AIOLOOP_ZERO;
+    aioloop_connection_options client = AIOLOOP_ZERO;
+    aioloop_accepted_socket_options accepted = AIOLOOP_ZERO;
+    aioloop_socket pair[2];
+    place.server_context = tls_server("server");
+    place.client_context = tls_client("ca.pem");
+    test_socketpair(loop, pair);
+    /* A context of the other side. */
+    server.ssl = place.client_context;
+    path.ssl = place.client_context;
+    accepted.ssl = place.client_context;
+    client.ssl = place.server_context;
+    client.server_hostname = "localhost";
+    tls_fails(loop, aioloop_create_server(loop, &test_protocol, &peer, "127.0.0.1", 0, &server), AIOLOOP_EINVAL, "server");
+    tls_fails(loop, aioloop_create_unix_server(loop, &test_protocol, &peer, "/nowhere/s", &path), AIOLOOP_EINVAL, "server");
+    tls_fails(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &peer, pair[0], &accepted), AIOLOOP_EINVAL, "server");
+    tls_fails(loop, aioloop_create_connection(loop, &test_protocol, &peer, "127.0.0.1", 1, &client), AIOLOOP_EINVAL, "client");
+    /* Time-outs that are none, and such without a context. */
+    server.ssl = place.server_context;
+    path.ssl = place.server_context;
+    accepted.ssl = place.server_context;
+    server.ssl_handshake_timeout = path.ssl_handshake_timeout = accepted.ssl_handshake_timeout = -1;
+    tls_fails(loop, aioloop_create_server(loop, &test_protocol, &peer, "127.0.0.1", 0, &server), AIOLOOP_EINVAL, "positive");
+    tls_fails(loop, aioloop_create_unix_server(loop, &test_protocol, &peer, "/nowhere/s", &path), AIOLOOP_EINVAL, "positive");
+    tls_fails(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &peer, pair[0], &accepted), AIOLOOP_EINVAL, "positive");
+    server.ssl = NULL;
+    path.ssl = NULL;
+    accepted.ssl = NULL;
+    server.ssl_handshake_timeout = path.ssl_handshake_timeout = accepted.ssl_handshake_timeout = AIOLOOP_SECONDS(1);
+    tls_fails(loop, aioloop_create_server(loop, &test_protocol, &peer, "127.0.0.1", 0, &server), AIOLOOP_EINVAL, "with ssl");
+    tls_fails(loop, aioloop_create_unix_server(loop, &test_protocol, &peer, "/nowhere/s", &path), AIOLOOP_EINVAL, "with ssl");
+    tls_fails(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &peer, pair[0], &accepted), AIOLOOP_EINVAL, "with ssl");
+    server.ssl_handshake_timeout = path.ssl_handshake_timeout = accepted.ssl_handshake_timeout = 0;
+    server.ssl_shutdown_timeout = path.ssl_shutdown_timeout = accepted.ssl_shutdown_timeout = AIOLOOP_SECONDS(1);
+    tls_fails(loop, aioloop_create_server(loop, &test_protocol, &peer, "127.0.0.1", 0, &server), AIOLOOP_EINVAL, "with ssl");
+    tls_fails(loop, aioloop_create_unix_server(loop, &test_protocol, &peer, "/nowhere/s", &path), AIOLOOP_EINVAL, "with ssl");
+    tls_fails(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &peer, pair[0], &accepted), AIOLOOP_EINVAL, "with ssl");
+    CHECK_EQ(peer.made, 0);
+    test_close_socket(loop, pair[0]); /* still the test's */
+    test_close_socket(loop, pair[1]);
+    aioloop_ssl_context_unref(place.server_context);
+    aioloop_ssl_context_unref(place.client_context);
+    test_end(loop);
+}
+
+/* ---- sockets accepted elsewhere, Unix sockets ---- */
+
+TEST(tls_on_a_socket_accepted_elsewhere, "ACC-01 ACC-02 BUF-03") {
+    aioloop *loop = test_loop();
+    aioloop_accepted_socket_options server = AIOLOOP_ZERO;
+    aioloop_connection_options client = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_future *f[2];
+    aioloop_socket pair[2];
+    int i;
+    server.ssl = tls_server("server");
+    client.ssl = tls_client("ca.pem");
+    client.server_hostname = "localhost";
+    test_socketpair(loop, pair);
+    client.sock = &pair[0];
+    f[0] = aioloop_future_ref(aioloop_create_connection(loop, &test_buffered_protocol, &near, NULL, 0, &client));
+    f[1] = aioloop_future_ref(aioloop_connect_accepted_socket(loop, &test_buffered_protocol, &far, pair[1], &server));
+    for (i = 0; i < 2; i++) {
+        CHECK_EQ(aioloop_run_until_complete(loop, f[i], NULL), 0);
+        test_forget_socket(pair[i]);
+        aioloop_future_unref(f[i]);
+    }
+    CHECK_EQ(near.made, 1);
+    CHECK_EQ(far.made, 1);
+    CHECK(aioloop_transport_get_extra_info(near.transport, "peercert", NULL) != NULL);
+    CHECK(aioloop_transport_get_extra_info(far.transport, "peercert", NULL) == NULL); /* it is the server */
+    CHECK_EQ(aioloop_transport_write(far.transport, "served", 6), 0);
+    test_run_until_received(loop, &near, 6);
+    test_end_pair(loop, &near, &far);
+    /* One whose handshake fails is closed. */
+    memset(&far, 0, sizeof(far));
+    memset(&near, 0, sizeof(near));
+    test_socketpair(loop, pair);
+    test_adopt(loop, &test_protocol, &near, pair[0]);
+    CHECK_EQ(aioloop_transport_write(near.transport, "this is no TLS, but long enough\n", 32), 0);
+    f[1] = aioloop_future_ref(aioloop_connect_accepted_socket(loop, &test_buffered_protocol, &far, pair[1], &server));
+    CHECK_LT(aioloop_run_until_complete(loop, f[1], NULL), 0);
+    test_forget_socket(pair[1]);
+    aioloop_future_unref(f[1]);
+    test_run_until(loop, &near.lost, 1, "the loss");
+    CHECK_EQ(far.made + far.lost, 0);
+    test_peer_drop(&near);
+    aioloop_ssl_context_unref(server.ssl);
+    aioloop_ssl_context_unref(client.ssl);
+    test_end(loop);
+}
+
+TEST(tls_over_unix_sockets, "UCON-03 BUF-03 TLS-16") {
+    aioloop *loop = test_loop();
+    aioloop_unix_server_options serving = AIOLOOP_ZERO;
+    aioloop_unix_connection_options options = AIOLOOP_ZERO;
+    aioloop_server *server = NULL;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    char path[64];
+    memset(path, 0, sizeof(path));
+    snprintf(path + 1, sizeof(path) - 1, "aioloop-tls-%ld", (long)getpid()); /* an abstract name */
+    serving.path_size = options.path_size = 1 + strlen(path + 1);
+    serving.ssl = tls_server("server");
+    options.ssl = tls_client("ca.pem");
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_unix_server(loop, &test_buffered_protocol, &far, path, &serving), &server), 1);
+    tls_fails(loop, aioloop_create_unix_connection(loop, &test_buffered_protocol, &near, path, &options), AIOLOOP_EINVAL,
+              "server_hostname");
+    options.server_hostname = "wrong.example.com";
+    tls_fails(loop, aioloop_create_unix_connection(loop, &test_buffered_protocol, &near, path, &options), AIOLOOP_ESSL_CERT_VERIFY,
+              "wrong.example.com");
+    CHECK_EQ(near.made + far.made, 0);
+    options.server_hostname = "localhost";
+    far.echo = true;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_unix_connection(loop, &test_buffered_protocol, &near, path, &options), NULL), 0);
+    CHECK_EQ(aioloop_transport_write(near.transport, "by a path", 9), 0);
+    test_run_until_received(loop, &near, 9);
+    test_end_pair(loop, &near, &far);
+    aioloop_server_close(server);
+    aioloop_server_unref(server);
+    aioloop_ssl_context_unref(serving.ssl);
+    aioloop_ssl_context_unref(options.ssl);
+    test_end(loop);
+}
+
+/* ---- the default context ---- */
+
+TEST(tls_the_default_context_verifies, "CONN-15") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    char path[512];
+    CHECK(setenv("SSL_CERT_FILE", tls_file("other.pem", path, sizeof(path)), 1) == 0);
+    place.client_context = aioloop_ssl_create_default_context(AIOLOOP_TLS_CLIENT);
+    CHECK(place.client_context != NULL);
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), AIOLOOP_ESSL_CERT_VERIFY, "localhost");
+    aioloop_ssl_context_unref(place.client_context);
+    CHECK(setenv("SSL_CERT_FILE", tls_file("ca.pem", path, sizeof(path)), 1) == 0); /* whom the system trusts now */
+    place.client_context = aioloop_ssl_create_default_context(AIOLOOP_TLS_CLIENT);
+    CHECK(place.client_context != NULL);
+    CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), NULL), 0);
+    test_run_until(loop, &far.made, 1, "the server's handshake");
+    test_end_pair(loop, &near, &far);
+    memset(&near, 0, sizeof(near));
+    memset(&far, 0, sizeof(far));
+    {
+        aioloop_connection_options options = AIOLOOP_ZERO;
+        options.server_hostname = "wrong.example.com";
+        tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ESSL_CERT_VERIFY, "wrong.example.com");
+    }
+    tls_end_place(&place);
+    test_end(loop);
+}
+
+/* ---- more ends ---- */
+
+static void tls_end_now(test_peer *peer) {
+    aioloop_transport_close(peer->transport);
+}
+
+/* In the handshake the peer ends in good order; and one that is reset. */
+TEST(tls_the_peer_ends_in_the_handshake, "TLS-06") {
+    int server;
+    for (server = 0; server < 2; server++) {
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        if (server == 0) {
+            place.client_context = tls_client("ca.pem");
+            far.on_made = tls_end_now;
+            place.server = tls_serve_plain(loop, &far, &place.port);
+            tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), AIOLOOP_ECONNRESET, "");
+            test_run_until(loop, &far.lost, 1, "the other end");
+            CHECK_EQ(near.made + near.lost, 0);
+        } else {
+            tls_serve(loop, &place, &far, &test_protocol, NULL);
+            near.on_made = tls_end_now;
+            aioloop_transport_unref(test_dial(loop, &test_protocol, &near, place.port));
+            test_run_until(loop, &near.lost, 1, "the other end");
+            test_spin(loop, 20);
+            CHECK_EQ(far.made + far.lost, 0);
+        }
+        CHECK_EQ(test_reports(), 0);
+        test_peer_drop(&near);
+        test_peer_drop(&far);
+        tls_end_place(&place);
+        test_end(loop);
+    }
+}
+
+TEST(tls_lent_memory_comes_back_however_it_ends, "TLS-16") {
+    static char much[300000];
+    int how;
+    for (how = 0; how < 4; how++) {
+        aioloop *loop = test_loop();
+        tls_place place;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        int i;
+        tls_pair(loop, &place, &near, &far, &test_protocol);
+        aioloop_transport_pause_reading(far.transport);
+        for (i = 0; i < 3; i++) {
+            CHECK_EQ(aioloop_transport_write_owned(near.transport, much, sizeof(much), tls_give_back, NULL), 0);
+            tls_lent++;
+        }
+        CHECK_EQ(tls_lent, 3);
+        if (how == 0)
+            aioloop_transport_abort(near.transport);
+        else if (how == 1)
+            aioloop_transport_abort(far.transport);
+        else if (how == 2)
+            aioloop_transport_close(near.transport);
+        else
+            CHECK_EQ(aioloop_close(loop), 0);
+        if (how < 3) {
+            aioloop_transport_resume_reading(far.transport);
+            test_run_until(loop, &near.lost, 1, "the loss");
+            CHECK_EQ(tls_lent, 0);
+            CHECK_EQ(aioloop_transport_write_owned(near.transport, much, 1, tls_give_back, NULL), AIOLOOP_ENOTCONN);
+            tls_end(loop, &place, &near, &far);
+            continue;
+        }
+        CHECK_EQ(tls_lent, 0);
+        test_peer_drop(&near);
+        test_peer_drop(&far);
+        aioloop_server_unref(place.server);
+        aioloop_ssl_context_unref(place.server_context);
+        aioloop_ssl_context_unref(place.client_context);
+        test_end(loop);
+    }
+}
+
+TEST(tls_in_debug_mode, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_set_debug(loop, true);
+    far.echo = true;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    CHECK_EQ(aioloop_transport_write(near.transport, "looked at", 9), 0);
+    test_run_until_received(loop, &near, 9);
+    aioloop_transport_close(near.transport);
+    test_run_until(loop, &far.lost, 1, "the loss");
+    test_log_clear(); /* a slow machine is noted there */
+    tls_end(loop, &place, &near, &far);
+}
+
+/* Another protocol, also of the other kind, on a connection that lives. */
+TEST(tls_protocols_are_exchanged, "TLS-16") {
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    test_peer other = AIOLOOP_ZERO;
+    void *self = NULL;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    CHECK_PTR(aioloop_transport_get_loop(far.transport), loop);
+    CHECK_EQ(aioloop_transport_write(near.transport, "first", 5), 0);
+    test_run_until_received(loop, &far, 5);
+    CHECK_EQ(aioloop_transport_set_protocol(far.transport, &test_buffered_protocol, &other), 0);
+    CHECK_PTR(aioloop_transport_get_protocol(far.transport, &self), &test_buffered_protocol);
+    CHECK_PTR(self, &other);
+    CHECK_EQ(aioloop_transport_write(near.transport, "second", 6), 0);
+    test_run_until_received(loop, &other, 6);
+    CHECK_EQ(far.received, 5);
+    CHECK_EQ(aioloop_transport_set_protocol(far.transport, &test_protocol, &far), 0);
+    CHECK_EQ(aioloop_transport_set_protocol(far.transport, NULL, NULL), AIOLOOP_EINVAL);
+    tls_end(loop, &place, &near, &far);
 }
 
 #endif

@@ -19,7 +19,7 @@ typedef struct aioloop_start_tls_options {
                                      * MBEDTLS_THREADING_C: else AIOLOOP_ENOTAVAILABLE */
     const void *leftover;          /* bytes that the protocol has received but that are TLS's already: what came behind the */
     size_t leftover_size;          /*   answer to its STARTTLS; copied */
-    const aioloop_protocol *protocol; /* the one above TLS, with self; NULL: the transport's */
+    const aioloop_protocol *protocol; /* the one above TLS, with self, once it is there; NULL: the transport's */
     void *self;
 } aioloop_start_tls_options;
 

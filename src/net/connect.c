@@ -602,7 +602,9 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
 }
 
 static int aiol_connection_check(aioloop *loop, const char *host, int port, const aioloop_connection_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
+                                     o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err < 0)
         return err;
     if (o->ssl != NULL && o->sock != NULL && o->server_hostname == NULL)
@@ -701,7 +703,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
+                                 o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
@@ -743,7 +747,8 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0)

@@ -135,6 +135,7 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 /* tls.c */
 AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);

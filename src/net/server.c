@@ -171,7 +171,7 @@ static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_
     for (link = server->clients.next; link != &server->clients; link = next) {
         aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
         next = link->next; /* ending calls nobody, so the list stays as it is */
-        if (t->state != AIOL_TRANSPORT_NEW) /* one whose factory runs is no connection yet */
+        if (t->state != AIOL_TRANSPORT_NEW || aiol_secure_is(t)) /* one whose factory runs is no connection yet */
             end(t);
     }
 }
@@ -821,7 +821,8 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 /* ---- the calls ---- */
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err < 0)
         return err;
     if (o->timeout < 0 || o->backlog < 0)
@@ -931,7 +932,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                 o->ssl_handshake_in_executor);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))

@@ -130,18 +130,30 @@ static void aiol_host_cancel(aiol_host *l) {
 
 /* ---- TLS ---- */
 
+static int aiol_ssl_side_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side) {
+#if AIOLOOP_USE_TLS
+    if (ssl->side != side)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a TLS context made for a %s is needed", side == AIOLOOP_TLS_SERVER ? "server" : "client");
+    return 0;
+#else
+    (void)ssl;
+    (void)side;
+    return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+#endif
+}
+
 /* Checks the options of TLS, and that there are none without it. server_hostname may be NULL. */
-static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, const char *server_hostname,
+static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side, const char *server_hostname,
                                   aioloop_time handshake_timeout, aioloop_time shutdown_timeout, bool in_executor) {
     if (handshake_timeout < 0 || shutdown_timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (ssl != NULL && !AIOLOOP_USE_TLS)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
-    if (ssl != NULL && in_executor)
-        return aiol_tls_in_threads() ? 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "handshakes in the executor need threads, and an "
-                                                                                  "mbedTLS with MBEDTLS_THREADING_C");
+    if (ssl != NULL && in_executor && !aiol_tls_in_threads())
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "handshakes in the executor need threads, and an mbedTLS with "
+                                                      "MBEDTLS_THREADING_C");
     if (ssl != NULL)
-        return 0;
+        return aiol_ssl_side_check(loop, ssl, side);
     if (in_executor)
         return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_in_executor is only meaningful with ssl");
     if (server_hostname != NULL)

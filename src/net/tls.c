@@ -57,6 +57,8 @@ typedef struct aiol_secure {
     aioloop_transport *lower; /* held; its protocol's self is this one until it is lost */
     aiol_wire *wire;
     void *arg; /* the factory's */
+    const aioloop_protocol *next; /* the one to be above after an upgrade; NULL: the same as before */
+    void *next_self;
     void (*settled)(void *owner, aioloop_transport *t, int err);
     void *owner;
     aioloop_timer_handle timer; /* of the handshake, then of saying goodbye; there from the start, so that closing needs no memory */
@@ -208,10 +210,10 @@ static void aiol_secure_fail(aiol_secure *tls, int code) {
     if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_NEW)
         code = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
     else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
-        code = 0; /* it need not answer a goodbye */
+        code = 0; /* it need not answer a goodbye, and may still read what goes before that */
     else
         aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
-    aiol_secure_leave(tls, code, true);
+    aiol_secure_leave(tls, code, code != 0);
 }
 
 static void aiol_secure_expired(aioloop *loop, void *arg) {
@@ -394,11 +396,17 @@ static void aiol_secure_opened(aiol_secure *tls) {
     aioloop_timer_handle_reschedule(&tls->timer, AIOLOOP_FOREVER);
     if (!tls->upgraded)
         err = aiol_transport_call_factory(t, tls->arg);
+    if (err < 0 && err != AIOLOOP_EFATAL && t->server != NULL) /* nobody waits */
+        aiol_transport_report(t, err, "Error in factory for incoming connection");
     if (t->state != AIOL_TRANSPORT_NEW)
         return; /* the factory has given it up */
     if (err < 0) {
         aiol_secure_leave(tls, err, true);
         return;
+    }
+    if (tls->next != NULL) {
+        t->protocol = tls->next;
+        t->self = tls->next_self;
     }
     t->state = AIOL_TRANSPORT_OPEN;
     tls->opened = true;
@@ -536,8 +544,8 @@ static void aiol_secure_run(aiol_secure *tls) {
     aioloop_transport_ref(&tls->transport);
     while (!loop->halt && aiol_secure_step(tls))
         ;
-    if (loop->halt && !tls->away && tls->wire->in_size != 0 && tls->transport.state < AIOL_TRANSPORT_ENDING)
-        aiol_secure_queue(tls);
+    if (loop->halt && !tls->away && tls->transport.state < AIOL_TRANSPORT_ENDING)
+        aiol_secure_queue(tls); /* the session too may have bytes left */
     if (!tls->away && tls->wire->in_size == 0 && tls->wire->kept != NULL)
         aiol_secure_drop_input(tls);
     tls->running = false;
@@ -744,6 +752,7 @@ static void aiol_secure_limits_changed(aioloop_transport *t) {
     lower->low = t->low;
     if (lower->calls->limits_changed != NULL)
         lower->calls->limits_changed(lower);
+    aiol_transport_maybe_pause(lower); /* or it would not tell us to resume */
 }
 
 static const void *aiol_secure_info(const aioloop_transport *t, const char *name) {
@@ -892,6 +901,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     return 0;
 }
 
+/* True for a TLS transport, which may be ended before it is open: it shakes hands. */
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    return t->calls == &aiol_secure_calls;
+}
+
 /* Nobody waits for the handshake any more. */
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
     aiol_secure_of(t)->settled = NULL;
@@ -900,12 +914,19 @@ AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
 
 /* ---- upgrading a live connection ---- */
 
+/* Nobody has taken the new transport, so nobody can use the connection. */
+static void aiol_upgrade_dispose(void *pointer) {
+    aioloop_transport *t = (aioloop_transport *)pointer;
+    aioloop_transport_close(t);
+    aioloop_transport_unref(t);
+}
+
 static void aiol_upgrade_settled(void *owner, aioloop_transport *t, int err) {
     aioloop_future *f = (aioloop_future *)owner;
     if (err < 0)
         aiol_future_fail(f, err, aiol_detail(t->resource.loop, err));
     else
-        aiol_future_finish(f, 0, aioloop_transport_ref(t), aiol_transport_dispose);
+        aiol_future_finish(f, 0, aioloop_transport_ref(t), aiol_upgrade_dispose);
     aiol_future_release(f);
 }
 
@@ -930,7 +951,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
-    return aiol_ssl_options_check(loop, ssl, o->server_hostname, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+    return aiol_ssl_options_check(loop, ssl, o->server_side ? AIOLOOP_TLS_SERVER : AIOLOOP_TLS_CLIENT, o->server_hostname,
+                                  o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
                                   o->ssl_handshake_in_executor);
 }
 
@@ -972,8 +994,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
         return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
     memset(&setup, 0, sizeof(setup));
     setup.loop = loop;
-    setup.protocol = o->protocol != NULL ? o->protocol : transport->protocol;
-    setup.arg = o->protocol != NULL ? o->self : transport->self;
+    setup.protocol = transport->protocol;
+    setup.arg = transport->self;
     setup.context = aiol_thread.map;
     setup.site = f->site;
     setup.ssl = ssl;
@@ -997,6 +1019,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
         aiol_future_release(f);
         return f;
     }
+    tls->next = o->protocol;
+    tls->next_self = o->self;
     f->of.owner = &tls->transport;
     aiol_upgrade_begin(tls, transport);
     return f;
@@ -1008,6 +1032,11 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *setup, const a
     (void)lower;
     (void)out;
     return aiol_fail(setup->loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
+}
+
+AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
+    (void)t;
+    return false;
 }
 
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
