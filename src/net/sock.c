@@ -306,7 +306,7 @@ static bool aiol_sock_cancel(aioloop_future *future, void *owner) {
     aiol_sock *s = (aiol_sock *)owner;
     (void)future;
     if (s == NULL)
-        return true; /* of a closed loop */
+        return true; /* the loop is closed */
     aiol_future_release(aiol_sock_settle(s));
     aiol_sock_free_if_over(s);
     return true;
@@ -431,8 +431,8 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
     aiol_future_release(f);
 }
 
-/* A connect for a future of aiol_future_new that waited for something else till now, as an address: from here on it is
- * this call's. */
+/* A connect for a future of aiol_future_new that is pending; it may have waited for something else till now, such as the
+ * address, which has been checked. From here on it is this call's. */
 AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
                                         const aioloop_address *to) {
     aiol_sock_call call;
@@ -454,17 +454,18 @@ static int aiol_sock_refuse(aioloop *loop) {
     return err;
 }
 
+/* A cancel means something when it waits. */
 static aioloop_future *aiol_sock_future(aioloop *loop, const aiol_sock_call *call) {
     if (call->kind == AIOL_SOCK_ACCEPT) {
-        aiol_waiter *w = aiol_waiter_new(loop, aiol_sock_cancel, NULL);
+        aiol_waiter *w = aiol_waiter_new(loop, NULL, NULL);
         return w == NULL ? NULL : &w->future;
     }
-    return aiol_future_new(loop, aiol_sock_cancel, NULL);
+    return aiol_future_new(loop, NULL, NULL);
 }
 
 /* The future comes first where there is something to lose. */
 static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
-    bool gives = call->kind != AIOL_SOCK_SENDALL && call->kind != AIOL_SOCK_CONNECT;
+    bool gives = call->kind != AIOL_SOCK_SENDALL;
     aioloop_future *f = gives ? aiol_sock_future(loop, call) : NULL;
     void *pointer = NULL;
     int64_t n;
@@ -508,7 +509,7 @@ static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloo
         return aiol_future_failed(err);
     if (data == NULL && size != 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "data is needed, not NULL");
-    else if (kind != AIOL_SOCK_SENDALL)
+    else if (kind == AIOL_SOCK_SENDTO)
         err = aiol_sock_address_check(loop, to);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
@@ -553,7 +554,18 @@ AIOLOOP_API aioloop_future *(aioloop_sock_sendto)(aioloop *loop, aioloop_socket 
 
 AIOLOOP_API aioloop_future *(aioloop_sock_connect_address)(aioloop *loop, aioloop_socket sock,
                                                            const aioloop_address *address) {
-    return aiol_sock_send(loop, AIOL_SOCK_CONNECT, sock, NULL, 0, address);
+    aioloop_future *f;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    err = aiol_sock_address_check(loop, address);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_sock_connect(loop, f, sock, address);
+    return f;
 }
 
 /* ---- connecting by name ---- */
