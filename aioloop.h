@@ -1991,6 +1991,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(a
  *
  *     aioloop_output *page;
  *     n = aioloop_await(aioloop_run_in_process(loop, pool, render, name, strlen(name)), &page);
+ *     ...
+ *     aioloop_output_free(page);
  *
  * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them
  * and when one has died. So every worker starts with the memory of that moment. A function is known before the fork if
@@ -2047,7 +2049,8 @@ AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool);
  * descriptors are given back. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool);
 
-/* What a function has given: read-only. In the future's result a zero byte follows, which does not count. */
+/* What a function has given: read-only, and never one of your own making, for there is more behind it. In the future's
+ * result a zero byte follows, which does not count. */
 typedef struct aioloop_output {
     const void *data;
     size_t size;
@@ -2134,8 +2137,8 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 /*
  * resolve.h - names to addresses, and back.               (asyncio: base_events.getaddrinfo, getnameinfo; socket)
  *
- * A look-up blocks, so it runs in threads of the loop's own that do nothing else: slow ones hold up neither the
- * executors nor, unless there are very many, each other. One that is cancelled is given up at once, whatever the system
+ * A look-up blocks, so it runs in threads of the loop's own that do nothing else, 16 at a time: slow ones hold up neither
+ * the executors nor, up to that number, each other. One that is cancelled is given up at once, whatever the system
  * is waiting for; what it answers later is dropped, and neither aioloop_close nor the end of the program waits for it.
  *
  * Built with AIOLOOP_USE_THREADS 0, or without an operating system, the futures say AIOLOOP_ENOTAVAILABLE, unless
@@ -2201,6 +2204,9 @@ typedef struct aioloop_getaddrinfo_options {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getaddrinfo(aioloop *loop, const char *host, const char *service,
                                                                  const aioloop_getaddrinfo_options *options);
 
+/* On the simulated back end the clock does not wait for threads: a look-up's time-out comes first. Use a resolver of your
+ * own there. */
+
 /* Frees what aioloop_getaddrinfo or aioloop_addrinfo_copy gave. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_freeaddrinfo(void *list);
 
@@ -2222,10 +2228,13 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getnameinfo(aioloop *loop, 
 /* Frees what aioloop_getnameinfo gave. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_freenameinfo(void *names);
 
-/* A resolver of your own: called in the loop's thread for each look-up of addresses, with arguments that were checked
- * (options is not NULL) and that it must copy if it needs them later. Returns a future as aioloop_getaddrinfo does (aioloop_create_operation
- * makes one), which it completes with aioloop_future_set_result(future, count, list, aioloop_freeaddrinfo), list being
- * made by aioloop_addrinfo_copy; never NULL. Of each item the family, the numeric address, port and scope count. */
+/* A resolver of your own: called in the loop's thread for each look-up of addresses. Host or service may be NULL, not
+ * both; a port is a service in decimals; options is not NULL; what it needs later it must copy. Returns a future as
+ * aioloop_getaddrinfo does (aioloop_create_operation makes one), which it completes with aioloop_future_set_result(future,
+ * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Of each item the family
+ * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count; where it is for connecting or listening,
+ * port 0 becomes the one asked for. From within it aioloop_getaddrinfo asks the system: so it may answer for some names
+ * alone, and return that future for all others. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,
                                             const aioloop_getaddrinfo_options *options);
 
@@ -2240,7 +2249,8 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 /*
  * sock.h - sockets used directly, without a transport.          (asyncio: selector_events.sock_recv and its kin)
  *
- * For sockets that your program has made, of any kind, non-blocking. They stay yours: none of these calls closes one,
+ * For sockets that your program has made, of any kind, non-blocking (on POSIX: fcntl with O_NONBLOCK, or SOCK_NONBLOCK);
+ * on the simulated back end those of aioloop_sim_socket. They stay yours: none of these calls closes one,
  * whatever comes of it. In the loop's thread.
  *
  * What can be done at once is done in the call; else the loop waits until the socket is ready and then does it. One
@@ -2248,7 +2258,8 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  * regardless of the other. A second one is AIOLOOP_EMISUSE (asyncio lets it take over, and the first one hangs), as are
  * a receive or send on a socket that aioloop_add_reader or aioloop_add_writer watches for the same, and any of them on
  * a transport's. Cancelling ends the wait at once, and the loop has let go of the descriptor then: it may be closed and
- * its number be another socket's. A pending operation must be cancelled before its socket is closed. A future that is
+ * its number be another socket's. A pending operation must be cancelled before its socket is closed: else it may take what is the
+ * next socket's of that number. A future that is
  * dropped is not cancelled; it still takes what it waits for.
  *
  * Awaiting what is done at once suspends nobody: a coroutine that always finds something there has the loop to itself,
@@ -2270,16 +2281,16 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 
 /* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
  * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
-typedef struct aioloop_sender {
+typedef struct aioloop_peer {
     aioloop_address address;
     char path[108];
-} aioloop_sender;
+} aioloop_peer;
 
 /* One datagram, with its bytes and its sender's path in one block. Behind the bytes is a zero. */
 typedef struct aioloop_datagram {
     const char *data;
     size_t size;          /* 0: an empty one */
-    aioloop_address from; /* as aioloop_sender's */
+    aioloop_address from; /* as aioloop_peer's */
 } aioloop_datagram;
 
 /* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
@@ -2287,8 +2298,8 @@ typedef struct aioloop_datagram {
 AIOLOOP_API void aioloop_sock_free(void *block);
 
 /* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
- * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes
- * it frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
+ * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), NULL for 0. Who takes
+ * it frees it with aioloop_sock_free: unlike a stream's bytes it is yours. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv(aioloop *loop, aioloop_socket sock, size_t size);
 
 /* loop.sock_recv_into(): the same into memory of yours, which must last until the future is done; it is not touched
@@ -2305,7 +2316,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom(aioloop *loop
  * buffer of aioloop_sock_recv_into. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock,
                                                                         void *buffer, size_t size,
-                                                                        aioloop_sender *from);
+                                                                        aioloop_peer *from);
 
 /* loop.sock_sendall(): done, with 0, when the system has taken every byte, in order. data is borrowed until then, or
  * until it is cancelled. After an error or a cancel nobody knows how much was sent. */
@@ -2322,7 +2333,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
  * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
-                                                                 aioloop_sender *peer);
+                                                                 aioloop_peer *peer);
 
 /* loop.sock_connect() to an address, which is copied: done, with 0, when the connection is there. The text of an error
  * names the address. After a cancel the system may go on connecting: close the socket, or connect it again to go on
@@ -2408,7 +2419,7 @@ typedef struct aioloop_connection_options {
 } aioloop_connection_options;
 
 /* loop.create_connection(): connects to host and port: to the first of its addresses that answers. A numeric address
- * and "localhost" are used as they are, other names are looked up (aioloop_getaddrinfo). The future's pointer is the
+ * and "localhost" with a port are used as they are, other names and services are looked up (aioloop_getaddrinfo). The future's pointer is the
  * aioloop_transport (asyncio gives the pair; see aioloop_transport_get_protocol), its number 0. connection_made has
  * returned when it is done. Cancelling it closes the sockets. Fails with AIOLOOP_EINVAL (arguments that contradict each
  * other), AIOLOOP_EMISUSE (a sock that another transport or a watcher has), what the look-up failed with, AIOLOOP_ELOOKUP
@@ -2531,7 +2542,7 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
 
 /* Options of aioloop_create_server; all zero: asyncio's defaults. */
 typedef struct aioloop_server_options {
-    const char *const *hosts;   /* several hosts instead of one, with host NULL */
+    const char *const *hosts;   /* several hosts instead of one, with host NULL; none of them NULL */
     size_t host_count;
     const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid.
                                  * What says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours. */
@@ -2551,8 +2562,8 @@ typedef struct aioloop_server_options {
 
 /* loop.create_server(): listens on every address of host (NULL or "": every interface of IPv4 and IPv6) and port (0: one
  * that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many sockets
- * listen. It is listening when the call returns, unless a host has to be looked up: that is everything but numeric
- * addresses and "localhost". For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
+ * listen. It is listening when the call returns, unless something has to be looked up: that is every host but numeric
+ * addresses and "localhost", and every service that is no number. For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
  * (arguments that contradict each other), what the look-up failed with, the error of the bind or listen with the
  * address in the message, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,
@@ -4739,7 +4750,7 @@ static void aiol_text_host(aiol_text *t, const aioloop_address *a) {
             aiol_text_number(t, a->scope_id, 10);
         }
     } else if (a->family == AIOLOOP_UNIX) {
-        for (i = 0; i < a->path_size; i++)
+        for (i = 0; i < a->path_size && a->u.path != NULL; i++)
             aiol_text_char(t, a->u.path[i] == '\0' ? '@' : a->u.path[i]);
     }
 }
@@ -12376,6 +12387,7 @@ struct aioloop {
     void *factory_arg;
     aioloop_resolver resolver; /* NULL: the system's */
     void *resolver_arg;
+    bool resolving; /* it is being called: what it asks for itself is for the system */
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
@@ -15554,6 +15566,8 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
     size_t count = 0;
     if (loop == NULL)
         return 0;
+    if (tasks == NULL)
+        capacity = 0;
     for (link = loop->futures.next; link != &loop->futures; link = link->next) {
         aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
         if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0 ||
@@ -19446,7 +19460,7 @@ static int aiol_resolve_check(aioloop *loop, const char *host, const char *servi
     if ((host != NULL && strlen(host) > AIOL_RESOLVE_NAME) || (service != NULL && strlen(service) > AIOL_RESOLVE_NAME))
         return aiol_fail(loop, AIOLOOP_EINVAL, "a host or service has at most %u bytes", AIOL_RESOLVE_NAME);
     if (options->family != AIOLOOP_UNSPEC && options->family != AIOLOOP_INET && options->family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "no family of internet addresses: %d", options->family);
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is none of AIOLOOP_UNSPEC, AIOLOOP_INET and AIOLOOP_INET6", options->family);
     if (options->type < 0 || options->type > AIOLOOP_SOCK_SEQPACKET || options->type == 4)
         return aiol_fail(loop, AIOLOOP_EINVAL, "no type of socket: %d", options->type);
     if (options->protocol < 0)
@@ -19493,9 +19507,11 @@ AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *hos
         err = aiol_resolve_check(loop, host, service, options);
     if (err < 0)
         return aiol_resolve_failed(loop, err);
-    if (loop->resolver == NULL)
+    if (loop->resolver == NULL || loop->resolving)
         return aiol_resolve_by_system(loop, host, service, options);
+    loop->resolving = true;
     f = loop->resolver(loop, loop->resolver_arg, host, service, options);
+    loop->resolving = false;
     return f != NULL ? f : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver returned no future"));
 }
 
@@ -20962,8 +20978,8 @@ static int aiol_watch(aioloop *loop, aioloop_socket fd, aioloop_callback fn, voi
         return aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
     err = loop->engine->calls->attach(loop->engine, fd, AIOL_OWNER_WATCHER);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport" : "descriptor %ld",
-                         (long)fd);
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport" : "descriptor %ld: %s",
+                         (long)fd, aioloop_strerror(err));
     w = aiol_watcher_find(loop, fd, event);
     if (w != NULL) {
         aiol_watcher_set(w, fn, arg);
@@ -22092,6 +22108,7 @@ typedef struct aiol_host {
     void *owner;
     aioloop_addrinfo *list; /* the resolver's; owned */
     size_t count;           /* of addresses */
+    uint16_t port;          /* that was asked for; 0: none, or by name */
     aioloop_addrinfo found[2]; /* those that needed no look-up */
 } aiol_host;
 
@@ -22136,9 +22153,17 @@ static bool aiol_host_at_once(aiol_host *l, const char *host, int port, int fami
 /* The resolver has answered. 0, or the code, with its message stored. */
 static int aiol_host_take(aioloop *loop, aiol_host *l, aioloop_future *answer) {
     int64_t n = aioloop_future_result(answer, &l->list);
+    size_t i;
     if (n < 0)
         return aiol_fail(loop, (int)n, "%s", aioloop_error_message(aioloop_future_error(answer)));
     l->count = l->list == NULL ? 0 : (size_t)n;
+    for (i = 0; i < l->count; i++) {
+        aioloop_address *address = &l->list[i].address;
+        if (address->family != AIOLOOP_INET && address->family != AIOLOOP_INET6)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "the resolver gave an address of family %d", address->family);
+        if (address->port == 0)
+            address->port = l->port; /* one of the user's need not know it */
+    }
     return l->count != 0 ? 0 : aiol_fail(loop, AIOLOOP_ELOOKUP, "the resolver has no address for the host");
 }
 
@@ -22160,12 +22185,16 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     int err;
     if (service == NULL && port < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (service != NULL && service[0] == '\0')
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service is needed, not an empty name");
     if (service != NULL)
         port = aiol_service_port(service);
     if (port > 65535)
         return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
-    if (hints->family != AIOLOOP_UNSPEC && hints->family != AIOLOOP_INET && hints->family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", hints->family);
+    err = aiol_resolve_check(loop, host, service != NULL ? service : "0", hints);
+    if (err < 0)
+        return err;
+    l->port = (uint16_t)(port < 0 ? 0 : port);
     if (port >= 0 && aiol_host_at_once(l, host, port, hints->family, wildcard, plain)) {
         if (l->count != 0)
             return 0;
@@ -22176,7 +22205,8 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     answer = (aioloop_getaddrinfo)(loop, host, port < 0 ? service : number, hints);
     err = aiol_future_use(answer);
     if (err < 0)
-        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host, aioloop_strerror(err));
+        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host,
+                         aiol_detail(loop, err) != NULL ? aiol_detail(loop, err) : aioloop_strerror(err));
     if (answer->state != AIOL_FUTURE_PENDING) {
         err = aiol_host_take(loop, l, answer);
     } else {
@@ -22224,18 +22254,19 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
     int family = AIOLOOP_UNSPEC;
     int err = e->sockets->inspect(e, s, &family);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "a stream socket is needed: %ld" : "socket %ld", (long)s);
+        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "socket %ld is not a stream socket" : "socket %ld: %s", (long)s, aioloop_strerror(err));
     if (unix_only && family != AIOLOOP_UNIX)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix stream socket is needed: %ld", (long)s);
+        return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is not a Unix stream socket", (long)s);
     if (e->calls->owned(e, s))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", (long)s);
     err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched" : "socket %ld", (long)s);
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched, or an operation waits on it" : "socket %ld: %s",
+                         (long)s, aioloop_strerror(err));
     err = e->sockets->adopt(e, s);
     if (err < 0) {
         e->calls->quiesce(e, s);
-        return aiol_fail(loop, err, "socket %ld", (long)s);
+        return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     }
     if (family != AIOLOOP_UNIX)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
@@ -22303,7 +22334,7 @@ typedef struct aiol_sock_call {
     void *buffer;
     const void *data;
     size_t size;
-    aioloop_sender *sender;    /* where it goes; NULL: nowhere */
+    aioloop_peer *sender;    /* where it goes; NULL: nowhere */
     const aioloop_address *to; /* SENDTO, CONNECT */
 } aiol_sock_call;
 
@@ -22365,7 +22396,7 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 /* ---- addresses ---- */
 
 /* Stores an address with its path. */
-static void aiol_sender_set(aioloop_sender *to, const aioloop_address *address) {
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
     if (to == NULL)
         return;
     to->address = *address;
@@ -22400,7 +22431,7 @@ static int64_t aiol_sock_recv_block(aioloop *loop, const aiol_sock_call *call, v
         return AIOLOOP_ENOMEM;
     if (call->size != 0)
         n = e->sockets->recv(e, call->socket, bytes, call->size, NULL, NULL);
-    if (n < 0) {
+    if (n <= 0) { /* nothing to give away */
         aioloop_sock_free(bytes);
         return n;
     }
@@ -22450,7 +22481,7 @@ static int64_t aiol_sock_recv_there(aioloop *loop, const aiol_sock_call *call) {
         return 0;
     n = e->sockets->recv(e, call->socket, call->buffer, call->size, named ? &from : NULL, named ? &room : NULL);
     if (n >= 0 && named)
-        aiol_sender_set(call->sender, &from);
+        aiol_peer_set(call->sender, &from);
     return n;
 }
 
@@ -22473,7 +22504,7 @@ static int64_t aiol_sock_accept_one(aioloop *loop, const aiol_sock_call *call) {
     int err = e->sockets->accept(e, call->socket, &accepted, &peer, &room);
     if (err < 0)
         return err;
-    aiol_sender_set(call->sender, &peer);
+    aiol_peer_set(call->sender, &peer);
     return accepted;
 }
 
@@ -22627,7 +22658,7 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     if (AIOL_UNLIKELY(loop->debug)) {
         int blocks = e->sockets->blocks(e, call->socket);
         if (blocks < 0)
-            return aiol_fail(loop, blocks, "socket %ld", number);
+            return aiol_fail(loop, blocks, "socket %ld: %s", number, aioloop_strerror(blocks));
         if (blocks != 0)
             return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is blocking, and a non-blocking one is needed", number);
     }
@@ -22659,7 +22690,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_sock *s;
     int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
     if (n < 0)
-        return aiol_fail(loop, (int)n, "socket %ld", (long)call->socket);
+        return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
     if (s == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
@@ -22757,7 +22788,7 @@ static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
 /* ---- the calls ---- */
 
 static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer,
-                                         size_t size, aioloop_sender *sender) {
+                                         size_t size, aioloop_peer *sender) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)
@@ -22807,11 +22838,11 @@ AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom)(aioloop *loop, aioloop_socke
 }
 
 AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size,
-                                                         aioloop_sender *from) {
+                                                         aioloop_peer *from) {
     return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM_INTO, sock, buffer, size, from);
 }
 
-AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_sender *peer) {
+AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_peer *peer) {
     return aiol_sock_receive(loop, AIOL_SOCK_ACCEPT, sock, NULL, 0, peer);
 }
 
@@ -24405,6 +24436,7 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
     int err = aiol_ssl_options_check(loop, o->ssl, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout);
+    size_t i;
     if (err < 0)
         return err;
     if (o->timeout < 0 || o->backlog < 0)
@@ -24415,6 +24447,9 @@ static int aiol_server_check(aioloop *loop, const char *host, int port, const ai
         return aiol_fail(loop, AIOLOOP_EINVAL, "family, flags, no_reuse_address, reuse_port and keep_alive exclude a socket");
     if (o->hosts != NULL && (host != NULL || o->host_count == 0))
         return aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    for (i = 0; i < o->host_count && o->hosts != NULL; i++)
+        if (o->hosts[i] == NULL)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "hosts has a NULL in it; \"\" means every interface");
     if (o->hosts == NULL && o->host_count != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
     if (o->service != NULL && port != 0)
@@ -24442,7 +24477,7 @@ static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protoc
     err = aiol_listener_take(&server->listeners[0], sock, cleanup, true);
     if (err < 0) {
         aiol_given_socket_close(loop, sock);
-        aiol_fail(loop, err, "socket %ld", (long)sock);
+        aiol_fail(loop, err, "socket %ld: %s", (long)sock, aioloop_strerror(err));
     }
     server->bound_count = err == 0;
     aiol_server_ready(server, err, defer_serving, f);

@@ -662,6 +662,57 @@ TEST(names_a_socket_whose_look_up_fails_or_is_given_up, "SOCK-04 SOCK-08 SOCK-14
     test_end(loop);
 }
 
+TEST(names_a_resolver_may_know_less_than_it_should, "CONN-06") {
+    aioloop *loop = test_loop();
+    names_book book = AIOLOOP_ZERO;
+    aioloop_server_options options = AIOLOOP_ZERO;
+    const char *const hosts[] = {"127.0.0.1", NULL};
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    int port = 0;
+    int64_t rc;
+    aioloop_server *server = names_serve(loop, &far, "127.0.0.1", &port, false);
+    /* No port: it is the one that was asked for. */
+    names_add(&book, "127.0.0.1", 0);
+    names_open(loop, &book);
+    rc = aioloop_run_until_complete(loop, aioloop_create_connection(loop, &test_protocol, &near, "v.example", port, NULL), NULL);
+    CHECK_EQ(rc, 0);
+    names_end(loop, &near, &far);
+    /* No address at all, or none of the internet. */
+    book.items[0].address.family = AIOLOOP_UNSPEC;
+    names_fails(loop, aioloop_create_connection(loop, &names_protocol, NULL, "v.example", port, NULL), AIOLOOP_EINVAL, "family 0");
+    CHECK_EQ(aioloop_address_unix(&book.items[0].address, "/v", 0), 0);
+    names_fails(loop, aioloop_create_server(loop, &names_protocol, NULL, "v.example", 0, NULL), AIOLOOP_EINVAL, "family");
+    options.hosts = hosts;
+    options.host_count = 2;
+    names_fails(loop, aioloop_create_server(loop, &names_protocol, NULL, NULL, 0, &options), AIOLOOP_EINVAL, "NULL");
+    names_end_server(server);
+    test_end(loop);
+}
+
+static aioloop_future *names_ask_the_system(aioloop *loop, void *arg, const char *host, const char *service,
+                                            const aioloop_getaddrinfo_options *options) {
+    ++*(int *)arg;
+    return aioloop_getaddrinfo(loop, host, service, options);
+}
+
+TEST(names_a_resolver_may_ask_the_system, "DNS-01") {
+    aioloop *loop = test_loop();
+    aioloop_addrinfo *list = NULL;
+    aioloop_getaddrinfo_options options = AIOLOOP_ZERO;
+    int asked = 0;
+    int64_t n;
+    test_needs_threads(loop);
+    CHECK_EQ(aioloop_set_resolver(loop, names_ask_the_system, &asked), 0);
+    options.flags = AIOLOOP_AI_NUMERICHOST;
+    n = aioloop_run_until_complete(loop, aioloop_getaddrinfo(loop, "127.0.0.1", "80", &options), &list);
+    CHECK_LE(1, n);
+    CHECK_EQ(asked, 1);
+    CHECK_EQ(list[0].address.port, 80);
+    aioloop_freeaddrinfo(list);
+    test_end(loop);
+}
+
 /* ---- Happy Eyeballs ---- */
 
 /* An address where connecting hangs: a listener whose queue is full; simulated, the network is slow while this is

@@ -227,6 +227,7 @@ struct aioloop {
     void *factory_arg;
     aioloop_resolver resolver; /* NULL: the system's */
     void *resolver_arg;
+    bool resolving; /* it is being called: what it asks for itself is for the system */
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;

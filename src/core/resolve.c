@@ -88,7 +88,7 @@ static int aiol_resolve_check(aioloop *loop, const char *host, const char *servi
     if ((host != NULL && strlen(host) > AIOL_RESOLVE_NAME) || (service != NULL && strlen(service) > AIOL_RESOLVE_NAME))
         return aiol_fail(loop, AIOLOOP_EINVAL, "a host or service has at most %u bytes", AIOL_RESOLVE_NAME);
     if (options->family != AIOLOOP_UNSPEC && options->family != AIOLOOP_INET && options->family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "no family of internet addresses: %d", options->family);
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is none of AIOLOOP_UNSPEC, AIOLOOP_INET and AIOLOOP_INET6", options->family);
     if (options->type < 0 || options->type > AIOLOOP_SOCK_SEQPACKET || options->type == 4)
         return aiol_fail(loop, AIOLOOP_EINVAL, "no type of socket: %d", options->type);
     if (options->protocol < 0)
@@ -135,9 +135,11 @@ AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *hos
         err = aiol_resolve_check(loop, host, service, options);
     if (err < 0)
         return aiol_resolve_failed(loop, err);
-    if (loop->resolver == NULL)
+    if (loop->resolver == NULL || loop->resolving)
         return aiol_resolve_by_system(loop, host, service, options);
+    loop->resolving = true;
     f = loop->resolver(loop, loop->resolver_arg, host, service, options);
+    loop->resolving = false;
     return f != NULL ? f : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver returned no future"));
 }
 

@@ -31,7 +31,7 @@ typedef struct aiol_sock_call {
     void *buffer;
     const void *data;
     size_t size;
-    aioloop_sender *sender;    /* where it goes; NULL: nowhere */
+    aioloop_peer *sender;    /* where it goes; NULL: nowhere */
     const aioloop_address *to; /* SENDTO, CONNECT */
 } aiol_sock_call;
 
@@ -93,7 +93,7 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 /* ---- addresses ---- */
 
 /* Stores an address with its path. */
-static void aiol_sender_set(aioloop_sender *to, const aioloop_address *address) {
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
     if (to == NULL)
         return;
     to->address = *address;
@@ -128,7 +128,7 @@ static int64_t aiol_sock_recv_block(aioloop *loop, const aiol_sock_call *call, v
         return AIOLOOP_ENOMEM;
     if (call->size != 0)
         n = e->sockets->recv(e, call->socket, bytes, call->size, NULL, NULL);
-    if (n < 0) {
+    if (n <= 0) { /* nothing to give away */
         aioloop_sock_free(bytes);
         return n;
     }
@@ -178,7 +178,7 @@ static int64_t aiol_sock_recv_there(aioloop *loop, const aiol_sock_call *call) {
         return 0;
     n = e->sockets->recv(e, call->socket, call->buffer, call->size, named ? &from : NULL, named ? &room : NULL);
     if (n >= 0 && named)
-        aiol_sender_set(call->sender, &from);
+        aiol_peer_set(call->sender, &from);
     return n;
 }
 
@@ -201,7 +201,7 @@ static int64_t aiol_sock_accept_one(aioloop *loop, const aiol_sock_call *call) {
     int err = e->sockets->accept(e, call->socket, &accepted, &peer, &room);
     if (err < 0)
         return err;
-    aiol_sender_set(call->sender, &peer);
+    aiol_peer_set(call->sender, &peer);
     return accepted;
 }
 
@@ -355,7 +355,7 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     if (AIOL_UNLIKELY(loop->debug)) {
         int blocks = e->sockets->blocks(e, call->socket);
         if (blocks < 0)
-            return aiol_fail(loop, blocks, "socket %ld", number);
+            return aiol_fail(loop, blocks, "socket %ld: %s", number, aioloop_strerror(blocks));
         if (blocks != 0)
             return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is blocking, and a non-blocking one is needed", number);
     }
@@ -387,7 +387,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_sock *s;
     int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
     if (n < 0)
-        return aiol_fail(loop, (int)n, "socket %ld", (long)call->socket);
+        return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
     if (s == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
@@ -485,7 +485,7 @@ static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
 /* ---- the calls ---- */
 
 static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer,
-                                         size_t size, aioloop_sender *sender) {
+                                         size_t size, aioloop_peer *sender) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)
@@ -535,11 +535,11 @@ AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom)(aioloop *loop, aioloop_socke
 }
 
 AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size,
-                                                         aioloop_sender *from) {
+                                                         aioloop_peer *from) {
     return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM_INTO, sock, buffer, size, from);
 }
 
-AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_sender *peer) {
+AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_peer *peer) {
     return aiol_sock_receive(loop, AIOL_SOCK_ACCEPT, sock, NULL, 0, peer);
 }
 
