@@ -2231,7 +2231,8 @@ AIOLOOP_API void aioloop_freenameinfo(void *names);
 /* A resolver of your own: called in the loop's thread for each look-up of addresses. Host or service may be NULL, not
  * both; a port is a service in decimals; options is not NULL; what it needs later it must copy. Returns a future as
  * aioloop_getaddrinfo does (aioloop_create_operation makes one), which it completes with aioloop_future_set_result(future,
- * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Of each item the family
+ * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Each call needs a future and a
+ * list of its own. It cannot await, nor run or close the loop. Of each item the family
  * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count; where it is for connecting or listening,
  * port 0 becomes the one asked for. From within it aioloop_getaddrinfo asks the system: so it may answer for some names
  * alone, and return that future for all others. */
@@ -12466,10 +12467,9 @@ enum {
     AIOL_TASK_ENDED = 128,    /* the coroutine has; the future may yet have to be completed */
     AIOL_TASK_MUST_CANCEL = 256,   /* a cancel that is told at the next wait */
     AIOL_TASK_MUST_HEAR = 512,     /* it has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_CANCEL_LATER = 1024, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_EXPIRED = 2048,      /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 4096,         /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 8192      /* and that was reported */
+    AIOL_TASK_EXPIRED = 1024,      /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 2048,         /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 4096      /* and that was reported */
 };
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),
@@ -12607,6 +12607,7 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 /* task.c */
 AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, struct aiol_task **waiter);
+AIOLOOP_INTERNAL void aiol_task_must_cancel(struct aiol_task *task, const char *message);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);
@@ -14270,12 +14271,17 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
         outranked = aiol_future_outranks(future); /* it follows one that is done */
         if (outranked && waiter != NULL)
-            waiter->flags |= AIOL_TASK_CANCEL_LATER;
+            aiol_task_must_cancel(waiter, message); /* it is told behind the outcome */
         aiol_future_release(future);
         return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;
+}
+
+/* The one whose result it has. */
+static aioloop_future *aiol_future_source(aioloop_future *f) {
+    return (f->flags & AIOL_FUTURE_BORROWS) != 0 ? f->next.source : f;
 }
 
 /* ---- asking ---- */
@@ -14874,7 +14880,8 @@ typedef struct aiol_scope {
     struct aiol_task *task;
     aioloop_timer_handle timer;
     int cancelling; /* when it was entered */
-    bool due;       /* it has cancelled the task */
+    bool due;       /* it has cancelled the task, */
+    bool alone;     /* to which no other cancellation was to be told */
 } aiol_scope;
 
 typedef struct aiol_task_extra {
@@ -15088,10 +15095,8 @@ static void aiol_task_forget_wait(aiol_task *task) {
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
     const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
-        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
-        return;
-    }
+    if (awaited != NULL && aiol_future_outranks(awaited))
+        return; /* the next wait is told */
     task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
     aiol_task_forget_wait(task);
     task->slot.u.future = &aiol_future_was_cancelled;
@@ -15300,8 +15305,6 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
             aiol_fail(loop, (int)n, NULL);
         loop->told |= n < 0;
     }
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_CANCEL_LATER) != 0))
-        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_CANCEL_LATER) | AIOL_TASK_MUST_CANCEL);
     if (AIOL_UNLIKELY(n == AIOLOOP_ECANCELED) && task->cancelling != 0) {
         task->flags = (uint16_t)((task->flags | AIOL_TASK_TOLD) & ~AIOL_TASK_SWALLOWS);
     }
@@ -15309,6 +15312,15 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 }
 
 /* ---- cancelling ---- */
+
+/* Its next wait is cancelled. */
+AIOLOOP_INTERNAL void aiol_task_must_cancel(aiol_task *task, const char *message) {
+    aioloop_future *f = &task->future;
+    struct aioloop_error *last = f->error; /* message may be in it */
+    task->flags |= AIOL_TASK_MUST_CANCEL;
+    f->error = message == NULL ? NULL : aiol_error_new(&f->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+    aiol_error_free(&f->loop->allocator, last);
+}
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
  * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
@@ -15320,7 +15332,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
-        struct aioloop_error *last;
         if (task == NULL)
             return f;
         if (task->cancelling != UINT16_MAX)
@@ -15348,10 +15359,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             task->slot.at.node.run = aiol_run_task;
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
-        task->flags |= AIOL_TASK_MUST_CANCEL;
-        last = f->error; /* message may be in it */
-        f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        aiol_error_free(&loop->allocator, last);
+        aiol_task_must_cancel(task, message);
         return NULL;
     }
 }
@@ -15669,7 +15677,6 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     if (t == NULL)
         return 0;
     if (t->cancelling != 0 && --t->cancelling == 0) {
-        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
         if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
             t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
     }
@@ -16376,6 +16383,16 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     return true;
 }
 
+/* There is no memory to follow it. A time-out that cannot be kept is no reason to wait for ever: what nobody else has a
+ * reference of is cancelled. */
+static aioloop_future *aiol_follow_fail(aioloop_future *inner, bool shields) {
+    aioloop *loop = inner->loop;
+    if (!shields && (inner->flags & AIOL_FUTURE_USED) != 0)
+        aioloop_future_cancel(inner, NULL);
+    aiol_future_release(inner);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+}
+
 static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_time timeout) {
     aioloop *loop;
     aioloop_future *outer;
@@ -16403,8 +16420,7 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
     outer = w == NULL ? NULL : aiol_future_new(loop, aiol_follower_cancel, w);
     if (outer == NULL) {
         aiol_free(&loop->allocator, w, sizeof(*w));
-        aiol_future_release(inner);
-        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+        return aiol_follow_fail(inner, shields);
     }
     aiol_resource_add(loop, &w->resource, &aiol_follower_resource);
     w->outer = outer;
@@ -16426,8 +16442,7 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
         outer->end.cancel = NULL;
         aiol_future_release(outer);
         aioloop_future_unref(outer);
-        aiol_future_release(inner);
-        return aiol_future_failed(aiol_fail(loop, err, NULL));
+        return aiol_follow_fail(inner, shields);
     }
     if (timeout <= 0)
         aiol_follower_expired(loop, w);
@@ -16698,6 +16713,7 @@ static void aiol_timeout_due(aioloop *loop, void *arg) {
     aiol_scope *scope = (aiol_scope *)arg;
     (void)loop;
     scope->due = true;
+    scope->alone = (scope->task->flags & AIOL_TASK_MUST_CANCEL) == 0;
     aioloop_future_cancel(&scope->task->future, NULL);
 }
 
@@ -16734,6 +16750,8 @@ AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     scope->task = loop->task;
     scope->cancelling = loop->task->cancelling;
+    if (scope->cancelling != 0 && (loop->task->flags & AIOL_TASK_MUST_CANCEL) != 0)
+        scope->cancelling--; /* one is still to be told: it is told inside, and is not the time-out's */
     err = aiol_timeout_arm(scope, when);
     if (err < 0) {
         aiol_free(&loop->allocator, scope, sizeof(*scope));
@@ -16768,6 +16786,7 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
     aiol_scope *scope = timeout == NULL ? NULL : aiol_timeout_scope(timeout);
     aiol_task *task;
     bool due;
+    bool alone;
     int cancelling;
     if (timeout == NULL)
         return AIOLOOP_EINVAL;
@@ -16775,14 +16794,19 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
         return outcome;
     task = scope->task;
     due = scope->due;
+    alone = scope->alone;
     cancelling = scope->cancelling;
     while (task->extra->scopes != scope)
         aiol_task_drop_scope(task); /* inner ones that were not left */
     aiol_scope_free(task);
     timeout->scope = NULL;
     timeout->state = due ? AIOL_TIMEOUT_EXPIRED : AIOL_TIMEOUT_EXITED;
-    if (due && aioloop_task_uncancel(&task->future) <= cancelling && outcome == AIOLOOP_ECANCELED)
+    if (!due || aioloop_task_uncancel(&task->future) > cancelling)
+        return outcome;
+    if (outcome == AIOLOOP_ECANCELED)
         return aiol_fail(timeout->loop, AIOLOOP_ETIMEDOUT, NULL);
+    if (alone && (task->flags & AIOL_TASK_MUST_HEAR) == 0)
+        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL; /* it was not told, and is not to be */
     return outcome;
 }
 
@@ -16922,7 +16946,7 @@ static void aiol_group_check_over(aioloop_task_group *g) {
         aiol_future_finish(f, g->outcome, NULL, NULL);
     }
     if (failed && parent->cancelling != 0)
-        parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
+        parent->flags |= AIOL_TASK_MUST_CANCEL; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);
     aiol_future_release(f);
     aiol_future_release(&parent->future);
@@ -19495,6 +19519,7 @@ static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, c
 
 AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,
                                                   const aioloop_getaddrinfo_options *options) {
+    struct aiol_task *task;
     aioloop_future *f;
     int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
     if (options == NULL)
@@ -19505,9 +19530,12 @@ AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *hos
         return aiol_resolve_failed(loop, err);
     if (loop->resolver == NULL || loop->resolving)
         return aiol_resolve_by_system(loop, host, service, options);
+    task = loop->task;
+    loop->task = NULL; /* it cannot wait, nor run or close the loop */
     loop->resolving = true;
     f = loop->resolver(loop, loop->resolver_arg, host, service, options);
     loop->resolving = false;
+    loop->task = task;
     return f != NULL ? f : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver returned no future"));
 }
 
@@ -20504,6 +20532,8 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (loop->resolving)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a resolver cannot run the loop");
     if (aioloop_get_running_loop() != NULL)
         return aioloop_get_running_loop() == loop ? aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running already")
                                                   : AIOLOOP_EMISUSE;
@@ -20583,7 +20613,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
         n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
     else if (loop->closed)
         n = AIOLOOP_ECLOSED;
-    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0))
+    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0 || loop->resolving))
         n = aiol_fail(loop, AIOLOOP_EMISUSE, "a loop is running already");
     if (n == 0)
         n = aiol_future_callback(future, aiol_loop_stop_on_done, loop, NULL, 0);
@@ -20723,7 +20753,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return 0;
-    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+    if ((aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop)) || loop->resolving)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
     ending = loop->ending;
     loop->ending = true;
@@ -20798,7 +20828,7 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
     int err;
     if (loop == NULL)
         return 0;
-    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+    if ((aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop)) || loop->resolving)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
     if (loop->ending)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is being closed or freed");
@@ -22148,8 +22178,11 @@ static bool aiol_host_at_once(aiol_host *l, const char *host, int port, int fami
 
 /* The resolver has answered. 0, or the code, with its message stored. */
 static int aiol_host_take(aioloop *loop, aiol_host *l, aioloop_future *answer) {
-    int64_t n = aioloop_future_result(answer, &l->list);
+    bool taken = (aiol_future_source(answer)->flags & AIOL_FUTURE_TAKEN) != 0;
+    int64_t n = aioloop_future_result(answer, taken ? NULL : &l->list);
     size_t i;
+    if (n >= 0 && taken)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver gave a list that somebody else has");
     if (n < 0)
         return aiol_fail(loop, (int)n, "%s", aioloop_error_message(aioloop_future_error(answer)));
     l->count = l->list == NULL ? 0 : (size_t)n;
@@ -22198,7 +22231,11 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     }
     l->count = 0;
     snprintf(number, sizeof(number), "%d", port);
+    if (wildcard && host != NULL && host[0] == '\0')
+        host = NULL;
     answer = (aioloop_getaddrinfo)(loop, host, port < 0 ? service : number, hints);
+    if (!aiol_future_is_static(answer) && answer->loop != loop)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the resolver gave a future of another loop");
     err = aiol_future_use(answer);
     if (err < 0)
         return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host,
@@ -22898,6 +22935,7 @@ static bool aiol_sock_named_cancel(aioloop_future *future, void *owner) {
     if (s == NULL)
         return true; /* of a closed loop */
     s->future = NULL;
+    future->of.owner = NULL; /* what the resolver's cancel runs may cancel again */
     aiol_host_cancel(&s->host);
     if (s->host.future == NULL)
         aiol_sock_named_destroy(&s->resource);
@@ -23079,6 +23117,8 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_future *f = c->future;
     c->over = true;
     c->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aioloop_timer_handle_cancel(&c->timer); /* now: what is owed may keep the connector for a while */
     aiol_connector_end_attempts(c, NULL);
     aiol_host_cancel(&c->remote);
@@ -24269,6 +24309,8 @@ static void aiol_starting_settle(aiol_starting *s) {
     size_t i;
     s->over = true;
     s->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aioloop_timer_handle_cancel(&s->timer);
     for (i = 0; i < s->count; i++)
         aiol_host_cancel(&s->hosts[i]);

@@ -127,6 +127,7 @@ static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, c
 
 AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,
                                                   const aioloop_getaddrinfo_options *options) {
+    struct aiol_task *task;
     aioloop_future *f;
     int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
     if (options == NULL)
@@ -137,9 +138,12 @@ AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *hos
         return aiol_resolve_failed(loop, err);
     if (loop->resolver == NULL || loop->resolving)
         return aiol_resolve_by_system(loop, host, service, options);
+    task = loop->task;
+    loop->task = NULL; /* it cannot wait, nor run or close the loop */
     loop->resolving = true;
     f = loop->resolver(loop, loop->resolver_arg, host, service, options);
     loop->resolving = false;
+    loop->task = task;
     return f != NULL ? f : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver returned no future"));
 }
 

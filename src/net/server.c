@@ -615,6 +615,8 @@ static void aiol_starting_settle(aiol_starting *s) {
     size_t i;
     s->over = true;
     s->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aioloop_timer_handle_cancel(&s->timer);
     for (i = 0; i < s->count; i++)
         aiol_host_cancel(&s->hosts[i]);

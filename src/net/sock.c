@@ -599,6 +599,7 @@ static bool aiol_sock_named_cancel(aioloop_future *future, void *owner) {
     if (s == NULL)
         return true; /* of a closed loop */
     s->future = NULL;
+    future->of.owner = NULL; /* what the resolver's cancel runs may cancel again */
     aiol_host_cancel(&s->host);
     if (s->host.future == NULL)
         aiol_sock_named_destroy(&s->resource);

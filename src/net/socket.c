@@ -62,8 +62,11 @@ static bool aiol_host_at_once(aiol_host *l, const char *host, int port, int fami
 
 /* The resolver has answered. 0, or the code, with its message stored. */
 static int aiol_host_take(aioloop *loop, aiol_host *l, aioloop_future *answer) {
-    int64_t n = aioloop_future_result(answer, &l->list);
+    bool taken = (aiol_future_source(answer)->flags & AIOL_FUTURE_TAKEN) != 0;
+    int64_t n = aioloop_future_result(answer, taken ? NULL : &l->list);
     size_t i;
+    if (n >= 0 && taken)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver gave a list that somebody else has");
     if (n < 0)
         return aiol_fail(loop, (int)n, "%s", aioloop_error_message(aioloop_future_error(answer)));
     l->count = l->list == NULL ? 0 : (size_t)n;
@@ -112,7 +115,11 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     }
     l->count = 0;
     snprintf(number, sizeof(number), "%d", port);
+    if (wildcard && host != NULL && host[0] == '\0')
+        host = NULL;
     answer = (aioloop_getaddrinfo)(loop, host, port < 0 ? service : number, hints);
+    if (!aiol_future_is_static(answer) && answer->loop != loop)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the resolver gave a future of another loop");
     err = aiol_future_use(answer);
     if (err < 0)
         return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host,
