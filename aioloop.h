@@ -12469,7 +12469,8 @@ enum {
     AIOL_TASK_MUST_HEAR = 512,     /* it has ended a wait, so it is told even if it is taken back */
     AIOL_TASK_EXPIRED = 1024,      /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 2048,         /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 4096      /* and that was reported */
+    AIOL_TASK_SWALLOWS = 4096,     /* and that was reported */
+    AIOL_TASK_DEFERRED = 8192      /* MUST_CANCEL came behind a result that outranks it */
 };
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),
@@ -14270,8 +14271,10 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
         outranked = aiol_future_outranks(future); /* it follows one that is done */
-        if (outranked && waiter != NULL)
-            aiol_task_must_cancel(waiter, message); /* it is told behind the outcome */
+        if (outranked && waiter != NULL) { /* it is told behind the outcome */
+            aiol_task_must_cancel(waiter, message);
+            waiter->flags |= AIOL_TASK_DEFERRED;
+        }
         aiol_future_release(future);
         return !outranked || waiter != NULL;
     }
@@ -15095,9 +15098,11 @@ static void aiol_task_forget_wait(aiol_task *task) {
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
     const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    if (awaited != NULL && aiol_future_outranks(awaited))
-        return; /* the next wait is told */
-    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
+    if (awaited != NULL && aiol_future_outranks(awaited)) { /* the next wait is told */
+        task->flags |= AIOL_TASK_DEFERRED;
+        return;
+    }
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_DEFERRED);
     aiol_task_forget_wait(task);
     task->slot.u.future = &aiol_future_was_cancelled;
     aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
@@ -15252,7 +15257,7 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
             (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
-            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     return true;
 }
@@ -15678,7 +15683,7 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
         return 0;
     if (t->cancelling != 0 && --t->cancelling == 0) {
         if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
-            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            t->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
@@ -16750,7 +16755,7 @@ AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     scope->task = loop->task;
     scope->cancelling = loop->task->cancelling;
-    if (scope->cancelling != 0 && (loop->task->flags & AIOL_TASK_MUST_CANCEL) != 0)
+    if (scope->cancelling != 0 && (loop->task->flags & AIOL_TASK_DEFERRED) != 0)
         scope->cancelling--; /* one is still to be told: it is told inside, and is not the time-out's */
     err = aiol_timeout_arm(scope, when);
     if (err < 0) {
@@ -16806,7 +16811,7 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
     if (outcome == AIOLOOP_ECANCELED)
         return aiol_fail(timeout->loop, AIOLOOP_ETIMEDOUT, NULL);
     if (alone && (task->flags & AIOL_TASK_MUST_HEAR) == 0)
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL; /* it was not told, and is not to be */
+        task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED); /* it was not told, and is not to be */
     return outcome;
 }
 
@@ -17538,7 +17543,7 @@ static void aiol_generator_give(aioloop_generator *g, int64_t number, void *poin
     g->waiter = NULL;
     g->state = AIOL_GENERATOR_IDLE;
     if (g->cancelled && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) { /* by the body itself, which is not to hear of it */
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+        task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
         (void)aioloop_task_uncancel(&task->future);
         aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);

@@ -312,7 +312,8 @@ enum {
     AIOL_TASK_MUST_HEAR = 512,     /* it has ended a wait, so it is told even if it is taken back */
     AIOL_TASK_EXPIRED = 1024,      /* its own time-out has cancelled it */
     AIOL_TASK_TOLD = 2048,         /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 4096      /* and that was reported */
+    AIOL_TASK_SWALLOWS = 4096,     /* and that was reported */
+    AIOL_TASK_DEFERRED = 8192      /* MUST_CANCEL came behind a result that outranks it */
 };
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),

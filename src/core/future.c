@@ -511,8 +511,10 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
         outranked = aiol_future_outranks(future); /* it follows one that is done */
-        if (outranked && waiter != NULL)
-            aiol_task_must_cancel(waiter, message); /* it is told behind the outcome */
+        if (outranked && waiter != NULL) { /* it is told behind the outcome */
+            aiol_task_must_cancel(waiter, message);
+            waiter->flags |= AIOL_TASK_DEFERRED;
+        }
         aiol_future_release(future);
         return !outranked || waiter != NULL;
     }

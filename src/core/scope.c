@@ -54,7 +54,7 @@ AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     scope->task = loop->task;
     scope->cancelling = loop->task->cancelling;
-    if (scope->cancelling != 0 && (loop->task->flags & AIOL_TASK_MUST_CANCEL) != 0)
+    if (scope->cancelling != 0 && (loop->task->flags & AIOL_TASK_DEFERRED) != 0)
         scope->cancelling--; /* one is still to be told: it is told inside, and is not the time-out's */
     err = aiol_timeout_arm(scope, when);
     if (err < 0) {
@@ -110,7 +110,7 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
     if (outcome == AIOLOOP_ECANCELED)
         return aiol_fail(timeout->loop, AIOLOOP_ETIMEDOUT, NULL);
     if (alone && (task->flags & AIOL_TASK_MUST_HEAR) == 0)
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL; /* it was not told, and is not to be */
+        task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED); /* it was not told, and is not to be */
     return outcome;
 }
 

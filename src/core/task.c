@@ -236,9 +236,11 @@ static void aiol_task_forget_wait(aiol_task *task) {
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
     const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    if (awaited != NULL && aiol_future_outranks(awaited))
-        return; /* the next wait is told */
-    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
+    if (awaited != NULL && aiol_future_outranks(awaited)) { /* the next wait is told */
+        task->flags |= AIOL_TASK_DEFERRED;
+        return;
+    }
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_DEFERRED);
     aiol_task_forget_wait(task);
     task->slot.u.future = &aiol_future_was_cancelled;
     aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
@@ -393,7 +395,7 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
             (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
-            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     return true;
 }
@@ -819,7 +821,7 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
         return 0;
     if (t->cancelling != 0 && --t->cancelling == 0) {
         if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
-            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            t->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
