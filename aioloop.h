@@ -2002,6 +2002,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(a
  *
  *     aioloop_output *page;
  *     n = aioloop_await(aioloop_run_in_process(loop, pool, render, name, strlen(name)), &page);
+ *     ...
+ *     aioloop_output_free(page);
  *
  * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them
  * and when one has died. So every worker starts with the memory of that moment. A function is known before the fork if
@@ -2058,7 +2060,8 @@ AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool);
  * descriptors are given back. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool);
 
-/* What a function has given: read-only. In the future's result a zero byte follows, which does not count. */
+/* What a function has given: read-only, and never one of your own making, for there is more behind it. In the future's
+ * result a zero byte follows, which does not count. */
 typedef struct aioloop_output {
     const void *data;
     size_t size;
@@ -2145,8 +2148,8 @@ AIOLOOP_API bool aioloop_address_equal(const aioloop_address *a, const aioloop_a
 /*
  * resolve.h - names to addresses, and back.               (asyncio: base_events.getaddrinfo, getnameinfo; socket)
  *
- * A look-up blocks, so it runs in threads of the loop's own that do nothing else: slow ones hold up neither the
- * executors nor, unless there are very many, each other. One that is cancelled is given up at once, whatever the system
+ * A look-up blocks, so it runs in threads of the loop's own that do nothing else, 16 at a time: slow ones hold up neither
+ * the executors nor, up to that number, each other. One that is cancelled is given up at once, whatever the system
  * is waiting for; what it answers later is dropped, and neither aioloop_close nor the end of the program waits for it.
  *
  * Built with AIOLOOP_USE_THREADS 0, or without an operating system, the futures say AIOLOOP_ENOTAVAILABLE, unless
@@ -2212,6 +2215,9 @@ typedef struct aioloop_getaddrinfo_options {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getaddrinfo(aioloop *loop, const char *host, const char *service,
                                                                  const aioloop_getaddrinfo_options *options);
 
+/* On the simulated back end the clock does not wait for threads: a look-up's time-out comes first. Use a resolver of your
+ * own there. */
+
 /* Frees what aioloop_getaddrinfo or aioloop_addrinfo_copy gave. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_freeaddrinfo(void *list);
 
@@ -2233,10 +2239,14 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getnameinfo(aioloop *loop, 
 /* Frees what aioloop_getnameinfo gave. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_freenameinfo(void *names);
 
-/* A resolver of your own: called in the loop's thread for each look-up of addresses, with arguments that were checked
- * (options is not NULL) and that it must copy if it needs them later. Returns a future as aioloop_getaddrinfo does (aioloop_create_operation
- * makes one), which it completes with aioloop_future_set_result(future, count, list, aioloop_freeaddrinfo), list being
- * made by aioloop_addrinfo_copy; never NULL. Of each item the family, the numeric address, port and scope count. */
+/* A resolver of your own: called in the loop's thread for each look-up of addresses. Host or service may be NULL, not
+ * both; a port is a service in decimals; options is not NULL; what it needs later it must copy. Returns a future as
+ * aioloop_getaddrinfo does (aioloop_create_operation makes one), which it completes with aioloop_future_set_result(future,
+ * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Each call needs a future and a
+ * list of its own. It cannot await, nor run or close the loop. Of each item the family
+ * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count; where it is for connecting or listening,
+ * port 0 becomes the one asked for. From within it aioloop_getaddrinfo asks the system: so it may answer for some names
+ * alone, and return that future for all others. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,
                                             const aioloop_getaddrinfo_options *options);
 
@@ -2430,7 +2440,8 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
 /*
  * sock.h - sockets used directly, without a transport.          (asyncio: selector_events.sock_recv and its kin)
  *
- * For sockets that your program has made, of any kind, non-blocking. They stay yours: none of these calls closes one,
+ * For sockets that your program has made, of any kind, non-blocking (on POSIX: fcntl with O_NONBLOCK, or SOCK_NONBLOCK);
+ * on the simulated back end those of aioloop_sim_socket. They stay yours: none of these calls closes one,
  * whatever comes of it. In the loop's thread.
  *
  * What can be done at once is done in the call; else the loop waits until the socket is ready and then does it. One
@@ -2438,7 +2449,8 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
  * regardless of the other. A second one is AIOLOOP_EMISUSE (asyncio lets it take over, and the first one hangs), as are
  * a receive or send on a socket that aioloop_add_reader or aioloop_add_writer watches for the same, and any of them on
  * a transport's. Cancelling ends the wait at once, and the loop has let go of the descriptor then: it may be closed and
- * its number be another socket's. A pending operation must be cancelled before its socket is closed. A future that is
+ * its number be another socket's. A pending operation must be cancelled before its socket is closed: else it may take what is the
+ * next socket's of that number. A future that is
  * dropped is not cancelled; it still takes what it waits for.
  *
  * Awaiting what is done at once suspends nobody: a coroutine that always finds something there has the loop to itself,
@@ -2460,16 +2472,16 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
 
 /* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
  * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
-typedef struct aioloop_sender {
+typedef struct aioloop_peer {
     aioloop_address address;
     char path[108];
-} aioloop_sender;
+} aioloop_peer;
 
 /* One datagram, with its bytes and its sender's path in one block. Behind the bytes is a zero. */
 typedef struct aioloop_datagram {
     const char *data;
     size_t size;          /* 0: an empty one */
-    aioloop_address from; /* as aioloop_sender's */
+    aioloop_address from; /* as aioloop_peer's */
 } aioloop_datagram;
 
 /* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
@@ -2477,8 +2489,8 @@ typedef struct aioloop_datagram {
 AIOLOOP_API void aioloop_sock_free(void *block);
 
 /* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
- * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes
- * it frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
+ * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), NULL for 0. Who takes
+ * it frees it with aioloop_sock_free: unlike a stream's bytes it is yours. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv(aioloop *loop, aioloop_socket sock, size_t size);
 
 /* loop.sock_recv_into(): the same into memory of yours, which must last until the future is done; it is not touched
@@ -2495,7 +2507,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom(aioloop *loop
  * buffer of aioloop_sock_recv_into. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock,
                                                                         void *buffer, size_t size,
-                                                                        aioloop_sender *from);
+                                                                        aioloop_peer *from);
 
 /* loop.sock_sendall(): done, with 0, when the system has taken every byte, in order. data is borrowed until then, or
  * until it is cancelled. After an error or a cancel nobody knows how much was sent. */
@@ -2512,7 +2524,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
  * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
-                                                                 aioloop_sender *peer);
+                                                                 aioloop_peer *peer);
 
 /* loop.sock_connect() to an address, which is copied: done, with 0, when the connection is there. The text of an error
  * names the address. After a cancel the system may go on connecting: close the socket, or connect it again to go on
@@ -2600,7 +2612,7 @@ typedef struct aioloop_connection_options {
 } aioloop_connection_options;
 
 /* loop.create_connection(): connects to host and port: to the first of its addresses that answers. A numeric address
- * and "localhost" are used as they are, other names are looked up (aioloop_getaddrinfo). The future's pointer is the
+ * and "localhost" with a port are used as they are, other names and services are looked up (aioloop_getaddrinfo). The future's pointer is the
  * aioloop_transport (asyncio gives the pair; see aioloop_transport_get_protocol), its number 0. connection_made has
  * returned when it is done. Cancelling it closes the sockets. Fails with AIOLOOP_EINVAL (arguments that contradict each
  * other), AIOLOOP_EMISUSE (a sock that another transport or a watcher has), what the look-up failed with, AIOLOOP_ELOOKUP
@@ -2764,7 +2776,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, ai
 
 /* Options of aioloop_create_server; all zero: asyncio's defaults. */
 typedef struct aioloop_server_options {
-    const char *const *hosts;   /* several hosts instead of one, with host NULL */
+    const char *const *hosts;   /* several hosts instead of one, with host NULL; none of them NULL */
     size_t host_count;
     const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid.
                                  * What says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours. */
@@ -2787,8 +2799,8 @@ typedef struct aioloop_server_options {
 
 /* loop.create_server(): listens on every address of host (NULL or "": every interface of IPv4 and IPv6) and port (0: one
  * that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many sockets
- * listen. It is listening when the call returns, unless a host has to be looked up: that is everything but numeric
- * addresses and "localhost". For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
+ * listen. It is listening when the call returns, unless something has to be looked up: that is every host but numeric
+ * addresses and "localhost", and every service that is no number. For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
  * (arguments that contradict each other), what the look-up failed with, the error of the bind or listen with the
  * address in the message, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,
@@ -5001,7 +5013,7 @@ static void aiol_text_host(aiol_text *t, const aioloop_address *a) {
             aiol_text_number(t, a->scope_id, 10);
         }
     } else if (a->family == AIOLOOP_UNIX) {
-        for (i = 0; i < a->path_size; i++)
+        for (i = 0; i < a->path_size && a->u.path != NULL; i++)
             aiol_text_char(t, a->u.path[i] == '\0' ? '@' : a->u.path[i]);
     }
 }
@@ -10950,13 +10962,9 @@ static int aiol_system_connect(aiol_engine *e, aioloop_socket s, const aioloop_a
     (void)e;
     return aiol_socket_connect(s, address);
 }
-/* Another call on the socket may have been told the error, which the system tells once. */
 static int aiol_system_connected(aiol_engine *e, aioloop_socket s) {
-    aioloop_address peer;
-    aiol_path_room room;
-    int err = aiol_socket_connected(s);
     (void)e;
-    return err < 0 ? err : aiol_socket_peer(s, &peer, &room);
+    return aiol_socket_connected(s);
 }
 static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -15245,6 +15253,7 @@ struct aioloop {
     void *factory_arg;
     aioloop_resolver resolver; /* NULL: the system's */
     void *resolver_arg;
+    bool resolving; /* it is being called: what it asks for itself is for the system */
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
@@ -15328,10 +15337,10 @@ enum {
     AIOL_TASK_ENDED = 128,    /* the coroutine has; the future may yet have to be completed */
     AIOL_TASK_MUST_CANCEL = 256,   /* a cancel that is told at the next wait */
     AIOL_TASK_MUST_HEAR = 512,     /* it has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_CANCEL_LATER = 1024, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_EXPIRED = 2048,      /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 4096,         /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 8192      /* and that was reported */
+    AIOL_TASK_EXPIRED = 1024,      /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 2048,         /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 4096,     /* and that was reported */
+    AIOL_TASK_DEFERRED = 8192      /* MUST_CANCEL came behind a result that outranks it */
 };
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),
@@ -15469,6 +15478,7 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 /* task.c */
 AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, struct aiol_task **waiter);
+AIOLOOP_INTERNAL void aiol_task_must_cancel(struct aiol_task *task, const char *message);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);
@@ -17131,13 +17141,20 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
         outranked = aiol_future_outranks(future); /* it follows one that is done */
-        if (outranked && waiter != NULL)
-            waiter->flags |= AIOL_TASK_CANCEL_LATER;
+        if (outranked && waiter != NULL) { /* it is told behind the outcome */
+            aiol_task_must_cancel(waiter, message);
+            waiter->flags |= AIOL_TASK_DEFERRED;
+        }
         aiol_future_release(future);
         return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;
+}
+
+/* The one whose result it has. */
+static aioloop_future *aiol_future_source(aioloop_future *f) {
+    return (f->flags & AIOL_FUTURE_BORROWS) != 0 ? f->next.source : f;
 }
 
 /* ---- asking ---- */
@@ -17736,7 +17753,8 @@ typedef struct aiol_scope {
     struct aiol_task *task;
     aioloop_timer_handle timer;
     int cancelling; /* when it was entered */
-    bool due;       /* it has cancelled the task */
+    bool due;       /* it has cancelled the task, */
+    bool alone;     /* to which no other cancellation was to be told */
 } aiol_scope;
 
 typedef struct aiol_task_extra {
@@ -17950,11 +17968,11 @@ static void aiol_task_forget_wait(aiol_task *task) {
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
     const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
-        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+    if (awaited != NULL && aiol_future_outranks(awaited)) { /* the next wait is told */
+        task->flags |= AIOL_TASK_DEFERRED;
         return;
     }
-    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_DEFERRED);
     aiol_task_forget_wait(task);
     task->slot.u.future = &aiol_future_was_cancelled;
     aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
@@ -18109,7 +18127,7 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
             (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
-            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     return true;
 }
@@ -18162,8 +18180,6 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
             aiol_fail(loop, (int)n, NULL);
         loop->told |= n < 0;
     }
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_CANCEL_LATER) != 0))
-        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_CANCEL_LATER) | AIOL_TASK_MUST_CANCEL);
     if (AIOL_UNLIKELY(n == AIOLOOP_ECANCELED) && task->cancelling != 0) {
         task->flags = (uint16_t)((task->flags | AIOL_TASK_TOLD) & ~AIOL_TASK_SWALLOWS);
     }
@@ -18171,6 +18187,15 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 }
 
 /* ---- cancelling ---- */
+
+/* Its next wait is cancelled. */
+AIOLOOP_INTERNAL void aiol_task_must_cancel(aiol_task *task, const char *message) {
+    aioloop_future *f = &task->future;
+    struct aioloop_error *last = f->error; /* message may be in it */
+    task->flags |= AIOL_TASK_MUST_CANCEL;
+    f->error = message == NULL ? NULL : aiol_error_new(&f->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+    aiol_error_free(&f->loop->allocator, last);
+}
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
  * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
@@ -18182,7 +18207,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
-        struct aioloop_error *last;
         if (task == NULL)
             return f;
         if (task->cancelling != UINT16_MAX)
@@ -18210,10 +18234,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             task->slot.at.node.run = aiol_run_task;
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
-        task->flags |= AIOL_TASK_MUST_CANCEL;
-        last = f->error; /* message may be in it */
-        f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        aiol_error_free(&loop->allocator, last);
+        aiol_task_must_cancel(task, message);
         return NULL;
     }
 }
@@ -18424,6 +18445,8 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
     size_t count = 0;
     if (loop == NULL)
         return 0;
+    if (tasks == NULL)
+        capacity = 0;
     for (link = loop->futures.next; link != &loop->futures; link = link->next) {
         aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
         if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0 ||
@@ -18529,9 +18552,8 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     if (t == NULL)
         return 0;
     if (t->cancelling != 0 && --t->cancelling == 0) {
-        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
         if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
-            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            t->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;
@@ -19236,6 +19258,16 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     return true;
 }
 
+/* There is no memory to follow it. A time-out that cannot be kept is no reason to wait for ever: what nobody else has a
+ * reference of is cancelled. */
+static aioloop_future *aiol_follow_fail(aioloop_future *inner, bool shields) {
+    aioloop *loop = inner->loop;
+    if (!shields && (inner->flags & AIOL_FUTURE_USED) != 0)
+        aioloop_future_cancel(inner, NULL);
+    aiol_future_release(inner);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+}
+
 static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_time timeout) {
     aioloop *loop;
     aioloop_future *outer;
@@ -19263,8 +19295,7 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
     outer = w == NULL ? NULL : aiol_future_new(loop, aiol_follower_cancel, w);
     if (outer == NULL) {
         aiol_free(&loop->allocator, w, sizeof(*w));
-        aiol_future_release(inner);
-        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+        return aiol_follow_fail(inner, shields);
     }
     aiol_resource_add(loop, &w->resource, &aiol_follower_resource);
     w->outer = outer;
@@ -19286,8 +19317,7 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
         outer->end.cancel = NULL;
         aiol_future_release(outer);
         aioloop_future_unref(outer);
-        aiol_future_release(inner);
-        return aiol_future_failed(aiol_fail(loop, err, NULL));
+        return aiol_follow_fail(inner, shields);
     }
     if (timeout <= 0)
         aiol_follower_expired(loop, w);
@@ -19558,6 +19588,7 @@ static void aiol_timeout_due(aioloop *loop, void *arg) {
     aiol_scope *scope = (aiol_scope *)arg;
     (void)loop;
     scope->due = true;
+    scope->alone = (scope->task->flags & AIOL_TASK_MUST_CANCEL) == 0;
     aioloop_future_cancel(&scope->task->future, NULL);
 }
 
@@ -19594,6 +19625,8 @@ AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     scope->task = loop->task;
     scope->cancelling = loop->task->cancelling;
+    if (scope->cancelling != 0 && (loop->task->flags & AIOL_TASK_DEFERRED) != 0)
+        scope->cancelling--; /* one is still to be told: it is told inside, and is not the time-out's */
     err = aiol_timeout_arm(scope, when);
     if (err < 0) {
         aiol_free(&loop->allocator, scope, sizeof(*scope));
@@ -19628,6 +19661,7 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
     aiol_scope *scope = timeout == NULL ? NULL : aiol_timeout_scope(timeout);
     aiol_task *task;
     bool due;
+    bool alone;
     int cancelling;
     if (timeout == NULL)
         return AIOLOOP_EINVAL;
@@ -19635,14 +19669,19 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
         return outcome;
     task = scope->task;
     due = scope->due;
+    alone = scope->alone;
     cancelling = scope->cancelling;
     while (task->extra->scopes != scope)
         aiol_task_drop_scope(task); /* inner ones that were not left */
     aiol_scope_free(task);
     timeout->scope = NULL;
     timeout->state = due ? AIOL_TIMEOUT_EXPIRED : AIOL_TIMEOUT_EXITED;
-    if (due && aioloop_task_uncancel(&task->future) <= cancelling && outcome == AIOLOOP_ECANCELED)
+    if (!due || aioloop_task_uncancel(&task->future) > cancelling)
+        return outcome;
+    if (outcome == AIOLOOP_ECANCELED)
         return aiol_fail(timeout->loop, AIOLOOP_ETIMEDOUT, NULL);
+    if (alone && (task->flags & AIOL_TASK_MUST_HEAR) == 0)
+        task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED); /* it was not told, and is not to be */
     return outcome;
 }
 
@@ -19782,7 +19821,7 @@ static void aiol_group_check_over(aioloop_task_group *g) {
         aiol_future_finish(f, g->outcome, NULL, NULL);
     }
     if (failed && parent->cancelling != 0)
-        parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
+        parent->flags |= AIOL_TASK_MUST_CANCEL; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);
     aiol_future_release(f);
     aiol_future_release(&parent->future);
@@ -20374,7 +20413,7 @@ static void aiol_generator_give(aioloop_generator *g, int64_t number, void *poin
     g->waiter = NULL;
     g->state = AIOL_GENERATOR_IDLE;
     if (g->cancelled && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) { /* by the body itself, which is not to hear of it */
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+        task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
         (void)aioloop_task_uncancel(&task->future);
         aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);
@@ -22316,7 +22355,7 @@ static int aiol_resolve_check(aioloop *loop, const char *host, const char *servi
     if ((host != NULL && strlen(host) > AIOL_RESOLVE_NAME) || (service != NULL && strlen(service) > AIOL_RESOLVE_NAME))
         return aiol_fail(loop, AIOLOOP_EINVAL, "a host or service has at most %u bytes", AIOL_RESOLVE_NAME);
     if (options->family != AIOLOOP_UNSPEC && options->family != AIOLOOP_INET && options->family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "no family of internet addresses: %d", options->family);
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is none of AIOLOOP_UNSPEC, AIOLOOP_INET and AIOLOOP_INET6", options->family);
     if (options->type < 0 || options->type > AIOLOOP_SOCK_SEQPACKET || options->type == 4)
         return aiol_fail(loop, AIOLOOP_EINVAL, "no type of socket: %d", options->type);
     if (options->protocol < 0)
@@ -22355,6 +22394,7 @@ static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, c
 
 AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,
                                                   const aioloop_getaddrinfo_options *options) {
+    struct aiol_task *task;
     aioloop_future *f;
     int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
     if (options == NULL)
@@ -22363,9 +22403,14 @@ AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *hos
         err = aiol_resolve_check(loop, host, service, options);
     if (err < 0)
         return aiol_resolve_failed(loop, err);
-    if (loop->resolver == NULL)
+    if (loop->resolver == NULL || loop->resolving)
         return aiol_resolve_by_system(loop, host, service, options);
+    task = loop->task;
+    loop->task = NULL; /* it cannot wait, nor run or close the loop */
+    loop->resolving = true;
     f = loop->resolver(loop, loop->resolver_arg, host, service, options);
+    loop->resolving = false;
+    loop->task = task;
     return f != NULL ? f : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver returned no future"));
 }
 
@@ -23362,6 +23407,8 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (loop->resolving)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a resolver cannot run the loop");
     if (aioloop_get_running_loop() != NULL)
         return aioloop_get_running_loop() == loop ? aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running already")
                                                   : AIOLOOP_EMISUSE;
@@ -23441,7 +23488,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
         n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
     else if (loop->closed)
         n = AIOLOOP_ECLOSED;
-    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0))
+    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0 || loop->resolving))
         n = aiol_fail(loop, AIOLOOP_EMISUSE, "a loop is running already");
     if (n == 0)
         n = aiol_future_callback(future, aiol_loop_stop_on_done, loop, NULL, 0);
@@ -23581,7 +23628,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return 0;
-    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+    if ((aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop)) || loop->resolving)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
     ending = loop->ending;
     loop->ending = true;
@@ -23656,7 +23703,7 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
     int err;
     if (loop == NULL)
         return 0;
-    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+    if ((aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop)) || loop->resolving)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
     if (loop->ending)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is being closed or freed");
@@ -23832,8 +23879,8 @@ static int aiol_watch(aioloop *loop, aioloop_socket fd, aioloop_callback fn, voi
         return aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
     err = loop->engine->calls->attach(loop->engine, fd, AIOL_OWNER_WATCHER);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport" : "descriptor %ld",
-                         (long)fd);
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport" : "descriptor %ld: %s",
+                         (long)fd, aioloop_strerror(err));
     w = aiol_watcher_find(loop, fd, event);
     if (w != NULL) {
         aiol_watcher_set(w, fn, arg);
@@ -25026,6 +25073,7 @@ typedef struct aiol_host {
     void *owner;
     aioloop_addrinfo *list; /* the resolver's; owned */
     size_t count;           /* of addresses */
+    uint16_t port;          /* that was asked for; 0: none, or by name */
     aioloop_addrinfo found[2]; /* those that needed no look-up */
 } aiol_host;
 
@@ -25069,10 +25117,21 @@ static bool aiol_host_at_once(aiol_host *l, const char *host, int port, int fami
 
 /* The resolver has answered. 0, or the code, with its message stored. */
 static int aiol_host_take(aioloop *loop, aiol_host *l, aioloop_future *answer) {
-    int64_t n = aioloop_future_result(answer, &l->list);
+    bool taken = (aiol_future_source(answer)->flags & AIOL_FUTURE_TAKEN) != 0;
+    int64_t n = aioloop_future_result(answer, taken ? NULL : &l->list);
+    size_t i;
+    if (n >= 0 && taken)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver gave a list that somebody else has");
     if (n < 0)
         return aiol_fail(loop, (int)n, "%s", aioloop_error_message(aioloop_future_error(answer)));
     l->count = l->list == NULL ? 0 : (size_t)n;
+    for (i = 0; i < l->count; i++) {
+        aioloop_address *address = &l->list[i].address;
+        if (address->family != AIOLOOP_INET && address->family != AIOLOOP_INET6)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "the resolver gave an address of family %d", address->family);
+        if (address->port == 0)
+            address->port = l->port; /* one of the user's need not know it */
+    }
     return l->count != 0 ? 0 : aiol_fail(loop, AIOLOOP_ELOOKUP, "the resolver has no address for the host");
 }
 
@@ -25094,12 +25153,16 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     int err;
     if (service == NULL && port < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (service != NULL && service[0] == '\0')
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service is needed, not an empty name");
     if (service != NULL)
         port = aiol_service_port(service);
     if (port > 65535)
         return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
-    if (hints->family != AIOLOOP_UNSPEC && hints->family != AIOLOOP_INET && hints->family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", hints->family);
+    err = aiol_resolve_check(loop, host, service != NULL ? service : "0", hints);
+    if (err < 0)
+        return err;
+    l->port = (uint16_t)(port < 0 ? 0 : port);
     if (port >= 0 && aiol_host_at_once(l, host, port, hints->family, wildcard, plain)) {
         if (l->count != 0)
             return 0;
@@ -25107,10 +25170,15 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     }
     l->count = 0;
     snprintf(number, sizeof(number), "%d", port);
+    if (wildcard && host != NULL && host[0] == '\0')
+        host = NULL;
     answer = (aioloop_getaddrinfo)(loop, host, port < 0 ? service : number, hints);
+    if (!aiol_future_is_static(answer) && answer->loop != loop)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the resolver gave a future of another loop");
     err = aiol_future_use(answer);
     if (err < 0)
-        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host, aioloop_strerror(err));
+        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host,
+                         aiol_detail(loop, err) != NULL ? aiol_detail(loop, err) : aioloop_strerror(err));
     if (answer->state != AIOL_FUTURE_PENDING) {
         err = aiol_host_take(loop, l, answer);
     } else {
@@ -25233,18 +25301,19 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
     int family = AIOLOOP_UNSPEC;
     int err = e->sockets->inspect(e, s, &family);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "a stream socket is needed: %ld" : "socket %ld", (long)s);
+        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "socket %ld is not a stream socket" : "socket %ld: %s", (long)s, aioloop_strerror(err));
     if (unix_only && family != AIOLOOP_UNIX)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix stream socket is needed: %ld", (long)s);
+        return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is not a Unix stream socket", (long)s);
     if (e->calls->owned(e, s))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", (long)s);
     err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched" : "socket %ld", (long)s);
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched, or an operation waits on it" : "socket %ld: %s",
+                         (long)s, aioloop_strerror(err));
     err = e->sockets->adopt(e, s);
     if (err < 0) {
         e->calls->quiesce(e, s);
-        return aiol_fail(loop, err, "socket %ld", (long)s);
+        return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     }
     if (family != AIOLOOP_UNIX)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
@@ -26367,7 +26436,7 @@ typedef struct aiol_sock_call {
     void *buffer;
     const void *data;
     size_t size;
-    aioloop_sender *sender;    /* where it goes; NULL: nowhere */
+    aioloop_peer *sender;    /* where it goes; NULL: nowhere */
     const aioloop_address *to; /* SENDTO, CONNECT */
 } aiol_sock_call;
 
@@ -26429,7 +26498,7 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 /* ---- addresses ---- */
 
 /* Stores an address with its path. */
-static void aiol_sender_set(aioloop_sender *to, const aioloop_address *address) {
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
     if (to == NULL)
         return;
     to->address = *address;
@@ -26464,7 +26533,7 @@ static int64_t aiol_sock_recv_block(aioloop *loop, const aiol_sock_call *call, v
         return AIOLOOP_ENOMEM;
     if (call->size != 0)
         n = e->sockets->recv(e, call->socket, bytes, call->size, NULL, NULL);
-    if (n < 0) {
+    if (n <= 0) { /* nothing to give away */
         aioloop_sock_free(bytes);
         return n;
     }
@@ -26514,7 +26583,7 @@ static int64_t aiol_sock_recv_there(aioloop *loop, const aiol_sock_call *call) {
         return 0;
     n = e->sockets->recv(e, call->socket, call->buffer, call->size, named ? &from : NULL, named ? &room : NULL);
     if (n >= 0 && named)
-        aiol_sender_set(call->sender, &from);
+        aiol_peer_set(call->sender, &from);
     return n;
 }
 
@@ -26537,7 +26606,7 @@ static int64_t aiol_sock_accept_one(aioloop *loop, const aiol_sock_call *call) {
     int err = e->sockets->accept(e, call->socket, &accepted, &peer, &room);
     if (err < 0)
         return err;
-    aiol_sender_set(call->sender, &peer);
+    aiol_peer_set(call->sender, &peer);
     return accepted;
 }
 
@@ -26642,7 +26711,7 @@ static bool aiol_sock_cancel(aioloop_future *future, void *owner) {
     aiol_sock *s = (aiol_sock *)owner;
     (void)future;
     if (s == NULL)
-        return true; /* of a closed loop */
+        return true; /* the loop is closed */
     aiol_future_release(aiol_sock_settle(s));
     aiol_sock_free_if_over(s);
     return true;
@@ -26691,7 +26760,7 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     if (AIOL_UNLIKELY(loop->debug)) {
         int blocks = e->sockets->blocks(e, call->socket);
         if (blocks < 0)
-            return aiol_fail(loop, blocks, "socket %ld", number);
+            return aiol_fail(loop, blocks, "socket %ld: %s", number, aioloop_strerror(blocks));
         if (blocks != 0)
             return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is blocking, and a non-blocking one is needed", number);
     }
@@ -26723,7 +26792,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_sock *s;
     int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
     if (n < 0)
-        return aiol_fail(loop, (int)n, "socket %ld", (long)call->socket);
+        return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
     if (s == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
@@ -26767,8 +26836,8 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
     aiol_future_release(f);
 }
 
-/* A connect for a future of aiol_future_new that waited for something else till now, as an address: from here on it is
- * this call's. */
+/* A connect for a future of aiol_future_new that is pending; it may have waited for something else till now, such as the
+ * address, which has been checked. From here on it is this call's. */
 AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
                                         const aioloop_address *to) {
     aiol_sock_call call;
@@ -26790,17 +26859,18 @@ static int aiol_sock_refuse(aioloop *loop) {
     return err;
 }
 
+/* A cancel means something when it waits. */
 static aioloop_future *aiol_sock_future(aioloop *loop, const aiol_sock_call *call) {
     if (call->kind == AIOL_SOCK_ACCEPT) {
-        aiol_waiter *w = aiol_waiter_new(loop, aiol_sock_cancel, NULL);
+        aiol_waiter *w = aiol_waiter_new(loop, NULL, NULL);
         return w == NULL ? NULL : &w->future;
     }
-    return aiol_future_new(loop, aiol_sock_cancel, NULL);
+    return aiol_future_new(loop, NULL, NULL);
 }
 
 /* The future comes first where there is something to lose. */
 static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
-    bool gives = call->kind != AIOL_SOCK_SENDALL && call->kind != AIOL_SOCK_CONNECT;
+    bool gives = call->kind != AIOL_SOCK_SENDALL;
     aioloop_future *f = gives ? aiol_sock_future(loop, call) : NULL;
     void *pointer = NULL;
     int64_t n;
@@ -26820,7 +26890,7 @@ static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
 /* ---- the calls ---- */
 
 static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer,
-                                         size_t size, aioloop_sender *sender) {
+                                         size_t size, aioloop_peer *sender) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)
@@ -26844,7 +26914,7 @@ static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloo
         return aiol_future_failed(err);
     if (data == NULL && size != 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "data is needed, not NULL");
-    else if (kind != AIOL_SOCK_SENDALL)
+    else if (kind == AIOL_SOCK_SENDTO)
         err = aiol_sock_address_check(loop, to);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
@@ -26870,11 +26940,11 @@ AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom)(aioloop *loop, aioloop_socke
 }
 
 AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size,
-                                                         aioloop_sender *from) {
+                                                         aioloop_peer *from) {
     return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM_INTO, sock, buffer, size, from);
 }
 
-AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_sender *peer) {
+AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_peer *peer) {
     return aiol_sock_receive(loop, AIOL_SOCK_ACCEPT, sock, NULL, 0, peer);
 }
 
@@ -26889,7 +26959,18 @@ AIOLOOP_API aioloop_future *(aioloop_sock_sendto)(aioloop *loop, aioloop_socket 
 
 AIOLOOP_API aioloop_future *(aioloop_sock_connect_address)(aioloop *loop, aioloop_socket sock,
                                                            const aioloop_address *address) {
-    return aiol_sock_send(loop, AIOL_SOCK_CONNECT, sock, NULL, 0, address);
+    aioloop_future *f;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    err = aiol_sock_address_check(loop, address);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_sock_connect(loop, f, sock, address);
+    return f;
 }
 
 /* ---- connecting by name ---- */
@@ -26923,6 +27004,7 @@ static bool aiol_sock_named_cancel(aioloop_future *future, void *owner) {
     if (s == NULL)
         return true; /* of a closed loop */
     s->future = NULL;
+    future->of.owner = NULL; /* what the resolver's cancel runs may cancel again */
     aiol_host_cancel(&s->host);
     if (s->host.future == NULL)
         aiol_sock_named_destroy(&s->resource);
@@ -27107,6 +27189,8 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_future *f = c->future;
     c->over = true;
     c->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aioloop_timer_handle_cancel(&c->timer); /* now: what is owed may keep the connector for a while */
     aiol_connector_end_attempts(c, NULL);
     aiol_host_cancel(&c->remote);
@@ -28426,6 +28510,8 @@ static void aiol_starting_settle(aiol_starting *s) {
     size_t i;
     s->over = true;
     s->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aioloop_timer_handle_cancel(&s->timer);
     for (i = 0; i < s->count; i++)
         aiol_host_cancel(&s->hosts[i]);
@@ -28591,7 +28677,8 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
     int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+                                     o->ssl_handshake_in_executor);
+    size_t i;
     if (err < 0)
         return err;
     if (o->timeout < 0 || o->backlog < 0)
@@ -28602,6 +28689,9 @@ static int aiol_server_check(aioloop *loop, const char *host, int port, const ai
         return aiol_fail(loop, AIOLOOP_EINVAL, "family, flags, no_reuse_address, reuse_port and keep_alive exclude a socket");
     if (o->hosts != NULL && (host != NULL || o->host_count == 0))
         return aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    for (i = 0; i < o->host_count && o->hosts != NULL; i++)
+        if (o->hosts[i] == NULL)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "hosts has a NULL in it; \"\" means every interface");
     if (o->hosts == NULL && o->host_count != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
     if (o->service != NULL && port != 0)
@@ -28629,7 +28719,7 @@ static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protoc
     err = aiol_listener_take(&server->listeners[0], sock, cleanup, true);
     if (err < 0) {
         aiol_given_socket_close(loop, sock);
-        aiol_fail(loop, err, "socket %ld", (long)sock);
+        aiol_fail(loop, err, "socket %ld: %s", (long)sock, aioloop_strerror(err));
     }
     server->bound_count = err == 0;
     aiol_server_ready(server, err, defer_serving, f);

@@ -36,6 +36,7 @@ static struct {
     uint64_t random;
     const char *name;
     aioloop *loop;
+    pid_t child; /* the process at the other end; 0: none */
     int over; /* atomic: the peer ends with what it is about */
 } race;
 
@@ -45,6 +46,8 @@ static struct {
         fprintf(stderr, "race_sock: %s: line %d: ", race.name, __LINE__);                          \
         fprintf(stderr, __VA_ARGS__);                                                              \
         fprintf(stderr, "\n");                                                                     \
+        if (race.child > 0)                                                                        \
+            kill(race.child, SIGKILL);                                                             \
         exit(1);                                                                                   \
     } while (0)
 
@@ -430,7 +433,6 @@ static void race_use_number(int number) {
 static void race_connect(void) {
     double start = race_clock();
     race_listeners l;
-    pid_t child;
     long cancelled = 0;
     long made = 0;
     int s;
@@ -439,7 +441,7 @@ static void race_connect(void) {
     l.first = race_connecting_socket();
     RACE_CHECK(connect(l.first, (const struct sockaddr *)(const void *)&l.names[1], sizeof(l.names[1])) == 0 ||
                errno == EINPROGRESS);
-    child = race_receive_visitors(l.open);
+    race.child = race_receive_visitors(l.open);
     while (cancelled < race.count) {
         aioloop_address at;
         aioloop_future *f;
@@ -465,8 +467,9 @@ static void race_connect(void) {
             break; /* a machine on which it is always made at once */
     }
     printf("connect: %ld cancelled, %ld made, %.1f s\n", cancelled, made, race_clock() - start);
-    kill(child, SIGKILL);
-    waitpid(child, NULL, 0);
+    kill(race.child, SIGKILL);
+    waitpid(race.child, NULL, 0);
+    race.child = 0;
     close(l.first);
     close(l.open);
     close(l.full);

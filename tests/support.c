@@ -266,17 +266,17 @@ void test_listen(aioloop *loop, aioloop_socket s, int backlog) {
     CHECK_EQ(err, 0);
 }
 
-void test_name(aioloop *loop, aioloop_socket s, aioloop_sender *name) {
+void test_name(aioloop *loop, aioloop_socket s, aioloop_peer *name) {
     aioloop_address address;
     aiol_path_room room;
     int err = test_simulated(loop) ? aioloop_sim_name(loop, s, &address) : aiol_socket_name(s, &address, &room);
     CHECK_EQ(err, 0);
-    aiol_sender_set(name, &address);
+    aiol_peer_set(name, &address);
 }
 
 aioloop_socket test_listener(aioloop *loop, int backlog, aioloop_address *address) {
     aioloop_socket s = test_socket(loop, AIOLOOP_INET, AIOLOOP_SOCK_STREAM);
-    aioloop_sender name;
+    aioloop_peer name;
     int err = aioloop_address_parse(address, "127.0.0.1", 0);
     CHECK_EQ(err, 0);
     test_bind(loop, s, address);

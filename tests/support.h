@@ -42,7 +42,7 @@ void test_close_socket(aioloop *loop, aioloop_socket s);
 aioloop_socket test_socket(aioloop *loop, int family, int type);
 void test_bind(aioloop *loop, aioloop_socket s, const aioloop_address *address);
 void test_listen(aioloop *loop, aioloop_socket s, int backlog);
-void test_name(aioloop *loop, aioloop_socket s, aioloop_sender *name);
+void test_name(aioloop *loop, aioloop_socket s, aioloop_peer *name);
 aioloop_socket test_listener(aioloop *loop, int backlog, aioloop_address *address);
 
 /* True if the loop's sockets are simulated ones that do things late and by halves ("sim,delayed"). */

@@ -264,3 +264,82 @@ TEST(cancel_without_a_message_does_not_take_that_of_another_error, "TASK-05") {
     aioloop_future_unref(c.future);
     test_end(loop);
 }
+
+/* ---- results that come before a cancellation ---- */
+
+#if !defined(AIOLOOP_USE_COROUTINES) || AIOLOOP_USE_COROUTINES != 0
+
+typedef struct cancel_late {
+    aioloop_socket pair[2];
+    aioloop_task *task;
+    aioloop_time limit; /* of the scope that the task enters then */
+    bool follows;       /* by wait_for */
+    bool cleans;        /* it was cancelled before, and cleans up */
+    int64_t got, slept, left, after;
+    char message[64];
+} cancel_late;
+
+static void cancel_late_now(aioloop_future *future, void *arg) {
+    (void)future;
+    CHECK(aioloop_future_cancel(((cancel_late *)arg)->task, "because"));
+}
+
+static int64_t cancel_late_run(aioloop *loop, void *arg, void **out) {
+    cancel_late *c = (cancel_late *)arg;
+    aioloop_timeout scope;
+    char byte;
+    aioloop_future *f = aioloop_future_ref(aioloop_sock_recv_into(loop, c->pair[0], &byte, 1));
+    (void)out;
+    CHECK_EQ(aioloop_future_add_done_callback(f, cancel_late_now, c), 0);
+    c->got = aioloop_await(c->follows ? aioloop_wait_for(f, AIOLOOP_SECONDS(100)) : f, NULL);
+    aioloop_future_unref(f);
+    if (c->limit >= 0)
+        CHECK_EQ(aioloop_timeout_enter(loop, &scope, c->limit), 0);
+    c->slept = aioloop_await(aioloop_sleep(loop, AIOLOOP_SECONDS(100)), NULL);
+    snprintf(c->message, sizeof(c->message), "%s", aioloop_message(loop, (int)c->slept));
+    c->left = c->limit >= 0 ? aioloop_timeout_exit(&scope, c->slept) : c->slept;
+    c->after = aioloop_await(aioloop_sleep(loop, 0), NULL);
+    return c->left;
+}
+
+static void cancel_late_test(cancel_late *c) {
+    aioloop *loop = test_loop();
+    int64_t rc;
+    test_socketpair(loop, c->pair);
+    c->task = aioloop_future_ref(aioloop_create_task(loop, cancel_late_run, c, NULL));
+    test_spin(loop, 2);
+    aioloop_future_unref(aioloop_sock_sendall(loop, c->pair[1], "b", 1));
+    rc = aioloop_run_until_complete(loop, c->task, NULL);
+    CHECK_EQ(c->got, 1);
+    CHECK_EQ(c->slept, AIOLOOP_ECANCELED);
+    CHECK_EQ(rc, AIOLOOP_ECANCELED);
+    CHECK_EQ(c->after, 0);
+    if (c->limit < 0)
+        CHECK_STR(c->message, "because"); /* else the last who cancelled it, the scope, had nothing to say */
+    aioloop_future_unref(c->task);
+    test_close_socket(loop, c->pair[0]);
+    test_close_socket(loop, c->pair[1]);
+    test_end(loop);
+}
+
+TEST(cancel_behind_a_result_is_told_at_the_next_wait, "SOCK-08") {
+    cancel_late c = AIOLOOP_ZERO;
+    c.limit = -1;
+    cancel_late_test(&c);
+}
+
+TEST(cancel_behind_a_result_comes_through_wait_for_with_its_message, "SOCK-08") {
+    cancel_late c = AIOLOOP_ZERO;
+    c.limit = -1;
+    c.follows = true;
+    cancel_late_test(&c);
+}
+
+/* The scope's time is over at once, but it is not the scope that has cancelled the task first. */
+TEST(cancel_behind_a_result_is_not_the_next_scopes, "SOCK-08 TIME-07") {
+    cancel_late c = AIOLOOP_ZERO;
+    c.limit = 0;
+    cancel_late_test(&c);
+}
+
+#endif

@@ -359,7 +359,7 @@ typedef struct error_peer {
     aioloop_transport *transport;
 } error_peer;
 
-static char error_bytes[4 * 1024 * 1024];
+static char error_bytes[8 * 1024 * 1024]; /* more than any system takes at once: Linux up to 4 MiB */
 
 static void error_note(error_peer *p, aioloop *loop, char letter) {
     size_t n = strlen(p->calls);

@@ -127,7 +127,7 @@ static struct {
     int filter_count;
 } options;
 
-enum { CALLS_MAX = 48, UNKNOWN_MAX = 8, HOW_MAX = 256 };
+enum { CALLS_MAX = 96, UNKNOWN_MAX = 8, HOW_MAX = 256 };
 
 /* What a run tells its parent; in shared memory where there is any, so that it survives a crash and
  * also hears of what a forked child of the test does. */

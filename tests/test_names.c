@@ -662,6 +662,180 @@ TEST(names_a_socket_whose_look_up_fails_or_is_given_up, "SOCK-04 SOCK-08 SOCK-14
     test_end(loop);
 }
 
+TEST(names_a_resolver_may_know_less_than_it_should, "CONN-06") {
+    aioloop *loop = test_loop();
+    names_book book = AIOLOOP_ZERO;
+    aioloop_server_options options = AIOLOOP_ZERO;
+    const char *const hosts[] = {"127.0.0.1", NULL};
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    int port = 0;
+    int64_t rc;
+    aioloop_server *server = names_serve(loop, &far, "127.0.0.1", &port, false);
+    /* No port: it is the one that was asked for. */
+    names_add(&book, "127.0.0.1", 0);
+    names_open(loop, &book);
+    rc = aioloop_run_until_complete(loop, aioloop_create_connection(loop, &test_protocol, &near, "v.example", port, NULL), NULL);
+    CHECK_EQ(rc, 0);
+    names_end(loop, &near, &far);
+    /* No address at all, or none of the internet. */
+    book.items[0].address.family = AIOLOOP_UNSPEC;
+    names_fails(loop, aioloop_create_connection(loop, &names_protocol, NULL, "v.example", port, NULL), AIOLOOP_EINVAL, "family 0");
+    CHECK_EQ(aioloop_address_unix(&book.items[0].address, "/v", 0), 0);
+    names_fails(loop, aioloop_create_server(loop, &names_protocol, NULL, "v.example", 0, NULL), AIOLOOP_EINVAL, "family");
+    options.hosts = hosts;
+    options.host_count = 2;
+    names_fails(loop, aioloop_create_server(loop, &names_protocol, NULL, NULL, 0, &options), AIOLOOP_EINVAL, "NULL");
+    names_end_server(server);
+    test_end(loop);
+}
+
+static aioloop_future *names_ask_the_system(aioloop *loop, void *arg, const char *host, const char *service,
+                                            const aioloop_getaddrinfo_options *options) {
+    ++*(int *)arg;
+    return aioloop_getaddrinfo(loop, host, service, options);
+}
+
+TEST(names_a_resolver_may_ask_the_system, "DNS-01") {
+    aioloop *loop = test_loop();
+    aioloop_addrinfo *list = NULL;
+    aioloop_getaddrinfo_options options = AIOLOOP_ZERO;
+    int asked = 0;
+    int64_t n;
+    test_needs_threads(loop);
+    CHECK_EQ(aioloop_set_resolver(loop, names_ask_the_system, &asked), 0);
+    options.flags = AIOLOOP_AI_NUMERICHOST;
+    n = aioloop_run_until_complete(loop, aioloop_getaddrinfo(loop, "127.0.0.1", "80", &options), &list);
+    CHECK_LE(1, n);
+    CHECK_EQ(asked, 1);
+    CHECK_EQ(list[0].address.port, 80);
+    aioloop_freeaddrinfo(list);
+    test_end(loop);
+}
+
+/* A resolver that does what it must not. */
+typedef struct names_rogue {
+    int how;
+    aioloop_future *outer; /* what it cancels */
+    aioloop_future *given;
+    int64_t got;
+} names_rogue;
+
+static bool names_rogue_cancelled(aioloop_future *future, void *owner) {
+    names_rogue *rogue = (names_rogue *)owner;
+    if (rogue->outer != NULL)
+        aioloop_future_cancel(rogue->outer, NULL); /* again */
+    aioloop_future_unref(future);
+    return true;
+}
+
+static aioloop_future *names_rogue_resolve(aioloop *loop, void *arg, const char *host, const char *service,
+                                           const aioloop_getaddrinfo_options *options) {
+    names_rogue *rogue = (names_rogue *)arg;
+    aioloop_future *sleep;
+    (void)host;
+    (void)service;
+    (void)options;
+    switch (rogue->how) {
+    case 1: /* a wait */
+        sleep = aioloop_sleep(loop, AIOLOOP_MS(50));
+        rogue->got = aioloop_await(sleep, NULL);
+        break;
+    case 2:
+        rogue->got = aioloop_run_once(loop, 0);
+        break;
+    case 3:
+        rogue->got = aioloop_close(loop);
+        break;
+    default:
+        break;
+    }
+    return aioloop_create_operation(loop, names_rogue_cancelled, rogue);
+}
+
+TEST(names_a_resolver_that_cancels_again, "CONN-17 DNS-04") {
+    aioloop *loop = test_loop();
+    names_rogue rogue = AIOLOOP_ZERO;
+    aioloop_stream_server_options options = AIOLOOP_ZERO;
+    int i;
+    options.callback = names_handle;
+    CHECK_EQ(aioloop_set_resolver(loop, names_rogue_resolve, &rogue), 0);
+    for (i = 0; i < 5; i++) {
+        aioloop_socket s = test_socket(loop, AIOLOOP_INET, AIOLOOP_SOCK_STREAM);
+        aioloop_future *f = i == 0   ? aioloop_create_connection(loop, &names_protocol, NULL, "w.example", 80, NULL)
+                            : i == 1 ? aioloop_create_server(loop, &names_protocol, NULL, "w.example", 80, NULL)
+                            : i == 2 ? aioloop_sock_connect(loop, s, "w.example", 80)
+                            : i == 3 ? aioloop_open_connection(loop, "w.example", 80, NULL)
+                                     : aioloop_start_server(loop, NULL, NULL, "w.example", 80, &options);
+        rogue.outer = aioloop_future_ref(f);
+        CHECK(aioloop_future_cancel(f, NULL));
+        test_spin(loop, 2);
+        CHECK(aioloop_future_cancelled(f));
+        rogue.outer = NULL;
+        aioloop_future_unref(f);
+        test_close_socket(loop, s);
+    }
+    test_end(loop);
+}
+
+static int64_t names_connect_in_task(aioloop *loop, void *arg, void **out) {
+    aioloop_connection_options options = AIOLOOP_ZERO;
+    (void)arg;
+    (void)out;
+    options.timeout = AIOLOOP_MS(2);
+    return aioloop_await(aioloop_create_connection(loop, &names_protocol, NULL, "x.example", 80, &options), NULL);
+}
+
+TEST(names_a_resolver_cannot_wait_run_or_close, "DNS-03 RUN-12 RUN-15") {
+    aioloop *loop = test_loop();
+    names_rogue rogue = AIOLOOP_ZERO;
+    CHECK_EQ(aioloop_set_resolver(loop, names_rogue_resolve, &rogue), 0);
+    for (rogue.how = 2; rogue.how <= 3; rogue.how++) {
+        aioloop_future *f = aioloop_future_ref(aioloop_create_connection(loop, &names_protocol, NULL, "x.example", 80, NULL));
+        CHECK_EQ(rogue.got, AIOLOOP_EMISUSE);
+        rogue.got = 0;
+        CHECK(aioloop_future_cancel(f, NULL));
+        aioloop_future_unref(f);
+    }
+#if !defined(AIOLOOP_USE_COROUTINES) || AIOLOOP_USE_COROUTINES != 0
+    rogue.how = 1;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_task(loop, names_connect_in_task, NULL, NULL), NULL), AIOLOOP_ETIMEDOUT);
+    CHECK_EQ(rogue.got, AIOLOOP_EMISUSE);
+#else
+    (void)names_connect_in_task;
+#endif
+    test_end(loop);
+}
+
+static aioloop_future *names_resolve_twice(aioloop *loop, void *arg, const char *host, const char *service,
+                                           const aioloop_getaddrinfo_options *options) {
+    (void)loop;
+    (void)host;
+    (void)service;
+    (void)options;
+    return (aioloop_future *)arg;
+}
+
+TEST(names_a_resolver_gives_what_is_not_its_own, "CONN-06") {
+    aioloop *loop = test_loop();
+    aioloop *other = test_loop();
+    names_book book = AIOLOOP_ZERO;
+    aioloop_future *f;
+    names_add(&book, "127.0.0.1", 9);
+    f = aioloop_create_future(other);
+    CHECK_EQ(aioloop_set_resolver(loop, names_resolve_twice, f), 0);
+    names_fails(loop, aioloop_create_connection(loop, &names_protocol, NULL, "y.example", 80, NULL), AIOLOOP_EINVAL, "another loop");
+    aioloop_future_unref(f);
+    test_end(other);
+    f = aioloop_create_future(loop); /* one list for everybody */
+    CHECK_EQ(aioloop_future_set_result(f, 1, aioloop_addrinfo_copy(book.items, 1), aioloop_freeaddrinfo), 0);
+    CHECK_EQ(aioloop_set_resolver(loop, names_resolve_twice, f), 0);
+    names_fails(loop, aioloop_create_connection(loop, &names_protocol, NULL, "y.example", 80, NULL), AIOLOOP_ECONNREFUSED, "");
+    names_fails(loop, aioloop_create_connection(loop, &names_protocol, NULL, "y.example", 80, NULL), AIOLOOP_EMISUSE, "somebody else");
+    aioloop_future_unref(f);
+    test_end(loop);
+}
+
 /* ---- Happy Eyeballs ---- */
 
 /* An address where connecting hangs: a listener whose queue is full; simulated, the network is slow while this is

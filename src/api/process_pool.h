@@ -11,6 +11,8 @@
  *
  *     aioloop_output *page;
  *     n = aioloop_await(aioloop_run_in_process(loop, pool, render, name, strlen(name)), &page);
+ *     ...
+ *     aioloop_output_free(page);
  *
  * aioloop_process_pool_new forks once: a process that does nothing but fork the workers, when there is work for them
  * and when one has died. So every worker starts with the memory of that moment. A function is known before the fork if
@@ -69,7 +71,8 @@ AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool);
  * descriptors are given back. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool);
 
-/* What a function has given: read-only. In the future's result a zero byte follows, which does not count. */
+/* What a function has given: read-only, and never one of your own making, for there is more behind it. In the future's
+ * result a zero byte follows, which does not count. */
 typedef struct aioloop_output {
     const void *data;
     size_t size;

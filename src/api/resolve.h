@@ -1,8 +1,8 @@
 /*
  * resolve.h - names to addresses, and back.               (asyncio: base_events.getaddrinfo, getnameinfo; socket)
  *
- * A look-up blocks, so it runs in threads of the loop's own that do nothing else: slow ones hold up neither the
- * executors nor, unless there are very many, each other. One that is cancelled is given up at once, whatever the system
+ * A look-up blocks, so it runs in threads of the loop's own that do nothing else, 16 at a time: slow ones hold up neither
+ * the executors nor, up to that number, each other. One that is cancelled is given up at once, whatever the system
  * is waiting for; what it answers later is dropped, and neither aioloop_close nor the end of the program waits for it.
  *
  * Built with AIOLOOP_USE_THREADS 0, or without an operating system, the futures say AIOLOOP_ENOTAVAILABLE, unless
@@ -71,6 +71,9 @@ typedef struct aioloop_getaddrinfo_options {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getaddrinfo(aioloop *loop, const char *host, const char *service,
                                                                  const aioloop_getaddrinfo_options *options);
 
+/* On the simulated back end the clock does not wait for threads: a look-up's time-out comes first. Use a resolver of your
+ * own there. */
+
 /* Frees what aioloop_getaddrinfo or aioloop_addrinfo_copy gave. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_freeaddrinfo(void *list);
 
@@ -92,10 +95,14 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_getnameinfo(aioloop *loop, 
 /* Frees what aioloop_getnameinfo gave. NULL is ignored. Any thread. */
 AIOLOOP_API void aioloop_freenameinfo(void *names);
 
-/* A resolver of your own: called in the loop's thread for each look-up of addresses, with arguments that were checked
- * (options is not NULL) and that it must copy if it needs them later. Returns a future as aioloop_getaddrinfo does (aioloop_create_operation
- * makes one), which it completes with aioloop_future_set_result(future, count, list, aioloop_freeaddrinfo), list being
- * made by aioloop_addrinfo_copy; never NULL. Of each item the family, the numeric address, port and scope count. */
+/* A resolver of your own: called in the loop's thread for each look-up of addresses. Host or service may be NULL, not
+ * both; a port is a service in decimals; options is not NULL; what it needs later it must copy. Returns a future as
+ * aioloop_getaddrinfo does (aioloop_create_operation makes one), which it completes with aioloop_future_set_result(future,
+ * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Each call needs a future and a
+ * list of its own. It cannot await, nor run or close the loop. Of each item the family
+ * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count; where it is for connecting or listening,
+ * port 0 becomes the one asked for. From within it aioloop_getaddrinfo asks the system: so it may answer for some names
+ * alone, and return that future for all others. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,
                                             const aioloop_getaddrinfo_options *options);
 

@@ -13,7 +13,7 @@
 
 /* Options of aioloop_create_server; all zero: asyncio's defaults. */
 typedef struct aioloop_server_options {
-    const char *const *hosts;   /* several hosts instead of one, with host NULL */
+    const char *const *hosts;   /* several hosts instead of one, with host NULL; none of them NULL */
     size_t host_count;
     const aioloop_socket *sock; /* a bound stream socket instead of host and port; the loop's once accepted as valid.
                                  * What says "not with sock" gives AIOLOOP_EINVAL with it: its options are yours. */
@@ -36,8 +36,8 @@ typedef struct aioloop_server_options {
 
 /* loop.create_server(): listens on every address of host (NULL or "": every interface of IPv4 and IPv6) and port (0: one
  * that is free, for each socket its own). The future's pointer is the aioloop_server, its number how many sockets
- * listen. It is listening when the call returns, unless a host has to be looked up: that is everything but numeric
- * addresses and "localhost". For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
+ * listen. It is listening when the call returns, unless something has to be looked up: that is every host but numeric
+ * addresses and "localhost", and every service that is no number. For each connection the factory and connection_made are called. Fails with AIOLOOP_EINVAL
  * (arguments that contradict each other), what the look-up failed with, the error of the bind or listen with the
  * address in the message, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_server(aioloop *loop, const aioloop_protocol *protocol,

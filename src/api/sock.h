@@ -1,7 +1,8 @@
 /*
  * sock.h - sockets used directly, without a transport.          (asyncio: selector_events.sock_recv and its kin)
  *
- * For sockets that your program has made, of any kind, non-blocking. They stay yours: none of these calls closes one,
+ * For sockets that your program has made, of any kind, non-blocking (on POSIX: fcntl with O_NONBLOCK, or SOCK_NONBLOCK);
+ * on the simulated back end those of aioloop_sim_socket. They stay yours: none of these calls closes one,
  * whatever comes of it. In the loop's thread.
  *
  * What can be done at once is done in the call; else the loop waits until the socket is ready and then does it. One
@@ -9,7 +10,8 @@
  * regardless of the other. A second one is AIOLOOP_EMISUSE (asyncio lets it take over, and the first one hangs), as are
  * a receive or send on a socket that aioloop_add_reader or aioloop_add_writer watches for the same, and any of them on
  * a transport's. Cancelling ends the wait at once, and the loop has let go of the descriptor then: it may be closed and
- * its number be another socket's. A pending operation must be cancelled before its socket is closed. A future that is
+ * its number be another socket's. A pending operation must be cancelled before its socket is closed: else it may take what is the
+ * next socket's of that number. A future that is
  * dropped is not cancelled; it still takes what it waits for.
  *
  * Awaiting what is done at once suspends nobody: a coroutine that always finds something there has the loop to itself,
@@ -34,16 +36,16 @@
 
 /* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
  * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
-typedef struct aioloop_sender {
+typedef struct aioloop_peer {
     aioloop_address address;
     char path[108];
-} aioloop_sender;
+} aioloop_peer;
 
 /* One datagram, with its bytes and its sender's path in one block. Behind the bytes is a zero. */
 typedef struct aioloop_datagram {
     const char *data;
     size_t size;          /* 0: an empty one */
-    aioloop_address from; /* as aioloop_sender's */
+    aioloop_address from; /* as aioloop_peer's */
 } aioloop_datagram;
 
 /* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
@@ -51,8 +53,8 @@ typedef struct aioloop_datagram {
 AIOLOOP_API void aioloop_sock_free(void *block);
 
 /* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
- * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), also for 0. Who takes
- * it frees it with aioloop_sock_free. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
+ * how many, 0 at the end of the stream; its pointer a block with them and a zero behind (char *), NULL for 0. Who takes
+ * it frees it with aioloop_sock_free: unlike a stream's bytes it is yours. With size 0: 0 at once. Of a datagram, what is beyond size is lost. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recv(aioloop *loop, aioloop_socket sock, size_t size);
 
 /* loop.sock_recv_into(): the same into memory of yours, which must last until the future is done; it is not touched
@@ -69,7 +71,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom(aioloop *loop
  * buffer of aioloop_sock_recv_into. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_recvfrom_into(aioloop *loop, aioloop_socket sock,
                                                                         void *buffer, size_t size,
-                                                                        aioloop_sender *from);
+                                                                        aioloop_peer *from);
 
 /* loop.sock_sendall(): done, with 0, when the system has taken every byte, in order. data is borrowed until then, or
  * until it is cancelled. After an error or a cancel nobody knows how much was sent. */
@@ -86,7 +88,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
  * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
-                                                                 aioloop_sender *peer);
+                                                                 aioloop_peer *peer);
 
 /* loop.sock_connect() to an address, which is copied: done, with 0, when the connection is there. The text of an error
  * names the address. After a cancel the system may go on connecting: close the socket, or connect it again to go on

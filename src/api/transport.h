@@ -73,7 +73,7 @@ typedef struct aioloop_connection_options {
 } aioloop_connection_options;
 
 /* loop.create_connection(): connects to host and port: to the first of its addresses that answers. A numeric address
- * and "localhost" are used as they are, other names are looked up (aioloop_getaddrinfo). The future's pointer is the
+ * and "localhost" with a port are used as they are, other names and services are looked up (aioloop_getaddrinfo). The future's pointer is the
  * aioloop_transport (asyncio gives the pair; see aioloop_transport_get_protocol), its number 0. connection_made has
  * returned when it is done. Cancelling it closes the sockets. Fails with AIOLOOP_EINVAL (arguments that contradict each
  * other), AIOLOOP_EMISUSE (a sock that another transport or a watcher has), what the look-up failed with, AIOLOOP_ELOOKUP

@@ -594,6 +594,16 @@ static bool aiol_follower_cancel(aioloop_future *outer, void *owner) {
     return true;
 }
 
+/* There is no memory to follow it. A time-out that cannot be kept is no reason to wait for ever: what nobody else has a
+ * reference of is cancelled. */
+static aioloop_future *aiol_follow_fail(aioloop_future *inner, bool shields) {
+    aioloop *loop = inner->loop;
+    if (!shields && (inner->flags & AIOL_FUTURE_USED) != 0)
+        aioloop_future_cancel(inner, NULL);
+    aiol_future_release(inner);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+}
+
 static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_time timeout) {
     aioloop *loop;
     aioloop_future *outer;
@@ -621,8 +631,7 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
     outer = w == NULL ? NULL : aiol_future_new(loop, aiol_follower_cancel, w);
     if (outer == NULL) {
         aiol_free(&loop->allocator, w, sizeof(*w));
-        aiol_future_release(inner);
-        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+        return aiol_follow_fail(inner, shields);
     }
     aiol_resource_add(loop, &w->resource, &aiol_follower_resource);
     w->outer = outer;
@@ -644,8 +653,7 @@ static aioloop_future *aiol_follow(aioloop_future *inner, bool shields, aioloop_
         outer->end.cancel = NULL;
         aiol_future_release(outer);
         aioloop_future_unref(outer);
-        aiol_future_release(inner);
-        return aiol_future_failed(aiol_fail(loop, err, NULL));
+        return aiol_follow_fail(inner, shields);
     }
     if (timeout <= 0)
         aiol_follower_expired(loop, w);

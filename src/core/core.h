@@ -227,6 +227,7 @@ struct aioloop {
     void *factory_arg;
     aioloop_resolver resolver; /* NULL: the system's */
     void *resolver_arg;
+    bool resolving; /* it is being called: what it asks for itself is for the system */
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
@@ -310,10 +311,10 @@ enum {
     AIOL_TASK_ENDED = 128,    /* the coroutine has; the future may yet have to be completed */
     AIOL_TASK_MUST_CANCEL = 256,   /* a cancel that is told at the next wait */
     AIOL_TASK_MUST_HEAR = 512,     /* it has ended a wait, so it is told even if it is taken back */
-    AIOL_TASK_CANCEL_LATER = 1024, /* a cancel that comes behind the outcome of this wait */
-    AIOL_TASK_EXPIRED = 2048,      /* its own time-out has cancelled it */
-    AIOL_TASK_TOLD = 4096,         /* a cancellation was told, and not taken back since */
-    AIOL_TASK_SWALLOWS = 8192      /* and that was reported */
+    AIOL_TASK_EXPIRED = 1024,      /* its own time-out has cancelled it */
+    AIOL_TASK_TOLD = 2048,         /* a cancellation was told, and not taken back since */
+    AIOL_TASK_SWALLOWS = 4096,     /* and that was reported */
+    AIOL_TASK_DEFERRED = 8192      /* MUST_CANCEL came behind a result that outranks it */
 };
 
 /* A coroutine that runs. Its slot is at any time in one place: in the ready queue, in the heap of timers (it sleeps),
@@ -451,6 +452,7 @@ AIOLOOP_INTERNAL void aiol_run_future(aioloop *loop, aiol_node *node);
 /* task.c */
 AIOLOOP_INTERNAL void aiol_run_task(aioloop *loop, aiol_node *node);
 AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char *message, struct aiol_task **waiter);
+AIOLOOP_INTERNAL void aiol_task_must_cancel(struct aiol_task *task, const char *message);
 AIOLOOP_INTERNAL void aiol_task_strip(aiol_task *task);
 AIOLOOP_INTERNAL size_t aiol_task_size(const aiol_task *task);
 AIOLOOP_INTERNAL aiol_map **aiol_task_place(aioloop_future *f);

@@ -511,13 +511,20 @@ AIOLOOP_API bool aioloop_future_cancel(aioloop_future *future, const char *messa
                  (future->state == AIOL_FUTURE_PENDING || future->state == AIOL_FUTURE_CANCELLED))
             future->error = aiol_error_new(&future->loop->allocator, AIOLOOP_ECANCELED, message, 0);
         outranked = aiol_future_outranks(future); /* it follows one that is done */
-        if (outranked && waiter != NULL)
-            waiter->flags |= AIOL_TASK_CANCEL_LATER;
+        if (outranked && waiter != NULL) { /* it is told behind the outcome */
+            aiol_task_must_cancel(waiter, message);
+            waiter->flags |= AIOL_TASK_DEFERRED;
+        }
         aiol_future_release(future);
         return !outranked || waiter != NULL;
     }
     aiol_future_end_cancelled(future, message);
     return true;
+}
+
+/* The one whose result it has. */
+static aioloop_future *aiol_future_source(aioloop_future *f) {
+    return (f->flags & AIOL_FUTURE_BORROWS) != 0 ? f->next.source : f;
 }
 
 /* ---- asking ---- */

@@ -453,7 +453,7 @@ static void aiol_generator_give(aioloop_generator *g, int64_t number, void *poin
     g->waiter = NULL;
     g->state = AIOL_GENERATOR_IDLE;
     if (g->cancelled && (task->flags & AIOL_TASK_MUST_CANCEL) != 0) { /* by the body itself, which is not to hear of it */
-        task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+        task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
         (void)aioloop_task_uncancel(&task->future);
         aiol_future_end_cancelled(f, NULL);
         aiol_future_release(f);

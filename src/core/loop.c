@@ -232,6 +232,8 @@ static int aiol_loop_begin(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    if (loop->resolving)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a resolver cannot run the loop");
     if (aioloop_get_running_loop() != NULL)
         return aioloop_get_running_loop() == loop ? aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running already")
                                                   : AIOLOOP_EMISUSE;
@@ -311,7 +313,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
         n = aiol_fail(loop, AIOLOOP_EINVAL, "the future belongs to another loop");
     else if (loop->closed)
         n = AIOLOOP_ECLOSED;
-    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0))
+    if (n == 0 && (aioloop_get_running_loop() != NULL || aiol_load(&loop->running) != 0 || loop->resolving))
         n = aiol_fail(loop, AIOLOOP_EMISUSE, "a loop is running already");
     if (n == 0)
         n = aiol_future_callback(future, aiol_loop_stop_on_done, loop, NULL, 0);
@@ -451,7 +453,7 @@ AIOLOOP_API int aioloop_close(aioloop *loop) {
         return AIOLOOP_EINVAL;
     if (loop->closed)
         return 0;
-    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+    if ((aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop)) || loop->resolving)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
     ending = loop->ending;
     loop->ending = true;
@@ -526,7 +528,7 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
     int err;
     if (loop == NULL)
         return 0;
-    if (aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop))
+    if ((aiol_load(&loop->running) != 0 && aiol_loop_is_ours(loop)) || loop->resolving)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is running");
     if (loop->ending)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the loop is being closed or freed");

@@ -88,7 +88,7 @@ static int aiol_resolve_check(aioloop *loop, const char *host, const char *servi
     if ((host != NULL && strlen(host) > AIOL_RESOLVE_NAME) || (service != NULL && strlen(service) > AIOL_RESOLVE_NAME))
         return aiol_fail(loop, AIOLOOP_EINVAL, "a host or service has at most %u bytes", AIOL_RESOLVE_NAME);
     if (options->family != AIOLOOP_UNSPEC && options->family != AIOLOOP_INET && options->family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "no family of internet addresses: %d", options->family);
+        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is none of AIOLOOP_UNSPEC, AIOLOOP_INET and AIOLOOP_INET6", options->family);
     if (options->type < 0 || options->type > AIOLOOP_SOCK_SEQPACKET || options->type == 4)
         return aiol_fail(loop, AIOLOOP_EINVAL, "no type of socket: %d", options->type);
     if (options->protocol < 0)
@@ -127,6 +127,7 @@ static aioloop_future *aiol_resolve_by_system(aioloop *loop, const char *host, c
 
 AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *host, const char *service,
                                                   const aioloop_getaddrinfo_options *options) {
+    struct aiol_task *task;
     aioloop_future *f;
     int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
     if (options == NULL)
@@ -135,9 +136,14 @@ AIOLOOP_API aioloop_future *(aioloop_getaddrinfo)(aioloop *loop, const char *hos
         err = aiol_resolve_check(loop, host, service, options);
     if (err < 0)
         return aiol_resolve_failed(loop, err);
-    if (loop->resolver == NULL)
+    if (loop->resolver == NULL || loop->resolving)
         return aiol_resolve_by_system(loop, host, service, options);
+    task = loop->task;
+    loop->task = NULL; /* it cannot wait, nor run or close the loop */
+    loop->resolving = true;
     f = loop->resolver(loop, loop->resolver_arg, host, service, options);
+    loop->resolving = false;
+    loop->task = task;
     return f != NULL ? f : aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver returned no future"));
 }
 

@@ -17,6 +17,7 @@ static void aiol_timeout_due(aioloop *loop, void *arg) {
     aiol_scope *scope = (aiol_scope *)arg;
     (void)loop;
     scope->due = true;
+    scope->alone = (scope->task->flags & AIOL_TASK_MUST_CANCEL) == 0;
     aioloop_future_cancel(&scope->task->future, NULL);
 }
 
@@ -53,6 +54,8 @@ AIOLOOP_API int aioloop_timeout_enter_at(aioloop *loop, aioloop_timeout *timeout
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     scope->task = loop->task;
     scope->cancelling = loop->task->cancelling;
+    if (scope->cancelling != 0 && (loop->task->flags & AIOL_TASK_DEFERRED) != 0)
+        scope->cancelling--; /* one is still to be told: it is told inside, and is not the time-out's */
     err = aiol_timeout_arm(scope, when);
     if (err < 0) {
         aiol_free(&loop->allocator, scope, sizeof(*scope));
@@ -87,6 +90,7 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
     aiol_scope *scope = timeout == NULL ? NULL : aiol_timeout_scope(timeout);
     aiol_task *task;
     bool due;
+    bool alone;
     int cancelling;
     if (timeout == NULL)
         return AIOLOOP_EINVAL;
@@ -94,14 +98,19 @@ AIOLOOP_API int64_t aioloop_timeout_exit(aioloop_timeout *timeout, int64_t outco
         return outcome;
     task = scope->task;
     due = scope->due;
+    alone = scope->alone;
     cancelling = scope->cancelling;
     while (task->extra->scopes != scope)
         aiol_task_drop_scope(task); /* inner ones that were not left */
     aiol_scope_free(task);
     timeout->scope = NULL;
     timeout->state = due ? AIOL_TIMEOUT_EXPIRED : AIOL_TIMEOUT_EXITED;
-    if (due && aioloop_task_uncancel(&task->future) <= cancelling && outcome == AIOLOOP_ECANCELED)
+    if (!due || aioloop_task_uncancel(&task->future) > cancelling)
+        return outcome;
+    if (outcome == AIOLOOP_ECANCELED)
         return aiol_fail(timeout->loop, AIOLOOP_ETIMEDOUT, NULL);
+    if (alone && (task->flags & AIOL_TASK_MUST_HEAR) == 0)
+        task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED); /* it was not told, and is not to be */
     return outcome;
 }
 
@@ -241,7 +250,7 @@ static void aiol_group_check_over(aioloop_task_group *g) {
         aiol_future_finish(f, g->outcome, NULL, NULL);
     }
     if (failed && parent->cancelling != 0)
-        parent->flags |= AIOL_TASK_CANCEL_LATER; /* it hears of the errors first */
+        parent->flags |= AIOL_TASK_MUST_CANCEL; /* it hears of the errors first */
     aiol_group_destroy(&g->resource);
     aiol_future_release(f);
     aiol_future_release(&parent->future);

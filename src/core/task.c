@@ -21,7 +21,8 @@ typedef struct aiol_scope {
     struct aiol_task *task;
     aioloop_timer_handle timer;
     int cancelling; /* when it was entered */
-    bool due;       /* it has cancelled the task */
+    bool due;       /* it has cancelled the task, */
+    bool alone;     /* to which no other cancellation was to be told */
 } aiol_scope;
 
 typedef struct aiol_task_extra {
@@ -235,11 +236,11 @@ static void aiol_task_forget_wait(aiol_task *task) {
 /* What a coroutine is told instead of what it waited for. */
 static void aiol_task_deliver_cancel(aiol_task *task) {
     const aioloop_future *awaited = (task->flags & AIOL_TASK_SLEEPS) != 0 ? NULL : task->slot.u.future;
-    if (awaited != NULL && (awaited->flags & AIOL_FUTURE_OUTRANKS) != 0) {
-        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_MUST_CANCEL) | AIOL_TASK_CANCEL_LATER);
+    if (awaited != NULL && aiol_future_outranks(awaited)) { /* the next wait is told */
+        task->flags |= AIOL_TASK_DEFERRED;
         return;
     }
-    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR);
+    task->flags &= (uint16_t) ~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_MUST_HEAR | AIOL_TASK_DEFERRED);
     aiol_task_forget_wait(task);
     task->slot.u.future = &aiol_future_was_cancelled;
     aiol_tell_of(task->future.loop, AIOLOOP_ECANCELED, aiol_task_cancel_error(task));
@@ -394,7 +395,7 @@ static bool aiol_task_wait(aioloop *loop, aiol_task *task, aioloop_future *f) {
         const struct aioloop_error *error = aiol_task_cancel_error(task);
         if (aioloop_future_cancel(f, error != NULL ? aioloop_error_message(error) : NULL) &&
             (task->slot.state == AIOL_SLOT_WAITING || f->state != AIOL_FUTURE_PENDING)) /* else a circle was broken here */
-            task->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            task->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     return true;
 }
@@ -447,8 +448,6 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
             aiol_fail(loop, (int)n, NULL);
         loop->told |= n < 0;
     }
-    if (AIOL_UNLIKELY((task->flags & AIOL_TASK_CANCEL_LATER) != 0))
-        task->flags = (uint16_t)((task->flags & ~AIOL_TASK_CANCEL_LATER) | AIOL_TASK_MUST_CANCEL);
     if (AIOL_UNLIKELY(n == AIOLOOP_ECANCELED) && task->cancelling != 0) {
         task->flags = (uint16_t)((task->flags | AIOL_TASK_TOLD) & ~AIOL_TASK_SWALLOWS);
     }
@@ -456,6 +455,15 @@ static int64_t aiol_task_take(aioloop *loop, aiol_task *task, void *out) {
 }
 
 /* ---- cancelling ---- */
+
+/* Its next wait is cancelled. */
+AIOLOOP_INTERNAL void aiol_task_must_cancel(aiol_task *task, const char *message) {
+    aioloop_future *f = &task->future;
+    struct aioloop_error *last = f->error; /* message may be in it */
+    task->flags |= AIOL_TASK_MUST_CANCEL;
+    f->error = message == NULL ? NULL : aiol_error_new(&f->loop->allocator, AIOLOOP_ECANCELED, message, 0);
+    aiol_error_free(&f->loop->allocator, last);
+}
 
 /* Cancels the task that f is, if it is one: counts, and goes on to what it waits for. Returns what is to be cancelled
  * in the end and is no task, and at *waiter the task that waits for it; NULL: nothing is. A circle of tasks that wait
@@ -467,7 +475,6 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
     for (;;) {
         aiol_task *task = aiol_task_of(f);
         aioloop *loop = f->loop;
-        struct aioloop_error *last;
         if (task == NULL)
             return f;
         if (task->cancelling != UINT16_MAX)
@@ -495,10 +502,7 @@ AIOLOOP_INTERNAL aioloop_future *aiol_task_cancel(aioloop_future *f, const char 
             task->slot.at.node.run = aiol_run_task;
             aiol_queue_push(&loop->ready, &task->slot.at.node);
         }
-        task->flags |= AIOL_TASK_MUST_CANCEL;
-        last = f->error; /* message may be in it */
-        f->error = message == NULL ? NULL : aiol_error_new(&loop->allocator, AIOLOOP_ECANCELED, message, 0);
-        aiol_error_free(&loop->allocator, last);
+        aiol_task_must_cancel(task, message);
         return NULL;
     }
 }
@@ -709,6 +713,8 @@ AIOLOOP_API size_t aioloop_all_tasks(aioloop *loop, aioloop_task **tasks, size_t
     size_t count = 0;
     if (loop == NULL)
         return 0;
+    if (tasks == NULL)
+        capacity = 0;
     for (link = loop->futures.next; link != &loop->futures; link = link->next) {
         aioloop_future *f = AIOL_CONTAINER(link, aioloop_future, link);
         if (f->state != AIOL_FUTURE_PENDING || (f->flags & AIOL_FUTURE_TASK) == 0 ||
@@ -814,9 +820,8 @@ AIOLOOP_API int aioloop_task_uncancel(aioloop_task *task) {
     if (t == NULL)
         return 0;
     if (t->cancelling != 0 && --t->cancelling == 0) {
-        t->flags &= (uint16_t)~AIOL_TASK_CANCEL_LATER;
         if ((t->flags & AIOL_TASK_MUST_HEAR) == 0)
-            t->flags &= (uint16_t)~AIOL_TASK_MUST_CANCEL;
+            t->flags &= (uint16_t)~(AIOL_TASK_MUST_CANCEL | AIOL_TASK_DEFERRED);
     }
     t->flags &= (uint16_t)~AIOL_TASK_TOLD;
     return t->cancelling;

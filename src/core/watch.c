@@ -117,8 +117,8 @@ static int aiol_watch(aioloop *loop, aioloop_socket fd, aioloop_callback fn, voi
         return aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
     err = loop->engine->calls->attach(loop->engine, fd, AIOL_OWNER_WATCHER);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport" : "descriptor %ld",
-                         (long)fd);
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport" : "descriptor %ld: %s",
+                         (long)fd, aioloop_strerror(err));
     w = aiol_watcher_find(loop, fd, event);
     if (w != NULL) {
         aiol_watcher_set(w, fn, arg);

@@ -525,13 +525,9 @@ static int aiol_system_connect(aiol_engine *e, aioloop_socket s, const aioloop_a
     (void)e;
     return aiol_socket_connect(s, address);
 }
-/* Another call on the socket may have been told the error, which the system tells once. */
 static int aiol_system_connected(aiol_engine *e, aioloop_socket s) {
-    aioloop_address peer;
-    aiol_path_room room;
-    int err = aiol_socket_connected(s);
     (void)e;
-    return err < 0 ? err : aiol_socket_peer(s, &peer, &room);
+    return aiol_socket_connected(s);
 }
 static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
     (void)e;

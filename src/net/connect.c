@@ -100,6 +100,8 @@ static void aiol_connector_settle(aiol_connector *c) {
     aioloop_future *f = c->future;
     c->over = true;
     c->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aioloop_timer_handle_cancel(&c->timer); /* now: what is owed may keep the connector for a while */
     aiol_connector_end_attempts(c, NULL);
     aiol_host_cancel(&c->remote);

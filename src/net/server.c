@@ -657,6 +657,8 @@ static void aiol_starting_settle(aiol_starting *s) {
     size_t i;
     s->over = true;
     s->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL;
     aioloop_timer_handle_cancel(&s->timer);
     for (i = 0; i < s->count; i++)
         aiol_host_cancel(&s->hosts[i]);
@@ -822,7 +824,8 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
     int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+                                     o->ssl_handshake_in_executor);
+    size_t i;
     if (err < 0)
         return err;
     if (o->timeout < 0 || o->backlog < 0)
@@ -833,6 +836,9 @@ static int aiol_server_check(aioloop *loop, const char *host, int port, const ai
         return aiol_fail(loop, AIOLOOP_EINVAL, "family, flags, no_reuse_address, reuse_port and keep_alive exclude a socket");
     if (o->hosts != NULL && (host != NULL || o->host_count == 0))
         return aiol_fail(loop, AIOLOOP_EINVAL, host != NULL ? "host excludes hosts" : "hosts is empty");
+    for (i = 0; i < o->host_count && o->hosts != NULL; i++)
+        if (o->hosts[i] == NULL)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "hosts has a NULL in it; \"\" means every interface");
     if (o->hosts == NULL && o->host_count != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "host_count without hosts");
     if (o->service != NULL && port != 0)
@@ -860,7 +866,7 @@ static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protoc
     err = aiol_listener_take(&server->listeners[0], sock, cleanup, true);
     if (err < 0) {
         aiol_given_socket_close(loop, sock);
-        aiol_fail(loop, err, "socket %ld", (long)sock);
+        aiol_fail(loop, err, "socket %ld: %s", (long)sock, aioloop_strerror(err));
     }
     server->bound_count = err == 0;
     aiol_server_ready(server, err, defer_serving, f);

@@ -31,7 +31,7 @@ typedef struct aiol_sock_call {
     void *buffer;
     const void *data;
     size_t size;
-    aioloop_sender *sender;    /* where it goes; NULL: nowhere */
+    aioloop_peer *sender;    /* where it goes; NULL: nowhere */
     const aioloop_address *to; /* SENDTO, CONNECT */
 } aiol_sock_call;
 
@@ -93,7 +93,7 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 /* ---- addresses ---- */
 
 /* Stores an address with its path. */
-static void aiol_sender_set(aioloop_sender *to, const aioloop_address *address) {
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
     if (to == NULL)
         return;
     to->address = *address;
@@ -128,7 +128,7 @@ static int64_t aiol_sock_recv_block(aioloop *loop, const aiol_sock_call *call, v
         return AIOLOOP_ENOMEM;
     if (call->size != 0)
         n = e->sockets->recv(e, call->socket, bytes, call->size, NULL, NULL);
-    if (n < 0) {
+    if (n <= 0) { /* nothing to give away */
         aioloop_sock_free(bytes);
         return n;
     }
@@ -178,7 +178,7 @@ static int64_t aiol_sock_recv_there(aioloop *loop, const aiol_sock_call *call) {
         return 0;
     n = e->sockets->recv(e, call->socket, call->buffer, call->size, named ? &from : NULL, named ? &room : NULL);
     if (n >= 0 && named)
-        aiol_sender_set(call->sender, &from);
+        aiol_peer_set(call->sender, &from);
     return n;
 }
 
@@ -201,7 +201,7 @@ static int64_t aiol_sock_accept_one(aioloop *loop, const aiol_sock_call *call) {
     int err = e->sockets->accept(e, call->socket, &accepted, &peer, &room);
     if (err < 0)
         return err;
-    aiol_sender_set(call->sender, &peer);
+    aiol_peer_set(call->sender, &peer);
     return accepted;
 }
 
@@ -306,7 +306,7 @@ static bool aiol_sock_cancel(aioloop_future *future, void *owner) {
     aiol_sock *s = (aiol_sock *)owner;
     (void)future;
     if (s == NULL)
-        return true; /* of a closed loop */
+        return true; /* the loop is closed */
     aiol_future_release(aiol_sock_settle(s));
     aiol_sock_free_if_over(s);
     return true;
@@ -355,7 +355,7 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     if (AIOL_UNLIKELY(loop->debug)) {
         int blocks = e->sockets->blocks(e, call->socket);
         if (blocks < 0)
-            return aiol_fail(loop, blocks, "socket %ld", number);
+            return aiol_fail(loop, blocks, "socket %ld: %s", number, aioloop_strerror(blocks));
         if (blocks != 0)
             return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is blocking, and a non-blocking one is needed", number);
     }
@@ -387,7 +387,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_sock *s;
     int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
     if (n < 0)
-        return aiol_fail(loop, (int)n, "socket %ld", (long)call->socket);
+        return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
     if (s == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
@@ -431,8 +431,8 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
     aiol_future_release(f);
 }
 
-/* A connect for a future of aiol_future_new that waited for something else till now, as an address: from here on it is
- * this call's. */
+/* A connect for a future of aiol_future_new that is pending; it may have waited for something else till now, such as the
+ * address, which has been checked. From here on it is this call's. */
 AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
                                         const aioloop_address *to) {
     aiol_sock_call call;
@@ -454,17 +454,18 @@ static int aiol_sock_refuse(aioloop *loop) {
     return err;
 }
 
+/* A cancel means something when it waits. */
 static aioloop_future *aiol_sock_future(aioloop *loop, const aiol_sock_call *call) {
     if (call->kind == AIOL_SOCK_ACCEPT) {
-        aiol_waiter *w = aiol_waiter_new(loop, aiol_sock_cancel, NULL);
+        aiol_waiter *w = aiol_waiter_new(loop, NULL, NULL);
         return w == NULL ? NULL : &w->future;
     }
-    return aiol_future_new(loop, aiol_sock_cancel, NULL);
+    return aiol_future_new(loop, NULL, NULL);
 }
 
 /* The future comes first where there is something to lose. */
 static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
-    bool gives = call->kind != AIOL_SOCK_SENDALL && call->kind != AIOL_SOCK_CONNECT;
+    bool gives = call->kind != AIOL_SOCK_SENDALL;
     aioloop_future *f = gives ? aiol_sock_future(loop, call) : NULL;
     void *pointer = NULL;
     int64_t n;
@@ -484,7 +485,7 @@ static aioloop_future *aiol_sock_start(aioloop *loop, aiol_sock_call *call) {
 /* ---- the calls ---- */
 
 static aioloop_future *aiol_sock_receive(aioloop *loop, aiol_sock_kind kind, aioloop_socket sock, void *buffer,
-                                         size_t size, aioloop_sender *sender) {
+                                         size_t size, aioloop_peer *sender) {
     aiol_sock_call call;
     int err = aiol_sock_refuse(loop);
     if (err < 0)
@@ -508,7 +509,7 @@ static aioloop_future *aiol_sock_send(aioloop *loop, aiol_sock_kind kind, aioloo
         return aiol_future_failed(err);
     if (data == NULL && size != 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "data is needed, not NULL");
-    else if (kind != AIOL_SOCK_SENDALL)
+    else if (kind == AIOL_SOCK_SENDTO)
         err = aiol_sock_address_check(loop, to);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
@@ -534,11 +535,11 @@ AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom)(aioloop *loop, aioloop_socke
 }
 
 AIOLOOP_API aioloop_future *(aioloop_sock_recvfrom_into)(aioloop *loop, aioloop_socket sock, void *buffer, size_t size,
-                                                         aioloop_sender *from) {
+                                                         aioloop_peer *from) {
     return aiol_sock_receive(loop, AIOL_SOCK_RECVFROM_INTO, sock, buffer, size, from);
 }
 
-AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_sender *peer) {
+AIOLOOP_API aioloop_future *(aioloop_sock_accept)(aioloop *loop, aioloop_socket sock, aioloop_peer *peer) {
     return aiol_sock_receive(loop, AIOL_SOCK_ACCEPT, sock, NULL, 0, peer);
 }
 
@@ -553,7 +554,18 @@ AIOLOOP_API aioloop_future *(aioloop_sock_sendto)(aioloop *loop, aioloop_socket 
 
 AIOLOOP_API aioloop_future *(aioloop_sock_connect_address)(aioloop *loop, aioloop_socket sock,
                                                            const aioloop_address *address) {
-    return aiol_sock_send(loop, AIOL_SOCK_CONNECT, sock, NULL, 0, address);
+    aioloop_future *f;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    err = aiol_sock_address_check(loop, address);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    f = aiol_future_new(loop, NULL, NULL);
+    if (f == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    aiol_sock_connect(loop, f, sock, address);
+    return f;
 }
 
 /* ---- connecting by name ---- */
@@ -587,6 +599,7 @@ static bool aiol_sock_named_cancel(aioloop_future *future, void *owner) {
     if (s == NULL)
         return true; /* of a closed loop */
     s->future = NULL;
+    future->of.owner = NULL; /* what the resolver's cancel runs may cancel again */
     aiol_host_cancel(&s->host);
     if (s->host.future == NULL)
         aiol_sock_named_destroy(&s->resource);

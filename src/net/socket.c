@@ -19,6 +19,7 @@ typedef struct aiol_host {
     void *owner;
     aioloop_addrinfo *list; /* the resolver's; owned */
     size_t count;           /* of addresses */
+    uint16_t port;          /* that was asked for; 0: none, or by name */
     aioloop_addrinfo found[2]; /* those that needed no look-up */
 } aiol_host;
 
@@ -62,10 +63,21 @@ static bool aiol_host_at_once(aiol_host *l, const char *host, int port, int fami
 
 /* The resolver has answered. 0, or the code, with its message stored. */
 static int aiol_host_take(aioloop *loop, aiol_host *l, aioloop_future *answer) {
-    int64_t n = aioloop_future_result(answer, &l->list);
+    bool taken = (aiol_future_source(answer)->flags & AIOL_FUTURE_TAKEN) != 0;
+    int64_t n = aioloop_future_result(answer, taken ? NULL : &l->list);
+    size_t i;
+    if (n >= 0 && taken)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the resolver gave a list that somebody else has");
     if (n < 0)
         return aiol_fail(loop, (int)n, "%s", aioloop_error_message(aioloop_future_error(answer)));
     l->count = l->list == NULL ? 0 : (size_t)n;
+    for (i = 0; i < l->count; i++) {
+        aioloop_address *address = &l->list[i].address;
+        if (address->family != AIOLOOP_INET && address->family != AIOLOOP_INET6)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "the resolver gave an address of family %d", address->family);
+        if (address->port == 0)
+            address->port = l->port; /* one of the user's need not know it */
+    }
     return l->count != 0 ? 0 : aiol_fail(loop, AIOLOOP_ELOOKUP, "the resolver has no address for the host");
 }
 
@@ -87,12 +99,16 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     int err;
     if (service == NULL && port < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
+    if (service != NULL && service[0] == '\0')
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service is needed, not an empty name");
     if (service != NULL)
         port = aiol_service_port(service);
     if (port > 65535)
         return aiol_fail(loop, AIOLOOP_EINVAL, "port %d is out of range", port);
-    if (hints->family != AIOLOOP_UNSPEC && hints->family != AIOLOOP_INET && hints->family != AIOLOOP_INET6)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "family %d is not of the internet", hints->family);
+    err = aiol_resolve_check(loop, host, service != NULL ? service : "0", hints);
+    if (err < 0)
+        return err;
+    l->port = (uint16_t)(port < 0 ? 0 : port);
     if (port >= 0 && aiol_host_at_once(l, host, port, hints->family, wildcard, plain)) {
         if (l->count != 0)
             return 0;
@@ -100,10 +116,15 @@ static int aiol_host_look_up(aioloop *loop, aiol_host *l, const char *host, cons
     }
     l->count = 0;
     snprintf(number, sizeof(number), "%d", port);
+    if (wildcard && host != NULL && host[0] == '\0')
+        host = NULL;
     answer = (aioloop_getaddrinfo)(loop, host, port < 0 ? service : number, hints);
+    if (!aiol_future_is_static(answer) && answer->loop != loop)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the resolver gave a future of another loop");
     err = aiol_future_use(answer);
     if (err < 0)
-        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host, aioloop_strerror(err));
+        return aiol_fail(loop, err, "\"%.100s\" cannot be looked up: %s", host == NULL ? "" : host,
+                         aiol_detail(loop, err) != NULL ? aiol_detail(loop, err) : aioloop_strerror(err));
     if (answer->state != AIOL_FUTURE_PENDING) {
         err = aiol_host_take(loop, l, answer);
     } else {
@@ -226,18 +247,19 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
     int family = AIOLOOP_UNSPEC;
     int err = e->sockets->inspect(e, s, &family);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "a stream socket is needed: %ld" : "socket %ld", (long)s);
+        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "socket %ld is not a stream socket" : "socket %ld: %s", (long)s, aioloop_strerror(err));
     if (unix_only && family != AIOLOOP_UNIX)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a Unix stream socket is needed: %ld", (long)s);
+        return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is not a Unix stream socket", (long)s);
     if (e->calls->owned(e, s))
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", (long)s);
     err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched" : "socket %ld", (long)s);
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "socket %ld is watched, or an operation waits on it" : "socket %ld: %s",
+                         (long)s, aioloop_strerror(err));
     err = e->sockets->adopt(e, s);
     if (err < 0) {
         e->calls->quiesce(e, s);
-        return aiol_fail(loop, err, "socket %ld", (long)s);
+        return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     }
     if (family != AIOLOOP_UNIX)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */

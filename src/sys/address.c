@@ -207,7 +207,7 @@ static void aiol_text_host(aiol_text *t, const aioloop_address *a) {
             aiol_text_number(t, a->scope_id, 10);
         }
     } else if (a->family == AIOLOOP_UNIX) {
-        for (i = 0; i < a->path_size; i++)
+        for (i = 0; i < a->path_size && a->u.path != NULL; i++)
             aiol_text_char(t, a->u.path[i] == '\0' ? '@' : a->u.path[i]);
     }
 }
