@@ -53,6 +53,7 @@ static bool unit_forgets; /* for tests with threads */
 #define UNIT_KEEP(list, pointer)                                                                                               \
     do {                                                                                                                       \
         int unit_i_;                                                                                                           \
+        test_cleanup_hook = unit_clean_up;                                                                                     \
         for (unit_i_ = 0; !unit_forgets && (pointer) != NULL && unit_i_ < UNIT_MOST; unit_i_++) {                             \
             if ((list)[unit_i_] == NULL) {                                                                                     \
                 (list)[unit_i_] = (pointer);                                                                                   \
@@ -81,7 +82,6 @@ static void unit_clean_up(void) {
 /* A context, its end, and that of a session; a test makes at most UNIT_MOST of each. */
 static aioloop_ssl_context *unit_context(aioloop_tls_side side) {
     aioloop_ssl_context *c = aioloop_ssl_context_new(side);
-    test_cleanup_hook = unit_clean_up;
     UNIT_KEEP(unit_contexts, c);
     CHECK(c != NULL);
     return c;
