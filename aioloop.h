@@ -2261,16 +2261,18 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 /*
  * ssl.h - TLS: contexts, certificates and sessions.                                   (Python: ssl)
  *
- * A context says how a side of connections speaks TLS: whom it trusts, who it is, what it insists on. It is made, set up,
- * and given to whatever opens connections (the ssl of their options). From the first connection on it is read-only: what
- * would change it answers AIOLOOP_EMISUSE. So it may be shared by loops in any threads; until then one thread at a time.
+ * A context says how a side of connections speaks TLS: whom it trusts, who it is, what it insists on. It is made, set
+ * up, and given to whatever opens connections (the ssl of their options). From the first connection on it is
+ * read-only: what would change it answers AIOLOOP_EMISUSE. So it may be shared by loops in any threads; until then
+ * one thread at a time.
  *
- * The work is mbedTLS's (2.28, 3.6), which the program links (-lmbedtls -lmbedx509 -lmbedcrypto) if it is compiled with
- * AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer NULL.
+ * The work is mbedTLS's (2.28, 3.6), which the program links (-lmbedtls -lmbedx509 -lmbedcrypto) if it is compiled
+ * with AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer
+ * NULL.
  *
- * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure. What
- * fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use, or wraps
- * a configuration) are not repeated below. Files are read at once, by the calls that name them.
+ * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure.
+ * What fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use,
+ * or wraps a configuration) are not repeated below. Files are read at once, by the calls that name them.
  */
 #ifndef AIOLOOP_API_SSL_H
 #define AIOLOOP_API_SSL_H
@@ -2324,18 +2326,20 @@ AIOLOOP_API void aioloop_ssl_context_unref(aioloop_ssl_context *context);
  * encrypted key, or NULL. May be called again with a key of another kind (RSA, ECDSA), and the one that suits the peer
  * is used. The error of reading a file (AIOLOOP_ENOENT, ...); AIOLOOP_ESSL_CERTIFICATE: what is there is no
  * certificate; AIOLOOP_ESSL_KEY: no private key, another password is needed, or the key is of another certificate. */
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile, const char *keyfile,
-                                                    const char *password);
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile,
+                                                    const char *keyfile, const char *password);
 
 /* The same from memory, the contents of such files, with sizes in bytes. key NULL: it is in cert. */
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert, size_t cert_size,
-                                                           const void *key, size_t key_size, const char *password);
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert,
+                                                           size_t cert_size, const void *key, size_t key_size,
+                                                           const char *password);
 
 /* SSLContext.load_verify_locations(): whom to trust, besides those that are already: the certificates of a file, PEM or
  * one in DER, and of all files of a folder (what is none there is passed over). Either may be NULL, not both.
  * Certificates with an algorithm that mbedTLS does not know are passed over too. Returns how many were taken. The error
  * of reading; AIOLOOP_ESSL_CERTIFICATE: what is there is malformed or none at all. */
-AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile, const char *capath);
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile,
+                                                          const char *capath);
 AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *context, const void *data, size_t size);
 
 /* SSLContext.load_default_certs(): whom the system trusts: if the environment has SSL_CERT_FILE or SSL_CERT_DIR, those,
@@ -2343,9 +2347,9 @@ AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *cont
  * every certificate will be refused. */
 AIOLOOP_API int aioloop_ssl_context_load_default_certs(aioloop_ssl_context *context);
 
-/* Lists of certificates that were revoked, PEM or one in DER. A certificate whose issuer has a list here is refused if it
- * is on it, or if the list is out of date. (VERIFY_CRL_CHECK_CHAIN, as far as there are lists.) The error of reading;
- * AIOLOOP_ESSL_CERTIFICATE: no such list. */
+/* Lists of certificates that were revoked, PEM or one in DER. A certificate whose issuer has a list here is refused if
+ * it is on it, or if the list is out of date. (VERIFY_CRL_CHECK_CHAIN, as far as there are lists.) The error of
+ * reading; AIOLOOP_ESSL_CERTIFICATE: no such list. */
 AIOLOOP_API int aioloop_ssl_context_load_crl(aioloop_ssl_context *context, const char *file);
 AIOLOOP_API int aioloop_ssl_context_load_crl_memory(aioloop_ssl_context *context, const void *data, size_t size);
 
@@ -2370,27 +2374,30 @@ AIOLOOP_API int aioloop_ssl_context_set_maximum_version(aioloop_ssl_context *con
  * (the message names it), or none. */
 AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, const char *ciphers);
 
-/* SSLContext.set_alpn_protocols(): what is spoken over TLS ("h2", "http/1.1"; 1 to 255 bytes each), best first; count 0:
- * nothing is said of it. A server that has none of those that a client offers ends the handshake. */
-AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols, size_t count);
+/* SSLContext.set_alpn_protocols(): what is spoken over TLS ("h2", "http/1.1"; 1 to 255 bytes each), best first; count
+ * 0: nothing is said of it. A server that has none of those that a client offers ends the handshake. */
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
+                                                       size_t count);
 
 /* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
  * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
  * returned stays the caller's. Runs within the handshake in the thread of the connection's loop, of which it may call
  * nothing. */
-typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name, void *arg);
+typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name,
+                                                         void *arg);
 
 /* SSLContext.sni_callback. NULL: none. While there is one the context gives no tickets, for a session could be resumed
  * under another name. AIOLOOP_EINVAL for clients. */
-AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback, void *arg);
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback,
+                                                     void *arg);
 
 /* Whether a server gives tickets, with which clients resume sessions without a full handshake (SSLContext.num_tickets,
  * OP_NO_TICKET); whether a client takes them. On by default; the keys of the tickets are the context's own and change
  * each day. Not given by a server that asks for certificates in TLS 1.3, since its tickets do not keep them. */
 AIOLOOP_API int aioloop_ssl_context_set_session_tickets(aioloop_ssl_context *context, bool on);
 
-/* SSLContext.keylog_filename: appends the keys of all connections to a file, in the format of NSS, for Wireshark and its
- * like: whoever has it can read what was sent. NULL: no more. The error of opening it; AIOLOOP_ENOTAVAILABLE: this
+/* SSLContext.keylog_filename: appends the keys of all connections to a file, in the format of NSS, for Wireshark and
+ * its like: whoever has it can read what was sent. NULL: no more. The error of opening it; AIOLOOP_ENOTAVAILABLE: this
  * mbedTLS does not tell keys. */
 AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, const char *file);
 
@@ -2403,8 +2410,8 @@ AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, con
  *   "version"          const char *: "TLSv1.3"
  *   "alpn"             const char *: the protocol that was agreed on
  *   "session_reused"   const bool *
- *   "session"          aioloop_ssl_session *, on clients: to resume with; take a reference to keep it. With TLS 1.3 there
- *                      is one only after the server has sent a ticket, which it does after the handshake.
+ *   "session"          aioloop_ssl_session *, on clients: to resume with. Take a reference to keep it: the next ticket
+ *                      replaces it. With TLS 1.3 there is none until the server has sent one, after the handshake.
  *   "server_hostname"  const char *: on clients what was given; on servers what the client said
  *   "sslcontext"       aioloop_ssl_context *
  *   "ssl_object"       mbedtls_ssl_context *, to look at
@@ -2416,8 +2423,8 @@ typedef struct aioloop_ssl_certificate {
     size_t der_size;
     const char *subject; /* "CN=example.org, O=Example" */
     const char *issuer;
-    const char *serial_number;            /* in hexadecimal: "0A41FE" */
-    int64_t not_before;                   /* seconds since 1970 */
+    const char *serial_number; /* in hexadecimal: "0A41FE" */
+    int64_t not_before;        /* seconds since 1970 */
     int64_t not_after;
     const char *const *subject_alt_names; /* "DNS:example.org", "IP:192.0.2.1", "email:...", "URI:..." */
     size_t subject_alt_name_count;
@@ -7226,10 +7233,10 @@ AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path
     return err;
 }
 
-/* Calls fn with the path of each thing in a folder whose name does not begin with a dot, until it answers below 0. That,
- * or 0, or why the folder cannot be read. */
-AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
-                                      void *arg) {
+/* Calls fn with the path of each thing in a folder whose name does not begin with a dot, until it answers below 0.
+ * That, or 0, or why the folder cannot be read. */
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path,
+                                      int (*fn)(void *arg, const char *file), void *arg) {
     const size_t room = strlen(path) + 258; /* a name has at most 255 bytes */
     struct dirent *entry;
     char *file;
@@ -7289,8 +7296,8 @@ AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
-                                      void *arg) {
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path,
+                                      int (*fn)(void *arg, const char *file), void *arg) {
     (void)a;
     (void)path;
     (void)fn;
@@ -7417,8 +7424,8 @@ AIOLOOP_INTERNAL int aiol_random_fill(void *buffer, size_t size) {
 
 /* How a session reaches its peer. */
 typedef struct aiol_tls_io {
-    /* Stores at most size bytes of the peer's; returns how many, at least 1; AIOL_TLS_MORE: there are none now; 0: there
-     * will be none any more. */
+    /* Stores at most size bytes of the peer's; returns how many, at least 1; AIOL_TLS_MORE: there are none now; 0:
+     * there will be none any more. */
     int64_t (*receive)(void *owner, void *buffer, size_t size);
     /* Takes all of the bytes, to send them in this order: 0. Or a code, and then the session has failed with it. */
     int (*send)(void *owner, const void *data, size_t size);
@@ -7431,15 +7438,16 @@ typedef struct aiol_tls_session aiol_tls_session;
 AIOLOOP_INTERNAL bool aiol_tls_in_threads(void);
 
 #if AIOLOOP_USE_TLS
-/* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the certificate
- * with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a client had
- * with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */
+/* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the
+ * certificate with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a
+ * client had with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
-                                          const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out);
+                                          const aioloop_ssl_session *resume, const aiol_tls_io *io,
+                                          aiol_tls_session **out);
 AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
 
-/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call. After
- * a code (AIOL_TLS_MORE is none) only free, message and info may be called.
+/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call.
+ * After a code (AIOL_TLS_MORE is none) only free, message and info may be called.
  *
  * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code:
  * AIOLOOP_ECONNRESET if the peer has left. The alert that the peer should have of a failure was sent before this
@@ -7499,10 +7507,10 @@ extern "C++" {
 #if MBEDTLS_VERSION_NUMBER < 0x021c0000
 #error "aioloop.h: AIOLOOP_USE_TLS needs mbedTLS 2.28 or newer"
 #endif
-#if !defined(MBEDTLS_SSL_CLI_C) || !defined(MBEDTLS_SSL_SRV_C) || !defined(MBEDTLS_SSL_PROTO_TLS1_2) ||                        \
-    !defined(MBEDTLS_X509_CRT_PARSE_C) || !defined(MBEDTLS_X509_CRL_PARSE_C) || !defined(MBEDTLS_PEM_PARSE_C) ||                 \
+#if !defined(MBEDTLS_SSL_CLI_C) || !defined(MBEDTLS_SSL_SRV_C) || !defined(MBEDTLS_SSL_PROTO_TLS1_2) ||                \
+    !defined(MBEDTLS_X509_CRT_PARSE_C) || !defined(MBEDTLS_X509_CRL_PARSE_C) || !defined(MBEDTLS_PEM_PARSE_C) ||       \
     !defined(MBEDTLS_SSL_ALPN) || !defined(MBEDTLS_SSL_SERVER_NAME_INDICATION)
-#error "aioloop.h: this mbedTLS was built without something that AIOLOOP_USE_TLS needs: client, server, TLS 1.2, X.509, PEM, ALPN, SNI"
+#error "aioloop.h: AIOLOOP_USE_TLS needs an mbedTLS with client, server, TLS 1.2, X.509, PEM, ALPN and SNI"
 #endif
 
 /* ---- versions ---- */
@@ -7595,7 +7603,8 @@ static int aiol_mbed_ticket_setup(mbedtls_ssl_ticket_context *ticket) {
 
 static void aiol_mbed_set_version(mbedtls_ssl_config *config, bool least, aioloop_tls_version version) {
 #if AIOL_MBED_3
-    mbedtls_ssl_protocol_version v = version == AIOLOOP_TLS_1_3 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2;
+    mbedtls_ssl_protocol_version v =
+        version == AIOLOOP_TLS_1_3 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2;
     if (least)
         mbedtls_ssl_conf_min_tls_version(config, v);
     else
@@ -7643,7 +7652,8 @@ static void aiol_mbed_configure(mbedtls_ssl_config *config) {
 #if AIOL_MBED_TLS_1_3
     mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL_ALL);
 #if defined(MBEDTLS_SSL_SESSION_TICKETS) && MBEDTLS_VERSION_NUMBER >= 0x03060100
-    mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(config, MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
+    mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(config,
+                                                             MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
 #endif
 #endif
 }
@@ -7653,11 +7663,11 @@ static void aiol_mbed_configure(mbedtls_ssl_config *config) {
 #define AIOL_MBED_PATTERN 0xa5
 
 /* How many bytes an init function of the library has cleared: the size that it believes in. */
-#define AIOL_MBED_SIZE_IN_LIBRARY(type, init, room, room_size, size)                                                             \
-    do {                                                                                                                       \
-        memset((room), AIOL_MBED_PATTERN, (room_size));                                                                        \
-        init((type *)(void *)(room));                                                                                           \
-        (size) = aiol_mbed_cleared((room), (room_size));                                                                       \
+#define AIOL_MBED_SIZE_IN_LIBRARY(type, init, room, room_size, size)                                                   \
+    do {                                                                                                               \
+        memset((room), AIOL_MBED_PATTERN, (room_size));                                                                \
+        init((type *)(void *)(room));                                                                                  \
+        (size) = aiol_mbed_cleared((room), (room_size));                                                               \
     } while (0)
 
 static size_t aiol_mbed_cleared(const unsigned char *room, size_t size) {
@@ -7669,8 +7679,9 @@ static size_t aiol_mbed_cleared(const unsigned char *room, size_t size) {
 /* Whether structs are as large in the library as in its headers: a program may be compiled with another configuration
  * of mbedTLS, or with another size of time_t, than the library that it is linked with. */
 static int aiol_mbed_check_sizes(void) {
-    const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) + sizeof(mbedtls_ssl_config) +
-                                  sizeof(mbedtls_x509_crt)) + 1024;
+    const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) +
+                                  sizeof(mbedtls_ssl_config) + sizeof(mbedtls_x509_crt)) +
+                             1024;
     unsigned char *room = (unsigned char *)aiol_alloc(&aiol_default_allocator, room_size);
     bool same = true;
     size_t ssl;
@@ -7692,11 +7703,12 @@ static int aiol_mbed_check_sizes(void) {
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_config, mbedtls_ssl_config_init, room, room_size, config);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_x509_crt, mbedtls_x509_crt_init, room, room_size, crt);
     aiol_free(&aiol_default_allocator, room, room_size);
-    if (same && ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
-        crt == sizeof(mbedtls_x509_crt))
+    if (same && ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) &&
+        config == sizeof(mbedtls_ssl_config) && crt == sizeof(mbedtls_x509_crt))
         return 0;
-    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "the mbedTLS that is linked is not the one of the headers: it has another "
-                                                   "version, configuration or time_t");
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE,
+                            "the mbedTLS that is linked is not the one of the headers: it has another "
+                            "version, configuration or time_t");
 }
 
 #if !defined(MBEDTLS_THREADING_C) && AIOLOOP_USE_THREADS
@@ -7707,7 +7719,8 @@ static int aiol_mbed_check_thread(void) {
     void *expected = NULL;
     if (aiol_cas_pointer(&aiol_mbed_thread, &expected, &aiol_thread) || expected == (void *)&aiol_thread)
         return 0;
-    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "this mbedTLS has no MBEDTLS_THREADING_C: one thread alone may use it");
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE,
+                            "this mbedTLS has no MBEDTLS_THREADING_C: one thread alone may use it");
 }
 #else
 static int aiol_mbed_check_thread(void) {
@@ -7767,16 +7780,40 @@ static const char *aiol_mbed_alert_name(int alert) {
     static const struct {
         int number;
         const char *name;
-    } names[] = {{0, "close_notify"}, {10, "unexpected_message"}, {20, "bad_record_mac"}, {21, "decryption_failed"},
-                 {22, "record_overflow"}, {30, "decompression_failure"}, {40, "handshake_failure"}, {41, "no_certificate"},
-                 {42, "bad_certificate"}, {43, "unsupported_certificate"}, {44, "certificate_revoked"},
-                 {45, "certificate_expired"}, {46, "certificate_unknown"}, {47, "illegal_parameter"}, {48, "unknown_ca"},
-                 {49, "access_denied"}, {50, "decode_error"}, {51, "decrypt_error"}, {60, "export_restriction"},
-                 {70, "protocol_version"}, {71, "insufficient_security"}, {80, "internal_error"},
-                 {86, "inappropriate_fallback"}, {90, "user_canceled"}, {100, "no_renegotiation"},
-                 {109, "missing_extension"}, {110, "unsupported_extension"}, {111, "certificate_unobtainable"},
-                 {112, "unrecognized_name"}, {113, "bad_certificate_status_response"}, {114, "bad_certificate_hash_value"},
-                 {115, "unknown_psk_identity"}, {116, "certificate_required"}, {120, "no_application_protocol"}};
+    } names[] = {{0, "close_notify"},
+                 {10, "unexpected_message"},
+                 {20, "bad_record_mac"},
+                 {21, "decryption_failed"},
+                 {22, "record_overflow"},
+                 {30, "decompression_failure"},
+                 {40, "handshake_failure"},
+                 {41, "no_certificate"},
+                 {42, "bad_certificate"},
+                 {43, "unsupported_certificate"},
+                 {44, "certificate_revoked"},
+                 {45, "certificate_expired"},
+                 {46, "certificate_unknown"},
+                 {47, "illegal_parameter"},
+                 {48, "unknown_ca"},
+                 {49, "access_denied"},
+                 {50, "decode_error"},
+                 {51, "decrypt_error"},
+                 {60, "export_restriction"},
+                 {70, "protocol_version"},
+                 {71, "insufficient_security"},
+                 {80, "internal_error"},
+                 {86, "inappropriate_fallback"},
+                 {90, "user_canceled"},
+                 {100, "no_renegotiation"},
+                 {109, "missing_extension"},
+                 {110, "unsupported_extension"},
+                 {111, "certificate_unobtainable"},
+                 {112, "unrecognized_name"},
+                 {113, "bad_certificate_status_response"},
+                 {114, "bad_certificate_hash_value"},
+                 {115, "unknown_psk_identity"},
+                 {116, "certificate_required"},
+                 {120, "no_application_protocol"}};
     size_t i;
     for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (names[i].number == alert)
@@ -7866,8 +7903,9 @@ typedef enum aiol_tls_strictness { AIOL_TLS_OWN, AIOL_TLS_TRUSTED, AIOL_TLS_FOLD
 
 /* A well-formed certificate that mbedTLS cannot use. */
 static bool aiol_tls_is_unknown(int ret) {
-    /* X509's FEATURE_UNAVAILABLE, UNKNOWN_OID, UNKNOWN_VERSION, UNKNOWN_SIG_ALG; a critical extension (INVALID_EXTENSIONS
-     * with ASN1's UNEXPECTED_TAG); PK's UNKNOWN_PK_ALG, UNKNOWN_NAMED_CURVE, FEATURE_UNAVAILABLE. */
+    /* X509's FEATURE_UNAVAILABLE, UNKNOWN_OID, UNKNOWN_VERSION, UNKNOWN_SIG_ALG; PK's UNKNOWN_PK_ALG,
+     * UNKNOWN_NAMED_CURVE, FEATURE_UNAVAILABLE. Below, a critical extension that is not known: INVALID_EXTENSIONS and
+     * ASN1's UNEXPECTED_TAG. */
     static const int high[] = {-0x2080, -0x2100, -0x2580, -0x2600, -0x3c80, -0x3a00, -0x3980};
     size_t i;
     for (i = 0; i < sizeof(high) / sizeof(high[0]); i++)
@@ -7911,7 +7949,8 @@ static int aiol_tls_parse_one(mbedtls_x509_crt *chain, const char *data, size_t 
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
     if (strictness == AIOL_TLS_FOLDER || (strictness == AIOL_TLS_TRUSTED && aiol_tls_is_unknown(ret)))
         return 0;
-    return aiol_thread_fail(AIOLOOP_ESSL_CERTIFICATE, "%s: certificate %d: %s", name, number, aiol_mbed_strerror(ret, &text));
+    return aiol_thread_fail(AIOLOOP_ESSL_CERTIFICATE, "%s: certificate %d: %s", name, number,
+                            aiol_mbed_strerror(ret, &text));
 }
 
 /* All certificates of a file. How many were taken, or a code. */
@@ -8033,7 +8072,8 @@ static int aiol_tls_identity_new(aiol_file *cert, const char *cert_name, const a
     if (err >= 0)
         err = aiol_tls_parse_key(&identity->key, key, password, key_name);
     if (err >= 0 && aiol_mbed_check_pair(&identity->chain, &identity->key) != 0)
-        err = aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: the private key is not that of the certificate in %s", key_name, cert_name);
+        err = aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: the private key is not that of the certificate in %s", key_name,
+                               cert_name);
     if (err < 0) {
         aiol_tls_identity_free(identity);
         return err;
@@ -8301,15 +8341,12 @@ typedef struct aiol_tls_suite {
 } aiol_tls_suite;
 
 /* Those that contexts begin with: forward secret and authenticated, in Python's order. */
-static const aiol_tls_suite aiol_tls_suites[] = {{0x1302, "TLS_AES_256_GCM_SHA384"},
-                                                 {0x1303, "TLS_CHACHA20_POLY1305_SHA256"},
-                                                 {0x1301, "TLS_AES_128_GCM_SHA256"},
-                                                 {0xc02c, "ECDHE-ECDSA-AES256-GCM-SHA384"},
-                                                 {0xc030, "ECDHE-RSA-AES256-GCM-SHA384"},
-                                                 {0xc02b, "ECDHE-ECDSA-AES128-GCM-SHA256"},
-                                                 {0xc02f, "ECDHE-RSA-AES128-GCM-SHA256"},
-                                                 {0xcca9, "ECDHE-ECDSA-CHACHA20-POLY1305"},
-                                                 {0xcca8, "ECDHE-RSA-CHACHA20-POLY1305"}};
+static const aiol_tls_suite aiol_tls_suites[] = {
+    {0x1302, "TLS_AES_256_GCM_SHA384"},      {0x1303, "TLS_CHACHA20_POLY1305_SHA256"},
+    {0x1301, "TLS_AES_128_GCM_SHA256"},      {0xc02c, "ECDHE-ECDSA-AES256-GCM-SHA384"},
+    {0xc030, "ECDHE-RSA-AES256-GCM-SHA384"}, {0xc02b, "ECDHE-ECDSA-AES128-GCM-SHA256"},
+    {0xc02f, "ECDHE-RSA-AES128-GCM-SHA256"}, {0xcca9, "ECDHE-ECDSA-CHACHA20-POLY1305"},
+    {0xcca8, "ECDHE-RSA-CHACHA20-POLY1305"}};
 #define AIOL_TLS_SUITES (sizeof(aiol_tls_suites) / sizeof(aiol_tls_suites[0]))
 #define AIOL_TLS_SUITES_1_3 3u
 #define AIOL_TLS_SUITES_MOST 64u
@@ -8363,7 +8400,8 @@ static int aiol_tls_parse_suites(const char *ciphers, int *list, size_t room) {
             id = aiol_tls_suite_find(name);
         }
         if (id == 0)
-            return aiol_thread_fail(AIOLOOP_EINVAL, "no such cipher suite: %.*s", (int)aiol_min_size(size, 80), ciphers);
+            return aiol_thread_fail(AIOLOOP_EINVAL, "no such cipher suite: %.*s", (int)aiol_min_size(size, 80),
+                                    ciphers);
         if (n == room)
             return aiol_thread_fail(AIOLOOP_EINVAL, "too many cipher suites");
         list[n++] = id;
@@ -8403,11 +8441,12 @@ AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, co
 static void aiol_tls_apply_tickets(aioloop_ssl_context *c) {
 #if defined(MBEDTLS_SSL_SESSION_TICKETS)
     const bool on = c->tickets && c->sni == NULL;
-    mbedtls_ssl_conf_session_tickets(&c->own, on ? MBEDTLS_SSL_SESSION_TICKETS_ENABLED : MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+    mbedtls_ssl_conf_session_tickets(&c->own,
+                                     on ? MBEDTLS_SSL_SESSION_TICKETS_ENABLED : MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
 #if AIOL_MBED_TICKETS
     if (c->side == AIOLOOP_TLS_SERVER)
-        mbedtls_ssl_conf_session_tickets_cb(&c->own, on ? mbedtls_ssl_ticket_write : NULL, on ? mbedtls_ssl_ticket_parse : NULL,
-                                            &c->ticket);
+        mbedtls_ssl_conf_session_tickets_cb(&c->own, on ? mbedtls_ssl_ticket_write : NULL,
+                                            on ? mbedtls_ssl_ticket_parse : NULL, &c->ticket);
 #if AIOL_MBED_TLS_1_3
     if (c->side == AIOLOOP_TLS_SERVER)
         mbedtls_ssl_conf_new_session_tickets(&c->own, on && c->verify_mode == AIOLOOP_CERT_NONE ? 1 : 0);
@@ -8489,7 +8528,8 @@ static int aiol_tls_context_prepare(aioloop_ssl_context *c) {
     if (ret == AIOL_MBED_ERR_RANDOM)
         return aiol_thread_fail(AIOLOOP_EIO, "the system gives no random bytes");
     if (ret != 0)
-        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
+        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s",
+                                aiol_mbed_strerror(ret, &text));
     err = aiol_tls_block_new(&block, (AIOL_TLS_SUITES + 1) * sizeof(int));
     if (err < 0)
         return err;
@@ -8555,12 +8595,13 @@ static int aiol_tls_add_identity(aioloop_ssl_context *c, aiol_tls_identity *iden
 }
 
 /* Of two files that were taken, or failed to be; drops them. */
-static int aiol_tls_load_identity(aioloop_ssl_context *c, int err, aiol_file *cert, const char *cert_name, aiol_file *key,
-                                  const char *key_name, const char *password) {
+static int aiol_tls_load_identity(aioloop_ssl_context *c, int err, aiol_file *cert, const char *cert_name,
+                                  aiol_file *key, const char *key_name, const char *password) {
     aiol_tls_identity *identity = NULL;
     const bool together = key->data == NULL;
     if (err == 0)
-        err = aiol_tls_identity_new(cert, cert_name, together ? cert : key, together ? cert_name : key_name, password, &identity);
+        err = aiol_tls_identity_new(cert, cert_name, together ? cert : key, together ? cert_name : key_name, password,
+                                    &identity);
     if (err == 0)
         err = aiol_tls_add_identity(c, identity);
     aiol_tls_drop_file(cert);
@@ -8568,8 +8609,8 @@ static int aiol_tls_load_identity(aioloop_ssl_context *c, int err, aiol_file *ce
     return err;
 }
 
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile, const char *keyfile,
-                                                    const char *password) {
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile,
+                                                    const char *keyfile, const char *password) {
     aiol_file cert = AIOLOOP_ZERO;
     aiol_file key = AIOLOOP_ZERO;
     int err = aiol_tls_open(context);
@@ -8582,8 +8623,9 @@ AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context
     return aiol_tls_load_identity(context, err, &cert, certfile, &key, keyfile, password);
 }
 
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert, size_t cert_size,
-                                                           const void *key, size_t key_size, const char *password) {
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert,
+                                                           size_t cert_size, const void *key, size_t key_size,
+                                                           const char *password) {
     aiol_file cert_copy = AIOLOOP_ZERO;
     aiol_file key_copy = AIOLOOP_ZERO;
     int err = aiol_tls_open(context);
@@ -8653,7 +8695,8 @@ static int aiol_tls_trusting_end(aiol_tls_trusting *t, aioloop_ssl_context *c, i
     return t->taken;
 }
 
-AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile, const char *capath) {
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile,
+                                                          const char *capath) {
     aiol_tls_trusting t;
     int err = aiol_tls_open(context);
     if (err == 0 && cafile == NULL && capath == NULL)
@@ -8774,7 +8817,8 @@ AIOLOOP_API int aioloop_ssl_context_set_verify_mode(aioloop_ssl_context *context
     if (mode != AIOLOOP_CERT_NONE && mode != AIOLOOP_CERT_OPTIONAL && mode != AIOLOOP_CERT_REQUIRED)
         return aiol_thread_fail(AIOLOOP_EINVAL, "no such way to verify: %d", (int)mode);
     if (mode == AIOLOOP_CERT_NONE && context->check_hostname)
-        return aiol_thread_fail(AIOLOOP_EINVAL, "AIOLOOP_CERT_NONE while the host name is checked: turn that off first");
+        return aiol_thread_fail(AIOLOOP_EINVAL,
+                                "AIOLOOP_CERT_NONE while the host name is checked: turn that off first");
     context->verify_mode = mode;
     aiol_tls_apply_verify_mode(context);
     return 0;
@@ -8846,7 +8890,8 @@ static int aiol_tls_copy_protocols(aiol_tls_block *block, const char *const *pro
     return 0;
 }
 
-AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols, size_t count) {
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
+                                                       size_t count) {
     aiol_tls_block block = AIOLOOP_ZERO;
     int err = aiol_tls_open(context);
     if (err == 0 && (count > 64 || (count != 0 && protocols == NULL)))
@@ -8864,7 +8909,8 @@ AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *cont
     return 0;
 }
 
-AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback, void *arg) {
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback,
+                                                     void *arg) {
     int err = aiol_tls_open(context);
     if (err < 0)
         return err;
@@ -8964,18 +9010,18 @@ struct aiol_tls_session {
     bool heard;    /* the peer's */
     bool reused;
     bool self_signed;
-    int failed;      /* the code of everything from now on */
-    int io_error;    /* of receive or send */
-    unsigned sent;   /* how many times something was sent */
-    unsigned warned; /* of that, within reads: refusals to renegotiate */
-    int alert;       /* the last that was sent in clear; -1: none */
-    uint32_t flags;  /* of all certificates of the chain */
+    int failed;              /* the code of everything from now on */
+    int io_error;            /* of receive or send */
+    unsigned sent;           /* how many times something was sent */
+    unsigned warned;         /* of that, within reads: refusals to renegotiate */
+    int alert;               /* the last that was sent in clear; -1: none */
+    uint32_t flags;          /* of all certificates of the chain */
     aioloop_address address; /* hostname is a number: this */
     aioloop_ssl_cipher cipher;
     aiol_tls_certificate *peer;
     aioloop_ssl_session *resumable;
     char hostname[AIOL_TLS_HOST_MOST + 1]; /* on servers what the client said */
-    char names[96]; /* of a certificate that is for others */
+    char names[96];                        /* of a certificate that is for others */
     char message[AIOL_ERROR_TEXT_SIZE];
 };
 
@@ -9053,8 +9099,8 @@ static int aiol_tls_fail_verify(aiol_tls_session *s, uint32_t flags) {
              !s->context->wrapped)
         what = "no authorities are loaded that could be trusted";
     else if (flags == MBEDTLS_X509_BADCERT_CN_MISMATCH && s->names[0] != '\0')
-        return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": it is for %s", aiol_tls_who(s),
-                            s->names);
+        return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": it is for %s",
+                            aiol_tls_who(s), s->names);
     return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": %s", aiol_tls_who(s), what);
 }
 
@@ -9083,16 +9129,19 @@ static uint32_t aiol_tls_flags(const aiol_tls_session *s) {
 static bool aiol_tls_was_certificate(const aiol_tls_session *s, int ret) {
     const int high = aiol_mbed_high(ret);
     return high == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || high == MBEDTLS_ERR_SSL_CA_CHAIN_REQUIRED ||
-           high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE || (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
+           high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE ||
+           (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
 }
 
-/* The peer's alert, if that is what ended it, else -1. A client that has not switched to its keys yet when it refuses the
- * server says so in clear, as mbedTLS's own do in TLS 1.3, and then mbedTLS's servers find no more than a bad record. */
+/* The peer's alert, if that is what ended it, else -1. A client that has not switched to its keys yet when it refuses
+ * the server says so in clear, as mbedTLS's own do in TLS 1.3, and then mbedTLS's servers find no more than a bad
+ * record. */
 static int aiol_tls_alert(const aiol_tls_session *s, int ret) {
     const unsigned char *record = s->ssl.AIOL_MBED_PRIVATE(in_hdr);
     if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
         return s->ssl.AIOL_MBED_PRIVATE(in_msg)[1];
-    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC && !s->done && record[0] == MBEDTLS_SSL_MSG_ALERT && record[3] == 0 && record[4] == 2)
+    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC && !s->done && record[0] == MBEDTLS_SSL_MSG_ALERT && record[3] == 0 &&
+        record[4] == 2)
         return record[6];
     return -1;
 }
@@ -9140,7 +9189,8 @@ static int aiol_tls_alert_for(int code, int ret) {
 static int aiol_tls_fail(aiol_tls_session *s, int ret, unsigned sent) {
     const int code = aiol_tls_translate(s, ret);
     if (s->sent == sent && s->io_error == 0 && code != AIOLOOP_ESSL_ALERT && code != AIOLOOP_ECONNRESET)
-        mbedtls_ssl_send_alert_message(&s->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, (unsigned char)aiol_tls_alert_for(code, ret));
+        mbedtls_ssl_send_alert_message(&s->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL,
+                                       (unsigned char)aiol_tls_alert_for(code, ret));
     return code;
 }
 
@@ -9191,8 +9241,8 @@ static int aiol_tls_on_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint3
     return 0;
 }
 
-/* Goes on with another context's certificates and demands. 0, or -1 to refuse: mbedTLS would fill in what is missing there from
- * the first context. */
+/* Goes on with another context's certificates and demands. 0, or -1 to refuse: mbedTLS would fill in what is missing
+ * there from the first context. */
 static int aiol_tls_choose(aiol_tls_session *s, aioloop_ssl_context *chosen) {
     const aiol_tls_identity *identity;
     int ret = 0;
@@ -9202,7 +9252,8 @@ static int aiol_tls_choose(aiol_tls_session *s, aioloop_ssl_context *chosen) {
     s->chosen = aioloop_ssl_context_ref(chosen);
     aiol_store(&chosen->used, 1);
     for (identity = chosen->identities; identity != NULL && ret == 0; identity = identity->next)
-        ret = mbedtls_ssl_set_hs_own_cert(&s->ssl, (mbedtls_x509_crt *)&identity->chain, (mbedtls_pk_context *)&identity->key);
+        ret = mbedtls_ssl_set_hs_own_cert(&s->ssl, (mbedtls_x509_crt *)&identity->chain,
+                                          (mbedtls_pk_context *)&identity->key);
     mbedtls_ssl_set_hs_ca_chain(&s->ssl, chosen->authorities, chosen->revoked);
     mbedtls_ssl_set_hs_authmode(&s->ssl, chosen->verify_mode == AIOLOOP_CERT_NONE       ? MBEDTLS_SSL_VERIFY_NONE
                                          : chosen->verify_mode == AIOLOOP_CERT_OPTIONAL ? MBEDTLS_SSL_VERIFY_OPTIONAL
@@ -9246,8 +9297,8 @@ static size_t aiol_tls_hex(char *to, const unsigned char *data, size_t size) {
 }
 
 /* A line of NSS's format. */
-static void aiol_tls_log_key(int fd, const char *label, const unsigned char client_random[32], const unsigned char *secret,
-                             size_t size) {
+static void aiol_tls_log_key(int fd, const char *label, const unsigned char client_random[32],
+                             const unsigned char *secret, size_t size) {
     char line[32 + 64 + 1 + 2 * 64 + 1];
     size_t n = strlen(label);
     if (size > 64)
@@ -9321,7 +9372,8 @@ static int aiol_tls_check_hostname(const char *hostname) {
         return aiol_thread_fail(AIOLOOP_EINVAL, "server_hostname is no name of a host: \"%.80s\"", hostname);
     for (i = 0; hostname[i] != '\0'; i++)
         if ((unsigned char)hostname[i] <= 0x20 || (unsigned char)hostname[i] >= 0x7f)
-            return aiol_thread_fail(AIOLOOP_EINVAL, "server_hostname must be written in ASCII, other characters as \"xn--...\"");
+            return aiol_thread_fail(AIOLOOP_EINVAL,
+                                    "server_hostname must be written in ASCII, other characters as \"xn--...\"");
     return 0;
 }
 
@@ -9349,7 +9401,8 @@ static int aiol_tls_prepare(aiol_tls_session *s, const aioloop_ssl_session *resu
     aiol_mbed_text text;
     int ret = mbedtls_ssl_setup(&s->ssl, s->context->config);
     if (ret != 0)
-        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
+        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s",
+                                aiol_mbed_strerror(ret, &text));
     mbedtls_ssl_set_bio(&s->ssl, s, aiol_tls_on_send, aiol_tls_on_receive, NULL);
     if (!s->context->wrapped) {
         mbedtls_ssl_set_verify(&s->ssl, aiol_tls_on_verify, s);
@@ -9362,11 +9415,13 @@ static int aiol_tls_prepare(aiol_tls_session *s, const aioloop_ssl_session *resu
 }
 
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
-                                          const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out) {
+                                          const aioloop_ssl_session *resume, const aiol_tls_io *io,
+                                          aiol_tls_session **out) {
     aiol_tls_session *s;
     int err = aiol_mbed_check_thread();
     if (err == 0 && server_side != (context->side == AIOLOOP_TLS_SERVER))
-        err = aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side", server_side ? "server" : "client");
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side",
+                               server_side ? "server" : "client");
     if (err == 0 && !server_side && hostname != NULL)
         err = aiol_tls_check_hostname(hostname);
     if (err < 0)
@@ -9412,7 +9467,8 @@ static int aiol_tls_check_optional(aiol_tls_session *s) {
     const aioloop_ssl_context *c = s->chosen != NULL ? s->chosen : s->context;
     const uint32_t flags = aiol_tls_flags(s);
     unsigned char alert = MBEDTLS_SSL_ALERT_MSG_BAD_CERT;
-    if (c->wrapped || c->verify_mode != AIOLOOP_CERT_OPTIONAL || flags == 0 || (flags & MBEDTLS_X509_BADCERT_MISSING) != 0)
+    if (c->wrapped || c->verify_mode != AIOLOOP_CERT_OPTIONAL || flags == 0 ||
+        (flags & MBEDTLS_X509_BADCERT_MISSING) != 0)
         return 0;
     if ((flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0)
         alert = MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA;
@@ -9474,7 +9530,8 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
             s->heard = true;
         else if (ret == MBEDTLS_ERR_SSL_CONN_EOF || (ret == 0 && s->ended)) /* else 0 is of empty records */
-            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
+            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s),
+                         aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
         else if (ret == AIOL_MBED_ERR_TICKET)
             aiol_tls_keep_session(s);
         else if (ret != 0 && ret != MBEDTLS_ERR_SSL_WANT_READ)
@@ -9536,7 +9593,9 @@ static const aioloop_ssl_cipher *aiol_tls_cipher(aiol_tls_session *s) {
         if (aiol_tls_suites[i].id == mbedtls_ssl_get_ciphersuite_id(name))
             s->cipher.name = aiol_tls_suites[i].name;
     s->cipher.protocol = mbedtls_ssl_get_version(&s->ssl);
-    s->cipher.bits = strstr(name, "256-") != NULL || strstr(name, "CHACHA20") != NULL ? 256 : strstr(name, "128-") != NULL ? 128 : 0;
+    s->cipher.bits = strstr(name, "256-") != NULL || strstr(name, "CHACHA20") != NULL ? 256
+                     : strstr(name, "128-") != NULL                                   ? 128
+                                                                                      : 0;
     return &s->cipher;
 }
 

@@ -50,23 +50,25 @@ static aiol_tls_session *unit_sessions[UNIT_MOST];
 static aioloop_ssl_session *unit_resumable[UNIT_MOST];
 static bool unit_forgets; /* for tests with threads */
 
-#define UNIT_KEEP(list, pointer)                                                                                               \
-    do {                                                                                                                       \
-        int unit_i_;                                                                                                           \
-        for (unit_i_ = 0; !unit_forgets && (pointer) != NULL && unit_i_ < UNIT_MOST; unit_i_++) {                             \
-            if ((list)[unit_i_] == NULL) {                                                                                     \
-                (list)[unit_i_] = (pointer);                                                                                   \
-                break;                                                                                                         \
-            }                                                                                                                  \
-        }                                                                                                                      \
+#define UNIT_KEEP(list, pointer)                                                                                       \
+    do {                                                                                                               \
+        int unit_i_;                                                                                                   \
+        if (!unit_forgets)                                                                                             \
+            test_cleanup_hook = unit_clean_up;                                                                         \
+        for (unit_i_ = 0; !unit_forgets && (pointer) != NULL && unit_i_ < UNIT_MOST; unit_i_++) {                      \
+            if ((list)[unit_i_] == NULL) {                                                                             \
+                (list)[unit_i_] = (pointer);                                                                           \
+                break;                                                                                                 \
+            }                                                                                                          \
+        }                                                                                                              \
     } while (0)
 
-#define UNIT_FORGET(list, pointer)                                                                                             \
-    do {                                                                                                                       \
-        int unit_i_;                                                                                                           \
-        for (unit_i_ = 0; !unit_forgets && unit_i_ < UNIT_MOST; unit_i_++)                                                     \
-            if ((list)[unit_i_] == (pointer))                                                                                  \
-                (list)[unit_i_] = NULL;                                                                                        \
+#define UNIT_FORGET(list, pointer)                                                                                     \
+    do {                                                                                                               \
+        int unit_i_;                                                                                                   \
+        for (unit_i_ = 0; !unit_forgets && unit_i_ < UNIT_MOST; unit_i_++)                                             \
+            if ((list)[unit_i_] == (pointer))                                                                          \
+                (list)[unit_i_] = NULL;                                                                                \
     } while (0)
 
 static void unit_clean_up(void) {
@@ -81,7 +83,6 @@ static void unit_clean_up(void) {
 /* A context, its end, and that of a session; a test makes at most UNIT_MOST of each. */
 static aioloop_ssl_context *unit_context(aioloop_tls_side side) {
     aioloop_ssl_context *c = aioloop_ssl_context_new(side);
-    test_cleanup_hook = unit_clean_up;
     UNIT_KEEP(unit_contexts, c);
     CHECK(c != NULL);
     return c;
@@ -228,8 +229,8 @@ static unit_outcome unit_handshake(unit_pair *pair) {
 static void unit_shake(unit_pair *pair) {
     unit_outcome o = unit_handshake(pair);
     if (o.client != 0 || o.server != 0)
-        FAIL("handshake: client %d (%s), server %d (%s)", o.client, aiol_tls_session_message(pair->client.session), o.server,
-             aiol_tls_session_message(pair->server.session));
+        FAIL("handshake: client %d (%s), server %d (%s)", o.client, aiol_tls_session_message(pair->client.session),
+             o.server, aiol_tls_session_message(pair->server.session));
     test_checked();
 }
 
@@ -344,7 +345,8 @@ TEST(ssl_two_sides_shake_hands_and_talk, "") {
         CHECK_STR(peer->subject_alt_names[4], "IP:::1");
         CHECK_STR(peer->subject_alt_names[5], "email:a@example.org");
         CHECK_STR(peer->subject_alt_names[6], "URI:https://example.org/");
-        CHECK(strlen(peer->serial_number) >= 2 && strspn(peer->serial_number, "0123456789ABCDEF") == strlen(peer->serial_number));
+        CHECK(strlen(peer->serial_number) >= 2 &&
+              strspn(peer->serial_number, "0123456789ABCDEF") == strlen(peer->serial_number));
         CHECK_GT(peer->der_size, 100);
         CHECK(aiol_tls_session_info(pair.server.session, "peercert") == NULL);
         unit_end(&pair);
@@ -362,12 +364,12 @@ static const char *unit_last(void) {
     return aioloop_error_message(aioloop_last_error(NULL));
 }
 
-#define CHECK_HAS(text, part)                                                                                                  \
-    do {                                                                                                                       \
-        const char *unit_text_ = (text);                                                                                       \
-        test_checked();                                                                                                        \
-        if (strstr(unit_text_, part) == NULL)                                                                                  \
-            FAIL("\"%s\" does not say \"%s\"", unit_text_, part);                                                              \
+#define CHECK_HAS(text, part)                                                                                          \
+    do {                                                                                                               \
+        const char *unit_text_ = (text);                                                                               \
+        test_checked();                                                                                                \
+        if (strstr(unit_text_, part) == NULL)                                                                          \
+            FAIL("\"%s\" does not say \"%s\"", unit_text_, part);                                                      \
     } while (0)
 
 /* ---- bytes in odd pieces ---- */
@@ -438,7 +440,8 @@ TEST(ssl_much_data_arrives_in_order_whatever_the_sizes, "") {
     CHECK_EQ(aiol_tls_session_write(pair.client.session, sent, sizeof(sent)), 0); /* more than a record */
     pair.server.in.piece = 997;
     while (at < sizeof(sent)) {
-        int64_t n = aiol_tls_session_read(pair.server.session, got + at, aiol_min_size(1 + at % 5000, sizeof(sent) - at));
+        int64_t n =
+            aiol_tls_session_read(pair.server.session, got + at, aiol_min_size(1 + at % 5000, sizeof(sent) - at));
         CHECK_GT(n, 0);
         at += (size_t)n;
     }
@@ -466,7 +469,7 @@ TEST(ssl_goodbye_is_an_end, "") {
         CHECK_EQ(aiol_tls_session_close(pair.client.session), 0); /* once is enough */
         CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), 4);
         CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), 0);
-        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), 0); /* for good */
+        CHECK_EQ(aiol_tls_session_read(pair.server.session, byte, 8), 0);      /* for good */
         CHECK_EQ(aiol_tls_session_write(pair.server.session, "answer", 6), 0); /* a half-closed one can still be told */
         CHECK_EQ(aiol_tls_session_read(pair.client.session, byte, 8), 6);
         CHECK_EQ(aiol_tls_session_close(pair.server.session), 0);
@@ -661,7 +664,11 @@ TEST(ssl_names_that_no_host_has_are_refused, "") {
     name[256] = '\0';
     CHECK_EQ(unit_make(&side, client, false, name, NULL), AIOLOOP_EINVAL);
     CHECK_EQ(unit_make(&side, client, false, ".example.org", NULL), AIOLOOP_EINVAL);
-    CHECK_EQ(unit_make(&side, client, false, "b\xc3\xbc" "cher.example", NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(unit_make(&side, client, false,
+                       "b\xc3\xbc"
+                       "cher.example",
+                       NULL),
+             AIOLOOP_EINVAL);
     CHECK_HAS(unit_last(), "xn--");
     CHECK_EQ(unit_make(&side, client, false, "two words", NULL), AIOLOOP_EINVAL);
     CHECK(side.session == NULL);
@@ -742,8 +749,8 @@ TEST(ssl_list_of_the_revoked_that_is_out_of_date_is_refused, "") {
 /* ---- certificates of clients ---- */
 
 /* How a server that asks in this mode gets on with a client that has a certificate, or NULL: none. */
-static unit_outcome unit_ask(aioloop_ssl_verify_mode mode, const char *certificate, aioloop_tls_version version, char *server_says,
-                             char *peer) {
+static unit_outcome unit_ask(aioloop_ssl_verify_mode mode, const char *certificate, aioloop_tls_version version,
+                             char *server_says, char *peer) {
     aioloop_ssl_context *client = unit_client();
     aioloop_ssl_context *server = unit_server("server");
     const aioloop_ssl_certificate *seen;
@@ -896,7 +903,9 @@ TEST(ssl_cipher_suites_are_chosen_by_name, "") {
     CHECK_EQ(aioloop_ssl_context_set_ciphers(client, NULL), AIOLOOP_EINVAL);
     CHECK_EQ(aioloop_ssl_context_set_ciphers(client, ":"), AIOLOOP_EINVAL);
     unit_only(client, AIOLOOP_TLS_1_2);
-    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, "ECDHE-RSA-AES128-GCM-SHA256:TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"), 0);
+    CHECK_EQ(
+        aioloop_ssl_context_set_ciphers(client, "ECDHE-RSA-AES128-GCM-SHA256:TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+        0);
     CHECK_EQ(aioloop_ssl_context_set_ciphers(other, "ECDHE-ECDSA-AES256-GCM-SHA384"), 0);
     unit_open(&pair, client, server, "example.org", NULL);
     unit_shake(&pair);
@@ -939,7 +948,9 @@ TEST(ssl_suites_without_forward_secrecy_are_not_offered, "") {
     aioloop_ssl_context *server = unit_server("rsa");
     unit_pair pair;
     unit_only(client, AIOLOOP_TLS_1_2);
-    CHECK_EQ(aioloop_ssl_context_set_ciphers(client, "TLS_RSA_WITH_AES_128_CBC_SHA256:TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256"), 0);
+    CHECK_EQ(aioloop_ssl_context_set_ciphers(client,
+                                             "TLS_RSA_WITH_AES_128_CBC_SHA256:TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256"),
+             0);
     unit_open(&pair, client, server, "example.org", NULL);
     CHECK_EQ(unit_handshake(&pair).server, AIOLOOP_ESSL_HANDSHAKE);
     unit_end(&pair);
@@ -1055,7 +1066,8 @@ TEST(ssl_demands_of_the_chosen_context_count, "") {
         CHECK_EQ(aioloop_ssl_context_set_verify_mode(hosts.second, AIOLOOP_CERT_REQUIRED), 0);
         CHECK_EQ(aioloop_ssl_context_set_sni_callback(server, unit_host, &hosts), 0);
         unit_only(client, unit_versions[v]);
-        unit_open(&pair, client, server, "second.example.net", NULL); /* it trusts nobody: not the first one's authorities */
+        unit_open(&pair, client, server, "second.example.net",
+                  NULL); /* it trusts nobody: not the first one's authorities */
         CHECK_EQ(unit_handshake(&pair).server, AIOLOOP_ESSL_HANDSHAKE);
         unit_end(&pair);
         unit_unref(hosts.second);
@@ -1220,7 +1232,8 @@ TEST_WITH(ssl_flipped_bits_are_noticed, "", TEST_SLOW) {
             n = aiol_tls_session_read(pair.server.session, got, sizeof(got));
             /* A record that says to be longer is one that was cut. */
             if (n != AIOLOOP_ESSL && !((i == 3 || i == 4) && n == AIOLOOP_ESSL_TRUNCATED))
-                FAIL("byte %d of %d: %d (%s)", (int)i, (int)size, (int)n, aiol_tls_session_message(pair.server.session));
+                FAIL("byte %d of %d: %d (%s)", (int)i, (int)size, (int)n,
+                     aiol_tls_session_message(pair.server.session));
             CHECK_EQ(aiol_tls_session_read(pair.server.session, got, sizeof(got)), n);
             if (n == AIOLOOP_ESSL) /* and the peer hears of it */
                 CHECK_EQ(aiol_tls_session_read(pair.client.session, got, sizeof(got)), AIOLOOP_ESSL_ALERT);
@@ -1259,17 +1272,17 @@ TEST(ssl_other_things_than_tls_are_refused, "") {
         const char *bytes;
         size_t size;
     } cases[] = {{true, "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", 38},
-                 {true, "\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", 11},     /* SSL 2 */
-                 {true, "\x17\x03\x03\x00\x05hello", 10},                         /* data first */
-                 {true, "\x16\x03\x03\x00\x00", 5},                               /* empty */
-                 {true, "\x16\x03\x03\xff\xff", 5},                               /* longer than a record may be */
-                 {true, "\x16\x03\x03\x00\x04\x0e\x00\x00\x00", 9},               /* a server's message */
+                 {true, "\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", 11}, /* SSL 2 */
+                 {true, "\x17\x03\x03\x00\x05hello", 10},                    /* data first */
+                 {true, "\x16\x03\x03\x00\x00", 5},                          /* empty */
+                 {true, "\x16\x03\x03\xff\xff", 5},                          /* longer than a record may be */
+                 {true, "\x16\x03\x03\x00\x04\x0e\x00\x00\x00", 9},          /* a server's message */
                  {false, "HTTP/1.1 400 Bad Request\r\n\r\n", 28},
                  {false, "\x17\x03\x03\x00\x05hello", 10},
                  {false, "\x16\x03\x03\xff\xff", 5},
                  {false, "\x16\x03\x03\x00\x04\x14\x00\x00\x00", 9},
-                 {false, "\x16\x03\x03\x00\x04\x00\x00\x00\x00", 9},              /* HelloRequest */
-                 {false, "\x18\x03\x03\x00\x03\x01\x40\x00", 8}};                 /* heartbeat */
+                 {false, "\x16\x03\x03\x00\x04\x00\x00\x00\x00", 9}, /* HelloRequest */
+                 {false, "\x18\x03\x03\x00\x03\x01\x40\x00", 8}};    /* heartbeat */
     size_t i;
     for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         bool answered = false;
@@ -1284,8 +1297,10 @@ TEST(ssl_alerts_in_the_handshake_are_told_by_name, "") {
     bool answered = true;
     CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x02\x46", 7, &answered), AIOLOOP_ESSL_ALERT);
     CHECK(!answered); /* it has gone */
-    CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x02\xee", 7, &answered), AIOLOOP_ESSL_ALERT); /* of no name */
-    CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x01\x00", 7, &answered), AIOLOOP_ECONNRESET); /* goodbye already */
+    CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x02\xee", 7, &answered),
+             AIOLOOP_ESSL_ALERT); /* of no name */
+    CHECK_EQ(unit_first_bytes(false, "\x15\x03\x03\x00\x02\x01\x00", 7, &answered),
+             AIOLOOP_ECONNRESET);                                                      /* goodbye already */
     CHECK_LT(unit_first_bytes(true, "\x15\x03\x03\x00\x02\x02\x28", 7, &answered), 0); /* before it has said anything */
 }
 
@@ -1398,7 +1413,9 @@ TEST(ssl_own_configurations_are_used_as_they_are, "") {
     aioloop_ssl_context *own;
     unit_pair pair;
     mbedtls_ssl_config_init(&config);
-    CHECK_EQ(mbedtls_ssl_config_defaults(&config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM, MBEDTLS_SSL_PRESET_DEFAULT), 0);
+    CHECK_EQ(mbedtls_ssl_config_defaults(&config, MBEDTLS_SSL_IS_CLIENT, MBEDTLS_SSL_TRANSPORT_STREAM,
+                                         MBEDTLS_SSL_PRESET_DEFAULT),
+             0);
     aiol_mbed_configure(&config);
     mbedtls_ssl_conf_ca_chain(&config, client->authorities, NULL);
     CHECK(aioloop_ssl_context_wrap(NULL, AIOLOOP_TLS_CLIENT) == NULL);
@@ -1442,7 +1459,8 @@ TEST(ssl_contexts_in_use_cannot_be_changed, "") {
     aioloop_ssl_context *server = unit_server("server");
     unit_pair pair;
     unit_open(&pair, client, server, "example.org", NULL);
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(client, unit_file("client.pem"), unit_file("client.key"), NULL), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(client, unit_file("client.pem"), unit_file("client.key"), NULL),
+             AIOLOOP_EMISUSE);
     CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("ca.pem"), NULL), AIOLOOP_EMISUSE);
     CHECK_EQ(aioloop_ssl_context_load_verify_memory(client, "x", 1), AIOLOOP_EMISUSE);
     CHECK_EQ(aioloop_ssl_context_load_default_certs(client), AIOLOOP_EMISUSE);
@@ -1508,10 +1526,13 @@ TEST(ssl_certificates_and_keys_come_in_every_form, "") {
     CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("both.pem"), NULL, NULL), 0);
     unit_works_with(unit_client(), server);
     server = unit_context(AIOLOOP_TLS_SERVER);
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.der"), unit_file("server.key.der"), NULL), 0);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.der"), unit_file("server.key.der"), NULL),
+             0);
     unit_works_with(unit_client(), server);
     server = unit_context(AIOLOOP_TLS_SERVER);
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), "secret"), 0);
+    CHECK_EQ(
+        aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), "secret"),
+        0);
     unit_works_with(unit_client(), server);
 }
 
@@ -1543,24 +1564,31 @@ TEST(ssl_what_cannot_be_loaded_is_told_and_changes_nothing, "") {
     char *text = unit_read("server.pem", &size);
     CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("missing.pem"), NULL, NULL), AIOLOOP_ENOENT);
     CHECK_HAS(unit_last(), "missing.pem");
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("missing.key"), NULL), AIOLOOP_ENOENT);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("missing.key"), NULL),
+             AIOLOOP_ENOENT);
     CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("folder"), NULL, NULL), AIOLOOP_EISDIR);
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("folder/README"), NULL, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("folder/README"), NULL, NULL),
+             AIOLOOP_ESSL_CERTIFICATE);
     CHECK_HAS(unit_last(), "README");
     CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, "/dev/null", NULL, NULL), AIOLOOP_ESSL_CERTIFICATE);
     CHECK_HAS(unit_last(), "no certificate");
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.key"), NULL, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.key"), NULL, NULL),
+             AIOLOOP_ESSL_CERTIFICATE);
     CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), NULL, NULL), AIOLOOP_ESSL_KEY);
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("second.key"), NULL), AIOLOOP_ESSL_KEY);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("second.key"), NULL),
+             AIOLOOP_ESSL_KEY);
     CHECK_HAS(unit_last(), "is not that of the certificate");
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("rsa.key"), NULL), AIOLOOP_ESSL_KEY);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("rsa.key"), NULL),
+             AIOLOOP_ESSL_KEY);
     CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), NULL),
              AIOLOOP_ESSL_KEY);
     CHECK_HAS(unit_last(), "has a password");
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), "wrong"),
-             AIOLOOP_ESSL_KEY);
+    CHECK_EQ(
+        aioloop_ssl_context_load_cert_chain(server, unit_file("server.pem"), unit_file("server.locked.key"), "wrong"),
+        AIOLOOP_ESSL_KEY);
     CHECK_HAS(unit_last(), "another one");
-    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size / 2, NULL, 0, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size / 2, NULL, 0, NULL),
+             AIOLOOP_ESSL_CERTIFICATE);
     text[100] = text[100] == 'A' ? 'B' : 'A';
     text[101] = '!';
     CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size, NULL, 0, NULL), AIOLOOP_ESSL_CERTIFICATE);
@@ -1574,8 +1602,10 @@ TEST(ssl_authorities_come_from_files_and_folders, "") {
     CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("missing"), NULL), AIOLOOP_ENOENT);
     CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, NULL, unit_file("missing")), AIOLOOP_ENOENT);
     CHECK_HAS(unit_last(), "missing");
-    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("folder/README"), NULL), AIOLOOP_ESSL_CERTIFICATE);
-    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("ca.pem"), unit_file("missing")), AIOLOOP_ENOENT);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("folder/README"), NULL),
+             AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, unit_file("ca.pem"), unit_file("missing")),
+             AIOLOOP_ENOENT);
     CHECK(client->authorities == NULL); /* all or nothing */
     CHECK_EQ(aioloop_ssl_context_load_verify_locations(client, NULL, unit_file("folder")), 2);
     unit_works_with(client, unit_server("server"));
@@ -1712,7 +1742,8 @@ static void *unit_thread_main(void *arg) {
         unit_outcome o;
         unit_open(&pair, shared->client, shared->server, "example.org", session);
         o = unit_handshake(&pair);
-        shared->good[t->number] = o.client == 0 && o.server == 0 && aiol_tls_session_write(pair.server.session, "hello", 5) == 0 &&
+        shared->good[t->number] = o.client == 0 && o.server == 0 &&
+                                  aiol_tls_session_write(pair.server.session, "hello", 5) == 0 &&
                                   aiol_tls_session_read(pair.client.session, got, sizeof(got)) == 5;
         unit_let_go(session);
         session = unit_keep((aioloop_ssl_session *)aiol_tls_session_info(pair.client.session, "session"));
@@ -1759,7 +1790,8 @@ void *calloc(size_t count, size_t size) {
     return unit_calloc_fails != 0 && unit_callocs >= unit_calloc_fails ? NULL : __libc_calloc(count, size);
 }
 
-/* A whole life: contexts, a handshake, data, goodbye, with no memory from the calloc of that number on. How many there were. */
+/* A whole life: contexts, a handshake, data, goodbye, with no memory from the calloc of that number on. How many there
+ * were. */
 static long unit_starve(aioloop_tls_version version, long number) {
     aioloop_ssl_context *client = unit_client();
     aioloop_ssl_context *server = unit_server("server");

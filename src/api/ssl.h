@@ -1,16 +1,18 @@
 /*
  * ssl.h - TLS: contexts, certificates and sessions.                                   (Python: ssl)
  *
- * A context says how a side of connections speaks TLS: whom it trusts, who it is, what it insists on. It is made, set up,
- * and given to whatever opens connections (the ssl of their options). From the first connection on it is read-only: what
- * would change it answers AIOLOOP_EMISUSE. So it may be shared by loops in any threads; until then one thread at a time.
+ * A context says how a side of connections speaks TLS: whom it trusts, who it is, what it insists on. It is made, set
+ * up, and given to whatever opens connections (the ssl of their options). From the first connection on it is
+ * read-only: what would change it answers AIOLOOP_EMISUSE. So it may be shared by loops in any threads; until then
+ * one thread at a time.
  *
- * The work is mbedTLS's (2.28, 3.6), which the program links (-lmbedtls -lmbedx509 -lmbedcrypto) if it is compiled with
- * AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer NULL.
+ * The work is mbedTLS's (2.28, 3.6), which the program links (-lmbedtls -lmbedx509 -lmbedcrypto) if it is compiled
+ * with AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer
+ * NULL.
  *
- * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure. What
- * fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use, or wraps
- * a configuration) are not repeated below. Files are read at once, by the calls that name them.
+ * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure.
+ * What fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use,
+ * or wraps a configuration) are not repeated below. Files are read at once, by the calls that name them.
  */
 #ifndef AIOLOOP_API_SSL_H
 #define AIOLOOP_API_SSL_H
@@ -66,18 +68,20 @@ AIOLOOP_API void aioloop_ssl_context_unref(aioloop_ssl_context *context);
  * encrypted key, or NULL. May be called again with a key of another kind (RSA, ECDSA), and the one that suits the peer
  * is used. The error of reading a file (AIOLOOP_ENOENT, ...); AIOLOOP_ESSL_CERTIFICATE: what is there is no
  * certificate; AIOLOOP_ESSL_KEY: no private key, another password is needed, or the key is of another certificate. */
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile, const char *keyfile,
-                                                    const char *password);
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile,
+                                                    const char *keyfile, const char *password);
 
 /* The same from memory, the contents of such files, with sizes in bytes. key NULL: it is in cert. */
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert, size_t cert_size,
-                                                           const void *key, size_t key_size, const char *password);
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert,
+                                                           size_t cert_size, const void *key, size_t key_size,
+                                                           const char *password);
 
 /* SSLContext.load_verify_locations(): whom to trust, besides those that are already: the certificates of a file, PEM or
  * one in DER, and of all files of a folder (what is none there is passed over). Either may be NULL, not both.
  * Certificates with an algorithm that mbedTLS does not know are passed over too. Returns how many were taken. The error
  * of reading; AIOLOOP_ESSL_CERTIFICATE: what is there is malformed or none at all. */
-AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile, const char *capath);
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile,
+                                                          const char *capath);
 AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *context, const void *data, size_t size);
 
 /* SSLContext.load_default_certs(): whom the system trusts: if the environment has SSL_CERT_FILE or SSL_CERT_DIR, those,
@@ -85,9 +89,9 @@ AIOLOOP_API int aioloop_ssl_context_load_verify_memory(aioloop_ssl_context *cont
  * every certificate will be refused. */
 AIOLOOP_API int aioloop_ssl_context_load_default_certs(aioloop_ssl_context *context);
 
-/* Lists of certificates that were revoked, PEM or one in DER. A certificate whose issuer has a list here is refused if it
- * is on it, or if the list is out of date. (VERIFY_CRL_CHECK_CHAIN, as far as there are lists.) The error of reading;
- * AIOLOOP_ESSL_CERTIFICATE: no such list. */
+/* Lists of certificates that were revoked, PEM or one in DER. A certificate whose issuer has a list here is refused if
+ * it is on it, or if the list is out of date. (VERIFY_CRL_CHECK_CHAIN, as far as there are lists.) The error of
+ * reading; AIOLOOP_ESSL_CERTIFICATE: no such list. */
 AIOLOOP_API int aioloop_ssl_context_load_crl(aioloop_ssl_context *context, const char *file);
 AIOLOOP_API int aioloop_ssl_context_load_crl_memory(aioloop_ssl_context *context, const void *data, size_t size);
 
@@ -112,27 +116,30 @@ AIOLOOP_API int aioloop_ssl_context_set_maximum_version(aioloop_ssl_context *con
  * (the message names it), or none. */
 AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, const char *ciphers);
 
-/* SSLContext.set_alpn_protocols(): what is spoken over TLS ("h2", "http/1.1"; 1 to 255 bytes each), best first; count 0:
- * nothing is said of it. A server that has none of those that a client offers ends the handshake. */
-AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols, size_t count);
+/* SSLContext.set_alpn_protocols(): what is spoken over TLS ("h2", "http/1.1"; 1 to 255 bytes each), best first; count
+ * 0: nothing is said of it. A server that has none of those that a client offers ends the handshake. */
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
+                                                       size_t count);
 
 /* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
  * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
  * returned stays the caller's. Runs within the handshake in the thread of the connection's loop, of which it may call
  * nothing. */
-typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name, void *arg);
+typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name,
+                                                         void *arg);
 
 /* SSLContext.sni_callback. NULL: none. While there is one the context gives no tickets, for a session could be resumed
  * under another name. AIOLOOP_EINVAL for clients. */
-AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback, void *arg);
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback,
+                                                     void *arg);
 
 /* Whether a server gives tickets, with which clients resume sessions without a full handshake (SSLContext.num_tickets,
  * OP_NO_TICKET); whether a client takes them. On by default; the keys of the tickets are the context's own and change
  * each day. Not given by a server that asks for certificates in TLS 1.3, since its tickets do not keep them. */
 AIOLOOP_API int aioloop_ssl_context_set_session_tickets(aioloop_ssl_context *context, bool on);
 
-/* SSLContext.keylog_filename: appends the keys of all connections to a file, in the format of NSS, for Wireshark and its
- * like: whoever has it can read what was sent. NULL: no more. The error of opening it; AIOLOOP_ENOTAVAILABLE: this
+/* SSLContext.keylog_filename: appends the keys of all connections to a file, in the format of NSS, for Wireshark and
+ * its like: whoever has it can read what was sent. NULL: no more. The error of opening it; AIOLOOP_ENOTAVAILABLE: this
  * mbedTLS does not tell keys. */
 AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, const char *file);
 
@@ -145,8 +152,8 @@ AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, con
  *   "version"          const char *: "TLSv1.3"
  *   "alpn"             const char *: the protocol that was agreed on
  *   "session_reused"   const bool *
- *   "session"          aioloop_ssl_session *, on clients: to resume with; take a reference to keep it. With TLS 1.3 there
- *                      is one only after the server has sent a ticket, which it does after the handshake.
+ *   "session"          aioloop_ssl_session *, on clients: to resume with. Take a reference to keep it: the next ticket
+ *                      replaces it. With TLS 1.3 there is none until the server has sent one, after the handshake.
  *   "server_hostname"  const char *: on clients what was given; on servers what the client said
  *   "sslcontext"       aioloop_ssl_context *
  *   "ssl_object"       mbedtls_ssl_context *, to look at
@@ -158,8 +165,8 @@ typedef struct aioloop_ssl_certificate {
     size_t der_size;
     const char *subject; /* "CN=example.org, O=Example" */
     const char *issuer;
-    const char *serial_number;            /* in hexadecimal: "0A41FE" */
-    int64_t not_before;                   /* seconds since 1970 */
+    const char *serial_number; /* in hexadecimal: "0A41FE" */
+    int64_t not_before;        /* seconds since 1970 */
     int64_t not_after;
     const char *const *subject_alt_names; /* "DNS:example.org", "IP:192.0.2.1", "email:...", "URI:..." */
     size_t subject_alt_name_count;

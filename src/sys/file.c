@@ -83,10 +83,10 @@ AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path
     return err;
 }
 
-/* Calls fn with the path of each thing in a folder whose name does not begin with a dot, until it answers below 0. That,
- * or 0, or why the folder cannot be read. */
-AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
-                                      void *arg) {
+/* Calls fn with the path of each thing in a folder whose name does not begin with a dot, until it answers below 0.
+ * That, or 0, or why the folder cannot be read. */
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path,
+                                      int (*fn)(void *arg, const char *file), void *arg) {
     const size_t room = strlen(path) + 258; /* a name has at most 255 bytes */
     struct dirent *entry;
     char *file;
@@ -146,8 +146,8 @@ AIOLOOP_INTERNAL int aiol_file_read(const aioloop_allocator *a, const char *path
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path, int (*fn)(void *arg, const char *file),
-                                      void *arg) {
+AIOLOOP_INTERNAL int aiol_folder_each(const aioloop_allocator *a, const char *path,
+                                      int (*fn)(void *arg, const char *file), void *arg) {
     (void)a;
     (void)path;
     (void)fn;

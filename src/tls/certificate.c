@@ -42,8 +42,9 @@ typedef enum aiol_tls_strictness { AIOL_TLS_OWN, AIOL_TLS_TRUSTED, AIOL_TLS_FOLD
 
 /* A well-formed certificate that mbedTLS cannot use. */
 static bool aiol_tls_is_unknown(int ret) {
-    /* X509's FEATURE_UNAVAILABLE, UNKNOWN_OID, UNKNOWN_VERSION, UNKNOWN_SIG_ALG; a critical extension (INVALID_EXTENSIONS
-     * with ASN1's UNEXPECTED_TAG); PK's UNKNOWN_PK_ALG, UNKNOWN_NAMED_CURVE, FEATURE_UNAVAILABLE. */
+    /* X509's FEATURE_UNAVAILABLE, UNKNOWN_OID, UNKNOWN_VERSION, UNKNOWN_SIG_ALG; PK's UNKNOWN_PK_ALG,
+     * UNKNOWN_NAMED_CURVE, FEATURE_UNAVAILABLE. Below, a critical extension that is not known: INVALID_EXTENSIONS and
+     * ASN1's UNEXPECTED_TAG. */
     static const int high[] = {-0x2080, -0x2100, -0x2580, -0x2600, -0x3c80, -0x3a00, -0x3980};
     size_t i;
     for (i = 0; i < sizeof(high) / sizeof(high[0]); i++)
@@ -87,7 +88,8 @@ static int aiol_tls_parse_one(mbedtls_x509_crt *chain, const char *data, size_t 
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
     if (strictness == AIOL_TLS_FOLDER || (strictness == AIOL_TLS_TRUSTED && aiol_tls_is_unknown(ret)))
         return 0;
-    return aiol_thread_fail(AIOLOOP_ESSL_CERTIFICATE, "%s: certificate %d: %s", name, number, aiol_mbed_strerror(ret, &text));
+    return aiol_thread_fail(AIOLOOP_ESSL_CERTIFICATE, "%s: certificate %d: %s", name, number,
+                            aiol_mbed_strerror(ret, &text));
 }
 
 /* All certificates of a file. How many were taken, or a code. */
@@ -209,7 +211,8 @@ static int aiol_tls_identity_new(aiol_file *cert, const char *cert_name, const a
     if (err >= 0)
         err = aiol_tls_parse_key(&identity->key, key, password, key_name);
     if (err >= 0 && aiol_mbed_check_pair(&identity->chain, &identity->key) != 0)
-        err = aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: the private key is not that of the certificate in %s", key_name, cert_name);
+        err = aiol_thread_fail(AIOLOOP_ESSL_KEY, "%s: the private key is not that of the certificate in %s", key_name,
+                               cert_name);
     if (err < 0) {
         aiol_tls_identity_free(identity);
         return err;

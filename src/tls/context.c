@@ -78,15 +78,12 @@ typedef struct aiol_tls_suite {
 } aiol_tls_suite;
 
 /* Those that contexts begin with: forward secret and authenticated, in Python's order. */
-static const aiol_tls_suite aiol_tls_suites[] = {{0x1302, "TLS_AES_256_GCM_SHA384"},
-                                                 {0x1303, "TLS_CHACHA20_POLY1305_SHA256"},
-                                                 {0x1301, "TLS_AES_128_GCM_SHA256"},
-                                                 {0xc02c, "ECDHE-ECDSA-AES256-GCM-SHA384"},
-                                                 {0xc030, "ECDHE-RSA-AES256-GCM-SHA384"},
-                                                 {0xc02b, "ECDHE-ECDSA-AES128-GCM-SHA256"},
-                                                 {0xc02f, "ECDHE-RSA-AES128-GCM-SHA256"},
-                                                 {0xcca9, "ECDHE-ECDSA-CHACHA20-POLY1305"},
-                                                 {0xcca8, "ECDHE-RSA-CHACHA20-POLY1305"}};
+static const aiol_tls_suite aiol_tls_suites[] = {
+    {0x1302, "TLS_AES_256_GCM_SHA384"},      {0x1303, "TLS_CHACHA20_POLY1305_SHA256"},
+    {0x1301, "TLS_AES_128_GCM_SHA256"},      {0xc02c, "ECDHE-ECDSA-AES256-GCM-SHA384"},
+    {0xc030, "ECDHE-RSA-AES256-GCM-SHA384"}, {0xc02b, "ECDHE-ECDSA-AES128-GCM-SHA256"},
+    {0xc02f, "ECDHE-RSA-AES128-GCM-SHA256"}, {0xcca9, "ECDHE-ECDSA-CHACHA20-POLY1305"},
+    {0xcca8, "ECDHE-RSA-CHACHA20-POLY1305"}};
 #define AIOL_TLS_SUITES (sizeof(aiol_tls_suites) / sizeof(aiol_tls_suites[0]))
 #define AIOL_TLS_SUITES_1_3 3u
 #define AIOL_TLS_SUITES_MOST 64u
@@ -140,7 +137,8 @@ static int aiol_tls_parse_suites(const char *ciphers, int *list, size_t room) {
             id = aiol_tls_suite_find(name);
         }
         if (id == 0)
-            return aiol_thread_fail(AIOLOOP_EINVAL, "no such cipher suite: %.*s", (int)aiol_min_size(size, 80), ciphers);
+            return aiol_thread_fail(AIOLOOP_EINVAL, "no such cipher suite: %.*s", (int)aiol_min_size(size, 80),
+                                    ciphers);
         if (n == room)
             return aiol_thread_fail(AIOLOOP_EINVAL, "too many cipher suites");
         list[n++] = id;
@@ -180,11 +178,12 @@ AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, co
 static void aiol_tls_apply_tickets(aioloop_ssl_context *c) {
 #if defined(MBEDTLS_SSL_SESSION_TICKETS)
     const bool on = c->tickets && c->sni == NULL;
-    mbedtls_ssl_conf_session_tickets(&c->own, on ? MBEDTLS_SSL_SESSION_TICKETS_ENABLED : MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
+    mbedtls_ssl_conf_session_tickets(&c->own,
+                                     on ? MBEDTLS_SSL_SESSION_TICKETS_ENABLED : MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
 #if AIOL_MBED_TICKETS
     if (c->side == AIOLOOP_TLS_SERVER)
-        mbedtls_ssl_conf_session_tickets_cb(&c->own, on ? mbedtls_ssl_ticket_write : NULL, on ? mbedtls_ssl_ticket_parse : NULL,
-                                            &c->ticket);
+        mbedtls_ssl_conf_session_tickets_cb(&c->own, on ? mbedtls_ssl_ticket_write : NULL,
+                                            on ? mbedtls_ssl_ticket_parse : NULL, &c->ticket);
 #if AIOL_MBED_TLS_1_3
     if (c->side == AIOLOOP_TLS_SERVER)
         mbedtls_ssl_conf_new_session_tickets(&c->own, on && c->verify_mode == AIOLOOP_CERT_NONE ? 1 : 0);
@@ -266,7 +265,8 @@ static int aiol_tls_context_prepare(aioloop_ssl_context *c) {
     if (ret == AIOL_MBED_ERR_RANDOM)
         return aiol_thread_fail(AIOLOOP_EIO, "the system gives no random bytes");
     if (ret != 0)
-        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
+        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s",
+                                aiol_mbed_strerror(ret, &text));
     err = aiol_tls_block_new(&block, (AIOL_TLS_SUITES + 1) * sizeof(int));
     if (err < 0)
         return err;
@@ -332,12 +332,13 @@ static int aiol_tls_add_identity(aioloop_ssl_context *c, aiol_tls_identity *iden
 }
 
 /* Of two files that were taken, or failed to be; drops them. */
-static int aiol_tls_load_identity(aioloop_ssl_context *c, int err, aiol_file *cert, const char *cert_name, aiol_file *key,
-                                  const char *key_name, const char *password) {
+static int aiol_tls_load_identity(aioloop_ssl_context *c, int err, aiol_file *cert, const char *cert_name,
+                                  aiol_file *key, const char *key_name, const char *password) {
     aiol_tls_identity *identity = NULL;
     const bool together = key->data == NULL;
     if (err == 0)
-        err = aiol_tls_identity_new(cert, cert_name, together ? cert : key, together ? cert_name : key_name, password, &identity);
+        err = aiol_tls_identity_new(cert, cert_name, together ? cert : key, together ? cert_name : key_name, password,
+                                    &identity);
     if (err == 0)
         err = aiol_tls_add_identity(c, identity);
     aiol_tls_drop_file(cert);
@@ -345,8 +346,8 @@ static int aiol_tls_load_identity(aioloop_ssl_context *c, int err, aiol_file *ce
     return err;
 }
 
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile, const char *keyfile,
-                                                    const char *password) {
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context, const char *certfile,
+                                                    const char *keyfile, const char *password) {
     aiol_file cert = AIOLOOP_ZERO;
     aiol_file key = AIOLOOP_ZERO;
     int err = aiol_tls_open(context);
@@ -359,8 +360,9 @@ AIOLOOP_API int aioloop_ssl_context_load_cert_chain(aioloop_ssl_context *context
     return aiol_tls_load_identity(context, err, &cert, certfile, &key, keyfile, password);
 }
 
-AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert, size_t cert_size,
-                                                           const void *key, size_t key_size, const char *password) {
+AIOLOOP_API int aioloop_ssl_context_load_cert_chain_memory(aioloop_ssl_context *context, const void *cert,
+                                                           size_t cert_size, const void *key, size_t key_size,
+                                                           const char *password) {
     aiol_file cert_copy = AIOLOOP_ZERO;
     aiol_file key_copy = AIOLOOP_ZERO;
     int err = aiol_tls_open(context);
@@ -430,7 +432,8 @@ static int aiol_tls_trusting_end(aiol_tls_trusting *t, aioloop_ssl_context *c, i
     return t->taken;
 }
 
-AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile, const char *capath) {
+AIOLOOP_API int aioloop_ssl_context_load_verify_locations(aioloop_ssl_context *context, const char *cafile,
+                                                          const char *capath) {
     aiol_tls_trusting t;
     int err = aiol_tls_open(context);
     if (err == 0 && cafile == NULL && capath == NULL)
@@ -551,7 +554,8 @@ AIOLOOP_API int aioloop_ssl_context_set_verify_mode(aioloop_ssl_context *context
     if (mode != AIOLOOP_CERT_NONE && mode != AIOLOOP_CERT_OPTIONAL && mode != AIOLOOP_CERT_REQUIRED)
         return aiol_thread_fail(AIOLOOP_EINVAL, "no such way to verify: %d", (int)mode);
     if (mode == AIOLOOP_CERT_NONE && context->check_hostname)
-        return aiol_thread_fail(AIOLOOP_EINVAL, "AIOLOOP_CERT_NONE while the host name is checked: turn that off first");
+        return aiol_thread_fail(AIOLOOP_EINVAL,
+                                "AIOLOOP_CERT_NONE while the host name is checked: turn that off first");
     context->verify_mode = mode;
     aiol_tls_apply_verify_mode(context);
     return 0;
@@ -623,7 +627,8 @@ static int aiol_tls_copy_protocols(aiol_tls_block *block, const char *const *pro
     return 0;
 }
 
-AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols, size_t count) {
+AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
+                                                       size_t count) {
     aiol_tls_block block = AIOLOOP_ZERO;
     int err = aiol_tls_open(context);
     if (err == 0 && (count > 64 || (count != 0 && protocols == NULL)))
@@ -641,7 +646,8 @@ AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *cont
     return 0;
 }
 
-AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback, void *arg) {
+AIOLOOP_API int aioloop_ssl_context_set_sni_callback(aioloop_ssl_context *context, aioloop_ssl_sni_callback callback,
+                                                     void *arg) {
     int err = aiol_tls_open(context);
     if (err < 0)
         return err;

@@ -35,10 +35,10 @@ extern "C++" {
 #if MBEDTLS_VERSION_NUMBER < 0x021c0000
 #error "aioloop.h: AIOLOOP_USE_TLS needs mbedTLS 2.28 or newer"
 #endif
-#if !defined(MBEDTLS_SSL_CLI_C) || !defined(MBEDTLS_SSL_SRV_C) || !defined(MBEDTLS_SSL_PROTO_TLS1_2) ||                        \
-    !defined(MBEDTLS_X509_CRT_PARSE_C) || !defined(MBEDTLS_X509_CRL_PARSE_C) || !defined(MBEDTLS_PEM_PARSE_C) ||                 \
+#if !defined(MBEDTLS_SSL_CLI_C) || !defined(MBEDTLS_SSL_SRV_C) || !defined(MBEDTLS_SSL_PROTO_TLS1_2) ||                \
+    !defined(MBEDTLS_X509_CRT_PARSE_C) || !defined(MBEDTLS_X509_CRL_PARSE_C) || !defined(MBEDTLS_PEM_PARSE_C) ||       \
     !defined(MBEDTLS_SSL_ALPN) || !defined(MBEDTLS_SSL_SERVER_NAME_INDICATION)
-#error "aioloop.h: this mbedTLS was built without something that AIOLOOP_USE_TLS needs: client, server, TLS 1.2, X.509, PEM, ALPN, SNI"
+#error "aioloop.h: AIOLOOP_USE_TLS needs an mbedTLS with client, server, TLS 1.2, X.509, PEM, ALPN and SNI"
 #endif
 
 /* ---- versions ---- */
@@ -131,7 +131,8 @@ static int aiol_mbed_ticket_setup(mbedtls_ssl_ticket_context *ticket) {
 
 static void aiol_mbed_set_version(mbedtls_ssl_config *config, bool least, aioloop_tls_version version) {
 #if AIOL_MBED_3
-    mbedtls_ssl_protocol_version v = version == AIOLOOP_TLS_1_3 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2;
+    mbedtls_ssl_protocol_version v =
+        version == AIOLOOP_TLS_1_3 ? MBEDTLS_SSL_VERSION_TLS1_3 : MBEDTLS_SSL_VERSION_TLS1_2;
     if (least)
         mbedtls_ssl_conf_min_tls_version(config, v);
     else
@@ -179,7 +180,8 @@ static void aiol_mbed_configure(mbedtls_ssl_config *config) {
 #if AIOL_MBED_TLS_1_3
     mbedtls_ssl_conf_tls13_key_exchange_modes(config, MBEDTLS_SSL_TLS1_3_KEY_EXCHANGE_MODE_EPHEMERAL_ALL);
 #if defined(MBEDTLS_SSL_SESSION_TICKETS) && MBEDTLS_VERSION_NUMBER >= 0x03060100
-    mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(config, MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
+    mbedtls_ssl_conf_tls13_enable_signal_new_session_tickets(config,
+                                                             MBEDTLS_SSL_TLS1_3_SIGNAL_NEW_SESSION_TICKETS_ENABLED);
 #endif
 #endif
 }
@@ -189,11 +191,11 @@ static void aiol_mbed_configure(mbedtls_ssl_config *config) {
 #define AIOL_MBED_PATTERN 0xa5
 
 /* How many bytes an init function of the library has cleared: the size that it believes in. */
-#define AIOL_MBED_SIZE_IN_LIBRARY(type, init, room, room_size, size)                                                             \
-    do {                                                                                                                       \
-        memset((room), AIOL_MBED_PATTERN, (room_size));                                                                        \
-        init((type *)(void *)(room));                                                                                           \
-        (size) = aiol_mbed_cleared((room), (room_size));                                                                       \
+#define AIOL_MBED_SIZE_IN_LIBRARY(type, init, room, room_size, size)                                                   \
+    do {                                                                                                               \
+        memset((room), AIOL_MBED_PATTERN, (room_size));                                                                \
+        init((type *)(void *)(room));                                                                                  \
+        (size) = aiol_mbed_cleared((room), (room_size));                                                               \
     } while (0)
 
 static size_t aiol_mbed_cleared(const unsigned char *room, size_t size) {
@@ -205,8 +207,9 @@ static size_t aiol_mbed_cleared(const unsigned char *room, size_t size) {
 /* Whether structs are as large in the library as in its headers: a program may be compiled with another configuration
  * of mbedTLS, or with another size of time_t, than the library that it is linked with. */
 static int aiol_mbed_check_sizes(void) {
-    const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) + sizeof(mbedtls_ssl_config) +
-                                  sizeof(mbedtls_x509_crt)) + 1024;
+    const size_t room_size = 2 * (sizeof(mbedtls_ssl_context) + sizeof(mbedtls_ssl_session) +
+                                  sizeof(mbedtls_ssl_config) + sizeof(mbedtls_x509_crt)) +
+                             1024;
     unsigned char *room = (unsigned char *)aiol_alloc(&aiol_default_allocator, room_size);
     bool same = true;
     size_t ssl;
@@ -228,11 +231,12 @@ static int aiol_mbed_check_sizes(void) {
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_ssl_config, mbedtls_ssl_config_init, room, room_size, config);
     AIOL_MBED_SIZE_IN_LIBRARY(mbedtls_x509_crt, mbedtls_x509_crt_init, room, room_size, crt);
     aiol_free(&aiol_default_allocator, room, room_size);
-    if (same && ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) && config == sizeof(mbedtls_ssl_config) &&
-        crt == sizeof(mbedtls_x509_crt))
+    if (same && ssl == sizeof(mbedtls_ssl_context) && session == sizeof(mbedtls_ssl_session) &&
+        config == sizeof(mbedtls_ssl_config) && crt == sizeof(mbedtls_x509_crt))
         return 0;
-    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "the mbedTLS that is linked is not the one of the headers: it has another "
-                                                   "version, configuration or time_t");
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE,
+                            "the mbedTLS that is linked is not the one of the headers: it has another "
+                            "version, configuration or time_t");
 }
 
 #if !defined(MBEDTLS_THREADING_C) && AIOLOOP_USE_THREADS
@@ -243,7 +247,8 @@ static int aiol_mbed_check_thread(void) {
     void *expected = NULL;
     if (aiol_cas_pointer(&aiol_mbed_thread, &expected, &aiol_thread) || expected == (void *)&aiol_thread)
         return 0;
-    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE, "this mbedTLS has no MBEDTLS_THREADING_C: one thread alone may use it");
+    return aiol_thread_fail(AIOLOOP_ENOTAVAILABLE,
+                            "this mbedTLS has no MBEDTLS_THREADING_C: one thread alone may use it");
 }
 #else
 static int aiol_mbed_check_thread(void) {
@@ -303,16 +308,40 @@ static const char *aiol_mbed_alert_name(int alert) {
     static const struct {
         int number;
         const char *name;
-    } names[] = {{0, "close_notify"}, {10, "unexpected_message"}, {20, "bad_record_mac"}, {21, "decryption_failed"},
-                 {22, "record_overflow"}, {30, "decompression_failure"}, {40, "handshake_failure"}, {41, "no_certificate"},
-                 {42, "bad_certificate"}, {43, "unsupported_certificate"}, {44, "certificate_revoked"},
-                 {45, "certificate_expired"}, {46, "certificate_unknown"}, {47, "illegal_parameter"}, {48, "unknown_ca"},
-                 {49, "access_denied"}, {50, "decode_error"}, {51, "decrypt_error"}, {60, "export_restriction"},
-                 {70, "protocol_version"}, {71, "insufficient_security"}, {80, "internal_error"},
-                 {86, "inappropriate_fallback"}, {90, "user_canceled"}, {100, "no_renegotiation"},
-                 {109, "missing_extension"}, {110, "unsupported_extension"}, {111, "certificate_unobtainable"},
-                 {112, "unrecognized_name"}, {113, "bad_certificate_status_response"}, {114, "bad_certificate_hash_value"},
-                 {115, "unknown_psk_identity"}, {116, "certificate_required"}, {120, "no_application_protocol"}};
+    } names[] = {{0, "close_notify"},
+                 {10, "unexpected_message"},
+                 {20, "bad_record_mac"},
+                 {21, "decryption_failed"},
+                 {22, "record_overflow"},
+                 {30, "decompression_failure"},
+                 {40, "handshake_failure"},
+                 {41, "no_certificate"},
+                 {42, "bad_certificate"},
+                 {43, "unsupported_certificate"},
+                 {44, "certificate_revoked"},
+                 {45, "certificate_expired"},
+                 {46, "certificate_unknown"},
+                 {47, "illegal_parameter"},
+                 {48, "unknown_ca"},
+                 {49, "access_denied"},
+                 {50, "decode_error"},
+                 {51, "decrypt_error"},
+                 {60, "export_restriction"},
+                 {70, "protocol_version"},
+                 {71, "insufficient_security"},
+                 {80, "internal_error"},
+                 {86, "inappropriate_fallback"},
+                 {90, "user_canceled"},
+                 {100, "no_renegotiation"},
+                 {109, "missing_extension"},
+                 {110, "unsupported_extension"},
+                 {111, "certificate_unobtainable"},
+                 {112, "unrecognized_name"},
+                 {113, "bad_certificate_status_response"},
+                 {114, "bad_certificate_hash_value"},
+                 {115, "unknown_psk_identity"},
+                 {116, "certificate_required"},
+                 {120, "no_application_protocol"}};
     size_t i;
     for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
         if (names[i].number == alert)

@@ -35,18 +35,18 @@ struct aiol_tls_session {
     bool heard;    /* the peer's */
     bool reused;
     bool self_signed;
-    int failed;      /* the code of everything from now on */
-    int io_error;    /* of receive or send */
-    unsigned sent;   /* how many times something was sent */
-    unsigned warned; /* of that, within reads: refusals to renegotiate */
-    int alert;       /* the last that was sent in clear; -1: none */
-    uint32_t flags;  /* of all certificates of the chain */
+    int failed;              /* the code of everything from now on */
+    int io_error;            /* of receive or send */
+    unsigned sent;           /* how many times something was sent */
+    unsigned warned;         /* of that, within reads: refusals to renegotiate */
+    int alert;               /* the last that was sent in clear; -1: none */
+    uint32_t flags;          /* of all certificates of the chain */
     aioloop_address address; /* hostname is a number: this */
     aioloop_ssl_cipher cipher;
     aiol_tls_certificate *peer;
     aioloop_ssl_session *resumable;
     char hostname[AIOL_TLS_HOST_MOST + 1]; /* on servers what the client said */
-    char names[96]; /* of a certificate that is for others */
+    char names[96];                        /* of a certificate that is for others */
     char message[AIOL_ERROR_TEXT_SIZE];
 };
 
@@ -124,8 +124,8 @@ static int aiol_tls_fail_verify(aiol_tls_session *s, uint32_t flags) {
              !s->context->wrapped)
         what = "no authorities are loaded that could be trusted";
     else if (flags == MBEDTLS_X509_BADCERT_CN_MISMATCH && s->names[0] != '\0')
-        return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": it is for %s", aiol_tls_who(s),
-                            s->names);
+        return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": it is for %s",
+                            aiol_tls_who(s), s->names);
     return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": %s", aiol_tls_who(s), what);
 }
 
@@ -154,16 +154,19 @@ static uint32_t aiol_tls_flags(const aiol_tls_session *s) {
 static bool aiol_tls_was_certificate(const aiol_tls_session *s, int ret) {
     const int high = aiol_mbed_high(ret);
     return high == MBEDTLS_ERR_X509_CERT_VERIFY_FAILED || high == MBEDTLS_ERR_SSL_CA_CHAIN_REQUIRED ||
-           high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE || (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
+           high == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE ||
+           (high == AIOL_MBED_ERR_CERTIFICATE && aiol_tls_flags(s) != 0);
 }
 
-/* The peer's alert, if that is what ended it, else -1. A client that has not switched to its keys yet when it refuses the
- * server says so in clear, as mbedTLS's own do in TLS 1.3, and then mbedTLS's servers find no more than a bad record. */
+/* The peer's alert, if that is what ended it, else -1. A client that has not switched to its keys yet when it refuses
+ * the server says so in clear, as mbedTLS's own do in TLS 1.3, and then mbedTLS's servers find no more than a bad
+ * record. */
 static int aiol_tls_alert(const aiol_tls_session *s, int ret) {
     const unsigned char *record = s->ssl.AIOL_MBED_PRIVATE(in_hdr);
     if (ret == MBEDTLS_ERR_SSL_FATAL_ALERT_MESSAGE)
         return s->ssl.AIOL_MBED_PRIVATE(in_msg)[1];
-    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC && !s->done && record[0] == MBEDTLS_SSL_MSG_ALERT && record[3] == 0 && record[4] == 2)
+    if (ret == MBEDTLS_ERR_SSL_INVALID_MAC && !s->done && record[0] == MBEDTLS_SSL_MSG_ALERT && record[3] == 0 &&
+        record[4] == 2)
         return record[6];
     return -1;
 }
@@ -211,7 +214,8 @@ static int aiol_tls_alert_for(int code, int ret) {
 static int aiol_tls_fail(aiol_tls_session *s, int ret, unsigned sent) {
     const int code = aiol_tls_translate(s, ret);
     if (s->sent == sent && s->io_error == 0 && code != AIOLOOP_ESSL_ALERT && code != AIOLOOP_ECONNRESET)
-        mbedtls_ssl_send_alert_message(&s->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL, (unsigned char)aiol_tls_alert_for(code, ret));
+        mbedtls_ssl_send_alert_message(&s->ssl, MBEDTLS_SSL_ALERT_LEVEL_FATAL,
+                                       (unsigned char)aiol_tls_alert_for(code, ret));
     return code;
 }
 
@@ -262,8 +266,8 @@ static int aiol_tls_on_verify(void *arg, mbedtls_x509_crt *crt, int depth, uint3
     return 0;
 }
 
-/* Goes on with another context's certificates and demands. 0, or -1 to refuse: mbedTLS would fill in what is missing there from
- * the first context. */
+/* Goes on with another context's certificates and demands. 0, or -1 to refuse: mbedTLS would fill in what is missing
+ * there from the first context. */
 static int aiol_tls_choose(aiol_tls_session *s, aioloop_ssl_context *chosen) {
     const aiol_tls_identity *identity;
     int ret = 0;
@@ -273,7 +277,8 @@ static int aiol_tls_choose(aiol_tls_session *s, aioloop_ssl_context *chosen) {
     s->chosen = aioloop_ssl_context_ref(chosen);
     aiol_store(&chosen->used, 1);
     for (identity = chosen->identities; identity != NULL && ret == 0; identity = identity->next)
-        ret = mbedtls_ssl_set_hs_own_cert(&s->ssl, (mbedtls_x509_crt *)&identity->chain, (mbedtls_pk_context *)&identity->key);
+        ret = mbedtls_ssl_set_hs_own_cert(&s->ssl, (mbedtls_x509_crt *)&identity->chain,
+                                          (mbedtls_pk_context *)&identity->key);
     mbedtls_ssl_set_hs_ca_chain(&s->ssl, chosen->authorities, chosen->revoked);
     mbedtls_ssl_set_hs_authmode(&s->ssl, chosen->verify_mode == AIOLOOP_CERT_NONE       ? MBEDTLS_SSL_VERIFY_NONE
                                          : chosen->verify_mode == AIOLOOP_CERT_OPTIONAL ? MBEDTLS_SSL_VERIFY_OPTIONAL
@@ -317,8 +322,8 @@ static size_t aiol_tls_hex(char *to, const unsigned char *data, size_t size) {
 }
 
 /* A line of NSS's format. */
-static void aiol_tls_log_key(int fd, const char *label, const unsigned char client_random[32], const unsigned char *secret,
-                             size_t size) {
+static void aiol_tls_log_key(int fd, const char *label, const unsigned char client_random[32],
+                             const unsigned char *secret, size_t size) {
     char line[32 + 64 + 1 + 2 * 64 + 1];
     size_t n = strlen(label);
     if (size > 64)
@@ -392,7 +397,8 @@ static int aiol_tls_check_hostname(const char *hostname) {
         return aiol_thread_fail(AIOLOOP_EINVAL, "server_hostname is no name of a host: \"%.80s\"", hostname);
     for (i = 0; hostname[i] != '\0'; i++)
         if ((unsigned char)hostname[i] <= 0x20 || (unsigned char)hostname[i] >= 0x7f)
-            return aiol_thread_fail(AIOLOOP_EINVAL, "server_hostname must be written in ASCII, other characters as \"xn--...\"");
+            return aiol_thread_fail(AIOLOOP_EINVAL,
+                                    "server_hostname must be written in ASCII, other characters as \"xn--...\"");
     return 0;
 }
 
@@ -420,7 +426,8 @@ static int aiol_tls_prepare(aiol_tls_session *s, const aioloop_ssl_session *resu
     aiol_mbed_text text;
     int ret = mbedtls_ssl_setup(&s->ssl, s->context->config);
     if (ret != 0)
-        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s", aiol_mbed_strerror(ret, &text));
+        return aiol_thread_fail(aiol_mbed_no_memory(ret) ? AIOLOOP_ENOMEM : AIOLOOP_ESSL, "%s",
+                                aiol_mbed_strerror(ret, &text));
     mbedtls_ssl_set_bio(&s->ssl, s, aiol_tls_on_send, aiol_tls_on_receive, NULL);
     if (!s->context->wrapped) {
         mbedtls_ssl_set_verify(&s->ssl, aiol_tls_on_verify, s);
@@ -433,11 +440,13 @@ static int aiol_tls_prepare(aiol_tls_session *s, const aioloop_ssl_session *resu
 }
 
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
-                                          const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out) {
+                                          const aioloop_ssl_session *resume, const aiol_tls_io *io,
+                                          aiol_tls_session **out) {
     aiol_tls_session *s;
     int err = aiol_mbed_check_thread();
     if (err == 0 && server_side != (context->side == AIOLOOP_TLS_SERVER))
-        err = aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side", server_side ? "server" : "client");
+        err = aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side",
+                               server_side ? "server" : "client");
     if (err == 0 && !server_side && hostname != NULL)
         err = aiol_tls_check_hostname(hostname);
     if (err < 0)
@@ -483,7 +492,8 @@ static int aiol_tls_check_optional(aiol_tls_session *s) {
     const aioloop_ssl_context *c = s->chosen != NULL ? s->chosen : s->context;
     const uint32_t flags = aiol_tls_flags(s);
     unsigned char alert = MBEDTLS_SSL_ALERT_MSG_BAD_CERT;
-    if (c->wrapped || c->verify_mode != AIOLOOP_CERT_OPTIONAL || flags == 0 || (flags & MBEDTLS_X509_BADCERT_MISSING) != 0)
+    if (c->wrapped || c->verify_mode != AIOLOOP_CERT_OPTIONAL || flags == 0 ||
+        (flags & MBEDTLS_X509_BADCERT_MISSING) != 0)
         return 0;
     if ((flags & MBEDTLS_X509_BADCERT_NOT_TRUSTED) != 0)
         alert = MBEDTLS_SSL_ALERT_MSG_UNKNOWN_CA;
@@ -545,7 +555,8 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
             s->heard = true;
         else if (ret == MBEDTLS_ERR_SSL_CONN_EOF || (ret == 0 && s->ended)) /* else 0 is of empty records */
-            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
+            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s),
+                         aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
         else if (ret == AIOL_MBED_ERR_TICKET)
             aiol_tls_keep_session(s);
         else if (ret != 0 && ret != MBEDTLS_ERR_SSL_WANT_READ)
@@ -607,7 +618,9 @@ static const aioloop_ssl_cipher *aiol_tls_cipher(aiol_tls_session *s) {
         if (aiol_tls_suites[i].id == mbedtls_ssl_get_ciphersuite_id(name))
             s->cipher.name = aiol_tls_suites[i].name;
     s->cipher.protocol = mbedtls_ssl_get_version(&s->ssl);
-    s->cipher.bits = strstr(name, "256-") != NULL || strstr(name, "CHACHA20") != NULL ? 256 : strstr(name, "128-") != NULL ? 128 : 0;
+    s->cipher.bits = strstr(name, "256-") != NULL || strstr(name, "CHACHA20") != NULL ? 256
+                     : strstr(name, "128-") != NULL                                   ? 128
+                                                                                      : 0;
     return &s->cipher;
 }
 

@@ -14,8 +14,8 @@
 
 /* How a session reaches its peer. */
 typedef struct aiol_tls_io {
-    /* Stores at most size bytes of the peer's; returns how many, at least 1; AIOL_TLS_MORE: there are none now; 0: there
-     * will be none any more. */
+    /* Stores at most size bytes of the peer's; returns how many, at least 1; AIOL_TLS_MORE: there are none now; 0:
+     * there will be none any more. */
     int64_t (*receive)(void *owner, void *buffer, size_t size);
     /* Takes all of the bytes, to send them in this order: 0. Or a code, and then the session has failed with it. */
     int (*send)(void *owner, const void *data, size_t size);
@@ -28,15 +28,16 @@ typedef struct aiol_tls_session aiol_tls_session;
 AIOLOOP_INTERNAL bool aiol_tls_in_threads(void);
 
 #if AIOLOOP_USE_TLS
-/* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the certificate
- * with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a client had
- * with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */
+/* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the
+ * certificate with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a
+ * client had with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
-                                          const aioloop_ssl_session *resume, const aiol_tls_io *io, aiol_tls_session **out);
+                                          const aioloop_ssl_session *resume, const aiol_tls_io *io,
+                                          aiol_tls_session **out);
 AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
 
-/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call. After
- * a code (AIOL_TLS_MORE is none) only free, message and info may be called.
+/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call.
+ * After a code (AIOL_TLS_MORE is none) only free, message and info may be called.
  *
  * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code:
  * AIOLOOP_ECONNRESET if the peer has left. The alert that the peer should have of a failure was sent before this
