@@ -2141,6 +2141,7 @@ static void tls_streams_close(aioloop *loop, tls_streams *t) {
     aioloop_stream_close(t->s);
     aioloop_stream_unref(t->s);
     tls_server_over(loop, t->server);
+    test_spin(loop, 10); /* the handler ends behind its connection */
     aioloop_ssl_context_unref(t->server_context);
     aioloop_ssl_context_unref(t->client_context);
     test_end(loop);
