@@ -31457,6 +31457,8 @@ static void aiol_streams_upgraded(aioloop_future *connecting, void *arg) {
     if (aioloop_future_result(connecting, &t) == 0) {
         aioloop_transport_unref(s->transport);
         s->transport = t;
+        if (s->reading_paused) /* by what came before this callback: the old one is, and resumes with the new one */
+            aioloop_transport_pause_reading(t);
     }
     if (!aioloop_future_done(f)) {
         if (t != NULL)

@@ -7,6 +7,7 @@
 
 #if AIOLOOP_USE_TLS
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -1990,6 +1991,451 @@ TEST(tls_protocols_are_exchanged, "TLS-16") {
     CHECK_EQ(aioloop_transport_set_protocol(far.transport, &test_protocol, &far), 0);
     CHECK_EQ(aioloop_transport_set_protocol(far.transport, NULL, NULL), AIOLOOP_EINVAL);
     tls_end(loop, &place, &near, &far);
+}
+
+/* ---- streams ---- */
+
+typedef struct tls_echo_frame {
+    aioloop_stream_frame base;
+    int64_t n;
+    const char *line;
+} tls_echo_frame;
+
+static int64_t tls_echo_step(aioloop *loop, aioloop_frame *frame, void **out) {
+    tls_echo_frame *self = (tls_echo_frame *)(void *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    for (;;) {
+        AIOLOOP_AWAIT(self->n, aioloop_stream_readline(self->base.stream), &self->line);
+        if (self->n <= 0)
+            return self->n;
+        self->n = aioloop_stream_write(self->base.stream, self->line, (size_t)self->n);
+        AIOLOOP_AWAIT(self->n, aioloop_stream_drain(self->base.stream), NULL);
+        if (self->n < 0)
+            return self->n;
+    }
+    AIOLOOP_END;
+}
+
+static int64_t tls_echo_stack(aioloop *loop, aioloop_stream *s, void *arg) {
+    const char *line = NULL;
+    int64_t n;
+    (void)loop;
+    (void)arg;
+    while ((n = aioloop_await(aioloop_stream_readline(s), &line)) > 0) {
+        n = aioloop_stream_write(s, line, (size_t)n);
+        if (n >= 0)
+            n = aioloop_await(aioloop_stream_drain(s), NULL);
+        if (n < 0)
+            return n;
+    }
+    return n;
+}
+
+static void tls_greet(aioloop *loop, aioloop_stream *s, void *arg) {
+    (void)loop;
+    (void)arg;
+    aioloop_stream_write(s, "one\ntwo\n", 8);
+}
+
+static int tls_port(const aioloop_server *server) {
+    aioloop_address address;
+    CHECK_EQ(aioloop_server_socket(server, 0, NULL, &address), 0);
+    return address.port;
+}
+
+static void tls_expect_line(aioloop *loop, aioloop_stream *s, const char *text) {
+    const char *line = NULL;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_readline(s), &line), (int64_t)strlen(text));
+    CHECK_STR(line, text);
+}
+
+static void tls_server_over(aioloop *loop, aioloop_server *server) {
+    aioloop_server_close(server);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_server_wait_closed(server), NULL), 0);
+    aioloop_server_unref(server);
+}
+
+static void tls_try_stream(aioloop_stream_handler handler, aioloop_stream_server_options *serving) {
+    aioloop *loop = test_loop();
+    aioloop_stream_options options = AIOLOOP_ZERO;
+    aioloop_server *server = NULL;
+    aioloop_stream *s = NULL;
+    const char *line = NULL;
+    if (handler != NULL)
+        await_needs_stacks(loop);
+    serving->server.ssl = tls_server("server");
+    options.connection.ssl = tls_client("ca.pem");
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_start_server(loop, handler, NULL, "127.0.0.1", 0, serving), &server), 1);
+    options.connection.server_hostname = "wrong.example.com";
+    tls_fails(loop, aioloop_open_connection(loop, "127.0.0.1", tls_port(server), &options), AIOLOOP_ESSL_CERT_VERIFY, "wrong.example.com");
+    options.connection.server_hostname = "localhost";
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", tls_port(server), &options), &s), 0);
+    CHECK(aioloop_stream_get_extra_info(s, "cipher", NULL) != NULL);
+    CHECK(!aioloop_stream_can_write_eof(s));
+    CHECK_EQ(aioloop_stream_write_eof(s), AIOLOOP_ENOTAVAILABLE);
+    if (serving->callback == NULL)
+        CHECK_EQ(aioloop_stream_write(s, "one\ntwo\n", 8), 0);
+    tls_expect_line(loop, s, "one\n");
+    tls_expect_line(loop, s, "two\n");
+    if (serving->callback != NULL) /* whose reference is gone, and the connection with it */
+        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_readline(s), &line), 0);
+    aioloop_stream_close(s);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(s), NULL), 0);
+    aioloop_stream_unref(s);
+    tls_server_over(loop, server);
+    aioloop_ssl_context_unref(serving->server.ssl);
+    aioloop_ssl_context_unref(options.connection.ssl);
+    test_end(loop);
+}
+
+TEST(tls_streams_and_a_coroutine_without_a_stack, "TLS-01 TLS-16") {
+    aioloop_stream_server_options options = AIOLOOP_ZERO;
+    options.step = tls_echo_step;
+    options.frame_size = sizeof(tls_echo_frame);
+    tls_try_stream(NULL, &options);
+}
+
+TEST(tls_streams_and_a_coroutine_with_a_stack, "TLS-01 TLS-16") {
+    aioloop_stream_server_options options = AIOLOOP_ZERO;
+    tls_try_stream(tls_echo_stack, &options);
+}
+
+TEST(tls_streams_and_a_plain_function, "TLS-01 TLS-16") {
+    aioloop_stream_server_options options = AIOLOOP_ZERO;
+    options.callback = tls_greet;
+    tls_try_stream(NULL, &options);
+}
+
+TEST(tls_readers_are_told_of_corrupt_bytes, "TLS-15") {
+    static tls_middle middle;
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    aioloop_stream_options options = AIOLOOP_ZERO;
+    aioloop_stream *s = NULL;
+    test_peer far = AIOLOOP_ZERO;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    tls_middle_open(loop, &middle, place.port);
+    options.connection.ssl = place.client_context;
+    options.connection.server_hostname = "localhost";
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", middle.port, &options), &s), 0);
+    test_run_until(loop, &far.made, 1, "the server's handshake");
+    CHECK_EQ(aioloop_transport_write(far.transport, "good\n", 5), 0);
+    tls_expect_line(loop, s, "good\n");
+    middle.corrupt = true;
+    CHECK_EQ(aioloop_transport_write(far.transport, "evil\n", 5), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_readline(s), NULL), AIOLOOP_ESSL);
+    CHECK_EQ(aioloop_stream_exception(s), AIOLOOP_ESSL);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_drain(s), NULL), AIOLOOP_ESSL);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(s), NULL), AIOLOOP_ESSL);
+    aioloop_stream_unref(s);
+    test_run_until(loop, &far.lost, 1, "the server's loss");
+    test_peer_drop(&far);
+    tls_middle_close(loop, &middle);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
+/* ---- streams are upgraded ---- */
+
+typedef struct tls_upgrade_frame {
+    aioloop_stream_frame base;
+    int64_t n;
+    const char *line;
+} tls_upgrade_frame;
+
+/* Lines; what follows STARTTLS is TLS. Errors are the other side's matter. */
+static int64_t tls_upgrade_step(aioloop *loop, aioloop_frame *frame, void **out) {
+    tls_upgrade_frame *self = (tls_upgrade_frame *)(void *)frame;
+    aioloop_stream *s = self->base.stream;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    for (;;) {
+        AIOLOOP_AWAIT(self->n, aioloop_stream_readline(s), &self->line);
+        if (self->n <= 0)
+            return 0;
+        if (strcmp(self->line, "STARTTLS\n") != 0) {
+            self->n = aioloop_stream_write(s, self->line, (size_t)self->n);
+            continue;
+        }
+        self->n = aioloop_stream_write(s, "go ahead\n", 9);
+        AIOLOOP_AWAIT(self->n, aioloop_stream_start_tls(s, (aioloop_ssl_context *)self->base.arg, NULL), NULL);
+        if (self->n < 0)
+            return 0;
+    }
+    AIOLOOP_END;
+}
+
+typedef struct tls_streams {
+    aioloop_ssl_context *server_context;
+    aioloop_ssl_context *client_context;
+    aioloop_server *server;
+    aioloop_stream *s;
+} tls_streams;
+
+static void tls_streams_open(aioloop *loop, tls_streams *t) {
+    aioloop_stream_server_options serving = AIOLOOP_ZERO;
+    memset(t, 0, sizeof(*t));
+    t->server_context = tls_server("server");
+    t->client_context = tls_client("ca.pem");
+    serving.step = tls_upgrade_step;
+    serving.frame_size = sizeof(tls_upgrade_frame);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_start_server(loop, NULL, t->server_context, "127.0.0.1", 0, &serving), &t->server), 1);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", tls_port(t->server), NULL), &t->s), 0);
+}
+
+static void tls_streams_close(aioloop *loop, tls_streams *t) {
+    aioloop_stream_close(t->s);
+    aioloop_stream_unref(t->s);
+    tls_server_over(loop, t->server);
+    test_spin(loop, 10); /* the handler ends behind its connection */
+    aioloop_ssl_context_unref(t->server_context);
+    aioloop_ssl_context_unref(t->client_context);
+    test_end(loop);
+}
+
+/* Asked for and begun at once, so that the server finds the handshake's first bytes behind the line; or politely. */
+TEST(start_tls_of_streams_on_both_sides, "STR-18 STLS-03") {
+    int polite;
+    for (polite = 0; polite < 2; polite++) {
+        aioloop *loop = test_loop();
+        aioloop_start_tls_options options = AIOLOOP_ZERO;
+        tls_streams t;
+        options.server_hostname = "localhost";
+        tls_streams_open(loop, &t);
+        CHECK_EQ(aioloop_stream_write(t.s, "clear\n", 6), 0);
+        tls_expect_line(loop, t.s, "clear\n");
+        CHECK_EQ(aioloop_stream_write(t.s, "STARTTLS\n", 9), 0);
+        tls_expect_line(loop, t.s, "go ahead\n");
+        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), NULL), 0);
+        CHECK(aioloop_stream_get_extra_info(t.s, "peercert", NULL) != NULL);
+        CHECK_EQ(aioloop_stream_write(t.s, "secret\n", 7), 0);
+        tls_expect_line(loop, t.s, "secret\n");
+        if (polite == 0) { /* and once more within it, at the end of its lines */
+            CHECK_EQ(aioloop_stream_write(t.s, "STARTTLS\n", 9), 0);
+            tls_expect_line(loop, t.s, "go ahead\n");
+            CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), NULL), 0);
+            CHECK_EQ(aioloop_stream_write(t.s, "deeper\n", 7), 0);
+            tls_expect_line(loop, t.s, "deeper\n");
+        }
+        tls_streams_close(loop, &t);
+    }
+}
+
+/* A client that does not wait: its greeting comes in the segment of the line before. */
+TEST(start_tls_of_a_stream_with_the_handshake_behind_the_line, "STR-18") {
+    aioloop *loop = test_loop();
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    aioloop_stream_options sock = AIOLOOP_ZERO;
+    aioloop_ssl_context *server_context = tls_server("server");
+    aioloop_ssl_context *client_context = tls_client("ca.pem");
+    aioloop_transport *t = NULL;
+    aioloop_future *f[2];
+    aioloop_stream *s = NULL;
+    aioloop_socket pair[2];
+    test_peer near = AIOLOOP_ZERO;
+    test_socketpair(loop, pair);
+    test_adopt(loop, &test_protocol, &near, pair[0]);
+    sock.connection.sock = &pair[1];
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, NULL, 0, &sock), &s), 0);
+    test_forget_socket(pair[1]);
+    options.server_hostname = "localhost";
+    CHECK_EQ(aioloop_transport_write(near.transport, "STARTTLS\n", 9), 0);
+    f[0] = aioloop_future_ref(aioloop_start_tls(loop, near.transport, client_context, &options));
+    test_spin(loop, 30); /* the stream has the greeting by now */
+    tls_expect_line(loop, s, "STARTTLS\n");
+    memset(&options, 0, sizeof(options));
+    options.server_side = true;
+    f[1] = aioloop_future_ref(aioloop_stream_start_tls(s, server_context, &options));
+    CHECK_EQ(aioloop_run_until_complete(loop, f[1], NULL), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, f[0], &t), 0);
+    aioloop_future_unref(f[0]);
+    aioloop_future_unref(f[1]);
+    CHECK_EQ(aioloop_transport_write(t, "secret\n", 7), 0);
+    tls_expect_line(loop, s, "secret\n");
+    aioloop_transport_close(t);
+    aioloop_transport_unref(t);
+    test_run_until(loop, &near.lost, 1, "the loss");
+    test_peer_drop(&near);
+    aioloop_stream_unref(s);
+    aioloop_ssl_context_unref(server_context);
+    aioloop_ssl_context_unref(client_context);
+    test_spin(loop, 10);
+    test_end(loop);
+}
+
+static void tls_fill(test_peer *peer) {
+    char bytes[100];
+    memset(bytes, 'b', sizeof(bytes));
+    aioloop_transport_write(peer->transport, bytes, sizeof(bytes));
+}
+
+/* More than the stream's limit comes along with the end of the handshake: reading pauses, and goes on. */
+TEST(start_tls_of_a_stream_that_is_full_at_once, "STR-18") {
+    aioloop *loop = test_loop();
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    aioloop_accepted_socket_options accepted = AIOLOOP_ZERO;
+    aioloop_stream_options sock = AIOLOOP_ZERO;
+    aioloop_ssl_context *client_context = tls_client("ca.pem");
+    aioloop_future *f[2];
+    aioloop_stream *s = NULL;
+    aioloop_socket pair[2];
+    const char *data = NULL;
+    test_peer far = AIOLOOP_ZERO;
+    accepted.ssl = tls_server("server");
+    far.on_made = tls_fill;
+    test_socketpair(loop, pair);
+    sock.connection.sock = &pair[0];
+    sock.limit = 16;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, NULL, 0, &sock), &s), 0);
+    test_forget_socket(pair[0]);
+    f[1] = aioloop_future_ref(aioloop_connect_accepted_socket(loop, &test_protocol, &far, pair[1], &accepted));
+    options.server_hostname = "localhost";
+    f[0] = aioloop_future_ref(aioloop_stream_start_tls(s, client_context, &options));
+    CHECK_EQ(aioloop_run_until_complete(loop, f[1], NULL), 0);
+    test_forget_socket(pair[1]);
+    CHECK_EQ(aioloop_run_until_complete(loop, f[0], NULL), 0);
+    aioloop_future_unref(f[0]);
+    aioloop_future_unref(f[1]);
+    test_spin(loop, 10);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_readexactly(s, 60), &data), 60);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_readexactly(s, 40), &data), 40);
+    tls_fill(&far);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_readexactly(s, 100), &data), 100);
+    aioloop_stream_close(s);
+    aioloop_stream_unref(s);
+    test_run_until(loop, &far.lost, 1, "the loss");
+    test_peer_drop(&far);
+    aioloop_ssl_context_unref(accepted.ssl);
+    aioloop_ssl_context_unref(client_context);
+    test_spin(loop, 10);
+    test_end(loop);
+}
+
+TEST(start_tls_of_a_stream_refuses_and_fails, "STR-18 STLS-05 STLS-06") {
+    aioloop *loop = test_loop();
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    aioloop_stream *bare = aioloop_stream_new(loop, 0);
+    aioloop_future *f;
+    tls_streams t;
+    CHECK(bare != NULL);
+    tls_streams_open(loop, &t);
+    tls_fails(loop, aioloop_stream_start_tls(bare, t.client_context, NULL), AIOLOOP_EINVAL, "no connection");
+    aioloop_stream_unref(bare);
+    CHECK_EQ(aioloop_future_exception(aioloop_stream_start_tls(NULL, t.client_context, NULL)), AIOLOOP_EINVAL);
+    tls_fails(loop, aioloop_stream_start_tls(t.s, NULL, NULL), AIOLOOP_EINVAL, "context");
+    tls_fails(loop, aioloop_stream_start_tls(t.s, t.server_context, NULL), AIOLOOP_EINVAL, "client");
+    options.leftover = "x";
+    options.leftover_size = 1;
+    tls_fails(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), AIOLOOP_EINVAL, "leftover");
+    f = aioloop_future_ref(aioloop_stream_readline(t.s));
+    tls_fails(loop, aioloop_stream_start_tls(t.s, t.client_context, NULL), AIOLOOP_EMISUSE, "read");
+    CHECK_EQ(aioloop_stream_write(t.s, "still clear\n", 12), 0); /* nothing has changed */
+    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 12);
+    aioloop_future_unref(f);
+    /* A line instead of a handshake: the stream is lost. */
+    memset(&options, 0, sizeof(options));
+    options.ssl_handshake_timeout = AIOLOOP_MS(20);
+    CHECK_EQ(aioloop_stream_write(t.s, "no handshake, but a line that is long enough\n", 45), 0);
+    CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), NULL), 0);
+    CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_readline(t.s), NULL), 0);
+    CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(t.s), NULL), 0);
+    tls_streams_close(loop, &t);
+}
+
+/* Cancelled, let go of, or the loop gone, after so many iterations of the upgrade. */
+TEST(start_tls_of_a_stream_is_given_up, "STR-18 STLS-06 STLS-07") {
+    size_t i;
+    for (i = 0; i < 3 * sizeof(tls_stages) / sizeof(tls_stages[0]); i++) {
+        aioloop *loop = test_loop();
+        aioloop_start_tls_options options = AIOLOOP_ZERO;
+        aioloop_future *f;
+        tls_streams t;
+        options.server_hostname = "localhost";
+        tls_streams_open(loop, &t);
+        CHECK_EQ(aioloop_stream_write(t.s, "STARTTLS\n", 9), 0);
+        tls_expect_line(loop, t.s, "go ahead\n");
+        f = aioloop_future_ref(aioloop_stream_start_tls(t.s, t.client_context, &options));
+        test_spin(loop, tls_stages[i / 3]);
+        if (i % 3 == 0) {
+            bool cancelled = aioloop_future_cancel(f, NULL);
+            aioloop_future_unref(f);
+            if (cancelled)
+                test_run_for(loop, AIOLOOP_MS(1));
+            tls_streams_close(loop, &t);
+        } else if (i % 3 == 1) {
+            aioloop_future_unref(f);
+            aioloop_stream_unref(t.s);
+            t.s = NULL;
+            tls_streams_close(loop, &t);
+        } else {
+            CHECK_EQ(aioloop_close(loop), 0);
+            aioloop_future_unref(f);
+            aioloop_stream_unref(t.s);
+            aioloop_server_unref(t.server);
+            aioloop_ssl_context_unref(t.server_context);
+            aioloop_ssl_context_unref(t.client_context);
+            test_end(loop);
+            test_reports_clear(); /* the handler's task was destroyed */
+        }
+    }
+}
+
+/* ---- two loops in two threads ---- */
+
+typedef struct tls_thread {
+    aioloop *loop;
+    aioloop_ssl_context *server_context;
+    aioloop_ssl_context *client_context;
+    int over;
+} tls_thread;
+
+static void *tls_thread_run(void *arg) {
+    tls_thread *self = (tls_thread *)arg;
+    int i;
+    for (i = 0; i < 3; i++) {
+        tls_place place = AIOLOOP_ZERO;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        char text[2000];
+        far.echo = true;
+        memset(text, 'a' + i, sizeof(text));
+        place.server_context = aioloop_ssl_context_ref(self->server_context);
+        place.client_context = aioloop_ssl_context_ref(self->client_context);
+        tls_serve(self->loop, &place, &far, &test_protocol, NULL);
+        CHECK_EQ(aioloop_run_until_complete(self->loop, tls_dial(self->loop, &place, &near, &test_protocol, NULL), NULL), 0);
+        test_run_until(self->loop, &far.made, 1, "the server's handshake");
+        CHECK_EQ(aioloop_transport_write(near.transport, text, sizeof(text)), 0);
+        test_run_until_received(self->loop, &near, sizeof(text));
+        CHECK(memcmp(near.data, text, sizeof(text)) == 0);
+        test_end_pair(self->loop, &near, &far);
+        tls_end_place(&place);
+    }
+    test_spin(self->loop, 4);
+    self->over = 1;
+    return NULL;
+}
+
+TEST_WITH(tls_two_threads_share_their_contexts, "TLS-16", TEST_THREADS) {
+    tls_thread threads[2];
+    pthread_t ids[2];
+    int i;
+    memset(threads, 0, sizeof(threads));
+    for (i = 0; i < 2; i++) {
+        threads[i].loop = test_loop();
+        test_needs_threads(threads[i].loop);
+        threads[i].server_context = i == 0 ? tls_server("server") : aioloop_ssl_context_ref(threads[0].server_context);
+        threads[i].client_context = i == 0 ? tls_client("ca.pem") : aioloop_ssl_context_ref(threads[0].client_context);
+    }
+    for (i = 0; i < 2; i++)
+        CHECK(pthread_create(&ids[i], NULL, tls_thread_run, &threads[i]) == 0);
+    for (i = 0; i < 2; i++) {
+        pthread_join(ids[i], NULL);
+        CHECK_EQ(threads[i].over, 1);
+        aioloop_ssl_context_unref(threads[i].server_context);
+        aioloop_ssl_context_unref(threads[i].client_context);
+        test_end(threads[i].loop);
+    }
 }
 
 #endif
