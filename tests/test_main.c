@@ -526,6 +526,7 @@ static const fault_call fault_calls[] = {
     {"waitpid", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"pselect", {EINTR, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"dup2", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
+    {"pidfd_open", {ENOSYS, EMFILE, 0, 0, 0, 0, 0, 0}},
     {"close_range", {ENOSYS, 0, 0, 0, 0, 0, 0, 0}},
     {"stat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     {"lstat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
