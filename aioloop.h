@@ -2002,8 +2002,9 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(a
  * Make the pool early, at best before there are other threads: what they are in the middle of stays so in the workers,
  * a lock that one holds for ever. Of descriptors only standard output and error are inherited; standard input is empty.
  * SIGINT, SIGQUIT, SIGHUP, SIGTERM and SIGPIPE are ignored: the processes end when the pool does, or the program,
- * however that ends. The other signals do what they do in a new program. What a function has printed is flushed when it
- * returns; what atexit was given is not run.
+ * however that ends. (But where the system has no pidfd_open, as on Linux before 5.3, not before each process has ended
+ * or executed something else that a killed program has forked beside the pool.) The other signals do what they do in a
+ * new program. What a function has printed is flushed when it returns; what atexit was given is not run.
  *
  * Only on POSIX, and with AIOLOOP_USE_THREADS: for each worker that is busy a thread of the pool waits. Elsewhere
  * aioloop_process_pool_new and the futures say AIOLOOP_ENOTAVAILABLE.
@@ -2064,7 +2065,7 @@ typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aiol
 
 /* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
  * AIOLOOP_PROCESS_SIZE_MAX: then nothing more is appended, and the future fails with it unless the function itself
- * fails; AIOLOOP_EINVAL for NULL. */
+ * fails; AIOLOOP_EINVAL for NULL. The bytes may be of the output itself. */
 AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size);
 
 /* Frees an output that was taken from a future. NULL is ignored. Any thread. */
@@ -6446,17 +6447,29 @@ AIOLOOP_INTERNAL int aiol_process_become_worker(int channel, int parent) {
     return err;
 }
 
-/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended. */
-AIOLOOP_INTERNAL int aiol_process_await(int channel) {
+/* A descriptor that is readable when the parent has ended; -1 where there is none. */
+AIOLOOP_INTERNAL int aiol_process_watch_parent(void) {
+#if defined(SYS_pidfd_open)
+    return (int)AIOL_SYS(pidfd_open, syscall(SYS_pidfd_open, getppid(), 0u));
+#else
+    return -1;
+#endif
+}
+
+/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended;
+ * AIOLOOP_EPIPE when the parent has (-1: it is not watched). */
+AIOLOOP_INTERNAL int aiol_process_await(int channel, int parent) {
     sigset_t mask;
     fd_set set;
     FD_ZERO(&set);
     FD_SET(channel, &set);
+    if (parent != -1)
+        FD_SET(parent, &set);
     sigfillset(&mask);
     sigdelset(&mask, SIGCHLD);
-    if (AIOL_SYS(pselect, pselect(channel + 1, &set, NULL, NULL, NULL, &mask)) == -1) /* d) */
-        return aiol_error_from_errno(errno);
-    return 0;
+    if (AIOL_SYS(pselect, pselect((parent > channel ? parent : channel) + 1, &set, NULL, NULL, NULL, &mask)) == -1)
+        return aiol_error_from_errno(errno); /* d) */
+    return parent != -1 && FD_ISSET(parent, &set) ? AIOLOOP_EPIPE : 0;
 }
 
 /* ---- channels ---- */
@@ -6551,6 +6564,15 @@ AIOLOOP_INTERNAL int aiol_channel_send(int channel, aioloop_buf *pieces, int cou
             n -= (ssize_t)sent;
         }
     }
+}
+
+/* 0 when there is something to receive, or the end; AIOLOOP_ETIMEDOUT after that many milliseconds, or earlier. */
+AIOLOOP_INTERNAL int aiol_channel_await(int channel, int milliseconds) {
+    struct pollfd one;
+    one.fd = channel;
+    one.events = POLLIN;
+    one.revents = 0;
+    return AIOL_SYS(poll, poll(&one, 1, milliseconds)) > 0 ? 0 : AIOLOOP_ETIMEDOUT;
 }
 
 /* Receives that many bytes. AIOLOOP_EPIPE: the other side has gone. */
@@ -6652,6 +6674,11 @@ AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
 
 AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
     pthread_mutex_lock(mutex);
+}
+
+/* False: it is held. */
+AIOLOOP_INTERNAL bool aiol_mutex_try(aiol_mutex *mutex) {
+    return pthread_mutex_trylock(mutex) == 0;
 }
 
 AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
@@ -6810,6 +6837,11 @@ AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
 
 AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
     (void)mutex;
+}
+
+AIOLOOP_INTERNAL bool aiol_mutex_try(aiol_mutex *mutex) {
+    (void)mutex;
+    return true;
 }
 
 AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
@@ -18461,7 +18493,9 @@ AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurr
  *
  * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There
  * a thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
- * waits, and it ends when the job does. Nobody waits for it, not even the end of the program.
+ * waits, and it ends when the job does. Nobody waits for it, not even the end of the program. Where as many as may have
+ * left, or nothing can take the place of a thread that something waits for, that one stays, and leaves when it can: so
+ * as long as a job is queued, a thread is living.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -18514,9 +18548,11 @@ typedef struct aiol_job {
 
 typedef struct aiol_pool_worker {
     aiol_worker worker;
-    aiol_link link; /* among the pool's workers, or those that have left */
+    aiol_link link; /* among the pool's workers, unless it has left */
     aioloop_thread_pool *pool;
-    bool left; /* under the pool's lock: detached, and frees itself */
+    /* Under the pool's lock: */
+    bool given_up; /* nobody waits for the job that it runs */
+    bool left;     /* detached, and frees itself */
 } aiol_pool_worker;
 
 struct aioloop_thread_pool {
@@ -18540,8 +18576,7 @@ struct aioloop_thread_pool {
     bool shut;
     aiol_link endings; /* jobs without a function: whom to tell when no thread is living */
     aiol_link workers; /* not joined yet */
-    aiol_link leavers;
-    unsigned left;     /* how many those are */
+    unsigned left;     /* threads that run what was given up, and are not counted above */
 };
 
 /* ---- making and ending ---- */
@@ -18584,14 +18619,20 @@ static void aiol_pool_unref(aioloop_thread_pool *pool) {
     aiol_free(&allocator, pool, sizeof(*pool));
 }
 
-/* In a forked child, where the threads are not and a lock may be held for ever: memory is all there is to give back. */
+/* In a forked child, where the threads are not: memory is all there is to give back. Not even that where a thread had
+ * the lock: what it guards may be half changed. The few bytes of threads that had left stay. */
 static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aioloop_allocator allocator = pool->allocator;
     aiol_pool_worker *worker;
-    if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
+    uint32_t refs = aiol_add_u32(&pool->refs, (uint32_t)-1);
+    bool last;
+    if (!aiol_mutex_try(&pool->mutex))
         return;
-    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL ||
-           (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
+    last = refs <= pool->living + pool->left; /* theirs */
+    aiol_mutex_unlock(&pool->mutex);
+    if (!last)
+        return;
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
     aiol_free(&allocator, pool, sizeof(*pool));
 }
@@ -18787,23 +18828,36 @@ static int aiol_pool_start(aioloop_thread_pool *pool) {
     return 0;
 }
 
-/* With the lock held, after a thread has left: another one if something waits for it. If there can be none, the next
- * job or the next that leaves or comes back tries again. */
-static void aiol_pool_replace(aioloop_thread_pool *pool) {
-    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
-        (void)aiol_pool_start(pool);
-}
-
-/* With the lock held: the thread has left, with the job that it runs. */
+/* With the lock held: the thread leaves, with the job that it runs. Not if it is the turn of something else and another
+ * thread cannot be had. */
 static void aiol_pool_leave(aioloop_thread_pool *pool, aiol_pool_worker *worker) {
+    if (!pool->shut && pool->queued > pool->idle && aiol_pool_start(pool) < 0)
+        return;
     worker->left = true;
     aiol_worker_detach(&worker->worker);
     aiol_list_remove(&worker->link);
-    aiol_list_append(&pool->leavers, &worker->link);
     pool->left++;
     pool->living--;
     aiol_add_u32(&pool->running, (uint32_t)-1);
-    aiol_pool_replace(pool);
+}
+
+/* With the lock held: threads leave whose jobs were given up, as many as may. */
+static void aiol_pool_let_leave(aioloop_thread_pool *pool) {
+    aiol_link *link = pool->workers.next;
+    while (link != &pool->workers && pool->left < pool->spare) {
+        aiol_pool_worker *worker = AIOL_CONTAINER(link, aiol_pool_worker, link);
+        link = link->next;
+        if (worker->given_up)
+            aiol_pool_leave(pool, worker);
+    }
+}
+
+/* With the lock held: a thread that had left has come back, so there is room for others to leave and to begin. */
+static void aiol_pool_come_back(aioloop_thread_pool *pool) {
+    pool->left--;
+    aiol_pool_let_leave(pool);
+    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
+        (void)aiol_pool_start(pool); /* those that are there will do */
 }
 
 /* A thread has run a job. False: it had left the pool, and has nothing to do with it any more. */
@@ -18813,12 +18867,10 @@ static bool aiol_pool_return(aiol_pool_worker *worker, aiol_job *job) {
     if (pool->spare != 0) {
         aiol_mutex_lock(&pool->mutex);
         job->state = AIOL_JOB_ENDED;
+        worker->given_up = false;
         left = worker->left;
-        if (left) {
-            aiol_list_remove(&worker->link);
-            pool->left--;
-            aiol_pool_replace(pool);
-        }
+        if (left)
+            aiol_pool_come_back(pool);
         aiol_mutex_unlock(&pool->mutex);
     }
     if (left)
@@ -18865,6 +18917,7 @@ static int aiol_pool_submit(aioloop_thread_pool *pool, aiol_job *job) {
     bool wake = false;
     int err = 0;
     aiol_mutex_lock(&pool->mutex);
+    aiol_pool_let_leave(pool);
     if (pool->shut)
         err = AIOLOOP_EMISUSE;
     else if (pool->queue_limit != 0 && pool->queued >= pool->queue_limit &&
@@ -18895,8 +18948,9 @@ static bool aiol_pool_withdraw(aioloop_thread_pool *pool, aiol_job *job) {
         aiol_list_remove(&job->queue);
         pool->queued--;
         job->state = AIOL_JOB_CANCELLED;
-    } else if (job->state == AIOL_JOB_BEGUN && pool->left < pool->spare && !job->worker->left) {
-        aiol_pool_leave(pool, job->worker);
+    } else if (job->state == AIOL_JOB_BEGUN && !job->worker->left) {
+        job->worker->given_up = true;
+        aiol_pool_let_leave(pool);
     }
     aiol_mutex_unlock(&pool->mutex);
     return waits;
@@ -18981,7 +19035,6 @@ static aioloop_thread_pool *aiol_pool_new(const aioloop_thread_pool_options *opt
     aiol_list_init(&pool->queue);
     aiol_list_init(&pool->endings);
     aiol_list_init(&pool->workers);
-    aiol_list_init(&pool->leavers);
     return pool;
 }
 
@@ -19584,8 +19637,12 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how
  * its worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
  *
- * The server ends when the channel to it does, and kills the workers: the program has closed it, or has gone; in either
- * case there is nobody to answer. The program and the server each have the table of workers, with their own ends.
+ * The server ends when the channel to it does, and kills the workers: the program has closed or shut it, or has gone;
+ * in either case there is nobody to answer. A process that the program forks has the descriptors, too. So the server
+ * watches the program, where the system lets it, and the program does not wait for a server that has ended. What has a
+ * descriptor is cleared before that is closed: a forked child closes no other that has got the number meanwhile.
+ *
+ * The program and the server each have the table of workers, with their own ends.
  */
 #ifndef AIOL_CORE_PROCESS_POOL_C
 #define AIOL_CORE_PROCESS_POOL_C
@@ -19603,18 +19660,20 @@ struct aioloop_process_pool {
     size_t size;
     char name[AIOL_POOL_NAME];
     aioloop_thread_pool *threads; /* as many as workers */
-    aiol_mutex mutex;             /* guards the rest; one question to the server at a time */
-    int server;                   /* 0: it has ended */
-    int channel;
-    bool killed;
     unsigned max_workers;
+    aiol_mutex asking; /* one question to the server at a time; taken before the other */
+    aiol_mutex mutex;  /* guards the rest, and is not held for long */
+    int server;        /* 0: it has ended. It changes with both held */
+    int channel;       /* to it */
     aiol_process_worker *idle; /* the last one used comes first, so no more are made than are needed */
     aiol_process_worker *workers;
 };
 
-typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END, AIOL_PROCESS_KILL } aiol_process_order;
+#define AIOL_PROCESS_PATIENCE 100 /* milliseconds without a reply, until it is asked whether there is a server */
 
-/* From the program to the server. END: a worker that does not answer, dead or alive. KILL: all of them. */
+typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END } aiol_process_order;
+
+/* From the program to the server. END: a worker that does not answer, dead or alive. */
 typedef struct aiol_process_question {
     uint32_t order;
     uint32_t worker;
@@ -19659,8 +19718,12 @@ typedef struct aiol_output {
 
 AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size) {
     aiol_output *o = (aiol_output *)(void *)out;
+    uintptr_t offset; /* in what was written before, which moves */
+    bool own;
     if (o == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
+    offset = (uintptr_t)data - (uintptr_t)o->block;
+    own = o->block != NULL && offset < o->bytes.size;
     if (o->error == 0 && size > AIOLOOP_PROCESS_SIZE_MAX - o->bytes.size)
         o->error = AIOLOOP_EMSGSIZE;
     if (o->error == 0)
@@ -19668,7 +19731,7 @@ AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size
     if (o->error < 0)
         return o->error;
     if (size != 0)
-        memcpy(o->block + o->bytes.size, data, size);
+        memcpy(o->block + o->bytes.size, own ? o->block + offset : (const char *)data, size);
     o->bytes.data = o->block;
     o->bytes.size += size;
     return 0;
@@ -19832,44 +19895,58 @@ static void aiol_process_kill_all(aioloop_process_pool *pool) {
             aiol_process_kill(pool->workers[i].pid);
 }
 
+/* Ends one that may have died. 0, or why nothing is known of it. */
+static int aiol_process_end_worker(aiol_process_worker *w) {
+    int status = 0;
+    int err;
+    aiol_process_kill(w->pid);
+    err = aiol_process_wait(w->pid, true, &status);
+    aiol_process_bury(w, status);
+    return err;
+}
+
+static int aiol_process_send_reply(aiol_process_reply *reply, int descriptor) {
+    aioloop_buf piece;
+    piece.data = reply;
+    piece.size = sizeof(*reply);
+    return aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
+}
+
 /* Does what it is asked to, and says so. */
 static int aiol_process_obey(aioloop_process_pool *pool) {
     aiol_process_question question;
     aiol_process_reply reply;
     aiol_process_worker *w;
-    aioloop_buf piece;
     int descriptor = -1;
     int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &question, sizeof(question));
     if (err < 0)
         return err;
     memset(&reply, 0, sizeof(reply));
     w = &pool->workers[question.worker];
-    if (question.order == AIOL_PROCESS_START) {
+    if (question.order == AIOL_PROCESS_START)
         reply.error = aiol_process_fork_worker(pool, w, &descriptor);
-    } else if (question.order == AIOL_PROCESS_KILL) {
-        aiol_process_kill_all(pool);
-    } else if (w->pid != 0) {
-        int status = 0;
-        aiol_process_kill(w->pid);
-        reply.error = aiol_process_wait(w->pid, true, &status);
-        aiol_process_bury(w, status);
-    }
+    else if (w->pid != 0)
+        reply.error = aiol_process_end_worker(w);
     reply.pid = w->pid;
     reply.status = w->status;
-    piece.data = &reply;
-    piece.size = sizeof(reply);
-    err = aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
-    if (descriptor != -1)
-        aiol_channel_close(descriptor);
-    return err;
+    err = aiol_process_send_reply(&reply, descriptor);
+    if (descriptor == -1)
+        return err;
+    aiol_channel_close(descriptor);
+    if (err == 0)
+        return 0;
+    reply.error = err; /* too many descriptors are under way, it may be, and a reply without one arrives */
+    (void)aiol_process_end_worker(w);
+    return aiol_process_send_reply(&reply, -1);
 }
 
 static void aiol_process_serve(aioloop_process_pool *pool) {
     int status;
     int err = aiol_process_become_server(pool->channel);
+    int program = aiol_process_watch_parent();
     aiol_process_begin(pool);
     while (err == 0) {
-        err = aiol_process_await(AIOL_PROCESS_CHANNEL);
+        err = aiol_process_await(AIOL_PROCESS_CHANNEL, program);
         aiol_process_reap(pool);
         if (err == 0)
             err = aiol_process_obey(pool);
@@ -19884,42 +19961,64 @@ static void aiol_process_serve(aioloop_process_pool *pool) {
 
 /* ---- the program: workers ---- */
 
-/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did.
- * AIOLOOP_ECANCELED: no worker is made any more. After another failure no question has an answer. */
+/* With the lock of those that ask held: there is no server from now on, and its channel ends. Its number, to wait for;
+ * 0: there was none. */
+static int aiol_process_part(aioloop_process_pool *pool) {
+    int server = pool->server;
+    if (server == 0)
+        return 0;
+    aiol_mutex_lock(&pool->mutex);
+    pool->server = 0;
+    aiol_mutex_unlock(&pool->mutex);
+    aiol_channel_shut(pool->channel);
+    aiol_channel_close(pool->channel);
+    return server;
+}
+
+/* Waits until the server has replied, or has ended: then its channel need not, for a process that the program has forked
+ * may have a copy of the other end. */
+static int aiol_process_await_reply(aioloop_process_pool *pool) {
+    int status;
+    while (aiol_channel_await(pool->channel, AIOL_PROCESS_PATIENCE) < 0)
+        if (aiol_process_wait(pool->server, false, &status) != 0) {
+            (void)aiol_process_part(pool);
+            return AIOLOOP_EPIPE;
+        }
+    return 0;
+}
+
+/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did. After
+ * another failure no question has an answer. */
 static int aiol_process_ask(aioloop_process_pool *pool, aiol_process_order order, const aiol_process_worker *w,
                             aiol_process_reply *reply, int *descriptor) {
     aiol_process_question question;
     aioloop_buf piece;
     int err;
     question.order = (uint32_t)order;
-    question.worker = w == NULL ? 0 : (uint32_t)(w - pool->workers);
+    question.worker = (uint32_t)(w - pool->workers);
     piece.data = &question;
     piece.size = sizeof(question);
-    aiol_mutex_lock(&pool->mutex);
-    if (order == AIOL_PROCESS_KILL)
-        pool->killed = true;
-    err = pool->server == 0 ? AIOLOOP_EPIPE : order == AIOL_PROCESS_START && pool->killed ? AIOLOOP_ECANCELED : 0;
+    aiol_mutex_lock(&pool->asking);
+    err = pool->server == 0 ? AIOLOOP_EPIPE + 0 : aiol_channel_send(pool->channel, &piece, 1, -1);
     if (err == 0)
-        err = aiol_channel_send(pool->channel, &piece, 1, -1);
+        err = aiol_process_await_reply(pool);
     if (err == 0 && descriptor != NULL)
         err = aiol_channel_recv_descriptor(pool->channel, reply, sizeof(*reply), descriptor);
     else if (err == 0)
         err = aiol_channel_recv(pool->channel, reply, sizeof(*reply));
-    if (err < 0 && err != AIOLOOP_EMFILE && err != AIOLOOP_ECANCELED && pool->server != 0)
+    if (err < 0 && err != AIOLOOP_EMFILE && pool->server != 0)
         aiol_channel_shut(pool->channel);
-    aiol_mutex_unlock(&pool->mutex);
+    aiol_mutex_unlock(&pool->asking);
     return err;
 }
 
 static int aiol_process_no_server(void) {
-    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the process that makes those of the pool has died");
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool have died or were killed");
 }
 
 static int aiol_process_start(aioloop_process_pool *pool, aiol_process_worker *w) {
     aiol_process_reply reply;
     int err = aiol_process_ask(pool, AIOL_PROCESS_START, w, &reply, &w->channel);
-    if (err == AIOLOOP_ECANCELED)
-        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool were killed");
     if (err < 0 && err != AIOLOOP_EMFILE)
         return aiol_process_no_server();
     if (err < 0 && reply.error == 0) {
@@ -19939,8 +20038,8 @@ static int aiol_process_lost(aioloop_process_pool *pool, aiol_process_worker *w,
     aiol_process_reply reply;
     int pid = w->pid;
     int asked = aiol_process_ask(pool, AIOL_PROCESS_END, w, &reply, NULL);
-    aiol_channel_close(w->channel);
     w->pid = 0;
+    aiol_channel_close(w->channel);
     if (err != AIOLOOP_EPIPE && err != AIOLOOP_ECONNRESET)
         return aioloop_raise(NULL, err, "process %d of the pool: %s", pid, aioloop_strerror(err));
     if (asked < 0)
@@ -20131,13 +20230,20 @@ static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_
     return pool;
 }
 
+static int aiol_process_pool_init(aioloop_process_pool *pool) {
+    int err = aiol_mutex_init(&pool->mutex);
+    if (err == 0 && (err = aiol_mutex_init(&pool->asking)) < 0)
+        aiol_mutex_destroy(&pool->mutex);
+    return err;
+}
+
 /* NULL with *err; threads is the pool's, unless this fails. */
 static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options,
                                                     aioloop_thread_pool *threads, int *err) {
     aioloop *loop = aioloop_get_running_loop();
     aiol_process_birth birth;
     aioloop_process_pool *pool = aiol_process_pool_alloc(options, threads);
-    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&pool->mutex);
+    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_process_pool_init(pool);
     if (*err == 0) {
         birth.pool = pool;
         birth.err = 0;
@@ -20146,8 +20252,10 @@ static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_o
         else
             aiol_process_fork_server(&birth);
         *err = birth.err;
-        if (*err < 0)
+        if (*err < 0) {
+            aiol_mutex_destroy(&pool->asking);
             aiol_mutex_destroy(&pool->mutex);
+        }
     }
     if (*err == 0)
         return pool;
@@ -20186,22 +20294,21 @@ AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process
 
 /* When no thread uses a worker any more. May be repeated. */
 static void aiol_process_pool_end(aioloop_process_pool *pool) {
+    int server;
     int status;
     unsigned i;
-    aiol_mutex_lock(&pool->mutex);
+    aiol_mutex_lock(&pool->asking);
     for (i = 0; i < pool->max_workers; i++) {
         aiol_process_worker *w = &pool->workers[i];
-        if (w->pid != 0)
-            aiol_channel_close(w->channel);
+        int pid = w->pid;
         w->pid = 0;
+        if (pid != 0)
+            aiol_channel_close(w->channel);
     }
-    if (pool->server != 0) {
-        aiol_channel_shut(pool->channel);
-        aiol_channel_close(pool->channel);
-        (void)aiol_process_wait(pool->server, true, &status); /* fails if the program waits for all its children */
-        pool->server = 0;
-    }
-    aiol_mutex_unlock(&pool->mutex);
+    server = aiol_process_part(pool);
+    if (server != 0)
+        (void)aiol_process_wait(server, true, &status); /* fails if the program waits for all its children */
+    aiol_mutex_unlock(&pool->asking);
 }
 
 AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending) {
@@ -20212,11 +20319,14 @@ AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool w
 }
 
 AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool) {
-    aiol_process_reply reply;
     int err = aioloop_process_pool_shutdown(pool, false, true);
-    if (err == 0)
-        (void)aiol_process_ask(pool, AIOL_PROCESS_KILL, NULL, &reply, NULL);
-    return err;
+    if (err < 0)
+        return err;
+    aiol_mutex_lock(&pool->mutex);
+    if (pool->server != 0)
+        aiol_channel_shut(pool->channel);
+    aiol_mutex_unlock(&pool->mutex);
+    return 0;
 }
 
 /* In a forked child: the channels are the parent's too, and go on. */
@@ -20240,6 +20350,7 @@ AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool) {
         aiol_process_pool_forget(pool);
     } else {
         (void)aioloop_process_pool_shutdown(pool, true, false);
+        aiol_mutex_destroy(&pool->asking);
         aiol_mutex_destroy(&pool->mutex);
     }
     aiol_free(&allocator, pool, pool->size);
