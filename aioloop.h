@@ -422,7 +422,7 @@
  * LIMITS
  *
  *   Times are 63 bits of nanoseconds, and sums that are too large mean never. The message of an error is cut at 255
- *   bytes. A Unix path has 107 bytes at most. Sends raise no SIGPIPE. What one thread of the loop does too long, all
+ *   bytes. A Unix path has 107 bytes at most, an abstract name 108. Sends raise no SIGPIPE. What one thread of the loop does too long, all
  *   wait for: give long work to a thread (aioloop_to_thread).
  */
 
@@ -2118,7 +2118,7 @@ typedef struct aioloop_address {
 AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port);
 
 /* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107
- * bytes, AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
+ * bytes, in the abstract name space above 108; AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size);
 
 /* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero,
@@ -2268,7 +2268,8 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
  * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
- * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * cancelled any more. Only those pass it on: aioloop_gather, aioloop_wait and aioloop_as_completed between a task and a
+ * receive drop what came in the iteration of a cancellation. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
  * with a future that is dropped unread.
  *
  * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
@@ -2280,7 +2281,8 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 #define AIOLOOP_API_SOCK_H
 
 /* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
- * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
+ * own. AIOLOOP_UNSPEC: there is none: a Unix socket without a name, or a sender that the system does not tell (that of a
+ * stream's bytes; but Linux tells it of Unix sockets). */
 typedef struct aioloop_peer {
     aioloop_address address;
     char path[108];
@@ -2294,7 +2296,7 @@ typedef struct aioloop_datagram {
 } aioloop_datagram;
 
 /* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
- * be used there; also after the loop has gone. */
+ * be used there; also after the loop has gone, as long as the allocator's functions and context are there. */
 AIOLOOP_API void aioloop_sock_free(void *block);
 
 /* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
@@ -2331,7 +2333,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
 
 /* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
- * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
+ * closed with the future. A task that returns the number and is cancelled in that very iteration ends as cancelled, and
+ * nobody closes the socket: keep it where a clean-up finds it before you return it. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
                                                                  aioloop_peer *peer);
 
@@ -4307,6 +4310,7 @@ typedef struct aiol_path_room {
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
 AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
@@ -4320,8 +4324,7 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
 AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
 AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
-/* Of sockets that others made. An address that is not there (of a stream, of a sender without a name) has the family
- * AIOLOOP_UNSPEC. */
+/* Of sockets that others made. An address that is not told (as of a stream's sender) has the family AIOLOOP_UNSPEC. */
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
@@ -4643,6 +4646,11 @@ AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host
     return 0;
 }
 
+/* A path has a zero behind. */
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path) {
+    return path[0] == '\0' ? 108 : 107;
+}
+
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size) {
     if (address == NULL || path == NULL)
         return AIOLOOP_EINVAL;
@@ -4652,7 +4660,7 @@ AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path,
         return AIOLOOP_EINVAL;
     if (path[0] != '\0' && memchr(path, '\0', size) != NULL)
         return AIOLOOP_EINVAL;
-    if (size > 107)
+    if (size > aiol_address_path_max(path))
         return AIOLOOP_ENAMETOOLONG;
     memset(address, 0, sizeof(*address));
     address->family = AIOLOOP_UNIX;
@@ -10438,9 +10446,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
     size = aiol_min_size(size, d->size);
     if (size != 0)
         memcpy(buffer, d + 1, size);
-    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
-        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
-    else if (from != NULL)
+    if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
     s->datagrams = d->next;
     s->datagrams_size -= d->size + 1;
@@ -11400,7 +11406,7 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         return AIOLOOP_EAGAIN;
     if (s->type == AIOLOOP_SOCK_DGRAM)
         return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
-    if (from != NULL)
+    if (from != NULL) /* the sender of bytes is told by Unix sockets alone */
         memset(from, 0, sizeof(*from));
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
@@ -11410,6 +11416,8 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
         aiol_sim_peek(s, buffer, size);
         aiol_sim_consume(sim, s, size);
+        if (from != NULL && s->family == AIOLOOP_UNIX)
+            aiol_sim_name_tell(&s->remote, from, room);
         return (int64_t)size;
     }
     if (s->read_error == 0 && !s->end_arrived)
@@ -22391,15 +22399,22 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 
 /* ---- addresses ---- */
 
-/* Stores an address with its path. */
-static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
-    if (to == NULL)
+/* Stores an address, whose path goes to `path`. Who has no name has no address: systems differ in what they say then. */
+static void aiol_sock_address_set(aioloop_address *to, char *path, const aioloop_address *address) {
+    if (address->family == AIOLOOP_UNIX && address->path_size == 0) {
+        memset(to, 0, sizeof(*to));
         return;
-    to->address = *address;
-    if (address->family == AIOLOOP_UNIX) {
-        memcpy(to->path, address->u.path, address->path_size);
-        to->address.u.path = to->path;
     }
+    *to = *address;
+    if (address->family == AIOLOOP_UNIX) {
+        memcpy(path, address->u.path, address->path_size);
+        to->u.path = path;
+    }
+}
+
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
+    if (to != NULL)
+        aiol_sock_address_set(&to->address, to->path, address);
 }
 
 /* 0, or why nothing can be sent or connected to it. */
@@ -22410,7 +22425,7 @@ static int aiol_sock_address_check(aioloop *loop, const aioloop_address *a) {
         return 0;
     if (a->family != AIOLOOP_UNIX || a->path_size == 0 || a->u.path == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "an address without a family, or without a path");
-    if (a->path_size > 107)
+    if (a->path_size > aiol_address_path_max(a->u.path))
         return aiol_fail(loop, AIOLOOP_ENAMETOOLONG, "a path of %lu bytes", (unsigned long)a->path_size);
     return 0;
 }
@@ -22458,11 +22473,7 @@ static int64_t aiol_sock_recv_datagram(aioloop *loop, const aiol_sock_call *call
     d = (aioloop_datagram *)(void *)block;
     d->data = block + head;
     d->size = (size_t)n;
-    d->from = from;
-    if (from.family == AIOLOOP_UNIX) {
-        memcpy(d + 1, room.bytes, from.path_size);
-        d->from.u.path = (const char *)(d + 1);
-    }
+    aiol_sock_address_set(&d->from, (char *)(d + 1), &from);
     *pointer = d;
     return n;
 }
@@ -22732,8 +22743,7 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
 
 /* A connect for a future of aiol_future_new that is pending; it may have waited for something else till now, such as the
  * address, which has been checked. From here on it is this call's. */
-AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
-                                        const aioloop_address *to) {
+static void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock, const aioloop_address *to) {
     aiol_sock_call call;
     void *pointer = NULL;
     int64_t n;

@@ -970,9 +970,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
     size = aiol_min_size(size, d->size);
     if (size != 0)
         memcpy(buffer, d + 1, size);
-    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
-        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
-    else if (from != NULL)
+    if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
     s->datagrams = d->next;
     s->datagrams_size -= d->size + 1;
@@ -1932,7 +1930,7 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         return AIOLOOP_EAGAIN;
     if (s->type == AIOLOOP_SOCK_DGRAM)
         return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
-    if (from != NULL)
+    if (from != NULL) /* the sender of bytes is told by Unix sockets alone */
         memset(from, 0, sizeof(*from));
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
@@ -1942,6 +1940,8 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
         aiol_sim_peek(s, buffer, size);
         aiol_sim_consume(sim, s, size);
+        if (from != NULL && s->family == AIOLOOP_UNIX)
+            aiol_sim_name_tell(&s->remote, from, room);
         return (int64_t)size;
     }
     if (s->read_error == 0 && !s->end_arrived)
