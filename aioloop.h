@@ -7470,8 +7470,8 @@ typedef struct aiol_budget {
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
-/* Who attaches a descriptor. USER: as WATCHER, of one that is open for certain. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER, AIOL_OWNER_USER } aiol_owner;
+/* Who attaches a descriptor. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
 
 struct aiol_engine;
 
@@ -22749,7 +22749,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_engine *e = loop->engine;
     size_t path_size = call->to != NULL && call->to->family == AIOLOOP_UNIX ? call->to->path_size : 0;
     aiol_sock *s;
-    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
+    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_WATCHER);
     if (n < 0)
         return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
