@@ -422,7 +422,7 @@
  * LIMITS
  *
  *   Times are 63 bits of nanoseconds, and sums that are too large mean never. The message of an error is cut at 255
- *   bytes. A Unix path has 107 bytes at most. Sends raise no SIGPIPE. What one thread of the loop does too long, all
+ *   bytes. A Unix path has 107 bytes at most, an abstract name 108. Sends raise no SIGPIPE. What one thread of the loop does too long, all
  *   wait for: give long work to a thread (aioloop_to_thread).
  */
 
@@ -2119,7 +2119,7 @@ typedef struct aioloop_address {
 AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port);
 
 /* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107
- * bytes, AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
+ * bytes, in the abstract name space above 108; AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size);
 
 /* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero,
@@ -2270,7 +2270,8 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
  * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
- * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * cancelled any more. Only those pass it on: aioloop_gather, aioloop_wait and aioloop_as_completed between a task and a
+ * receive drop what came in the iteration of a cancellation. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
  * with a future that is dropped unread.
  *
  * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
@@ -2282,7 +2283,8 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
 #define AIOLOOP_API_SOCK_H
 
 /* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
- * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
+ * own. AIOLOOP_UNSPEC: there is none: a Unix socket without a name, or a sender that the system does not tell (that of a
+ * stream's bytes; but Linux tells it of Unix sockets). */
 typedef struct aioloop_peer {
     aioloop_address address;
     char path[108];
@@ -2296,7 +2298,7 @@ typedef struct aioloop_datagram {
 } aioloop_datagram;
 
 /* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
- * be used there; also after the loop has gone. */
+ * be used there; also after the loop has gone, as long as the allocator's functions and context are there. */
 AIOLOOP_API void aioloop_sock_free(void *block);
 
 /* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
@@ -2333,7 +2335,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
 
 /* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
- * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
+ * closed with the future. A task that returns the number and is cancelled in that very iteration ends as cancelled, and
+ * nobody closes the socket: keep it where a clean-up finds it before you return it. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
                                                                  aioloop_peer *peer);
 
@@ -4309,6 +4312,7 @@ typedef struct aiol_path_room {
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
 AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
@@ -4322,8 +4326,7 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
 AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
 AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
-/* Of sockets that others made. An address that is not there (of a stream, of a sender without a name) has the family
- * AIOLOOP_UNSPEC. */
+/* Of sockets that others made. An address that is not told (as of a stream's sender) has the family AIOLOOP_UNSPEC. */
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
@@ -4645,6 +4648,11 @@ AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host
     return 0;
 }
 
+/* A path has a zero behind. */
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path) {
+    return path[0] == '\0' ? 108 : 107;
+}
+
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size) {
     if (address == NULL || path == NULL)
         return AIOLOOP_EINVAL;
@@ -4654,7 +4662,7 @@ AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path,
         return AIOLOOP_EINVAL;
     if (path[0] != '\0' && memchr(path, '\0', size) != NULL)
         return AIOLOOP_EINVAL;
-    if (size > 107)
+    if (size > aiol_address_path_max(path))
         return AIOLOOP_ENAMETOOLONG;
     memset(address, 0, sizeof(*address));
     address->family = AIOLOOP_UNIX;
@@ -7495,8 +7503,8 @@ typedef struct aiol_budget {
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
-/* Who attaches a descriptor. USER: as WATCHER, of one that is open for certain. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER, AIOL_OWNER_USER } aiol_owner;
+/* Who attaches a descriptor. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
 
 struct aiol_engine;
 
@@ -9627,6 +9635,7 @@ typedef struct aiol_sim_socket {
     bool write_shut;
     bool dead; /* reset or broken */
     bool connect_waits; /* for room in the backlog */
+    bool connect_untold; /* no second connect has heard yet that it is made */
     aioloop_time connect_at;
     int connect_result;
     int read_error; /* to be told once */
@@ -9650,6 +9659,7 @@ typedef struct aiol_sim_socket {
     /* datagrams that come in, in order */
     aiol_sim_datagram *datagrams;
     size_t datagrams_size; /* of their bytes and one more for each */
+    uint32_t destination;  /* the serial of the socket that a Unix socket is connected to, whatever is bound later */
     uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
     size_t blocked_size;
 
@@ -9927,6 +9937,17 @@ static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
 
 static aiol_sim_socket *aiol_sim_at(aiol_link *link) {
     return AIOL_CONTAINER(link, aiol_sim_socket, link);
+}
+
+/* The socket of this serial, or NULL if it has gone. */
+static aiol_sim_socket *aiol_sim_of_serial(aiol_sim *sim, uint32_t serial) {
+    aiol_link *link;
+    AIOL_SIM_EACH(sim, link) {
+        aiol_sim_socket *s = aiol_sim_at(link);
+        if (s->serial == serial)
+            return s;
+    }
+    return NULL;
 }
 
 /* ---- what is under way ---- */
@@ -10235,10 +10256,10 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
     const aioloop_address *a = &s->local.address;
     if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
         return 0;
-    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
-        return 0;
     if (to->family == AIOLOOP_UNIX)
         return inode != 0 ? s->inode == inode : aioloop_address_equal(a, to);
+    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
+        return 0;
     if (a->family == AIOLOOP_UNIX || a->port != to->port)
         return 0;
     if (a->family != to->family)
@@ -10358,6 +10379,7 @@ static int aiol_sim_connect(aiol_sim *sim, aiol_sim_socket *s, const aioloop_add
         aiol_sim_set_loopback(&s->remote.address);
     s->stage = AIOL_SIM_CONNECTING;
     s->connect_waits = false;
+    s->connect_untold = false;
     s->connect_result = 0;
     s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
     return 0;
@@ -10376,15 +10398,8 @@ static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, si
 
 /* As Linux, but that it tells when a peer has room again. */
 static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
-    aiol_link *link;
-    if (s->blocked_on == 0)
-        return true;
-    AIOL_SIM_EACH(sim, link) {
-        const aiol_sim_socket *t = aiol_sim_at(link);
-        if (t->serial == s->blocked_on)
-            return aiol_sim_has_place(sim, t, s->blocked_size);
-    }
-    return true; /* it has gone: who sends hears of that */
+    const aiol_sim_socket *t = s->blocked_on == 0 ? NULL : aiol_sim_of_serial(sim, s->blocked_on);
+    return t == NULL || aiol_sim_has_place(sim, t, s->blocked_size); /* if it has gone, who sends hears of that */
 }
 
 /* Puts a datagram on its way. */
@@ -10420,43 +10435,81 @@ static int aiol_sim_name_sender(aiol_sim *sim, aiol_sim_socket *s) {
     return 0;
 }
 
-/* Between machines what has no room, no receiver or no way is lost; a Unix socket waits, or hears of it. */
-static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+/* Finds who takes Unix datagrams of s; one that is connected takes those of its own peer only. */
+static int aiol_sim_unix_receiver(aiol_sim *sim, const aiol_sim_socket *s, const aioloop_address *to,
+                                  aiol_sim_socket **receiver) {
+    int err = aiol_sim_listener(sim, to, &s->local.address, receiver);
+    if (err == 0 && (*receiver)->stage == AIOL_SIM_CONNECTED && (*receiver)->destination != s->serial)
+        err = AIOLOOP_EPERM;
+    return err;
+}
+
+/* Waits for room, or hears that nobody is there: then it is no more connected. */
+static int64_t aiol_sim_send_unix(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                  const aioloop_address *to) {
+    aiol_sim_socket *receiver = NULL;
+    int err = 0;
+    if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
+        return AIOLOOP_ENOTCONN;
+    if (to != NULL && to->family != AIOLOOP_UNIX)
+        return AIOLOOP_EINVAL;
+    if (size > sim->buffer)
+        return AIOLOOP_EMSGSIZE;
+    if (to != NULL)
+        err = aiol_sim_unix_receiver(sim, s, to, &receiver);
+    else
+        receiver = aiol_sim_of_serial(sim, s->destination);
+    if (sim->partition)
+        return (int64_t)size;
+    if (err < 0)
+        return err;
+    if (receiver == NULL) {
+        s->stage = AIOL_SIM_NEW;
+        return AIOLOOP_ECONNREFUSED;
+    }
+    if (aiol_sim_has_place(sim, receiver, size))
+        return aiol_sim_post_datagram(sim, receiver, &s->local.address, data, size);
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
+}
+
+/* What has no room, no receiver or no way is lost; a connected socket hears of a receiver that is not there, once and
+ * with its next call. */
+static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
                                       const aioloop_address *to) {
-    bool local = s->family == AIOLOOP_UNIX;
     aiol_sim_socket *receiver = NULL;
     aioloop_address from;
     aioloop_address there;
     int err;
     if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
-        return local ? AIOLOOP_ENOTCONN : AIOLOOP_EDESTADDRREQ;
+        return AIOLOOP_EDESTADDRREQ;
     there = to != NULL ? *to : s->remote.address;
     if (there.family != s->family)
-        return local ? AIOLOOP_EINVAL : AIOLOOP_EAFNOSUPPORT;
-    if (size > (local ? sim->buffer : AIOL_SIM_DATAGRAM))
+        return AIOLOOP_EAFNOSUPPORT;
+    if (to != NULL && to->port == 0)
+        return AIOLOOP_EINVAL;
+    if (size > AIOL_SIM_DATAGRAM)
         return AIOLOOP_EMSGSIZE;
-    err = aiol_sim_name_sender(sim, s);
+    err = s->read_error;
+    s->read_error = 0;
+    if (err == 0)
+        err = aiol_sim_name_sender(sim, s);
     if (err < 0)
         return err;
     from = s->local.address;
-    if (!local && aiol_sim_is_wildcard(&from))
+    if (aiol_sim_is_wildcard(&from))
         aiol_sim_set_loopback(&from);
-    if (!local && aiol_sim_is_wildcard(&there))
+    if (aiol_sim_is_wildcard(&there))
         aiol_sim_set_loopback(&there);
     err = aiol_sim_listener(sim, &there, &from, &receiver);
     if (sim->partition)
         return (int64_t)size;
-    if (err < 0 && local)
-        return err;
-    if (err < 0 && s->stage == AIOL_SIM_CONNECTED)
+    if (err < 0 && s->stage == AIOL_SIM_CONNECTED && aioloop_address_equal(&there, &s->remote.address))
         s->read_error = AIOLOOP_ECONNREFUSED;
     if (err == 0 && aiol_sim_has_place(sim, receiver, size))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
-    if (!local)
-        return (int64_t)size;
-    s->blocked_on = receiver->serial;
-    s->blocked_size = size;
-    return AIOLOOP_EAGAIN;
+    return (int64_t)size;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
@@ -10471,9 +10524,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
     size = aiol_min_size(size, d->size);
     if (size != 0)
         memcpy(buffer, d + 1, size);
-    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
-        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
-    else if (from != NULL)
+    if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
     s->datagrams = d->next;
     s->datagrams_size -= d->size + 1;
@@ -10486,10 +10537,11 @@ static int aiol_sim_connect_datagrams(aiol_sim *sim, aiol_sim_socket *s, const a
     aiol_sim_socket *receiver = NULL;
     int err = AIOLOOP_EAFNOSUPPORT;
     if (to->family == s->family)
-        err = s->family == AIOLOOP_UNIX ? aiol_sim_listener(sim, to, &s->local.address, &receiver)
+        err = s->family == AIOLOOP_UNIX ? aiol_sim_unix_receiver(sim, s, to, &receiver)
                                         : aiol_sim_name_client(sim, s);
     if (err < 0)
         return err;
+    s->destination = receiver != NULL ? receiver->serial : 0;
     aiol_sim_name_set(&s->remote, to);
     if (to->family != AIOLOOP_UNIX && aiol_sim_is_wildcard(to))
         aiol_sim_set_loopback(&s->remote.address);
@@ -10586,16 +10638,20 @@ static int64_t aiol_sim_arm(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-/* As the system's connect. */
+/* As the system's connect: also a second one is told once that the connection is made. */
 static int aiol_sim_connect_now(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
-    int err = aiol_sim_connect(sim, s, to);
-    if (err < 0)
+    bool made = s->stage == AIOL_SIM_CONNECTED && s->connect_untold;
+    int err = made ? 0 : aiol_sim_connect(sim, s, to);
+    if (made)
+        s->connect_untold = false;
+    if (made || err < 0)
         return err;
     /* Nothing is between the ends of a Unix socket: the answer is there at once, as the system's. */
     if (!sim->delayed && s->family == AIOLOOP_UNIX && !sim->partition && s->connect_at <= sim->now) {
         aiol_sim_connect_arrives(sim, s);
         return s->connect_result;
     }
+    s->connect_untold = true;
     return AIOLOOP_EINPROGRESS;
 }
 
@@ -11433,7 +11489,7 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         return AIOLOOP_EAGAIN;
     if (s->type == AIOLOOP_SOCK_DGRAM)
         return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
-    if (from != NULL)
+    if (from != NULL) /* the sender of bytes is told by Unix sockets alone */
         memset(from, 0, sizeof(*from));
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
@@ -11443,6 +11499,8 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
         aiol_sim_peek(s, buffer, size);
         aiol_sim_consume(sim, s, size);
+        if (from != NULL && s->family == AIOLOOP_UNIX)
+            aiol_sim_name_tell(&s->remote, from, room);
         return (int64_t)size;
     }
     if (s->read_error == 0 && !s->end_arrived)
@@ -11464,12 +11522,16 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     s->blocked_on = 0;
     if (aiol_sim_hesitates(sim))
         return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM && s->family == AIOLOOP_UNIX)
+        return aiol_sim_send_unix(sim, s, data, size, to);
     if (s->type == AIOLOOP_SOCK_DGRAM)
-        return aiol_sim_send_datagram(sim, s, data, size, to);
-    if (to != NULL && s->stage == AIOL_SIM_CONNECTED)
-        return AIOLOOP_EISCONN;
+        return aiol_sim_send_internet(sim, s, data, size, to);
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
+    if (s->family == AIOLOOP_UNIX && to != NULL) /* on the internet a connection goes where it goes */
+        return s->stage == AIOL_SIM_CONNECTED ? AIOLOOP_EISCONN : AIOLOOP_EOPNOTSUPP;
+    if (s->stage != AIOL_SIM_CONNECTED)
+        return s->family == AIOLOOP_UNIX ? AIOLOOP_ENOTCONN : AIOLOOP_EPIPE;
     memset(&op, 0, sizeof(op));
     piece.data = data;
     piece.size = size;
@@ -22544,15 +22606,22 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 
 /* ---- addresses ---- */
 
-/* Stores an address with its path. */
-static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
-    if (to == NULL)
+/* Stores an address, whose path goes to `path`. Who has no name has no address: systems differ in what they say then. */
+static void aiol_sock_address_set(aioloop_address *to, char *path, const aioloop_address *address) {
+    if (address->family == AIOLOOP_UNIX && address->path_size == 0) {
+        memset(to, 0, sizeof(*to));
         return;
-    to->address = *address;
-    if (address->family == AIOLOOP_UNIX) {
-        memcpy(to->path, address->u.path, address->path_size);
-        to->address.u.path = to->path;
     }
+    *to = *address;
+    if (address->family == AIOLOOP_UNIX) {
+        memcpy(path, address->u.path, address->path_size);
+        to->u.path = path;
+    }
+}
+
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
+    if (to != NULL)
+        aiol_sock_address_set(&to->address, to->path, address);
 }
 
 /* 0, or why nothing can be sent or connected to it. */
@@ -22563,7 +22632,7 @@ static int aiol_sock_address_check(aioloop *loop, const aioloop_address *a) {
         return 0;
     if (a->family != AIOLOOP_UNIX || a->path_size == 0 || a->u.path == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "an address without a family, or without a path");
-    if (a->path_size > 107)
+    if (a->path_size > aiol_address_path_max(a->u.path))
         return aiol_fail(loop, AIOLOOP_ENAMETOOLONG, "a path of %lu bytes", (unsigned long)a->path_size);
     return 0;
 }
@@ -22611,11 +22680,7 @@ static int64_t aiol_sock_recv_datagram(aioloop *loop, const aiol_sock_call *call
     d = (aioloop_datagram *)(void *)block;
     d->data = block + head;
     d->size = (size_t)n;
-    d->from = from;
-    if (from.family == AIOLOOP_UNIX) {
-        memcpy(d + 1, room.bytes, from.path_size);
-        d->from.u.path = (const char *)(d + 1);
-    }
+    aiol_sock_address_set(&d->from, (char *)(d + 1), &from);
     *pointer = d;
     return n;
 }
@@ -22837,7 +22902,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_engine *e = loop->engine;
     size_t path_size = call->to != NULL && call->to->family == AIOLOOP_UNIX ? call->to->path_size : 0;
     aiol_sock *s;
-    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
+    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_WATCHER);
     if (n < 0)
         return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
@@ -22885,8 +22950,7 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
 
 /* A connect for a future of aiol_future_new that is pending; it may have waited for something else till now, such as the
  * address, which has been checked. From here on it is this call's. */
-AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
-                                        const aioloop_address *to) {
+static void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock, const aioloop_address *to) {
     aiol_sock_call call;
     void *pointer = NULL;
     int64_t n;
