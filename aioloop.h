@@ -422,7 +422,7 @@
  * LIMITS
  *
  *   Times are 63 bits of nanoseconds, and sums that are too large mean never. The message of an error is cut at 255
- *   bytes. A Unix path has 107 bytes at most. Sends raise no SIGPIPE. What one thread of the loop does too long, all
+ *   bytes. A Unix path has 107 bytes at most, an abstract name 108. Sends raise no SIGPIPE. What one thread of the loop does too long, all
  *   wait for: give long work to a thread (aioloop_to_thread).
  */
 
@@ -2013,8 +2013,9 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_shutdown_default_executor(a
  * Make the pool early, at best before there are other threads: what they are in the middle of stays so in the workers,
  * a lock that one holds for ever. Of descriptors only standard output and error are inherited; standard input is empty.
  * SIGINT, SIGQUIT, SIGHUP, SIGTERM and SIGPIPE are ignored: the processes end when the pool does, or the program,
- * however that ends. The other signals do what they do in a new program. What a function has printed is flushed when it
- * returns; what atexit was given is not run.
+ * however that ends. (But where the system has no pidfd_open, as on Linux before 5.3, not before each process has ended
+ * or executed something else that a killed program has forked beside the pool.) The other signals do what they do in a
+ * new program. What a function has printed is flushed when it returns; what atexit was given is not run.
  *
  * Only on POSIX, and with AIOLOOP_USE_THREADS: for each worker that is busy a thread of the pool waits. Elsewhere
  * aioloop_process_pool_new and the futures say AIOLOOP_ENOTAVAILABLE.
@@ -2075,7 +2076,7 @@ typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aiol
 
 /* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
  * AIOLOOP_PROCESS_SIZE_MAX: then nothing more is appended, and the future fails with it unless the function itself
- * fails; AIOLOOP_EINVAL for NULL. */
+ * fails; AIOLOOP_EINVAL for NULL. The bytes may be of the output itself. */
 AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size);
 
 /* Frees an output that was taken from a future. NULL is ignored. Any thread. */
@@ -2129,7 +2130,7 @@ typedef struct aioloop_address {
 AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port);
 
 /* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107
- * bytes, AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
+ * bytes, in the abstract name space above 108; AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size);
 
 /* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero,
@@ -2466,7 +2467,8 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
  * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
- * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * cancelled any more. Only those pass it on: aioloop_gather, aioloop_wait and aioloop_as_completed between a task and a
+ * receive drop what came in the iteration of a cancellation. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
  * with a future that is dropped unread.
  *
  * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
@@ -2478,7 +2480,8 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session);
 #define AIOLOOP_API_SOCK_H
 
 /* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
- * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
+ * own. AIOLOOP_UNSPEC: there is none: a Unix socket without a name, or a sender that the system does not tell (that of a
+ * stream's bytes; but Linux tells it of Unix sockets). */
 typedef struct aioloop_peer {
     aioloop_address address;
     char path[108];
@@ -2492,7 +2495,7 @@ typedef struct aioloop_datagram {
 } aioloop_datagram;
 
 /* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
- * be used there; also after the loop has gone. */
+ * be used there; also after the loop has gone, as long as the allocator's functions and context are there. */
 AIOLOOP_API void aioloop_sock_free(void *block);
 
 /* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
@@ -2529,7 +2532,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
 
 /* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
- * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
+ * closed with the future. A task that returns the number and is cancelled in that very iteration ends as cancelled, and
+ * nobody closes the socket: keep it where a clean-up finds it before you return it. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
                                                                  aioloop_peer *peer);
 
@@ -4577,6 +4581,7 @@ typedef struct aiol_path_room {
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
 AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
@@ -4590,8 +4595,7 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
 AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
 AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
-/* Of sockets that others made. An address that is not there (of a stream, of a sender without a name) has the family
- * AIOLOOP_UNSPEC. */
+/* Of sockets that others made. An address that is not told (as of a stream's sender) has the family AIOLOOP_UNSPEC. */
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
@@ -4913,6 +4917,11 @@ AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host
     return 0;
 }
 
+/* A path has a zero behind. */
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path) {
+    return path[0] == '\0' ? 108 : 107;
+}
+
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size) {
     if (address == NULL || path == NULL)
         return AIOLOOP_EINVAL;
@@ -4922,7 +4931,7 @@ AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path,
         return AIOLOOP_EINVAL;
     if (path[0] != '\0' && memchr(path, '\0', size) != NULL)
         return AIOLOOP_EINVAL;
-    if (size > 107)
+    if (size > aiol_address_path_max(path))
         return AIOLOOP_ENAMETOOLONG;
     memset(address, 0, sizeof(*address));
     address->family = AIOLOOP_UNIX;
@@ -6715,17 +6724,29 @@ AIOLOOP_INTERNAL int aiol_process_become_worker(int channel, int parent) {
     return err;
 }
 
-/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended. */
-AIOLOOP_INTERNAL int aiol_process_await(int channel) {
+/* A descriptor that is readable when the parent has ended; -1 where there is none. */
+AIOLOOP_INTERNAL int aiol_process_watch_parent(void) {
+#if defined(SYS_pidfd_open)
+    return (int)AIOL_SYS(pidfd_open, syscall(SYS_pidfd_open, getppid(), 0u));
+#else
+    return -1;
+#endif
+}
+
+/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended;
+ * AIOLOOP_EPIPE when the parent has (-1: it is not watched). */
+AIOLOOP_INTERNAL int aiol_process_await(int channel, int parent) {
     sigset_t mask;
     fd_set set;
     FD_ZERO(&set);
     FD_SET(channel, &set);
+    if (parent != -1)
+        FD_SET(parent, &set);
     sigfillset(&mask);
     sigdelset(&mask, SIGCHLD);
-    if (AIOL_SYS(pselect, pselect(channel + 1, &set, NULL, NULL, NULL, &mask)) == -1) /* d) */
-        return aiol_error_from_errno(errno);
-    return 0;
+    if (AIOL_SYS(pselect, pselect((parent > channel ? parent : channel) + 1, &set, NULL, NULL, NULL, &mask)) == -1)
+        return aiol_error_from_errno(errno); /* d) */
+    return parent != -1 && FD_ISSET(parent, &set) ? AIOLOOP_EPIPE : 0;
 }
 
 /* ---- channels ---- */
@@ -6820,6 +6841,15 @@ AIOLOOP_INTERNAL int aiol_channel_send(int channel, aioloop_buf *pieces, int cou
             n -= (ssize_t)sent;
         }
     }
+}
+
+/* 0 when there is something to receive, or the end; AIOLOOP_ETIMEDOUT after that many milliseconds, or earlier. */
+AIOLOOP_INTERNAL int aiol_channel_await(int channel, int milliseconds) {
+    struct pollfd one;
+    one.fd = channel;
+    one.events = POLLIN;
+    one.revents = 0;
+    return AIOL_SYS(poll, poll(&one, 1, milliseconds)) > 0 ? 0 : AIOLOOP_ETIMEDOUT;
 }
 
 /* Receives that many bytes. AIOLOOP_EPIPE: the other side has gone. */
@@ -6921,6 +6951,11 @@ AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
 
 AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
     pthread_mutex_lock(mutex);
+}
+
+/* False: it is held. */
+AIOLOOP_INTERNAL bool aiol_mutex_try(aiol_mutex *mutex) {
+    return pthread_mutex_trylock(mutex) == 0;
 }
 
 AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
@@ -7079,6 +7114,11 @@ AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
 
 AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
     (void)mutex;
+}
+
+AIOLOOP_INTERNAL bool aiol_mutex_try(aiol_mutex *mutex) {
+    (void)mutex;
+    return true;
 }
 
 AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
@@ -10391,8 +10431,8 @@ typedef struct aiol_budget {
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
-/* Who attaches a descriptor. USER: as WATCHER, of one that is open for certain. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER, AIOL_OWNER_USER } aiol_owner;
+/* Who attaches a descriptor. */
+typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
 
 struct aiol_engine;
 
@@ -12523,6 +12563,7 @@ typedef struct aiol_sim_socket {
     bool write_shut;
     bool dead; /* reset or broken */
     bool connect_waits; /* for room in the backlog */
+    bool connect_untold; /* no second connect has heard yet that it is made */
     aioloop_time connect_at;
     int connect_result;
     int read_error; /* to be told once */
@@ -12546,6 +12587,7 @@ typedef struct aiol_sim_socket {
     /* datagrams that come in, in order */
     aiol_sim_datagram *datagrams;
     size_t datagrams_size; /* of their bytes and one more for each */
+    uint32_t destination;  /* the serial of the socket that a Unix socket is connected to, whatever is bound later */
     uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
     size_t blocked_size;
 
@@ -12823,6 +12865,17 @@ static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
 
 static aiol_sim_socket *aiol_sim_at(aiol_link *link) {
     return AIOL_CONTAINER(link, aiol_sim_socket, link);
+}
+
+/* The socket of this serial, or NULL if it has gone. */
+static aiol_sim_socket *aiol_sim_of_serial(aiol_sim *sim, uint32_t serial) {
+    aiol_link *link;
+    AIOL_SIM_EACH(sim, link) {
+        aiol_sim_socket *s = aiol_sim_at(link);
+        if (s->serial == serial)
+            return s;
+    }
+    return NULL;
 }
 
 /* ---- what is under way ---- */
@@ -13131,10 +13184,10 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
     const aioloop_address *a = &s->local.address;
     if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
         return 0;
-    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
-        return 0;
     if (to->family == AIOLOOP_UNIX)
         return inode != 0 ? s->inode == inode : aioloop_address_equal(a, to);
+    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
+        return 0;
     if (a->family == AIOLOOP_UNIX || a->port != to->port)
         return 0;
     if (a->family != to->family)
@@ -13254,6 +13307,7 @@ static int aiol_sim_connect(aiol_sim *sim, aiol_sim_socket *s, const aioloop_add
         aiol_sim_set_loopback(&s->remote.address);
     s->stage = AIOL_SIM_CONNECTING;
     s->connect_waits = false;
+    s->connect_untold = false;
     s->connect_result = 0;
     s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
     return 0;
@@ -13272,15 +13326,8 @@ static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, si
 
 /* As Linux, but that it tells when a peer has room again. */
 static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
-    aiol_link *link;
-    if (s->blocked_on == 0)
-        return true;
-    AIOL_SIM_EACH(sim, link) {
-        const aiol_sim_socket *t = aiol_sim_at(link);
-        if (t->serial == s->blocked_on)
-            return aiol_sim_has_place(sim, t, s->blocked_size);
-    }
-    return true; /* it has gone: who sends hears of that */
+    const aiol_sim_socket *t = s->blocked_on == 0 ? NULL : aiol_sim_of_serial(sim, s->blocked_on);
+    return t == NULL || aiol_sim_has_place(sim, t, s->blocked_size); /* if it has gone, who sends hears of that */
 }
 
 /* Puts a datagram on its way. */
@@ -13316,43 +13363,81 @@ static int aiol_sim_name_sender(aiol_sim *sim, aiol_sim_socket *s) {
     return 0;
 }
 
-/* Between machines what has no room, no receiver or no way is lost; a Unix socket waits, or hears of it. */
-static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+/* Finds who takes Unix datagrams of s; one that is connected takes those of its own peer only. */
+static int aiol_sim_unix_receiver(aiol_sim *sim, const aiol_sim_socket *s, const aioloop_address *to,
+                                  aiol_sim_socket **receiver) {
+    int err = aiol_sim_listener(sim, to, &s->local.address, receiver);
+    if (err == 0 && (*receiver)->stage == AIOL_SIM_CONNECTED && (*receiver)->destination != s->serial)
+        err = AIOLOOP_EPERM;
+    return err;
+}
+
+/* Waits for room, or hears that nobody is there: then it is no more connected. */
+static int64_t aiol_sim_send_unix(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                  const aioloop_address *to) {
+    aiol_sim_socket *receiver = NULL;
+    int err = 0;
+    if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
+        return AIOLOOP_ENOTCONN;
+    if (to != NULL && to->family != AIOLOOP_UNIX)
+        return AIOLOOP_EINVAL;
+    if (size > sim->buffer)
+        return AIOLOOP_EMSGSIZE;
+    if (to != NULL)
+        err = aiol_sim_unix_receiver(sim, s, to, &receiver);
+    else
+        receiver = aiol_sim_of_serial(sim, s->destination);
+    if (sim->partition)
+        return (int64_t)size;
+    if (err < 0)
+        return err;
+    if (receiver == NULL) {
+        s->stage = AIOL_SIM_NEW;
+        return AIOLOOP_ECONNREFUSED;
+    }
+    if (aiol_sim_has_place(sim, receiver, size))
+        return aiol_sim_post_datagram(sim, receiver, &s->local.address, data, size);
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
+}
+
+/* What has no room, no receiver or no way is lost; a connected socket hears of a receiver that is not there, once and
+ * with its next call. */
+static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
                                       const aioloop_address *to) {
-    bool local = s->family == AIOLOOP_UNIX;
     aiol_sim_socket *receiver = NULL;
     aioloop_address from;
     aioloop_address there;
     int err;
     if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
-        return local ? AIOLOOP_ENOTCONN : AIOLOOP_EDESTADDRREQ;
+        return AIOLOOP_EDESTADDRREQ;
     there = to != NULL ? *to : s->remote.address;
     if (there.family != s->family)
-        return local ? AIOLOOP_EINVAL : AIOLOOP_EAFNOSUPPORT;
-    if (size > (local ? sim->buffer : AIOL_SIM_DATAGRAM))
+        return AIOLOOP_EAFNOSUPPORT;
+    if (to != NULL && to->port == 0)
+        return AIOLOOP_EINVAL;
+    if (size > AIOL_SIM_DATAGRAM)
         return AIOLOOP_EMSGSIZE;
-    err = aiol_sim_name_sender(sim, s);
+    err = s->read_error;
+    s->read_error = 0;
+    if (err == 0)
+        err = aiol_sim_name_sender(sim, s);
     if (err < 0)
         return err;
     from = s->local.address;
-    if (!local && aiol_sim_is_wildcard(&from))
+    if (aiol_sim_is_wildcard(&from))
         aiol_sim_set_loopback(&from);
-    if (!local && aiol_sim_is_wildcard(&there))
+    if (aiol_sim_is_wildcard(&there))
         aiol_sim_set_loopback(&there);
     err = aiol_sim_listener(sim, &there, &from, &receiver);
     if (sim->partition)
         return (int64_t)size;
-    if (err < 0 && local)
-        return err;
-    if (err < 0 && s->stage == AIOL_SIM_CONNECTED)
+    if (err < 0 && s->stage == AIOL_SIM_CONNECTED && aioloop_address_equal(&there, &s->remote.address))
         s->read_error = AIOLOOP_ECONNREFUSED;
     if (err == 0 && aiol_sim_has_place(sim, receiver, size))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
-    if (!local)
-        return (int64_t)size;
-    s->blocked_on = receiver->serial;
-    s->blocked_size = size;
-    return AIOLOOP_EAGAIN;
+    return (int64_t)size;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
@@ -13367,9 +13452,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
     size = aiol_min_size(size, d->size);
     if (size != 0)
         memcpy(buffer, d + 1, size);
-    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
-        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
-    else if (from != NULL)
+    if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
     s->datagrams = d->next;
     s->datagrams_size -= d->size + 1;
@@ -13382,10 +13465,11 @@ static int aiol_sim_connect_datagrams(aiol_sim *sim, aiol_sim_socket *s, const a
     aiol_sim_socket *receiver = NULL;
     int err = AIOLOOP_EAFNOSUPPORT;
     if (to->family == s->family)
-        err = s->family == AIOLOOP_UNIX ? aiol_sim_listener(sim, to, &s->local.address, &receiver)
+        err = s->family == AIOLOOP_UNIX ? aiol_sim_unix_receiver(sim, s, to, &receiver)
                                         : aiol_sim_name_client(sim, s);
     if (err < 0)
         return err;
+    s->destination = receiver != NULL ? receiver->serial : 0;
     aiol_sim_name_set(&s->remote, to);
     if (to->family != AIOLOOP_UNIX && aiol_sim_is_wildcard(to))
         aiol_sim_set_loopback(&s->remote.address);
@@ -13482,16 +13566,20 @@ static int64_t aiol_sim_arm(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-/* As the system's connect. */
+/* As the system's connect: also a second one is told once that the connection is made. */
 static int aiol_sim_connect_now(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
-    int err = aiol_sim_connect(sim, s, to);
-    if (err < 0)
+    bool made = s->stage == AIOL_SIM_CONNECTED && s->connect_untold;
+    int err = made ? 0 : aiol_sim_connect(sim, s, to);
+    if (made)
+        s->connect_untold = false;
+    if (made || err < 0)
         return err;
     /* Nothing is between the ends of a Unix socket: the answer is there at once, as the system's. */
     if (!sim->delayed && s->family == AIOLOOP_UNIX && !sim->partition && s->connect_at <= sim->now) {
         aiol_sim_connect_arrives(sim, s);
         return s->connect_result;
     }
+    s->connect_untold = true;
     return AIOLOOP_EINPROGRESS;
 }
 
@@ -14329,7 +14417,7 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         return AIOLOOP_EAGAIN;
     if (s->type == AIOLOOP_SOCK_DGRAM)
         return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
-    if (from != NULL)
+    if (from != NULL) /* the sender of bytes is told by Unix sockets alone */
         memset(from, 0, sizeof(*from));
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
@@ -14339,6 +14427,8 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
         aiol_sim_peek(s, buffer, size);
         aiol_sim_consume(sim, s, size);
+        if (from != NULL && s->family == AIOLOOP_UNIX)
+            aiol_sim_name_tell(&s->remote, from, room);
         return (int64_t)size;
     }
     if (s->read_error == 0 && !s->end_arrived)
@@ -14360,12 +14450,16 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     s->blocked_on = 0;
     if (aiol_sim_hesitates(sim))
         return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM && s->family == AIOLOOP_UNIX)
+        return aiol_sim_send_unix(sim, s, data, size, to);
     if (s->type == AIOLOOP_SOCK_DGRAM)
-        return aiol_sim_send_datagram(sim, s, data, size, to);
-    if (to != NULL && s->stage == AIOL_SIM_CONNECTED)
-        return AIOLOOP_EISCONN;
+        return aiol_sim_send_internet(sim, s, data, size, to);
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
+    if (s->family == AIOLOOP_UNIX && to != NULL) /* on the internet a connection goes where it goes */
+        return s->stage == AIOL_SIM_CONNECTED ? AIOLOOP_EISCONN : AIOLOOP_EOPNOTSUPP;
+    if (s->stage != AIOL_SIM_CONNECTED)
+        return s->family == AIOLOOP_UNIX ? AIOLOOP_ENOTCONN : AIOLOOP_EPIPE;
     memset(&op, 0, sizeof(op));
     piece.data = data;
     piece.size = size;
@@ -21390,7 +21484,9 @@ AIOLOOP_API aioloop_future *(aioloop_wrap_future)(aioloop *loop, aioloop_concurr
  *
  * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There
  * a thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
- * waits, and it ends when the job does. Nobody waits for it, not even the end of the program.
+ * waits, and it ends when the job does. Nobody waits for it, not even the end of the program. Where as many as may have
+ * left, or nothing can take the place of a thread that something waits for, that one stays, and leaves when it can: so
+ * as long as a job is queued, a thread is living.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -21443,9 +21539,11 @@ typedef struct aiol_job {
 
 typedef struct aiol_pool_worker {
     aiol_worker worker;
-    aiol_link link; /* among the pool's workers, or those that have left */
+    aiol_link link; /* among the pool's workers, unless it has left */
     aioloop_thread_pool *pool;
-    bool left; /* under the pool's lock: detached, and frees itself */
+    /* Under the pool's lock: */
+    bool given_up; /* nobody waits for the job that it runs */
+    bool left;     /* detached, and frees itself */
 } aiol_pool_worker;
 
 struct aioloop_thread_pool {
@@ -21469,8 +21567,7 @@ struct aioloop_thread_pool {
     bool shut;
     aiol_link endings; /* jobs without a function: whom to tell when no thread is living */
     aiol_link workers; /* not joined yet */
-    aiol_link leavers;
-    unsigned left;     /* how many those are */
+    unsigned left;     /* threads that run what was given up, and are not counted above */
 };
 
 /* ---- making and ending ---- */
@@ -21513,14 +21610,20 @@ static void aiol_pool_unref(aioloop_thread_pool *pool) {
     aiol_free(&allocator, pool, sizeof(*pool));
 }
 
-/* In a forked child, where the threads are not and a lock may be held for ever: memory is all there is to give back. */
+/* In a forked child, where the threads are not: memory is all there is to give back. Not even that where a thread had
+ * the lock: what it guards may be half changed. The few bytes of threads that had left stay. */
 static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aioloop_allocator allocator = pool->allocator;
     aiol_pool_worker *worker;
-    if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
+    uint32_t refs = aiol_add_u32(&pool->refs, (uint32_t)-1);
+    bool last;
+    if (!aiol_mutex_try(&pool->mutex))
         return;
-    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL ||
-           (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
+    last = refs <= pool->living + pool->left; /* theirs */
+    aiol_mutex_unlock(&pool->mutex);
+    if (!last)
+        return;
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
     aiol_free(&allocator, pool, sizeof(*pool));
 }
@@ -21716,23 +21819,36 @@ static int aiol_pool_start(aioloop_thread_pool *pool) {
     return 0;
 }
 
-/* With the lock held, after a thread has left: another one if something waits for it. If there can be none, the next
- * job or the next that leaves or comes back tries again. */
-static void aiol_pool_replace(aioloop_thread_pool *pool) {
-    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
-        (void)aiol_pool_start(pool);
-}
-
-/* With the lock held: the thread has left, with the job that it runs. */
+/* With the lock held: the thread leaves, with the job that it runs. Not if it is the turn of something else and another
+ * thread cannot be had. */
 static void aiol_pool_leave(aioloop_thread_pool *pool, aiol_pool_worker *worker) {
+    if (!pool->shut && pool->queued > pool->idle && aiol_pool_start(pool) < 0)
+        return;
     worker->left = true;
     aiol_worker_detach(&worker->worker);
     aiol_list_remove(&worker->link);
-    aiol_list_append(&pool->leavers, &worker->link);
     pool->left++;
     pool->living--;
     aiol_add_u32(&pool->running, (uint32_t)-1);
-    aiol_pool_replace(pool);
+}
+
+/* With the lock held: threads leave whose jobs were given up, as many as may. */
+static void aiol_pool_let_leave(aioloop_thread_pool *pool) {
+    aiol_link *link = pool->workers.next;
+    while (link != &pool->workers && pool->left < pool->spare) {
+        aiol_pool_worker *worker = AIOL_CONTAINER(link, aiol_pool_worker, link);
+        link = link->next;
+        if (worker->given_up)
+            aiol_pool_leave(pool, worker);
+    }
+}
+
+/* With the lock held: a thread that had left has come back, so there is room for others to leave and to begin. */
+static void aiol_pool_come_back(aioloop_thread_pool *pool) {
+    pool->left--;
+    aiol_pool_let_leave(pool);
+    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
+        (void)aiol_pool_start(pool); /* those that are there will do */
 }
 
 /* A thread has run a job. False: it had left the pool, and has nothing to do with it any more. */
@@ -21742,12 +21858,10 @@ static bool aiol_pool_return(aiol_pool_worker *worker, aiol_job *job) {
     if (pool->spare != 0) {
         aiol_mutex_lock(&pool->mutex);
         job->state = AIOL_JOB_ENDED;
+        worker->given_up = false;
         left = worker->left;
-        if (left) {
-            aiol_list_remove(&worker->link);
-            pool->left--;
-            aiol_pool_replace(pool);
-        }
+        if (left)
+            aiol_pool_come_back(pool);
         aiol_mutex_unlock(&pool->mutex);
     }
     if (left)
@@ -21794,6 +21908,7 @@ static int aiol_pool_submit(aioloop_thread_pool *pool, aiol_job *job) {
     bool wake = false;
     int err = 0;
     aiol_mutex_lock(&pool->mutex);
+    aiol_pool_let_leave(pool);
     if (pool->shut)
         err = AIOLOOP_EMISUSE;
     else if (pool->queue_limit != 0 && pool->queued >= pool->queue_limit &&
@@ -21824,8 +21939,9 @@ static bool aiol_pool_withdraw(aioloop_thread_pool *pool, aiol_job *job) {
         aiol_list_remove(&job->queue);
         pool->queued--;
         job->state = AIOL_JOB_CANCELLED;
-    } else if (job->state == AIOL_JOB_BEGUN && pool->left < pool->spare && !job->worker->left) {
-        aiol_pool_leave(pool, job->worker);
+    } else if (job->state == AIOL_JOB_BEGUN && !job->worker->left) {
+        job->worker->given_up = true;
+        aiol_pool_let_leave(pool);
     }
     aiol_mutex_unlock(&pool->mutex);
     return waits;
@@ -21910,7 +22026,6 @@ static aioloop_thread_pool *aiol_pool_new(const aioloop_thread_pool_options *opt
     aiol_list_init(&pool->queue);
     aiol_list_init(&pool->endings);
     aiol_list_init(&pool->workers);
-    aiol_list_init(&pool->leavers);
     return pool;
 }
 
@@ -22513,8 +22628,12 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how
  * its worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
  *
- * The server ends when the channel to it does, and kills the workers: the program has closed it, or has gone; in either
- * case there is nobody to answer. The program and the server each have the table of workers, with their own ends.
+ * The server ends when the channel to it does, and kills the workers: the program has closed or shut it, or has gone;
+ * in either case there is nobody to answer. A process that the program forks has the descriptors, too. So the server
+ * watches the program, where the system lets it, and the program does not wait for a server that has ended. What has a
+ * descriptor is cleared before that is closed: a forked child closes no other that has got the number meanwhile.
+ *
+ * The program and the server each have the table of workers, with their own ends.
  */
 #ifndef AIOL_CORE_PROCESS_POOL_C
 #define AIOL_CORE_PROCESS_POOL_C
@@ -22532,18 +22651,20 @@ struct aioloop_process_pool {
     size_t size;
     char name[AIOL_POOL_NAME];
     aioloop_thread_pool *threads; /* as many as workers */
-    aiol_mutex mutex;             /* guards the rest; one question to the server at a time */
-    int server;                   /* 0: it has ended */
-    int channel;
-    bool killed;
     unsigned max_workers;
+    aiol_mutex asking; /* one question to the server at a time; taken before the other */
+    aiol_mutex mutex;  /* guards the rest, and is not held for long */
+    int server;        /* 0: it has ended. It changes with both held */
+    int channel;       /* to it */
     aiol_process_worker *idle; /* the last one used comes first, so no more are made than are needed */
     aiol_process_worker *workers;
 };
 
-typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END, AIOL_PROCESS_KILL } aiol_process_order;
+#define AIOL_PROCESS_PATIENCE 100 /* milliseconds without a reply, until it is asked whether there is a server */
 
-/* From the program to the server. END: a worker that does not answer, dead or alive. KILL: all of them. */
+typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END } aiol_process_order;
+
+/* From the program to the server. END: a worker that does not answer, dead or alive. */
 typedef struct aiol_process_question {
     uint32_t order;
     uint32_t worker;
@@ -22588,8 +22709,12 @@ typedef struct aiol_output {
 
 AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size) {
     aiol_output *o = (aiol_output *)(void *)out;
+    uintptr_t offset; /* in what was written before, which moves */
+    bool own;
     if (o == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
+    offset = (uintptr_t)data - (uintptr_t)o->block;
+    own = o->block != NULL && offset < o->bytes.size;
     if (o->error == 0 && size > AIOLOOP_PROCESS_SIZE_MAX - o->bytes.size)
         o->error = AIOLOOP_EMSGSIZE;
     if (o->error == 0)
@@ -22597,7 +22722,7 @@ AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size
     if (o->error < 0)
         return o->error;
     if (size != 0)
-        memcpy(o->block + o->bytes.size, data, size);
+        memcpy(o->block + o->bytes.size, own ? o->block + offset : (const char *)data, size);
     o->bytes.data = o->block;
     o->bytes.size += size;
     return 0;
@@ -22761,44 +22886,58 @@ static void aiol_process_kill_all(aioloop_process_pool *pool) {
             aiol_process_kill(pool->workers[i].pid);
 }
 
+/* Ends one that may have died. 0, or why nothing is known of it. */
+static int aiol_process_end_worker(aiol_process_worker *w) {
+    int status = 0;
+    int err;
+    aiol_process_kill(w->pid);
+    err = aiol_process_wait(w->pid, true, &status);
+    aiol_process_bury(w, status);
+    return err;
+}
+
+static int aiol_process_send_reply(aiol_process_reply *reply, int descriptor) {
+    aioloop_buf piece;
+    piece.data = reply;
+    piece.size = sizeof(*reply);
+    return aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
+}
+
 /* Does what it is asked to, and says so. */
 static int aiol_process_obey(aioloop_process_pool *pool) {
     aiol_process_question question;
     aiol_process_reply reply;
     aiol_process_worker *w;
-    aioloop_buf piece;
     int descriptor = -1;
     int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &question, sizeof(question));
     if (err < 0)
         return err;
     memset(&reply, 0, sizeof(reply));
     w = &pool->workers[question.worker];
-    if (question.order == AIOL_PROCESS_START) {
+    if (question.order == AIOL_PROCESS_START)
         reply.error = aiol_process_fork_worker(pool, w, &descriptor);
-    } else if (question.order == AIOL_PROCESS_KILL) {
-        aiol_process_kill_all(pool);
-    } else if (w->pid != 0) {
-        int status = 0;
-        aiol_process_kill(w->pid);
-        reply.error = aiol_process_wait(w->pid, true, &status);
-        aiol_process_bury(w, status);
-    }
+    else if (w->pid != 0)
+        reply.error = aiol_process_end_worker(w);
     reply.pid = w->pid;
     reply.status = w->status;
-    piece.data = &reply;
-    piece.size = sizeof(reply);
-    err = aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
-    if (descriptor != -1)
-        aiol_channel_close(descriptor);
-    return err;
+    err = aiol_process_send_reply(&reply, descriptor);
+    if (descriptor == -1)
+        return err;
+    aiol_channel_close(descriptor);
+    if (err == 0)
+        return 0;
+    reply.error = err; /* too many descriptors are under way, it may be, and a reply without one arrives */
+    (void)aiol_process_end_worker(w);
+    return aiol_process_send_reply(&reply, -1);
 }
 
 static void aiol_process_serve(aioloop_process_pool *pool) {
     int status;
     int err = aiol_process_become_server(pool->channel);
+    int program = aiol_process_watch_parent();
     aiol_process_begin(pool);
     while (err == 0) {
-        err = aiol_process_await(AIOL_PROCESS_CHANNEL);
+        err = aiol_process_await(AIOL_PROCESS_CHANNEL, program);
         aiol_process_reap(pool);
         if (err == 0)
             err = aiol_process_obey(pool);
@@ -22813,42 +22952,64 @@ static void aiol_process_serve(aioloop_process_pool *pool) {
 
 /* ---- the program: workers ---- */
 
-/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did.
- * AIOLOOP_ECANCELED: no worker is made any more. After another failure no question has an answer. */
+/* With the lock of those that ask held: there is no server from now on, and its channel ends. Its number, to wait for;
+ * 0: there was none. */
+static int aiol_process_part(aioloop_process_pool *pool) {
+    int server = pool->server;
+    if (server == 0)
+        return 0;
+    aiol_mutex_lock(&pool->mutex);
+    pool->server = 0;
+    aiol_mutex_unlock(&pool->mutex);
+    aiol_channel_shut(pool->channel);
+    aiol_channel_close(pool->channel);
+    return server;
+}
+
+/* Waits until the server has replied, or has ended: then its channel need not, for a process that the program has forked
+ * may have a copy of the other end. */
+static int aiol_process_await_reply(aioloop_process_pool *pool) {
+    int status;
+    while (aiol_channel_await(pool->channel, AIOL_PROCESS_PATIENCE) < 0)
+        if (aiol_process_wait(pool->server, false, &status) != 0) {
+            (void)aiol_process_part(pool);
+            return AIOLOOP_EPIPE;
+        }
+    return 0;
+}
+
+/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did. After
+ * another failure no question has an answer. */
 static int aiol_process_ask(aioloop_process_pool *pool, aiol_process_order order, const aiol_process_worker *w,
                             aiol_process_reply *reply, int *descriptor) {
     aiol_process_question question;
     aioloop_buf piece;
     int err;
     question.order = (uint32_t)order;
-    question.worker = w == NULL ? 0 : (uint32_t)(w - pool->workers);
+    question.worker = (uint32_t)(w - pool->workers);
     piece.data = &question;
     piece.size = sizeof(question);
-    aiol_mutex_lock(&pool->mutex);
-    if (order == AIOL_PROCESS_KILL)
-        pool->killed = true;
-    err = pool->server == 0 ? AIOLOOP_EPIPE : order == AIOL_PROCESS_START && pool->killed ? AIOLOOP_ECANCELED : 0;
+    aiol_mutex_lock(&pool->asking);
+    err = pool->server == 0 ? AIOLOOP_EPIPE + 0 : aiol_channel_send(pool->channel, &piece, 1, -1);
     if (err == 0)
-        err = aiol_channel_send(pool->channel, &piece, 1, -1);
+        err = aiol_process_await_reply(pool);
     if (err == 0 && descriptor != NULL)
         err = aiol_channel_recv_descriptor(pool->channel, reply, sizeof(*reply), descriptor);
     else if (err == 0)
         err = aiol_channel_recv(pool->channel, reply, sizeof(*reply));
-    if (err < 0 && err != AIOLOOP_EMFILE && err != AIOLOOP_ECANCELED && pool->server != 0)
+    if (err < 0 && err != AIOLOOP_EMFILE && pool->server != 0)
         aiol_channel_shut(pool->channel);
-    aiol_mutex_unlock(&pool->mutex);
+    aiol_mutex_unlock(&pool->asking);
     return err;
 }
 
 static int aiol_process_no_server(void) {
-    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the process that makes those of the pool has died");
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool have died or were killed");
 }
 
 static int aiol_process_start(aioloop_process_pool *pool, aiol_process_worker *w) {
     aiol_process_reply reply;
     int err = aiol_process_ask(pool, AIOL_PROCESS_START, w, &reply, &w->channel);
-    if (err == AIOLOOP_ECANCELED)
-        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool were killed");
     if (err < 0 && err != AIOLOOP_EMFILE)
         return aiol_process_no_server();
     if (err < 0 && reply.error == 0) {
@@ -22868,8 +23029,8 @@ static int aiol_process_lost(aioloop_process_pool *pool, aiol_process_worker *w,
     aiol_process_reply reply;
     int pid = w->pid;
     int asked = aiol_process_ask(pool, AIOL_PROCESS_END, w, &reply, NULL);
-    aiol_channel_close(w->channel);
     w->pid = 0;
+    aiol_channel_close(w->channel);
     if (err != AIOLOOP_EPIPE && err != AIOLOOP_ECONNRESET)
         return aioloop_raise(NULL, err, "process %d of the pool: %s", pid, aioloop_strerror(err));
     if (asked < 0)
@@ -23060,13 +23221,20 @@ static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_
     return pool;
 }
 
+static int aiol_process_pool_init(aioloop_process_pool *pool) {
+    int err = aiol_mutex_init(&pool->mutex);
+    if (err == 0 && (err = aiol_mutex_init(&pool->asking)) < 0)
+        aiol_mutex_destroy(&pool->mutex);
+    return err;
+}
+
 /* NULL with *err; threads is the pool's, unless this fails. */
 static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options,
                                                     aioloop_thread_pool *threads, int *err) {
     aioloop *loop = aioloop_get_running_loop();
     aiol_process_birth birth;
     aioloop_process_pool *pool = aiol_process_pool_alloc(options, threads);
-    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&pool->mutex);
+    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_process_pool_init(pool);
     if (*err == 0) {
         birth.pool = pool;
         birth.err = 0;
@@ -23075,8 +23243,10 @@ static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_o
         else
             aiol_process_fork_server(&birth);
         *err = birth.err;
-        if (*err < 0)
+        if (*err < 0) {
+            aiol_mutex_destroy(&pool->asking);
             aiol_mutex_destroy(&pool->mutex);
+        }
     }
     if (*err == 0)
         return pool;
@@ -23115,22 +23285,21 @@ AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process
 
 /* When no thread uses a worker any more. May be repeated. */
 static void aiol_process_pool_end(aioloop_process_pool *pool) {
+    int server;
     int status;
     unsigned i;
-    aiol_mutex_lock(&pool->mutex);
+    aiol_mutex_lock(&pool->asking);
     for (i = 0; i < pool->max_workers; i++) {
         aiol_process_worker *w = &pool->workers[i];
-        if (w->pid != 0)
-            aiol_channel_close(w->channel);
+        int pid = w->pid;
         w->pid = 0;
+        if (pid != 0)
+            aiol_channel_close(w->channel);
     }
-    if (pool->server != 0) {
-        aiol_channel_shut(pool->channel);
-        aiol_channel_close(pool->channel);
-        (void)aiol_process_wait(pool->server, true, &status); /* fails if the program waits for all its children */
-        pool->server = 0;
-    }
-    aiol_mutex_unlock(&pool->mutex);
+    server = aiol_process_part(pool);
+    if (server != 0)
+        (void)aiol_process_wait(server, true, &status); /* fails if the program waits for all its children */
+    aiol_mutex_unlock(&pool->asking);
 }
 
 AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending) {
@@ -23141,11 +23310,14 @@ AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool w
 }
 
 AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool) {
-    aiol_process_reply reply;
     int err = aioloop_process_pool_shutdown(pool, false, true);
-    if (err == 0)
-        (void)aiol_process_ask(pool, AIOL_PROCESS_KILL, NULL, &reply, NULL);
-    return err;
+    if (err < 0)
+        return err;
+    aiol_mutex_lock(&pool->mutex);
+    if (pool->server != 0)
+        aiol_channel_shut(pool->channel);
+    aiol_mutex_unlock(&pool->mutex);
+    return 0;
 }
 
 /* In a forked child: the channels are the parent's too, and go on. */
@@ -23169,6 +23341,7 @@ AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool) {
         aiol_process_pool_forget(pool);
     } else {
         (void)aioloop_process_pool_shutdown(pool, true, false);
+        aiol_mutex_destroy(&pool->asking);
         aiol_mutex_destroy(&pool->mutex);
     }
     aiol_free(&allocator, pool, pool->size);
@@ -26556,15 +26729,22 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 
 /* ---- addresses ---- */
 
-/* Stores an address with its path. */
-static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
-    if (to == NULL)
+/* Stores an address, whose path goes to `path`. Who has no name has no address: systems differ in what they say then. */
+static void aiol_sock_address_set(aioloop_address *to, char *path, const aioloop_address *address) {
+    if (address->family == AIOLOOP_UNIX && address->path_size == 0) {
+        memset(to, 0, sizeof(*to));
         return;
-    to->address = *address;
-    if (address->family == AIOLOOP_UNIX) {
-        memcpy(to->path, address->u.path, address->path_size);
-        to->address.u.path = to->path;
     }
+    *to = *address;
+    if (address->family == AIOLOOP_UNIX) {
+        memcpy(path, address->u.path, address->path_size);
+        to->u.path = path;
+    }
+}
+
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
+    if (to != NULL)
+        aiol_sock_address_set(&to->address, to->path, address);
 }
 
 /* 0, or why nothing can be sent or connected to it. */
@@ -26575,7 +26755,7 @@ static int aiol_sock_address_check(aioloop *loop, const aioloop_address *a) {
         return 0;
     if (a->family != AIOLOOP_UNIX || a->path_size == 0 || a->u.path == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "an address without a family, or without a path");
-    if (a->path_size > 107)
+    if (a->path_size > aiol_address_path_max(a->u.path))
         return aiol_fail(loop, AIOLOOP_ENAMETOOLONG, "a path of %lu bytes", (unsigned long)a->path_size);
     return 0;
 }
@@ -26623,11 +26803,7 @@ static int64_t aiol_sock_recv_datagram(aioloop *loop, const aiol_sock_call *call
     d = (aioloop_datagram *)(void *)block;
     d->data = block + head;
     d->size = (size_t)n;
-    d->from = from;
-    if (from.family == AIOLOOP_UNIX) {
-        memcpy(d + 1, room.bytes, from.path_size);
-        d->from.u.path = (const char *)(d + 1);
-    }
+    aiol_sock_address_set(&d->from, (char *)(d + 1), &from);
     *pointer = d;
     return n;
 }
@@ -26849,7 +27025,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_engine *e = loop->engine;
     size_t path_size = call->to != NULL && call->to->family == AIOLOOP_UNIX ? call->to->path_size : 0;
     aiol_sock *s;
-    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
+    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_WATCHER);
     if (n < 0)
         return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
@@ -26897,8 +27073,7 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
 
 /* A connect for a future of aiol_future_new that is pending; it may have waited for something else till now, such as the
  * address, which has been checked. From here on it is this call's. */
-AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
-                                        const aioloop_address *to) {
+static void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock, const aioloop_address *to) {
     aiol_sock_call call;
     void *pointer = NULL;
     int64_t n;
@@ -27249,7 +27424,7 @@ static void aiol_connector_settle(aiol_connector *c) {
     c->over = true;
     c->future = NULL;
     if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
+        f->of.owner = NULL; /* what a resolver's cancel runs may cancel again */
     aioloop_timer_handle_cancel(&c->timer); /* now: what is owed may keep the connector for a while */
     aiol_connector_end_attempts(c, NULL);
     aiol_host_cancel(&c->remote);
@@ -27260,8 +27435,6 @@ static void aiol_connector_settle(aiol_connector *c) {
         aiol_secure_give_up(t);
         aioloop_transport_unref(t);
     }
-    if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
     aiol_future_release(f);
     aiol_connector_free_if_over(c);
 }
@@ -28570,12 +28743,10 @@ static void aiol_starting_settle(aiol_starting *s) {
     s->over = true;
     s->future = NULL;
     if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
+        f->of.owner = NULL; /* what a resolver's cancel runs may cancel again */
     aioloop_timer_handle_cancel(&s->timer);
     for (i = 0; i < s->count; i++)
         aiol_host_cancel(&s->hosts[i]);
-    if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
     aiol_future_release(f);
     aiol_starting_free_if_over(s);
 }

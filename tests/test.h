@@ -208,6 +208,10 @@ extern const char *(*test_number_hook)(long long number);
  * thread that makes it, which may be kept there. */
 extern void (*test_call_hook)(const char *system_call_name);
 
+/* From now on each call of that name fails with that errno, in this process; NULL: none does. The table of faults in
+ * test_main.c has the name. */
+void test_fail_calls(const char *system_call_name, int error);
+
 /* For a test that has let go of threads which nobody joins: waits until what it allocated is freed, some seconds at
  * most. */
 void test_wait_until_freed(void);

@@ -179,6 +179,10 @@ void (*test_cleanup_hook)(void);
 const char *(*test_number_hook)(long long number);
 void (*test_call_hook)(const char *system_call_name);
 
+/* What test_fail_calls was told: an index in fault_calls and one, and errno; 0 for none. */
+static long failing_call;
+static long failing_error;
+
 void test_register(test_case *test) {
     test->next = first_test;
     first_test = test;
@@ -525,6 +529,7 @@ static const fault_call fault_calls[] = {
     {"waitpid", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"pselect", {EINTR, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"dup2", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
+    {"pidfd_open", {ENOSYS, EMFILE, 0, 0, 0, 0, 0, 0}},
     {"close_range", {ENOSYS, 0, 0, 0, 0, 0, 0, 0}},
     {"stat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     {"lstat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
@@ -573,11 +578,18 @@ static void note_unknown_call(const char *name) {
     }
 }
 
+void test_fail_calls(const char *system_call_name, int error) {
+    atomic_swap(&failing_error, error);
+    atomic_swap(&failing_call, system_call_name == NULL ? 0 : call_index(system_call_name) + 1);
+}
+
 int test_fault(const char *system_call_name) {
     int call;
     long number;
     if (test_call_hook != NULL)
         test_call_hook(system_call_name);
+    if (atomic_get(&failing_call) != 0 && call_index(system_call_name) + 1 == atomic_get(&failing_call))
+        return (int)atomic_get(&failing_error);
     if (!atomic_get(&run.injecting))
         return 0;
     call = call_index(system_call_name);

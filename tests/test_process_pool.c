@@ -9,9 +9,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <sys/mman.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,6 +25,7 @@ typedef struct pp_shared {
     sem_t gate;
     sem_t meeting[2];
     int handled; /* signals, by a handler of the program's */
+    volatile int slow; /* the server's forks are; 2: one has been */
 } pp_shared;
 
 static pp_shared *pp; /* made before the pool, so that workers have it */
@@ -63,6 +68,16 @@ static void pp_end(aioloop_process_pool *pool) {
     CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1);
     CHECK_EQ(errno, ECHILD);
     munmap(pp, sizeof(*pp));
+}
+
+static pid_t pp_program_process; /* for the hooks */
+static pthread_t pp_program_thread;
+
+/* The hook sees what the program, the server and the workers call. */
+static void pp_hook(void (*hook)(const char *system_call_name)) {
+    pp_program_process = getpid();
+    pp_program_thread = pthread_self();
+    test_call_hook = hook;
 }
 
 static int64_t pp_call(aioloop *loop, aioloop_process_pool *pool, aioloop_process_function fn, int64_t argument) {
@@ -121,6 +136,15 @@ static int64_t pp_increment(const void *input, size_t size, aioloop_output *out)
         err = aioloop_output_write(out, changed + size / 2, size - size / 2);
     free(changed);
     return err < 0 ? err : (int64_t)size;
+}
+
+/* A text of sixteen bytes, doubled often. */
+static int64_t pp_double(const void *input, size_t size, aioloop_output *out) {
+    int err = aioloop_output_write(out, input, size);
+    int i;
+    for (i = 0; i < 10 && err == 0; i++)
+        err = aioloop_output_write(out, out->data, out->size);
+    return err < 0 ? err : (int64_t)out->size;
 }
 
 static int64_t pp_fail(const void *input, size_t size, aioloop_output *out) {
@@ -211,6 +235,22 @@ TEST_WITH(process_pool_takes_and_gives_bytes, "EXEC-08", TEST_THREADS) {
         CHECK_EQ(((const char *)out->data)[size], 0);
         aioloop_output_free(out);
     }
+    pp_end(pool);
+    test_end(loop);
+}
+
+TEST_WITH(process_pool_output_may_be_written_of_itself, "EXEC-08", TEST_THREADS) {
+    static const char text[] = "0123456789abcdef";
+    aioloop *loop = test_loop();
+    aioloop_process_pool *pool = pp_pool(1, 0);
+    aioloop_output *out = NULL;
+    aioloop_future *f = aioloop_run_in_process(loop, pool, pp_double, text, 16);
+    size_t i;
+    CHECK_EQ(aioloop_run_until_complete(loop, f, &out), 16384);
+    CHECK(out != NULL);
+    for (i = 0; i < 16384; i += 16)
+        CHECK_MEM((const char *)out->data + i, text, 16);
+    aioloop_output_free(out);
     pp_end(pool);
     test_end(loop);
 }
@@ -390,9 +430,94 @@ TEST_WITH(process_pool_fails_when_its_server_is_killed, "EXEC-08", TEST_THREADS)
     CHECK(server > 0 && server != getpid());
     CHECK_EQ(kill((pid_t)server, SIGKILL), 0);
     CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), AIOLOOP_EBROKENPROCESS);
-    CHECK_STR(pp_message(loop), "the process that makes those of the pool has died");
+    CHECK_STR(pp_message(loop), "the processes of the pool have died or were killed");
     aioloop_future_unref(f);
     CHECK_EQ(pp_call(loop, pool, pp_process, 0), AIOLOOP_EBROKENPROCESS);
+    pp_end(pool);
+    test_end(loop);
+}
+
+/* As the server is forked, so is another process, by another thread, as it were. */
+static void pp_fork_beside(const char *name) {
+    static bool done;
+    if (done || strcmp(name, "fork") != 0)
+        return;
+    done = true;
+    if (fork() == 0) {
+        pp_wait(&pp->gate);
+        _exit(0);
+    }
+}
+
+TEST_WITH(process_pool_fails_when_its_server_is_killed_though_its_descriptors_live_on, "EXEC-08", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    aioloop_process_pool *pool;
+    aioloop_future *f;
+    int64_t server;
+    pp_hook(pp_fork_beside);
+    pool = pp_pool(2, 0);
+    f = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
+    CHECK(pp_begun(loop, f));
+    server = pp_call(loop, pool, pp_server, 0);
+    CHECK_GT(server, 0);
+    CHECK_EQ(kill((pid_t)server, SIGKILL), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), AIOLOOP_EBROKENPROCESS);
+    aioloop_future_unref(f);
+    CHECK_EQ(pp_call(loop, pool, pp_process, 0), AIOLOOP_EBROKENPROCESS);
+    CHECK_EQ(aioloop_process_pool_kill(pool), 0);
+    sem_post(&pp->gate);
+    CHECK_GT(waitpid(-1, NULL, 0), 0);
+    pp_end(pool);
+    test_end(loop);
+}
+
+/* In the server a fork takes long, when it is to. */
+static void pp_fork_slowly(const char *name) {
+    if (getpid() == pp_program_process || strcmp(name, "fork") != 0 || pp->slow == 0)
+        return;
+    sem_post(&pp->meeting[0]);
+    pp_wait(&pp->meeting[1]);
+    pp->slow = 2;
+}
+
+TEST_WITH(process_pool_waits_for_no_process_that_another_call_needs, "EXEC-08", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    aioloop_process_pool *pool;
+    aioloop_future *running;
+    aioloop_future *starting;
+    pp_hook(pp_fork_slowly);
+    pool = pp_pool(2, 0);
+    running = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
+    CHECK(pp_begun(loop, running));
+    pp->slow = 1;
+    starting = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_process, NULL, 0));
+    CHECK_EQ(pp_wait(&pp->meeting[0]), 0);
+    sem_post(&pp->gate);
+    CHECK_EQ(aioloop_run_until_complete(loop, running, NULL), 7); /* its worker was given back */
+    CHECK_EQ(aioloop_process_pool_kill(pool), 0);
+    CHECK_EQ(pp->slow, 1);
+    sem_post(&pp->meeting[1]);
+    CHECK_EQ(aioloop_run_until_complete(loop, starting, NULL), AIOLOOP_EBROKENPROCESS);
+    aioloop_future_unref(running);
+    aioloop_future_unref(starting);
+    pp_end(pool);
+    test_end(loop);
+}
+
+/* In the server, the first of the two ways to reply to a fork. */
+static void pp_fail_to_send(const char *name) {
+    static int sent;
+    if (getppid() == pp_program_process && strcmp(name, "sendmsg") == 0)
+        test_fail_calls(++sent == 1 ? "sendmsg" : NULL, ENOBUFS);
+}
+
+TEST_WITH(process_pool_survives_a_descriptor_that_cannot_be_sent, "EXEC-08", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    aioloop_process_pool *pool;
+    pp_hook(pp_fail_to_send);
+    pool = pp_pool(1, 0);
+    CHECK_EQ(pp_call(loop, pool, pp_process, 0), AIOLOOP_ENOBUFS);
+    CHECK_GT(pp_call(loop, pool, pp_process, 0), 0);
     pp_end(pool);
     test_end(loop);
 }
@@ -405,7 +530,7 @@ TEST_WITH(process_pool_can_be_killed, "EXEC-08", TEST_THREADS) {
     CHECK(pp_begun(loop, running));
     CHECK_EQ(aioloop_process_pool_kill(pool), 0);
     CHECK_EQ(aioloop_run_until_complete(loop, running, NULL), AIOLOOP_EBROKENPROCESS);
-    CHECK(strstr(pp_message(loop), "was killed by signal 9") != NULL);
+    CHECK_STR(pp_message(loop), "the processes of the pool have died or were killed");
     CHECK_EQ(aioloop_run_until_complete(loop, waiting, NULL), AIOLOOP_ECANCELED);
     aioloop_future_unref(running);
     aioloop_future_unref(waiting);
@@ -707,13 +832,64 @@ TEST_WITH(process_pool_of_the_parent_is_memory_in_a_forked_child, "EXEC-08 GET-0
     test_end(loop);
 }
 
+/* In a thread that ends the pool, when the channels are closed. */
+static void pp_wait_slowly(const char *name) {
+    if (strcmp(name, "waitpid") != 0 || getpid() != pp_program_process ||
+        pthread_equal(pthread_self(), pp_program_thread))
+        return;
+    sem_post(&pp->meeting[0]);
+    pp_wait(&pp->meeting[1]);
+}
+
+static void *pp_shut_down(void *arg) {
+    aioloop_process_pool_shutdown((aioloop_process_pool *)arg, true, false);
+    return NULL;
+}
+
+TEST_WITH(process_pool_of_the_parent_closes_nothing_else_in_a_forked_child, "EXEC-08 GET-06",
+          TEST_THREADS | TEST_REAL_FDS) {
+    aioloop *loop = test_loop();
+    aioloop_process_pool *pool;
+    pthread_t thread;
+    int files[16];
+    int status = -1;
+    int i;
+    pid_t child;
+    pp_hook(pp_wait_slowly);
+    pool = pp_pool(2, 0);
+    pp_let_meet(loop, pool);
+    CHECK_EQ(pthread_create(&thread, NULL, pp_shut_down, pool), 0);
+    CHECK_EQ(pp_wait(&pp->meeting[0]), 0);
+    for (i = 0; i < 16; i++) { /* with the numbers of the channels */
+        files[i] = open("/dev/null", O_RDONLY);
+        CHECK_GE(files[i], 0);
+    }
+    child = fork();
+    if (child == 0) {
+        aioloop_process_pool_free(pool);
+        for (i = 0; i < 16; i++)
+            if (fcntl(files[i], F_GETFD) == -1)
+                _exit(1);
+        _exit(0);
+    }
+    CHECK_GT(child, 0);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    sem_post(&pp->meeting[1]);
+    CHECK_EQ(pthread_join(thread, NULL), 0);
+    for (i = 0; i < 16; i++)
+        close(files[i]);
+    pp_end(pool);
+    test_end(loop);
+}
+
 static int64_t pp_print(const void *input, size_t size, aioloop_output *out) {
     (void)out;
     return printf("%.*s", (int)size, (const char *)input);
 }
 
 /* A program with a pool, whose standard output is the pipe; it ends while a worker works. */
-static void pp_program(int to) {
+static void pp_program(int to, bool forks) {
     aioloop *loop;
     aioloop_process_pool *pool;
     aioloop_future *f;
@@ -730,10 +906,16 @@ static void pp_program(int to) {
     f = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
     if (!pp_begun(loop, f))
         _exit(1);
+    if (forks && fork() == 0) { /* what has the channels, too */
+        close(to);
+        close(1);
+        pp_wait(&pp->gate);
+        _exit(0);
+    }
     raise(SIGKILL);
 }
 
-TEST_WITH(process_pool_ends_with_the_program_however_that_ends, "EXEC-08", TEST_THREADS | TEST_REAL_FDS) {
+static void pp_end_program(bool forks) {
     aioloop *loop = test_loop();
     char text[64];
     size_t size = 0;
@@ -747,7 +929,7 @@ TEST_WITH(process_pool_ends_with_the_program_however_that_ends, "EXEC-08", TEST_
     fflush(stdout);
     child = fork();
     if (child == 0)
-        pp_program(ends[1]);
+        pp_program(ends[1], forks);
     close(ends[1]);
     CHECK_GT(child, 0);
     CHECK_EQ(waitpid(child, &status, 0), child);
@@ -757,9 +939,26 @@ TEST_WITH(process_pool_ends_with_the_program_however_that_ends, "EXEC-08", TEST_
     CHECK_EQ(size, 7);
     CHECK_MEM(text, "one two", 7); /* nothing twice, nothing lost */
     CHECK(WIFSIGNALED(status));
+    sem_post(&pp->gate);
     close(ends[0]);
     munmap(pp, sizeof(*pp));
     test_end(loop);
+}
+
+TEST_WITH(process_pool_ends_with_the_program_however_that_ends, "EXEC-08", TEST_THREADS | TEST_REAL_FDS) {
+    pp_end_program(false);
+}
+
+TEST_WITH(process_pool_ends_with_the_program_before_what_that_has_forked, "EXEC-08", TEST_THREADS | TEST_REAL_FDS) {
+#if defined(SYS_pidfd_open)
+    int watch = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    if (watch != -1) {
+        close(watch);
+        pp_end_program(true);
+        return;
+    }
+#endif
+    SKIP("the system cannot watch a process");
 }
 
 static int64_t pp_standard_descriptors(const void *input, size_t size, aioloop_output *out) {

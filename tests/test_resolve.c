@@ -239,6 +239,7 @@ static struct {
     int sticks; /* how many more are to hang */
     int inside;
     int hanging; /* those that have not gone on */
+    int let;     /* the first so many may */
     bool open;
 } resolve_gate;
 
@@ -248,11 +249,11 @@ static void resolve_at_gate(const char *name) {
     pthread_mutex_lock(&resolve_gate.mutex);
     resolve_gate.asked++;
     if (resolve_gate.sticks > 0) {
+        int number = ++resolve_gate.inside;
         resolve_gate.sticks--;
-        resolve_gate.inside++;
         resolve_gate.hanging++;
         pthread_cond_broadcast(&resolve_gate.changed);
-        while (!resolve_gate.open)
+        while (!resolve_gate.open && number > resolve_gate.let)
             pthread_cond_wait(&resolve_gate.changed, &resolve_gate.mutex);
         resolve_gate.hanging--;
         pthread_cond_broadcast(&resolve_gate.changed);
@@ -272,6 +273,7 @@ static void resolve_stick(int n) {
     resolve_gate.asked = 0;
     resolve_gate.sticks = n;
     resolve_gate.inside = 0;
+    resolve_gate.let = 0;
     resolve_gate.open = false;
     pthread_mutex_unlock(&resolve_gate.mutex);
     test_call_hook = resolve_at_gate;
@@ -301,6 +303,14 @@ static int resolve_asked(void) {
     n = resolve_gate.asked;
     pthread_mutex_unlock(&resolve_gate.mutex);
     return n;
+}
+
+/* The first n go on. */
+static void resolve_let(int n) {
+    pthread_mutex_lock(&resolve_gate.mutex);
+    resolve_gate.let = n;
+    pthread_cond_broadcast(&resolve_gate.changed);
+    pthread_mutex_unlock(&resolve_gate.mutex);
 }
 
 /* All of them go on, and others do not hang any more. */
@@ -851,6 +861,66 @@ TEST_WITH(resolver_lane_grows_to_a_bound, "DNS-04", TEST_THREADS) {
     CHECK_GE(aioloop_run_until_complete(loop, f, NULL), 1);
     aioloop_future_unref(f);
     resolve_works(loop);
+    test_end(loop);
+    resolve_end();
+}
+
+TEST_WITH(resolver_lane_beyond_its_bound_works_when_one_comes_back, "DNS-04", TEST_THREADS) {
+    const int most = 128;
+    aioloop *loop = test_loop();
+    aioloop_future *f;
+    int i;
+    resolve_stick(most);
+    for (i = 1; i <= most; i++)
+        resolve_give_up(loop, i);
+    f = resolve_begin(loop);
+    resolve_let(1); /* one of those that have left; the last sixteen could not, and hang on */
+    CHECK_GE(aioloop_run_until_complete(loop, f, NULL), 1);
+    aioloop_future_unref(f);
+    resolve_works(loop);
+    test_end(loop);
+    resolve_end();
+}
+
+/* A thread is not given up where it is the last and there is no other. */
+TEST_WITH(resolver_that_gets_no_thread_uses_one_that_comes_back, "DNS-04", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    aioloop_future *f;
+    aioloop_future *g;
+    resolve_stick(1);
+    f = resolve_begin(loop);
+    resolve_wait_inside(1);
+    test_fail_calls("pthread_create", EAGAIN);
+    g = resolve_begin(loop);
+    CHECK(aioloop_future_cancel(f, NULL));
+    aioloop_future_unref(f);
+    test_spin(loop, 2);
+    CHECK(!aioloop_future_done(g));
+    resolve_open();
+    CHECK_GE(aioloop_run_until_complete(loop, g, NULL), 1);
+    aioloop_future_unref(g);
+    resolve_works(loop);
+    test_fail_calls(NULL, 0);
+    test_end(loop);
+    resolve_end();
+}
+
+TEST_WITH(resolver_that_got_no_thread_gets_one_with_the_next, "DNS-04", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    aioloop_future *f;
+    aioloop_future *g;
+    resolve_stick(1);
+    f = resolve_begin(loop);
+    resolve_wait_inside(1);
+    test_fail_calls("pthread_create", EAGAIN);
+    g = resolve_begin(loop);
+    CHECK(aioloop_future_cancel(f, NULL));
+    aioloop_future_unref(f);
+    test_fail_calls(NULL, 0);
+    resolve_works(loop); /* while the first still hangs */
+    if (!test_injected())
+        CHECK_GE(aioloop_run_until_complete(loop, g, NULL), 1);
+    aioloop_future_unref(g);
     test_end(loop);
     resolve_end();
 }

@@ -76,6 +76,23 @@ static void sock_hear(aioloop *loop, aioloop_socket s, const char *wanted) {
     CHECK_STR(text, wanted);
 }
 
+/* Receives one; its sender's address is checked, and it is given back by name. */
+static void sock_hear_one(aioloop *loop, aioloop_socket s, size_t size, const char *wanted,
+                          const aioloop_address *from) {
+    aioloop_datagram *d = NULL;
+    char text[64] = "none";
+    bool same = false;
+    int64_t n = sock_take(loop, aioloop_sock_recvfrom(loop, s, size), &d);
+    if (d != NULL) {
+        snprintf(text, sizeof(text), "%s", d->data);
+        same = d->size == (size_t)n && aioloop_address_equal(&d->from, from) && d->data[d->size] == '\0';
+    }
+    aioloop_sock_free(d);
+    CHECK_EQ(n, (int64_t)strlen(wanted));
+    CHECK_STR(text, wanted);
+    CHECK(same);
+}
+
 /* A socket that an accept has given. */
 static aioloop_socket sock_keep(aioloop *loop, int64_t n) {
     CHECK_GE(n, 0);
@@ -99,11 +116,11 @@ static aioloop_address sock_abstract(char name[64], const char *what) {
     return address;
 }
 
-static void sock_needs_abstract(aioloop *loop) {
+static void sock_needs_linux(aioloop *loop) {
 #if !defined(__linux__)
     if (!test_simulated(loop)) {
         test_end(loop);
-        SKIP("needs names that are no files");
+        SKIP("needs Linux: names that are no files, its errors");
     }
 #endif
     (void)loop;
@@ -412,7 +429,7 @@ TEST(unix_sockets_connect_and_accept, "SOCK-03 SOCK-05") {
     char other[64];
     char text[200];
     int64_t n;
-    sock_needs_abstract(loop);
+    sock_needs_linux(loop);
     nobody = sock_abstract(other, "nobody");
     listener = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
     s = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
@@ -429,10 +446,52 @@ TEST(unix_sockets_connect_and_accept, "SOCK-03 SOCK-05") {
     memset(room, 'x', sizeof(room)); /* it was copied */
     CHECK_EQ(sock_run(loop, f), 0);
     accepted = sock_keep(loop, sock_run(loop, aioloop_sock_accept(loop, listener, &peer)));
-    CHECK_EQ(peer.address.family, AIOLOOP_UNIX);
-    CHECK_EQ(peer.address.path_size, 0);
+    CHECK_EQ(peer.address.family, AIOLOOP_UNSPEC); /* it has no name */
     sock_say(loop, s, "x");
     sock_hear(loop, accepted, "x");
+    sock_close(loop, s, accepted);
+    test_close_socket(loop, listener);
+    test_end(loop);
+}
+
+TEST(sender_of_a_streams_bytes_is_told_as_the_system_does, "SOCK-06") {
+    aioloop *loop = test_loop();
+    char room[64];
+    aioloop_address at;
+    aioloop_socket listener;
+    aioloop_socket s;
+    aioloop_socket accepted;
+    aioloop_peer from;
+    aioloop_address none;
+    char place[4];
+    sock_needs_linux(loop);
+    memset(&none, 0, sizeof(none));
+    at = sock_abstract(room, "sender");
+    listener = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
+    s = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
+    test_bind(loop, listener, &at);
+    test_listen(loop, listener, 5);
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s, &at)), 0);
+    accepted = sock_keep(loop, sock_run(loop, aioloop_sock_accept(loop, listener, NULL)));
+    sock_say(loop, accepted, "xy");
+    CHECK_EQ(sock_run(loop, aioloop_sock_recvfrom_into(loop, s, place, 1, &from)), 1);
+    CHECK(aioloop_address_equal(&from.address, &at));
+    CHECK(from.address.u.path == from.path);
+    sock_hear_one(loop, s, 1, "y", &at);
+    sock_say(loop, s, "ab");
+    sock_hear_one(loop, accepted, 1, "a", &none);
+    CHECK_EQ(sock_run(loop, aioloop_sock_recvfrom_into(loop, accepted, place, 1, &from)), 1);
+    CHECK_EQ(from.address.family, AIOLOOP_UNSPEC);
+    test_close_socket(loop, accepted);
+    CHECK_EQ(sock_run(loop, aioloop_sock_recvfrom_into(loop, s, place, 1, &from)), 0);
+    CHECK_EQ(from.address.family, AIOLOOP_UNSPEC);
+    sock_close(loop, s, listener);
+    listener = test_listener(loop, 5, &at);
+    s = test_socket(loop, AIOLOOP_INET, AIOLOOP_SOCK_STREAM);
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s, &at)), 0);
+    accepted = sock_keep(loop, sock_run(loop, aioloop_sock_accept(loop, listener, NULL)));
+    sock_say(loop, accepted, "z");
+    sock_hear_one(loop, s, 1, "z", &none);
     sock_close(loop, s, accepted);
     test_close_socket(loop, listener);
     test_end(loop);
@@ -493,6 +552,27 @@ TEST(connect_goes_on_after_a_cancel_and_another_call, "SOCK-08") {
     test_end(loop);
 }
 
+TEST(connection_made_after_a_cancel_is_told_once, "SOCK-03 SOCK-08") {
+    aioloop *loop = test_loop();
+    aioloop_address at;
+    aioloop_socket listener;
+    aioloop_socket s;
+    aioloop_socket accepted;
+    aioloop_future *f;
+    sock_needs_linux(loop);
+    listener = test_listener(loop, 5, &at);
+    s = test_socket(loop, AIOLOOP_INET, AIOLOOP_SOCK_STREAM);
+    f = aioloop_future_ref(aioloop_sock_connect_address(loop, s, &at));
+    CHECK(aioloop_future_cancel(f, NULL));
+    aioloop_future_unref(f);
+    accepted = sock_keep(loop, sock_run(loop, aioloop_sock_accept(loop, listener, NULL)));
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s, &at)), 0);
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s, &at)), AIOLOOP_EISCONN);
+    sock_close(loop, s, accepted);
+    test_close_socket(loop, listener);
+    test_end(loop);
+}
+
 TEST(accepted_socket_that_nobody_reads_is_closed, "SOCK-05") {
     aioloop *loop = test_loop();
     aioloop_address at;
@@ -546,23 +626,6 @@ static void sock_datagrams(aioloop *loop, aioloop_socket s[2], aioloop_peer name
         test_bind(loop, s[i], &at);
         test_name(loop, s[i], &names[i]);
     }
-}
-
-/* Receives one; its sender's address is checked, and it is given back by name. */
-static void sock_hear_one(aioloop *loop, aioloop_socket s, size_t size, const char *wanted,
-                          const aioloop_address *from) {
-    aioloop_datagram *d = NULL;
-    char text[64] = "none";
-    bool same = false;
-    int64_t n = sock_take(loop, aioloop_sock_recvfrom(loop, s, size), &d);
-    if (d != NULL) {
-        snprintf(text, sizeof(text), "%s", d->data);
-        same = d->size == (size_t)n && aioloop_address_equal(&d->from, from) && d->data[d->size] == '\0';
-    }
-    aioloop_sock_free(d);
-    CHECK_EQ(n, (int64_t)strlen(wanted));
-    CHECK_STR(text, wanted);
-    CHECK(same);
 }
 
 TEST(datagrams_come_one_by_one_with_their_sender, "SOCK-06 SOCK-07") {
@@ -625,7 +688,7 @@ TEST(unix_datagrams_tell_their_senders_path, "SOCK-06") {
     aioloop_peer from;
     char place[8] = "";
     int i;
-    sock_needs_abstract(loop);
+    sock_needs_linux(loop);
     memset(&none, 0, sizeof(none));
     for (i = 0; i < 3; i++)
         s[i] = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_DGRAM);
@@ -645,6 +708,108 @@ TEST(unix_datagrams_tell_their_senders_path, "SOCK-06") {
     CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[1], "x", 1, &at[0])), AIOLOOP_ECONNREFUSED);
     sock_close(loop, s[0], s[1]);
     test_close_socket(loop, s[2]);
+    test_end(loop);
+}
+
+TEST(datagram_from_the_longest_name_can_be_answered, "SOCK-06 SOCK-07") {
+    aioloop *loop = test_loop();
+    char longest[108];
+    char room[64];
+    aioloop_address at[2];
+    aioloop_socket s[2];
+    aioloop_peer from;
+    char place[8] = "";
+    int i;
+    sock_needs_linux(loop);
+    at[0] = sock_abstract(room, "longest");
+    memset(longest, 'x', sizeof(longest));
+    memcpy(longest, room, at[0].path_size);
+    CHECK_EQ(aioloop_address_unix(&at[1], longest, sizeof(longest)), 0);
+    for (i = 0; i < 2; i++) {
+        s[i] = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_DGRAM);
+        test_bind(loop, s[i], &at[i]);
+    }
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[1], "ping", 4, &at[0])), 4);
+    CHECK_EQ(sock_run(loop, aioloop_sock_recvfrom_into(loop, s[0], place, sizeof(place), &from)), 4);
+    CHECK(aioloop_address_equal(&from.address, &at[1]));
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[0], "pong", 4, &from.address)), 4);
+    sock_hear_one(loop, s[1], 10, "pong", &at[0]);
+    sock_close(loop, s[0], s[1]);
+    test_end(loop);
+}
+
+TEST(connected_unix_datagrams_go_to_a_socket_and_come_from_it, "SOCK-07 SOCK-14") {
+    aioloop *loop = test_loop();
+    char rooms[2][64];
+    aioloop_address at[2];
+    aioloop_socket s[3];
+    char place[8];
+    int i;
+    sock_needs_linux(loop);
+    for (i = 0; i < 3; i++)
+        s[i] = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_DGRAM);
+    for (i = 0; i < 2; i++) {
+        at[i] = sock_abstract(rooms[i], i == 0 ? "from" : "to");
+        test_bind(loop, s[i], &at[i]);
+    }
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s[0], &at[1])), 0);
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[2], "x", 1, &at[0])), AIOLOOP_EPERM); /* not from there */
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s[2], &at[0])), AIOLOOP_EPERM);
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[1], "x", 1, &at[0])), 1);
+    CHECK_EQ(sock_run(loop, aioloop_sock_recv_into(loop, s[0], place, sizeof(place))), 1);
+    sock_say(loop, s[0], "y");
+    CHECK_EQ(sock_run(loop, aioloop_sock_recv_into(loop, s[1], place, sizeof(place))), 1);
+    test_close_socket(loop, s[1]);
+    s[1] = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_DGRAM);
+    test_bind(loop, s[1], &at[1]); /* the same name is another socket */
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendall(loop, s[0], "x", 1)), AIOLOOP_ECONNREFUSED);
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendall(loop, s[0], "x", 1)), AIOLOOP_ENOTCONN);
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s[0], &at[1])), 0);
+    sock_say(loop, s[0], "z");
+    CHECK_EQ(sock_run(loop, aioloop_sock_recv_into(loop, s[1], place, sizeof(place))), 1);
+    CHECK_EQ(place[0], 'z');
+    sock_close(loop, s[0], s[1]);
+    test_close_socket(loop, s[2]);
+    test_end(loop);
+}
+
+static void sock_counts(aioloop *loop, void *arg) {
+    (void)loop;
+    ++*(int *)arg;
+}
+
+/* Sends to where nobody is, and waits until the system has noticed. */
+static void sock_say_to_nobody(aioloop *loop, aioloop_socket s) {
+    int seen = 0;
+    sock_say(loop, s, "x");
+    CHECK_EQ(aioloop_add_reader(loop, s, sock_counts, &seen), 0);
+    test_run_until(loop, &seen, 1, "the refusal");
+    CHECK_EQ(aioloop_remove_reader(loop, s), 1);
+}
+
+TEST(connected_datagrams_to_nobody_are_refused_once_each, "SOCK-07 SOCK-14") {
+    aioloop *loop = test_loop();
+    aioloop_socket s[2];
+    aioloop_peer names[2];
+    aioloop_address at;
+    char place[8];
+    sock_needs_linux(loop);
+    sock_datagrams(loop, s, names);
+    test_close_socket(loop, s[1]); /* nobody is there now */
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s[0], &names[1].address)), 0);
+    sock_say_to_nobody(loop, s[0]);
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendall(loop, s[0], "x", 1)), AIOLOOP_ECONNREFUSED);
+    sock_say_to_nobody(loop, s[0]);
+    CHECK_EQ(sock_run(loop, aioloop_sock_recv_into(loop, s[0], place, sizeof(place))), AIOLOOP_ECONNREFUSED);
+    at = names[1].address;
+    at.port = 0;
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[0], "x", 1, &at)), AIOLOOP_EINVAL);
+    at.port = names[1].address.port;
+    at.u.ip[3] = 2; /* 127.0.0.2: somewhere else */
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[0], "x", 1, &at)), 1);
+    sock_say_to_nobody(loop, s[0]); /* that was not this socket's error */
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s[0], "x", 1, &at)), AIOLOOP_ECONNREFUSED);
+    test_close_socket(loop, s[0]);
     test_end(loop);
 }
 
@@ -676,7 +841,7 @@ TEST(sendto_waits_until_there_is_room, "SOCK-07") {
     aioloop_future *f;
     char place[8];
     int sent = 0;
-    sock_needs_abstract(loop);
+    sock_needs_linux(loop);
     at = sock_abstract(room, "room");
     s[0] = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_DGRAM);
     s[1] = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_DGRAM);
@@ -1338,11 +1503,39 @@ TEST(unconnected_sockets_fail_as_the_system_says, "SOCK-13 SOCK-14") {
     test_end(loop);
 }
 
+TEST(sends_of_streams_fail_as_those_of_linux, "SOCK-14") {
+    aioloop *loop = test_loop();
+    char room[64];
+    aioloop_address at;
+    aioloop_address local;
+    aioloop_socket listener;
+    aioloop_socket s;
+    aioloop_socket u;
+    aioloop_socket accepted;
+    sock_needs_linux(loop);
+    listener = test_listener(loop, 1, &at);
+    s = test_socket(loop, AIOLOOP_INET, AIOLOOP_SOCK_STREAM);
+    u = test_socket(loop, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM);
+    local = sock_abstract(room, "nobody");
+    CHECK_EQ(sock_each(loop, s, 4), AIOLOOP_EPIPE);
+    CHECK_EQ(sock_each(loop, listener, 4), AIOLOOP_EPIPE);
+    CHECK_EQ(sock_each(loop, u, 4), AIOLOOP_ENOTCONN);
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, u, "x", 1, &local)), AIOLOOP_EOPNOTSUPP);
+    CHECK_EQ(sock_run(loop, aioloop_sock_connect_address(loop, s, &at)), 0);
+    accepted = sock_keep(loop, sock_run(loop, aioloop_sock_accept(loop, listener, NULL)));
+    at.port = 9; /* a connection goes where it goes */
+    CHECK_EQ(sock_run(loop, aioloop_sock_sendto(loop, s, "x", 1, &at)), 1);
+    sock_hear(loop, accepted, "x");
+    sock_close(loop, s, accepted);
+    sock_close(loop, u, listener);
+    test_end(loop);
+}
+
 TEST(direct_calls_refuse_bad_arguments, "SOCK-13") {
     aioloop *loop = test_loop();
     aioloop_socket s[2];
     aioloop_address at;
-    char place[4];
+    char place[4] = "x";
     memset(&at, 0, sizeof(at));
     sock_pair(loop, s);
     CHECK_EQ(aioloop_future_exception(aioloop_sock_recv(NULL, s[0], 1)), AIOLOOP_EINVAL);

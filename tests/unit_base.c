@@ -749,6 +749,10 @@ TEST(unix_addresses_borrow_their_path, "UCON-01") {
     CHECK_EQ(aioloop_address_unix(&address, "a\0b", 3), AIOLOOP_EINVAL);
     CHECK_EQ(aioloop_address_unix(&address, NULL, 3), AIOLOOP_EINVAL);
     CHECK_EQ(address.path_size, 107);
+    path[0] = '\0'; /* needs no zero at its end */
+    CHECK_EQ(aioloop_address_unix(&address, path, 108), 0);
+    CHECK_EQ(address.path_size, 108);
+    CHECK_EQ(aioloop_address_unix(&address, path, 109), AIOLOOP_ENAMETOOLONG);
 }
 
 TEST(addresses_are_compared_by_what_they_mean, "") {

@@ -402,6 +402,6 @@
  * LIMITS
  *
  *   Times are 63 bits of nanoseconds, and sums that are too large mean never. The message of an error is cut at 255
- *   bytes. A Unix path has 107 bytes at most. Sends raise no SIGPIPE. What one thread of the loop does too long, all
+ *   bytes. A Unix path has 107 bytes at most, an abstract name 108. Sends raise no SIGPIPE. What one thread of the loop does too long, all
  *   wait for: give long work to a thread (aioloop_to_thread).
  */

@@ -31,7 +31,7 @@ typedef struct aioloop_address {
 AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host, int port);
 
 /* Makes the address of a Unix socket; size 0: path ends with a zero. Keeps the pointer. AIOLOOP_ENAMETOOLONG above 107
- * bytes, AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
+ * bytes, in the abstract name space above 108; AIOLOOP_EINVAL for NULL or an empty path. Any thread. */
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size);
 
 /* Writes an address as people do ("127.0.0.1:80", "[::1]:80", "/run/x", "@abstract") to text, always ended by a zero,

@@ -22,8 +22,9 @@
  * Make the pool early, at best before there are other threads: what they are in the middle of stays so in the workers,
  * a lock that one holds for ever. Of descriptors only standard output and error are inherited; standard input is empty.
  * SIGINT, SIGQUIT, SIGHUP, SIGTERM and SIGPIPE are ignored: the processes end when the pool does, or the program,
- * however that ends. The other signals do what they do in a new program. What a function has printed is flushed when it
- * returns; what atexit was given is not run.
+ * however that ends. (But where the system has no pidfd_open, as on Linux before 5.3, not before each process has ended
+ * or executed something else that a killed program has forked beside the pool.) The other signals do what they do in a
+ * new program. What a function has printed is flushed when it returns; what atexit was given is not run.
  *
  * Only on POSIX, and with AIOLOOP_USE_THREADS: for each worker that is busy a thread of the pool waits. Elsewhere
  * aioloop_process_pool_new and the futures say AIOLOOP_ENOTAVAILABLE.
@@ -86,7 +87,7 @@ typedef int64_t (*aioloop_process_function)(const void *input, size_t size, aiol
 
 /* In such a function: appends a copy of bytes to its output. 0; AIOLOOP_ENOMEM, or AIOLOOP_EMSGSIZE beyond
  * AIOLOOP_PROCESS_SIZE_MAX: then nothing more is appended, and the future fails with it unless the function itself
- * fails; AIOLOOP_EINVAL for NULL. */
+ * fails; AIOLOOP_EINVAL for NULL. The bytes may be of the output itself. */
 AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size);
 
 /* Frees an output that was taken from a future. NULL is ignored. Any thread. */

@@ -20,7 +20,8 @@
  * What has happened is told: bytes received, a connection accepted or made, bytes sent come before a cancellation of
  * the same iteration. The await gives the result, and the next one that has to wait is cancelled; so it is with
  * aioloop_wait_for, aioloop_shield and time-out scopes in between: what follows a future that is done cannot be
- * cancelled any more. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
+ * cancelled any more. Only those pass it on: aioloop_gather, aioloop_wait and aioloop_as_completed between a task and a
+ * receive drop what came in the iteration of a cancellation. A task that ends without another wait ends as cancelled, as any task does; and bytes are gone
  * with a future that is dropped unread.
  *
  * The futures fail with the system's error and a text that says what failed; AIOLOOP_EMISUSE as above; AIOLOOP_EINVAL
@@ -35,7 +36,8 @@
 #include "api/net.h"
 
 /* An address, with room for the path of a Unix socket: address.u.path points to path, so a copy has to be told its
- * own. AIOLOOP_UNSPEC: there is none (a sender without a name; the sender of a stream's bytes). */
+ * own. AIOLOOP_UNSPEC: there is none: a Unix socket without a name, or a sender that the system does not tell (that of a
+ * stream's bytes; but Linux tells it of Unix sockets). */
 typedef struct aioloop_peer {
     aioloop_address address;
     char path[108];
@@ -49,7 +51,7 @@ typedef struct aioloop_datagram {
 } aioloop_datagram;
 
 /* Frees what aioloop_sock_recv or aioloop_sock_recvfrom gave. NULL is ignored. Any thread, if the loop's allocator can
- * be used there; also after the loop has gone. */
+ * be used there; also after the loop has gone, as long as the allocator's functions and context are there. */
 AIOLOOP_API void aioloop_sock_free(void *block);
 
 /* loop.sock_recv(): some of the bytes that are there, size at most, as soon as there are any. The future's number is
@@ -86,7 +88,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendto(aioloop *loop, 
 
 /* loop.sock_accept(): a connection of a listening socket. The number is the new socket, non-blocking and close-on-exec,
  * and yours when you read it, with or without an address for the pointer, which is NULL; if nobody ever does, it is
- * closed with the future. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
+ * closed with the future. A task that returns the number and is cancelled in that very iteration ends as cancelled, and
+ * nobody closes the socket: keep it where a clean-up finds it before you return it. The peer's address is stored at *peer, which may be NULL and must last as a buffer. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_accept(aioloop *loop, aioloop_socket sock,
                                                                  aioloop_peer *peer);
 

@@ -14,7 +14,9 @@
  *
  * What the library itself runs that may hang for long (looking up names) has a pool of its loop's own, the LANE. There
  * a thread whose job was given up is not counted any more: it has LEFT the pool, which starts another one if something
- * waits, and it ends when the job does. Nobody waits for it, not even the end of the program.
+ * waits, and it ends when the job does. Nobody waits for it, not even the end of the program. Where as many as may have
+ * left, or nothing can take the place of a thread that something waits for, that one stays, and leaves when it can: so
+ * as long as a job is queued, a thread is living.
  */
 #ifndef AIOL_CORE_EXECUTOR_C
 #define AIOL_CORE_EXECUTOR_C
@@ -70,9 +72,11 @@ typedef struct aiol_job {
 
 typedef struct aiol_pool_worker {
     aiol_worker worker;
-    aiol_link link; /* among the pool's workers, or those that have left */
+    aiol_link link; /* among the pool's workers, unless it has left */
     aioloop_thread_pool *pool;
-    bool left; /* under the pool's lock: detached, and frees itself */
+    /* Under the pool's lock: */
+    bool given_up; /* nobody waits for the job that it runs */
+    bool left;     /* detached, and frees itself */
 } aiol_pool_worker;
 
 struct aioloop_thread_pool {
@@ -96,8 +100,7 @@ struct aioloop_thread_pool {
     bool shut;
     aiol_link endings; /* jobs without a function: whom to tell when no thread is living */
     aiol_link workers; /* not joined yet */
-    aiol_link leavers;
-    unsigned left;     /* how many those are */
+    unsigned left;     /* threads that run what was given up, and are not counted above */
 };
 
 /* ---- making and ending ---- */
@@ -140,14 +143,20 @@ static void aiol_pool_unref(aioloop_thread_pool *pool) {
     aiol_free(&allocator, pool, sizeof(*pool));
 }
 
-/* In a forked child, where the threads are not and a lock may be held for ever: memory is all there is to give back. */
+/* In a forked child, where the threads are not: memory is all there is to give back. Not even that where a thread had
+ * the lock: what it guards may be half changed. The few bytes of threads that had left stay. */
 static void aiol_pool_forget(aioloop_thread_pool *pool) {
     aioloop_allocator allocator = pool->allocator;
     aiol_pool_worker *worker;
-    if (aiol_add_u32(&pool->refs, (uint32_t)-1) > pool->living + pool->left)
+    uint32_t refs = aiol_add_u32(&pool->refs, (uint32_t)-1);
+    bool last;
+    if (!aiol_mutex_try(&pool->mutex))
         return;
-    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL ||
-           (worker = aiol_pool_worker_pop(&pool->leavers)) != NULL)
+    last = refs <= pool->living + pool->left; /* theirs */
+    aiol_mutex_unlock(&pool->mutex);
+    if (!last)
+        return;
+    while ((worker = aiol_pool_worker_pop(&pool->workers)) != NULL)
         aiol_free(&allocator, worker, sizeof(*worker));
     aiol_free(&allocator, pool, sizeof(*pool));
 }
@@ -343,23 +352,36 @@ static int aiol_pool_start(aioloop_thread_pool *pool) {
     return 0;
 }
 
-/* With the lock held, after a thread has left: another one if something waits for it. If there can be none, the next
- * job or the next that leaves or comes back tries again. */
-static void aiol_pool_replace(aioloop_thread_pool *pool) {
-    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
-        (void)aiol_pool_start(pool);
-}
-
-/* With the lock held: the thread has left, with the job that it runs. */
+/* With the lock held: the thread leaves, with the job that it runs. Not if it is the turn of something else and another
+ * thread cannot be had. */
 static void aiol_pool_leave(aioloop_thread_pool *pool, aiol_pool_worker *worker) {
+    if (!pool->shut && pool->queued > pool->idle && aiol_pool_start(pool) < 0)
+        return;
     worker->left = true;
     aiol_worker_detach(&worker->worker);
     aiol_list_remove(&worker->link);
-    aiol_list_append(&pool->leavers, &worker->link);
     pool->left++;
     pool->living--;
     aiol_add_u32(&pool->running, (uint32_t)-1);
-    aiol_pool_replace(pool);
+}
+
+/* With the lock held: threads leave whose jobs were given up, as many as may. */
+static void aiol_pool_let_leave(aioloop_thread_pool *pool) {
+    aiol_link *link = pool->workers.next;
+    while (link != &pool->workers && pool->left < pool->spare) {
+        aiol_pool_worker *worker = AIOL_CONTAINER(link, aiol_pool_worker, link);
+        link = link->next;
+        if (worker->given_up)
+            aiol_pool_leave(pool, worker);
+    }
+}
+
+/* With the lock held: a thread that had left has come back, so there is room for others to leave and to begin. */
+static void aiol_pool_come_back(aioloop_thread_pool *pool) {
+    pool->left--;
+    aiol_pool_let_leave(pool);
+    if (!pool->shut && pool->queued > pool->idle && pool->living < pool->max_workers)
+        (void)aiol_pool_start(pool); /* those that are there will do */
 }
 
 /* A thread has run a job. False: it had left the pool, and has nothing to do with it any more. */
@@ -369,12 +391,10 @@ static bool aiol_pool_return(aiol_pool_worker *worker, aiol_job *job) {
     if (pool->spare != 0) {
         aiol_mutex_lock(&pool->mutex);
         job->state = AIOL_JOB_ENDED;
+        worker->given_up = false;
         left = worker->left;
-        if (left) {
-            aiol_list_remove(&worker->link);
-            pool->left--;
-            aiol_pool_replace(pool);
-        }
+        if (left)
+            aiol_pool_come_back(pool);
         aiol_mutex_unlock(&pool->mutex);
     }
     if (left)
@@ -421,6 +441,7 @@ static int aiol_pool_submit(aioloop_thread_pool *pool, aiol_job *job) {
     bool wake = false;
     int err = 0;
     aiol_mutex_lock(&pool->mutex);
+    aiol_pool_let_leave(pool);
     if (pool->shut)
         err = AIOLOOP_EMISUSE;
     else if (pool->queue_limit != 0 && pool->queued >= pool->queue_limit &&
@@ -451,8 +472,9 @@ static bool aiol_pool_withdraw(aioloop_thread_pool *pool, aiol_job *job) {
         aiol_list_remove(&job->queue);
         pool->queued--;
         job->state = AIOL_JOB_CANCELLED;
-    } else if (job->state == AIOL_JOB_BEGUN && pool->left < pool->spare && !job->worker->left) {
-        aiol_pool_leave(pool, job->worker);
+    } else if (job->state == AIOL_JOB_BEGUN && !job->worker->left) {
+        job->worker->given_up = true;
+        aiol_pool_let_leave(pool);
     }
     aiol_mutex_unlock(&pool->mutex);
     return waits;
@@ -537,7 +559,6 @@ static aioloop_thread_pool *aiol_pool_new(const aioloop_thread_pool_options *opt
     aiol_list_init(&pool->queue);
     aiol_list_init(&pool->endings);
     aiol_list_init(&pool->workers);
-    aiol_list_init(&pool->leavers);
     return pool;
 }
 

@@ -7,8 +7,12 @@
  * program one end of a channel to each. It keeps the other end, too: so a channel ends when the server has heard how
  * its worker has died, and not earlier, whoever else has a copy. A WORKER answers calls.
  *
- * The server ends when the channel to it does, and kills the workers: the program has closed it, or has gone; in either
- * case there is nobody to answer. The program and the server each have the table of workers, with their own ends.
+ * The server ends when the channel to it does, and kills the workers: the program has closed or shut it, or has gone;
+ * in either case there is nobody to answer. A process that the program forks has the descriptors, too. So the server
+ * watches the program, where the system lets it, and the program does not wait for a server that has ended. What has a
+ * descriptor is cleared before that is closed: a forked child closes no other that has got the number meanwhile.
+ *
+ * The program and the server each have the table of workers, with their own ends.
  */
 #ifndef AIOL_CORE_PROCESS_POOL_C
 #define AIOL_CORE_PROCESS_POOL_C
@@ -30,18 +34,20 @@ struct aioloop_process_pool {
     size_t size;
     char name[AIOL_POOL_NAME];
     aioloop_thread_pool *threads; /* as many as workers */
-    aiol_mutex mutex;             /* guards the rest; one question to the server at a time */
-    int server;                   /* 0: it has ended */
-    int channel;
-    bool killed;
     unsigned max_workers;
+    aiol_mutex asking; /* one question to the server at a time; taken before the other */
+    aiol_mutex mutex;  /* guards the rest, and is not held for long */
+    int server;        /* 0: it has ended. It changes with both held */
+    int channel;       /* to it */
     aiol_process_worker *idle; /* the last one used comes first, so no more are made than are needed */
     aiol_process_worker *workers;
 };
 
-typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END, AIOL_PROCESS_KILL } aiol_process_order;
+#define AIOL_PROCESS_PATIENCE 100 /* milliseconds without a reply, until it is asked whether there is a server */
 
-/* From the program to the server. END: a worker that does not answer, dead or alive. KILL: all of them. */
+typedef enum aiol_process_order { AIOL_PROCESS_START, AIOL_PROCESS_END } aiol_process_order;
+
+/* From the program to the server. END: a worker that does not answer, dead or alive. */
 typedef struct aiol_process_question {
     uint32_t order;
     uint32_t worker;
@@ -86,8 +92,12 @@ typedef struct aiol_output {
 
 AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size_t size) {
     aiol_output *o = (aiol_output *)(void *)out;
+    uintptr_t offset; /* in what was written before, which moves */
+    bool own;
     if (o == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
+    offset = (uintptr_t)data - (uintptr_t)o->block;
+    own = o->block != NULL && offset < o->bytes.size;
     if (o->error == 0 && size > AIOLOOP_PROCESS_SIZE_MAX - o->bytes.size)
         o->error = AIOLOOP_EMSGSIZE;
     if (o->error == 0)
@@ -95,7 +105,7 @@ AIOLOOP_API int aioloop_output_write(aioloop_output *out, const void *data, size
     if (o->error < 0)
         return o->error;
     if (size != 0)
-        memcpy(o->block + o->bytes.size, data, size);
+        memcpy(o->block + o->bytes.size, own ? o->block + offset : (const char *)data, size);
     o->bytes.data = o->block;
     o->bytes.size += size;
     return 0;
@@ -259,44 +269,58 @@ static void aiol_process_kill_all(aioloop_process_pool *pool) {
             aiol_process_kill(pool->workers[i].pid);
 }
 
+/* Ends one that may have died. 0, or why nothing is known of it. */
+static int aiol_process_end_worker(aiol_process_worker *w) {
+    int status = 0;
+    int err;
+    aiol_process_kill(w->pid);
+    err = aiol_process_wait(w->pid, true, &status);
+    aiol_process_bury(w, status);
+    return err;
+}
+
+static int aiol_process_send_reply(aiol_process_reply *reply, int descriptor) {
+    aioloop_buf piece;
+    piece.data = reply;
+    piece.size = sizeof(*reply);
+    return aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
+}
+
 /* Does what it is asked to, and says so. */
 static int aiol_process_obey(aioloop_process_pool *pool) {
     aiol_process_question question;
     aiol_process_reply reply;
     aiol_process_worker *w;
-    aioloop_buf piece;
     int descriptor = -1;
     int err = aiol_channel_recv(AIOL_PROCESS_CHANNEL, &question, sizeof(question));
     if (err < 0)
         return err;
     memset(&reply, 0, sizeof(reply));
     w = &pool->workers[question.worker];
-    if (question.order == AIOL_PROCESS_START) {
+    if (question.order == AIOL_PROCESS_START)
         reply.error = aiol_process_fork_worker(pool, w, &descriptor);
-    } else if (question.order == AIOL_PROCESS_KILL) {
-        aiol_process_kill_all(pool);
-    } else if (w->pid != 0) {
-        int status = 0;
-        aiol_process_kill(w->pid);
-        reply.error = aiol_process_wait(w->pid, true, &status);
-        aiol_process_bury(w, status);
-    }
+    else if (w->pid != 0)
+        reply.error = aiol_process_end_worker(w);
     reply.pid = w->pid;
     reply.status = w->status;
-    piece.data = &reply;
-    piece.size = sizeof(reply);
-    err = aiol_channel_send(AIOL_PROCESS_CHANNEL, &piece, 1, descriptor);
-    if (descriptor != -1)
-        aiol_channel_close(descriptor);
-    return err;
+    err = aiol_process_send_reply(&reply, descriptor);
+    if (descriptor == -1)
+        return err;
+    aiol_channel_close(descriptor);
+    if (err == 0)
+        return 0;
+    reply.error = err; /* too many descriptors are under way, it may be, and a reply without one arrives */
+    (void)aiol_process_end_worker(w);
+    return aiol_process_send_reply(&reply, -1);
 }
 
 static void aiol_process_serve(aioloop_process_pool *pool) {
     int status;
     int err = aiol_process_become_server(pool->channel);
+    int program = aiol_process_watch_parent();
     aiol_process_begin(pool);
     while (err == 0) {
-        err = aiol_process_await(AIOL_PROCESS_CHANNEL);
+        err = aiol_process_await(AIOL_PROCESS_CHANNEL, program);
         aiol_process_reap(pool);
         if (err == 0)
             err = aiol_process_obey(pool);
@@ -311,42 +335,64 @@ static void aiol_process_serve(aioloop_process_pool *pool) {
 
 /* ---- the program: workers ---- */
 
-/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did.
- * AIOLOOP_ECANCELED: no worker is made any more. After another failure no question has an answer. */
+/* With the lock of those that ask held: there is no server from now on, and its channel ends. Its number, to wait for;
+ * 0: there was none. */
+static int aiol_process_part(aioloop_process_pool *pool) {
+    int server = pool->server;
+    if (server == 0)
+        return 0;
+    aiol_mutex_lock(&pool->mutex);
+    pool->server = 0;
+    aiol_mutex_unlock(&pool->mutex);
+    aiol_channel_shut(pool->channel);
+    aiol_channel_close(pool->channel);
+    return server;
+}
+
+/* Waits until the server has replied, or has ended: then its channel need not, for a process that the program has forked
+ * may have a copy of the other end. */
+static int aiol_process_await_reply(aioloop_process_pool *pool) {
+    int status;
+    while (aiol_channel_await(pool->channel, AIOL_PROCESS_PATIENCE) < 0)
+        if (aiol_process_wait(pool->server, false, &status) != 0) {
+            (void)aiol_process_part(pool);
+            return AIOLOOP_EPIPE;
+        }
+    return 0;
+}
+
+/* Asks the server. *descriptor, unless descriptor is NULL: what came with the reply; AIOLOOP_EMFILE: nothing did. After
+ * another failure no question has an answer. */
 static int aiol_process_ask(aioloop_process_pool *pool, aiol_process_order order, const aiol_process_worker *w,
                             aiol_process_reply *reply, int *descriptor) {
     aiol_process_question question;
     aioloop_buf piece;
     int err;
     question.order = (uint32_t)order;
-    question.worker = w == NULL ? 0 : (uint32_t)(w - pool->workers);
+    question.worker = (uint32_t)(w - pool->workers);
     piece.data = &question;
     piece.size = sizeof(question);
-    aiol_mutex_lock(&pool->mutex);
-    if (order == AIOL_PROCESS_KILL)
-        pool->killed = true;
-    err = pool->server == 0 ? AIOLOOP_EPIPE : order == AIOL_PROCESS_START && pool->killed ? AIOLOOP_ECANCELED : 0;
+    aiol_mutex_lock(&pool->asking);
+    err = pool->server == 0 ? AIOLOOP_EPIPE + 0 : aiol_channel_send(pool->channel, &piece, 1, -1);
     if (err == 0)
-        err = aiol_channel_send(pool->channel, &piece, 1, -1);
+        err = aiol_process_await_reply(pool);
     if (err == 0 && descriptor != NULL)
         err = aiol_channel_recv_descriptor(pool->channel, reply, sizeof(*reply), descriptor);
     else if (err == 0)
         err = aiol_channel_recv(pool->channel, reply, sizeof(*reply));
-    if (err < 0 && err != AIOLOOP_EMFILE && err != AIOLOOP_ECANCELED && pool->server != 0)
+    if (err < 0 && err != AIOLOOP_EMFILE && pool->server != 0)
         aiol_channel_shut(pool->channel);
-    aiol_mutex_unlock(&pool->mutex);
+    aiol_mutex_unlock(&pool->asking);
     return err;
 }
 
 static int aiol_process_no_server(void) {
-    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the process that makes those of the pool has died");
+    return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool have died or were killed");
 }
 
 static int aiol_process_start(aioloop_process_pool *pool, aiol_process_worker *w) {
     aiol_process_reply reply;
     int err = aiol_process_ask(pool, AIOL_PROCESS_START, w, &reply, &w->channel);
-    if (err == AIOLOOP_ECANCELED)
-        return aioloop_raise(NULL, AIOLOOP_EBROKENPROCESS, "the processes of the pool were killed");
     if (err < 0 && err != AIOLOOP_EMFILE)
         return aiol_process_no_server();
     if (err < 0 && reply.error == 0) {
@@ -366,8 +412,8 @@ static int aiol_process_lost(aioloop_process_pool *pool, aiol_process_worker *w,
     aiol_process_reply reply;
     int pid = w->pid;
     int asked = aiol_process_ask(pool, AIOL_PROCESS_END, w, &reply, NULL);
-    aiol_channel_close(w->channel);
     w->pid = 0;
+    aiol_channel_close(w->channel);
     if (err != AIOLOOP_EPIPE && err != AIOLOOP_ECONNRESET)
         return aioloop_raise(NULL, err, "process %d of the pool: %s", pid, aioloop_strerror(err));
     if (asked < 0)
@@ -558,13 +604,20 @@ static aioloop_process_pool *aiol_process_pool_alloc(const aioloop_process_pool_
     return pool;
 }
 
+static int aiol_process_pool_init(aioloop_process_pool *pool) {
+    int err = aiol_mutex_init(&pool->mutex);
+    if (err == 0 && (err = aiol_mutex_init(&pool->asking)) < 0)
+        aiol_mutex_destroy(&pool->mutex);
+    return err;
+}
+
 /* NULL with *err; threads is the pool's, unless this fails. */
 static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_options *options,
                                                     aioloop_thread_pool *threads, int *err) {
     aioloop *loop = aioloop_get_running_loop();
     aiol_process_birth birth;
     aioloop_process_pool *pool = aiol_process_pool_alloc(options, threads);
-    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_mutex_init(&pool->mutex);
+    *err = pool == NULL ? AIOLOOP_ENOMEM + 0 : aiol_process_pool_init(pool);
     if (*err == 0) {
         birth.pool = pool;
         birth.err = 0;
@@ -573,8 +626,10 @@ static aioloop_process_pool *aiol_process_pool_make(const aioloop_process_pool_o
         else
             aiol_process_fork_server(&birth);
         *err = birth.err;
-        if (*err < 0)
+        if (*err < 0) {
+            aiol_mutex_destroy(&pool->asking);
             aiol_mutex_destroy(&pool->mutex);
+        }
     }
     if (*err == 0)
         return pool;
@@ -613,22 +668,21 @@ AIOLOOP_API aioloop_process_pool *aioloop_process_pool_new(const aioloop_process
 
 /* When no thread uses a worker any more. May be repeated. */
 static void aiol_process_pool_end(aioloop_process_pool *pool) {
+    int server;
     int status;
     unsigned i;
-    aiol_mutex_lock(&pool->mutex);
+    aiol_mutex_lock(&pool->asking);
     for (i = 0; i < pool->max_workers; i++) {
         aiol_process_worker *w = &pool->workers[i];
-        if (w->pid != 0)
-            aiol_channel_close(w->channel);
+        int pid = w->pid;
         w->pid = 0;
+        if (pid != 0)
+            aiol_channel_close(w->channel);
     }
-    if (pool->server != 0) {
-        aiol_channel_shut(pool->channel);
-        aiol_channel_close(pool->channel);
-        (void)aiol_process_wait(pool->server, true, &status); /* fails if the program waits for all its children */
-        pool->server = 0;
-    }
-    aiol_mutex_unlock(&pool->mutex);
+    server = aiol_process_part(pool);
+    if (server != 0)
+        (void)aiol_process_wait(server, true, &status); /* fails if the program waits for all its children */
+    aiol_mutex_unlock(&pool->asking);
 }
 
 AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool wait, bool cancel_pending) {
@@ -639,11 +693,14 @@ AIOLOOP_API int aioloop_process_pool_shutdown(aioloop_process_pool *pool, bool w
 }
 
 AIOLOOP_API int aioloop_process_pool_kill(aioloop_process_pool *pool) {
-    aiol_process_reply reply;
     int err = aioloop_process_pool_shutdown(pool, false, true);
-    if (err == 0)
-        (void)aiol_process_ask(pool, AIOL_PROCESS_KILL, NULL, &reply, NULL);
-    return err;
+    if (err < 0)
+        return err;
+    aiol_mutex_lock(&pool->mutex);
+    if (pool->server != 0)
+        aiol_channel_shut(pool->channel);
+    aiol_mutex_unlock(&pool->mutex);
+    return 0;
 }
 
 /* In a forked child: the channels are the parent's too, and go on. */
@@ -667,6 +724,7 @@ AIOLOOP_API void aioloop_process_pool_free(aioloop_process_pool *pool) {
         aiol_process_pool_forget(pool);
     } else {
         (void)aioloop_process_pool_shutdown(pool, true, false);
+        aiol_mutex_destroy(&pool->asking);
         aiol_mutex_destroy(&pool->mutex);
     }
     aiol_free(&allocator, pool, pool->size);

@@ -126,6 +126,7 @@ typedef struct aiol_sim_socket {
     bool write_shut;
     bool dead; /* reset or broken */
     bool connect_waits; /* for room in the backlog */
+    bool connect_untold; /* no second connect has heard yet that it is made */
     aioloop_time connect_at;
     int connect_result;
     int read_error; /* to be told once */
@@ -149,6 +150,7 @@ typedef struct aiol_sim_socket {
     /* datagrams that come in, in order */
     aiol_sim_datagram *datagrams;
     size_t datagrams_size; /* of their bytes and one more for each */
+    uint32_t destination;  /* the serial of the socket that a Unix socket is connected to, whatever is bound later */
     uint32_t blocked_on;   /* the serial of the socket that has no room for one, of this size; 0: none */
     size_t blocked_size;
 
@@ -426,6 +428,17 @@ static void aiol_sim_free(aiol_sim *sim, aiol_sim_socket *s) {
 
 static aiol_sim_socket *aiol_sim_at(aiol_link *link) {
     return AIOL_CONTAINER(link, aiol_sim_socket, link);
+}
+
+/* The socket of this serial, or NULL if it has gone. */
+static aiol_sim_socket *aiol_sim_of_serial(aiol_sim *sim, uint32_t serial) {
+    aiol_link *link;
+    AIOL_SIM_EACH(sim, link) {
+        aiol_sim_socket *s = aiol_sim_at(link);
+        if (s->serial == serial)
+            return s;
+    }
+    return NULL;
 }
 
 /* ---- what is under way ---- */
@@ -734,10 +747,10 @@ static int aiol_sim_fit(const aiol_sim_socket *s, const aioloop_address *to, uin
     const aioloop_address *a = &s->local.address;
     if (from == NULL ? s->stage != AIOL_SIM_LISTENING : s->type != AIOLOOP_SOCK_DGRAM || !s->bound)
         return 0;
-    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
-        return 0;
     if (to->family == AIOLOOP_UNIX)
         return inode != 0 ? s->inode == inode : aioloop_address_equal(a, to);
+    if (from != NULL && s->stage == AIOL_SIM_CONNECTED && !aioloop_address_equal(&s->remote.address, from))
+        return 0;
     if (a->family == AIOLOOP_UNIX || a->port != to->port)
         return 0;
     if (a->family != to->family)
@@ -857,6 +870,7 @@ static int aiol_sim_connect(aiol_sim *sim, aiol_sim_socket *s, const aioloop_add
         aiol_sim_set_loopback(&s->remote.address);
     s->stage = AIOL_SIM_CONNECTING;
     s->connect_waits = false;
+    s->connect_untold = false;
     s->connect_result = 0;
     s->connect_at = aiol_time_add(sim->now, aiol_sim_delay(sim));
     return 0;
@@ -875,15 +889,8 @@ static bool aiol_sim_has_place(const aiol_sim *sim, const aiol_sim_socket *s, si
 
 /* As Linux, but that it tells when a peer has room again. */
 static bool aiol_sim_can_send_datagram(aiol_sim *sim, const aiol_sim_socket *s) {
-    aiol_link *link;
-    if (s->blocked_on == 0)
-        return true;
-    AIOL_SIM_EACH(sim, link) {
-        const aiol_sim_socket *t = aiol_sim_at(link);
-        if (t->serial == s->blocked_on)
-            return aiol_sim_has_place(sim, t, s->blocked_size);
-    }
-    return true; /* it has gone: who sends hears of that */
+    const aiol_sim_socket *t = s->blocked_on == 0 ? NULL : aiol_sim_of_serial(sim, s->blocked_on);
+    return t == NULL || aiol_sim_has_place(sim, t, s->blocked_size); /* if it has gone, who sends hears of that */
 }
 
 /* Puts a datagram on its way. */
@@ -919,43 +926,81 @@ static int aiol_sim_name_sender(aiol_sim *sim, aiol_sim_socket *s) {
     return 0;
 }
 
-/* Between machines what has no room, no receiver or no way is lost; a Unix socket waits, or hears of it. */
-static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+/* Finds who takes Unix datagrams of s; one that is connected takes those of its own peer only. */
+static int aiol_sim_unix_receiver(aiol_sim *sim, const aiol_sim_socket *s, const aioloop_address *to,
+                                  aiol_sim_socket **receiver) {
+    int err = aiol_sim_listener(sim, to, &s->local.address, receiver);
+    if (err == 0 && (*receiver)->stage == AIOL_SIM_CONNECTED && (*receiver)->destination != s->serial)
+        err = AIOLOOP_EPERM;
+    return err;
+}
+
+/* Waits for room, or hears that nobody is there: then it is no more connected. */
+static int64_t aiol_sim_send_unix(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                  const aioloop_address *to) {
+    aiol_sim_socket *receiver = NULL;
+    int err = 0;
+    if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
+        return AIOLOOP_ENOTCONN;
+    if (to != NULL && to->family != AIOLOOP_UNIX)
+        return AIOLOOP_EINVAL;
+    if (size > sim->buffer)
+        return AIOLOOP_EMSGSIZE;
+    if (to != NULL)
+        err = aiol_sim_unix_receiver(sim, s, to, &receiver);
+    else
+        receiver = aiol_sim_of_serial(sim, s->destination);
+    if (sim->partition)
+        return (int64_t)size;
+    if (err < 0)
+        return err;
+    if (receiver == NULL) {
+        s->stage = AIOL_SIM_NEW;
+        return AIOLOOP_ECONNREFUSED;
+    }
+    if (aiol_sim_has_place(sim, receiver, size))
+        return aiol_sim_post_datagram(sim, receiver, &s->local.address, data, size);
+    s->blocked_on = receiver->serial;
+    s->blocked_size = size;
+    return AIOLOOP_EAGAIN;
+}
+
+/* What has no room, no receiver or no way is lost; a connected socket hears of a receiver that is not there, once and
+ * with its next call. */
+static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
                                       const aioloop_address *to) {
-    bool local = s->family == AIOLOOP_UNIX;
     aiol_sim_socket *receiver = NULL;
     aioloop_address from;
     aioloop_address there;
     int err;
     if (to == NULL && s->stage != AIOL_SIM_CONNECTED)
-        return local ? AIOLOOP_ENOTCONN : AIOLOOP_EDESTADDRREQ;
+        return AIOLOOP_EDESTADDRREQ;
     there = to != NULL ? *to : s->remote.address;
     if (there.family != s->family)
-        return local ? AIOLOOP_EINVAL : AIOLOOP_EAFNOSUPPORT;
-    if (size > (local ? sim->buffer : AIOL_SIM_DATAGRAM))
+        return AIOLOOP_EAFNOSUPPORT;
+    if (to != NULL && to->port == 0)
+        return AIOLOOP_EINVAL;
+    if (size > AIOL_SIM_DATAGRAM)
         return AIOLOOP_EMSGSIZE;
-    err = aiol_sim_name_sender(sim, s);
+    err = s->read_error;
+    s->read_error = 0;
+    if (err == 0)
+        err = aiol_sim_name_sender(sim, s);
     if (err < 0)
         return err;
     from = s->local.address;
-    if (!local && aiol_sim_is_wildcard(&from))
+    if (aiol_sim_is_wildcard(&from))
         aiol_sim_set_loopback(&from);
-    if (!local && aiol_sim_is_wildcard(&there))
+    if (aiol_sim_is_wildcard(&there))
         aiol_sim_set_loopback(&there);
     err = aiol_sim_listener(sim, &there, &from, &receiver);
     if (sim->partition)
         return (int64_t)size;
-    if (err < 0 && local)
-        return err;
-    if (err < 0 && s->stage == AIOL_SIM_CONNECTED)
+    if (err < 0 && s->stage == AIOL_SIM_CONNECTED && aioloop_address_equal(&there, &s->remote.address))
         s->read_error = AIOLOOP_ECONNREFUSED;
     if (err == 0 && aiol_sim_has_place(sim, receiver, size))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
-    if (!local)
-        return (int64_t)size;
-    s->blocked_on = receiver->serial;
-    s->blocked_size = size;
-    return AIOLOOP_EAGAIN;
+    return (int64_t)size;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
@@ -970,9 +1015,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
     size = aiol_min_size(size, d->size);
     if (size != 0)
         memcpy(buffer, d + 1, size);
-    if (from != NULL && d->from.address.family == AIOLOOP_UNIX && d->from.address.path_size == 0)
-        memset(from, 0, sizeof(*from)); /* as the system: no address at all */
-    else if (from != NULL)
+    if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
     s->datagrams = d->next;
     s->datagrams_size -= d->size + 1;
@@ -985,10 +1028,11 @@ static int aiol_sim_connect_datagrams(aiol_sim *sim, aiol_sim_socket *s, const a
     aiol_sim_socket *receiver = NULL;
     int err = AIOLOOP_EAFNOSUPPORT;
     if (to->family == s->family)
-        err = s->family == AIOLOOP_UNIX ? aiol_sim_listener(sim, to, &s->local.address, &receiver)
+        err = s->family == AIOLOOP_UNIX ? aiol_sim_unix_receiver(sim, s, to, &receiver)
                                         : aiol_sim_name_client(sim, s);
     if (err < 0)
         return err;
+    s->destination = receiver != NULL ? receiver->serial : 0;
     aiol_sim_name_set(&s->remote, to);
     if (to->family != AIOLOOP_UNIX && aiol_sim_is_wildcard(to))
         aiol_sim_set_loopback(&s->remote.address);
@@ -1085,16 +1129,20 @@ static int64_t aiol_sim_arm(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     return AIOL_PENDING;
 }
 
-/* As the system's connect. */
+/* As the system's connect: also a second one is told once that the connection is made. */
 static int aiol_sim_connect_now(aiol_sim *sim, aiol_sim_socket *s, const aioloop_address *to) {
-    int err = aiol_sim_connect(sim, s, to);
-    if (err < 0)
+    bool made = s->stage == AIOL_SIM_CONNECTED && s->connect_untold;
+    int err = made ? 0 : aiol_sim_connect(sim, s, to);
+    if (made)
+        s->connect_untold = false;
+    if (made || err < 0)
         return err;
     /* Nothing is between the ends of a Unix socket: the answer is there at once, as the system's. */
     if (!sim->delayed && s->family == AIOLOOP_UNIX && !sim->partition && s->connect_at <= sim->now) {
         aiol_sim_connect_arrives(sim, s);
         return s->connect_result;
     }
+    s->connect_untold = true;
     return AIOLOOP_EINPROGRESS;
 }
 
@@ -1932,7 +1980,7 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         return AIOLOOP_EAGAIN;
     if (s->type == AIOLOOP_SOCK_DGRAM)
         return aiol_sim_recv_datagram(sim, s, buffer, size, from, room);
-    if (from != NULL)
+    if (from != NULL) /* the sender of bytes is told by Unix sockets alone */
         memset(from, 0, sizeof(*from));
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
@@ -1942,6 +1990,8 @@ static int64_t aiol_sim_recv(aiol_engine *e, aioloop_socket number, void *buffer
         size = aiol_sim_some(sim, aiol_min_size(size, s->arrived));
         aiol_sim_peek(s, buffer, size);
         aiol_sim_consume(sim, s, size);
+        if (from != NULL && s->family == AIOLOOP_UNIX)
+            aiol_sim_name_tell(&s->remote, from, room);
         return (int64_t)size;
     }
     if (s->read_error == 0 && !s->end_arrived)
@@ -1963,12 +2013,16 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     s->blocked_on = 0;
     if (aiol_sim_hesitates(sim))
         return AIOLOOP_EAGAIN;
+    if (s->type == AIOLOOP_SOCK_DGRAM && s->family == AIOLOOP_UNIX)
+        return aiol_sim_send_unix(sim, s, data, size, to);
     if (s->type == AIOLOOP_SOCK_DGRAM)
-        return aiol_sim_send_datagram(sim, s, data, size, to);
-    if (to != NULL && s->stage == AIOL_SIM_CONNECTED)
-        return AIOLOOP_EISCONN;
+        return aiol_sim_send_internet(sim, s, data, size, to);
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
+    if (s->family == AIOLOOP_UNIX && to != NULL) /* on the internet a connection goes where it goes */
+        return s->stage == AIOL_SIM_CONNECTED ? AIOLOOP_EISCONN : AIOLOOP_EOPNOTSUPP;
+    if (s->stage != AIOL_SIM_CONNECTED)
+        return s->family == AIOLOOP_UNIX ? AIOLOOP_ENOTCONN : AIOLOOP_EPIPE;
     memset(&op, 0, sizeof(op));
     piece.data = data;
     piece.size = size;

@@ -101,7 +101,7 @@ static void aiol_connector_settle(aiol_connector *c) {
     c->over = true;
     c->future = NULL;
     if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
+        f->of.owner = NULL; /* what a resolver's cancel runs may cancel again */
     aioloop_timer_handle_cancel(&c->timer); /* now: what is owed may keep the connector for a while */
     aiol_connector_end_attempts(c, NULL);
     aiol_host_cancel(&c->remote);
@@ -112,8 +112,6 @@ static void aiol_connector_settle(aiol_connector *c) {
         aiol_secure_give_up(t);
         aioloop_transport_unref(t);
     }
-    if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
     aiol_future_release(f);
     aiol_connector_free_if_over(c);
 }

@@ -658,12 +658,10 @@ static void aiol_starting_settle(aiol_starting *s) {
     s->over = true;
     s->future = NULL;
     if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
+        f->of.owner = NULL; /* what a resolver's cancel runs may cancel again */
     aioloop_timer_handle_cancel(&s->timer);
     for (i = 0; i < s->count; i++)
         aiol_host_cancel(&s->hosts[i]);
-    if (f->state == AIOL_FUTURE_PENDING)
-        f->of.owner = NULL;
     aiol_future_release(f);
     aiol_starting_free_if_over(s);
 }

@@ -92,15 +92,22 @@ AIOLOOP_API void aioloop_sock_free(void *block) {
 
 /* ---- addresses ---- */
 
-/* Stores an address with its path. */
-static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
-    if (to == NULL)
+/* Stores an address, whose path goes to `path`. Who has no name has no address: systems differ in what they say then. */
+static void aiol_sock_address_set(aioloop_address *to, char *path, const aioloop_address *address) {
+    if (address->family == AIOLOOP_UNIX && address->path_size == 0) {
+        memset(to, 0, sizeof(*to));
         return;
-    to->address = *address;
-    if (address->family == AIOLOOP_UNIX) {
-        memcpy(to->path, address->u.path, address->path_size);
-        to->address.u.path = to->path;
     }
+    *to = *address;
+    if (address->family == AIOLOOP_UNIX) {
+        memcpy(path, address->u.path, address->path_size);
+        to->u.path = path;
+    }
+}
+
+static void aiol_peer_set(aioloop_peer *to, const aioloop_address *address) {
+    if (to != NULL)
+        aiol_sock_address_set(&to->address, to->path, address);
 }
 
 /* 0, or why nothing can be sent or connected to it. */
@@ -111,7 +118,7 @@ static int aiol_sock_address_check(aioloop *loop, const aioloop_address *a) {
         return 0;
     if (a->family != AIOLOOP_UNIX || a->path_size == 0 || a->u.path == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "an address without a family, or without a path");
-    if (a->path_size > 107)
+    if (a->path_size > aiol_address_path_max(a->u.path))
         return aiol_fail(loop, AIOLOOP_ENAMETOOLONG, "a path of %lu bytes", (unsigned long)a->path_size);
     return 0;
 }
@@ -159,11 +166,7 @@ static int64_t aiol_sock_recv_datagram(aioloop *loop, const aiol_sock_call *call
     d = (aioloop_datagram *)(void *)block;
     d->data = block + head;
     d->size = (size_t)n;
-    d->from = from;
-    if (from.family == AIOLOOP_UNIX) {
-        memcpy(d + 1, room.bytes, from.path_size);
-        d->from.u.path = (const char *)(d + 1);
-    }
+    aiol_sock_address_set(&d->from, (char *)(d + 1), &from);
     *pointer = d;
     return n;
 }
@@ -385,7 +388,7 @@ static int64_t aiol_sock_wait(aioloop *loop, aioloop_future *f, const aiol_sock_
     aiol_engine *e = loop->engine;
     size_t path_size = call->to != NULL && call->to->family == AIOLOOP_UNIX ? call->to->path_size : 0;
     aiol_sock *s;
-    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_USER); /* the attempt has used it */
+    int64_t n = e->calls->attach(e, call->socket, AIOL_OWNER_WATCHER);
     if (n < 0)
         return aiol_fail(loop, (int)n, "socket %ld: %s", (long)call->socket, aioloop_strerror((int)n));
     s = (aiol_sock *)aiol_alloc_zero(&loop->allocator, sizeof(*s) + path_size);
@@ -433,8 +436,7 @@ static void aiol_sock_go_on(aioloop *loop, aioloop_future *f, const aiol_sock_ca
 
 /* A connect for a future of aiol_future_new that is pending; it may have waited for something else till now, such as the
  * address, which has been checked. From here on it is this call's. */
-AIOLOOP_INTERNAL void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock,
-                                        const aioloop_address *to) {
+static void aiol_sock_connect(aioloop *loop, aioloop_future *f, aioloop_socket sock, const aioloop_address *to) {
     aiol_sock_call call;
     void *pointer = NULL;
     int64_t n;

@@ -100,6 +100,11 @@ AIOLOOP_API int aioloop_address_parse(aioloop_address *address, const char *host
     return 0;
 }
 
+/* A path has a zero behind. */
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path) {
+    return path[0] == '\0' ? 108 : 107;
+}
+
 AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path, size_t size) {
     if (address == NULL || path == NULL)
         return AIOLOOP_EINVAL;
@@ -109,7 +114,7 @@ AIOLOOP_API int aioloop_address_unix(aioloop_address *address, const char *path,
         return AIOLOOP_EINVAL;
     if (path[0] != '\0' && memchr(path, '\0', size) != NULL)
         return AIOLOOP_EINVAL;
-    if (size > 107)
+    if (size > aiol_address_path_max(path))
         return AIOLOOP_ENAMETOOLONG;
     memset(address, 0, sizeof(*address));
     address->family = AIOLOOP_UNIX;

@@ -169,17 +169,29 @@ AIOLOOP_INTERNAL int aiol_process_become_worker(int channel, int parent) {
     return err;
 }
 
-/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended. */
-AIOLOOP_INTERNAL int aiol_process_await(int channel) {
+/* A descriptor that is readable when the parent has ended; -1 where there is none. */
+AIOLOOP_INTERNAL int aiol_process_watch_parent(void) {
+#if defined(SYS_pidfd_open)
+    return (int)AIOL_SYS(pidfd_open, syscall(SYS_pidfd_open, getppid(), 0u));
+#else
+    return -1;
+#endif
+}
+
+/* In a server: 0 when there is something to read, or the end of the channel; AIOLOOP_EINTR when a child has ended;
+ * AIOLOOP_EPIPE when the parent has (-1: it is not watched). */
+AIOLOOP_INTERNAL int aiol_process_await(int channel, int parent) {
     sigset_t mask;
     fd_set set;
     FD_ZERO(&set);
     FD_SET(channel, &set);
+    if (parent != -1)
+        FD_SET(parent, &set);
     sigfillset(&mask);
     sigdelset(&mask, SIGCHLD);
-    if (AIOL_SYS(pselect, pselect(channel + 1, &set, NULL, NULL, NULL, &mask)) == -1) /* d) */
-        return aiol_error_from_errno(errno);
-    return 0;
+    if (AIOL_SYS(pselect, pselect((parent > channel ? parent : channel) + 1, &set, NULL, NULL, NULL, &mask)) == -1)
+        return aiol_error_from_errno(errno); /* d) */
+    return parent != -1 && FD_ISSET(parent, &set) ? AIOLOOP_EPIPE : 0;
 }
 
 /* ---- channels ---- */
@@ -274,6 +286,15 @@ AIOLOOP_INTERNAL int aiol_channel_send(int channel, aioloop_buf *pieces, int cou
             n -= (ssize_t)sent;
         }
     }
+}
+
+/* 0 when there is something to receive, or the end; AIOLOOP_ETIMEDOUT after that many milliseconds, or earlier. */
+AIOLOOP_INTERNAL int aiol_channel_await(int channel, int milliseconds) {
+    struct pollfd one;
+    one.fd = channel;
+    one.events = POLLIN;
+    one.revents = 0;
+    return AIOL_SYS(poll, poll(&one, 1, milliseconds)) > 0 ? 0 : AIOLOOP_ETIMEDOUT;
 }
 
 /* Receives that many bytes. AIOLOOP_EPIPE: the other side has gone. */

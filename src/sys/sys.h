@@ -49,6 +49,7 @@ typedef struct aiol_path_room {
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
+AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
 AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
@@ -62,8 +63,7 @@ AIOLOOP_INTERNAL int aiol_socket_connected(aioloop_socket s);
 /* 0 is the end of the stream; AIOLOOP_EAGAIN: nothing there. */
 AIOL_INLINE int64_t aiol_socket_recv(aioloop_socket s, void *buffer, size_t size);
 AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces, int count);
-/* Of sockets that others made. An address that is not there (of a stream, of a sender without a name) has the family
- * AIOLOOP_UNSPEC. */
+/* Of sockets that others made. An address that is not told (as of a stream's sender) has the family AIOLOOP_UNSPEC. */
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);

@@ -39,6 +39,11 @@ AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
     pthread_mutex_lock(mutex);
 }
 
+/* False: it is held. */
+AIOLOOP_INTERNAL bool aiol_mutex_try(aiol_mutex *mutex) {
+    return pthread_mutex_trylock(mutex) == 0;
+}
+
 AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
     pthread_mutex_unlock(mutex);
 }
@@ -195,6 +200,11 @@ AIOLOOP_INTERNAL void aiol_mutex_destroy(aiol_mutex *mutex) {
 
 AIOLOOP_INTERNAL void aiol_mutex_lock(aiol_mutex *mutex) {
     (void)mutex;
+}
+
+AIOLOOP_INTERNAL bool aiol_mutex_try(aiol_mutex *mutex) {
+    (void)mutex;
+    return true;
 }
 
 AIOLOOP_INTERNAL void aiol_mutex_unlock(aiol_mutex *mutex) {
