@@ -37,6 +37,7 @@ extern "C" {
 #include "api/resolve.h"
 #include "api/sock.h"
 #include "api/transport.h"
+#include "api/sendfile.h"
 #include "api/server.h"
 #include "api/stream.h"
 #include "api/sim.h"
@@ -78,6 +79,7 @@ extern "C" {
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
 #endif
+#include "sys/file.c"
 #include "sys/resolve.c"
 #if AIOL_HAVE_PTHREAD
 #include "sys/process_posix.c"
@@ -147,6 +149,7 @@ extern "C" {
 #include "net/stream.c"
 #include "net/socket.c"
 #include "net/sock.c"
+#include "net/sendfile.c"
 #include "net/connect.c"
 #include "net/server.c"
 #include "net/simulate.c"

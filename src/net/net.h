@@ -22,8 +22,12 @@ enum {
     AIOL_TRANSPORT_READ_PAUSED = 1,
     AIOL_TRANSPORT_READ_ENDED = 2,   /* the peer's end was delivered */
     AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
-    AIOL_TRANSPORT_WRITE_ENDED = 8   /* write_eof */
+    AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
+    AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
+    AIOL_TRANSPORT_FLOW_HELD = 32    /* the protocol was told the opposite of WRITE_PAUSED */
 };
+
+struct aiol_sendfile;
 
 /* One kind of transport: what the functions of transport.h call. */
 typedef struct aiol_transport_calls {
@@ -37,6 +41,10 @@ typedef struct aiol_transport_calls {
     void (*pause_reading)(aioloop_transport *t);
     void (*resume_reading)(aioloop_transport *t);
     void (*protocol_changed)(aioloop_transport *t);
+    /* Of those on whose descriptor the engine can send files; else NULL, and their bytes are written. True: all that
+     * was written has gone; else aiol_sendfile_drained is called when it has. */
+    bool (*send_file)(aioloop_transport *t);
+    void (*file_ended)(aioloop_transport *t); /* an end of the transport that waited for it goes on */
 } aiol_transport_calls;
 
 /* What a transport needs while it has something to send; taken from a stock of the loop's, and given back. */
@@ -60,6 +68,7 @@ struct aioloop_transport {
     aioloop_server *server; /* that accepted it, while it lives */
     aiol_link siblings;     /* in the server's clients */
     aiol_writer *writer;    /* NULL: nothing to send */
+    struct aiol_sendfile *file; /* being sent; NULL: none */
     aiol_node doom;         /* runs connection_lost */
     uint32_t write_turn;    /* the callback in which it wrote last */
     int error;              /* what connection_lost will say */
@@ -98,6 +107,12 @@ AIOLOOP_INTERNAL void aiol_writer_put(aioloop_transport *t);
 /* stream.c */
 AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_transport **out);
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
+
+/* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost; calls no user code. */
+AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
+AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
+AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
+AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);

@@ -347,6 +347,8 @@ static unsigned aiol_sock_event(const aiol_sock_call *call) {
     return call->kind <= AIOL_SOCK_ACCEPT ? AIOL_POLL_READABLE : AIOL_POLL_WRITABLE;
 }
 
+static size_t aiol_sendfile_writable(aiol_op *op, int64_t n, const void *data);
+
 /* Whether the socket may be used. 0, or a code with its message stored. */
 static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     aiol_engine *e = loop->engine;
@@ -363,7 +365,7 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld belongs to a transport", number);
     other = e->calls->watching(e, call->socket, aiol_sock_event(call));
     if (other != NULL)
-        return aiol_fail(loop, AIOLOOP_EMISUSE, other->done != aiol_sock_ready ? "socket %ld is watched"
+        return aiol_fail(loop, AIOLOOP_EMISUSE, other->done != aiol_sock_ready && other->done != aiol_sendfile_writable ? "socket %ld is watched"
                                                 : call->kind <= AIOL_SOCK_ACCEPT ? "a receive is pending on socket %ld"
                                                                                  : "a send is pending on socket %ld", number);
     return 0;
