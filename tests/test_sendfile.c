@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FILE_SIZE 300000 /* more than a connection holds by itself */
+#define FILE_SIZE 600000 /* more than a connection and the buffers of a copy hold */
 
 /* ---- files ---- */
 
@@ -74,6 +74,7 @@ static void file_pair(aioloop *loop, test_peer *a, test_peer *b) {
     test_connect_pair(loop, a, b);
     b->on_data = file_check;
     file_wanted_size = 0;
+    CHECK_EQ(aioloop_transport_set_write_buffer_limits(a->transport, 1000, 100), 0);
 }
 
 /* A socket, and a connection of its other end. */

@@ -354,6 +354,9 @@ def benchmarks(quick):
 
     ir = "instr."
     with_pools = ("aioloop", "hand", "libuv")
+    def sent(name):
+        return timed(name, "sendfile", "--count", 1024 // few, "--core2", CORE2)
+
     return [
         Bench("ir.echo", "valgrind", lambda name: instructions_echo(name, 500, 500 + 2000 // few),
               Row("instructions", "echo 64 B x 1: a round trip", ir, 300)),
@@ -396,6 +399,9 @@ def benchmarks(quick):
               Row("wall_us", "a function in a pool of threads, one at a time", "us", 1.1, True, digits=2), names=with_pools),
         Bench("pool.64", "time", pooled(64, 1000000),
               Row("wall_ns", "a function in a pool of threads, 64 at a time", "ns", 1.1, True, digits=0), names=with_pools),
+        # A file in memory of 1 GiB, over the loopback to a thread that drops it. The sender's own processor time.
+        Bench("sendfile", "time", sent, Row("cpu_us", "sendfile, 1 GiB: CPU a MiB", "us", 1.03, True),
+              Row("wall_us", "sendfile, 1 GiB: time a MiB", "us", 1.03, True), names=("aioloop", "hand")),
     ]
 
 
