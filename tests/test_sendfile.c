@@ -146,12 +146,14 @@ static int64_t file_run(aioloop *loop, aioloop_future *future) {
 /* The same for who awaits it in one of the styles. */
 static int64_t file_await(aioloop *loop, await_style style, aioloop_future *future) {
     awaiter w;
+    int64_t n;
     aioloop_future_ref(future);
     memset(&w, 0, sizeof(w));
     await_begin(&w, loop, style, future);
     file_done(loop, future);
+    n = await_end(&w);
     aioloop_future_unref(future);
-    return await_end(&w);
+    return n;
 }
 
 /* ---- sending ---- */
