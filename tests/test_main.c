@@ -127,7 +127,7 @@ static struct {
     int filter_count;
 } options;
 
-enum { CALLS_MAX = 48, UNKNOWN_MAX = 8, HOW_MAX = 256 };
+enum { CALLS_MAX = 64, UNKNOWN_MAX = 8, HOW_MAX = 256 };
 
 /* What a run tells its parent; in shared memory where there is any, so that it survives a crash and
  * also hears of what a forked child of the test does. */
@@ -547,7 +547,7 @@ static const error_name error_names[] = {
     {"ENOBUFS", ENOBUFS},       {"ENOMEM", ENOMEM},         {"ENOPROTOOPT", ENOPROTOOPT},
     {"ENOSPC", ENOSPC},         {"ENOTCONN", ENOTCONN},     {"EPIPE", EPIPE},
     {"EPERM", EPERM},           {"ENOSYS", ENOSYS},         {"EBUSY", EBUSY},
-    {"EINVAL", EINVAL},
+    {"EINVAL", EINVAL},         {"EIO", EIO},
 };
 
 /* The index of a call's name in fault_calls, or -1. */

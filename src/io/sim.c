@@ -969,7 +969,7 @@ static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const v
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
     if (local)
         s->blocked_on = receiver->serial;
-    return local ? AIOLOOP_EAGAIN : (int64_t)size;
+    return local ? (int64_t)AIOLOOP_EAGAIN : (int64_t)size;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size, aioloop_address *from,
@@ -1990,7 +1990,7 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     op.u.send.pieces = &piece;
     op.u.send.count = 1;
     n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
-    return n == AIOL_PENDING ? AIOLOOP_EAGAIN : n;
+    return n == AIOL_PENDING ? (int64_t)AIOLOOP_EAGAIN : n;
 }
 
 static int64_t aiol_sim_sendfile(aiol_engine *e, aioloop_socket number, aioloop_file file, int64_t offset, size_t count) {
@@ -2008,7 +2008,7 @@ static int64_t aiol_sim_sendfile(aiol_engine *e, aioloop_socket number, aioloop_
     op.u.sendfile.offset = offset;
     op.u.sendfile.count = count;
     n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, count));
-    return n == AIOL_PENDING ? AIOLOOP_EAGAIN : n;
+    return n == AIOL_PENDING ? (int64_t)AIOLOOP_EAGAIN : n;
 }
 
 static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
