@@ -707,6 +707,9 @@ typedef struct aioloop_buf {
 /* An operating system's socket or file descriptor: an int on POSIX, wide enough for a SOCKET on Windows. */
 typedef AIOLOOP_SOCKET_TYPE aioloop_socket;
 
+/* An open file: its descriptor. */
+typedef int aioloop_file;
+
 /* Where a loop's memory comes from. One function, as Lua's: new_size 0 frees (pointer may be NULL) and returns
  * NULL; pointer NULL allocates; else resizes. Returns NULL when there is no memory, and then the old block is
  * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe and the calls of threads.h. */
@@ -2773,6 +2776,54 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, ai
 
 #endif
 
+/* >> src/api/sendfile.h */
+/*
+ * sendfile.h - files sent over a connection, by the system alone where it can.    (asyncio: loop.sendfile, sock_sendfile)
+ *
+ * Both functions send count bytes of the file from offset on, or, with count -1, all up to its end; fewer if it ends
+ * sooner. It does not matter where the file stands. The future's number is how many bytes went, 0 for an empty file and
+ * for an offset behind the end. When it is done, be it that it failed or was cancelled, the file stands at offset plus
+ * what went, so that tells how far it came; what a refused call does not touch. The descriptor is borrowed until then.
+ *
+ * On Linux, macOS and FreeBSD the system sends a regular file itself (sendfile(2)); like any read of a file that may
+ * wait for its disk, and holds up the loop for so long. A megabyte goes in one iteration, then it is others' turn. What
+ * the system cannot send so (a pipe, other systems, TLS) is copied, unless no_fallback is set: read in pieces of 64 KiB
+ * by a thread of the loop's default pool (in builds without threads by the loop), and written. What has no places, as a
+ * pipe, is read from where it stands, so offset is 0.
+ *
+ * In the loop's thread. The futures fail with AIOLOOP_EINVAL (a negative offset; a count that is 0 or below -1; a socket
+ * that is no stream socket), AIOLOOP_EBADF and the like for the file, AIOLOOP_ENOTAVAILABLE (the bytes would have to be
+ * copied), the errors of reading and sending (AIOLOOP_EPIPE, AIOLOOP_ECONNRESET; no signal is raised), AIOLOOP_ENOMEM.
+ * Static failed futures: AIOLOOP_ECLOSED, AIOLOOP_ENOMEM, AIOLOOP_EINVAL (NULL). When the loop is closed, pending ones
+ * stay so. A future that is cancelled in the middle is cancelled when the system has given the file back, which may
+ * take an iteration; the connection stays open, with a part of the file sent.
+ */
+#ifndef AIOLOOP_API_SENDFILE_H
+#define AIOLOOP_API_SENDFILE_H
+
+/* Options of aioloop_sendfile and aioloop_sock_sendfile; all zero: asyncio's defaults. */
+typedef struct aioloop_sendfile_options {
+    bool no_fallback; /* AIOLOOP_ENOTAVAILABLE instead of copying */
+} aioloop_sendfile_options;
+
+/* loop.sendfile(): after all that was written before. Until the future is done, nothing can be written to the transport,
+ * its end included, and no second file be sent (AIOLOOP_EMISUSE); reading is paused, and goes on afterwards as it was,
+ * or as aioloop_transport_pause_reading and its kin have asked meanwhile; pause_writing and resume_writing wait too. A
+ * transport that is closing, or was told write_eof: AIOLOOP_EMISUSE. If it is closed or aborted in the middle, the call
+ * fails with AIOLOOP_ECONNABORTED; so close it when the future is done. Copying stops while more than the high mark is
+ * buffered, and its last bytes may be in the buffer yet when the future is done. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sendfile(aioloop *loop, aioloop_transport *transport,
+                                                              aioloop_file file, int64_t offset, int64_t count,
+                                                              const aioloop_sendfile_options *options);
+
+/* loop.sock_sendfile(): over a socket used directly, as described in sock.h: it counts as a send there. Done when the
+ * system has taken every byte. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sock_sendfile(aioloop *loop, aioloop_socket sock,
+                                                                   aioloop_file file, int64_t offset, int64_t count,
+                                                                   const aioloop_sendfile_options *options);
+
+#endif
+
 /* >> src/api/server.h */
 /*
  * server.h - listening.                                        (asyncio: base_events.Server)
@@ -3409,6 +3460,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #endif
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
+#include <sys/sendfile.h>
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
@@ -3452,6 +3504,11 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_HAVE_EPOLL_PWAIT2 1
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
+#endif
+#if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
+#define AIOL_HAVE_SENDFILE 1
+#else
+#define AIOL_HAVE_SENDFILE 0
 #endif
 
 /* ---- the compiler ---- */
@@ -4552,7 +4609,8 @@ enum {
     AIOL_WITHOUT_COOP_TASKRUN = 32,
     AIOL_WITHOUT_BUFFER_RING = 64,
     AIOL_WITHOUT_INCREMENTAL = 128,
-    AIOL_WITHOUT_MULTISHOT = 256
+    AIOL_WITHOUT_MULTISHOT = 256,
+    AIOL_WITHOUT_SENDFILE = 512
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -4616,7 +4674,26 @@ AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
 
 AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
+
+/* What the system takes of a file's bytes; 0: it has none there; AIOLOOP_EAGAIN: nothing now; AIOLOOP_ENOTAVAILABLE: not
+ * of this file, or not on this system. */
+AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
 #endif
+
+/* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
+
+typedef struct aiol_file_kind {
+    bool regular;
+    bool has_places; /* where one can begin to read */
+    int64_t size;    /* of a regular one */
+} aiol_file_kind;
+
+AIOLOOP_INTERNAL int aiol_file_inspect(aioloop_file file, aiol_file_kind *kind);
+/* Reads there, wherever the file stands; offset below 0: where it stands. May wait. 0 is the end. */
+AIOLOOP_INTERNAL int64_t aiol_file_pread(aioloop_file file, void *buffer, size_t size, int64_t offset);
+AIOLOOP_INTERNAL void aiol_file_seek(aioloop_file file, int64_t offset);
+AIOLOOP_INTERNAL int aiol_file_duplicate(aioloop_file file, aioloop_file *out);
+AIOLOOP_INTERNAL void aiol_file_release(aioloop_file file);
 
 /* ---- stack.c ---- */
 
@@ -6251,6 +6328,212 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 #endif
 
 /* >> src/aioloop.h */
+#endif
+
+/* >> src/sys/sendfile.c */
+/*
+ * sendfile.c - files, as far as sending them needs.
+ *
+ *   a) sendfile() has no MSG_NOSIGNAL: the signal is held back, and taken away if the call has caused it. It is the
+ *      thread's own. One that was waiting before stays.
+ *   b) What it says of a file that it cannot read in this way (a pipe, a directory), and of a socket that it cannot
+ *      write to, differs; all of it means that the bytes have to be copied.
+ *   c) On 32-bit systems off_t may be too small for the place.
+ *   d) macOS and FreeBSD tell how much was sent also when the rest would block. They have SO_NOSIGPIPE.
+ */
+#ifndef AIOL_SYS_SENDFILE_C
+#define AIOL_SYS_SENDFILE_C
+
+#if AIOL_OS_POSIX
+
+AIOLOOP_INTERNAL int aiol_file_inspect(aioloop_file file, aiol_file_kind *kind) {
+    struct stat st;
+    if (file < 0)
+        return AIOLOOP_EBADF;
+    if (AIOL_SYS(fstat, fstat(file, &st)) == -1)
+        return aiol_error_from_errno(errno);
+    kind->regular = S_ISREG(st.st_mode) != 0;
+    kind->has_places = kind->regular || lseek(file, 0, SEEK_CUR) != -1;
+    kind->size = kind->regular ? (int64_t)st.st_size : 0;
+    return 0;
+}
+
+/* c) */
+static int aiol_file_place(int64_t offset, off_t *place) {
+    *place = (off_t)offset;
+    return (int64_t)*place == offset ? 0 : AIOLOOP_EOVERFLOW;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_file_pread(aioloop_file file, void *buffer, size_t size, int64_t offset) {
+    off_t place = 0;
+    ssize_t n;
+    if (offset >= 0 && aiol_file_place(offset, &place) < 0)
+        return AIOLOOP_EOVERFLOW;
+    do
+        n = offset < 0 ? AIOL_SYS(read, read(file, buffer, size)) : AIOL_SYS(pread, pread(file, buffer, size, place));
+    while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : n;
+}
+
+AIOLOOP_INTERNAL void aiol_file_seek(aioloop_file file, int64_t offset) {
+    off_t place;
+    if (aiol_file_place(offset, &place) == 0)
+        (void)lseek(file, place, SEEK_SET);
+}
+
+AIOLOOP_INTERNAL int aiol_file_duplicate(aioloop_file file, aioloop_file *out) {
+    int fd = AIOL_SYS(fcntl, fcntl(file, F_DUPFD_CLOEXEC, 0));
+    if (fd == -1)
+        return aiol_error_from_errno(errno);
+    *out = fd;
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_file_release(aioloop_file file) {
+    close(file);
+}
+
+/* ---- sendfile ---- */
+
+#if AIOL_HAVE_SENDFILE
+/* b) */
+static int64_t aiol_sendfile_error(int error) {
+    switch (error) {
+    case EINVAL:
+    case ENOSYS:
+    case ESPIPE:
+    case EOPNOTSUPP:
+#if ENOTSUP != EOPNOTSUPP
+    case ENOTSUP:
+#endif
+    case ENOTSOCK:
+        return AIOLOOP_ENOTAVAILABLE;
+    default:
+        return aiol_error_from_errno(error);
+    }
+}
+#endif
+
+#if AIOL_HAVE_SENDFILE && AIOL_OS_LINUX
+typedef struct aiol_held_signal {
+    sigset_t before;
+    bool waiting;
+} aiol_held_signal;
+
+static void aiol_signal_set_pipe(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGPIPE);
+}
+
+static int aiol_signal_mask(int how, const sigset_t *set, sigset_t *before) {
+#if AIOL_HAVE_PTHREAD
+    return pthread_sigmask(how, set, before);
+#else
+    return sigprocmask(how, set, before);
+#endif
+}
+
+/* a) */
+static void aiol_signal_hold(aiol_held_signal *held) {
+    sigset_t pipe_signal;
+    sigset_t pending;
+    aiol_signal_set_pipe(&pipe_signal);
+    aiol_signal_mask(SIG_BLOCK, &pipe_signal, &held->before);
+    held->waiting = false;
+    if (sigismember(&held->before, SIGPIPE) == 1) {
+        sigpending(&pending);
+        held->waiting = sigismember(&pending, SIGPIPE) == 1;
+    }
+}
+
+static void aiol_signal_release(const aiol_held_signal *held, bool caused) {
+    static const struct timespec now = {0, 0};
+    sigset_t pipe_signal;
+    if (caused && !held->waiting) {
+        aiol_signal_set_pipe(&pipe_signal);
+        while (sigtimedwait(&pipe_signal, NULL, &now) == -1 && errno == EINTR)
+            ;
+    }
+    aiol_signal_mask(SIG_SETMASK, &held->before, NULL);
+}
+
+AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    aiol_held_signal held;
+    off_t place;
+    ssize_t n;
+    int error = 0;
+    if (aiol_file_place(offset, &place) < 0)
+        return AIOLOOP_EOVERFLOW;
+    aiol_signal_hold(&held);
+    do
+        n = AIOL_SYS(sendfile, sendfile(s, file, &place, count));
+    while (n == -1 && errno == EINTR);
+    if (n == -1)
+        error = errno;
+    aiol_signal_release(&held, error == EPIPE);
+    return n == -1 ? aiol_sendfile_error(error) : n;
+}
+#elif AIOL_HAVE_SENDFILE
+AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    off_t place;
+    off_t sent = 0;
+    int result;
+    if (aiol_file_place(offset, &place) < 0)
+        return AIOLOOP_EOVERFLOW;
+    aiol_socket_no_signal(s);
+#if defined(__APPLE__)
+    sent = (off_t)count;
+    result = AIOL_SYS(sendfile, sendfile(file, s, place, &sent, NULL, 0));
+#else
+    result = AIOL_SYS(sendfile, sendfile(file, s, place, count, NULL, &sent, 0));
+#endif
+    if (result == 0 || (sent > 0 && (errno == EAGAIN || errno == EINTR))) /* d) */
+        return sent;
+    return errno == EINTR ? AIOLOOP_EAGAIN : aiol_sendfile_error(errno);
+}
+#else
+AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    (void)s;
+    (void)file;
+    (void)offset;
+    (void)count;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+#endif
+
+#else /* no operating system, so no files */
+
+AIOLOOP_INTERNAL int aiol_file_inspect(aioloop_file file, aiol_file_kind *kind) {
+    (void)file;
+    (void)kind;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_file_pread(aioloop_file file, void *buffer, size_t size, int64_t offset) {
+    (void)file;
+    (void)buffer;
+    (void)size;
+    (void)offset;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_file_seek(aioloop_file file, int64_t offset) {
+    (void)file;
+    (void)offset;
+}
+
+AIOLOOP_INTERNAL int aiol_file_duplicate(aioloop_file file, aioloop_file *out) {
+    (void)file;
+    (void)out;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+AIOLOOP_INTERNAL void aiol_file_release(aioloop_file file) {
+    (void)file;
+}
+
+#endif
+
 #endif
 
 /* >> src/sys/resolve.c */
@@ -10354,7 +10637,7 @@ static const aiol_poller aiol_poller_select = {"select",        aiol_select_open
  * runs.
  *
  * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the
- * operation is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources
+ * operation is IDLE. One-shots (SEND, SENDFILE, CONNECT) are submitted and complete exactly once, or finish at once. Sources
  * (RECV, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error
  * only.
  *
@@ -10369,7 +10652,14 @@ static const aiol_poller aiol_poller_select = {"select",        aiol_select_open
 /* Not a result: done() will come. Out of the way of counts and codes. */
 #define AIOL_PENDING INT32_MIN
 
-typedef enum aiol_op_kind { AIOL_OP_SEND, AIOL_OP_CONNECT, AIOL_OP_RECV, AIOL_OP_ACCEPT, AIOL_OP_POLL } aiol_op_kind;
+typedef enum aiol_op_kind {
+    AIOL_OP_SEND,
+    AIOL_OP_SENDFILE,
+    AIOL_OP_CONNECT,
+    AIOL_OP_RECV,
+    AIOL_OP_ACCEPT,
+    AIOL_OP_POLL
+} aiol_op_kind;
 
 typedef enum aiol_op_state {
     AIOL_OP_IDLE,      /* the owner's */
@@ -10388,7 +10678,7 @@ typedef struct aiol_op {
     uint32_t generation; /* the engine's: events found before the submission miss */
     aioloop_socket fd;
     struct aiol_op *link; /* the engine's */
-    /* n: a count (SEND, RECV: bytes; 0 of RECV is the end of the stream; ACCEPT: the new socket, with data the peer's
+    /* n: a count (SEND, SENDFILE, RECV: bytes; 0 of RECV is the end of the stream, of SENDFILE the end of the file; ACCEPT: the new socket, with data the peer's
      * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns
      * how many bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after
      * start. Called only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is
@@ -10400,6 +10690,12 @@ typedef struct aiol_op {
             const aioloop_buf *pieces; /* AIOL_IOV_MAX at most; they and what they name stay as they are until done */
             int count;
         } send;
+        struct {
+            int64_t offset;
+            size_t count;
+            aioloop_file file; /* AIOLOOP_ENOTAVAILABLE: it has to be read and sent */
+            bool later;        /* done() comes, be it that it could be sent at once: others shall have their turn */
+        } sendfile;
         struct {
             const aioloop_address *address; /* read by submit alone */
         } connect;
@@ -10455,6 +10751,7 @@ typedef struct aiol_socket_calls {
     int64_t (*recv)(struct aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                     aiol_path_room *room);
     int64_t (*send)(struct aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+    int64_t (*sendfile)(struct aiol_engine *e, aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
     int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
                   aiol_path_room *room);
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
@@ -10466,7 +10763,7 @@ typedef struct aiol_engine_calls {
     void (*close)(struct aiol_engine *e);
 
     /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what
-     * attach reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
+     * attach reserved. At most one of SEND, SENDFILE and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
      * the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
     /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit.
@@ -10541,7 +10838,7 @@ typedef struct aiol_engine_setup {
  * a RECV delivered and its owner did not take, and how bytes and connections are taken from the system directly.
  *
  * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND,
- * CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
+ * SENDFILE, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
  *
  * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after
  * each callback the operation is touched only if it is still current.
@@ -10969,6 +11266,28 @@ static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket
     return n < 0 ? AIOL_PENDING : n;
 }
 
+/* As the system's. */
+static int64_t aiol_table_sendfile(const aiol_table *t, aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    if ((t->without & AIOL_WITHOUT_SENDFILE) != 0)
+        return AIOLOOP_ENOTAVAILABLE;
+    return aiol_socket_sendfile(s, file, offset, count);
+}
+
+/* Tries a SENDFILE. Less than all: the next try would block, unless the file has ended, which that finds out. */
+static int64_t aiol_table_attempt_file(aiol_table *t, const aiol_op *op) {
+    int64_t n = aiol_table_sendfile(t, op->fd, op->u.sendfile.file, op->u.sendfile.offset, op->u.sendfile.count);
+    if (n == AIOLOOP_EAGAIN || (n > 0 && (uint64_t)n < op->u.sendfile.count))
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_FULL;
+    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+}
+
+/* What submitting one does before it waits. */
+static int64_t aiol_table_begin_file(aiol_table *t, const aiol_op *op) {
+    if (op->u.sendfile.later || (aiol_table_at(t, op->fd)->flags & AIOL_FD_FULL) != 0)
+        return AIOL_PENDING;
+    return aiol_table_attempt_file(t, op);
+}
+
 /* ---- the end ---- */
 
 static void aiol_table_free(aiol_table *t) {
@@ -10985,7 +11304,9 @@ static void aiol_table_verify(const aiol_table *t) {
         const aiol_fd *entry = &t->fds[i];
         AIOL_VERIFY(entry->in == NULL || (entry->in->fd == (aioloop_socket)i && (entry->in->state == AIOL_OP_ACTIVE ||
                                                                                  entry->in->state == AIOL_OP_STOPPED)));
-        AIOL_VERIFY(entry->out == NULL || (entry->out->fd == (aioloop_socket)i && entry->out->state == AIOL_OP_ACTIVE));
+        AIOL_VERIFY(entry->out == NULL ||
+                    (entry->out->fd == (aioloop_socket)i &&
+                     (entry->out->state == AIOL_OP_ACTIVE || (entry->out->state == AIOL_OP_STOPPED && entry->out->kind == AIOL_OP_POLL))));
         if ((entry->flags & AIOL_FD_DIRTY) != 0)
             dirty++;
     }
@@ -11053,6 +11374,9 @@ static int64_t aiol_system_send(aiol_engine *e, aioloop_socket s, const void *da
     (void)e;
     return aiol_socket_sendto(s, data, size, to);
 }
+static int64_t aiol_system_sendfile(aiol_engine *e, aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    return aiol_table_sendfile((const aiol_table *)(const void *)e, s, file, offset, count);
+}
 static int aiol_system_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
                               aiol_path_room *room) {
     return aiol_socket_accept(s, ((aiol_table *)e)->without, out, peer, room);
@@ -11073,7 +11397,7 @@ static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
-    aiol_system_recv,    aiol_system_send,  aiol_system_accept, aiol_system_connect,     aiol_system_connected,
+    aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
     aiol_system_blocks,
 };
 
@@ -11111,7 +11435,7 @@ typedef struct aiol_reactor {
 
 static unsigned aiol_reactor_wanted(const aiol_fd *entry) {
     return (entry->in != NULL && entry->in->state == AIOL_OP_ACTIVE ? (unsigned)AIOL_READABLE : 0u) |
-           (entry->out != NULL ? (unsigned)AIOL_WRITABLE : 0u);
+           (entry->out != NULL && entry->out->state == AIOL_OP_ACTIVE ? (unsigned)AIOL_WRITABLE : 0u);
 }
 
 static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_fd *entry) {
@@ -11163,6 +11487,9 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
         n = AIOL_PENDING;
         if ((aiol_table_at(&r->table, op->fd)->flags & AIOL_FD_FULL) == 0)
             n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count, true);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_SENDFILE:
+        n = aiol_table_begin_file(&r->table, op);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -11271,7 +11598,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
     aiol_fd *entry = &r->table.fds[fd];
     aiol_op *op = entry->out;
     int64_t n;
-    if (op == NULL || op->generation == r->harvest)
+    if (op == NULL || op->state != AIOL_OP_ACTIVE || op->generation == r->harvest)
         return;
     entry->flags &= (uint8_t)~AIOL_FD_FULL;
     switch ((aiol_op_kind)op->kind) {
@@ -11282,7 +11609,10 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
         aiol_table_finish(&r->table, op, aiol_socket_connected(fd));
         return;
     default:
-        n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
+        if (op->kind == AIOL_OP_SENDFILE)
+            n = aiol_table_attempt_file(&r->table, op);
+        else
+            n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
             aiol_table_finish(&r->table, op, n);
         return;
@@ -11718,6 +12048,7 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
     case AIOL_OP_SEND:
         made = (entry->flags & AIOL_FD_FULL) != 0 ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, op);
         break;
+    case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
         made = aiol_uring_poll(u, op, POLLOUT);
         break;
@@ -11787,8 +12118,8 @@ static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
         return false;
     if (in != NULL && aiol_uring_is_superfluous(in) && !aiol_uring_disarm(u, in))
         return false;
-    return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || (entry->flags & AIOL_FD_ROOM) != 0 ||
-           aiol_uring_arm(u, entry, out);
+    return out == NULL || out->state != AIOL_OP_ACTIVE || (out->engine_flags & AIOL_OP_ARMED) != 0 ||
+           (entry->flags & AIOL_FD_ROOM) != 0 || aiol_uring_arm(u, entry, out);
 }
 
 /* Makes the requests that are due, as far as there is room. */
@@ -11863,12 +12194,17 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
-    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_CONNECT ||
+    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_CONNECT ||
                (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
         int err = aiol_socket_connect(op->fd, op->u.connect.address);
         if (err != AIOLOOP_EINPROGRESS)
             return err;
+    }
+    if (op->kind == AIOL_OP_SENDFILE) {
+        int64_t n = aiol_table_begin_file((aiol_table *)e, op);
+        if (n != AIOL_PENDING)
+            return n;
     }
     if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* a watcher's, closed too early */
         aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
@@ -12129,11 +12465,17 @@ static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
         aiol_table_finish(&u->table, op, n);
 }
 
-/* A SEND that found no room is tried again. */
+/* A SEND that found no room is tried again, as is a SENDFILE. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
     if (aiol_uring_has_no_room(u, op, result))
         return;
     aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
+    if (op->kind == AIOL_OP_SENDFILE) {
+        int64_t n = aiol_table_attempt_file(&u->table, op);
+        if (n != AIOL_PENDING)
+            aiol_table_finish(&u->table, op, n);
+        return;
+    }
     aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
 }
 
@@ -12155,7 +12497,7 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
     else if (op->kind == AIOL_OP_POLL)
         aiol_uring_watched(u, op, result, fresh);
-    else if (op->kind == AIOL_OP_SEND)
+    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
@@ -12316,7 +12658,8 @@ static void aiol_uring_verify(aiol_engine *e) {
          * when its callback, from which this may be called, returns. */
         AIOL_VERIFY(in == NULL || in == u->table.current || in->state == AIOL_OP_STOPPED ||
                     (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_KEPT)) != 0 || (entry->flags & AIOL_FD_DIRTY) != 0);
-        AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
+        AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || entry->out->state == AIOL_OP_STOPPED ||
+                    (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
                     (entry->flags & (AIOL_FD_DIRTY | AIOL_FD_ROOM)) != 0);
     }
 }
@@ -12493,7 +12836,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
 typedef enum aiol_sim_place {
     AIOL_SIM_READER,     /* RECV, ACCEPT */
     AIOL_SIM_WATCH_READ, /* POLL */
-    AIOL_SIM_WRITER,     /* SEND, CONNECT */
+    AIOL_SIM_WRITER,     /* SEND, SENDFILE, CONNECT */
     AIOL_SIM_WATCH_WRITE,
     AIOL_SIM_PLACES
 } aiol_sim_place;
@@ -12619,6 +12962,7 @@ typedef struct aiol_sim {
     aiol_engine engine;
     bool delayed;
     bool partition;
+    bool no_sendfile; /* files have to be read and sent */
     uint64_t random;
     aioloop_time now;
     aioloop_time delay_min;
@@ -13056,6 +13400,8 @@ static void aiol_sim_resume(aiol_sim *sim, aiol_sim_socket *s) {
 static size_t aiol_sim_total(const aiol_op *op) {
     size_t total = 0;
     int i;
+    if (op->kind == AIOL_OP_SENDFILE)
+        return op->u.sendfile.count;
     for (i = 0; i < op->u.send.count; i++)
         total += op->u.send.pieces[i].size;
     return total;
@@ -13084,10 +13430,26 @@ static void aiol_sim_gather(const aiol_op *op, unsigned char *to, size_t size) {
     }
 }
 
-/* Puts at most limit bytes of a SEND on their way: how many, a code, or AIOL_PENDING if there is no room. */
+/* Stores the first bytes of a SEND, or reads those of a SENDFILE: how many, or a code. */
+static int64_t aiol_sim_fill(const aiol_op *op, unsigned char *to, size_t size) {
+    int64_t n;
+    if (op->kind == AIOL_OP_SENDFILE) {
+        n = aiol_file_pread(op->u.sendfile.file, to, size, op->u.sendfile.offset);
+        return n == AIOLOOP_ESPIPE || n == AIOLOOP_EISDIR ? (int64_t)AIOLOOP_ENOTAVAILABLE : n;
+    }
+    aiol_sim_gather(op, to, size);
+    return (int64_t)size;
+}
+
+/* Puts at most limit bytes of a SEND on their way: how many, a code, or AIOL_PENDING if there is no room. The same for
+ * those of a SENDFILE. */
 static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_op *op, size_t limit) {
     size_t total = aiol_min_size(aiol_sim_total(op), limit);
     aiol_sim_piece *piece;
+    unsigned char byte;
+    int64_t n;
+    if (op->kind == AIOL_OP_SENDFILE && sim->no_sendfile)
+        return AIOLOOP_ENOTAVAILABLE;
     if (s->write_error != 0) {
         int error = s->write_error;
         s->write_error = 0;
@@ -13099,22 +13461,24 @@ static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_o
         return AIOLOOP_EPIPE;
     if (total == 0)
         return 0;
-    if (s->peer == NULL) { /* goes to a closed socket, which answers by a reset */
-        aiol_sim_send_reset(sim, s);
-        return (int64_t)total;
-    }
-    total = aiol_min_size(total, aiol_sim_room(sim, s->peer));
+    total = aiol_min_size(total, s->peer != NULL ? aiol_sim_room(sim, s->peer) : sim->buffer);
     if (total == 0)
-        return AIOL_PENDING;
+        return op->kind == AIOL_OP_SENDFILE && aiol_sim_fill(op, &byte, 1) == 0 ? 0 : AIOL_PENDING;
     piece = (aiol_sim_piece *)aiol_alloc(sim->engine.allocator, sizeof(*piece) + total);
     if (piece == NULL)
         return AIOLOOP_ENOBUFS;
     memset(piece, 0, sizeof(*piece));
-    piece->size = total;
     piece->block_size = sizeof(*piece) + total;
-    aiol_sim_gather(op, (unsigned char *)(piece + 1), total);
-    aiol_sim_append(sim, s->peer, piece);
-    return (int64_t)total;
+    n = aiol_sim_fill(op, (unsigned char *)(piece + 1), total);
+    piece->size = n > 0 ? (size_t)n : 0;
+    if (n > 0 && s->peer != NULL) {
+        aiol_sim_append(sim, s->peer, piece);
+        return n;
+    }
+    aiol_free(sim->engine.allocator, piece, piece->block_size);
+    if (n > 0) /* goes to a closed socket, which answers by a reset */
+        aiol_sim_send_reset(sim, s);
+    return n;
 }
 
 /* What a delayed SEND takes at most: often only a part. */
@@ -13533,6 +13897,7 @@ static void aiol_sim_destroy(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
 static aiol_sim_place aiol_sim_place_of(const aiol_op *op) {
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
+    case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
         return AIOL_SIM_WRITER;
     case AIOL_OP_POLL:
@@ -13600,7 +13965,8 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_CONNECT:
         return aiol_sim_submit_connect(sim, s, op);
     case AIOL_OP_SEND:
-        if (!sim->delayed)
+    case AIOL_OP_SENDFILE:
+        if (!sim->delayed && (op->kind == AIOL_OP_SEND || !op->u.sendfile.later))
             n = aiol_sim_transfer(sim, s, op, SIZE_MAX);
         else if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
@@ -13649,7 +14015,7 @@ static int64_t aiol_sim_result(const aiol_op *op) {
  * moment. */
 static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     int64_t n = AIOLOOP_ECANCELED;
-    if (op->kind == AIOL_OP_SEND) {
+    if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE) {
         if ((op->engine_flags & AIOL_SIM_HAPPENED) != 0)
             return aiol_sim_result(op);
         if (aiol_sim_coin(sim))
@@ -13799,7 +14165,7 @@ static bool aiol_sim_prefetch(aiol_sim *sim, aiol_sim_socket *s) {
 static bool aiol_sim_send_happens(aiol_sim *sim, aiol_sim_socket *s) {
     aiol_op *op = s->ops[AIOL_SIM_WRITER];
     int64_t n;
-    if (op == NULL || op->kind != AIOL_OP_SEND || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
+    if (op == NULL || op->kind == AIOL_OP_CONNECT || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
         return false;
     n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
     if (n == AIOL_PENDING)
@@ -14136,6 +14502,7 @@ static void aiol_sim_deliver(aiol_sim *sim, const aiol_sim_ready *ready, aiol_si
         aiol_sim_deliver_accept(sim, ready, op, budget);
         break;
     case AIOL_OP_SEND:
+    case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
         aiol_sim_deliver_write(sim, s, op);
         break;
@@ -14467,9 +14834,25 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     op.u.send.pieces = &piece;
     op.u.send.count = 1;
     n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
-    if (n == AIOL_PENDING)
-        n = AIOLOOP_EAGAIN;
-    return n;
+    return n == AIOL_PENDING ? (int64_t)AIOLOOP_EAGAIN : n;
+}
+
+static int64_t aiol_sim_sendfile(aiol_engine *e, aioloop_socket number, aioloop_file file, int64_t offset, size_t count) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_op op;
+    int64_t n;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    memset(&op, 0, sizeof(op));
+    op.kind = AIOL_OP_SENDFILE;
+    op.u.sendfile.file = file;
+    op.u.sendfile.offset = offset;
+    op.u.sendfile.count = count;
+    n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, count));
+    return n == AIOL_PENDING ? (int64_t)AIOLOOP_EAGAIN : n;
 }
 
 static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
@@ -14619,8 +15002,8 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
-    aiol_sim_recv,        aiol_sim_send,         aiol_sim_accept,        aiol_sim_connect_directly,
-    aiol_sim_connected,   aiol_sim_blocks,
+    aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
+    aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -14647,6 +15030,7 @@ AIOLOOP_INTERNAL int aiol_sim_open(const aiol_engine_setup *setup, aiol_engine *
     sim->engine.sockets = &aiol_sim_socket_calls;
     sim->engine.allocator = a;
     sim->delayed = setup->delayed;
+    sim->no_sendfile = (setup->without & AIOL_WITHOUT_SENDFILE) != 0;
     sim->random = setup->seed;
     sim->now = AIOL_SIM_START;
     sim->buffer = AIOL_SIM_BUFFER;
@@ -14960,6 +15344,15 @@ static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_sendfile(aiol_engine *e, aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    (void)e;
+    (void)s;
+    (void)file;
+    (void)offset;
+    (void)count;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
                             aiol_path_room *room) {
     (void)out;
@@ -14969,7 +15362,7 @@ static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *ou
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
-    aiol_port_recv,        aiol_port_send,      aiol_port_accept, aiol_port_bind,  aiol_port_of_socket,
+    aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
     aiol_port_of_socket,
 };
 
@@ -15097,7 +15490,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-coop_taskrun", AIOL_WITHOUT_COOP_TASKRUN},
                     {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
-                    {"no-multishot", AIOL_WITHOUT_MULTISHOT}};
+                    {"no-multishot", AIOL_WITHOUT_MULTISHOT},
+                    {"no-sendfile", AIOL_WITHOUT_SENDFILE}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -15159,7 +15553,7 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
         }
         rest += length;
     }
-    if (size != 0 && (aiol_engine_word(choice, size, "sim") ? setup->without != 0 : setup->simulated)) {
+    if (size != 0 && (aiol_engine_word(choice, size, "sim") ? (setup->without & ~(unsigned)AIOL_WITHOUT_SENDFILE) != 0 : setup->simulated)) {
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "an option of \"%.*s\" is another back end's", (int)aiol_min_size(strlen(choice), 100),
                  choice);
         return AIOLOOP_EINVAL;
@@ -24196,10 +24590,13 @@ enum {
     AIOL_TRANSPORT_READ_PAUSED = 1,
     AIOL_TRANSPORT_READ_ENDED = 2,   /* the peer's end was delivered */
     AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
-    AIOL_TRANSPORT_WRITE_ENDED = 8   /* write_eof */
+    AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
+    AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
+    AIOL_TRANSPORT_FLOW_HELD = 32    /* the protocol was told the opposite of WRITE_PAUSED */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
+struct aiol_sendfile;
 
 /* One kind of transport: what the functions of transport.h call. */
 typedef struct aiol_transport_calls {
@@ -24213,6 +24610,10 @@ typedef struct aiol_transport_calls {
     void (*pause_reading)(aioloop_transport *t);
     void (*resume_reading)(aioloop_transport *t);
     void (*protocol_changed)(aioloop_transport *t);
+    /* Of those on whose descriptor the engine can send files; else NULL, and their bytes are written. True: all that
+     * was written has gone; else aiol_sendfile_drained is called when it has. */
+    bool (*send_file)(aioloop_transport *t);
+    void (*file_ended)(aioloop_transport *t); /* an end of the transport that waited for it goes on */
     /* Each may be NULL. */
     size_t (*buffered)(const aioloop_transport *t);                        /* else what its writer has */
     void (*limits_changed)(aioloop_transport *t);                          /* high and low are set */
@@ -24241,6 +24642,7 @@ struct aioloop_transport {
     aioloop_server *server; /* that accepted it, while it lives */
     aiol_link siblings;     /* in the server's clients */
     aiol_writer *writer;    /* NULL: nothing to send */
+    struct aiol_sendfile *file; /* being sent; NULL: none */
     aiol_node doom;         /* runs connection_lost */
     uint32_t write_turn;    /* the callback in which it wrote last */
     int error;              /* what connection_lost will say */
@@ -24309,6 +24711,11 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
 AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
+/* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost; calls no user code. */
+AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
+AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
+AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
+AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
@@ -24462,6 +24869,12 @@ static void aiol_transport_flow(aioloop_transport *t, void (*method)(aioloop_tra
     const char *name = (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0 ? "pause_writing" : "resume_writing";
     aiol_transport_frame frame;
     int raised;
+    if (AIOL_UNLIKELY(t->file != NULL || (t->flags & AIOL_TRANSPORT_FLOW_HELD) != 0)) { /* it is told when the file is sent */
+        t->flags ^= AIOL_TRANSPORT_FLOW_HELD;
+        if (t->file != NULL)
+            aiol_sendfile_flow(t->file);
+        return;
+    }
     if (method == NULL)
         return;
     frame = aiol_transport_enter(t);
@@ -24483,6 +24896,17 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
         return;
     t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED;
     aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
+}
+
+/* What the protocol was not told while a file was sent. User code. */
+static void aiol_transport_tell_flow(aioloop_transport *t) {
+    if (t->file != NULL || (t->flags & AIOL_TRANSPORT_FLOW_HELD) == 0 || t->state > AIOL_TRANSPORT_CLOSING)
+        return;
+    t->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    if ((t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0)
+        aiol_transport_flow(t, t->protocol->pause_writing, "Error in pause_writing");
+    else
+        aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
 }
 
 AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *transport, int64_t high, int64_t low) {
@@ -24560,9 +24984,16 @@ static int aiol_transport_dropped(aioloop_transport *t) {
     return 0;
 }
 
+/* A file is being sent, and nothing may come in between. */
+static AIOL_NOINLINE int aiol_transport_busy(aioloop_transport *t) {
+    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, "unable to write: a file is being sent");
+}
+
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size) {
     if (transport == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
+    if (AIOL_UNLIKELY(transport->file != NULL))
+        return aiol_transport_busy(transport);
     return transport->calls->write(transport, data, size);
 }
 
@@ -24573,6 +25004,8 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
+    if (transport->file != NULL)
+        return aiol_transport_busy(transport);
     return count == 0 ? 0 : transport->calls->write_pieces(transport, pieces, count, NULL, NULL);
 }
 
@@ -24581,13 +25014,17 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
     aioloop_buf piece;
     if (transport == NULL || data == NULL || release == NULL)
         return AIOLOOP_EINVAL;
+    if (transport->file != NULL)
+        return aiol_transport_busy(transport);
     piece.data = data;
     piece.size = size;
     return transport->calls->write_pieces(transport, &piece, 1, release, arg);
 }
 
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport) {
-    return transport == NULL ? AIOLOOP_EINVAL : transport->calls->write_eof(transport);
+    if (transport == NULL)
+        return AIOLOOP_EINVAL;
+    return transport->file != NULL ? aiol_transport_busy(transport) : transport->calls->write_eof(transport);
 }
 
 AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport) {
@@ -24599,7 +25036,11 @@ AIOLOOP_API bool aioloop_transport_is_closing(const aioloop_transport *transport
 }
 
 AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport) {
-    if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+    if (aioloop_transport_is_closing(transport))
+        return;
+    if (transport->file != NULL)
+        transport->flags |= AIOL_TRANSPORT_READ_HELD;
+    if ((transport->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
         return;
     transport->flags |= AIOL_TRANSPORT_READ_PAUSED;
     transport->calls->pause_reading(transport);
@@ -24608,6 +25049,10 @@ AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport) {
 AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport) {
     if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
         return;
+    if (transport->file != NULL) {
+        transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+        return;
+    }
     transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
     transport->calls->resume_reading(transport);
 }
@@ -24617,13 +25062,19 @@ AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport
 }
 
 AIOLOOP_API void aioloop_transport_close(aioloop_transport *transport) {
-    if (transport != NULL && transport->state < AIOL_TRANSPORT_CLOSING && !transport->resource.loop->closed)
-        transport->calls->close(transport);
+    if (transport == NULL || transport->state >= AIOL_TRANSPORT_CLOSING || transport->resource.loop->closed)
+        return;
+    transport->calls->close(transport);
+    if (transport->file != NULL)
+        aiol_sendfile_give_up(transport, 0);
 }
 
 AIOLOOP_API void aioloop_transport_abort(aioloop_transport *transport) {
-    if (transport != NULL && transport->state < AIOL_TRANSPORT_ENDING && !transport->resource.loop->closed)
-        transport->calls->abort(transport, 0);
+    if (transport == NULL || transport->state >= AIOL_TRANSPORT_ENDING || transport->resource.loop->closed)
+        return;
+    transport->calls->abort(transport, 0);
+    if (transport->file != NULL)
+        aiol_sendfile_give_up(transport, 0);
 }
 
 AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, const aioloop_protocol *protocol, void *self) {
@@ -24728,7 +25179,7 @@ static void aiol_stream_lost(aioloop *loop, aiol_node *node) {
 
 /* Queues connection_lost when the engine has given the operations back. */
 static void aiol_stream_doom_if_over(aioloop_transport *t) {
-    if (t->state != AIOL_TRANSPORT_ENDING || t->recv.state != AIOL_OP_IDLE)
+    if (t->state != AIOL_TRANSPORT_ENDING || t->recv.state != AIOL_OP_IDLE || t->file != NULL)
         return;
     if (t->writer != NULL) {
         if (t->writer->op.state != AIOL_OP_IDLE)
@@ -24769,6 +25220,8 @@ static void aiol_stream_end(aioloop_transport *t, int error) {
         aiol_op_cancel(e, &t->writer->op);
         (void)aiol_stream_push(t); /* last words: where writing is tried at once they are sent by now */
     }
+    if (AIOL_UNLIKELY(t->file != NULL))
+        aiol_sendfile_give_up(t, error);
     aiol_stream_doom_if_over(t);
 }
 
@@ -24781,7 +25234,9 @@ static void aiol_stream_failed(aioloop_transport *t, int code, const char *messa
 static void aiol_stream_close(aioloop_transport *t) {
     t->state = AIOL_TRANSPORT_CLOSING;
     aiol_op_cancel(t->resource.loop->engine, &t->recv);
-    if (t->writer == NULL || t->writer->bytes.size == 0)
+    if (AIOL_UNLIKELY(t->file != NULL))
+        aiol_sendfile_give_up(t, 0);
+    if (t->file == NULL && (t->writer == NULL || t->writer->bytes.size == 0))
         aiol_stream_end(t, 0);
 }
 
@@ -24911,6 +25366,8 @@ static void aiol_stream_drained(aioloop_transport *t) {
         aiol_stream_end(t, 0);
     else if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         e->sockets->shutdown(e, t->recv.fd); /* what it says of a peer that is gone, reading says too */
+    else if (t->file != NULL)
+        aiol_sendfile_drained(t->file);
 }
 
 /* Sends until the system takes no more. Calls no user code. */
@@ -25142,10 +25599,36 @@ static int aiol_stream_write_eof(aioloop_transport *t) {
     return 0;
 }
 
+/* What only waits for the end of the callback goes now. Calls no user code. */
+static bool aiol_stream_send_file(aioloop_transport *t) {
+    aiol_writer *w = t->writer;
+    int err;
+    if (w == NULL)
+        return true;
+    err = aiol_stream_push(t);
+    if (err < 0) {
+        aiol_stream_end(t, err);
+        return false;
+    }
+    aiol_transport_maybe_resume(t);
+    if (w->bytes.head != NULL || w->bytes.done != NULL || w->op.state != AIOL_OP_IDLE)
+        return false;
+    aiol_list_remove(&w->unsent);
+    aiol_writer_put(t);
+    return true;
+}
+
+static void aiol_stream_file_ended(aioloop_transport *t) {
+    if (t->state == AIOL_TRANSPORT_CLOSING && (t->writer == NULL || t->writer->bytes.size == 0))
+        aiol_stream_end(t, 0);
+    else
+        aiol_stream_doom_if_over(t);
+}
+
 static const aiol_transport_calls aiol_stream_calls = {
     aiol_stream_write, aiol_stream_write_pieces, aiol_stream_write_eof,     true,                      aiol_stream_close,
-    aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed,
-    NULL,              NULL,                      NULL,                      NULL,
+    aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed, aiol_stream_send_file,
+    aiol_stream_file_ended, NULL,                     NULL,                      NULL,                         NULL,
 };
 
 /* ---- with the loop ---- */
@@ -25156,6 +25639,8 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
     aioloop *loop = resource->loop;
     aiol_engine *e = loop->engine;
     bool ours = loop->process == aiol_process_id();
+    if (t->file != NULL)
+        aiol_sendfile_loop_closed(t->file);
     if (t->recv.fd != AIOL_NO_SOCKET) {
         if (ours) {
             aiol_op_cancel(e, &t->recv);
@@ -25776,6 +26261,8 @@ static void aiol_secure_leave(aiol_secure *tls, int error, bool abruptly) {
         return;
     t->state = AIOL_TRANSPORT_ENDING;
     t->error = error;
+    if (t->file != NULL)
+        aiol_sendfile_give_up(t, error);
     aiol_secure_drop_input(tls);
     if (abruptly)
         aioloop_transport_abort(tls->lower);
@@ -25868,6 +26355,8 @@ static void aiol_secure_close(aioloop_transport *t) {
         aiol_secure_leave(tls, 0, true);
         return;
     }
+    if (t->file != NULL)
+        aiol_sendfile_give_up(t, 0); /* nothing is written from here on */
     t->state = AIOL_TRANSPORT_CLOSING;
     aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
     err = aiol_tls_session_close(tls->wire->session);
@@ -26355,7 +26844,7 @@ static void aiol_secure_gone(aioloop_transport *t) {
 
 static const aiol_transport_calls aiol_secure_calls = {
     aiol_secure_write, aiol_secure_write_pieces,  aiol_secure_write_eof,      false,                     aiol_secure_close,
-    aiol_secure_abort, aiol_secure_pause_reading, aiol_secure_resume_reading, aiol_secure_protocol_changed, aiol_secure_buffered,
+    aiol_secure_abort, aiol_secure_pause_reading, aiol_secure_resume_reading, aiol_secure_protocol_changed, NULL, NULL, aiol_secure_buffered,
     aiol_secure_limits_changed, aiol_secure_info, aiol_secure_gone,
 };
 
@@ -26528,6 +27017,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if (t->file != NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
     if (t->protocol == &aiol_secure_protocol)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
     if (o->leftover == NULL && o->leftover_size != 0)
@@ -26987,6 +27478,8 @@ static unsigned aiol_sock_event(const aiol_sock_call *call) {
     return call->kind <= AIOL_SOCK_ACCEPT ? AIOL_POLL_READABLE : AIOL_POLL_WRITABLE;
 }
 
+static size_t aiol_sendfile_writable(aiol_op *op, int64_t n, const void *data);
+
 /* Whether the socket may be used. 0, or a code with its message stored. */
 static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     aiol_engine *e = loop->engine;
@@ -27004,7 +27497,7 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     other = e->calls->watching(e, call->socket, aiol_sock_event(call));
     if (other == NULL)
         return 0;
-    if (other->done != aiol_sock_ready)
+    if (other->done != aiol_sock_ready && other->done != aiol_sendfile_writable)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld is watched", number);
     return aiol_fail(loop, AIOLOOP_EMISUSE, "a %s is pending on socket %ld",
                      call->kind <= AIOL_SOCK_ACCEPT ? "receive" : "send", number);
@@ -27318,6 +27811,675 @@ AIOLOOP_API aioloop_future *(aioloop_sock_connect)(aioloop *loop, aioloop_socket
     if (err != AIOL_PENDING)
         aiol_sock_named_found(&s->host, err);
     return f;
+}
+
+#endif
+
+/* >> src/net/sendfile.c */
+/*
+ * sendfile.c - files sent over a connection.                        (asyncio: base_events.sendfile, unix_events.sock_sendfile)
+ *
+ * Over a stream by SENDFILE operations, one after the other, once all that was written has gone; over a socket by direct
+ * calls with a POLL in between. What cannot be sent so is copied: a thread reads a piece of the file (from a descriptor
+ * of its own, since nobody can stop it), the loop writes it.
+ *
+ * Ending: aiol_sendfile_end says how, and when the SENDFILE is idle aiol_sendfile_settle completes the future, so that
+ * what went is known. The struct goes when nothing refers to it: a POLL that the engine still owes, the callback of a
+ * reading that is over, its node in the ready queue.
+ */
+#ifndef AIOL_NET_SENDFILE_C
+#define AIOL_NET_SENDFILE_C
+
+#define AIOL_SENDFILE_SHARE ((size_t)0x100000) /* bytes in one iteration */
+#define AIOL_SENDFILE_CHUNK 65536u             /* bytes read at once */
+
+/* A piece of the file. It may outlive the loop with the thread that reads, so its memory is not the loop's. */
+typedef struct aiol_file_chunk {
+    aioloop_file file; /* its own */
+    int64_t offset;    /* of what is read; -1: wherever the file stands */
+    size_t wanted;
+    size_t start; /* of what is not sent yet */
+    size_t end;
+    unsigned char bytes[AIOL_SENDFILE_CHUNK];
+} aiol_file_chunk;
+
+typedef struct aiol_sendfile {
+    aiol_resource resource;
+    aioloop_future *future;       /* NULL: it is done */
+    aioloop_transport *transport; /* a reference; NULL: over a socket */
+    aiol_op op;                   /* SENDFILE of a transport, POLL of a socket */
+    aiol_node node;
+    aioloop_file file;
+    aiol_file_kind kind;
+    int64_t offset; /* of the next byte */
+    int64_t left;   /* to be sent; INT64_MAX: to the end */
+    int64_t sent;
+    int code; /* the outcome, once it is ending; 0: success */
+    bool fallback;
+    bool copying;
+    bool ending;
+    bool queued;             /* the node is in the ready queue */
+    unsigned busy;           /* a function of this file works on it */
+    aiol_file_chunk *chunk;  /* NULL: not copying, or a thread has it */
+    aioloop_future *reading; /* by a thread, until its callback has come */
+} aiol_sendfile;
+
+static void aiol_sendfile_copy(aiol_sendfile *s);
+static void aiol_sendfile_watch(aiol_sendfile *s);
+
+/* ---- the end ---- */
+
+static void aiol_file_chunk_free(void *pointer) {
+    aiol_file_chunk *chunk = (aiol_file_chunk *)pointer;
+    if (chunk == NULL)
+        return;
+    aiol_file_release(chunk->file);
+    aiol_free(&aiol_default_allocator, chunk, sizeof(*chunk));
+}
+
+static void aiol_sendfile_destroy(aiol_resource *resource) {
+    aiol_sendfile *s = AIOL_CONTAINER(resource, aiol_sendfile, resource);
+    aioloop *loop = resource->loop;
+    aiol_resource_remove(resource);
+    aiol_file_chunk_free(s->chunk);
+    if (s->transport != NULL && !loop->freeing)
+        aioloop_transport_unref(s->transport);
+    aiol_free(&loop->allocator, s, sizeof(*s));
+}
+
+static void aiol_sendfile_free_if_over(aiol_sendfile *s) {
+    if (s->future == NULL && s->busy == 0 && !s->queued && s->reading == NULL && s->op.state == AIOL_OP_IDLE)
+        aiol_sendfile_destroy(&s->resource);
+}
+
+static void aiol_sendfile_queue(aiol_sendfile *s) {
+    if (s->queued)
+        return;
+    s->queued = true;
+    aiol_queue_push(&s->resource.loop->ready, &s->node);
+}
+
+/* The transport is free again. */
+static void aiol_sendfile_leave(aiol_sendfile *s) {
+    aioloop_transport *t = s->transport;
+    bool held = (t->flags & AIOL_TRANSPORT_READ_HELD) != 0;
+    t->file = NULL;
+    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+    if (!held)
+        aioloop_transport_resume_reading(t);
+    if ((t->flags & AIOL_TRANSPORT_FLOW_HELD) != 0)
+        aiol_sendfile_queue(s);
+    if (t->calls->file_ended != NULL)
+        t->calls->file_ended(t);
+}
+
+/* All but completing the future, which is returned with the operation's reference. */
+static aioloop_future *aiol_sendfile_let_go(aiol_sendfile *s) {
+    aioloop_future *f = s->future;
+    s->future = NULL;
+    f->of.owner = NULL;
+    if (s->kind.has_places)
+        aiol_file_seek(s->file, s->offset);
+    aiol_file_chunk_free(s->chunk);
+    s->chunk = NULL;
+    if (s->transport != NULL)
+        aiol_sendfile_leave(s);
+    return f;
+}
+
+static void aiol_sendfile_settle(aiol_sendfile *s) {
+    int code = s->code;
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aioloop_future *f;
+    s->busy++;
+    f = aiol_sendfile_let_go(s);
+    if (code == AIOLOOP_ECANCELED) {
+        aiol_future_end_cancelled(f, NULL);
+    } else if (code < 0) {
+        snprintf(text, sizeof(text), "send file %ld: %s", (long)s->file,
+                 code == AIOLOOP_ENOTAVAILABLE ? "the system cannot do it by itself" : aioloop_strerror(code));
+        aiol_future_fail(f, code, text);
+    } else {
+        aiol_future_finish_first(f, s->sent, NULL, NULL);
+    }
+    aiol_future_release(f);
+    s->busy--;
+}
+
+/* It goes no further. True: all is over but the future. */
+static bool aiol_sendfile_stop(aiol_sendfile *s, int code) {
+    s->ending = true;
+    s->code = code;
+    if (s->reading != NULL)
+        aioloop_future_cancel(s->reading, NULL); /* its callback comes */
+    aiol_op_cancel(s->resource.loop->engine, &s->op);
+    return s->transport == NULL || s->op.state == AIOL_OP_IDLE;
+}
+
+/* Allocates nothing unless it fails. The struct may be gone afterwards. */
+static void aiol_sendfile_end(aiol_sendfile *s, int code) {
+    if (s->ending)
+        return;
+    if (!aiol_sendfile_stop(s, code))
+        return; /* done() comes */
+    aiol_sendfile_settle(s);
+    aiol_sendfile_free_if_over(s);
+}
+
+static bool aiol_sendfile_cancel(aioloop_future *future, void *owner) {
+    aiol_sendfile *s = (aiol_sendfile *)owner;
+    (void)future;
+    if (s == NULL)
+        return true; /* of a closed loop */
+    if (s->ending || !aiol_sendfile_stop(s, AIOLOOP_ECANCELED))
+        return false;
+    aiol_future_release(aiol_sendfile_let_go(s));
+    aiol_sendfile_free_if_over(s);
+    return true;
+}
+
+AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error) {
+    aiol_sendfile_end(t->file, error != 0 ? error : AIOLOOP_ECONNABORTED);
+}
+
+/* The engine goes as a whole, but a socket of it must not have an operation when it is closed. */
+AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(aiol_sendfile *s) {
+    aioloop *loop = s->resource.loop;
+    if (s->transport != NULL && s->transport->file == s) {
+        if (loop->process == aiol_process_id())
+            aiol_op_cancel(loop->engine, &s->op);
+        s->transport->file = NULL;
+    }
+    s->op.state = AIOL_OP_IDLE;
+    s->ending = true;
+    if (s->future != NULL)
+        s->future->of.owner = NULL; /* it stays pending */
+}
+
+static void aiol_sendfile_closed(aiol_resource *resource) {
+    aiol_sendfile_loop_closed(AIOL_CONTAINER(resource, aiol_sendfile, resource));
+}
+
+static const aiol_resource_calls aiol_sendfile_resource = {"sendfile", aiol_sendfile_closed, aiol_sendfile_destroy,
+                                                           aiol_combine_is_open};
+
+/* ---- what goes ---- */
+
+static void aiol_sendfile_went(aiol_sendfile *s, int64_t n) {
+    s->offset += n;
+    s->sent += n;
+    if (s->left != INT64_MAX)
+        s->left -= n;
+}
+
+/* How much to ask for next, limit at most: not more than there is, so that less means that there is no room. */
+static size_t aiol_sendfile_next(const aiol_sendfile *s, size_t limit) {
+    size_t size = (uint64_t)s->left < limit ? (size_t)s->left : limit;
+    int64_t there = s->kind.size - s->offset;
+    return there > 0 && (uint64_t)there < size ? (size_t)there : size;
+}
+
+static bool aiol_sendfile_is_lost(int code) {
+    switch (code) {
+    case AIOLOOP_EPIPE:
+    case AIOLOOP_ECONNRESET:
+    case AIOLOOP_ECONNABORTED:
+    case AIOLOOP_ENOTCONN:
+    case AIOLOOP_ETIMEDOUT:
+    case AIOLOOP_ENETDOWN:
+    case AIOLOOP_ENETUNREACH:
+    case AIOLOOP_ENETRESET:
+    case AIOLOOP_EHOSTUNREACH:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void aiol_sendfile_begin_copying(aiol_sendfile *s) {
+    aiol_file_chunk *chunk;
+    int err;
+    if (!s->fallback) {
+        aiol_sendfile_end(s, AIOLOOP_ENOTAVAILABLE);
+        return;
+    }
+    chunk = (aiol_file_chunk *)aiol_alloc(&aiol_default_allocator, sizeof(*chunk));
+    err = chunk == NULL ? AIOLOOP_ENOMEM : aiol_file_duplicate(s->file, &chunk->file);
+    if (err < 0) {
+        aiol_free(&aiol_default_allocator, chunk, sizeof(*chunk));
+        aiol_sendfile_end(s, err);
+        return;
+    }
+    chunk->start = 0;
+    chunk->end = 0;
+    s->chunk = chunk;
+    s->copying = true;
+    if (s->transport == NULL)
+        aiol_sendfile_watch(s); /* so that it is known that this socket sends */
+    if (!s->ending)
+        aiol_sendfile_copy(s);
+}
+
+/* The fast way has ended: at the end of the file (0), or with an error. */
+static void aiol_sendfile_fast_ended(aiol_sendfile *s, int64_t n) {
+    if (n == AIOLOOP_ENOTAVAILABLE && s->sent == 0)
+        aiol_sendfile_begin_copying(s);
+    else if (s->transport != NULL && aiol_sendfile_is_lost((int)n))
+        s->transport->calls->abort(s->transport, (int)n);
+    else
+        aiol_sendfile_end(s, (int)n);
+}
+
+/* ---- the fast way: over a transport ---- */
+
+/* Sends as much as its share of this iteration allows, of which `used` bytes have gone. */
+static void aiol_sendfile_go(aiol_sendfile *s, size_t used) {
+    aiol_engine *e = s->resource.loop->engine;
+    while (s->left != 0) {
+        bool later = used >= AIOL_SENDFILE_SHARE;
+        int64_t n;
+        s->op.u.sendfile.file = s->file;
+        s->op.u.sendfile.offset = s->offset;
+        s->op.u.sendfile.count = aiol_sendfile_next(s, later ? AIOL_SENDFILE_SHARE : AIOL_SENDFILE_SHARE - used);
+        s->op.u.sendfile.later = later;
+        n = aiol_op_submit(e, &s->op);
+        if (n == AIOL_PENDING)
+            return;
+        if (n <= 0) {
+            aiol_sendfile_fast_ended(s, n);
+            return;
+        }
+        aiol_sendfile_went(s, n);
+        used += (size_t)n;
+    }
+    aiol_sendfile_end(s, 0);
+}
+
+/* The SENDFILE's done(). */
+static size_t aiol_sendfile_done(aiol_op *op, int64_t n, const void *data) {
+    aiol_sendfile *s = AIOL_CONTAINER(op, aiol_sendfile, op);
+    aioloop *loop = s->resource.loop;
+    (void)data;
+    if (n > 0)
+        aiol_sendfile_went(s, n);
+    if (s->ending) {
+        aiol_sendfile_settle(s);
+        aiol_sendfile_free_if_over(s);
+    } else if (n > 0) {
+        aiol_sendfile_go(s, (size_t)n);
+    } else {
+        aiol_sendfile_fast_ended(s, n);
+    }
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_callback_end(loop);
+    return 0;
+}
+
+/* All that was written before has gone. */
+AIOLOOP_INTERNAL void aiol_sendfile_drained(aiol_sendfile *s) {
+    if (!s->copying && !s->ending && s->op.state == AIOL_OP_IDLE)
+        aiol_sendfile_go(s, 0);
+}
+
+/* ---- the fast way: over a socket ---- */
+
+/* Waits until the socket has room. */
+static void aiol_sendfile_watch(aiol_sendfile *s) {
+    aiol_engine *e = s->resource.loop->engine;
+    int64_t n = AIOL_PENDING;
+    if (s->op.state == AIOL_OP_IDLE)
+        n = aiol_op_submit(e, &s->op);
+    else
+        e->calls->start(e, &s->op);
+    if (n != AIOL_PENDING)
+        aiol_sendfile_end(s, (int)n);
+}
+
+/* At most its share of this iteration. */
+static void aiol_sendfile_try(aiol_sendfile *s) {
+    aiol_engine *e = s->resource.loop->engine;
+    size_t used = 0;
+    int64_t n = 1;
+    while (s->left != 0 && used < AIOL_SENDFILE_SHARE) {
+        n = e->sockets->sendfile(e, s->op.fd, s->file, s->offset, aiol_sendfile_next(s, AIOL_SENDFILE_SHARE - used));
+        if (n <= 0)
+            break;
+        aiol_sendfile_went(s, n);
+        used += (size_t)n;
+    }
+    if (s->left == 0)
+        aiol_sendfile_end(s, 0);
+    else if (n > 0 || n == AIOLOOP_EAGAIN)
+        aiol_sendfile_watch(s);
+    else
+        aiol_sendfile_fast_ended(s, n);
+}
+
+/* The POLL's done(). n below 0: the engine gave up; the attempt finds out why. */
+static size_t aiol_sendfile_writable(aiol_op *op, int64_t n, const void *data) {
+    aiol_sendfile *s = AIOL_CONTAINER(op, aiol_sendfile, op);
+    (void)data;
+    s->busy++;
+    (void)n;
+    if (!s->ending && s->copying)
+        aiol_sendfile_copy(s);
+    else if (!s->ending)
+        aiol_sendfile_try(s);
+    s->busy--;
+    aiol_sendfile_free_if_over(s);
+    return 0;
+}
+
+/* ---- copying ---- */
+
+typedef struct aiol_file_reading {
+    aiol_file_chunk *chunk;
+} aiol_file_reading;
+
+static int64_t aiol_file_chunk_read(aiol_file_chunk *chunk) {
+    int64_t n = aiol_file_pread(chunk->file, chunk->bytes, chunk->wanted, chunk->offset);
+    chunk->start = 0;
+    chunk->end = n > 0 ? (size_t)n : 0;
+    return n;
+}
+
+/* In a thread of the pool. */
+static int64_t aiol_file_reading_run(void *arg, void **out) {
+    aiol_file_reading *reading = (aiol_file_reading *)arg;
+    int64_t n = aiol_file_chunk_read(reading->chunk);
+    if (n >= 0) {
+        *out = reading->chunk;
+        reading->chunk = NULL;
+    }
+    return n;
+}
+
+static void aiol_file_reading_dispose(void *arg) {
+    aiol_file_chunk_free(((aiol_file_reading *)arg)->chunk);
+}
+
+static void aiol_sendfile_was_read(aioloop_future *future, void *arg) {
+    aiol_sendfile *s = (aiol_sendfile *)arg;
+    aiol_file_chunk *chunk = NULL;
+    int64_t n = AIOLOOP_ECANCELED;
+    s->reading = NULL;
+    s->busy++;
+    if (!s->ending) {
+        n = aioloop_future_result(future, &chunk);
+        s->chunk = chunk;
+        if (n > 0)
+            aiol_sendfile_copy(s);
+        else
+            aiol_sendfile_end(s, (int)n);
+    }
+    aioloop_future_unref(future);
+    s->busy--;
+    aiol_sendfile_free_if_over(s);
+}
+
+/* Has a thread read the next piece. */
+static void aiol_sendfile_read_elsewhere(aiol_sendfile *s) {
+    aioloop *loop = s->resource.loop;
+    aioloop_executor_options options;
+    aiol_file_reading reading;
+    aioloop_future *f;
+    int err;
+    memset(&options, 0, sizeof(options));
+    options.copy_size = sizeof(reading);
+    options.dispose = aiol_file_reading_dispose;
+    options.dispose_result = aiol_file_chunk_free;
+    reading.chunk = s->chunk;
+    s->chunk = NULL;
+    f = aioloop_future_ref(aioloop_run_in_executor(loop, NULL, aiol_file_reading_run, &reading, &options));
+    err = aioloop_future_add_done_callback(f, aiol_sendfile_was_read, s);
+    if (err == 0) {
+        s->reading = f;
+        return;
+    }
+    aioloop_future_cancel(f, NULL);
+    aioloop_future_unref(f);
+    aiol_sendfile_end(s, err);
+}
+
+/* Reads the next piece. False: a thread does, or it is over. */
+static bool aiol_sendfile_read(aiol_sendfile *s) {
+    aiol_file_chunk *chunk = s->chunk;
+    int64_t n;
+    chunk->wanted = (uint64_t)s->left < sizeof(chunk->bytes) ? (size_t)s->left : sizeof(chunk->bytes);
+    chunk->offset = s->kind.has_places || s->offset != s->sent ? s->offset : -1;
+    if (chunk->wanted == 0) {
+        aiol_sendfile_end(s, 0);
+        return false;
+    }
+#if AIOLOOP_USE_THREADS
+    (void)n;
+    s->resource.loop->engine->calls->stop(s->resource.loop->engine, &s->op); /* there is nothing to send for now */
+    aiol_sendfile_read_elsewhere(s);
+    return false;
+#else
+    n = aiol_file_chunk_read(chunk);
+    if (n <= 0)
+        aiol_sendfile_end(s, (int)n);
+    return n > 0;
+#endif
+}
+
+/* Sends of the piece what goes; false: nothing now, or it is over. */
+static bool aiol_sendfile_send(aiol_sendfile *s) {
+    aiol_engine *e = s->resource.loop->engine;
+    aiol_file_chunk *chunk = s->chunk;
+    const unsigned char *bytes = chunk->bytes + chunk->start;
+    size_t size = chunk->end - chunk->start;
+    aioloop_transport *t = s->transport;
+    int64_t n;
+    if (t != NULL) {
+        if ((t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0)
+            return false; /* until it drains */
+        n = t->calls->write(t, bytes, size);
+        if (s->ending)
+            return false; /* that was the end of the connection */
+        n = n < 0 ? n : (int64_t)size;
+    } else {
+        n = e->sockets->send(e, s->op.fd, bytes, size, NULL);
+    }
+    if (n >= 0) {
+        chunk->start += (size_t)n;
+        aiol_sendfile_went(s, n);
+    } else if (n == AIOLOOP_EAGAIN && t == NULL) {
+        aiol_sendfile_watch(s);
+    } else {
+        aiol_sendfile_end(s, (int)n);
+    }
+    return n >= 0;
+}
+
+/* Reads and writes as far as it goes. */
+static void aiol_sendfile_copy(aiol_sendfile *s) {
+    size_t used = 0;
+    bool goes = true;
+    s->busy++;
+    while (goes && !s->ending && s->reading == NULL && used < AIOL_SENDFILE_SHARE) {
+        if (s->chunk->start != s->chunk->end) {
+            used += s->chunk->end - s->chunk->start;
+            goes = aiol_sendfile_send(s);
+        } else {
+            goes = aiol_sendfile_read(s);
+        }
+    }
+    if (goes && !s->ending && s->reading == NULL)
+        aiol_sendfile_queue(s);
+    s->busy--;
+    aiol_sendfile_free_if_over(s);
+}
+
+/* The transport's buffer is full, or it has room again. */
+AIOLOOP_INTERNAL void aiol_sendfile_flow(aiol_sendfile *s) {
+    if (s->copying && !s->ending && s->busy == 0 && s->reading == NULL &&
+        (s->transport->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0)
+        aiol_sendfile_copy(s);
+}
+
+/* In the iteration after: goes on, or tells the protocol what it missed. */
+static void aiol_sendfile_later(aioloop *loop, aiol_node *node) {
+    aiol_sendfile *s = AIOL_CONTAINER(node, aiol_sendfile, node);
+    s->queued = false;
+    s->busy++;
+    if (s->future != NULL && s->copying && !s->ending)
+        aiol_sendfile_copy(s);
+    else if (s->transport != NULL)
+        aiol_transport_tell_flow(s->transport);
+    s->busy--;
+    aiol_sendfile_free_if_over(s);
+    aiol_callback_end(loop);
+}
+
+/* ---- the beginning ---- */
+
+typedef struct aiol_sendfile_call {
+    aioloop_transport *transport;
+    aioloop_socket socket;
+    aioloop_file file;
+    int64_t offset;
+    int64_t count;
+    bool fallback;
+} aiol_sendfile_call;
+
+static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport *t, bool fallback) {
+    if (t->resource.loop != loop)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
+    if (t->state != AIOL_TRANSPORT_OPEN)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "the transport is closing");
+    if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
+    if (t->file != NULL)
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a file is being sent already");
+    if (t->calls->send_file == NULL && !fallback)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "files cannot be sent over this transport but by copying");
+    return 0;
+}
+
+static int aiol_sendfile_check_socket(aioloop *loop, aioloop_socket socket) {
+    aiol_engine *e = loop->engine;
+    aiol_sock_call call;
+    int family;
+    int err = e->sockets->inspect(e, socket, &family);
+    if (err < 0)
+        return aiol_fail(loop, err, "socket %ld is no stream socket", (long)socket);
+    memset(&call, 0, sizeof(call));
+    call.kind = AIOL_SOCK_SENDALL;
+    call.socket = socket;
+    err = aiol_sock_check(loop, &call);
+    if (err < 0)
+        return err;
+    err = e->calls->attach(e, socket, AIOL_OWNER_WATCHER);
+    return err < 0 ? aiol_fail(loop, err, "socket %ld", (long)socket) : 0;
+}
+
+/* 0, or a code with its message stored. */
+static int aiol_sendfile_check(aioloop *loop, const aiol_sendfile_call *call, aiol_file_kind *kind) {
+    int err;
+    if (call->offset < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "offset must not be negative");
+    if (call->count == 0 || call->count < -1)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "count must be positive, or -1: to the end");
+    err = call->transport != NULL ? aiol_sendfile_check_transport(loop, call->transport, call->fallback)
+                                  : aiol_sendfile_check_socket(loop, call->socket);
+    if (err < 0)
+        return err;
+    err = aiol_file_inspect(call->file, kind);
+    return err < 0 ? aiol_fail(loop, err, "file %ld: %s", (long)call->file, aioloop_strerror(err)) : 0;
+}
+
+/* Takes the transport. */
+static void aiol_sendfile_enter(aiol_sendfile *s, aioloop_transport *t) {
+    s->transport = aioloop_transport_ref(t);
+    if ((t->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+        t->flags |= AIOL_TRANSPORT_READ_HELD;
+    else
+        aioloop_transport_pause_reading(t);
+    t->file = s;
+    s->op.kind = AIOL_OP_SENDFILE;
+    s->op.fd = t->recv.fd;
+    s->op.done = aiol_sendfile_done;
+}
+
+static void aiol_sendfile_start(aiol_sendfile *s) {
+    aioloop_transport *t = s->transport;
+    if (s->kind.regular && s->offset >= s->kind.size)
+        aiol_sendfile_end(s, 0);
+    else if (!s->kind.regular || (t != NULL && t->calls->send_file == NULL))
+        aiol_sendfile_begin_copying(s);
+    else if (t == NULL)
+        aiol_sendfile_try(s);
+    else if (t->calls->send_file(t) && !s->ending)
+        aiol_sendfile_go(s, 0);
+}
+
+static aioloop_future *aiol_sendfile_new(aioloop *loop, const aiol_sendfile_call *call) {
+    aiol_file_kind kind;
+    aiol_sendfile *s;
+    aioloop_future *f;
+    int err = aiol_sendfile_check(loop, call, &kind);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    s = (aiol_sendfile *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    f = s == NULL ? NULL : aiol_future_new(loop, aiol_sendfile_cancel, s);
+    if (f == NULL) {
+        aiol_free(&loop->allocator, s, sizeof(*s));
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    }
+    s->future = f;
+    s->kind = kind;
+    s->file = call->file;
+    s->offset = call->offset;
+    s->left = call->count == -1 ? INT64_MAX : call->count;
+    s->fallback = call->fallback;
+    s->node.run = aiol_sendfile_later;
+    s->resource.site = f->site;
+    aiol_resource_add(loop, &s->resource, &aiol_sendfile_resource);
+    if (call->transport != NULL) {
+        aiol_sendfile_enter(s, call->transport);
+    } else {
+        s->op.kind = AIOL_OP_POLL;
+        s->op.fd = call->socket;
+        s->op.done = aiol_sendfile_writable;
+        s->op.u.poll.events = AIOL_POLL_WRITABLE;
+    }
+    s->busy++;
+    aiol_sendfile_start(s);
+    s->busy--;
+    aiol_sendfile_free_if_over(s);
+    return f;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sendfile)(aioloop *loop, aioloop_transport *transport, aioloop_file file,
+                                               int64_t offset, int64_t count, const aioloop_sendfile_options *options) {
+    aiol_sendfile_call call;
+    int err = transport == NULL ? AIOLOOP_EINVAL : aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    call.transport = transport;
+    call.socket = AIOL_NO_SOCKET;
+    call.file = file;
+    call.offset = offset;
+    call.count = count;
+    call.fallback = options == NULL || !options->no_fallback;
+    return aiol_sendfile_new(loop, &call);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_sock_sendfile)(aioloop *loop, aioloop_socket sock, aioloop_file file, int64_t offset,
+                                                    int64_t count, const aioloop_sendfile_options *options) {
+    aiol_sendfile_call call;
+    int err = aiol_sock_refuse(loop);
+    if (err < 0)
+        return aiol_future_failed(err);
+    call.transport = NULL;
+    call.socket = sock;
+    call.file = file;
+    call.offset = offset;
+    call.count = count;
+    call.fallback = options == NULL || !options->no_fallback;
+    return aiol_sendfile_new(loop, &call);
 }
 
 #endif
@@ -32060,6 +33222,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_sock_accept AIOLOOP_SITE(aioloop_sock_accept)
 #define aioloop_sock_connect AIOLOOP_SITE(aioloop_sock_connect)
 #define aioloop_sock_connect_address AIOLOOP_SITE(aioloop_sock_connect_address)
+#define aioloop_sendfile AIOLOOP_SITE(aioloop_sendfile)
+#define aioloop_sock_sendfile AIOLOOP_SITE(aioloop_sock_sendfile)
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)

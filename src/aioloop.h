@@ -39,6 +39,7 @@ extern "C" {
 #include "api/sock.h"
 #include "api/transport.h"
 #include "api/start_tls.h"
+#include "api/sendfile.h"
 #include "api/server.h"
 #include "api/stream.h"
 #include "api/sim.h"
@@ -80,6 +81,7 @@ extern "C" {
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
 #endif
+#include "sys/sendfile.c"
 #include "sys/resolve.c"
 #if AIOL_HAVE_PTHREAD
 #include "sys/process_posix.c"
@@ -165,6 +167,7 @@ extern "C" {
 #include "net/socket.c"
 #include "net/tls.c"
 #include "net/sock.c"
+#include "net/sendfile.c"
 #include "net/connect.c"
 #include "net/server.c"
 #include "net/simulate.c"

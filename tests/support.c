@@ -92,8 +92,6 @@ static void test_clean_up(void) {
         loop->task = NULL; /* its stack may be the one that was left */
         loop->coro = NULL;
         loop->debug = false;
-        if (!loop->closed && aiol_sim_is(loop->engine))
-            test_state.socket_count = 0;
         if (!loop->closed)
             aioloop_close(loop);
         aioloop_free(loop);
@@ -102,8 +100,11 @@ static void test_clean_up(void) {
     aiol_thread.map = NULL;
     aiol_thread.place = NULL;
     aiol_map_unref(map);
-    while (test_state.socket_count > 0)
-        close(test_state.sockets[--test_state.socket_count]);
+    while (test_state.socket_count > 0) {
+        aioloop_socket s = test_state.sockets[--test_state.socket_count];
+        if (s < AIOL_SIM_NUMBERS) /* a simulated one went with its loop */
+            close(s);
+    }
 }
 
 static const char *test_code_name(long long number) {

@@ -531,6 +531,9 @@ static const fault_call fault_calls[] = {
     {"dup2", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"pidfd_open", {ENOSYS, EMFILE, 0, 0, 0, 0, 0, 0}},
     {"close_range", {ENOSYS, 0, 0, 0, 0, 0, 0, 0}},
+    {"sendfile", {EINTR, EAGAIN, EPIPE, ECONNRESET, EINVAL, EIO, 0, 0}},
+    {"pread", {EINTR, EIO, 0, 0, 0, 0, 0, 0}},
+    {"fstat", {EIO, 0, 0, 0, 0, 0, 0, 0}},
     {"stat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     {"lstat", {EACCES, 0, 0, 0, 0, 0, 0, 0}},
     {"getaddrinfo", {ENOMEM, EMFILE, 0, 0, 0, 0, 0, 0}},
@@ -552,7 +555,7 @@ static const error_name error_names[] = {
     {"ENOBUFS", ENOBUFS},       {"ENOMEM", ENOMEM},         {"ENOPROTOOPT", ENOPROTOOPT},
     {"ENOSPC", ENOSPC},         {"ENOTCONN", ENOTCONN},     {"EPIPE", EPIPE},
     {"EPERM", EPERM},           {"ENOSYS", ENOSYS},         {"EBUSY", EBUSY},
-    {"EINVAL", EINVAL},
+    {"EINVAL", EINVAL},         {"EIO", EIO},
 };
 
 /* The index of a call's name in fault_calls, or -1. */

@@ -357,6 +357,9 @@ def benchmarks(quick):
 
     ir = "instr."
     with_pools = ("aioloop", "hand", "libuv")
+    def sent(name):
+        return timed(name, "sendfile", "--count", 1024 // few, "--core2", CORE2)
+
     return [
         Bench("ir.echo", "valgrind", lambda name: instructions_echo(name, 500, 500 + 2000 // few),
               Row("instructions", "echo 64 B x 1: a round trip", ir, 300)),
@@ -410,6 +413,9 @@ def benchmarks(quick):
         Bench("names.connect", "time", lambda name: by_name(name, "connect", 10000 // few),
               Row("wall_us", "look up, connect and close", "us", 1.25, True, digits=2),
               Row("us", "the same: processor time of all threads", "us", digits=2), names=("aioloop", "hand")),
+        # A file in memory of 1 GiB, over the loopback to a thread that drops it. The sender's own processor time.
+        Bench("sendfile", "time", sent, Row("cpu_us", "sendfile, 1 GiB: CPU a MiB", "us", 1.03, True),
+              Row("wall_us", "sendfile, 1 GiB: time a MiB", "us", 1.03, True), names=("aioloop", "hand")),
     ]
 
 

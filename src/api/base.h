@@ -34,6 +34,9 @@ typedef struct aioloop_buf {
 /* An operating system's socket or file descriptor: an int on POSIX, wide enough for a SOCKET on Windows. */
 typedef AIOLOOP_SOCKET_TYPE aioloop_socket;
 
+/* An open file: its descriptor. */
+typedef int aioloop_file;
+
 /* Where a loop's memory comes from. One function, as Lua's: new_size 0 frees (pointer may be NULL) and returns
  * NULL; pointer NULL allocates; else resizes. Returns NULL when there is no memory, and then the old block is
  * as it was. Called in the loop's thread, and in others by aioloop_call_soon_threadsafe and the calls of threads.h. */

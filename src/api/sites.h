@@ -30,6 +30,8 @@
 #define aioloop_sock_accept AIOLOOP_SITE(aioloop_sock_accept)
 #define aioloop_sock_connect AIOLOOP_SITE(aioloop_sock_connect)
 #define aioloop_sock_connect_address AIOLOOP_SITE(aioloop_sock_connect_address)
+#define aioloop_sendfile AIOLOOP_SITE(aioloop_sendfile)
+#define aioloop_sock_sendfile AIOLOOP_SITE(aioloop_sock_sendfile)
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)

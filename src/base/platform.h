@@ -230,6 +230,7 @@
 #endif
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
+#include <sys/sendfile.h>
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
 #include <sys/epoll.h>
@@ -273,6 +274,11 @@
 #define AIOL_HAVE_EPOLL_PWAIT2 1
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
+#endif
+#if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
+#define AIOL_HAVE_SENDFILE 1
+#else
+#define AIOL_HAVE_SENDFILE 0
 #endif
 
 /* ---- the compiler ---- */

@@ -101,7 +101,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-coop_taskrun", AIOL_WITHOUT_COOP_TASKRUN},
                     {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
-                    {"no-multishot", AIOL_WITHOUT_MULTISHOT}};
+                    {"no-multishot", AIOL_WITHOUT_MULTISHOT},
+                    {"no-sendfile", AIOL_WITHOUT_SENDFILE}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -163,7 +164,7 @@ AIOLOOP_INTERNAL int aiol_engine_open(const char *choice, aiol_engine_setup *set
         }
         rest += length;
     }
-    if (size != 0 && (aiol_engine_word(choice, size, "sim") ? setup->without != 0 : setup->simulated)) {
+    if (size != 0 && (aiol_engine_word(choice, size, "sim") ? (setup->without & ~(unsigned)AIOL_WITHOUT_SENDFILE) != 0 : setup->simulated)) {
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "an option of \"%.*s\" is another back end's", (int)aiol_min_size(strlen(choice), 100),
                  choice);
         return AIOLOOP_EINVAL;

@@ -6,7 +6,7 @@
  * runs.
  *
  * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the
- * operation is IDLE. One-shots (SEND, CONNECT) are submitted and complete exactly once, or finish at once. Sources
+ * operation is IDLE. One-shots (SEND, SENDFILE, CONNECT) are submitted and complete exactly once, or finish at once. Sources
  * (RECV, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error
  * only.
  *
@@ -23,7 +23,14 @@
 /* Not a result: done() will come. Out of the way of counts and codes. */
 #define AIOL_PENDING INT32_MIN
 
-typedef enum aiol_op_kind { AIOL_OP_SEND, AIOL_OP_CONNECT, AIOL_OP_RECV, AIOL_OP_ACCEPT, AIOL_OP_POLL } aiol_op_kind;
+typedef enum aiol_op_kind {
+    AIOL_OP_SEND,
+    AIOL_OP_SENDFILE,
+    AIOL_OP_CONNECT,
+    AIOL_OP_RECV,
+    AIOL_OP_ACCEPT,
+    AIOL_OP_POLL
+} aiol_op_kind;
 
 typedef enum aiol_op_state {
     AIOL_OP_IDLE,      /* the owner's */
@@ -42,7 +49,7 @@ typedef struct aiol_op {
     uint32_t generation; /* the engine's: events found before the submission miss */
     aioloop_socket fd;
     struct aiol_op *link; /* the engine's */
-    /* n: a count (SEND, RECV: bytes; 0 of RECV is the end of the stream; ACCEPT: the new socket, with data the peer's
+    /* n: a count (SEND, SENDFILE, RECV: bytes; 0 of RECV is the end of the stream, of SENDFILE the end of the file; ACCEPT: the new socket, with data the peer's
      * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns
      * how many bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after
      * start. Called only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is
@@ -54,6 +61,12 @@ typedef struct aiol_op {
             const aioloop_buf *pieces; /* AIOL_IOV_MAX at most; they and what they name stay as they are until done */
             int count;
         } send;
+        struct {
+            int64_t offset;
+            size_t count;
+            aioloop_file file; /* AIOLOOP_ENOTAVAILABLE: it has to be read and sent */
+            bool later;        /* done() comes, be it that it could be sent at once: others shall have their turn */
+        } sendfile;
         struct {
             const aioloop_address *address; /* read by submit alone */
         } connect;
@@ -109,6 +122,7 @@ typedef struct aiol_socket_calls {
     int64_t (*recv)(struct aiol_engine *e, aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                     aiol_path_room *room);
     int64_t (*send)(struct aiol_engine *e, aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+    int64_t (*sendfile)(struct aiol_engine *e, aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
     int (*accept)(struct aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
                   aiol_path_room *room);
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
@@ -120,7 +134,7 @@ typedef struct aiol_engine_calls {
     void (*close)(struct aiol_engine *e);
 
     /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what
-     * attach reserved. At most one of SEND and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
+     * attach reserved. At most one of SEND, SENDFILE and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
      * the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
     /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit.

@@ -202,6 +202,15 @@ static int64_t aiol_port_send(aiol_engine *e, aioloop_socket s, const void *data
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_sendfile(aiol_engine *e, aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    (void)e;
+    (void)s;
+    (void)file;
+    (void)offset;
+    (void)count;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
                             aiol_path_room *room) {
     (void)out;
@@ -211,7 +220,7 @@ static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *ou
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
-    aiol_port_recv,        aiol_port_send,      aiol_port_accept, aiol_port_bind,  aiol_port_of_socket,
+    aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
     aiol_port_of_socket,
 };
 

@@ -28,7 +28,7 @@ typedef struct aiol_reactor {
 
 static unsigned aiol_reactor_wanted(const aiol_fd *entry) {
     return (entry->in != NULL && entry->in->state == AIOL_OP_ACTIVE ? (unsigned)AIOL_READABLE : 0u) |
-           (entry->out != NULL ? (unsigned)AIOL_WRITABLE : 0u);
+           (entry->out != NULL && entry->out->state == AIOL_OP_ACTIVE ? (unsigned)AIOL_WRITABLE : 0u);
 }
 
 static int aiol_reactor_tell(aiol_reactor *r, aioloop_socket fd, aiol_fd *entry) {
@@ -80,6 +80,9 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
         n = AIOL_PENDING;
         if ((aiol_table_at(&r->table, op->fd)->flags & AIOL_FD_FULL) == 0)
             n = aiol_reactor_attempt(e, op->fd, op->u.send.pieces, op->u.send.count, true);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_SENDFILE:
+        n = aiol_table_begin_file(&r->table, op);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
@@ -188,7 +191,7 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
     aiol_fd *entry = &r->table.fds[fd];
     aiol_op *op = entry->out;
     int64_t n;
-    if (op == NULL || op->generation == r->harvest)
+    if (op == NULL || op->state != AIOL_OP_ACTIVE || op->generation == r->harvest)
         return;
     entry->flags &= (uint8_t)~AIOL_FD_FULL;
     switch ((aiol_op_kind)op->kind) {
@@ -199,7 +202,10 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
         aiol_table_finish(&r->table, op, aiol_socket_connected(fd));
         return;
     default:
-        n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
+        if (op->kind == AIOL_OP_SENDFILE)
+            n = aiol_table_attempt_file(&r->table, op);
+        else
+            n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
             aiol_table_finish(&r->table, op, n);
         return;

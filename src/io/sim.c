@@ -56,7 +56,7 @@
 typedef enum aiol_sim_place {
     AIOL_SIM_READER,     /* RECV, ACCEPT */
     AIOL_SIM_WATCH_READ, /* POLL */
-    AIOL_SIM_WRITER,     /* SEND, CONNECT */
+    AIOL_SIM_WRITER,     /* SEND, SENDFILE, CONNECT */
     AIOL_SIM_WATCH_WRITE,
     AIOL_SIM_PLACES
 } aiol_sim_place;
@@ -182,6 +182,7 @@ typedef struct aiol_sim {
     aiol_engine engine;
     bool delayed;
     bool partition;
+    bool no_sendfile; /* files have to be read and sent */
     uint64_t random;
     aioloop_time now;
     aioloop_time delay_min;
@@ -619,6 +620,8 @@ static void aiol_sim_resume(aiol_sim *sim, aiol_sim_socket *s) {
 static size_t aiol_sim_total(const aiol_op *op) {
     size_t total = 0;
     int i;
+    if (op->kind == AIOL_OP_SENDFILE)
+        return op->u.sendfile.count;
     for (i = 0; i < op->u.send.count; i++)
         total += op->u.send.pieces[i].size;
     return total;
@@ -647,10 +650,26 @@ static void aiol_sim_gather(const aiol_op *op, unsigned char *to, size_t size) {
     }
 }
 
-/* Puts at most limit bytes of a SEND on their way: how many, a code, or AIOL_PENDING if there is no room. */
+/* Stores the first bytes of a SEND, or reads those of a SENDFILE: how many, or a code. */
+static int64_t aiol_sim_fill(const aiol_op *op, unsigned char *to, size_t size) {
+    int64_t n;
+    if (op->kind == AIOL_OP_SENDFILE) {
+        n = aiol_file_pread(op->u.sendfile.file, to, size, op->u.sendfile.offset);
+        return n == AIOLOOP_ESPIPE || n == AIOLOOP_EISDIR ? (int64_t)AIOLOOP_ENOTAVAILABLE : n;
+    }
+    aiol_sim_gather(op, to, size);
+    return (int64_t)size;
+}
+
+/* Puts at most limit bytes of a SEND on their way: how many, a code, or AIOL_PENDING if there is no room. The same for
+ * those of a SENDFILE. */
 static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_op *op, size_t limit) {
     size_t total = aiol_min_size(aiol_sim_total(op), limit);
     aiol_sim_piece *piece;
+    unsigned char byte;
+    int64_t n;
+    if (op->kind == AIOL_OP_SENDFILE && sim->no_sendfile)
+        return AIOLOOP_ENOTAVAILABLE;
     if (s->write_error != 0) {
         int error = s->write_error;
         s->write_error = 0;
@@ -662,22 +681,24 @@ static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_o
         return AIOLOOP_EPIPE;
     if (total == 0)
         return 0;
-    if (s->peer == NULL) { /* goes to a closed socket, which answers by a reset */
-        aiol_sim_send_reset(sim, s);
-        return (int64_t)total;
-    }
-    total = aiol_min_size(total, aiol_sim_room(sim, s->peer));
+    total = aiol_min_size(total, s->peer != NULL ? aiol_sim_room(sim, s->peer) : sim->buffer);
     if (total == 0)
-        return AIOL_PENDING;
+        return op->kind == AIOL_OP_SENDFILE && aiol_sim_fill(op, &byte, 1) == 0 ? 0 : AIOL_PENDING;
     piece = (aiol_sim_piece *)aiol_alloc(sim->engine.allocator, sizeof(*piece) + total);
     if (piece == NULL)
         return AIOLOOP_ENOBUFS;
     memset(piece, 0, sizeof(*piece));
-    piece->size = total;
     piece->block_size = sizeof(*piece) + total;
-    aiol_sim_gather(op, (unsigned char *)(piece + 1), total);
-    aiol_sim_append(sim, s->peer, piece);
-    return (int64_t)total;
+    n = aiol_sim_fill(op, (unsigned char *)(piece + 1), total);
+    piece->size = n > 0 ? (size_t)n : 0;
+    if (n > 0 && s->peer != NULL) {
+        aiol_sim_append(sim, s->peer, piece);
+        return n;
+    }
+    aiol_free(sim->engine.allocator, piece, piece->block_size);
+    if (n > 0) /* goes to a closed socket, which answers by a reset */
+        aiol_sim_send_reset(sim, s);
+    return n;
 }
 
 /* What a delayed SEND takes at most: often only a part. */
@@ -1096,6 +1117,7 @@ static void aiol_sim_destroy(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
 static aiol_sim_place aiol_sim_place_of(const aiol_op *op) {
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
+    case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
         return AIOL_SIM_WRITER;
     case AIOL_OP_POLL:
@@ -1163,7 +1185,8 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_CONNECT:
         return aiol_sim_submit_connect(sim, s, op);
     case AIOL_OP_SEND:
-        if (!sim->delayed)
+    case AIOL_OP_SENDFILE:
+        if (!sim->delayed && (op->kind == AIOL_OP_SEND || !op->u.sendfile.later))
             n = aiol_sim_transfer(sim, s, op, SIZE_MAX);
         else if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
@@ -1212,7 +1235,7 @@ static int64_t aiol_sim_result(const aiol_op *op) {
  * moment. */
 static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op) {
     int64_t n = AIOLOOP_ECANCELED;
-    if (op->kind == AIOL_OP_SEND) {
+    if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE) {
         if ((op->engine_flags & AIOL_SIM_HAPPENED) != 0)
             return aiol_sim_result(op);
         if (aiol_sim_coin(sim))
@@ -1362,7 +1385,7 @@ static bool aiol_sim_prefetch(aiol_sim *sim, aiol_sim_socket *s) {
 static bool aiol_sim_send_happens(aiol_sim *sim, aiol_sim_socket *s) {
     aiol_op *op = s->ops[AIOL_SIM_WRITER];
     int64_t n;
-    if (op == NULL || op->kind != AIOL_OP_SEND || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
+    if (op == NULL || op->kind == AIOL_OP_CONNECT || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
         return false;
     n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
     if (n == AIOL_PENDING)
@@ -1699,6 +1722,7 @@ static void aiol_sim_deliver(aiol_sim *sim, const aiol_sim_ready *ready, aiol_si
         aiol_sim_deliver_accept(sim, ready, op, budget);
         break;
     case AIOL_OP_SEND:
+    case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
         aiol_sim_deliver_write(sim, s, op);
         break;
@@ -2030,9 +2054,25 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     op.u.send.pieces = &piece;
     op.u.send.count = 1;
     n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, size));
-    if (n == AIOL_PENDING)
-        n = AIOLOOP_EAGAIN;
-    return n;
+    return n == AIOL_PENDING ? (int64_t)AIOLOOP_EAGAIN : n;
+}
+
+static int64_t aiol_sim_sendfile(aiol_engine *e, aioloop_socket number, aioloop_file file, int64_t offset, size_t count) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, number);
+    aiol_op op;
+    int64_t n;
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    if (aiol_sim_hesitates(sim))
+        return AIOLOOP_EAGAIN;
+    memset(&op, 0, sizeof(op));
+    op.kind = AIOL_OP_SENDFILE;
+    op.u.sendfile.file = file;
+    op.u.sendfile.offset = offset;
+    op.u.sendfile.count = count;
+    n = aiol_sim_transfer(sim, s, &op, aiol_sim_some(sim, count));
+    return n == AIOL_PENDING ? (int64_t)AIOLOOP_EAGAIN : n;
 }
 
 static int aiol_sim_accept(aiol_engine *e, aioloop_socket number, aioloop_socket *out, aioloop_address *peer,
@@ -2182,8 +2222,8 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
-    aiol_sim_recv,        aiol_sim_send,         aiol_sim_accept,        aiol_sim_connect_directly,
-    aiol_sim_connected,   aiol_sim_blocks,
+    aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
+    aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -2210,6 +2250,7 @@ AIOLOOP_INTERNAL int aiol_sim_open(const aiol_engine_setup *setup, aiol_engine *
     sim->engine.sockets = &aiol_sim_socket_calls;
     sim->engine.allocator = a;
     sim->delayed = setup->delayed;
+    sim->no_sendfile = (setup->without & AIOL_WITHOUT_SENDFILE) != 0;
     sim->random = setup->seed;
     sim->now = AIOL_SIM_START;
     sim->buffer = AIOL_SIM_BUFFER;

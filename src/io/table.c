@@ -3,7 +3,7 @@
  * a RECV delivered and its owner did not take, and how bytes and connections are taken from the system directly.
  *
  * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND,
- * CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
+ * SENDFILE, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
  *
  * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after
  * each callback the operation is touched only if it is still current.
@@ -433,6 +433,28 @@ static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket
     return n < 0 ? AIOL_PENDING : n;
 }
 
+/* As the system's. */
+static int64_t aiol_table_sendfile(const aiol_table *t, aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    if ((t->without & AIOL_WITHOUT_SENDFILE) != 0)
+        return AIOLOOP_ENOTAVAILABLE;
+    return aiol_socket_sendfile(s, file, offset, count);
+}
+
+/* Tries a SENDFILE. Less than all: the next try would block, unless the file has ended, which that finds out. */
+static int64_t aiol_table_attempt_file(aiol_table *t, const aiol_op *op) {
+    int64_t n = aiol_table_sendfile(t, op->fd, op->u.sendfile.file, op->u.sendfile.offset, op->u.sendfile.count);
+    if (n == AIOLOOP_EAGAIN || (n > 0 && (uint64_t)n < op->u.sendfile.count))
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_FULL;
+    return n == AIOLOOP_EAGAIN ? AIOL_PENDING : n;
+}
+
+/* What submitting one does before it waits. */
+static int64_t aiol_table_begin_file(aiol_table *t, const aiol_op *op) {
+    if (op->u.sendfile.later || (aiol_table_at(t, op->fd)->flags & AIOL_FD_FULL) != 0)
+        return AIOL_PENDING;
+    return aiol_table_attempt_file(t, op);
+}
+
 /* ---- the end ---- */
 
 static void aiol_table_free(aiol_table *t) {
@@ -449,7 +471,9 @@ static void aiol_table_verify(const aiol_table *t) {
         const aiol_fd *entry = &t->fds[i];
         AIOL_VERIFY(entry->in == NULL || (entry->in->fd == (aioloop_socket)i && (entry->in->state == AIOL_OP_ACTIVE ||
                                                                                  entry->in->state == AIOL_OP_STOPPED)));
-        AIOL_VERIFY(entry->out == NULL || (entry->out->fd == (aioloop_socket)i && entry->out->state == AIOL_OP_ACTIVE));
+        AIOL_VERIFY(entry->out == NULL ||
+                    (entry->out->fd == (aioloop_socket)i &&
+                     (entry->out->state == AIOL_OP_ACTIVE || (entry->out->state == AIOL_OP_STOPPED && entry->out->kind == AIOL_OP_POLL))));
         if ((entry->flags & AIOL_FD_DIRTY) != 0)
             dirty++;
     }
@@ -517,6 +541,9 @@ static int64_t aiol_system_send(aiol_engine *e, aioloop_socket s, const void *da
     (void)e;
     return aiol_socket_sendto(s, data, size, to);
 }
+static int64_t aiol_system_sendfile(aiol_engine *e, aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
+    return aiol_table_sendfile((const aiol_table *)(const void *)e, s, file, offset, count);
+}
 static int aiol_system_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *out, aioloop_address *peer,
                               aiol_path_room *room) {
     return aiol_socket_accept(s, ((aiol_table *)e)->without, out, peer, room);
@@ -537,7 +564,7 @@ static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
-    aiol_system_recv,    aiol_system_send,  aiol_system_accept, aiol_system_connect,     aiol_system_connected,
+    aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
     aiol_system_blocks,
 };
 

@@ -307,6 +307,7 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
     case AIOL_OP_SEND:
         made = (entry->flags & AIOL_FD_FULL) != 0 ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, op);
         break;
+    case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
         made = aiol_uring_poll(u, op, POLLOUT);
         break;
@@ -376,8 +377,8 @@ static bool aiol_uring_update(aiol_uring *u, aiol_fd *entry) {
         return false;
     if (in != NULL && aiol_uring_is_superfluous(in) && !aiol_uring_disarm(u, in))
         return false;
-    return out == NULL || (out->engine_flags & AIOL_OP_ARMED) != 0 || (entry->flags & AIOL_FD_ROOM) != 0 ||
-           aiol_uring_arm(u, entry, out);
+    return out == NULL || out->state != AIOL_OP_ACTIVE || (out->engine_flags & AIOL_OP_ARMED) != 0 ||
+           (entry->flags & AIOL_FD_ROOM) != 0 || aiol_uring_arm(u, entry, out);
 }
 
 /* Makes the requests that are due, as far as there is room. */
@@ -452,12 +453,17 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
-    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_CONNECT ||
+    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_CONNECT ||
                (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
         int err = aiol_socket_connect(op->fd, op->u.connect.address);
         if (err != AIOLOOP_EINPROGRESS)
             return err;
+    }
+    if (op->kind == AIOL_OP_SENDFILE) {
+        int64_t n = aiol_table_begin_file((aiol_table *)e, op);
+        if (n != AIOL_PENDING)
+            return n;
     }
     if (out && AIOL_UNLIKELY((entry->flags & AIOL_FD_ROOM) != 0)) /* a watcher's, closed too early */
         aiol_uring_leave_room((aiol_uring *)e, entry, op->fd);
@@ -718,11 +724,17 @@ static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
         aiol_table_finish(&u->table, op, n);
 }
 
-/* A SEND that found no room is tried again. */
+/* A SEND that found no room is tried again, as is a SENDFILE. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
     if (aiol_uring_has_no_room(u, op, result))
         return;
     aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
+    if (op->kind == AIOL_OP_SENDFILE) {
+        int64_t n = aiol_table_attempt_file(&u->table, op);
+        if (n != AIOL_PENDING)
+            aiol_table_finish(&u->table, op, n);
+        return;
+    }
     aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
 }
 
@@ -744,7 +756,7 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
     else if (op->kind == AIOL_OP_POLL)
         aiol_uring_watched(u, op, result, fresh);
-    else if (op->kind == AIOL_OP_SEND)
+    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
@@ -905,7 +917,8 @@ static void aiol_uring_verify(aiol_engine *e) {
          * when its callback, from which this may be called, returns. */
         AIOL_VERIFY(in == NULL || in == u->table.current || in->state == AIOL_OP_STOPPED ||
                     (in->engine_flags & (AIOL_OP_ARMED | AIOL_OP_KEPT)) != 0 || (entry->flags & AIOL_FD_DIRTY) != 0);
-        AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
+        AIOL_VERIFY(entry->out == NULL || entry->out == u->table.current || entry->out->state == AIOL_OP_STOPPED ||
+                    (entry->out->engine_flags & AIOL_OP_ARMED) != 0 ||
                     (entry->flags & (AIOL_FD_DIRTY | AIOL_FD_ROOM)) != 0);
     }
 }

@@ -23,10 +23,13 @@ enum {
     AIOL_TRANSPORT_READ_PAUSED = 1,
     AIOL_TRANSPORT_READ_ENDED = 2,   /* the peer's end was delivered */
     AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
-    AIOL_TRANSPORT_WRITE_ENDED = 8   /* write_eof */
+    AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
+    AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
+    AIOL_TRANSPORT_FLOW_HELD = 32    /* the protocol was told the opposite of WRITE_PAUSED */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
+struct aiol_sendfile;
 
 /* One kind of transport: what the functions of transport.h call. */
 typedef struct aiol_transport_calls {
@@ -40,6 +43,10 @@ typedef struct aiol_transport_calls {
     void (*pause_reading)(aioloop_transport *t);
     void (*resume_reading)(aioloop_transport *t);
     void (*protocol_changed)(aioloop_transport *t);
+    /* Of those on whose descriptor the engine can send files; else NULL, and their bytes are written. True: all that
+     * was written has gone; else aiol_sendfile_drained is called when it has. */
+    bool (*send_file)(aioloop_transport *t);
+    void (*file_ended)(aioloop_transport *t); /* an end of the transport that waited for it goes on */
     /* Each may be NULL. */
     size_t (*buffered)(const aioloop_transport *t);                        /* else what its writer has */
     void (*limits_changed)(aioloop_transport *t);                          /* high and low are set */
@@ -68,6 +75,7 @@ struct aioloop_transport {
     aioloop_server *server; /* that accepted it, while it lives */
     aiol_link siblings;     /* in the server's clients */
     aiol_writer *writer;    /* NULL: nothing to send */
+    struct aiol_sendfile *file; /* being sent; NULL: none */
     aiol_node doom;         /* runs connection_lost */
     uint32_t write_turn;    /* the callback in which it wrote last */
     int error;              /* what connection_lost will say */
@@ -136,6 +144,11 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
 AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
+/* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost; calls no user code. */
+AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
+AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
+AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
+AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);

@@ -350,6 +350,8 @@ static unsigned aiol_sock_event(const aiol_sock_call *call) {
     return call->kind <= AIOL_SOCK_ACCEPT ? AIOL_POLL_READABLE : AIOL_POLL_WRITABLE;
 }
 
+static size_t aiol_sendfile_writable(aiol_op *op, int64_t n, const void *data);
+
 /* Whether the socket may be used. 0, or a code with its message stored. */
 static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     aiol_engine *e = loop->engine;
@@ -367,7 +369,7 @@ static int aiol_sock_check(aioloop *loop, const aiol_sock_call *call) {
     other = e->calls->watching(e, call->socket, aiol_sock_event(call));
     if (other == NULL)
         return 0;
-    if (other->done != aiol_sock_ready)
+    if (other->done != aiol_sock_ready && other->done != aiol_sendfile_writable)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "socket %ld is watched", number);
     return aiol_fail(loop, AIOLOOP_EMISUSE, "a %s is pending on socket %ld",
                      call->kind <= AIOL_SOCK_ACCEPT ? "receive" : "send", number);

@@ -66,7 +66,7 @@ static void aiol_stream_lost(aioloop *loop, aiol_node *node) {
 
 /* Queues connection_lost when the engine has given the operations back. */
 static void aiol_stream_doom_if_over(aioloop_transport *t) {
-    if (t->state != AIOL_TRANSPORT_ENDING || t->recv.state != AIOL_OP_IDLE)
+    if (t->state != AIOL_TRANSPORT_ENDING || t->recv.state != AIOL_OP_IDLE || t->file != NULL)
         return;
     if (t->writer != NULL) {
         if (t->writer->op.state != AIOL_OP_IDLE)
@@ -107,6 +107,8 @@ static void aiol_stream_end(aioloop_transport *t, int error) {
         aiol_op_cancel(e, &t->writer->op);
         (void)aiol_stream_push(t); /* last words: where writing is tried at once they are sent by now */
     }
+    if (AIOL_UNLIKELY(t->file != NULL))
+        aiol_sendfile_give_up(t, error);
     aiol_stream_doom_if_over(t);
 }
 
@@ -119,7 +121,9 @@ static void aiol_stream_failed(aioloop_transport *t, int code, const char *messa
 static void aiol_stream_close(aioloop_transport *t) {
     t->state = AIOL_TRANSPORT_CLOSING;
     aiol_op_cancel(t->resource.loop->engine, &t->recv);
-    if (t->writer == NULL || t->writer->bytes.size == 0)
+    if (AIOL_UNLIKELY(t->file != NULL))
+        aiol_sendfile_give_up(t, 0);
+    if (t->file == NULL && (t->writer == NULL || t->writer->bytes.size == 0))
         aiol_stream_end(t, 0);
 }
 
@@ -249,6 +253,8 @@ static void aiol_stream_drained(aioloop_transport *t) {
         aiol_stream_end(t, 0);
     else if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         e->sockets->shutdown(e, t->recv.fd); /* what it says of a peer that is gone, reading says too */
+    else if (t->file != NULL)
+        aiol_sendfile_drained(t->file);
 }
 
 /* Sends until the system takes no more. Calls no user code. */
@@ -480,10 +486,36 @@ static int aiol_stream_write_eof(aioloop_transport *t) {
     return 0;
 }
 
+/* What only waits for the end of the callback goes now. Calls no user code. */
+static bool aiol_stream_send_file(aioloop_transport *t) {
+    aiol_writer *w = t->writer;
+    int err;
+    if (w == NULL)
+        return true;
+    err = aiol_stream_push(t);
+    if (err < 0) {
+        aiol_stream_end(t, err);
+        return false;
+    }
+    aiol_transport_maybe_resume(t);
+    if (w->bytes.head != NULL || w->bytes.done != NULL || w->op.state != AIOL_OP_IDLE)
+        return false;
+    aiol_list_remove(&w->unsent);
+    aiol_writer_put(t);
+    return true;
+}
+
+static void aiol_stream_file_ended(aioloop_transport *t) {
+    if (t->state == AIOL_TRANSPORT_CLOSING && (t->writer == NULL || t->writer->bytes.size == 0))
+        aiol_stream_end(t, 0);
+    else
+        aiol_stream_doom_if_over(t);
+}
+
 static const aiol_transport_calls aiol_stream_calls = {
     aiol_stream_write, aiol_stream_write_pieces, aiol_stream_write_eof,     true,                      aiol_stream_close,
-    aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed,
-    NULL,              NULL,                      NULL,                      NULL,
+    aiol_stream_end,   aiol_stream_pause_reading, aiol_stream_start_reading, aiol_stream_protocol_changed, aiol_stream_send_file,
+    aiol_stream_file_ended, NULL,                     NULL,                      NULL,                         NULL,
 };
 
 /* ---- with the loop ---- */
@@ -494,6 +526,8 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
     aioloop *loop = resource->loop;
     aiol_engine *e = loop->engine;
     bool ours = loop->process == aiol_process_id();
+    if (t->file != NULL)
+        aiol_sendfile_loop_closed(t->file);
     if (t->recv.fd != AIOL_NO_SOCKET) {
         if (ours) {
             aiol_op_cancel(e, &t->recv);

@@ -195,6 +195,8 @@ static void aiol_secure_leave(aiol_secure *tls, int error, bool abruptly) {
         return;
     t->state = AIOL_TRANSPORT_ENDING;
     t->error = error;
+    if (t->file != NULL)
+        aiol_sendfile_give_up(t, error);
     aiol_secure_drop_input(tls);
     if (abruptly)
         aioloop_transport_abort(tls->lower);
@@ -287,6 +289,8 @@ static void aiol_secure_close(aioloop_transport *t) {
         aiol_secure_leave(tls, 0, true);
         return;
     }
+    if (t->file != NULL)
+        aiol_sendfile_give_up(t, 0); /* nothing is written from here on */
     t->state = AIOL_TRANSPORT_CLOSING;
     aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
     err = aiol_tls_session_close(tls->wire->session);
@@ -774,7 +778,7 @@ static void aiol_secure_gone(aioloop_transport *t) {
 
 static const aiol_transport_calls aiol_secure_calls = {
     aiol_secure_write, aiol_secure_write_pieces,  aiol_secure_write_eof,      false,                     aiol_secure_close,
-    aiol_secure_abort, aiol_secure_pause_reading, aiol_secure_resume_reading, aiol_secure_protocol_changed, aiol_secure_buffered,
+    aiol_secure_abort, aiol_secure_pause_reading, aiol_secure_resume_reading, aiol_secure_protocol_changed, NULL, NULL, aiol_secure_buffered,
     aiol_secure_limits_changed, aiol_secure_info, aiol_secure_gone,
 };
 
@@ -947,6 +951,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if (t->file != NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
     if (t->protocol == &aiol_secure_protocol)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
     if (o->leftover == NULL && o->leftover_size != 0)

@@ -146,6 +146,12 @@ static void aiol_transport_flow(aioloop_transport *t, void (*method)(aioloop_tra
     const char *name = (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0 ? "pause_writing" : "resume_writing";
     aiol_transport_frame frame;
     int raised;
+    if (AIOL_UNLIKELY(t->file != NULL || (t->flags & AIOL_TRANSPORT_FLOW_HELD) != 0)) { /* it is told when the file is sent */
+        t->flags ^= AIOL_TRANSPORT_FLOW_HELD;
+        if (t->file != NULL)
+            aiol_sendfile_flow(t->file);
+        return;
+    }
     if (method == NULL)
         return;
     frame = aiol_transport_enter(t);
@@ -167,6 +173,17 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
         return;
     t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED;
     aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
+}
+
+/* What the protocol was not told while a file was sent. User code. */
+static void aiol_transport_tell_flow(aioloop_transport *t) {
+    if (t->file != NULL || (t->flags & AIOL_TRANSPORT_FLOW_HELD) == 0 || t->state > AIOL_TRANSPORT_CLOSING)
+        return;
+    t->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    if ((t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0)
+        aiol_transport_flow(t, t->protocol->pause_writing, "Error in pause_writing");
+    else
+        aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
 }
 
 AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *transport, int64_t high, int64_t low) {
@@ -244,9 +261,16 @@ static int aiol_transport_dropped(aioloop_transport *t) {
     return 0;
 }
 
+/* A file is being sent, and nothing may come in between. */
+static AIOL_NOINLINE int aiol_transport_busy(aioloop_transport *t) {
+    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, "unable to write: a file is being sent");
+}
+
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size) {
     if (transport == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
+    if (AIOL_UNLIKELY(transport->file != NULL))
+        return aiol_transport_busy(transport);
     return transport->calls->write(transport, data, size);
 }
 
@@ -257,6 +281,8 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
+    if (transport->file != NULL)
+        return aiol_transport_busy(transport);
     return count == 0 ? 0 : transport->calls->write_pieces(transport, pieces, count, NULL, NULL);
 }
 
@@ -265,13 +291,17 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
     aioloop_buf piece;
     if (transport == NULL || data == NULL || release == NULL)
         return AIOLOOP_EINVAL;
+    if (transport->file != NULL)
+        return aiol_transport_busy(transport);
     piece.data = data;
     piece.size = size;
     return transport->calls->write_pieces(transport, &piece, 1, release, arg);
 }
 
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport) {
-    return transport == NULL ? AIOLOOP_EINVAL : transport->calls->write_eof(transport);
+    if (transport == NULL)
+        return AIOLOOP_EINVAL;
+    return transport->file != NULL ? aiol_transport_busy(transport) : transport->calls->write_eof(transport);
 }
 
 AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport) {
@@ -283,7 +313,11 @@ AIOLOOP_API bool aioloop_transport_is_closing(const aioloop_transport *transport
 }
 
 AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport) {
-    if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+    if (aioloop_transport_is_closing(transport))
+        return;
+    if (transport->file != NULL)
+        transport->flags |= AIOL_TRANSPORT_READ_HELD;
+    if ((transport->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
         return;
     transport->flags |= AIOL_TRANSPORT_READ_PAUSED;
     transport->calls->pause_reading(transport);
@@ -292,6 +326,10 @@ AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport) {
 AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport) {
     if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
         return;
+    if (transport->file != NULL) {
+        transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+        return;
+    }
     transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
     transport->calls->resume_reading(transport);
 }
@@ -301,13 +339,19 @@ AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport
 }
 
 AIOLOOP_API void aioloop_transport_close(aioloop_transport *transport) {
-    if (transport != NULL && transport->state < AIOL_TRANSPORT_CLOSING && !transport->resource.loop->closed)
-        transport->calls->close(transport);
+    if (transport == NULL || transport->state >= AIOL_TRANSPORT_CLOSING || transport->resource.loop->closed)
+        return;
+    transport->calls->close(transport);
+    if (transport->file != NULL)
+        aiol_sendfile_give_up(transport, 0);
 }
 
 AIOLOOP_API void aioloop_transport_abort(aioloop_transport *transport) {
-    if (transport != NULL && transport->state < AIOL_TRANSPORT_ENDING && !transport->resource.loop->closed)
-        transport->calls->abort(transport, 0);
+    if (transport == NULL || transport->state >= AIOL_TRANSPORT_ENDING || transport->resource.loop->closed)
+        return;
+    transport->calls->abort(transport, 0);
+    if (transport->file != NULL)
+        aiol_sendfile_give_up(transport, 0);
 }
 
 AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, const aioloop_protocol *protocol, void *self) {

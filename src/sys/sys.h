@@ -20,7 +20,8 @@ enum {
     AIOL_WITHOUT_COOP_TASKRUN = 32,
     AIOL_WITHOUT_BUFFER_RING = 64,
     AIOL_WITHOUT_INCREMENTAL = 128,
-    AIOL_WITHOUT_MULTISHOT = 256
+    AIOL_WITHOUT_MULTISHOT = 256,
+    AIOL_WITHOUT_SENDFILE = 512
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -84,7 +85,26 @@ AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
 
 AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
+
+/* What the system takes of a file's bytes; 0: it has none there; AIOLOOP_EAGAIN: nothing now; AIOLOOP_ENOTAVAILABLE: not
+ * of this file, or not on this system. */
+AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
 #endif
+
+/* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
+
+typedef struct aiol_file_kind {
+    bool regular;
+    bool has_places; /* where one can begin to read */
+    int64_t size;    /* of a regular one */
+} aiol_file_kind;
+
+AIOLOOP_INTERNAL int aiol_file_inspect(aioloop_file file, aiol_file_kind *kind);
+/* Reads there, wherever the file stands; offset below 0: where it stands. May wait. 0 is the end. */
+AIOLOOP_INTERNAL int64_t aiol_file_pread(aioloop_file file, void *buffer, size_t size, int64_t offset);
+AIOLOOP_INTERNAL void aiol_file_seek(aioloop_file file, int64_t offset);
+AIOLOOP_INTERNAL int aiol_file_duplicate(aioloop_file file, aioloop_file *out);
+AIOLOOP_INTERNAL void aiol_file_release(aioloop_file file);
 
 /* ---- stack.c ---- */
 

@@ -37,6 +37,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -261,6 +262,64 @@ BENCH_FN void bench_nodelay(int fd) {
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
 }
 
+/* ---- files ---- */
+
+/* A file of so many MiB, in memory. */
+BENCH_FN int bench_file(long mib) {
+    int file = memfd_create("bench", MFD_CLOEXEC);
+    char *block = (char *)bench_alloc(1, 1 << 20);
+    bench_check(file >= 0, "memfd_create");
+    memset(block, 'x', 1 << 20);
+    for (long i = 0; i < mib; i++)
+        bench_check(write(file, block, 1 << 20) == 1 << 20, "write");
+    free(block);
+    return file;
+}
+
+/* Takes whatever comes, to the end, without looking at it. */
+BENCH_FN void *bench_drain(void *arg) {
+    bench_pin(bench_core2);
+    while (recv(*(int *)arg, NULL, 1 << 20, MSG_TRUNC) > 0)
+        ;
+    close(*(int *)arg);
+    return NULL;
+}
+
+/* A connection whose other end is drained by a thread. What the sending thread takes is measured alone. */
+struct bench_drained {
+    int fd, other;
+    pthread_t thread;
+    int64_t wall, cpu;
+};
+
+BENCH_FN void bench_drained_begin(struct bench_drained *d) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(address);
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bench_check(bind(listener, (struct sockaddr *)&address, size) == 0 && listen(listener, 1) == 0, "listen");
+    bench_check(getsockname(listener, (struct sockaddr *)&address, &size) == 0, "getsockname");
+    d->other = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    bench_check(connect(d->other, (struct sockaddr *)&address, size) == 0, "connect");
+    d->fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    bench_check(d->fd >= 0, "accept4");
+    bench_nodelay(d->fd);
+    close(listener);
+    bench_check(pthread_create(&d->thread, NULL, bench_drain, &d->other) == 0, "pthread_create");
+    d->wall = bench_now();
+    d->cpu = bench_clock(CLOCK_THREAD_CPUTIME_ID);
+}
+
+/* All of mib MiB have been given to the system. The connection is closed by now, or fd is. */
+BENCH_FN void bench_drained_end(struct bench_drained *d, long mib) {
+    int64_t cpu = bench_clock(CLOCK_THREAD_CPUTIME_ID) - d->cpu;
+    int64_t wall;
+    close(d->fd);
+    pthread_join(d->thread, NULL);
+    wall = bench_now() - d->wall;
+    printf("{\"cpu_us\": %.3f, \"wall_us\": %.3f, \"count\": %ld}\n", (double)cpu / 1e3 / (double)mib,
+           (double)wall / 1e3 / (double)mib, mib);
+}
+
 /* ---- calls from another thread: for the libraries that have only a bell ---- */
 
 struct bench_call {
@@ -420,6 +479,9 @@ static void bench_wakeup(const struct bench_args *args);
 #ifdef BENCH_HAS_POOL
 static void bench_pool(const struct bench_args *args);
 #endif
+#ifdef BENCH_HAS_SENDFILE
+static void bench_sendfile(const struct bench_args *args);
+#endif
 
 int main(int argc, char **argv) {
     static const struct bench_mode modes[] = {
@@ -427,6 +489,9 @@ int main(int argc, char **argv) {
         {"rearm", bench_rearm}, {"posts", bench_posts}, {"wakeup", bench_wakeup},
 #ifdef BENCH_HAS_POOL
         {"pool", bench_pool},
+#endif
+#ifdef BENCH_HAS_SENDFILE
+        {"sendfile", bench_sendfile},
 #endif
     };
     return bench_run(argc, argv, modes, sizeof(modes) / sizeof(modes[0]));

@@ -4,6 +4,7 @@
 #define AIOLOOP_IMPLEMENTATION
 #include "aioloop.h"
 #define BENCH_HAS_POOL
+#define BENCH_HAS_SENDFILE
 #include "bench.h"
 
 static aioloop *loop;
@@ -311,4 +312,29 @@ static void bench_pool(const struct bench_args *args) {
     aioloop_thread_pool_free(pool);
     aioloop_free(loop);
     free(numbers);
+}
+
+/* ---- a file ---- */
+
+static void sendfile_made(aioloop_transport *transport, void *self) {
+    *(aioloop_transport **)self = aioloop_transport_ref(transport);
+}
+
+static void bench_sendfile(const struct bench_args *args) {
+    static aioloop_transport *transport;
+    aioloop_protocol protocol = AIOLOOP_ZERO;
+    int file = bench_file(args->count);
+    struct bench_drained drained;
+    aioloop_future *accepted;
+    loop = loop_new();
+    protocol.connection_made = sendfile_made;
+    bench_drained_begin(&drained);
+    accepted = aioloop_connect_accepted_socket(loop, &protocol, &transport, drained.fd, NULL);
+    bench_check(aioloop_run_until_complete(loop, accepted, NULL) == 0, "aioloop_connect_accepted_socket");
+    bench_check(aioloop_run_until_complete(loop, aioloop_sendfile(loop, transport, file, 0, -1, NULL), NULL) ==
+                    (int64_t)args->count << 20,
+                "aioloop_sendfile");
+    drained.fd = dup(drained.fd);
+    aioloop_free(loop);
+    bench_drained_end(&drained, args->count);
 }

@@ -5,9 +5,11 @@
  * floor that a library is measured against.
  */
 #define BENCH_HAS_POOL
+#define BENCH_HAS_SENDFILE
 #include "bench.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/sendfile.h>
 
 /* ---- echo ---- */
 
@@ -108,6 +110,28 @@ static void bench_echo(const struct bench_args *args) {
                 echo_read(c);
         }
     }
+}
+
+/* ---- a file ---- */
+
+static void bench_sendfile(const struct bench_args *args) {
+    struct epoll_event event = {EPOLLOUT | EPOLLET, {.ptr = NULL}};
+    int file = bench_file(args->count);
+    int64_t left = (int64_t)args->count << 20;
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    off_t offset = 0;
+    struct bench_drained drained;
+    bench_drained_begin(&drained);
+    bench_check(epoll_ctl(epoll, EPOLL_CTL_ADD, drained.fd, &event) == 0, "epoll_ctl");
+    while (left > 0) {
+        ssize_t n = sendfile(drained.fd, file, &offset, left > 0x7ffff000 ? 0x7ffff000 : (size_t)left);
+        bench_check(n > 0 || errno == EAGAIN, "sendfile");
+        if (n > 0)
+            left -= n;
+        else
+            epoll_wait(epoll, &event, 1, -1);
+    }
+    bench_drained_end(&drained, args->count);
 }
 
 /* ---- a loop with callbacks and timers ---- */
