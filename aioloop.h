@@ -27817,7 +27817,7 @@ AIOLOOP_API aioloop_future *(aioloop_sock_connect)(aioloop *loop, aioloop_socket
 
 /* >> src/net/sendfile.c */
 /*
- * sendfile.c - files sent over a connection.                        (asyncio: base_events.sendfile, unix_events.sock_sendfile)
+ * sendfile.c - files sent over a connection.           (asyncio: base_events.sendfile, unix_events.sock_sendfile)
  *
  * Over a stream by SENDFILE operations, one after the other, once all that was written has gone; over a socket by direct
  * calls with a POLL in between. What cannot be sent so is copied: a thread reads a piece of the file (from a descriptor
