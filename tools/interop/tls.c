@@ -22,7 +22,7 @@ static struct settings {
     const char *name;                           /* a client's: whom it expects */
     const char *sni, *sni_cert, *sni_key;       /* a server's: who asks for this name gets another certificate */
     const char *alpn;                           /* one or two, with a comma */
-    const char *min, *max, *tickets;            /* 1.2, 1.3; off */
+    const char *min, *max, *ciphers, *tickets;  /* min, max: 1.2, 1.3; tickets: off */
     const char *speak;                          /* a server: echo, http, smtp; a client: echo, lines, get, smtp */
     const char *upgrade;                        /* a server with "yes" begins in clear, and so knows why a handshake failed */
     const char *bytes;                          /* a client sends so many and expects them back; a server closes behind them */
@@ -39,7 +39,7 @@ static const struct {
     {"--verify", &set.verify},   {"--name", &set.name},       {"--sni", &set.sni},     {"--sni-cert", &set.sni_cert},
     {"--sni-key", &set.sni_key}, {"--alpn", &set.alpn},       {"--min", &set.min},     {"--max", &set.max},
     {"--tickets", &set.tickets}, {"--speak", &set.speak},     {"--bytes", &set.bytes}, {"--last", &set.last},
-    {"--connections", &set.connections}, {"--upgrade", &set.upgrade},   {"--drain", &set.drain},
+    {"--connections", &set.connections}, {"--upgrade", &set.upgrade},   {"--drain", &set.drain},     {"--ciphers", &set.ciphers},
 };
 
 static aioloop_ssl_context *context, *second;
@@ -113,6 +113,8 @@ static int make_context(aioloop_tls_side side) {
         err = aioloop_ssl_context_set_minimum_version(context, version(set.min));
     if (err >= 0 && set.max != NULL)
         err = aioloop_ssl_context_set_maximum_version(context, version(set.max));
+    if (err >= 0 && set.ciphers != NULL)
+        err = aioloop_ssl_context_set_ciphers(context, set.ciphers);
     if (err >= 0 && is(set.tickets, "off"))
         err = aioloop_ssl_context_set_session_tickets(context, false);
     if (err >= 0 && set.alpn != NULL)

@@ -406,6 +406,8 @@ for v in $versions; do
     # shellcheck disable=SC2046
     check "TLS $v, gnutls-serv: our certificate is accepted" shown "$out/gnutls_serv.txt" 'CN=client' --speak get $(named client)
     check "TLS $v, gnutls-serv: without one we are refused" rejected
+    # shellcheck disable=SC2046
+    check "TLS $v, gnutls-serv: with a stranger's we are refused" rejected $(named stranger)
     end_all
     their ssl-server --version "$v" --ca "$ca"
     # shellcheck disable=SC2046
@@ -457,15 +459,17 @@ end_all
 cat "$certs/middle.pem" "$certs/chained.pem" >"$out/reversed.pem"
 fails_to_load() { timeout 5 "$tls" server --cert "$out/reversed.pem" --key "$certs/chained.key" >"$said" 2>&1; has 'failed ESSL_KEY'; }
 check "a chain of our own in the wrong order is refused as it is loaded" fails_to_load
-for v in 1.0 1.1; do
+for v in 1.0 1.1; do # the default suites are none for these versions, so one check has such a one
     against server -tls"$(old $v)" -cipher "$weak"
-    check "TLS $v, s_server: refused" refuses ESSL_ALERT 'protocol_version' ''
+    check "TLS $v, s_server: refused, with an old suite too" refuses ESSL_HANDSHAKE 'no version of TLS in common' 'read:fatal:protocol version' \
+        --max 1.2 --ciphers TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA
+    check "TLS $v, s_server: refused" refuses ESSL_ALERT 'alert \(protocol_version\|handshake_failure\)' ''
     end_all
     gnutls_serv --http --disable-client-cert --priority "$(only $v)" --x509certfile "$certs/server.pem" --x509keyfile "$certs/server.key"
     check "TLS $v, gnutls-serv: refused" refuses ESSL_ALERT 'alert' ''
     end_all
     their ssl-server --version $v
-    check "TLS $v, Python's ssl: refused" refuses ESSL_ALERT 'protocol_version' ''
+    check "TLS $v, Python's ssl: refused" refuses ESSL_ALERT 'alert \(protocol_version\|handshake_failure\)' ''
     end_all
 done
 
