@@ -379,9 +379,10 @@ $(BUILD)/examples/%: examples/%.c aioloop.h Makefile
 demo:
 	@tools/demo.sh
 
-## make interop      talks to other programs: Python's asyncio, curl and the like
+## make interop      talks to other programs: Python, curl, OpenSSL, GnuTLS and the like (MBEDTLS=FOLDER; PARTS=plain, PARTS=tls)
 interop:
-	@tools/interop.sh
+	@$(if $(MBEDTLS),,$(NEED) /usr/include/mbedtls/ssl.h=libmbedtls-dev)
+	@TLS="$(TLS)" TLS_LIBS="$(TLS_LIBS)" PARTS="$(PARTS)" tools/interop.sh
 
 ## make bench        instructions, system calls, bytes and times against other loops
 bench:

@@ -2136,6 +2136,31 @@ TEST(tls_readers_are_told_of_corrupt_bytes, "TLS-15") {
     test_end(loop);
 }
 
+
+TEST(tls_streams_end_without_a_warning, "TLS-10") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_stream_options options = AIOLOOP_ZERO;
+    aioloop_stream *stream = NULL;
+    const char *data = NULL;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    options.connection.ssl = place.client_context;
+    options.connection.server_hostname = "localhost";
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", place.port, &options), &stream), 0);
+    test_run_until(loop, &far.made, 1, "the server's handshake");
+    aioloop_transport_close(far.transport);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_read(stream, 1), &data), 0);
+    CHECK(aioloop_stream_at_eof(stream));
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(stream), NULL), 0);
+    test_run_until(loop, &far.lost, 1, "the server's loss");
+    CHECK_EQ(far.error, 0);
+    CHECK_EQ(test_log_lines(), 0);
+    aioloop_stream_unref(stream);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
 /* ---- streams are upgraded ---- */
 
 typedef struct tls_upgrade_frame {

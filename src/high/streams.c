@@ -858,10 +858,10 @@ static void aiol_streams_received(aioloop_transport *transport, void *self, cons
         aiol_streams_progress(s);
 }
 
+/* TLS cannot stay half open, and is not asked to. */
 static bool aiol_streams_ended(aioloop_transport *transport, void *self) {
-    (void)transport;
     aioloop_stream_feed_eof((aioloop_stream *)self);
-    return true;
+    return aioloop_transport_can_write_eof(transport);
 }
 
 static void aiol_streams_lost(aioloop_transport *transport, void *self, int error) {
