@@ -35,7 +35,7 @@ NEED = tools/need.sh $(if $(wildcard /etc/debian_version),/usr/include/stdio.h=l
 NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
-.PHONY: help all header check-header test test-run test-programs test-split test-tls test-clang test-c11 test-cxx11 test-cxx17 \
+.PHONY: help all header check-header test test-run test-programs test-split test-tls tls-cuts fuzz fuzz-replay test-clang test-c11 test-cxx11 test-cxx17 \
         test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
@@ -89,7 +89,8 @@ test-run:
 	    $(RUNNER) $$unit -j $(JOBS) --label unit --results $(OUT)/results.txt $(RUN_FLAGS) || status=1; done; \
 	exit $$status
 
-# After the suite, the tests of the tools; each file counts as one test.
+HAS_TLS = [ -f /usr/include/mbedtls/ssl.h ] && command -v openssl >/dev/null
+# After the suite, the tests of the tools; each file counts as one test. Then the suite with TLS, where mbedTLS is there.
 ## make test         the whole suite on every back end of this machine, and the table of behaviours
 test: check-header
 	@$(NEED) $(firstword $(CC))=$(firstword $(CC))
@@ -99,12 +100,14 @@ test: check-header
 	for tool in amalgamate runner; do echo "$(CONFIG) test_$$tool.py"; \
 	    if CC="$(CC)" $(PYTHON) tests/test_$$tool.py; then word=pass; else word=fail; status=1; fi; \
 	    printf '%s\ttest_%s.py\t\t0\ttools\n' $$word $$tool >>$(OUT)/results.txt; done; \
+	if $(HAS_TLS); then $(MAKE_QUIETLY) test-tls || status=1; $(MAKE_QUIETLY) fuzz-replay || status=1; \
+	else rm -f $(BUILD)/tls/results.txt; echo "without TLS: it needs libmbedtls-dev and openssl"; fi; \
 	$(MAKE_QUIETLY) conformance || status=1; \
 	exit $$status
 
 ## make conformance  each of the 406 rows of asyncio's behaviour with the tests that prove it, after make test
 conformance:
-	@$(PYTHON) tools/conformance.py $(OUT)/results.txt
+	@$(PYTHON) tools/conformance.py $(OUT)/results.txt $(if $(wildcard $(BUILD)/tls/results.txt),--with TLS $(BUILD)/tls/results.txt)
 
 ## make test-split   the suite from src/ instead of aioloop.h
 test-split:
@@ -121,6 +124,40 @@ NEED_TLS = $(NEED) openssl=openssl $(if $(MBEDTLS),,/usr/include/mbedtls/ssl.h=l
 test-tls:
 	@$(NEED_TLS) $(firstword $(CC))=$(firstword $(CC))
 	@$(MAKE_QUIETLY) test-run CONFIG=tls$(notdir $(MBEDTLS)) EXTRA="$(TLS)" LIBS="$(LIBS) $(TLS_LIBS)" RUN_ON="epoll io_uring sim,delayed"
+
+# TLS_CUTS=101 in the suite: every so many bytes.
+## make tls-cuts     TLS connections cut, changed and delayed at every byte of the handshake and of the first records
+tls-cuts:
+	@$(NEED_TLS) $(firstword $(CC))=$(firstword $(CC))
+	@TLS_CUTS=1 TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=tls EXTRA="$(TLS)" LIBS="$(LIBS) $(TLS_LIBS)" UNITS= \
+	    RUN_ON="sim sim,delayed" RUN_FLAGS=tls_cuts
+
+FUZZ = $(BUILD)/fuzz
+CORPUS = tests/corpus/tls
+$(FUZZ)/replay: tests/fuzz_tls.c aioloop.h Makefile
+	@mkdir -p $(FUZZ)
+	@$(PROGRAM) $(TLS) $< -o $@ $(TLS_LIBS) $(LIBS)
+
+$(FUZZ)/fuzz: tests/fuzz_tls.c aioloop.h Makefile
+	@mkdir -p $(FUZZ)
+	@clang -std=$(STD) -D_GNU_SOURCE -O1 -g -I. $(TLS) -DFUZZ_LIBFUZZER -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=all $< -o $@ $(TLS_LIBS) $(LIBS)
+
+fuzz-replay:
+	@$(NEED_TLS) $(firstword $(CC))=$(firstword $(CC))
+	@$(MAKE_QUIETLY) $(FUZZ)/replay $(CERTIFICATES)
+	@echo "fuzz_tls, what was found earlier"
+	@TEST_CERTIFICATES=$(BUILD)/certificates timeout 300 $(FUZZ)/replay $(CORPUS)/*
+
+# SECONDS of fuzzing, from SEED (else libFuzzer's choice). What fails stays in $(FUZZ); it belongs into the corpus then.
+SECONDS = 600
+## make fuzz         random input for TLS and for upgrades to it, by libFuzzer (SECONDS=600)
+fuzz:
+	@$(NEED_TLS) clang=clang
+	@$(MAKE_QUIETLY) $(FUZZ)/fuzz $(CERTIFICATES)
+	@mkdir -p $(FUZZ)/corpus
+	@TEST_CERTIFICATES=$(BUILD)/certificates $(FUZZ)/fuzz -max_total_time=$(SECONDS) -timeout=20 -max_len=3000 \
+	    $(if $(SEED),-seed=$(SEED)) -artifact_prefix=$(FUZZ)/ -print_final_stats=1 $(FUZZ)/corpus $(CORPUS)
 
 ## make test-clang   the suite by clang
 test-clang:

@@ -5,9 +5,9 @@
  *     else: fuzz_tls FILE ...: plays each file once, as `make test` does with tests/corpus/tls.
  *
  * The first byte of an input says what hears the rest: bit 0 a server or a client; bit 1 a connection that is TLS from
- * the start, or one that is upgraded with the first bytes as the leftover; bit 2 a buffered protocol; bit 3 that the
- * handshake has been made honestly before, through a middle man, and the bytes come as its next records or in place of
- * them; bits 4 to 6 how the bytes are cut up; bit 7 that the peer ends behind them. The second byte is how many bytes are leftover.
+ * the start, or one that is upgraded, with the first bytes as the leftover; bit 2 a buffered protocol; bit 3, without an
+ * upgrade, that an honest peer has made the handshake before, and the bytes come as what it says next; bits 4 to 6 how
+ * the bytes are cut up; bit 7 that the peer ends behind them. The second byte is how many bytes are leftover.
  *
  * Checked is what the sanitizers see; that every call that was made has an outcome, that connection_made and
  * connection_lost come in pairs, and that all memory is back.
@@ -172,29 +172,32 @@ typedef struct fuzz_one {
     aioloop_future *futures[2];
 } fuzz_one;
 
+/* Which side hears the bytes, and how. The other end of its connection is senders[0]; an honest peer, until the handshake
+ * is over, is reached through senders[1]. */
 static void fuzz_begin(fuzz_one *z, unsigned how, const char *data, size_t leftover) {
     bool server = (how & 1) != 0;
+    bool honest = (how & 8) != 0 && (how & 2) == 0;
     const aioloop_protocol *protocol = &fuzz_protocols[how >> 2 & 1];
-    aioloop_socket pair[2];
-    FUZZ_CHECK(aioloop_sim_socketpair(z->loop, pair) == 0);
-    fuzz_adopt(z->loop, &fuzz_sender_protocol, &z->senders[0], pair[1]);
-    if ((how & 2) != 0) {
-        aioloop_start_tls_options options = AIOLOOP_ZERO;
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    aioloop_socket pairs[2][2];
+    int i;
+    for (i = 0; i <= honest; i++) {
+        FUZZ_CHECK(aioloop_sim_socketpair(z->loop, pairs[i]) == 0);
+        fuzz_adopt(z->loop, &fuzz_sender_protocol, &z->senders[i], pairs[i][1]);
+        z->senders[i].other = honest ? &z->senders[1 - i] : NULL;
+    }
+    if ((how & 2) == 0) {
+        z->futures[0] = fuzz_secure(z->loop, server, protocol, &z->peer, pairs[0][0]);
+    } else {
         options.server_side = server;
         options.server_hostname = server ? NULL : "localhost";
         options.leftover = data;
         options.leftover_size = leftover;
-        fuzz_adopt(z->loop, protocol, &z->peer, pair[0]);
+        fuzz_adopt(z->loop, protocol, &z->peer, pairs[0][0]);
         z->futures[0] = aioloop_future_ref(aioloop_start_tls(z->loop, z->peer.transport, fuzz_contexts[server], &options));
-    } else {
-        z->futures[0] = fuzz_secure(z->loop, server, protocol, &z->peer, pair[0]);
     }
-    if ((how & 8) != 0 && leftover == 0) { /* an honest one at the other end, until the handshake is over */
-        FUZZ_CHECK(aioloop_sim_socketpair(z->loop, pair) == 0);
-        fuzz_adopt(z->loop, &fuzz_sender_protocol, &z->senders[1], pair[1]);
-        z->senders[0].other = &z->senders[1];
-        z->senders[1].other = &z->senders[0];
-        z->futures[1] = fuzz_secure(z->loop, !server, &fuzz_protocols[0], &z->honest, pair[0]);
+    if (honest) {
+        z->futures[1] = fuzz_secure(z->loop, !server, &fuzz_protocols[0], &z->honest, pairs[1][0]);
         FUZZ_CHECK(aioloop_run_until_complete(z->loop, z->futures[1], NULL) == 0);
         fuzz_spin(z->loop, 20);
         z->senders[0].other = NULL;
@@ -203,7 +206,6 @@ static void fuzz_begin(fuzz_one *z, unsigned how, const char *data, size_t lefto
 }
 
 static void fuzz_end(fuzz_one *z) {
-    aioloop_transport *upgraded = NULL;
     int i;
     for (i = 0; i < 2; i++) {
         if (z->senders[i].transport != NULL)
@@ -217,7 +219,6 @@ static void fuzz_end(fuzz_one *z) {
     for (i = 0; i < 400 && (z->peer.lost != z->peer.made || z->honest.lost != z->honest.made); i++)
         FUZZ_CHECK(aioloop_run_once(z->loop, AIOLOOP_SECONDS(1)) >= 0);
     FUZZ_CHECK(z->peer.lost == z->peer.made && z->honest.lost == z->honest.made);
-    aioloop_transport_unref(upgraded);
     aioloop_transport_unref(z->peer.transport);
     aioloop_transport_unref(z->honest.transport);
     aioloop_transport_unref(z->senders[0].transport);

@@ -13,13 +13,15 @@
 
 /* ---- a resolver ---- */
 
+typedef enum names_when { NAMES_NOW, NAMES_SOON, NAMES_NEVER } names_when;
+
 typedef struct names_book {
     aioloop_addrinfo items[8];
     size_t count;
     aioloop_addrinfo local[8]; /* the answer for "local" */
     size_t local_count;
     int fail;                  /* 0, or the code it fails with */
-    enum { NAMES_NOW, NAMES_SOON, NAMES_NEVER } when;
+    names_when when;
     int calls;
     int cancelled;
     char hosts[160]; /* that were asked for, each behind a space */

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Compares the table of behaviours (tests/conformance.txt) with what the tests said.
 
-    tools/conformance.py RESULTS ...
+    tools/conformance.py RESULTS ... [--with NAME RESULTS ...]
 
 prints each row with its state, result and tests, then what is wrong and the totals; the last line is "N passed, N failed" over
 all results. RESULTS are the files that the test programs write with --results: pass, fail or skip; test; rows; seconds; label,
-separated by tabs. Wrong (exit 1) is a row marked tested that no test proved or one contradicted, a test that names a row which
-is not in the table, and a failed test."""
+separated by tabs. A row that is "tested with NAME" is judged only if there are results --with that name. Wrong (exit 1) is a
+row marked tested that no test proved or one contradicted, a test that names a row which is not in the table, and a failed
+test."""
 
 import collections
 import os
@@ -16,7 +17,7 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = os.path.join(ROOT, "tests", "conformance.txt")
 ID = re.compile(r"[A-Z][A-Z0-9]*-[0-9]{2}$")
-STATE = re.compile(r"(tested|due: [^;]+|tested; due: [^;]+)$")
+STATE = re.compile(r"(tested|tested with [A-Z]+|due: [^;]+|tested; due: [^;]+)$")
 
 
 def read_table(path, wrong):
@@ -60,13 +61,18 @@ def judge(outcomes):
     return "-"
 
 
-def print_rows(table, by_row, wrong):
+def needs(state):
+    """The name in "tested with NAME", else ""."""
+    return state[len("tested with "):] if state.startswith("tested with ") else ""
+
+
+def print_rows(table, by_row, given, wrong):
     wide = max(len(state) for _, state in table.values())
     for row, (_, state) in table.items():
         outcomes = by_row[row]
         result = judge(outcomes)
         print(f"{row:9}{state:{wide}}  {result:5}{', '.join(outcomes)}".rstrip())
-        if state.startswith("tested"):
+        if state.startswith("tested") and needs(state) in given:
             if not outcomes:
                 wrong.append(f"{row} is marked tested, but no test names it")
             elif result == "skip":
@@ -76,7 +82,7 @@ def print_rows(table, by_row, wrong):
                 wrong.append(f"{row}: {test} failed on {', '.join(kinds['fail'])}")
 
 
-def print_summary(table, by_row):
+def print_summary(table, by_row, given):
     due = collections.Counter()
     for _, state in table.values():
         if "due: " in state:
@@ -89,6 +95,9 @@ def print_summary(table, by_row):
     print(f"{len(table)} rows: {len(tested)} tested ({len(proven)} proven; {len(partly)} wait for something else too), "
           f"{len(table) - len(tested)} due")
     print("due: " + ", ".join(f"{part} {count}" for part, count in due.most_common()))
+    for name in sorted(set(needs(state) for _, state in table.values()) - given):
+        rows = [row for row in tested if needs(table[row][1]) == name]
+        print(f"not judged, for want of results with {name}: {len(rows)}")
     if early:
         print("due, but with tests already: " + ", ".join(early))
 
@@ -97,6 +106,8 @@ def main(paths):
     wrong = []
     if not paths or paths[0].startswith("-"):
         sys.exit(__doc__)
+    given = {""} | set(name for option, name in zip(paths, paths[1:]) if option == "--with")
+    paths = [path for before, path in zip([""] + paths, paths) if path != "--with" and before != "--with"]
     table = read_table(TABLE, wrong)
     results = read_results(paths, wrong)
     by_row = collections.defaultdict(dict)
@@ -106,7 +117,7 @@ def main(paths):
             if row not in table:
                 strange[row].add(test)
             by_row[row].setdefault(test, {}).setdefault(outcome, []).append(label)
-    print_rows(table, by_row, wrong)
+    print_rows(table, by_row, given, wrong)
     for row, tests in strange.items():
         wrong.append(f"{row} is not in the table, but named by {', '.join(sorted(tests))}")
     totals = collections.Counter(outcome for outcome, _, _, _ in results)
@@ -118,7 +129,7 @@ def main(paths):
     print()
     for line in wrong:
         print("wrong: " + line)
-    print_summary(table, by_row)
+    print_summary(table, by_row, given)
     print(f"{totals['pass']} passed, {totals['fail']} failed")
     return 1 if wrong else 0
 
