@@ -211,7 +211,7 @@ tsan:
 	@$(NEED) gcc=gcc
 	@$(MAKE_QUIETLY) test-run CONFIG=tsan EXTRA="-fsanitize=thread" RUN_ON="epoll io_uring sim,delayed"
 
-# Each test is a fork of one valgrind; it does not know epoll_pwait2 and says so each time.
+# Each test is a fork of one valgrind; it does not know epoll_pwait2 and pidfd_open and says so each time.
 ## make valgrind     the suite under valgrind
 valgrind:
 	@$(NEED) valgrind=valgrind /usr/lib/debug/.build-id=libc6-dbg

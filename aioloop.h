@@ -23360,8 +23360,8 @@ static int aiol_process_part(aioloop_process_pool *pool) {
     return server;
 }
 
-/* Waits until the server has replied, or has ended: then its channel need not, for a process that the program has forked
- * may have a copy of the other end. */
+/* Waits until the server has replied, or has ended: then its channel need not, for a process that the program has
+ * forked may have a copy of the other end. */
 static int aiol_process_await_reply(aioloop_process_pool *pool) {
     int status;
     while (aiol_channel_await(pool->channel, AIOL_PROCESS_PATIENCE) < 0)

@@ -26,6 +26,7 @@ typedef struct pp_shared {
     sem_t meeting[2];
     int handled; /* signals, by a handler of the program's */
     volatile int slow; /* the server's forks are; 2: one has been */
+    volatile int late; /* what the program has forked was not told to end in time */
 } pp_shared;
 
 static pp_shared *pp; /* made before the pool, so that workers have it */
@@ -443,10 +444,8 @@ static void pp_fork_beside(const char *name) {
     if (done || strcmp(name, "fork") != 0)
         return;
     done = true;
-    if (fork() == 0) {
-        pp_wait(&pp->gate);
-        _exit(0);
-    }
+    if (fork() == 0)
+        _exit(pp_wait(&pp->gate) < 0);
 }
 
 TEST_WITH(process_pool_fails_when_its_server_is_killed_though_its_descriptors_live_on, "EXEC-08", TEST_THREADS) {
@@ -454,6 +453,7 @@ TEST_WITH(process_pool_fails_when_its_server_is_killed_though_its_descriptors_li
     aioloop_process_pool *pool;
     aioloop_future *f;
     int64_t server;
+    int status = -1;
     pp_hook(pp_fork_beside);
     pool = pp_pool(2, 0);
     f = aioloop_future_ref(aioloop_run_in_process(loop, pool, pp_gated, NULL, 0));
@@ -466,7 +466,8 @@ TEST_WITH(process_pool_fails_when_its_server_is_killed_though_its_descriptors_li
     CHECK_EQ(pp_call(loop, pool, pp_process, 0), AIOLOOP_EBROKENPROCESS);
     CHECK_EQ(aioloop_process_pool_kill(pool), 0);
     sem_post(&pp->gate);
-    CHECK_GT(waitpid(-1, NULL, 0), 0);
+    CHECK_GT(waitpid(-1, &status, 0), 0);
+    CHECK_EQ(status, 0); /* it was there to the end */
     pp_end(pool);
     test_end(loop);
 }
@@ -909,7 +910,8 @@ static void pp_program(int to, bool forks) {
     if (forks && fork() == 0) { /* what has the channels, too */
         close(to);
         close(1);
-        pp_wait(&pp->gate);
+        if (pp_wait(&pp->gate) < 0)
+            pp->late = 1;
         _exit(0);
     }
     raise(SIGKILL);
@@ -939,6 +941,7 @@ static void pp_end_program(bool forks) {
     CHECK_EQ(size, 7);
     CHECK_MEM(text, "one two", 7); /* nothing twice, nothing lost */
     CHECK(WIFSIGNALED(status));
+    CHECK_EQ(pp->late, 0);
     sem_post(&pp->gate);
     close(ends[0]);
     munmap(pp, sizeof(*pp));
