@@ -245,6 +245,14 @@
  *   host with several addresses is tried side by side, so that one that does not answer costs no more than that delay.
  *   See examples/fetch_names.c.
  *
+ *   TLS is a transport over another. Make a context (aioloop_ssl_create_default_context for a client; a server's has its
+ *   certificate by aioloop_ssl_context_load_cert_chain), and give it as the ssl of the options that connect or listen:
+ *   connection_made comes after the handshake, and all else is as without TLS, but that a connection cannot be half
+ *   closed. aioloop_start_tls and aioloop_stream_start_tls upgrade a live connection, as STARTTLS wants it. A connection
+ *   that is cut without goodbye is lost with AIOLOOP_ESSL_TRUNCATED. It needs AIOLOOP_USE_TLS and mbedTLS.
+ *
+ *   aioloop_sendfile sends a file, or a part of it, over a transport, without copying where the system can.
+ *
  *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
  *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
  *
