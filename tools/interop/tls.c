@@ -23,7 +23,7 @@ static struct settings {
     const char *sni, *sni_cert, *sni_key;       /* a server's: who asks for this name gets another certificate */
     const char *alpn;                           /* one or two, with a comma */
     const char *min, *max, *ciphers, *tickets;  /* min, max: 1.2, 1.3; tickets: off */
-    const char *speak;                          /* a server: echo, http, smtp; a client: echo, lines, get, smtp */
+    const char *speak;                          /* a server: echo, http, smtp; a client: echo, lines, get, wait, smtp */
     const char *upgrade;                        /* a server with "yes" begins in clear, and so knows why a handshake failed */
     const char *bytes;                          /* a client sends so many and expects them back; a server closes behind them */
     const char *drain;                          /* a server with "no" reads on while a peer does not */
@@ -60,7 +60,7 @@ static void pattern(char *to, uint64_t from, size_t size) {
 
 /* ---- contexts ---- */
 
-static aioloop_tls_version version(const char *text) {
+static aioloop_tls_version version_of(const char *text) {
     return is(text, "1.3") ? AIOLOOP_TLS_1_3 : AIOLOOP_TLS_1_2;
 }
 
@@ -110,9 +110,9 @@ static int make_context(aioloop_tls_side side) {
     if (err >= 0 && set.verify != NULL)
         err = aioloop_ssl_context_set_verify_mode(context, verify(set.verify));
     if (err >= 0 && set.min != NULL)
-        err = aioloop_ssl_context_set_minimum_version(context, version(set.min));
+        err = aioloop_ssl_context_set_minimum_version(context, version_of(set.min));
     if (err >= 0 && set.max != NULL)
-        err = aioloop_ssl_context_set_maximum_version(context, version(set.max));
+        err = aioloop_ssl_context_set_maximum_version(context, version_of(set.max));
     if (err >= 0 && set.ciphers != NULL)
         err = aioloop_ssl_context_set_ciphers(context, set.ciphers);
     if (err >= 0 && is(set.tickets, "off"))
@@ -125,13 +125,16 @@ static int make_context(aioloop_tls_side side) {
 /* ---- what both do ---- */
 
 static void tell_connected(aioloop_stream *stream) {
-    const aioloop_ssl_certificate *peer = (const aioloop_ssl_certificate *)aioloop_stream_get_extra_info(stream, "peercert", NULL);
-    const aioloop_ssl_cipher *cipher = (const aioloop_ssl_cipher *)aioloop_stream_get_extra_info(stream, "cipher", NULL);
+    const aioloop_ssl_certificate *peer =
+        (const aioloop_ssl_certificate *)aioloop_stream_get_extra_info(stream, "peercert", NULL);
+    const aioloop_ssl_cipher *cipher =
+        (const aioloop_ssl_cipher *)aioloop_stream_get_extra_info(stream, "cipher", NULL);
     const bool *reused = (const bool *)aioloop_stream_get_extra_info(stream, "session_reused", NULL);
-    printf("connected %s %s alpn=%s name=%s peer=%s reused=%s\n", (const char *)aioloop_stream_get_extra_info(stream, "version", "?"),
-           cipher == NULL ? "?" : cipher->name, (const char *)aioloop_stream_get_extra_info(stream, "alpn", "none"),
-           (const char *)aioloop_stream_get_extra_info(stream, "server_hostname", "none"), peer == NULL ? "none" : peer->subject,
-           reused != NULL && *reused ? "yes" : "no");
+    const char *version = (const char *)aioloop_stream_get_extra_info(stream, "version", "?");
+    const char *alpn = (const char *)aioloop_stream_get_extra_info(stream, "alpn", "none");
+    const char *name = (const char *)aioloop_stream_get_extra_info(stream, "server_hostname", "none");
+    printf("connected %s %s alpn=%s name=%s peer=%s reused=%s\n", version, cipher == NULL ? "?" : cipher->name, alpn, name,
+           peer == NULL ? "none" : peer->subject, reused != NULL && *reused ? "yes" : "no");
     fflush(stdout);
 }
 
@@ -231,7 +234,8 @@ static int64_t smtp_server(aioloop_stream *stream) {
     int64_t n = say(stream, "220 interop.example ESMTP\r\n");
     while (n >= 0 && (n = read_line(stream, &line)) >= 0) {
         if (strncmp(line, "EHLO", 4) == 0 || strncmp(line, "ehlo", 4) == 0) {
-            n = say(stream, secure ? "250-interop.example\r\n250 8BITMIME\r\n" : "250-interop.example\r\n250 STARTTLS\r\n");
+            n = say(stream, "250-interop.example\r\n");
+            n = n < 0 ? n : say(stream, secure ? "250 8BITMIME\r\n" : "250 STARTTLS\r\n");
         } else if (strcmp(line, "STARTTLS") == 0 && !secure) {
             n = aioloop_stream_write(stream, "220 go ahead\r\n", 14);
             n = n < 0 ? n : aioloop_await(aioloop_stream_start_tls(stream, context, NULL), NULL);
@@ -363,9 +367,10 @@ static int64_t exchange(aioloop *loop, aioloop_stream *stream) {
     return n;
 }
 
+/* A page; with "wait" nothing is asked for, so nothing that is sent can meet a connection that is gone already. */
 static int64_t get(aioloop_stream *stream) {
     char *page = NULL;
-    int64_t n = say(stream, "GET / HTTP/1.0\r\n\r\n");
+    int64_t n = is(set.speak, "wait") ? 0 : say(stream, "GET / HTTP/1.0\r\n\r\n");
     if (n >= 0)
         n = aioloop_await(aioloop_stream_read(stream, -1), &page);
     if (n >= 0)
@@ -413,7 +418,9 @@ static int64_t speak(aioloop *loop, aioloop_stream *stream) {
         n = smtp_client(stream);
     } else {
         tell_connected(stream);
-        n = is(set.speak, "get") ? get(stream) : is(set.speak, "lines") ? lines(stream) : exchange(loop, stream);
+        n = is(set.speak, "get") || is(set.speak, "wait") ? get(stream)
+            : is(set.speak, "lines")                      ? lines(stream)
+                                                          : exchange(loop, stream);
     }
     return n;
 }
