@@ -24,8 +24,8 @@ static struct settings {
     const char *alpn;                           /* one or two, with a comma */
     const char *min, *max, *ciphers, *tickets;  /* min, max: 1.2, 1.3; tickets: off */
     const char *speak;                          /* a server: echo, http, smtp; a client: echo, lines, get, wait, smtp */
-    const char *upgrade;                        /* a server with "yes" begins in clear, and so knows why a handshake failed */
-    const char *bytes;                          /* a client sends so many and expects them back; a server closes behind them */
+    const char *upgrade;                        /* a server with "yes" begins in clear, so it hears of failures */
+    const char *bytes;                          /* a client sends and expects so many; a server closes behind them */
     const char *drain;                          /* a server with "no" reads on while a peer does not */
     const char *last;                           /* a client with "peer" leaves the end to the server */
     const char *connections;                    /* a client: one after the other, each resumes the session before */
@@ -39,7 +39,8 @@ static const struct {
     {"--verify", &set.verify},   {"--name", &set.name},       {"--sni", &set.sni},     {"--sni-cert", &set.sni_cert},
     {"--sni-key", &set.sni_key}, {"--alpn", &set.alpn},       {"--min", &set.min},     {"--max", &set.max},
     {"--tickets", &set.tickets}, {"--speak", &set.speak},     {"--bytes", &set.bytes}, {"--last", &set.last},
-    {"--connections", &set.connections}, {"--upgrade", &set.upgrade},   {"--drain", &set.drain},     {"--ciphers", &set.ciphers},
+    {"--connections", &set.connections}, {"--upgrade", &set.upgrade},
+    {"--drain", &set.drain},             {"--ciphers", &set.ciphers},
 };
 
 static aioloop_ssl_context *context, *second;
@@ -54,8 +55,9 @@ static uint64_t number(const char *value, uint64_t otherwise) {
 
 /* Text, for there are peers that take no other. */
 static void pattern(char *to, uint64_t from, size_t size) {
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for (size_t i = 0; i < size; i++)
-        to[i] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[(from + i) * 0x9e3779b97f4a7c15u >> 58];
+        to[i] = letters[(from + i) * 0x9e3779b97f4a7c15u >> 58];
 }
 
 /* ---- contexts ---- */
@@ -133,8 +135,8 @@ static void tell_connected(aioloop_stream *stream) {
     const char *version = (const char *)aioloop_stream_get_extra_info(stream, "version", "?");
     const char *alpn = (const char *)aioloop_stream_get_extra_info(stream, "alpn", "none");
     const char *name = (const char *)aioloop_stream_get_extra_info(stream, "server_hostname", "none");
-    printf("connected %s %s alpn=%s name=%s peer=%s reused=%s\n", version, cipher == NULL ? "?" : cipher->name, alpn, name,
-           peer == NULL ? "none" : peer->subject, reused != NULL && *reused ? "yes" : "no");
+    printf("connected %s %s alpn=%s name=%s peer=%s reused=%s\n", version, cipher == NULL ? "?" : cipher->name, alpn,
+           name, peer == NULL ? "none" : peer->subject, reused != NULL && *reused ? "yes" : "no");
     fflush(stdout);
 }
 
@@ -439,8 +441,9 @@ static int64_t connect_once(aioloop *loop, int port, aioloop_ssl_session **sessi
     if (n < 0)
         return n;
     n = speak(loop, stream);
-    got = aioloop_ssl_session_ref((aioloop_ssl_session *)(void *)aioloop_stream_get_extra_info(stream, "session", NULL));
+    got = (aioloop_ssl_session *)(void *)aioloop_stream_get_extra_info(stream, "session", NULL);
     if (got != NULL) {
+        aioloop_ssl_session_ref(got);
         aioloop_ssl_session_unref(*session);
         *session = got;
     }

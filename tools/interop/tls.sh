@@ -110,23 +110,29 @@ reconnect() { s_client -tls1_2 -reconnect </dev/null; same "$(grep -c '^Reused, 
 a_gnutls_cli() {
     input 'hello
 '
-    gnutls_cli --priority "$(only "$v")" --alpn h2 --alpn other <&4 && has "Description: (TLS$v" && has 'Application protocol: h2' && has '^hello' &&
+    gnutls_cli --priority "$(only "$v")" --alpn h2 --alpn other <&4 && has "Description: (TLS$v" &&
+        has 'Application protocol: h2' && has '^hello' &&
         has 'Peer has closed the GnuTLS connection' && told "connected TLSv$v .*alpn=h2 name=localhost"
 }
 again_gnutls_cli() {
     input 'hello
 '
-    gnutls_cli --priority "$(only "$v")" --resume --waitresumption <&4 && has 'This is a resumed session' && has '^hello' && told "connected TLSv$v .*reused=yes"
+    gnutls_cli --priority "$(only "$v")" --resume --waitresumption <&4 && has 'This is a resumed session' &&
+        has '^hello' && told "connected TLSv$v .*reused=yes"
 }
 a_python() {
     ssl_client --version "$v" --alpn other,h2 --bytes 6 --last peer && has "connected TLSv$v .*alpn=h2 peer=server" &&
         has "the peer's close_notify came" && told "connected TLSv$v .*alpn=h2"
 }
-again_python() { ssl_client --version "$v" --bytes 6 --connections 3 --last peer && same "$(grep -c 'reused=yes' "$said")" 2 && told 'reused=yes'; }
+again_python() {
+    ssl_client --version "$v" --bytes 6 --connections 3 --last peer && same "$(grep -c 'reused=yes' "$said")" 2 &&
+        told 'reused=yes'
+}
 an_asyncio() { asyncio_client --version "$v" --alpn h2 --bytes 6 --last peer && has 'alpn=h2'; }
 a_curl() { # which takes no tickets in TLS 1.2
     [ "$v" = 1.2 ] && reused=no || reused=yes
-    curl_to --tlsv"$v" --tls-max "$v" -H 'Connection: close' "https://localhost:$port/" && same "$(grep -c '^hello' "$said")" 2 &&
+    curl_to --tlsv"$v" --tls-max "$v" -H 'Connection: close' "https://localhost:$port/" &&
+        same "$(grep -c '^hello' "$said")" 2 &&
         has 'server accepted http/1.1' && has 'close notify' && has "SSL connection using TLSv$v" &&
         told "connected TLSv$v .*alpn=http/1.1 name=localhost peer=none reused=$reused"
 }
@@ -156,12 +162,14 @@ done
 # ---- our server: 100 MiB each way at once ----
 
 big_s_client() {
-    timeout 60 openssl s_client -quiet -connect "127.0.0.1:$port" <"$out/pattern" >"$out/got" 2>"$said" && cmp "$out/got" "$out/pattern"
+    timeout 60 openssl s_client -quiet -connect "127.0.0.1:$port" <"$out/pattern" >"$out/got" 2>"$said" &&
+        cmp "$out/got" "$out/pattern"
 }
 big_curl() { curl_to -H Expect: -T "$out/pattern" -o "$out/got" && cmp "$out/got" "$out/pattern"; }
 big_gnutls_cli() {
     feed $less
-    timeout 60 gnutls-cli --logfile="$said" -p "$port" --x509cafile "$ca" --verify-hostname localhost --sni-hostname localhost 127.0.0.1 <&4 >"$out/got"
+    timeout 60 gnutls-cli --logfile="$said" -p "$port" --x509cafile "$ca" --verify-hostname localhost \
+        --sni-hostname localhost 127.0.0.1 <&4 >"$out/got"
     head -c $less "$out/pattern" | cmp "$out/got" -
 }
 big_python() { ssl_client --bytes $big --last peer && has "$big bytes right"; }
@@ -222,9 +230,11 @@ refused() { who=$1; message=$2; shift 2; fails "$who" "$@" && told "failed ESSL_
 # each WHO CERT KEY: the three checks with a program that names its certificate so.
 each() {
     case $1 in with_python) whose="Python's ssl" ;; with_gnutls_cli) whose=gnutls-cli ;; *) whose=${1#with_} ;; esac
-    check "TLS $v, $whose: a client's certificate is accepted" accepted "$1" "$2" "$certs/client.pem" "$3" "$certs/client.key"
+    check "TLS $v, $whose: a client's certificate is accepted" accepted "$1" "$2" "$certs/client.pem" "$3" \
+        "$certs/client.key"
     check "TLS $v, $whose: none is refused" refused "$1" "there is none"
-    check "TLS $v, $whose: a stranger's is refused" refused "$1" "no authority that is trusted" "$2" "$certs/stranger.pem" "$3" "$certs/stranger.key"
+    check "TLS $v, $whose: a stranger's is refused" refused "$1" "no authority that is trusted" "$2" \
+        "$certs/stranger.pem" "$3" "$certs/stranger.key"
 }
 for v in $versions; do
     n=${v#1.}
@@ -272,7 +282,9 @@ end_all
 
 # ---- our server: STARTTLS ----
 
-smtplib() { python smtp-client "$port" --ca "$ca" >"$said" 2>&1 && has "connected TLSv" && told 'mail of 10003 lines'; } # it leaves without a goodbye
+smtplib() { # leaves without a goodbye
+    python smtp-client "$port" --ca "$ca" >"$said" 2>&1 && has "connected TLSv" && told 'mail of 10003 lines'
+}
 smtp_s_client() {
     printf 'EHLO x\r\nMAIL FROM:<a@example.org>\r\nRCPT TO:<b@example.org>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n' |
         s_client -starttls smtp -ign_eof -crlf -quiet && has 'took 1 lines' && has '221 bye' && told 'mail of 1 lines'
@@ -298,7 +310,8 @@ an_s_server() {
         in_time "$serv_log" 'ALPN protocols selected: h2' && in_time "$serv_log" 'SSL3 alert read:warning:close notify'
 }
 s_server_www() {
-    client --speak get --connections 3 && same "$(grep -c "^Reused, TLSv$v" "$said")" 2 && same "$(grep -c 'reused=yes' "$said")" 2 &&
+    client --speak get --connections 3 && same "$(grep -c "^Reused, TLSv$v" "$said")" 2 &&
+        same "$(grep -c 'reused=yes' "$said")" 2 &&
         has '2 session cache hits' && same "$(grep -c '^closed' "$said")" 3
 }
 a_gnutls_serv() {
@@ -312,7 +325,8 @@ again_gnutls_serv() {
 }
 a_python_server() {
     client --bytes 100000 --connections 3 --alpn h2,other && same "$(grep -c 'alpn=h2 .*reused=yes' "$said")" 2 &&
-        in_time "$out/python.txt" "connected TLSv$v .*alpn=h2 .*reused=yes" && in_time "$out/python.txt" 'close_notify both ways'
+        in_time "$out/python.txt" "connected TLSv$v .*alpn=h2 .*reused=yes" &&
+        in_time "$out/python.txt" 'close_notify both ways'
 }
 an_asyncio_server() {
     client --bytes 100000 --connections 3 --alpn h2 && same "$(grep -c 'alpn=h2 .*reused=yes' "$said")" 2 &&
@@ -333,7 +347,8 @@ for v in $versions; do
     s_server $(named server) -tls1_"$n" -www
     check "TLS $v, s_server: sessions resumed, its goodbye" s_server_www
     end_all
-    gnutls_serv --echo --alpn h2 --disable-client-cert --priority "$(only "$v")" --x509certfile "$certs/server.pem" --x509keyfile "$certs/server.key"
+    gnutls_serv --echo --alpn h2 --disable-client-cert --priority "$(only "$v")" \
+        --x509certfile "$certs/server.pem" --x509keyfile "$certs/server.key"
     check "TLS $v, gnutls-serv: handshake, ALPN" a_gnutls_serv
     check "TLS $v, gnutls-serv: sessions resumed" again_gnutls_serv
     end_all
@@ -376,7 +391,10 @@ end_all
 
 # ---- our client: two certificates, its own certificate ----
 
-names() { client --name second.example.net "$@" && has 'name=second.example.net peer=CN=second' && client && has 'name=localhost peer=CN=server'; }
+names() {
+    client --name second.example.net "$@" && has 'name=second.example.net peer=CN=second' && client &&
+        has 'name=localhost peer=CN=server'
+}
 s_server $(named server) -servername second.example.net -cert2 "$certs/second.pem" -key2 "$certs/second.key"
 check "s_server: each name gets its certificate" names
 end_all
@@ -392,13 +410,16 @@ for v in $versions; do
     check "TLS $v, s_server: without one we are refused" rejected
     check "TLS $v, s_server: with a stranger's we are refused" rejected $(named stranger)
     end_all
-    gnutls_serv --http --require-client-cert --verify-client-cert --x509cafile "$ca" --priority "$(only "$v")" --x509certfile "$certs/server.pem" --x509keyfile "$certs/server.key"
-    check "TLS $v, gnutls-serv: our certificate is accepted" shown "$out/gnutls_serv.txt" 'CN=client' --speak get $(named client)
+    gnutls_serv --http --require-client-cert --verify-client-cert --x509cafile "$ca" --priority "$(only "$v")" \
+        --x509certfile "$certs/server.pem" --x509keyfile "$certs/server.key"
+    check "TLS $v, gnutls-serv: our certificate is accepted" shown "$out/gnutls_serv.txt" 'CN=client' \
+        --speak get $(named client)
     check "TLS $v, gnutls-serv: without one we are refused" rejected
     check "TLS $v, gnutls-serv: with a stranger's we are refused" rejected $(named stranger)
     end_all
     their ssl-server --version "$v" --ca "$ca"
-    check "TLS $v, Python's ssl: our certificate is accepted" shown "$out/python.txt" 'peer=client' --bytes 1000 $(named client)
+    check "TLS $v, Python's ssl: our certificate is accepted" shown "$out/python.txt" 'peer=client' \
+        --bytes 1000 $(named client)
     check "TLS $v, Python's ssl: without one we are refused" rejected
     check "TLS $v, Python's ssl: with a stranger's we are refused" rejected $(named stranger)
     end_all
@@ -419,20 +440,26 @@ against() {
     s_server -cert "$certs/$certificate.pem" -key "$certs/$certificate.key" "$@"
 }
 against server
-check "s_server: another host's certificate is refused" refuses ESSL_CERT_VERIFY 'for "example.com": it is for' 'read:fatal' --name example.com
-check "s_server: an unknown authority's is refused" refuses ESSL_CERT_VERIFY 'for "localhost": .*trust' 'read:fatal:unknown CA' --ca "$certs/other.pem"
+check "s_server: another host's certificate is refused" refuses ESSL_CERT_VERIFY 'for "example.com": it is for' \
+    'read:fatal' --name example.com
+check "s_server: an unknown authority's is refused" refuses ESSL_CERT_VERIFY 'for "localhost": .*trust' \
+    'read:fatal:unknown CA' --ca "$certs/other.pem"
 check "s_server: an address of the certificate is accepted" client --name 127.0.0.1
-check "s_server: another address is refused" refuses ESSL_CERT_VERIFY 'for "127.0.0.2": it is for' 'read:fatal' --name 127.0.0.2
+check "s_server: another address is refused" refuses ESSL_CERT_VERIFY 'for "127.0.0.2": it is for' \
+    'read:fatal' --name 127.0.0.2
 check "s_server: good, and not on the list of the revoked" client --crl "$certs/crl.pem"
-check "s_server: a list of the revoked that is out of date is no help" refuses ESSL_CERT_VERIFY 'localhost' 'read:fatal' --crl "$certs/crl.old.pem"
+check "s_server: a list of the revoked that is out of date is no help" refuses ESSL_CERT_VERIFY 'localhost' \
+    'read:fatal' --crl "$certs/crl.old.pem"
 end_all
-for pair in "expired=expired" "future=not valid yet" "self=signed by itself" "stranger=trust" "usage=extendedKeyUsage" "chained=trust"; do
+for pair in "expired=expired" "future=not valid yet" "self=signed by itself" "stranger=trust" "usage=extendedKeyUsage" \
+    "chained=trust"; do # the last one's server leaves out what is between it and the authority
     against "${pair%%=*}"
     check "s_server: refused: ${pair%%=*}" refuses ESSL_CERT_VERIFY "for \"localhost\": .*${pair#*=}" 'read:fatal'
     end_all
 done
 against revoked
-check "s_server: revoked, as the list says" refuses ESSL_CERT_VERIFY 'for "localhost": .*revoked' 'read:fatal:certificate revoked' --crl "$certs/crl.pem"
+check "s_server: revoked, as the list says" refuses ESSL_CERT_VERIFY 'for "localhost": .*revoked' \
+    'read:fatal:certificate revoked' --crl "$certs/crl.pem"
 check "s_server: revoked, and nobody has a list" client
 end_all
 against chained -cert_chain "$certs/chain.pem"
@@ -443,15 +470,19 @@ against chained -cert_chain "$out/disordered.pem"
 check "s_server: a chain with others in between is accepted" client
 end_all
 cat "$certs/middle.pem" "$certs/chained.pem" >"$out/reversed.pem"
-fails_to_load() { timeout 5 "$tls" server --cert "$out/reversed.pem" --key "$certs/chained.key" >"$said" 2>&1; has 'failed ESSL_KEY'; }
+fails_to_load() {
+    timeout 5 "$tls" server --cert "$out/reversed.pem" --key "$certs/chained.key" >"$said" 2>&1; has 'failed ESSL_KEY'
+}
 check "a chain of our own in the wrong order is refused as it is loaded" fails_to_load
 for v in 1.0 1.1; do # the default suites are none for these versions, so one check has such a one
     against server -tls"$(old $v)" -cipher "$weak"
-    check "TLS $v, s_server: refused, with an old suite too" refuses ESSL_HANDSHAKE 'no version of TLS in common' 'read:fatal:protocol version' \
+    check "TLS $v, s_server: refused, with an old suite too" refuses ESSL_HANDSHAKE 'no version of TLS in common' \
+        'read:fatal:protocol version' \
         --max 1.2 --ciphers TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA
     check "TLS $v, s_server: refused" refuses ESSL_ALERT 'alert \(protocol_version\|handshake_failure\)' ''
     end_all
-    gnutls_serv --http --disable-client-cert --priority "$(only $v)" --x509certfile "$certs/server.pem" --x509keyfile "$certs/server.key"
+    gnutls_serv --http --disable-client-cert --priority "$(only $v)" --x509certfile "$certs/server.pem" \
+        --x509keyfile "$certs/server.key"
     check "TLS $v, gnutls-serv: refused" refuses ESSL_ALERT 'alert' ''
     end_all
     their ssl-server --version $v
@@ -464,6 +495,7 @@ done
 mail() { client --speak smtp && has 'connected TLS' && has '^closed'; }
 their smtp-server
 check "asyncio's SMTP server: EHLO, STARTTLS, a mail" mail
-check "asyncio's SMTP server: with another name it is refused" refuses ESSL_CERT_VERIFY 'for "example.com"' '' --speak smtp --name example.com
+check "asyncio's SMTP server: with another name it is refused" refuses ESSL_CERT_VERIFY 'for "example.com"' \
+    '' --speak smtp --name example.com
 end_all
 exec 4<&-

@@ -50,7 +50,7 @@ def tell(tls):
         "yes" if tls.session_reused else "no"), flush=True)
 
 
-def check(o, received, expected):
+def check(received, expected):
     if received != expected:
         sys.exit("%d bytes came, of which some are wrong or missing" % len(received))
     print("%d bytes right" % len(received), flush=True)
@@ -93,7 +93,7 @@ def ssl_client(o, data):
         raw = socket.create_connection(("127.0.0.1", o.port), 10)
         with context.wrap_socket(raw, server_hostname=o.name, suppress_ragged_eofs=False, session=session) as tls:
             tell(tls)
-            check(o, exchange(tls, data), data)
+            check(exchange(tls, data), data)
             session = tls.session
             if o.last == "peer":
                 if tls.recv(1):             # b"" for a close_notify, an error without one
@@ -140,7 +140,7 @@ async def asyncio_client(o, data):
                 writer.write(data[at:at + PIECE])
                 await writer.drain()
         sending = asyncio.create_task(send())
-        check(o, await reader.readexactly(len(data)), data)
+        check(await reader.readexactly(len(data)), data)
         await sending
         if o.last == "peer":
             if await reader.read():
@@ -196,7 +196,7 @@ async def smtp_server(o, data):
         writer.write(b"220 peer.example ESMTP\r\n")
         while line := (await reader.readline()).upper():
             if line.startswith(b"EHLO"):
-                writer.write(b"250-peer.example\r\n250 8BITMIME\r\n" if secure else b"250-peer.example\r\n250 STARTTLS\r\n")
+                writer.write(b"250-peer.example\r\n250 %s\r\n" % (b"8BITMIME" if secure else b"STARTTLS"))
             elif line.startswith(b"STARTTLS"):
                 writer.write(b"220 go ahead\r\n")
                 await writer.start_tls(context)
