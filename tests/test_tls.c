@@ -20,10 +20,41 @@ static const char *tls_file(const char *name, char *path, size_t size) {
     return path;
 }
 
+/* Contexts of a test that gives up go after its loops. */
+static aioloop_ssl_context *tls_kept[8];
+static void (*tls_other_hook)(void);
+
+static void tls_clean_up(void) {
+    size_t i;
+    tls_other_hook();
+    for (i = 0; i < sizeof(tls_kept) / sizeof(tls_kept[0]); i++)
+        aioloop_ssl_context_unref(tls_kept[i]);
+}
+
+static aioloop_ssl_context *tls_keep(aioloop_ssl_context *context) {
+    size_t i = 0;
+    CHECK(context != NULL);
+    while (i < sizeof(tls_kept) / sizeof(tls_kept[0]) - 1 && tls_kept[i] != NULL)
+        i++;
+    tls_kept[i] = context;
+    if (test_cleanup_hook != tls_clean_up) {
+        tls_other_hook = test_cleanup_hook;
+        test_cleanup_hook = tls_clean_up;
+    }
+    return context;
+}
+
+static void tls_drop(aioloop_ssl_context *context) {
+    size_t i;
+    for (i = 0; i < sizeof(tls_kept) / sizeof(tls_kept[0]); i++)
+        if (tls_kept[i] == context)
+            tls_kept[i] = NULL;
+    aioloop_ssl_context_unref(context);
+}
+
 static aioloop_ssl_context *tls_client(const char *authority) {
     char path[512];
-    aioloop_ssl_context *context = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
-    CHECK(context != NULL);
+    aioloop_ssl_context *context = tls_keep(aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT));
     if (authority != NULL)
         CHECK_EQ(aioloop_ssl_context_load_verify_locations(context, tls_file(authority, path, sizeof(path)), NULL), 1);
     return context;
@@ -33,8 +64,7 @@ static aioloop_ssl_context *tls_server(const char *name) {
     char cert[512];
     char key[512];
     char file[64];
-    aioloop_ssl_context *context = aioloop_ssl_context_new(AIOLOOP_TLS_SERVER);
-    CHECK(context != NULL);
+    aioloop_ssl_context *context = tls_keep(aioloop_ssl_context_new(AIOLOOP_TLS_SERVER));
     snprintf(file, sizeof(file), "%s.pem", name);
     tls_file(file, cert, sizeof(cert));
     snprintf(file, sizeof(file), "%s.key", name);
@@ -91,8 +121,8 @@ static void tls_pair(aioloop *loop, tls_place *place, test_peer *near, test_peer
 static void tls_end_place(tls_place *place) {
     aioloop_server_close(place->server);
     aioloop_server_unref(place->server);
-    aioloop_ssl_context_unref(place->server_context);
-    aioloop_ssl_context_unref(place->client_context);
+    tls_drop(place->server_context);
+    tls_drop(place->client_context);
 }
 
 static void tls_end(aioloop *loop, tls_place *place, test_peer *near, test_peer *far) {
@@ -771,8 +801,8 @@ static void tls_upgrade_close(aioloop *loop, tls_upgrade *u) {
     CHECK_EQ(u->far.lost, 1);
     test_peer_drop(&u->near);
     test_peer_drop(&u->far);
-    aioloop_ssl_context_unref(u->server_context);
-    aioloop_ssl_context_unref(u->client_context);
+    tls_drop(u->server_context);
+    tls_drop(u->client_context);
     test_end(loop);
 }
 
@@ -1527,15 +1557,15 @@ static void tls_end_of_loop(bool upgrade) {
             test_peer_drop(&u.near);
             test_peer_drop(&u.far);
             CHECK_EQ(u.near.lost + u.far.lost, 0);
-            aioloop_ssl_context_unref(u.server_context);
-            aioloop_ssl_context_unref(u.client_context);
+            tls_drop(u.server_context);
+            tls_drop(u.client_context);
         } else {
             test_peer_drop(&near);
             test_peer_drop(&far);
             CHECK_EQ(near.lost + far.lost, 0);
             aioloop_server_unref(place.server);
-            aioloop_ssl_context_unref(place.server_context);
-            aioloop_ssl_context_unref(place.client_context);
+            tls_drop(place.server_context);
+            tls_drop(place.client_context);
         }
         test_end(loop);
         CHECK_EQ(tls_lent, 0);
@@ -1565,8 +1595,8 @@ TEST(tls_the_loop_ends_while_goodbye_is_said, "TLS-08") {
         test_peer_drop(&near);
         test_peer_drop(&far);
         aioloop_server_unref(place.server);
-        aioloop_ssl_context_unref(place.server_context);
-        aioloop_ssl_context_unref(place.client_context);
+        tls_drop(place.server_context);
+        tls_drop(place.client_context);
         test_end(loop);
     }
 }
@@ -1758,8 +1788,8 @@ TEST(tls_options_of_servers, "SRV-10 CONN-12 UCON-03 TLS-05 ACC-02") {
     CHECK_EQ(peer.made, 0);
     test_close_socket(loop, pair[0]); /* still the test's */
     test_close_socket(loop, pair[1]);
-    aioloop_ssl_context_unref(place.server_context);
-    aioloop_ssl_context_unref(place.client_context);
+    tls_drop(place.server_context);
+    tls_drop(place.client_context);
     test_end(loop);
 }
 
@@ -1806,8 +1836,8 @@ TEST(tls_on_a_socket_accepted_elsewhere, "ACC-01 ACC-02 BUF-03") {
     test_run_until(loop, &near.lost, 1, "the loss");
     CHECK_EQ(far.made + far.lost, 0);
     test_peer_drop(&near);
-    aioloop_ssl_context_unref(server.ssl);
-    aioloop_ssl_context_unref(client.ssl);
+    tls_drop(server.ssl);
+    tls_drop(client.ssl);
     test_end(loop);
 }
 
@@ -1839,8 +1869,8 @@ TEST(tls_over_unix_sockets, "UCON-03 BUF-03 TLS-16") {
     test_end_pair(loop, &near, &far);
     aioloop_server_close(server);
     aioloop_server_unref(server);
-    aioloop_ssl_context_unref(serving.ssl);
-    aioloop_ssl_context_unref(options.ssl);
+    tls_drop(serving.ssl);
+    tls_drop(options.ssl);
     test_end(loop);
 }
 
@@ -1853,14 +1883,12 @@ TEST(tls_the_default_context_verifies, "CONN-15") {
     test_peer far = AIOLOOP_ZERO;
     char path[512];
     CHECK(setenv("SSL_CERT_FILE", tls_file("other.pem", path, sizeof(path)), 1) == 0);
-    place.client_context = aioloop_ssl_create_default_context(AIOLOOP_TLS_CLIENT);
-    CHECK(place.client_context != NULL);
+    place.client_context = tls_keep(aioloop_ssl_create_default_context(AIOLOOP_TLS_CLIENT));
     tls_serve(loop, &place, &far, &test_protocol, NULL);
     tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), AIOLOOP_ESSL_CERT_VERIFY, "localhost");
-    aioloop_ssl_context_unref(place.client_context);
+    tls_drop(place.client_context);
     CHECK(setenv("SSL_CERT_FILE", tls_file("ca.pem", path, sizeof(path)), 1) == 0); /* whom the system trusts now */
-    place.client_context = aioloop_ssl_create_default_context(AIOLOOP_TLS_CLIENT);
-    CHECK(place.client_context != NULL);
+    place.client_context = tls_keep(aioloop_ssl_create_default_context(AIOLOOP_TLS_CLIENT));
     CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), NULL), 0);
     test_run_until(loop, &far.made, 1, "the server's handshake");
     test_end_pair(loop, &near, &far);
@@ -1948,8 +1976,8 @@ TEST(tls_lent_memory_comes_back_however_it_ends, "TLS-16") {
         test_peer_drop(&near);
         test_peer_drop(&far);
         aioloop_server_unref(place.server);
-        aioloop_ssl_context_unref(place.server_context);
-        aioloop_ssl_context_unref(place.client_context);
+        tls_drop(place.server_context);
+        tls_drop(place.client_context);
         test_end(loop);
     }
 }
@@ -2084,8 +2112,8 @@ static void tls_try_stream(aioloop_stream_handler handler, aioloop_stream_server
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(s), NULL), 0);
     aioloop_stream_unref(s);
     tls_server_over(loop, server);
-    aioloop_ssl_context_unref(serving->server.ssl);
-    aioloop_ssl_context_unref(options.connection.ssl);
+    tls_drop(serving->server.ssl);
+    tls_drop(options.connection.ssl);
     test_end(loop);
 }
 
@@ -2214,8 +2242,8 @@ static void tls_streams_close(aioloop *loop, tls_streams *t) {
     aioloop_stream_unref(t->s);
     tls_server_over(loop, t->server);
     test_spin(loop, 10); /* the handler ends behind its connection */
-    aioloop_ssl_context_unref(t->server_context);
-    aioloop_ssl_context_unref(t->client_context);
+    tls_drop(t->server_context);
+    tls_drop(t->client_context);
     test_end(loop);
 }
 
@@ -2283,8 +2311,8 @@ TEST(start_tls_of_a_stream_with_the_handshake_behind_the_line, "STR-18") {
     test_run_until(loop, &near.lost, 1, "the loss");
     test_peer_drop(&near);
     aioloop_stream_unref(s);
-    aioloop_ssl_context_unref(server_context);
-    aioloop_ssl_context_unref(client_context);
+    tls_drop(server_context);
+    tls_drop(client_context);
     test_spin(loop, 10);
     test_end(loop);
 }
@@ -2331,8 +2359,8 @@ TEST(start_tls_of_a_stream_that_is_full_at_once, "STR-18") {
     aioloop_stream_unref(s);
     test_run_until(loop, &far.lost, 1, "the loss");
     test_peer_drop(&far);
-    aioloop_ssl_context_unref(accepted.ssl);
-    aioloop_ssl_context_unref(client_context);
+    tls_drop(accepted.ssl);
+    tls_drop(client_context);
     test_spin(loop, 10);
     test_end(loop);
 }
@@ -2398,8 +2426,8 @@ TEST(start_tls_of_a_stream_is_given_up, "STR-18 STLS-06 STLS-07") {
             aioloop_future_unref(f);
             aioloop_stream_unref(t.s);
             aioloop_server_unref(t.server);
-            aioloop_ssl_context_unref(t.server_context);
-            aioloop_ssl_context_unref(t.client_context);
+            tls_drop(t.server_context);
+            tls_drop(t.client_context);
             test_end(loop);
             test_reports_clear(); /* the handler's task was destroyed */
         }
@@ -2425,8 +2453,8 @@ static void *tls_thread_run(void *arg) {
         char text[2000];
         far.echo = true;
         memset(text, 'a' + i, sizeof(text));
-        place.server_context = aioloop_ssl_context_ref(self->server_context);
-        place.client_context = aioloop_ssl_context_ref(self->client_context);
+        place.server_context = self->server_context;
+        place.client_context = self->client_context;
         tls_serve(self->loop, &place, &far, &test_protocol, NULL);
         CHECK_EQ(aioloop_run_until_complete(self->loop, tls_dial(self->loop, &place, &near, &test_protocol, NULL), NULL), 0);
         test_run_until(self->loop, &far.made, 1, "the server's handshake");
@@ -2434,7 +2462,8 @@ static void *tls_thread_run(void *arg) {
         test_run_until_received(self->loop, &near, sizeof(text));
         CHECK(memcmp(near.data, text, sizeof(text)) == 0);
         test_end_pair(self->loop, &near, &far);
-        tls_end_place(&place);
+        aioloop_server_close(place.server);
+        aioloop_server_unref(place.server);
     }
     test_spin(self->loop, 4);
     self->over = 1;
@@ -2449,18 +2478,18 @@ TEST_WITH(tls_two_threads_share_their_contexts, "TLS-16", TEST_THREADS) {
     for (i = 0; i < 2; i++) {
         threads[i].loop = test_loop();
         test_needs_threads(threads[i].loop);
-        threads[i].server_context = i == 0 ? tls_server("server") : aioloop_ssl_context_ref(threads[0].server_context);
-        threads[i].client_context = i == 0 ? tls_client("ca.pem") : aioloop_ssl_context_ref(threads[0].client_context);
+        threads[i].server_context = i == 0 ? tls_server("server") : threads[0].server_context;
+        threads[i].client_context = i == 0 ? tls_client("ca.pem") : threads[0].client_context;
     }
     for (i = 0; i < 2; i++)
         CHECK(pthread_create(&ids[i], NULL, tls_thread_run, &threads[i]) == 0);
     for (i = 0; i < 2; i++) {
         pthread_join(ids[i], NULL);
         CHECK_EQ(threads[i].over, 1);
-        aioloop_ssl_context_unref(threads[i].server_context);
-        aioloop_ssl_context_unref(threads[i].client_context);
         test_end(threads[i].loop);
     }
+    tls_drop(threads[0].server_context);
+    tls_drop(threads[0].client_context);
 }
 
 #endif
