@@ -5,7 +5,7 @@
 #include "awaits.h"
 #include "support.h"
 
-#if AIOLOOP_USE_TLS
+#if defined(AIOLOOP_USE_TLS) && AIOLOOP_USE_TLS
 
 #include <pthread.h>
 #include <stdlib.h>

@@ -7,7 +7,7 @@
  */
 #include "support.h"
 
-#if AIOLOOP_USE_TLS
+#if defined(AIOLOOP_USE_TLS) && AIOLOOP_USE_TLS
 
 static const char cut_question[] = "a question, as long as a line";
 static const char cut_answer[] = "and an answer that is not quite as long as two";
