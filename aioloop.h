@@ -3489,6 +3489,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #if AIOL_HAVE_PTHREAD
 #include <dirent.h>
 #include <netdb.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/select.h>
 #include <sys/wait.h>
@@ -26145,6 +26146,7 @@ typedef struct aiol_secure {
     bool running;
     bool queued;      /* transport.doom, which goes on running */
     bool peer_ended;  /* it has said goodbye */
+    int failure; /* the session's; its message is told again with the loss */
     bool server_side;
     bool in_executor; /* shakes hands there */
     bool away;        /* and does so: the wire is not ours */
@@ -26288,7 +26290,7 @@ static void aiol_secure_fail(aiol_secure *tls, int code) {
     else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
         code = 0; /* it need not answer a goodbye, and may still read what goes before that */
     else
-        aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
+        tls->failure = aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
     aiol_secure_leave(tls, code, code != 0);
 }
 
@@ -26715,6 +26717,8 @@ static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int err
         aioloop_transport *known = tls->opened ? t : lower;
         aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
+        if (tls->failure != 0 && tls->failure == error)
+            aiol_fail(t->resource.loop, error, "%s", aiol_tls_session_message(tls->wire->session));
         t->protocol->connection_lost(known, t->self, error);
         raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))
@@ -28259,17 +28263,15 @@ static bool aiol_sendfile_read(aiol_sendfile *s) {
         aiol_sendfile_end(s, 0);
         return false;
     }
-#if AIOLOOP_USE_THREADS
-    (void)n;
-    s->resource.loop->engine->calls->stop(s->resource.loop->engine, &s->op); /* there is nothing to send for now */
-    aiol_sendfile_read_elsewhere(s);
-    return false;
-#else
+    if (AIOLOOP_USE_THREADS) {
+        s->resource.loop->engine->calls->stop(s->resource.loop->engine, &s->op); /* there is nothing to send for now */
+        aiol_sendfile_read_elsewhere(s);
+        return false;
+    }
     n = aiol_file_chunk_read(chunk);
     if (n <= 0)
         aiol_sendfile_end(s, (int)n);
     return n > 0;
-#endif
 }
 
 /* Sends of the piece what goes; false: nothing now, or it is over. */

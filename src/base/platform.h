@@ -251,6 +251,7 @@
 #if AIOL_HAVE_PTHREAD
 #include <dirent.h>
 #include <netdb.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/select.h>
 #include <sys/wait.h>

@@ -437,17 +437,15 @@ static bool aiol_sendfile_read(aiol_sendfile *s) {
         aiol_sendfile_end(s, 0);
         return false;
     }
-#if AIOLOOP_USE_THREADS
-    (void)n;
-    s->resource.loop->engine->calls->stop(s->resource.loop->engine, &s->op); /* there is nothing to send for now */
-    aiol_sendfile_read_elsewhere(s);
-    return false;
-#else
+    if (AIOLOOP_USE_THREADS) {
+        s->resource.loop->engine->calls->stop(s->resource.loop->engine, &s->op); /* there is nothing to send for now */
+        aiol_sendfile_read_elsewhere(s);
+        return false;
+    }
     n = aiol_file_chunk_read(chunk);
     if (n <= 0)
         aiol_sendfile_end(s, (int)n);
     return n > 0;
-#endif
 }
 
 /* Sends of the piece what goes; false: nothing now, or it is over. */

@@ -71,6 +71,7 @@ typedef struct aiol_secure {
     bool running;
     bool queued;      /* transport.doom, which goes on running */
     bool peer_ended;  /* it has said goodbye */
+    int failure; /* the session's; its message is told again with the loss */
     bool server_side;
     bool in_executor; /* shakes hands there */
     bool away;        /* and does so: the wire is not ours */
@@ -214,7 +215,7 @@ static void aiol_secure_fail(aiol_secure *tls, int code) {
     else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
         code = 0; /* it need not answer a goodbye, and may still read what goes before that */
     else
-        aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
+        tls->failure = aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
     aiol_secure_leave(tls, code, code != 0);
 }
 
@@ -641,6 +642,8 @@ static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int err
         aioloop_transport *known = tls->opened ? t : lower;
         aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
+        if (tls->failure != 0 && tls->failure == error)
+            aiol_fail(t->resource.loop, error, "%s", aiol_tls_session_message(tls->wire->session));
         t->protocol->connection_lost(known, t->self, error);
         raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))
