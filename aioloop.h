@@ -28429,7 +28429,9 @@ static aioloop_future *aiol_sendfile_new(aioloop *loop, const aiol_sendfile_call
     aiol_file_kind kind;
     aiol_sendfile *s;
     aioloop_future *f;
-    int err = aiol_sendfile_check(loop, call, &kind);
+    int err;
+    memset(&kind, 0, sizeof(kind));
+    err = aiol_sendfile_check(loop, call, &kind);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     s = (aiol_sendfile *)aiol_alloc_zero(&loop->allocator, sizeof(*s));

@@ -95,7 +95,9 @@ static int64_t run(aioloop *loop, void *arg, void **out) {
     n = aioloop_await(aioloop_start_server(loop, serve, NULL, "127.0.0.1", 0, NULL), &server);
     if (n < 0)
         return n;
-    aioloop_server_socket(server, 0, NULL, &address);
+    n = aioloop_server_socket(server, 0, NULL, &address);
+    if (n < 0)
+        return n;
     for (i = 0; i < 3; i++) {
         requests[i].host = own[i];
         requests[i].port = address.port;

@@ -66,7 +66,9 @@ static int64_t run(aioloop *loop, void *arg, void **out) {
         n = aioloop_await(aioloop_create_server(loop, &silent, NULL, "127.0.0.1", 0, NULL), &servers[i]);
         if (n < 0)
             return n;
-        aioloop_server_socket(servers[i], 0, NULL, &address);
+        n = aioloop_server_socket(servers[i], 0, NULL, &address);
+        if (n < 0)
+            return n;
         if (i == 0 || address.port < scan->next)
             scan->next = address.port;
         if (i == OPENED - 1)
