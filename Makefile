@@ -396,23 +396,29 @@ race:
 	@status=0; for backend in $(RACE_ON); do \
 	    AIOLOOP_BACKEND=$$backend $(OUT)/race_sock $(RACE_COUNT) $(SEED) || status=1; done; exit $$status
 
+# Those with TLS are left out where there is no mbedTLS.
+TLS_EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(shell grep -l 'define AIOLOOP_USE_TLS 1' examples/*.c))
+WITHOUT_TLS = $(if $(MBEDTLS)$(wildcard /usr/include/mbedtls/ssl.h),,$(TLS_EXAMPLES))
+EXAMPLES = $(filter-out $(WITHOUT_TLS),$(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c)))
 ## make examples     every example, each compiled alone
-EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(wildcard examples/*.c))
 examples:
 	@$(NEED) $(CC)=$(CC)
 	@$(MAKE_QUIETLY) -j$(JOBS) example-programs
 	@echo "$(words $(EXAMPLES)) examples in $(BUILD)/examples"
+	@$(if $(WITHOUT_TLS),echo "without $(notdir $(WITHOUT_TLS)): they need libmbedtls-dev")
 
 example-programs: $(EXAMPLES)
 
 # The one that has no main.
 $(BUILD)/examples/aioloop: EXTRA = -c
+$(TLS_EXAMPLES): EXTRA = $(TLS)
+$(TLS_EXAMPLES): LIBS += $(TLS_LIBS)
 
 $(BUILD)/examples/%: examples/%.c aioloop.h Makefile
 	@mkdir -p $(BUILD)/examples
 	@$(CC) -std=$(STD) -O2 -g $(WARNINGS) $(EXTRA) -I. $< -o $@ $(LIBS)
 
-## make demo         an echo server with 1,000 connections, measured
+## make demo         an echo server with 1,000 connections, measured; and a connection that becomes TLS, where mbedTLS is there
 demo:
 	@tools/demo.sh
 

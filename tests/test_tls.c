@@ -2492,4 +2492,139 @@ TEST_WITH(tls_two_threads_share_their_contexts, "TLS-16", TEST_THREADS) {
     tls_drop(threads[0].client_context);
 }
 
+/* ---- what user code does in the middle of a write ---- */
+
+static int tls_meddled;
+static int tls_meddles_by; /* 0: writes, 1: closes, 2: aborts */
+
+static void tls_meddle(test_peer *peer) {
+    if (tls_meddled++ != 0)
+        return;
+    if (tls_meddles_by == 0)
+        CHECK_EQ(aioloop_transport_write(peer->transport, "PAUSED", 6), 0);
+    else if (tls_meddles_by == 1)
+        aioloop_transport_close(peer->transport);
+    else
+        aioloop_transport_abort(peer->transport);
+}
+
+/* More than any system takes at once, so that it pauses. */
+static char tls_flood[12 << 20];
+
+TEST(tls_pause_writing_may_write_close_or_abort, "TLS-12 TLS-16") {
+    for (tls_meddles_by = 0; tls_meddles_by < 3; tls_meddles_by++) {
+        aioloop *loop = test_loop();
+        tls_place place;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        tls_meddled = 0;
+        near.on_pause = tls_meddle;
+        tls_pair(loop, &place, &near, &far, &test_protocol);
+        CHECK_EQ(aioloop_transport_write(near.transport, tls_flood, sizeof(tls_flood)), 0);
+        if (tls_meddles_by == 0) {
+            test_run_until_received(loop, &far, sizeof(tls_flood) + 6);
+        } else {
+            test_run_until(loop, &far.lost, 1, "the other end");
+            if (tls_meddles_by == 1) {
+                CHECK_EQ(far.error, 0);
+                CHECK_EQ(far.received, sizeof(tls_flood));
+            }
+        }
+        tls_end(loop, &place, &near, &far);
+    }
+}
+
+static aioloop_transport *tls_lender;
+
+static void tls_lend_again(const void *data, size_t size, void *arg) {
+    (void)arg;
+    if (++tls_released < 5000)
+        (void)aioloop_transport_write_owned(tls_lender, data, size, tls_lend_again, NULL);
+}
+
+/* One who lends the next piece when the last one comes back does not keep the loop, nor go on after the loss. */
+TEST(tls_release_may_lend_the_next, "TLS-16") {
+    static char chunk[4096];
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    int before;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    tls_released = 0;
+    tls_lender = near.transport;
+    CHECK_EQ(aioloop_transport_write_owned(tls_lender, chunk, sizeof(chunk), tls_lend_again, NULL), 0);
+    test_spin(loop, 1);
+    CHECK_LT(tls_released, 10);
+    before = tls_released;
+    aioloop_transport_abort(near.transport);
+    test_run_until(loop, &near.lost, 1, "the loss");
+    CHECK_LT(tls_released, before + 10);
+    tls_end(loop, &place, &near, &far);
+}
+
+/* ---- files ---- */
+
+static aioloop_file tls_temporary_file(size_t size) {
+    char name[] = "/tmp/aioloop-XXXXXX";
+    char bytes[4096];
+    size_t at;
+    size_t i;
+    int fd = test_keep_socket(mkstemp(name));
+    unlink(name);
+    for (at = 0; at < size; at += sizeof(bytes)) {
+        for (i = 0; i < sizeof(bytes); i++)
+            bytes[i] = tls_pattern(at + i);
+        CHECK_EQ(write(fd, bytes, sizeof(bytes)), (int)sizeof(bytes));
+    }
+    return fd;
+}
+
+TEST_WITH(tls_carries_files_by_copying_them, "SF-07 TLS-16", TEST_THREADS) {
+    enum { SIZE = 512 * 1024 };
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_sendfile_options options = AIOLOOP_ZERO;
+    aioloop_file file;
+    test_needs_threads(loop);
+    file = tls_temporary_file(SIZE);
+    tls_checked = 0;
+    tls_wrong = false;
+    far.on_data = tls_check;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    options.no_fallback = true;
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_sendfile(loop, near.transport, file, 0, -1, &options), NULL), AIOLOOP_ENOTAVAILABLE);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_sendfile(loop, near.transport, file, 0, -1, NULL), NULL), SIZE);
+    test_run_until_received(loop, &far, SIZE);
+    CHECK(!tls_wrong);
+    test_forget_socket(file);
+    close(file);
+    tls_end(loop, &place, &near, &far);
+}
+
+TEST_WITH(tls_that_is_lost_ends_the_file, "SF-12", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_future *f;
+    aioloop_file file;
+    test_needs_threads(loop);
+    test_needs_real_descriptors(loop); /* virtual time does not wait for what reads the file */
+    file = tls_temporary_file(sizeof(tls_flood));
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    aioloop_transport_pause_reading(far.transport);
+    f = aioloop_future_ref(aioloop_sendfile(loop, near.transport, file, 0, -1, NULL));
+    test_spin(loop, 20);
+    CHECK(!aioloop_future_done(f));
+    aioloop_transport_abort(far.transport);
+    CHECK_LT(aioloop_run_until_complete(loop, f, NULL), 0);
+    aioloop_future_unref(f);
+    test_forget_socket(file);
+    close(file);
+    tls_end(loop, &place, &near, &far);
+}
+
 #endif

@@ -127,6 +127,8 @@ static int64_t aiol_wire_receive(void *owner, void *buffer, size_t size) {
 static int aiol_wire_send(void *owner, const void *data, size_t size) {
     aiol_wire *w = (aiol_wire *)owner;
     int err;
+    if (w->lower != NULL && w->lower->state > AIOL_TRANSPORT_OPEN)
+        return 0; /* the loss will be told */
     if (w->lower != NULL) {
         w->lower->write_turn = w->lower->resource.loop->turn; /* queued, to leave together with what follows */
         return aioloop_transport_write(w->lower, data, size);
@@ -247,13 +249,14 @@ static void aiol_secure_part(aiol_secure *tls) {
 static void aiol_secure_release_all(aiol_secure *tls) {
     aioloop_transport *t = &tls->transport;
     aioloop *loop = t->resource.loop;
-    while (tls->releases != NULL) {
-        aiol_secure_release *r = tls->releases;
+    aiol_secure_release *next = tls->releases;
+    tls->releases = NULL; /* what they lend anew is for the next iteration */
+    tls->releases_end = &tls->releases;
+    while (next != NULL) {
+        aiol_secure_release *r = next;
         aiol_frame frame;
         int raised;
-        tls->releases = r->next;
-        if (tls->releases == NULL)
-            tls->releases_end = &tls->releases;
+        next = r->next;
         frame = aiol_enter(loop, &t->resource.context);
         r->release(r->data, r->size, r->arg);
         raised = aiol_leave(loop, &frame);
@@ -412,11 +415,14 @@ static void aiol_secure_opened(aiol_secure *tls) {
     if (tls->next != NULL) {
         t->protocol = tls->next;
         t->self = tls->next_self;
+        t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED; /* this one was told nothing */
     }
     t->state = AIOL_TRANSPORT_OPEN;
     tls->opened = true;
     if (!tls->upgraded)
         aiol_transport_call_made(t);
+    else
+        aiol_transport_maybe_resume(t);
     aiol_secure_settle(tls, 0);
 }
 
@@ -451,14 +457,18 @@ static void aiol_secure_back(aioloop_future *f, void *arg) {
         aiol_secure_leave(tls, AIOLOOP_ECONNABORTED, true);
     } else if (t->state == AIOL_TRANSPORT_NEW) {
         if (w->out_size != 0)
-            (void)aiol_wire_send(w, w->out, w->out_size);
+            err = aiol_wire_send(w, w->out, w->out_size);
         aiol_free(&aiol_default_allocator, w->out, w->out_capacity);
         w->out = NULL;
         w->out_size = 0;
         w->out_capacity = 0;
-        aioloop_transport_resume_reading(tls->lower);
-        if (aiol_secure_shaken(tls, w->result))
-            aiol_secure_run(tls);
+        if (err < 0) {
+            aiol_secure_leave(tls, aiol_fail(t->resource.loop, err, NULL), true);
+        } else {
+            aioloop_transport_resume_reading(tls->lower);
+            if (aiol_secure_shaken(tls, w->result))
+                aiol_secure_run(tls);
+        }
     }
     if (w->in_size == 0 || t->state >= AIOL_TRANSPORT_ENDING)
         aiol_wire_drop_input(w);
@@ -538,7 +548,8 @@ static bool aiol_secure_step(aiol_secure *tls) {
         aiol_secure_peer_ended(tls);
     else if (n != AIOL_TLS_MORE)
         aiol_secure_fail(tls, (int)n);
-    return n == 0 && tls->transport.state == AIOL_TRANSPORT_CLOSING;
+    AIOL_ASSERT(n != 0 || tls->transport.state >= AIOL_TRANSPORT_ENDING);
+    return false;
 }
 
 static void aiol_secure_run(aiol_secure *tls) {
@@ -603,20 +614,16 @@ static void aiol_secure_lower_received(aioloop_transport *lower, void *self, con
 
 static bool aiol_secure_lower_ended(aioloop_transport *lower, void *self) {
     aiol_secure *tls = (aiol_secure *)self;
-    (void)lower;
     tls->wire->ended = true;
     aiol_secure_run(tls);
-    return true; /* it is closed when the session is over */
-}
-
-static void aiol_secure_lower_pause(aioloop_transport *lower, void *self) {
-    (void)lower;
-    aiol_transport_maybe_pause(&((aiol_secure *)self)->transport);
+    return lower->calls->can_write_eof; /* it is closed when the session is over */
 }
 
 static void aiol_secure_lower_resume(aioloop_transport *lower, void *self) {
+    aioloop_transport *t = &((aiol_secure *)self)->transport;
     (void)lower;
-    aiol_transport_maybe_resume(&((aiol_secure *)self)->transport);
+    if (t->state != AIOL_TRANSPORT_NEW)
+        aiol_transport_maybe_resume(t);
 }
 
 /* The connection is lost, and the TLS transport with it: the loop's reference goes. */
@@ -629,9 +636,11 @@ static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int err
         error = t->error;
     aioloop_timer_handle_cancel(&tls->timer);
     aiol_secure_drop_input(tls);
-    aiol_secure_release_all(tls);
     t->state = AIOL_TRANSPORT_LOST;
     t->error = error;
+    if (t->file != NULL)
+        aiol_sendfile_give_up(t, error);
+    aiol_secure_release_all(tls);
     if (state == AIOL_TRANSPORT_NEW) {
         if (error == 0)
             error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
@@ -660,7 +669,7 @@ static const aioloop_protocol aiol_secure_protocol = {0,
                                                    aiol_secure_lower_received,
                                                    aiol_secure_lower_ended,
                                                    aiol_secure_lower_lost,
-                                                   aiol_secure_lower_pause,
+                                                   NULL, /* whoever writes looks, when the session is done */
                                                    aiol_secure_lower_resume,
                                                    NULL,
                                                    NULL};
@@ -673,17 +682,21 @@ static int aiol_secure_write_late(aioloop_transport *t, aiol_release_fn release)
     return release != NULL ? AIOLOOP_ENOTCONN : aiol_transport_dropped(t);
 }
 
-static int aiol_secure_write(aioloop_transport *t, const void *data, size_t size) {
+/* Calls no user code. */
+static void aiol_secure_put(aioloop_transport *t, const void *data, size_t size) {
     aiol_secure *tls = aiol_secure_of(t);
-    int err;
+    int err = size == 0 || t->state != AIOL_TRANSPORT_OPEN ? 0 : aiol_tls_session_write(tls->wire->session, data, size);
+    if (err < 0)
+        aiol_secure_fail(tls, err); /* part of it may be sent */
+}
+
+static int aiol_secure_write(aioloop_transport *t, const void *data, size_t size) {
     if (size == 0)
         return 0;
     if (t->state != AIOL_TRANSPORT_OPEN)
         return aiol_secure_write_late(t, NULL);
-    err = aiol_tls_session_write(tls->wire->session, data, size);
-    if (err < 0)
-        aiol_secure_fail(tls, err); /* part of it may be sent */
-    else
+    aiol_secure_put(t, data, size);
+    if (t->state == AIOL_TRANSPORT_OPEN)
         aiol_transport_maybe_pause(t);
     return 0;
 }
@@ -735,8 +748,10 @@ static int aiol_secure_write_pieces(aioloop_transport *t, const aioloop_buf *pie
         size += pieces[i].size;
     if (count > 1 && size <= AIOL_TLS_RECORD)
         return aiol_secure_write_gathered(t, pieces, count, size);
-    for (i = 0; i < count && err == 0 && t->state == AIOL_TRANSPORT_OPEN; i++)
-        err = aiol_secure_write(t, pieces[i].data, pieces[i].size);
+    for (i = 0; i < count && err == 0; i++)
+        aiol_secure_put(t, pieces[i].data, pieces[i].size);
+    if (t->state == AIOL_TRANSPORT_OPEN)
+        aiol_transport_maybe_pause(t);
     return err;
 }
 
@@ -970,7 +985,9 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aioloop_transport *t = &tls->transport;
     tls->lower = aioloop_transport_ref(lower);
     tls->wire->lower = lower;
-    t->flags |= lower->flags & AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
+    if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
+        t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
+    lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
     t->server = lower->server;
     if (t->server != NULL) { /* its client is the new one */
         aiol_list_remove(&lower->siblings);
