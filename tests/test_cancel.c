@@ -308,7 +308,7 @@ static void cancel_late_test(cancel_late *c) {
     test_socketpair(loop, c->pair);
     c->task = aioloop_future_ref(aioloop_create_task(loop, cancel_late_run, c, NULL));
     test_spin(loop, 2);
-    aioloop_future_unref(aioloop_sock_sendall(loop, c->pair[1], "b", 1));
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_sock_sendall(loop, c->pair[1], "b", 1), NULL), 0);
     rc = aioloop_run_until_complete(loop, c->task, NULL);
     CHECK_EQ(c->got, 1);
     CHECK_EQ(c->slept, AIOLOOP_ECANCELED);

@@ -830,6 +830,7 @@ TEST(names_a_resolver_gives_what_is_not_its_own, "CONN-06") {
     aioloop_future_unref(f);
     test_end(other);
     f = aioloop_create_future(loop); /* one list for everybody */
+    CHECK(!aioloop_future_done(f));
     CHECK_EQ(aioloop_future_set_result(f, 1, aioloop_addrinfo_copy(book.items, 1), aioloop_freeaddrinfo), 0);
     CHECK_EQ(aioloop_set_resolver(loop, names_resolve_twice, f), 0);
     names_fails(loop, aioloop_create_connection(loop, &names_protocol, NULL, "y.example", 80, NULL), AIOLOOP_ECONNREFUSED, "");

@@ -42,8 +42,11 @@ static void resolve_own_answer(resolve_own *own) {
         CHECK_EQ(aioloop_address_parse(&items[1].address, "2001:db8::7", 80), 0);
         items[0].canonname = own->host;
         list = aioloop_addrinfo_copy(items, 2);
-        CHECK(list != NULL);
-        CHECK_EQ(aioloop_future_set_result(future, 2, list, aioloop_freeaddrinfo), 0);
+        /* Nothing is checked that may fail: a resolver that a test leaves by a jump leaves the loop resolving. */
+        if (list != NULL)
+            aioloop_future_set_result(future, 2, list, aioloop_freeaddrinfo);
+        else
+            aioloop_future_set_exception(future, AIOLOOP_ENOMEM, NULL);
     }
     aioloop_future_unref(future);
 }
