@@ -19,7 +19,9 @@ FAULTS = -include tests/fault.h -DAIOLOOP_MALLOC=test_malloc -DAIOLOOP_REALLOC=t
 INCLUDE = -I.
 # A test program is all of tests/test_*.c with one copy of the library in support.c.
 CONFIG = default
-OUT = $(BUILD)/$(CONFIG)
+# WITH_TLS=1: the tests of TLS, in a folder of their own.
+WITH_TLS =
+OUT = $(BUILD)/$(CONFIG)$(if $(WITH_TLS),-tls$(notdir $(MBEDTLS)))
 EXTRA =
 LIBS = -lpthread -lm
 JOBS = $(shell nproc 2>/dev/null || echo 2)
@@ -28,7 +30,7 @@ TESTS = $(filter-out tests/test_main.c,$(wildcard tests/test_*.c))
 TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h tests/awaits.h Makefile
 # For C++: -x c++, because the files are called .c.
 LANG_FLAGS =
-COMPILE = $(CC) $(LANG_FLAGS) -std=$(STD) -D_GNU_SOURCE $(OPT) $(WARNINGS) $(EXTRA) $(INCLUDE) -Itests
+COMPILE = $(CC) $(LANG_FLAGS) -std=$(STD) -D_GNU_SOURCE $(OPT) $(WARNINGS) $(if $(WITH_TLS),$(TLS)) $(EXTRA) $(INCLUDE) -Itests
 
 MAKE_QUIETLY = $(MAKE) --no-print-directory
 NEED = tools/need.sh $(if $(wildcard /etc/debian_version),/usr/include/stdio.h=libc6-dev)
@@ -36,7 +38,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-tls tls-cuts fuzz fuzz-replay test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
         bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
 
 help:
@@ -59,24 +61,26 @@ $(OUT)/%.o: tests/%.c $(TEST_DEPS)
 	@$(COMPILE) $(FAULTS) -c $< -o $@
 
 $(OUT)/tests: $(TESTS:tests/%.c=$(OUT)/%.o) $(OUT)/test_main.o $(OUT)/support.o
-	@$(CC) $(OPT) $(EXTRA) $^ -o $@ $(LIBS)
+	@$(CC) $(OPT) $(EXTRA) $^ -o $@ $(if $(WITH_TLS),$(TLS_LIBS)) $(LIBS)
 
 $(OUT)/unit_%: tests/unit_%.c tests/test_main.c $(TEST_DEPS)
 	@mkdir -p $(OUT)
-	@$(COMPILE) $(FAULTS) $< tests/test_main.c -o $@ $(LIBS)
+	@$(COMPILE) $(FAULTS) $< tests/test_main.c $(if $(LANG_FLAGS),-x none) -o $@ $(if $(WITH_TLS),$(TLS_LIBS)) $(LIBS)
 
 # For the tests of TLS.
 CERTIFICATES = $(BUILD)/certificates/crl.old.pem
 $(CERTIFICATES): tests/certificates.sh
 	@tests/certificates.sh $(BUILD)/certificates
 
-UNITS = $(patsubst tests/unit_%.c,$(OUT)/unit_%,$(wildcard tests/unit_*.c))
+UNITS = $(patsubst tests/unit_%.c,$(OUT)/unit_%,$(if $(WITH_TLS),tests/unit_ssl.c,$(wildcard tests/unit_*.c)))
 
-test-programs: $(OUT)/tests $(UNITS) $(if $(findstring AIOLOOP_USE_TLS=1,$(EXTRA)),$(CERTIFICATES))
+test-programs: $(OUT)/tests $(UNITS) $(if $(WITH_TLS)$(findstring AIOLOOP_USE_TLS=1,$(EXTRA)),$(CERTIFICATES))
 
 # Runs the suite of one configuration on the back ends in RUN_ON, all of it even if something fails.
 RUN_ON = $(BACKENDS)
 RUN_FLAGS =
+# Which tests, besides words in RUN_FLAGS.
+RUN_WORDS = $(if $(WITH_TLS),tls ssl)
 RUNNER =
 test-run: export TEST_CERTIFICATES = $(abspath $(BUILD))/certificates
 test-run:
@@ -84,9 +88,9 @@ test-run:
 	@rm -f $(OUT)/results.txt
 	@status=0; for backend in $(RUN_ON); do echo "$(CONFIG) on $$backend"; \
 	    AIOLOOP_BACKEND=$$backend $(RUNNER) $(OUT)/tests -j $(JOBS) --label $$backend \
-	        --results $(OUT)/results.txt $(RUN_FLAGS) || status=1; done; \
+	        --results $(OUT)/results.txt $(RUN_FLAGS) $(RUN_WORDS) || status=1; done; \
 	for unit in $(UNITS); do echo "$(CONFIG) $$(basename $$unit)"; \
-	    $(RUNNER) $$unit -j $(JOBS) --label unit --results $(OUT)/results.txt $(RUN_FLAGS) || status=1; done; \
+	    $(RUNNER) $$unit -j $(JOBS) --label unit --results $(OUT)/results.txt $(RUN_FLAGS) $(RUN_WORDS) || status=1; done; \
 	exit $$status
 
 HAS_TLS = [ -f /usr/include/mbedtls/ssl.h ] && command -v openssl >/dev/null
@@ -132,32 +136,34 @@ tls-cuts:
 	@TLS_CUTS=1 TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=tls EXTRA="$(TLS)" LIBS="$(LIBS) $(TLS_LIBS)" UNITS= \
 	    RUN_ON="sim sim,delayed" RUN_FLAGS=tls_cuts
 
+# FUZZ_TARGETS: tests/fuzz_....c, each with its own folder of tests/corpus.
 FUZZ = $(BUILD)/fuzz
-CORPUS = tests/corpus/tls
-$(FUZZ)/replay: tests/fuzz_tls.c aioloop.h Makefile
+FUZZ_TARGETS = tls start_tls
+$(FUZZ)/replay_%: tests/fuzz_%.c tests/fuzz.h aioloop.h Makefile
 	@mkdir -p $(FUZZ)
 	@$(PROGRAM) $(TLS) $< -o $@ $(TLS_LIBS) $(LIBS)
 
-$(FUZZ)/fuzz: tests/fuzz_tls.c aioloop.h Makefile
+$(FUZZ)/fuzz_%: tests/fuzz_%.c tests/fuzz.h aioloop.h Makefile
 	@mkdir -p $(FUZZ)
 	@clang -std=$(STD) -D_GNU_SOURCE -O1 -g -I. $(TLS) -DFUZZ_LIBFUZZER -fsanitize=fuzzer,address,undefined \
 	    -fno-sanitize-recover=all $< -o $@ $(TLS_LIBS) $(LIBS)
 
 fuzz-replay:
 	@$(NEED_TLS) $(firstword $(CC))=$(firstword $(CC))
-	@$(MAKE_QUIETLY) $(FUZZ)/replay $(CERTIFICATES)
-	@echo "fuzz_tls, what was found earlier"
-	@TEST_CERTIFICATES=$(BUILD)/certificates timeout 300 $(FUZZ)/replay $(CORPUS)/*
+	@$(MAKE_QUIETLY) $(addprefix $(FUZZ)/replay_,$(FUZZ_TARGETS)) $(CERTIFICATES)
+	@for target in $(FUZZ_TARGETS); do echo "fuzz_$$target, what was found earlier"; \
+	    TEST_CERTIFICATES=$(BUILD)/certificates timeout 300 $(FUZZ)/replay_$$target tests/corpus/$$target/* || exit 1; done
 
-# SECONDS of fuzzing, from SEED (else libFuzzer's choice). What fails stays in $(FUZZ); it belongs into the corpus then.
+# SECONDS of fuzzing each, from SEED (else libFuzzer's choice). What fails stays in $(FUZZ); it belongs into the corpus then.
 SECONDS = 600
-## make fuzz         random input for TLS and for upgrades to it, by libFuzzer (SECONDS=600)
+## make fuzz         random input for TLS and for upgrades to it, by libFuzzer (SECONDS=600; FUZZ_TARGETS="tls start_tls")
 fuzz:
 	@$(NEED_TLS) clang=clang
-	@$(MAKE_QUIETLY) $(FUZZ)/fuzz $(CERTIFICATES)
-	@mkdir -p $(FUZZ)/corpus
-	@TEST_CERTIFICATES=$(BUILD)/certificates $(FUZZ)/fuzz -max_total_time=$(SECONDS) -timeout=20 -max_len=3000 \
-	    $(if $(SEED),-seed=$(SEED)) -artifact_prefix=$(FUZZ)/ -print_final_stats=1 $(FUZZ)/corpus $(CORPUS)
+	@$(MAKE_QUIETLY) $(addprefix $(FUZZ)/fuzz_,$(FUZZ_TARGETS)) $(CERTIFICATES)
+	@status=0; for target in $(FUZZ_TARGETS); do mkdir -p $(FUZZ)/corpus/$$target; \
+	    TEST_CERTIFICATES=$(BUILD)/certificates $(FUZZ)/fuzz_$$target -max_total_time=$(SECONDS) -timeout=20 -max_len=3000 \
+	        $(if $(SEED),-seed=$(SEED)) -artifact_prefix=$(FUZZ)/$$target- -print_final_stats=1 \
+	        $(FUZZ)/corpus/$$target tests/corpus/$$target || status=1; done; exit $$status
 
 ## make test-clang   the suite by clang
 test-clang:
@@ -201,6 +207,8 @@ test-tcc:
 
 # ---- the suite under observation ----
 
+## ... WITH_TLS=1    the tests of TLS by one of these (asan, tsan, valgrind, torture) or of the compilers above
+
 ## make asan         the suite with AddressSanitizer and UndefinedBehaviorSanitizer; tsan: with ThreadSanitizer
 asan:
 	@$(NEED) gcc=gcc
@@ -225,8 +233,16 @@ TORTURE =
 TORTURE_JOBS = $(shell expr 8 '*' $(JOBS))
 ## make torture      the suite with each allocation and each system call failing, one at a time
 torture:
-	@$(NEED) gcc=gcc
-	@$(MAKE_QUIETLY) test-run CONFIG=torture UNITS= RUN_ON="$(TORTURE_ON)" RUN_FLAGS="--torture -j $(TORTURE_JOBS) $(TORTURE)"
+	@$(NEED) gcc=gcc $(if $(WITH_TLS),objcopy=binutils)
+	@$(if $(WITH_TLS),$(MAKE_QUIETLY) torture-mbedtls CONFIG=torture)
+	@$(MAKE_QUIETLY) test-run CONFIG=torture UNITS= $(if $(WITH_TLS),TLS_LIBS='$(TORTURE_MBEDTLS)') RUN_ON="$(TORTURE_ON)" RUN_FLAGS="--torture -j $(TORTURE_JOBS) $(TORTURE)"
+
+# An mbedTLS that has its memory from the runner, which counts it and makes it fail.
+TORTURE_MBEDTLS = $(foreach lib,tls x509 crypto,$$(OUT)/libmbed$(lib).a)
+torture-mbedtls:
+	@mkdir -p $(OUT)
+	@for lib in $(if $(MBEDTLS),$(TLS_LIBS),$(foreach lib,tls x509 crypto,$$($(CC) -print-file-name=libmbed$(lib).a))); do \
+	    objcopy --redefine-sym calloc=test_calloc --redefine-sym free=test_free $$lib $(OUT)/$${lib##*/} || exit 1; done
 
 # ---- other processors ----
 

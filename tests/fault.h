@@ -25,6 +25,10 @@ void *test_malloc(size_t size);
 void *test_realloc(void *block, size_t size);
 void test_free(void *block);
 
+/* calloc for a library that is linked with the tests (make torture WITH_TLS=1): counted with the blocks above and guarded
+ * like them, freed by test_free; to torture a call. */
+void *test_calloc(size_t count, size_t size);
+
 /* Asked before each system call: 0 to go on, else the errno to fail with. Any thread. */
 int test_fault(const char *system_call_name);
 

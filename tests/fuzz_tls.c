@@ -1,59 +1,15 @@
 /*
- * fuzz_tls.c - a target for fuzzing: bytes for TLS transports, on the simulated network.
- *
- *     clang -fsanitize=fuzzer,address: FUZZ_LIBFUZZER is defined, and this is libFuzzer's target.
- *     else: fuzz_tls FILE ...: plays each file once, as `make test` does with tests/corpus/tls.
+ * fuzz_tls.c - a target for fuzzing: bytes for TLS transports, on the simulated network. See fuzz.h.
  *
  * The first byte of an input says what hears the rest: bit 0 a server or a client; bit 1 a connection that is TLS from
  * the start, or one that is upgraded, with the first bytes as the leftover; bit 2 a buffered protocol; bit 3, without an
  * upgrade, that an honest peer has made the handshake before, and the bytes come as what it says next; bits 4 to 6 how
  * the bytes are cut up; bit 7 that the peer ends behind them. The second byte is how many bytes are leftover.
  *
- * Checked is what the sanitizers see; that every call that was made has an outcome, that connection_made and
- * connection_lost come in pairs, and that all memory is back.
+ * Checked is also that every call that was made has an outcome, and that connection_made and connection_lost come in
+ * pairs.
  */
-#define AIOLOOP_IMPLEMENTATION
-#define AIOLOOP_MALLOC fuzz_malloc
-#define AIOLOOP_REALLOC fuzz_realloc
-#define AIOLOOP_FREE fuzz_free
-#include <stddef.h>
-void *fuzz_malloc(size_t size);
-void *fuzz_realloc(void *p, size_t size);
-void fuzz_free(void *p);
-#include "aioloop.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-static long fuzz_blocks;
-
-void *fuzz_malloc(size_t size) {
-    void *p = malloc(size);
-    fuzz_blocks += p != NULL;
-    return p;
-}
-
-void *fuzz_realloc(void *p, size_t size) {
-    void *q = realloc(p, size);
-    fuzz_blocks += p == NULL && q != NULL;
-    return q;
-}
-
-void fuzz_free(void *p) {
-    fuzz_blocks -= p != NULL;
-    free(p);
-}
-
-#define FUZZ_CHECK(condition)                                                                      \
-    do {                                                                                           \
-        if (!(condition)) {                                                                        \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #condition);                        \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
-
-static aioloop_ssl_context *fuzz_contexts[2]; /* the client's, the server's */
+#include "fuzz.h"
 
 typedef struct fuzz_peer {
     aioloop_transport *transport;
@@ -227,34 +183,14 @@ static void fuzz_end(fuzz_one *z) {
     aioloop_free(z->loop);
 }
 
-static void fuzz_load(void) {
-    const char *folder = getenv("TEST_CERTIFICATES");
-    char names[3][512];
-    FUZZ_CHECK(folder != NULL);
-    snprintf(names[0], sizeof(names[0]), "%s/ca.pem", folder);
-    snprintf(names[1], sizeof(names[1]), "%s/server.pem", folder);
-    snprintf(names[2], sizeof(names[2]), "%s/server.key", folder);
-    fuzz_contexts[0] = aioloop_ssl_context_new(AIOLOOP_TLS_CLIENT);
-    fuzz_contexts[1] = aioloop_ssl_context_new(AIOLOOP_TLS_SERVER);
-    FUZZ_CHECK(fuzz_contexts[0] != NULL && fuzz_contexts[1] != NULL);
-    FUZZ_CHECK(aioloop_ssl_context_load_verify_locations(fuzz_contexts[0], names[0], NULL) == 1);
-    FUZZ_CHECK(aioloop_ssl_context_load_cert_chain(fuzz_contexts[1], names[1], names[2], NULL) == 0);
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
-
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
+static void fuzz_play(const uint8_t *bytes, size_t size) {
     aioloop_config config = AIOLOOP_ZERO;
     fuzz_one z;
     const char *data = (const char *)bytes + 2;
     size_t leftover;
     unsigned how;
-    long blocks;
     if (size < 2)
-        return 0;
-    if (fuzz_contexts[0] == NULL)
-        fuzz_load();
-    blocks = fuzz_blocks;
+        return;
     memset(&z, 0, sizeof(z));
     how = bytes[0];
     leftover = bytes[1];
@@ -270,29 +206,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
         aioloop_transport_write_eof(z.senders[0].transport);
     fuzz_spin(z.loop, 5);
     fuzz_end(&z);
-    if (blocks != fuzz_blocks) {
-        static bool warm; /* the first connection may leave something with the contexts and the thread */
-        FUZZ_CHECK(!warm);
-        warm = true;
-    }
-    return 0;
 }
-
-#ifndef FUZZ_LIBFUZZER
-
-int main(int argc, char **argv) {
-    static uint8_t bytes[1 << 20];
-    int i;
-    for (i = 1; i < argc; i++) {
-        FILE *file = fopen(argv[i], "rb");
-        size_t n;
-        FUZZ_CHECK(file != NULL);
-        n = fread(bytes, 1, sizeof(bytes), file);
-        fclose(file);
-        LLVMFuzzerTestOneInput(bytes, n);
-    }
-    printf("%d inputs\n", argc - 1);
-    return 0;
-}
-
-#endif
