@@ -2440,47 +2440,74 @@ typedef struct tls_thread {
     aioloop *loop;
     aioloop_ssl_context *server_context;
     aioloop_ssl_context *client_context;
+    aioloop_ssl_session *session; /* to be resumed by every other connection; NULL: none */
     int over;
 } tls_thread;
 
+static bool tls_reused(const test_peer *peer) {
+    return *(const bool *)aioloop_transport_get_extra_info(peer->transport, "session_reused", NULL);
+}
+
+/* One connection, which resumes a session or not. Its own session replaces that, if asked for. */
+static void tls_thread_connect(tls_thread *self, aioloop_ssl_session *resumed, aioloop_ssl_session **out) {
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_connection_options options = AIOLOOP_ZERO;
+    char text[2000];
+    far.echo = true;
+    memset(text, 'a', sizeof(text));
+    place.server_context = self->server_context;
+    place.client_context = self->client_context;
+    options.ssl_session = resumed;
+    tls_serve(self->loop, &place, &far, &test_protocol, NULL);
+    CHECK_EQ(aioloop_run_until_complete(self->loop, tls_dial(self->loop, &place, &near, &test_protocol, &options), NULL), 0);
+    test_run_until(self->loop, &far.made, 1, "the server's handshake");
+    CHECK_EQ(aioloop_transport_write(near.transport, text, sizeof(text)), 0);
+    test_run_until_received(self->loop, &near, sizeof(text));
+    CHECK(memcmp(near.data, text, sizeof(text)) == 0);
+    CHECK_EQ(tls_reused(&near), resumed != NULL);
+    CHECK_EQ(tls_reused(&far), resumed != NULL);
+    aioloop_ssl_session_unref(resumed);
+    if (out != NULL)
+        *out = aioloop_ssl_session_ref((aioloop_ssl_session *)aioloop_transport_get_extra_info(near.transport, "session", NULL));
+    test_end_pair(self->loop, &near, &far);
+    aioloop_server_close(place.server);
+    aioloop_server_unref(place.server);
+    test_spin(self->loop, 4);
+}
+
 static void *tls_thread_run(void *arg) {
     tls_thread *self = (tls_thread *)arg;
+    aioloop_ssl_session *own = NULL;
     int i;
     for (i = 0; i < 3; i++) {
-        tls_place place = AIOLOOP_ZERO;
-        test_peer near = AIOLOOP_ZERO;
-        test_peer far = AIOLOOP_ZERO;
-        char text[2000];
-        far.echo = true;
-        memset(text, 'a' + i, sizeof(text));
-        place.server_context = self->server_context;
-        place.client_context = self->client_context;
-        tls_serve(self->loop, &place, &far, &test_protocol, NULL);
-        CHECK_EQ(aioloop_run_until_complete(self->loop, tls_dial(self->loop, &place, &near, &test_protocol, NULL), NULL), 0);
-        test_run_until(self->loop, &far.made, 1, "the server's handshake");
-        CHECK_EQ(aioloop_transport_write(near.transport, text, sizeof(text)), 0);
-        test_run_until_received(self->loop, &near, sizeof(text));
-        CHECK(memcmp(near.data, text, sizeof(text)) == 0);
-        test_end_pair(self->loop, &near, &far);
-        aioloop_server_close(place.server);
-        aioloop_server_unref(place.server);
+        tls_thread_connect(self, aioloop_ssl_session_ref(self->session), NULL);
+        tls_thread_connect(self, own, &own);
     }
-    test_spin(self->loop, 4);
+    aioloop_ssl_session_unref(own);
     self->over = 1;
     return NULL;
 }
 
-TEST_WITH(tls_two_threads_share_their_contexts, "TLS-16", TEST_THREADS) {
-    tls_thread threads[2];
+/* Contexts with their tickets, and a session of another thread's if it is to be resumed, are shared. */
+static void tls_two_threads(bool resumes) {
+    tls_thread threads[3]; /* the last is this one */
     pthread_t ids[2];
     int i;
     memset(threads, 0, sizeof(threads));
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < 3; i++) {
         threads[i].loop = test_loop();
         test_needs_threads(threads[i].loop);
         threads[i].server_context = i == 0 ? tls_server("server") : threads[0].server_context;
         threads[i].client_context = i == 0 ? tls_client("ca.pem") : threads[0].client_context;
     }
+    if (resumes) {
+        tls_thread_connect(&threads[2], NULL, &threads[0].session);
+        CHECK(threads[0].session != NULL);
+        threads[1].session = threads[0].session;
+    }
+    test_end(threads[2].loop);
     for (i = 0; i < 2; i++)
         CHECK(pthread_create(&ids[i], NULL, tls_thread_run, &threads[i]) == 0);
     for (i = 0; i < 2; i++) {
@@ -2488,8 +2515,17 @@ TEST_WITH(tls_two_threads_share_their_contexts, "TLS-16", TEST_THREADS) {
         CHECK_EQ(threads[i].over, 1);
         test_end(threads[i].loop);
     }
+    aioloop_ssl_session_unref(threads[0].session);
     tls_drop(threads[0].server_context);
     tls_drop(threads[0].client_context);
+}
+
+TEST_WITH(tls_two_threads_share_their_contexts, "TLS-16", TEST_THREADS) {
+    tls_two_threads(false);
+}
+
+TEST_WITH(tls_two_threads_resume_the_same_session, "TLS-16 TLS-17", TEST_THREADS) {
+    tls_two_threads(true);
 }
 
 /* ---- what user code does in the middle of a write ---- */
