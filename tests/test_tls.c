@@ -157,6 +157,13 @@ TEST(tls_connects_and_exchanges, "TLS-01 CONN-14") {
     tls_end(loop, &place, &near, &far);
 }
 
+static aioloop_future *tls_future;
+
+static void tls_decided(test_peer *peer) {
+    (void)peer;
+    aioloop_future_set_result(tls_future, 0, NULL, NULL);
+}
+
 TEST(tls_shakes_hands_in_the_executor, "TLS-01 STLS-01") {
     aioloop *loop = test_loop();
     tls_place place = AIOLOOP_ZERO;
@@ -171,13 +178,20 @@ TEST(tls_shakes_hands_in_the_executor, "TLS-01 STLS-01") {
     client.ssl_handshake_in_executor = true;
     server.ssl_handshake_timeout = AIOLOOP_FOREVER; /* virtual time does not wait for threads */
     client.ssl_handshake_timeout = AIOLOOP_FOREVER;
-    far.echo = true;
     tls_serve(loop, &place, &far, &test_protocol, &server);
     for (i = 0; i < 3; i++) {
         memset(&near, 0, sizeof(near));
         memset(&far, 0, sizeof(far));
         far.echo = true;
+        tls_future = aioloop_create_future(loop);
+        far.on_made = tls_decided;
+        near.on_lost = tls_decided;
         CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, &client), NULL), 0);
+        CHECK_EQ(aioloop_run_until_complete(loop, tls_future, NULL), 0);
+        CHECK_EQ(far.made, 1);
+        aioloop_future_unref(tls_future);
+        far.on_made = NULL;
+        near.on_lost = NULL;
         CHECK_EQ(aioloop_transport_write(near.transport, "hello", 5), 0);
         test_run_until_received(loop, &near, 5);
         test_end_pair(loop, &near, &far);
@@ -646,12 +660,28 @@ static void tls_middle_down(test_peer *peer, const void *data, size_t size) {
 static void tls_middle_joined(test_peer *peer) {
     tls_middle *m = (tls_middle *)peer->user;
     aioloop_transport_write(peer->transport, m->held, m->held_size);
+    if (m->to_client.lost != 0)
+        aioloop_transport_close(peer->transport);
+}
+
+/* What ends one connection ends the other. */
+static void tls_middle_lost(test_peer *peer) {
+    tls_middle *m = (tls_middle *)peer->user;
+    test_peer *other = peer == &m->to_client ? &m->to_server : &m->to_client;
+    if (other->transport != NULL)
+        aioloop_transport_close(other->transport);
+}
+
+static void tls_middle_tried(aioloop_future *f, void *arg) {
+    if (aioloop_future_exception(f) != 0)
+        aioloop_transport_abort(((tls_middle *)arg)->to_client.transport);
 }
 
 static void tls_middle_came(test_peer *peer) {
     tls_middle *m = (tls_middle *)peer->user;
-    aioloop_future_unref(
-        aioloop_create_connection(m->loop, &test_protocol, &m->to_server, "127.0.0.1", m->far_port, NULL));
+    aioloop_future *f = aioloop_create_connection(m->loop, &test_protocol, &m->to_server, "127.0.0.1", m->far_port, NULL);
+    if (aioloop_future_then(f, tls_middle_tried, m) < 0)
+        aioloop_transport_abort(peer->transport);
 }
 
 static void tls_middle_open(aioloop *loop, tls_middle *m, int far_port) {
@@ -661,9 +691,11 @@ static void tls_middle_open(aioloop *loop, tls_middle *m, int far_port) {
     m->to_client.user = m;
     m->to_client.on_data = tls_middle_up;
     m->to_client.on_made = tls_middle_came;
+    m->to_client.on_lost = tls_middle_lost;
     m->to_server.user = m;
     m->to_server.on_data = tls_middle_down;
     m->to_server.on_made = tls_middle_joined;
+    m->to_server.on_lost = tls_middle_lost;
     m->server = test_serve(loop, &test_protocol, &m->to_client, &m->port);
 }
 
@@ -1275,8 +1307,6 @@ TEST(start_tls_puts_another_protocol_above, "STLS-01 STLS-07") {
 
 /* ---- what the methods of a protocol may do ---- */
 
-static aioloop_future *tls_future;
-
 static void tls_made_closes(test_peer *peer) {
     aioloop_transport_close(peer->transport);
 }
@@ -1301,17 +1331,19 @@ TEST(tls_connection_made_may_end_it, "TLS-01 TLS-07 TLS-16 CONN-17") {
         test_peer near = AIOLOOP_ZERO;
         test_peer far = AIOLOOP_ZERO;
         test_peer *who = i < 4 ? &near : &far;
+        bool aborts = i % 4 == 1 || i == 2;
         int64_t n;
         who->on_made = ways[i % 4];
         tls_serve(loop, &place, &far, &test_protocol, NULL);
         tls_future = aioloop_future_ref(tls_dial(loop, &place, &near, &test_protocol, NULL));
         n = aioloop_run_until_complete(loop, tls_future, NULL);
-        test_run_until(loop, &far.made, 1, "the server's handshake");
-        if (i == 5 && near.made == 0) { /* an abort may drop the last of the handshake too */
-            CHECK_EQ(n, AIOLOOP_ECONNRESET);
+        test_run_until(loop, aborts ? &who->lost : &far.made, 1, aborts ? "the one who aborts" : "the server's handshake");
+        if (aborts)
+            test_run_for(loop, AIOLOOP_MS(5));
+        if (aborts && near.made + far.made == 1) { /* the last of the handshake may be dropped too */
+            CHECK_EQ(n, i == 1 ? 0 : i == 2 ? AIOLOOP_ECANCELED : AIOLOOP_ECONNRESET);
             aioloop_future_unref(tls_future);
-            test_run_until(loop, &far.lost, 1, "the server's loss");
-            test_peer_drop(&far);
+            test_peer_drop(who);
             tls_end_place(&place);
             test_end(loop);
             continue;
