@@ -2771,8 +2771,10 @@ typedef struct aioloop_start_tls_options {
 
 /* loop.start_tls(): shakes hands over an open connection, of whatever kind, and gives a new transport for the same
  * protocol, which from then on uses that one alone. The future's pointer is the aioloop_transport, its number 0.
- * connection_made is not called again. What was written before leaves first, in clear; the old transport must not be
- * written to any more, and its extra info is the new one's too. ssl is held as long as needed.
+ * connection_made is not called again. What was written before leaves first, in clear. From the call on the old
+ * transport is TLS's: to write to it, its end included, to set its limits or its protocol and to send a file is
+ * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; its extra
+ * info is the new one's too. ssl is held as long as needed.
  *
  * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or one
  * of the other side; else, and when cancelled, the connection is closed, and the protocol hears of that by
@@ -2817,7 +2819,7 @@ typedef struct aioloop_sendfile_options {
 /* loop.sendfile(): after all that was written before. Until the future is done, nothing can be written to the transport,
  * its end included, and no second file be sent (AIOLOOP_EMISUSE); reading is paused, and goes on afterwards as it was,
  * or as aioloop_transport_pause_reading and its kin have asked meanwhile; pause_writing and resume_writing wait too. A
- * transport that is closing, or was told write_eof: AIOLOOP_EMISUSE. If it is closed or aborted in the middle, the call
+ * transport that is closing, was told write_eof, or has TLS above it now: AIOLOOP_EMISUSE. If it is closed or aborted in the middle, the call
  * fails with AIOLOOP_ECONNABORTED; so close it when the future is done. Copying stops while more than the high mark is
  * buffered, and its last bytes may be in the buffer yet when the future is done. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sendfile(aioloop *loop, aioloop_transport *transport,
@@ -24601,7 +24603,8 @@ enum {
     AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
     AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
     AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
-    AIOL_TRANSPORT_FLOW_HELD = 32    /* the protocol was told the opposite of WRITE_PAUSED */
+    AIOL_TRANSPORT_FLOW_HELD = 32,   /* the protocol was told the opposite of WRITE_PAUSED */
+    AIOL_TRANSPORT_BELOW = 64        /* TLS's own, which is above: users may look at it and end it, no more */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
@@ -24702,11 +24705,13 @@ typedef struct aiol_secure_setup {
     bool upgrades; /* arg is the protocol's self, which has had its connection_made */
 } aiol_secure_setup;
 
-/* transport.c */
+/* transport.c. Pausing and resuming also of what TLS has below. */
 AIOLOOP_INTERNAL int aiol_transport_call_factory(aioloop_transport *t, void *arg);
 AIOLOOP_INTERNAL void aiol_transport_call_made(aioloop_transport *t);
 AIOLOOP_INTERNAL size_t aiol_transport_buffered(const aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_report(aioloop_transport *t, int code, const char *message);
+AIOLOOP_INTERNAL void aiol_transport_pause_reading(aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_transport_resume_reading(aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t);
 AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t);
@@ -24865,6 +24870,18 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
     loop->tls_buffer = NULL;
 }
 
+/* ---- whose it is ---- */
+
+/* Somebody else writes: a file is being sent, or TLS has it. Nothing may come in between. */
+AIOL_INLINE bool aiol_transport_taken(const aioloop_transport *t) {
+    return t->file != NULL || (t->flags & AIOL_TRANSPORT_BELOW) != 0;
+}
+
+static AIOL_NOINLINE int aiol_transport_busy(const aioloop_transport *t) {
+    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, t->file != NULL ? "unable to write: a file is being sent"
+                                                                        : "the connection has TLS now, and another transport");
+}
+
 /* ---- flow control ---- */
 
 /* What an ending connection still has is dropped, be it that the engine holds it a little longer. */
@@ -24927,6 +24944,8 @@ AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *tra
         low = high / 4;
     if (low > high)
         return AIOLOOP_EINVAL;
+    if ((transport->flags & AIOL_TRANSPORT_BELOW) != 0)
+        return aiol_transport_busy(transport);
     transport->high = (uint64_t)high > SIZE_MAX ? SIZE_MAX : (size_t)high;
     transport->low = (uint64_t)low > SIZE_MAX ? SIZE_MAX : (size_t)low;
     if (transport->calls->limits_changed != NULL)
@@ -24993,15 +25012,10 @@ static int aiol_transport_dropped(aioloop_transport *t) {
     return 0;
 }
 
-/* A file is being sent, and nothing may come in between. */
-static AIOL_NOINLINE int aiol_transport_busy(aioloop_transport *t) {
-    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, "unable to write: a file is being sent");
-}
-
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size) {
     if (transport == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
-    if (AIOL_UNLIKELY(transport->file != NULL))
+    if (AIOL_UNLIKELY(aiol_transport_taken(transport)))
         return aiol_transport_busy(transport);
     return transport->calls->write(transport, data, size);
 }
@@ -25013,7 +25027,7 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
-    if (transport->file != NULL)
+    if (aiol_transport_taken(transport))
         return aiol_transport_busy(transport);
     return count == 0 ? 0 : transport->calls->write_pieces(transport, pieces, count, NULL, NULL);
 }
@@ -25023,7 +25037,7 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
     aioloop_buf piece;
     if (transport == NULL || data == NULL || release == NULL)
         return AIOLOOP_EINVAL;
-    if (transport->file != NULL)
+    if (aiol_transport_taken(transport))
         return aiol_transport_busy(transport);
     piece.data = data;
     piece.size = size;
@@ -25033,7 +25047,7 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport) {
     if (transport == NULL)
         return AIOLOOP_EINVAL;
-    return transport->file != NULL ? aiol_transport_busy(transport) : transport->calls->write_eof(transport);
+    return aiol_transport_taken(transport) ? aiol_transport_busy(transport) : transport->calls->write_eof(transport);
 }
 
 AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport) {
@@ -25044,26 +25058,36 @@ AIOLOOP_API bool aioloop_transport_is_closing(const aioloop_transport *transport
     return transport == NULL || transport->state > AIOL_TRANSPORT_OPEN;
 }
 
+AIOLOOP_INTERNAL void aiol_transport_pause_reading(aioloop_transport *t) {
+    if (t->state > AIOL_TRANSPORT_OPEN)
+        return;
+    if (t->file != NULL)
+        t->flags |= AIOL_TRANSPORT_READ_HELD;
+    if ((t->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+        return;
+    t->flags |= AIOL_TRANSPORT_READ_PAUSED;
+    t->calls->pause_reading(t);
+}
+
+AIOLOOP_INTERNAL void aiol_transport_resume_reading(aioloop_transport *t) {
+    if (t->state > AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
+        return;
+    if (t->file != NULL) {
+        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+        return;
+    }
+    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+    t->calls->resume_reading(t);
+}
+
 AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport) {
-    if (aioloop_transport_is_closing(transport))
-        return;
-    if (transport->file != NULL)
-        transport->flags |= AIOL_TRANSPORT_READ_HELD;
-    if ((transport->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
-        return;
-    transport->flags |= AIOL_TRANSPORT_READ_PAUSED;
-    transport->calls->pause_reading(transport);
+    if (transport != NULL && (transport->flags & AIOL_TRANSPORT_BELOW) == 0)
+        aiol_transport_pause_reading(transport);
 }
 
 AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport) {
-    if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
-        return;
-    if (transport->file != NULL) {
-        transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
-        return;
-    }
-    transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
-    transport->calls->resume_reading(transport);
+    if (transport != NULL && (transport->flags & AIOL_TRANSPORT_BELOW) == 0)
+        aiol_transport_resume_reading(transport);
 }
 
 AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport) {
@@ -25089,6 +25113,8 @@ AIOLOOP_API void aioloop_transport_abort(aioloop_transport *transport) {
 AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, const aioloop_protocol *protocol, void *self) {
     if (transport == NULL || protocol == NULL)
         return AIOLOOP_EINVAL;
+    if ((transport->flags & AIOL_TRANSPORT_BELOW) != 0)
+        return aiol_transport_busy(transport);
     transport->protocol = protocol;
     transport->self = self;
     transport->calls->protocol_changed(transport);
@@ -26206,7 +26232,7 @@ static int aiol_wire_send(void *owner, const void *data, size_t size) {
         return 0; /* the loss will be told */
     if (w->lower != NULL) {
         w->lower->write_turn = w->lower->resource.loop->turn; /* queued, to leave together with what follows */
-        return aioloop_transport_write(w->lower, data, size);
+        return w->lower->calls->write(w->lower, data, size);
     }
     err = aiol_grow(&aiol_default_allocator, &w->out, &w->out_capacity, 1, w->out_size + size);
     if (err < 0)
@@ -26379,7 +26405,7 @@ static void aiol_secure_close(aioloop_transport *t) {
         aiol_secure_part(tls);
     } else { /* its goodbye has to be read */
         t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
-        aioloop_transport_resume_reading(tls->lower);
+        aiol_transport_resume_reading(tls->lower);
         aiol_secure_queue(tls);
     }
 }
@@ -26540,7 +26566,7 @@ static void aiol_secure_back(aioloop_future *f, void *arg) {
         if (err < 0) {
             aiol_secure_leave(tls, aiol_fail(t->resource.loop, err, NULL), true);
         } else {
-            aioloop_transport_resume_reading(tls->lower);
+            aiol_transport_resume_reading(tls->lower);
             if (aiol_secure_shaken(tls, w->result))
                 aiol_secure_run(tls);
         }
@@ -26560,7 +26586,7 @@ static bool aiol_secure_send_away(aiol_secure *tls) {
         return false;
     memset(&options, 0, sizeof(options));
     options.dispose = aiol_wire_unref;
-    aioloop_transport_pause_reading(tls->lower);
+    aiol_transport_pause_reading(tls->lower);
     w->lower = NULL;
     w->refs++;
     f = (aioloop_run_in_executor)(loop, NULL, aiol_wire_shake, w, &options);
@@ -26568,7 +26594,7 @@ static bool aiol_secure_send_away(aiol_secure *tls) {
         (void)aioloop_future_exception(f);
         aioloop_future_unref(f);
         w->lower = tls->lower;
-        aioloop_transport_resume_reading(tls->lower);
+        aiol_transport_resume_reading(tls->lower);
         return false;
     }
     tls->away = true;
@@ -26644,22 +26670,27 @@ static void aiol_secure_run(aiol_secure *tls) {
 }
 
 static void aiol_secure_pause_reading(aioloop_transport *t) {
-    aioloop_transport_pause_reading(aiol_secure_of(t)->lower);
+    aiol_transport_pause_reading(aiol_secure_of(t)->lower);
 }
 
 /* What is there is delivered from the loop, not from within the call. */
 static void aiol_secure_resume_reading(aioloop_transport *t) {
     aiol_secure *tls = aiol_secure_of(t);
-    aioloop_transport_resume_reading(tls->lower);
+    aiol_transport_resume_reading(tls->lower);
     aiol_secure_queue(tls);
 }
 
 /* ---- the protocol below ---- */
 
-static void aiol_secure_lower_made(aioloop_transport *lower, void *self) {
-    aiol_secure *tls = (aiol_secure *)self;
+static void aiol_secure_take(aiol_secure *tls, aioloop_transport *lower) {
     tls->lower = aioloop_transport_ref(lower);
     tls->wire->lower = lower;
+    lower->flags |= AIOL_TRANSPORT_BELOW;
+}
+
+static void aiol_secure_lower_made(aioloop_transport *lower, void *self) {
+    aiol_secure *tls = (aiol_secure *)self;
+    aiol_secure_take(tls, lower);
     lower->high = tls->transport.high;
     lower->low = tls->transport.low;
     aiol_secure_run(tls); /* a client greets */
@@ -26717,8 +26748,10 @@ static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int err
         aiol_sendfile_give_up(t, error);
     aiol_secure_release_all(tls);
     if (state == AIOL_TRANSPORT_NEW) {
-        if (error == 0)
+        if (error == 0 && tls->wire->ended)
             error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
+        else if (error == 0)
+            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNABORTED, "the connection was closed during the TLS handshake");
         aiol_secure_settle(tls, error);
     }
     if ((tls->opened || tls->upgraded) && t->protocol->connection_lost != NULL) {
@@ -27046,8 +27079,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
     if (t->file != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
-    if (t->protocol == &aiol_secure_protocol)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
+    if ((t->flags & AIOL_TRANSPORT_BELOW) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the connection has TLS now, and another transport");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
     return aiol_ssl_options_check(loop, ssl, o->server_side ? AIOLOOP_TLS_SERVER : AIOLOOP_TLS_CLIENT, o->server_hostname,
@@ -27058,8 +27091,7 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
 /* From here on the transport's protocol is the TLS transport. */
 static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aioloop_transport *t = &tls->transport;
-    tls->lower = aioloop_transport_ref(lower);
-    tls->wire->lower = lower;
+    aiol_secure_take(tls, lower);
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
@@ -27073,7 +27105,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     lower->self = tls;
     lower->calls->protocol_changed(lower);
     aiol_secure_limits_changed(t);
-    aioloop_transport_resume_reading(lower);
+    aiol_transport_resume_reading(lower);
     aiol_secure_queue(tls); /* the first greeting goes behind what was written */
 }
 
@@ -28378,8 +28410,8 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the transport is closing");
     if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
-    if (t->file != NULL)
-        return aiol_fail(loop, AIOLOOP_EMISUSE, "a file is being sent already");
+    if (aiol_transport_taken(t))
+        return aiol_transport_busy(t);
     if (t->calls->send_file == NULL && !fallback)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "files cannot be sent over this transport but by copying");
     return 0;

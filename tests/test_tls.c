@@ -7,6 +7,7 @@
 
 #if defined(AIOLOOP_USE_TLS) && AIOLOOP_USE_TLS
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -922,6 +923,110 @@ TEST(start_tls_refuses_what_cannot_be, "STLS-05") {
     test_run_until_received(loop, &u.far, 5);
     aioloop_transport_close(u.near.transport);
     tls_fails(loop, tls_upgrade_start(loop, &u, false, NULL), AIOLOOP_EINVAL, "closing");
+    tls_upgrade_close(loop, &u);
+}
+
+/* All that the old transport refuses, or does not do, once TLS has it. */
+static void tls_misuse_old(aioloop *loop, aioloop_transport *old, int file, aioloop_ssl_context *context) {
+    static const char bytes[] = "torn";
+    aioloop_buf piece = {bytes, 4};
+    bool reads = aioloop_transport_is_reading(old);
+    tls_released = 0;
+    CHECK_EQ(aioloop_transport_write(old, bytes, 4), AIOLOOP_EMISUSE);
+    CHECK(strstr(aioloop_error_message(aioloop_last_error(loop)), "TLS") != NULL);
+    CHECK_EQ(aioloop_transport_writelines(old, &piece, 1), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_transport_write_owned(old, bytes, 4, tls_release, NULL), AIOLOOP_EMISUSE);
+    CHECK_EQ(tls_released, 0);
+    CHECK_EQ(aioloop_transport_write_eof(old), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_transport_set_write_buffer_limits(old, 10, 0), AIOLOOP_EMISUSE);
+    CHECK_EQ(aioloop_transport_set_protocol(old, &test_protocol, NULL), AIOLOOP_EMISUSE);
+    tls_fails(loop, aioloop_sendfile(loop, old, file, 0, -1, NULL), AIOLOOP_EMISUSE, "TLS");
+    tls_fails(loop, aioloop_start_tls(loop, old, context, NULL), AIOLOOP_EINVAL, "TLS");
+    aioloop_transport_resume_reading(old);
+    CHECK_EQ(aioloop_transport_is_reading(old), reads);
+    aioloop_transport_pause_reading(old);
+    CHECK_EQ(aioloop_transport_is_reading(old), reads);
+}
+
+TEST(start_tls_takes_the_old_transport, "STLS-03 STLS-05") {
+    aioloop *loop = test_loop();
+    tls_upgrade u;
+    int file = test_keep_socket(open("/dev/zero", O_RDONLY));
+    tls_upgrade_open(loop, &u, &test_protocol);
+    u.futures[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, NULL));
+    u.futures[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, NULL));
+    tls_misuse_old(loop, u.near.transport, file, u.client_context);
+    tls_misuse_old(loop, u.far.transport, file, u.client_context);
+    CHECK_EQ(aioloop_run_until_complete(loop, u.futures[0], &u.transports[0]), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, u.futures[1], &u.transports[1]), 0);
+    aioloop_future_unref(u.futures[0]);
+    aioloop_future_unref(u.futures[1]);
+    tls_misuse_old(loop, u.near.transport, file, u.client_context);
+    CHECK_EQ(aioloop_transport_write(u.transports[0], "whole", 5), 0);
+    tls_misuse_old(loop, u.near.transport, file, u.client_context);
+    test_run_until_received(loop, &u.far, 5);
+    CHECK(memcmp(u.far.data, "whole", 5) == 0);
+    test_forget_socket(file);
+    close(file);
+    tls_upgrade_close(loop, &u);
+}
+
+/* It may still be ended: the peer is told no goodbye. */
+TEST(start_tls_and_the_old_transport_is_closed, "STLS-03 STLS-06") {
+    int how;
+    for (how = 0; how < 4; how++) {
+        aioloop *loop = test_loop();
+        tls_upgrade u;
+        tls_upgrade_open(loop, &u, &test_protocol);
+        if (how < 2)
+            tls_upgrade_both(loop, &u);
+        else
+            u.futures[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, NULL));
+        if (how % 2 == 0)
+            aioloop_transport_close(u.near.transport);
+        else
+            aioloop_transport_abort(u.near.transport);
+        if (how >= 2) {
+            tls_fails(loop, u.futures[0], AIOLOOP_ECONNABORTED, "closed");
+            aioloop_future_unref(u.futures[0]);
+        }
+        test_run_until(loop, &u.near.lost, 1, "the loss");
+        CHECK_EQ(u.near.error, how < 2 ? 0 : AIOLOOP_ECONNABORTED);
+        tls_upgrade_close(loop, &u);
+    }
+}
+
+/* While a thread of the executor shakes hands nothing may be read into what it works with. */
+TEST(start_tls_in_the_executor_and_the_old_transport_is_resumed, "STLS-01 STLS-03") {
+    aioloop *loop = test_loop();
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    int away = 0;
+    int i;
+    tls_upgrade u;
+    test_needs_threads(loop);
+    tls_upgrade_open(loop, &u, &test_protocol);
+    options.ssl_handshake_in_executor = true;
+    options.ssl_handshake_timeout = AIOLOOP_FOREVER;
+    u.futures[0] = aioloop_future_ref(tls_upgrade_start(loop, &u, false, &options));
+    u.futures[1] = aioloop_future_ref(tls_upgrade_start(loop, &u, true, &options));
+    while (!aioloop_future_done(u.futures[0]) || !aioloop_future_done(u.futures[1])) {
+        for (i = 0; i < 2; i++) {
+            aioloop_transport *old = i == 0 ? u.near.transport : u.far.transport;
+            if (aioloop_transport_is_reading(old))
+                continue;
+            away++;
+            aioloop_transport_resume_reading(old);
+            CHECK(!aioloop_transport_is_reading(old));
+        }
+        CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(1)), 0);
+    }
+    CHECK_GE(away, 2);
+    for (i = 0; i < 2; i++) {
+        CHECK_EQ(aioloop_future_result(u.futures[i], &u.transports[i]), 0);
+        aioloop_future_unref(u.futures[i]);
+    }
+    CHECK_EQ(aioloop_transport_write(u.transports[0], "whole", 5), 0);
+    test_run_until_received(loop, &u.far, 5);
     tls_upgrade_close(loop, &u);
 }
 

@@ -25,8 +25,10 @@ typedef struct aioloop_start_tls_options {
 
 /* loop.start_tls(): shakes hands over an open connection, of whatever kind, and gives a new transport for the same
  * protocol, which from then on uses that one alone. The future's pointer is the aioloop_transport, its number 0.
- * connection_made is not called again. What was written before leaves first, in clear; the old transport must not be
- * written to any more, and its extra info is the new one's too. ssl is held as long as needed.
+ * connection_made is not called again. What was written before leaves first, in clear. From the call on the old
+ * transport is TLS's: to write to it, its end included, to set its limits or its protocol and to send a file is
+ * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; its extra
+ * info is the new one's too. ssl is held as long as needed.
  *
  * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or one
  * of the other side; else, and when cancelled, the connection is closed, and the protocol hears of that by

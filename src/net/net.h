@@ -25,7 +25,8 @@ enum {
     AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
     AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
     AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
-    AIOL_TRANSPORT_FLOW_HELD = 32    /* the protocol was told the opposite of WRITE_PAUSED */
+    AIOL_TRANSPORT_FLOW_HELD = 32,   /* the protocol was told the opposite of WRITE_PAUSED */
+    AIOL_TRANSPORT_BELOW = 64        /* TLS's own, which is above: users may look at it and end it, no more */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
@@ -126,11 +127,13 @@ typedef struct aiol_secure_setup {
     bool upgrades; /* arg is the protocol's self, which has had its connection_made */
 } aiol_secure_setup;
 
-/* transport.c */
+/* transport.c. Pausing and resuming also of what TLS has below. */
 AIOLOOP_INTERNAL int aiol_transport_call_factory(aioloop_transport *t, void *arg);
 AIOLOOP_INTERNAL void aiol_transport_call_made(aioloop_transport *t);
 AIOLOOP_INTERNAL size_t aiol_transport_buffered(const aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_report(aioloop_transport *t, int code, const char *message);
+AIOLOOP_INTERNAL void aiol_transport_pause_reading(aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_transport_resume_reading(aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t);
 AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t);

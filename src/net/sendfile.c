@@ -535,8 +535,8 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the transport is closing");
     if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
-    if (t->file != NULL)
-        return aiol_fail(loop, AIOLOOP_EMISUSE, "a file is being sent already");
+    if (aiol_transport_taken(t))
+        return aiol_transport_busy(t);
     if (t->calls->send_file == NULL && !fallback)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "files cannot be sent over this transport but by copying");
     return 0;

@@ -131,7 +131,7 @@ static int aiol_wire_send(void *owner, const void *data, size_t size) {
         return 0; /* the loss will be told */
     if (w->lower != NULL) {
         w->lower->write_turn = w->lower->resource.loop->turn; /* queued, to leave together with what follows */
-        return aioloop_transport_write(w->lower, data, size);
+        return w->lower->calls->write(w->lower, data, size);
     }
     err = aiol_grow(&aiol_default_allocator, &w->out, &w->out_capacity, 1, w->out_size + size);
     if (err < 0)
@@ -304,7 +304,7 @@ static void aiol_secure_close(aioloop_transport *t) {
         aiol_secure_part(tls);
     } else { /* its goodbye has to be read */
         t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
-        aioloop_transport_resume_reading(tls->lower);
+        aiol_transport_resume_reading(tls->lower);
         aiol_secure_queue(tls);
     }
 }
@@ -465,7 +465,7 @@ static void aiol_secure_back(aioloop_future *f, void *arg) {
         if (err < 0) {
             aiol_secure_leave(tls, aiol_fail(t->resource.loop, err, NULL), true);
         } else {
-            aioloop_transport_resume_reading(tls->lower);
+            aiol_transport_resume_reading(tls->lower);
             if (aiol_secure_shaken(tls, w->result))
                 aiol_secure_run(tls);
         }
@@ -485,7 +485,7 @@ static bool aiol_secure_send_away(aiol_secure *tls) {
         return false;
     memset(&options, 0, sizeof(options));
     options.dispose = aiol_wire_unref;
-    aioloop_transport_pause_reading(tls->lower);
+    aiol_transport_pause_reading(tls->lower);
     w->lower = NULL;
     w->refs++;
     f = (aioloop_run_in_executor)(loop, NULL, aiol_wire_shake, w, &options);
@@ -493,7 +493,7 @@ static bool aiol_secure_send_away(aiol_secure *tls) {
         (void)aioloop_future_exception(f);
         aioloop_future_unref(f);
         w->lower = tls->lower;
-        aioloop_transport_resume_reading(tls->lower);
+        aiol_transport_resume_reading(tls->lower);
         return false;
     }
     tls->away = true;
@@ -569,22 +569,27 @@ static void aiol_secure_run(aiol_secure *tls) {
 }
 
 static void aiol_secure_pause_reading(aioloop_transport *t) {
-    aioloop_transport_pause_reading(aiol_secure_of(t)->lower);
+    aiol_transport_pause_reading(aiol_secure_of(t)->lower);
 }
 
 /* What is there is delivered from the loop, not from within the call. */
 static void aiol_secure_resume_reading(aioloop_transport *t) {
     aiol_secure *tls = aiol_secure_of(t);
-    aioloop_transport_resume_reading(tls->lower);
+    aiol_transport_resume_reading(tls->lower);
     aiol_secure_queue(tls);
 }
 
 /* ---- the protocol below ---- */
 
-static void aiol_secure_lower_made(aioloop_transport *lower, void *self) {
-    aiol_secure *tls = (aiol_secure *)self;
+static void aiol_secure_take(aiol_secure *tls, aioloop_transport *lower) {
     tls->lower = aioloop_transport_ref(lower);
     tls->wire->lower = lower;
+    lower->flags |= AIOL_TRANSPORT_BELOW;
+}
+
+static void aiol_secure_lower_made(aioloop_transport *lower, void *self) {
+    aiol_secure *tls = (aiol_secure *)self;
+    aiol_secure_take(tls, lower);
     lower->high = tls->transport.high;
     lower->low = tls->transport.low;
     aiol_secure_run(tls); /* a client greets */
@@ -642,8 +647,10 @@ static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int err
         aiol_sendfile_give_up(t, error);
     aiol_secure_release_all(tls);
     if (state == AIOL_TRANSPORT_NEW) {
-        if (error == 0)
+        if (error == 0 && tls->wire->ended)
             error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
+        else if (error == 0)
+            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNABORTED, "the connection was closed during the TLS handshake");
         aiol_secure_settle(tls, error);
     }
     if ((tls->opened || tls->upgraded) && t->protocol->connection_lost != NULL) {
@@ -971,8 +978,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
     if (t->file != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
-    if (t->protocol == &aiol_secure_protocol)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "the transport is below another already");
+    if ((t->flags & AIOL_TRANSPORT_BELOW) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the connection has TLS now, and another transport");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
     return aiol_ssl_options_check(loop, ssl, o->server_side ? AIOLOOP_TLS_SERVER : AIOLOOP_TLS_CLIENT, o->server_hostname,
@@ -983,8 +990,7 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
 /* From here on the transport's protocol is the TLS transport. */
 static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aioloop_transport *t = &tls->transport;
-    tls->lower = aioloop_transport_ref(lower);
-    tls->wire->lower = lower;
+    aiol_secure_take(tls, lower);
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
@@ -998,7 +1004,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     lower->self = tls;
     lower->calls->protocol_changed(lower);
     aiol_secure_limits_changed(t);
-    aioloop_transport_resume_reading(lower);
+    aiol_transport_resume_reading(lower);
     aiol_secure_queue(tls); /* the first greeting goes behind what was written */
 }
 

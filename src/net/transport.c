@@ -133,6 +133,18 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
     loop->tls_buffer = NULL;
 }
 
+/* ---- whose it is ---- */
+
+/* Somebody else writes: a file is being sent, or TLS has it. Nothing may come in between. */
+AIOL_INLINE bool aiol_transport_taken(const aioloop_transport *t) {
+    return t->file != NULL || (t->flags & AIOL_TRANSPORT_BELOW) != 0;
+}
+
+static AIOL_NOINLINE int aiol_transport_busy(const aioloop_transport *t) {
+    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, t->file != NULL ? "unable to write: a file is being sent"
+                                                                        : "the connection has TLS now, and another transport");
+}
+
 /* ---- flow control ---- */
 
 /* What an ending connection still has is dropped, be it that the engine holds it a little longer. */
@@ -195,6 +207,8 @@ AIOLOOP_API int aioloop_transport_set_write_buffer_limits(aioloop_transport *tra
         low = high / 4;
     if (low > high)
         return AIOLOOP_EINVAL;
+    if ((transport->flags & AIOL_TRANSPORT_BELOW) != 0)
+        return aiol_transport_busy(transport);
     transport->high = (uint64_t)high > SIZE_MAX ? SIZE_MAX : (size_t)high;
     transport->low = (uint64_t)low > SIZE_MAX ? SIZE_MAX : (size_t)low;
     if (transport->calls->limits_changed != NULL)
@@ -261,15 +275,10 @@ static int aiol_transport_dropped(aioloop_transport *t) {
     return 0;
 }
 
-/* A file is being sent, and nothing may come in between. */
-static AIOL_NOINLINE int aiol_transport_busy(aioloop_transport *t) {
-    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, "unable to write: a file is being sent");
-}
-
 AIOLOOP_API int aioloop_transport_write(aioloop_transport *transport, const void *data, size_t size) {
     if (transport == NULL || (data == NULL && size != 0))
         return AIOLOOP_EINVAL;
-    if (AIOL_UNLIKELY(transport->file != NULL))
+    if (AIOL_UNLIKELY(aiol_transport_taken(transport)))
         return aiol_transport_busy(transport);
     return transport->calls->write(transport, data, size);
 }
@@ -281,7 +290,7 @@ AIOLOOP_API int aioloop_transport_writelines(aioloop_transport *transport, const
     for (i = 0; i < count; i++)
         if (pieces[i].data == NULL && pieces[i].size != 0)
             return AIOLOOP_EINVAL;
-    if (transport->file != NULL)
+    if (aiol_transport_taken(transport))
         return aiol_transport_busy(transport);
     return count == 0 ? 0 : transport->calls->write_pieces(transport, pieces, count, NULL, NULL);
 }
@@ -291,7 +300,7 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
     aioloop_buf piece;
     if (transport == NULL || data == NULL || release == NULL)
         return AIOLOOP_EINVAL;
-    if (transport->file != NULL)
+    if (aiol_transport_taken(transport))
         return aiol_transport_busy(transport);
     piece.data = data;
     piece.size = size;
@@ -301,7 +310,7 @@ AIOLOOP_API int aioloop_transport_write_owned(aioloop_transport *transport, cons
 AIOLOOP_API int aioloop_transport_write_eof(aioloop_transport *transport) {
     if (transport == NULL)
         return AIOLOOP_EINVAL;
-    return transport->file != NULL ? aiol_transport_busy(transport) : transport->calls->write_eof(transport);
+    return aiol_transport_taken(transport) ? aiol_transport_busy(transport) : transport->calls->write_eof(transport);
 }
 
 AIOLOOP_API bool aioloop_transport_can_write_eof(const aioloop_transport *transport) {
@@ -312,26 +321,36 @@ AIOLOOP_API bool aioloop_transport_is_closing(const aioloop_transport *transport
     return transport == NULL || transport->state > AIOL_TRANSPORT_OPEN;
 }
 
+AIOLOOP_INTERNAL void aiol_transport_pause_reading(aioloop_transport *t) {
+    if (t->state > AIOL_TRANSPORT_OPEN)
+        return;
+    if (t->file != NULL)
+        t->flags |= AIOL_TRANSPORT_READ_HELD;
+    if ((t->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+        return;
+    t->flags |= AIOL_TRANSPORT_READ_PAUSED;
+    t->calls->pause_reading(t);
+}
+
+AIOLOOP_INTERNAL void aiol_transport_resume_reading(aioloop_transport *t) {
+    if (t->state > AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
+        return;
+    if (t->file != NULL) {
+        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+        return;
+    }
+    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+    t->calls->resume_reading(t);
+}
+
 AIOLOOP_API void aioloop_transport_pause_reading(aioloop_transport *transport) {
-    if (aioloop_transport_is_closing(transport))
-        return;
-    if (transport->file != NULL)
-        transport->flags |= AIOL_TRANSPORT_READ_HELD;
-    if ((transport->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
-        return;
-    transport->flags |= AIOL_TRANSPORT_READ_PAUSED;
-    transport->calls->pause_reading(transport);
+    if (transport != NULL && (transport->flags & AIOL_TRANSPORT_BELOW) == 0)
+        aiol_transport_pause_reading(transport);
 }
 
 AIOLOOP_API void aioloop_transport_resume_reading(aioloop_transport *transport) {
-    if (aioloop_transport_is_closing(transport) || (transport->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
-        return;
-    if (transport->file != NULL) {
-        transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
-        return;
-    }
-    transport->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
-    transport->calls->resume_reading(transport);
+    if (transport != NULL && (transport->flags & AIOL_TRANSPORT_BELOW) == 0)
+        aiol_transport_resume_reading(transport);
 }
 
 AIOLOOP_API bool aioloop_transport_is_reading(const aioloop_transport *transport) {
@@ -357,6 +376,8 @@ AIOLOOP_API void aioloop_transport_abort(aioloop_transport *transport) {
 AIOLOOP_API int aioloop_transport_set_protocol(aioloop_transport *transport, const aioloop_protocol *protocol, void *self) {
     if (transport == NULL || protocol == NULL)
         return AIOLOOP_EINVAL;
+    if ((transport->flags & AIOL_TRANSPORT_BELOW) != 0)
+        return aiol_transport_busy(transport);
     transport->protocol = protocol;
     transport->self = self;
     transport->calls->protocol_changed(transport);
