@@ -955,8 +955,9 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 
 /* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL:
- * of the last call in this thread that had no loop to tell (aioloop_new_event_loop). Valid until the next call that
- * fails. Never NULL; its code is 0 if nothing failed yet. */
+ * of the last call in this thread that had no loop to tell (aioloop_new_event_loop, aioloop_ssl_context_...); where a
+ * loop runs, that one is told too. A coroutine finds what a loop has told it after each wait as before. Valid until the
+ * next call that fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
 /* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if
@@ -2282,7 +2283,8 @@ AIOLOOP_API int aioloop_set_resolver(aioloop *loop, aioloop_resolver resolver, v
  * with AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer
  * NULL.
  *
- * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure.
+ * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure; in
+ * callbacks and coroutines aioloop_last_error of the loop has it too, so a coroutine may return the code.
  * What fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use,
  * or wraps a configuration) are not repeated below. Files are read at once, by the calls that name them.
  */
@@ -4067,6 +4069,7 @@ struct aioloop_context {
 
 typedef struct aiol_thread_state {
     aioloop *running;
+    void (*tell)(aioloop *loop, const struct aioloop_error *error); /* the one that runs; NULL: none */
     aioloop *current;     /* asyncio.set_event_loop */
     bool current_was_set; /* also to NULL */
     bool counted;         /* first is known */
@@ -4084,11 +4087,19 @@ typedef struct aiol_thread_state {
 
 static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
 
-/* Remembers why a call fails that has no loop to tell. Returns code. */
+/* Remembers why a call fails that has no loop to tell. The loop that runs here is told too: it may be a coroutine that
+ * has made the call, and fails with its code. */
+AIOLOOP_INTERNAL void aiol_thread_tell(int code, const char *format, va_list arguments) {
+    aiol_error_set(&aiol_thread.error, code, format, arguments);
+    if (aiol_thread.tell != NULL)
+        aiol_thread.tell(aiol_thread.running, &aiol_thread.error.error);
+}
+
+/* The same; returns code. */
 AIOLOOP_INTERNAL int aiol_thread_fail(int code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    aiol_error_set(&aiol_thread.error, code, format, arguments);
+    aiol_thread_tell(code, format, arguments);
     va_end(arguments);
     return code;
 }
@@ -16100,6 +16111,11 @@ static void aiol_tell(aioloop *loop, int code, const char *format, va_list argum
     aiol_error_free(&loop->allocator, last);
 }
 
+/* What the thread has to tell the loop that runs in it. */
+AIOLOOP_INTERNAL void aiol_tell_running(aioloop *loop, const struct aioloop_error *error) {
+    (void)aiol_fail(loop, error->code, error->text[0] == '\0' ? NULL : "%s", error->text);
+}
+
 /* Remembers why a call fails, for aioloop_last_error. Returns code. */
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) {
     va_list arguments;
@@ -16107,7 +16123,7 @@ AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...)
     if (loop != NULL)
         aiol_tell(loop, code, format, arguments);
     else
-        aiol_error_set(&aiol_thread.error, code, format, arguments);
+        aiol_thread_tell(code, format, arguments);
     va_end(arguments);
     return code;
 }
@@ -16132,7 +16148,7 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     if (loop != NULL)
         aiol_tell(loop, code, format, arguments);
     else
-        aiol_error_set(&aiol_thread.error, code, format, arguments);
+        aiol_thread_tell(code, format, arguments);
     va_end(arguments);
     if (loop != NULL) {
         loop->raised = code;
@@ -23877,8 +23893,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     setup.seed = 1;
     err = aiol_engine_open(choice, &setup, &loop->engine, aiol_thread.error.buffer);
     if (err < 0) {
-        aiol_thread.error.error.code = err;
-        aiol_thread.error.error.text = aiol_thread.error.buffer;
+        aiol_fail(NULL, err, "%s", aiol_thread.error.buffer);
         aiol_free(allocator, loop, sizeof(*loop));
         return NULL;
     }
@@ -24059,6 +24074,7 @@ static int aiol_loop_begin(aioloop *loop) {
                          "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
     }
     aiol_thread.running = loop;
+    aiol_thread.tell = aiol_tell_running;
     aiol_thread.running_process = loop->process;
     loop->outer_map = aiol_thread.map;
     loop->outer_place = aiol_thread.place;
@@ -24075,6 +24091,7 @@ static void aiol_loop_end(aioloop *loop) {
     aiol_map *before = loop->outer_place != NULL ? *loop->outer_place : loop->outer_map;
     aiol_stacks_unwatch(loop);
     aiol_thread.running = NULL;
+    aiol_thread.tell = NULL;
     aiol_thread.place = loop->outer_place;
     aiol_thread.map = loop->map;
     if (loop->outer_place != NULL)
@@ -24357,6 +24374,7 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         aiol_thread.current = NULL;
     if (aiol_thread.running == loop) { /* a forked child, inside the parent's run: the values outlive who owns them */
         aiol_thread.running = NULL;
+        aiol_thread.tell = NULL;
         aiol_map_ref(aiol_thread.map);
         aiol_thread.place = NULL;
     }

@@ -365,6 +365,62 @@ TEST(message_survives_the_clean_up_of_a_frame, "") {
     test_end(loop);
 }
 
+/* Fails where no loop is named; returns the code. */
+static int coroutine_fails_without_a_loop(const char *what) {
+    aioloop_config config = AIOLOOP_ZERO;
+    aioloop *none;
+    config.backend = what;
+    none = aioloop_new_event_loop(&config);
+    if (none != NULL)
+        aioloop_free(none);
+    CHECK(none == NULL);
+    return aioloop_error_code(aioloop_last_error(NULL));
+}
+
+static int64_t coroutine_makes_no_loop(aioloop *loop, aioloop_frame *frame, void **out) {
+    coroutine_caller *self = (coroutine_caller *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    self->n = coroutine_fails_without_a_loop(self->rounds == 1 ? "first" : "second");
+    AIOLOOP_SLEEP(self->m, 0);
+    AIOLOOP_SLEEP(self->m, 0);
+    return self->n;
+    AIOLOOP_END;
+}
+
+static int64_t coroutine_makes_no_loop_either(aioloop *loop, void *arg, void **out) {
+    int64_t n = coroutine_fails_without_a_loop((const char *)arg);
+    (void)out;
+    (void)aioloop_await(aioloop_sleep(loop, 0), NULL);
+    (void)aioloop_await(aioloop_sleep(loop, 0), NULL);
+    return n;
+}
+
+/* The message of a call that knows no loop is the coroutine's too, and others' do not take its place. */
+TEST(message_of_a_call_without_a_loop_is_the_coroutines, "") {
+    aioloop *loop = test_loop();
+    coroutine_caller a = AIOLOOP_ZERO;
+    coroutine_caller b = AIOLOOP_ZERO;
+    char third[] = "third";
+    aioloop_task *tasks[3] = {NULL, NULL, NULL};
+    static const char *const names[] = {"first", "second", "third"};
+    int count = await_has_stacks(loop) ? 3 : 2;
+    int i;
+    a.rounds = 1;
+    b.rounds = 2;
+    tasks[0] = await_task_frame(loop, coroutine_makes_no_loop, &a.frame, NULL);
+    tasks[1] = await_task_frame(loop, coroutine_makes_no_loop, &b.frame, NULL);
+    if (count == 3)
+        tasks[2] = await_task(loop, coroutine_makes_no_loop_either, third, NULL);
+    for (i = 0; i < count; i++) {
+        await_done(loop, tasks[i]);
+        CHECK_EQ(aioloop_future_result(tasks[i], NULL), AIOLOOP_EINVAL);
+        CHECK(strstr(aioloop_error_message(aioloop_future_error(tasks[i])), names[i]) != NULL);
+        aioloop_future_unref(tasks[i]);
+    }
+    test_end(loop);
+}
+
 /* ---- making ---- */
 
 TEST(frame_is_needed_and_may_be_copied, "") {

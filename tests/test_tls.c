@@ -2571,6 +2571,32 @@ TEST(start_tls_of_a_stream_is_given_up, "STR-18 STLS-06 STLS-07") {
     }
 }
 
+/* ---- contexts made in coroutines ---- */
+
+static int64_t tls_loads_nothing(aioloop *loop, aioloop_frame *frame, void **out) {
+    int no_side = 2;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    CHECK(aioloop_ssl_context_new((aioloop_tls_side)no_side) == NULL);
+    CHECK_EQ(aioloop_error_code(aioloop_last_error(NULL)), AIOLOOP_EINVAL);
+    CHECK(strstr(aioloop_error_message(aioloop_last_error(loop)), "side") != NULL);
+    return aioloop_ssl_context_load_verify_locations(tls_kept[0], "/nowhere/at/all.pem", NULL);
+    AIOLOOP_END;
+}
+
+TEST(tls_contexts_tell_coroutines_what_is_wrong, "") {
+    aioloop *loop = test_loop();
+    aioloop_ssl_context *context = tls_client(NULL);
+    aioloop_frame frame = AIOLOOP_ZERO;
+    aioloop_future *f;
+    CHECK_PTR(tls_kept[0], context);
+    f = await_task_frame(loop, tls_loads_nothing, &frame, NULL);
+    tls_fails(loop, f, AIOLOOP_ENOENT, "/nowhere/at/all.pem");
+    aioloop_future_unref(f);
+    tls_drop(context);
+    test_end(loop);
+}
+
 /* ---- two loops in two threads ---- */
 
 typedef struct tls_thread {

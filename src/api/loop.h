@@ -177,8 +177,9 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) AIOLOOP_PRINTF(3, 4);
 
 /* The error of the last failed call on this loop that had something to say, or of the last awaited future; loop NULL:
- * of the last call in this thread that had no loop to tell (aioloop_new_event_loop). Valid until the next call that
- * fails. Never NULL; its code is 0 if nothing failed yet. */
+ * of the last call in this thread that had no loop to tell (aioloop_new_event_loop, aioloop_ssl_context_...); where a
+ * loop runs, that one is told too. A coroutine finds what a loop has told it after each wait as before. Valid until the
+ * next call that fails. Never NULL; its code is 0 if nothing failed yet. */
 AIOLOOP_API const aioloop_error *aioloop_last_error(aioloop *loop);
 
 /* What to print for a code that a call has returned: the message of the last error of the loop (or of none: NULL), if

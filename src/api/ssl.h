@@ -10,7 +10,8 @@
  * with AIOLOOP_USE_TLS 1. Without that every function here answers AIOLOOP_ENOTAVAILABLE, those that return a pointer
  * NULL.
  *
- * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure.
+ * Functions return 0 or above, or a code. aioloop_last_error(NULL) has the message of this thread's last failure; in
+ * callbacks and coroutines aioloop_last_error of the loop has it too, so a coroutine may return the code.
  * What fails has changed nothing. AIOLOOP_EINVAL for NULL, AIOLOOP_ENOMEM and AIOLOOP_EMISUSE (the context is in use,
  * or wraps a configuration) are not repeated below. Files are read at once, by the calls that name them.
  */

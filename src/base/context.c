@@ -36,6 +36,7 @@ struct aioloop_context {
 
 typedef struct aiol_thread_state {
     aioloop *running;
+    void (*tell)(aioloop *loop, const struct aioloop_error *error); /* the one that runs; NULL: none */
     aioloop *current;     /* asyncio.set_event_loop */
     bool current_was_set; /* also to NULL */
     bool counted;         /* first is known */
@@ -53,11 +54,19 @@ typedef struct aiol_thread_state {
 
 static AIOL_THREAD_LOCAL aiol_thread_state aiol_thread;
 
-/* Remembers why a call fails that has no loop to tell. Returns code. */
+/* Remembers why a call fails that has no loop to tell. The loop that runs here is told too: it may be a coroutine that
+ * has made the call, and fails with its code. */
+AIOLOOP_INTERNAL void aiol_thread_tell(int code, const char *format, va_list arguments) {
+    aiol_error_set(&aiol_thread.error, code, format, arguments);
+    if (aiol_thread.tell != NULL)
+        aiol_thread.tell(aiol_thread.running, &aiol_thread.error.error);
+}
+
+/* The same; returns code. */
 AIOLOOP_INTERNAL int aiol_thread_fail(int code, const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
-    aiol_error_set(&aiol_thread.error, code, format, arguments);
+    aiol_thread_tell(code, format, arguments);
     va_end(arguments);
     return code;
 }

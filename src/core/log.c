@@ -46,6 +46,11 @@ static void aiol_tell(aioloop *loop, int code, const char *format, va_list argum
     aiol_error_free(&loop->allocator, last);
 }
 
+/* What the thread has to tell the loop that runs in it. */
+AIOLOOP_INTERNAL void aiol_tell_running(aioloop *loop, const struct aioloop_error *error) {
+    (void)aiol_fail(loop, error->code, error->text[0] == '\0' ? NULL : "%s", error->text);
+}
+
 /* Remembers why a call fails, for aioloop_last_error. Returns code. */
 AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...) {
     va_list arguments;
@@ -53,7 +58,7 @@ AIOLOOP_INTERNAL int aiol_fail(aioloop *loop, int code, const char *format, ...)
     if (loop != NULL)
         aiol_tell(loop, code, format, arguments);
     else
-        aiol_error_set(&aiol_thread.error, code, format, arguments);
+        aiol_thread_tell(code, format, arguments);
     va_end(arguments);
     return code;
 }
@@ -78,7 +83,7 @@ AIOLOOP_API int aioloop_raise(aioloop *loop, int code, const char *format, ...) 
     if (loop != NULL)
         aiol_tell(loop, code, format, arguments);
     else
-        aiol_error_set(&aiol_thread.error, code, format, arguments);
+        aiol_thread_tell(code, format, arguments);
     va_end(arguments);
     if (loop != NULL) {
         loop->raised = code;

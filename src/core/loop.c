@@ -65,8 +65,7 @@ AIOLOOP_API aioloop *(aioloop_new_event_loop)(const aioloop_config *config) {
     setup.seed = 1;
     err = aiol_engine_open(choice, &setup, &loop->engine, aiol_thread.error.buffer);
     if (err < 0) {
-        aiol_thread.error.error.code = err;
-        aiol_thread.error.error.text = aiol_thread.error.buffer;
+        aiol_fail(NULL, err, "%s", aiol_thread.error.buffer);
         aiol_free(allocator, loop, sizeof(*loop));
         return NULL;
     }
@@ -247,6 +246,7 @@ static int aiol_loop_begin(aioloop *loop) {
                          "a loop stays on the thread that ran it first (run_until_complete and backend_fd count)");
     }
     aiol_thread.running = loop;
+    aiol_thread.tell = aiol_tell_running;
     aiol_thread.running_process = loop->process;
     loop->outer_map = aiol_thread.map;
     loop->outer_place = aiol_thread.place;
@@ -263,6 +263,7 @@ static void aiol_loop_end(aioloop *loop) {
     aiol_map *before = loop->outer_place != NULL ? *loop->outer_place : loop->outer_map;
     aiol_stacks_unwatch(loop);
     aiol_thread.running = NULL;
+    aiol_thread.tell = NULL;
     aiol_thread.place = loop->outer_place;
     aiol_thread.map = loop->map;
     if (loop->outer_place != NULL)
@@ -545,6 +546,7 @@ AIOLOOP_API int aioloop_free(aioloop *loop) {
         aiol_thread.current = NULL;
     if (aiol_thread.running == loop) { /* a forked child, inside the parent's run: the values outlive who owns them */
         aiol_thread.running = NULL;
+        aiol_thread.tell = NULL;
         aiol_map_ref(aiol_thread.map);
         aiol_thread.place = NULL;
     }
