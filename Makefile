@@ -39,7 +39,7 @@ NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-tls tls-cuts fuzz fuzz-replay test-clang test-c11 test-cxx11 test-cxx17 \
         test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
-        bench-engines bench-tasks bench-plot demo examples example-programs interop check clean
+        bench-engines bench-tasks bench-tls bench-plot demo examples example-programs interop check clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -460,6 +460,12 @@ bench-engines:
 bench-tasks:
 	@tools/need.sh $(PYTHON)=python3
 	@$(PYTHON) tools/bench.py --only tasks $(BENCH)
+
+## make bench-tls      TLS against mbedTLS called directly, libevent and asyncio with OpenSSL; ten minutes (BENCH=--quick;
+##                     MBEDTLS=FOLDER: by another mbedTLS than the system's, BENCH="--tls 1.3")
+bench-tls:
+	@tools/need.sh $(PYTHON)=python3
+	@$(PYTHON) tools/bench.py --only tls $(if $(MBEDTLS),--mbedtls $(MBEDTLS)) $(BENCH)
 
 ## make bench-plot   tests/bench/results/engines.svg, drawn from engines.json there (PLOT=FILE: from another one)
 PLOT = tests/bench/results/engines.json

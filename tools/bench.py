@@ -7,8 +7,9 @@ almost to the digit on any machine. Times are taken in rounds in which every pro
 other; the table has the medians, and a target that is relative to another program is compared within each round
 before the median is taken, so that a machine that slows down slows both. Nothing else should run meanwhile.
 
-Two groups run only when asked for. "engines": the same echo server on epoll and on io_uring, by aioloop and by hand.
-"tasks": coroutines, against a switch of stacks by hand, Python's asyncio and uvloop.
+Three groups run only when asked for. "engines": the same echo server on epoll and on io_uring, by aioloop and by hand.
+"tasks": coroutines, against a switch of stacks by hand, Python's asyncio and uvloop. "tls": against mbedTLS called directly,
+libevent with OpenSSL, and Python's asyncio.
 
 Raw results are JSON lines: the machine, one line for each run, one for each row of the table."""
 
@@ -17,6 +18,7 @@ import atexit
 import json
 import math
 import os
+import pathlib
 import platform
 import re
 import resource
@@ -42,8 +44,16 @@ ENGINES = {"aioloop epoll": ("aioloop", "epoll"), "aioloop io_uring": ("aioloop"
 # Those of the group "tasks": the program and how its modes begin. Debian's Python has Debian's uvloop.
 TASKS = {"stackful": ("tasks", "stackful."), "stackless": ("tasks", "stackless."), "sock": ("tasks", "sock."), "callbacks": ("aioloop", ""),
          "by hand": ("hand_tasks", "hand."), "uvloop": ("python", "uvloop."), "asyncio": ("python", "asyncio.")}
+# Those of the group "tls": the program, its mode, and what it has to wait with. By hand in two ways: mbedTLS with a buffer for
+# what comes and one for what goes, and as it comes out of the box.
+TLS = {"aioloop": ("tls", "serve", "epoll"), "aioloop io_uring": ("tls", "serve", "io_uring"), "mbedTLS": ("tls_hand", "serve", None),
+       "mbedTLS plain": ("tls_hand", "plain", None), "libevent": ("tls_libevent", "serve", None), "asyncio": ("python", "serve", None)}
 PYTHON = "/usr/bin/python3"
 LIBRARIES = {"libev": ("-lev", "ev.h", "libev-dev"), "libuv": ("-luv", "uv.h", "libuv1-dev")}
+TLS_LIBRARIES = {"tls": ["-lmbedtls", "-lmbedx509", "-lmbedcrypto"], "tls_libevent": ["-levent_openssl", "-levent", "-lssl", "-lcrypto"],
+                 "tls_load": ["-lssl", "-lcrypto"]}
+TLS_LIBRARIES["tls_hand"] = TLS_LIBRARIES["tls"]
+TLS_PACKAGES = {"mbedtls/ssl.h": "libmbedtls-dev", "event2/event.h": "libevent-dev", "openssl/ssl.h": "libssl-dev"}
 TOOLS = ["valgrind", "strace"]
 TIMEOUT = 600
 
@@ -75,22 +85,50 @@ def has_module(name):
     return os.path.exists(PYTHON) and subprocess.run([PYTHON, "-c", "import " + name], stderr=subprocess.DEVNULL).returncode == 0
 
 
-def missing_packages(tasks):
-    missing = [package for _, header, package in LIBRARIES.values() if not tasks and not has_header(header)]
-    if tasks and not has_module("uvloop"):
+def missing_packages(group):
+    headers = {}
+    if group == "tls":
+        headers = TLS_PACKAGES
+    elif group != "tasks":
+        headers = {header: package for _, header, package in LIBRARIES.values()}
+    missing = [package for header, package in headers.items() if not has_header(header)]
+    if group == "tasks" and not has_module("uvloop"):
         missing.append("python3-uvloop")
-    return missing + [tool for tool in TOOLS if shutil.which(tool) is None]
+    tools = [*TOOLS, "openssl"] if group == "tls" else TOOLS
+    return missing + [tool for tool in tools if shutil.which(tool) is None]
 
 
-def install(tasks):
+def install(group):
     """The peers and the tools come from Debian; without the right to install them they are left out."""
-    missing = missing_packages(tasks)
+    missing = missing_packages(group)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print("installing with apt-get:", " ".join(missing), flush=True)
         subprocess.run(["apt-get", "install", "-y", "-q", *missing], stdout=subprocess.DEVNULL)
-        missing = missing_packages(tasks)
+        missing = missing_packages(group)
     for package in missing:
         print("missing: %s (install it to have its figures)" % package)
+
+
+def build_tls(aioloop_flags, mbedtls):
+    """mbedtls: the folder of another one than the system's, or None. Answers the programs that are there."""
+    there = ["python"]
+    libraries, flags = dict(TLS_LIBRARIES), []
+    if mbedtls is not None:
+        found = {file.name: str(file) for file in pathlib.Path(mbedtls).glob("lib/**/libmbed*.a")}
+        libraries["tls"] = libraries["tls_hand"] = [found["libmbed%s.a" % part] for part in ("tls", "x509", "crypto")]
+        flags = ["-isystem", os.path.join(mbedtls, "include")]
+    for name in libraries:
+        more = aioloop_flags if name == "tls" else []
+        result = compile_program(name, libraries[name], [*(flags if "-lssl" not in libraries[name] else []), *more])
+        if result.stdout:
+            print(result.stdout.rstrip())
+        if result.returncode == 0:
+            there.append(name)
+    if "tls_load" not in there:
+        sys.exit("tests/bench/bench_tls_load.c does not compile")
+    subprocess.run([os.path.join(ROOT, "tests", "certificates.sh"), program("certificates")], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return there
 
 
 def build(programs, aioloop_flags):
@@ -145,10 +183,10 @@ def environment(**more):
             "AIOLOOP_BACKEND": "epoll", **more}
 
 
-def run(command):
+def run(command, **more):
     try:
         result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, env=environment())
+                                stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, env=environment(**more))
     except subprocess.TimeoutExpired:
         raise Failed("took more than %d s" % TIMEOUT)
     if result.returncode != 0:
@@ -158,8 +196,8 @@ def run(command):
     return result.stdout
 
 
-def run_json(*command):
-    return json.loads(run([str(word) for word in command]))
+def run_json(*command, **more):
+    return json.loads(run([str(word) for word in command], **more))
 
 
 class Server:
@@ -168,16 +206,18 @@ class Server:
 
     def __init__(self, name, *arguments, under=()):
         executable, engine = ENGINES.get(name, (name, None))
-        self.process = subprocess.Popen([*under, *command(executable, "echo"), *arguments], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        self.start([*under, *command(executable, "echo"), *arguments], engine)
+
+    def start(self, words, engine):
+        self.process = subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL,
                                         env=environment(AIOLOOP_BACKEND=engine) if engine else environment())
-        words = self.process.stdout.readline().split()
-        if len(words) != 2 or words[0] != "port":
+        said = self.process.stdout.readline().split()
+        if len(said) != 2 or said[0] != "port":
             self.process.kill()
             self.process.wait()
             raise Failed("the server did not start")
-        self.port = words[1]
+        self.port = said[1]
         if engine is not None and self.figures()["engine"] != engine:
             self.__exit__(Failed)
             raise Failed("the server does not run on " + engine)
@@ -308,20 +348,127 @@ def echo(name, size, connections, seconds, depth=1, mode="load"):
                         "--depth", depth, "--seconds", seconds, "--pid", server.process.pid, "--core", CORE2)
 
 
-def timed(name, mode, *arguments):
-    return run_json(*command(name, mode), *arguments, "--core", CORE)
+def timed(name, mode, *arguments, **more):
+    return run_json(*command(name, mode), *arguments, "--core", CORE, **more)
+
+
+# ---- TLS ----
+
+
+class TlsCase:
+    """What is asked of the servers of TLS, and how: bytes of a request and of its answer, connections, requests at once."""
+
+    version = 12
+
+    def __init__(self, size=1024, answer=1024, connections=1, depth=1):
+        self.connections, self.depth = connections, depth
+        self.words = [str(word) for word in ("--tls", self.version, "--size", size, "--answer", answer, "--connections", connections)]
+
+    def load(self, server, mode, *words):
+        """What bench_tls_load prints."""
+        return run([program("tls_load"), mode, *self.words, "--depth", str(self.depth), "--port", server.port,
+                    "--pid", str(server.process.pid), *words])
+
+    def timed(self, name, mode, seconds):
+        with TlsServer(name, self, "--core", CORE) as server:
+            return json.loads(self.load(server, mode, "--seconds", str(seconds), "--core", CORE2))
+
+    def counted(self, name, count, under, *words):
+        """So many rounds with a server that ends with them."""
+        with TlsServer(name, self, "--once", *words, under=under) as server:
+            self.load(server, "rounds", "--count", str(count), "--core", CORE2)
+            server.wait()
+
+    def instructions(self, name, short, long):
+        file = os.path.join(BUILD, "callgrind.out")
+        totals = []
+        for count in (short, long):
+            self.counted(name, count, callgrind_command(file))
+            totals.append(callgrind_total(file))
+        return {"instructions": (totals[1] - totals[0]) / (long - short) / self.depth / self.connections}
+
+    def system_calls(self, name, short, long):
+        file = os.path.join(BUILD, "strace.out")
+        totals = []
+        for count in (short, long):
+            self.counted(name, count, ["strace", "-f", "-c", "-o", file], "--core", CORE)
+            totals.append(sum(strace_calls(file).values()))
+        return {"calls": (totals[1] - totals[0]) / (long - short) / self.depth / self.connections}
+
+    def steps(self, server, mode, counts):
+        """The server's figures after bench_tls_load has done each of the steps that it reads."""
+        figures = []
+        load = subprocess.Popen([program("tls_load"), mode, *self.words, "--depth", str(self.depth), "--port", server.port, "--core", CORE2],
+                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        try:
+            for count in counts:
+                load.stdin.write("%d\n" % count)
+                load.stdin.flush()
+                if load.stdout.readline() not in ("held %d\n" % count, "done %d\n" % count):
+                    raise Failed("the load generator failed")
+                figures.append(server.figures())
+        finally:
+            load.stdin.close()
+            load.wait(TIMEOUT)
+            load.stdout.close()
+        return figures
+
+    def allocations(self, name, count):
+        """After a first few rounds."""
+        with TlsServer(name, self, "--core", CORE) as server:
+            before, after = self.steps(server, "steps", (20, count))
+        return {"allocations": after["allocations"] - before["allocations"]}
+
+    def idle(self, name, few, many):
+        with TlsServer(name, self, "--core", CORE, "--connections", "0") as server:
+            before, after = self.steps(server, "hold", (few, many))
+        return {key: (after[key] - before[key]) / (many - few) for key in ("heap", "rss_anon")}
+
+    def lateness(self, name, mode, seconds):
+        """All cores for all. The first figures start the timer, the second are of the warm-up."""
+        with TlsServer(name, self, mode=mode) as server:
+            server.figures()
+            self.load(server, "paced", "--rate", "200", "--seconds", "0.5")
+            server.figures()
+            rate = json.loads(self.load(server, "paced", "--rate", "200", "--seconds", str(seconds)))
+            return {**server.figures(), **rate}
+
+
+class TlsServer(Server):
+    def __init__(self, name, case, *arguments, mode=None, under=()):
+        executable, its_mode, engine = TLS[name]
+        words = [PYTHON, os.path.join(SOURCE, "bench_tls.py")] if executable == "python" else [program(executable)]
+        self.start([*under, *words, mode or its_mode, "--folder", program("certificates"), *case.words, *arguments], engine)
 
 
 # ---- what is measured, and what it has to be ----
 
 
 class Row:
-    """One line of the table: a figure of a benchmark. target: at most this; relative: times the figure of `to`. It has to hold
-    for each program in `of`."""
+    """One line of the table: a figure of a benchmark. target: at most this, or `least`; relative: times the figure of `to`, a
+    program or several, of which the best one counts. It has to hold for each program in `of`."""
 
-    def __init__(self, key, text, unit, target=None, relative=False, digits=1, of=("aioloop",), to="hand"):
+    def __init__(self, key, text, unit, target=None, relative=False, digits=1, of=("aioloop",), to="hand", least=False):
         self.key, self.text, self.unit, self.target = key, text, unit, target
-        self.relative, self.digits, self.of, self.to = relative, digits, of, to
+        self.relative, self.digits, self.of, self.least = relative, digits, of, least
+        self.to = (to,) if isinstance(to, str) else to
+
+    def judge(self, values):
+        """The median and the best round of the worst program, of its figures or ratios; None: nothing to judge. values: for each
+        program those of its rounds."""
+        worst, best = (min, max) if self.least else (max, min)
+        judged = [values[name] for name in self.of if name in values] if self.target is not None else []
+        others = [values[name] for name in self.to if name in values] if self.relative else []
+        if not judged or self.relative and not others:
+            return None
+        if self.relative:
+            judged = [[a / best(h) for a, *h in zip(each, *others)] for each in judged]
+        return worst((statistics.median(each), best(each)) for each in judged)
+
+    def holds(self, measured):
+        # Compared as printed: 3.004 system calls are three.
+        rounded = round(measured, 2)
+        return rounded >= self.target if self.least else rounded <= self.target
 
 
 class Bench:
@@ -357,8 +504,8 @@ def benchmarks(quick):
 
     ir = "instr."
     with_pools = ("aioloop", "hand", "libuv")
-    def sent(name):
-        return timed(name, "sendfile", "--count", 1024 // few, "--core2", CORE2)
+    def sent(name, **more):
+        return timed(name, "sendfile", "--count", 1024 // few, "--core2", CORE2, **more)
 
     return [
         Bench("ir.echo", "valgrind", lambda name: instructions_echo(name, 500, 500 + 2000 // few),
@@ -416,6 +563,57 @@ def benchmarks(quick):
         # A file in memory of 1 GiB, over the loopback to a thread that drops it. The sender's own processor time.
         Bench("sendfile", "time", sent, Row("cpu_us", "sendfile, 1 GiB: CPU a MiB", "us", 1.03, True),
               Row("wall_us", "sendfile, 1 GiB: time a MiB", "us", 1.03, True), names=("aioloop", "hand")),
+        Bench("sendfile.uring", "time", lambda name: sent(name, AIOLOOP_BACKEND="io_uring"),
+              Row("cpu_us", "the same, aioloop on io_uring: CPU a MiB", "us", 1.03, True),
+              Row("wall_us", "the same, aioloop on io_uring: time a MiB", "us", 1.03, True), names=("aioloop", "hand")),
+    ]
+
+
+def tls_benchmarks(quick):
+    few = 4 if quick else 1
+    seconds = 0.4 if quick else 1.0
+    own, by_hand = ("aioloop", "aioloop io_uring"), ("mbedTLS", "mbedTLS plain")
+    compiled = (*own, *by_hand, "libevent")
+    small, wide, deep = TlsCase(), TlsCase(connections=10), TlsCase(depth=16)
+    large = TlsCase(size=64, answer=102400)
+
+    def timed_bench(name, text, case, mode, what, factor=1.03, to=by_hand):
+        return Bench("tls." + name, "time", lambda server: case.timed(server, mode, seconds),
+                     Row("server_cpu_us", text + ": server CPU", "us", factor, True, 1, own, to),
+                     Row("rate", text + ": " + what, "/s", round(1 / factor, 2), True, 0, own, to, least=True))
+
+    def counts(name, text, case, short, long, factor=1.03, to=by_hand):
+        """Of instructions outside the kernel and of system calls for a request."""
+        return [Bench("tls.ir." + name, "valgrind", lambda server: case.instructions(server, short, long),
+                      Row("instructions", text + ": a request", "instr.", factor, True, 0, own, to), names=compiled),
+                Bench("tls.calls." + name, "strace", lambda server: case.system_calls(server, short, long),
+                      Row("calls", text + ": a request", "calls", digits=2), names=compiled)]
+
+    def allocations(name, text, case):
+        return Bench("tls.allocations." + name, "memory", lambda server: case.allocations(server, 10000 // case.depth),
+                     Row("allocations", text + ": allocations in 10,000", "", 0, digits=0, of=own), names=compiled)
+
+    def lateness(mode, text, *targets):
+        return Bench("tls.lateness." + mode, "time", lambda server: small.lateness(server, "lateness." + mode, 8 // few),
+                     Row("p50_us", text + ": late by, median", "us", digits=0), Row("p99_us", text + ": p99", "us", *targets, digits=0, of=own),
+                     Row("max_us", text + ": at most", "us", digits=0), Row("rate", text + ": handshakes", "/s", digits=0), names=own)
+
+    return [
+        *counts("1k", "1 KiB", small, 50, 50 + 4000 // few),
+        *counts("pipelined", "1 KiB, 16 at once", deep, 10, 10 + 200 // few, 1.0, "mbedTLS plain"),
+        *counts("100k", "100 KiB answers", large, 10, 10 + 100 // few),
+        allocations("1k", "1 KiB", small), allocations("pipelined", "1 KiB, 16 at once", deep),
+        allocations("100k", "100 KiB answers", large),
+        Bench("tls.idle", "memory", lambda server: small.idle(server, 50, 50 + 400 // few),
+              Row("heap", "idle connection: memory", "B", digits=0)),
+        timed_bench("1k", "1 KiB", small, "load", "requests"),
+        timed_bench("1kx10", "1 KiB x 10", wide, "load", "requests"),
+        timed_bench("pipelined", "1 KiB, 16 at once", deep, "load", "requests", 1.0, "mbedTLS plain"),
+        timed_bench("100k", "100 KiB answers", large, "load", "requests"),
+        timed_bench("full", "handshake", small, "full", "handshakes"),
+        timed_bench("resumed", "handshake, resumed", small, "resumed", "handshakes"),
+        lateness("loop", "timer, 200 handshakes/s in the loop"),
+        lateness("executor", "timer, 200 handshakes/s in the executor", 1000),
     ]
 
 
@@ -507,19 +705,11 @@ class Report:
         for row in bench.rows:
             values = {name: [figures[row.key] for figures in runs] for name, runs in samples.items() if runs}
             middle = {name: statistics.median(runs) for name, runs in values.items()}
-            measured, best, verdict = None, None, "-"
-            judged = [name for name in row.of if name in values] if row.target is not None else []
-            if judged and not row.relative:
-                measured, best = max((middle[name], min(values[name])) for name in judged)
-            elif judged and row.to in values:
-                ratios = [[a / h for a, h in zip(values[name], values[row.to])] for name in judged]
-                measured, best = max((statistics.median(each), min(each)) for each in ratios)
-            if measured is not None:
-                # Compared as printed: 3.004 system calls are three.
-                verdict = "holds" if round(measured, 2) <= row.target else "MISSES"
+            measured, best = row.judge(values) or (None, None)
+            verdict = "-" if measured is None else "holds" if row.holds(measured) else "MISSES"
             self.add(row, middle, measured, best, verdict, bench.is_time())
             self.raw(row=row.text, bench=bench.name, unit=row.unit, target=row.target,
-                     relative_to=row.to if row.relative else None, of=row.of, measured=measured,
+                     relative_to=" ".join(row.to) if row.relative else None, of=row.of, measured=measured,
                      medians={name: round(value, 4) for name, value in middle.items()},
                      holds={"holds": True, "MISSES": False}.get(verdict))
 
@@ -527,7 +717,7 @@ class Report:
         def number(value):
             return "-" if value is None else "{:,.{}f}".format(value, row.digits)
 
-        target = "-" if row.target is None else ("%gx " + row.to if row.relative else "%g") % row.target
+        target = "-" if row.target is None else ("%gx " + row.to[0] if row.relative else "%g") % row.target
         if verdict != "-" and row.relative:
             verdict += " x%.3g" % measured
         if verdict.startswith("MISSES") and is_time:
@@ -754,37 +944,45 @@ def engines(options, rounds, report):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     names = ", ".join(bench.name for bench in benchmarks(False))
+    groups = {"tasks": task_benchmarks, "tls": tls_benchmarks}
     parser.add_argument("--only", action="append", default=[], metavar="NAME",
                         help="only this benchmark or group (ir, calls, echo); may be repeated. There are: " + names +
-                        ". Apart from these: engines, the back ends in comparison; tasks (and tasks.await and so on)")
+                        ". Apart from these: engines, the back ends in comparison; tasks and tls (and tasks.await and so on)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of what is timed (default 7; quick 2)")
     parser.add_argument("--quick", action="store_true", help="less work and fewer rounds: to see that all runs")
     parser.add_argument("--out", metavar="FILE",
-                        help="raw results (default build/bench.json, build/bench-engines.json or build/bench-tasks.json)")
+                        help="raw results (default build/bench.json, build/bench-engines.json and so on)")
     parser.add_argument("--aioloop-cflags", default="", metavar="FLAGS", help="more flags to compile aioloop with")
+    parser.add_argument("--mbedtls", metavar="FOLDER", help="tls: another mbedTLS than the system's, with include/ and lib/")
+    parser.add_argument("--tls", choices=["1.2", "1.3"], default="1.2", help="tls: the version that is spoken")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 7)
-    groups = {name.split(".")[0] for name in options.only}
-    alone = groups & {"engines", "tasks"}
-    if alone and len(groups) > 1:
-        parser.error("engines and tasks run alone")
+    asked = {name.split(".")[0] for name in options.only}
+    alone = asked & {"engines", *groups}
+    if alone and len(asked) > 1:
+        parser.error("engines, tasks and tls run alone")
     group = alone.pop() if alone else None
-    chosen = [bench for bench in (task_benchmarks if group == "tasks" else benchmarks)(options.quick)
-              if wanted(bench, options.only)]
+    TlsCase.version = {"1.2": 12, "1.3": 13}[options.tls]
+    chosen = [bench for bench in groups.get(group, benchmarks)(options.quick) if wanted(bench, options.only)]
     if not chosen and group != "engines":
         parser.error("no such benchmark; there are: " + names)
 
-    install(group == "tasks")
+    install(group)
     load = os.getloadavg()[0]
     if load > 0.5:
         print("the machine is busy (load %.1f): trust the counts, not the times" % load)
     name = "bench-%s.json" % group if group else "bench.json"
-    report = Report(options.out or os.path.join(ROOT, "build", name), list(TASKS) if group == "tasks" else PROGRAMS)
+    report = Report(options.out or os.path.join(ROOT, "build", name), list({"tasks": TASKS, "tls": TLS}.get(group, PROGRAMS)))
     report.raw(machine=machine(), rounds=rounds, quick=options.quick, aioloop_cflags=options.aioloop_cflags)
     if group == "engines":
         engines(options, rounds, report)
         return 1 if report.failed else 0
-    there = build(PROGRAMS if group is None else ["tasks", "hand_tasks", "aioloop"], shlex.split(options.aioloop_cflags))
+    flags = shlex.split(options.aioloop_cflags)
+    if group == "tls":
+        executables = build_tls(flags, options.mbedtls)
+        there = [name for name, (executable, _, _) in TLS.items() if executable in executables]
+    else:
+        there = build(PROGRAMS if group is None else ["tasks", "hand_tasks", "aioloop"], flags)
     if group == "tasks":
         there = [name for name, (executable, _) in TASKS.items()
                  if executable in there or (executable == "python" and has_module(name))]

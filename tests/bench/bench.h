@@ -73,13 +73,14 @@ BENCH_FN void *bench_alloc(size_t count, size_t size) {
 
 struct bench_args {
     const char *mode;
-    long live, count, size, connections, depth, port, pid, core, core2;
+    const char *folder; /* of certificates */
+    long live, count, size, answer, connections, depth, port, pid, core, core2, tls, rate;
     double seconds;
     bool once;
 };
 
 BENCH_FN struct bench_args bench_parse(int argc, char **argv) {
-    struct bench_args args = {"", 1, 1, 64, 1, 1, 0, 0, -1, -1, 1.0, false};
+    struct bench_args args = {"", ".", 1, 1, 64, 64, 1, 1, 0, 0, -1, -1, 12, 100, 1.0, false};
     if (argc > 1)
         args.mode = argv[1];
     for (int i = 2; i < argc; i++) {
@@ -90,12 +91,16 @@ BENCH_FN struct bench_args bench_parse(int argc, char **argv) {
                        {"--size", &args.size},   {"--port", &args.port},
                        {"--pid", &args.pid},     {"--core", &args.core},
                        {"--core2", &args.core2}, {"--connections", &args.connections},
-                       {"--depth", &args.depth}};
+                       {"--depth", &args.depth}, {"--answer", &args.answer},
+                       {"--tls", &args.tls},     {"--rate", &args.rate}};
         bool known = false;
         if (strcmp(argv[i], "--once") == 0) {
             args.once = known = true;
         } else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0) {
             args.seconds = atof(argv[++i]);
+            known = true;
+        } else if (i + 1 < argc && strcmp(argv[i], "--folder") == 0) {
+            args.folder = argv[++i];
             known = true;
         } else if (i + 1 < argc) {
             for (size_t k = 0; k < sizeof(numbers) / sizeof(numbers[0]) && !known; k++) {
@@ -211,6 +216,8 @@ BENCH_FN long bench_status(const char *name) {
 
 __attribute__((unused)) static long bench_connections;
 __attribute__((unused)) static bool bench_once;
+/* Calls of malloc and its kin, where a program counts them. */
+__attribute__((unused)) static long bench_allocations;
 /* What a server waits with, if it can say. */
 __attribute__((unused)) static const char *bench_engine = "unknown";
 
@@ -228,13 +235,15 @@ BENCH_FN bool bench_closed(void) {
  * ends. */
 BENCH_FN bool bench_control(void) {
     char byte;
+    const long allocations = bench_allocations; /* not those of telling */
     if (read(0, &byte, 1) <= 0)
         return false;
     printf("{\"engine\": \"%s\", \"connections\": %ld, \"heap\": %zu, \"rss_anon\": %ld, "
-           "\"cpu_ns\": %lld}\n",
+           "\"cpu_ns\": %lld, \"allocations\": %ld}\n",
            bench_engine, bench_connections, bench_heap(), bench_status("RssAnon:") * 1024,
-           (long long)bench_clock(CLOCK_PROCESS_CPUTIME_ID));
+           (long long)bench_clock(CLOCK_PROCESS_CPUTIME_ID), allocations);
     fflush(stdout);
+    bench_allocations = allocations;
     return true;
 }
 
