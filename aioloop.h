@@ -7811,6 +7811,8 @@ AIOLOOP_INTERNAL int aiol_tls_session_close(aiol_tls_session *s);
 /* What the last code is about, in a sentence ("certificate verify failed for \"example.org\": it has expired"); never
  * NULL; the session's. */
 AIOLOOP_INTERNAL const char *aiol_tls_session_message(const aiol_tls_session *s);
+/* Who the peer is, for messages: the name of the host, "the server", "the client". Any thread. */
+AIOLOOP_INTERNAL const char *aiol_tls_session_who(const aiol_tls_session *s);
 /* What aioloop_transport_get_extra_info gives under a name, once the handshake is done; NULL: nothing. Valid as long as
  * the session; but what "session" gives is replaced when a ticket comes, which is within a read. */
 AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const char *name);
@@ -9429,8 +9431,7 @@ static int aiol_tls_say(aiol_tls_session *s, int code, const char *format, ...) 
     return code;
 }
 
-/* "example.org", or who it is where there is no name. */
-static const char *aiol_tls_who(const aiol_tls_session *s) {
+AIOLOOP_INTERNAL const char *aiol_tls_session_who(const aiol_tls_session *s) {
     if (s->server_side)
         return "the client";
     return s->hostname[0] != '\0' ? s->hostname : "the server";
@@ -9445,8 +9446,9 @@ static int aiol_tls_fail_verify(aiol_tls_session *s, uint32_t flags) {
         what = "no authorities are loaded that could be trusted";
     else if (flags == MBEDTLS_X509_BADCERT_CN_MISMATCH && s->names[0] != '\0')
         return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": it is for %s",
-                            aiol_tls_who(s), s->names);
-    return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": %s", aiol_tls_who(s), what);
+                            aiol_tls_session_who(s), s->names);
+    return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": %s",
+                        aiol_tls_session_who(s), what);
 }
 
 /* What the alert that was sent says of why the two did not agree; NULL: it says something else. */
@@ -9496,23 +9498,25 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     const char *disagreement = s->done ? NULL : aiol_tls_disagreement(s, ret);
     aiol_mbed_text text;
     if (s->io_error < 0)
-        return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(s->io_error));
+        return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_session_who(s), aioloop_strerror(s->io_error));
     if (aiol_mbed_no_memory(ret))
-        return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ENOMEM));
+        return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_session_who(s),
+                            aioloop_strerror(AIOLOOP_ENOMEM));
     if (aiol_tls_alert(s, ret) >= 0)
-        return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
+        return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_session_who(s),
                             aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
     if (ret == AIOL_MBED_ERR_RANDOM)
-        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_who(s));
+        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_session_who(s));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
         return aiol_tls_fail_verify(s, aiol_tls_flags(s));
     if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
-        return aiol_tls_say(s, AIOLOOP_ECONNRESET, "TLS with %s: it left during the handshake", aiol_tls_who(s));
+        return aiol_tls_say(s, AIOLOOP_ECONNRESET, "TLS with %s: it left during the handshake",
+                            aiol_tls_session_who(s));
     if (disagreement != NULL)
-        return aiol_tls_say(s, AIOLOOP_ESSL_HANDSHAKE, "TLS with %s: %s", aiol_tls_who(s), disagreement);
-    return aiol_tls_say(s, AIOLOOP_ESSL, "TLS with %s: %s", aiol_tls_who(s), aiol_mbed_strerror(ret, &text));
+        return aiol_tls_say(s, AIOLOOP_ESSL_HANDSHAKE, "TLS with %s: %s", aiol_tls_session_who(s), disagreement);
+    return aiol_tls_say(s, AIOLOOP_ESSL, "TLS with %s: %s", aiol_tls_session_who(s), aiol_mbed_strerror(ret, &text));
 }
 
 /* Which alert a failure deserves that had none. */
@@ -9875,7 +9879,7 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
             s->heard = true;
         else if (ret == MBEDTLS_ERR_SSL_CONN_EOF || (ret == 0 && s->ended)) /* else 0 is of empty records */
-            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s),
+            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_session_who(s),
                          aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
         else if (ret == AIOL_MBED_ERR_TICKET)
             aiol_tls_keep_session(s);
@@ -24742,6 +24746,7 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 /* tls.c */
 AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
+AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout);
 AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
 /* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost; calls no user code. */
 AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
@@ -25214,6 +25219,8 @@ static void aiol_stream_lost(aioloop *loop, aiol_node *node) {
     if (t->protocol->connection_lost != NULL) {
         aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
+        if (t->error != 0)
+            aiol_fail(loop, t->error, NULL); /* not the message of another call that failed with that code */
         t->protocol->connection_lost(t, t->self, t->error);
         raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))
@@ -26194,6 +26201,7 @@ typedef struct aiol_secure {
     bool server_side;
     bool in_executor; /* shakes hands there */
     bool away;        /* and does so: the wire is not ours */
+    bool expired;     /* the timer */
 } aiol_secure;
 
 static aiol_secure *aiol_secure_of(const aioloop_transport *t) {
@@ -26331,22 +26339,31 @@ static void aiol_secure_leave(aiol_secure *tls, int error, bool abruptly) {
 /* The session has failed. */
 static void aiol_secure_fail(aiol_secure *tls, int code) {
     aioloop_transport *t = &tls->transport;
-    if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_NEW)
-        code = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
-    else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
+    if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
         code = 0; /* it need not answer a goodbye, and may still read what goes before that */
     else
         tls->failure = aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
     aiol_secure_leave(tls, code, code != 0);
 }
 
+/* What it takes longer than it may. Stores the message and returns code. */
+static int aiol_secure_late(const aiol_secure *tls, int code, const char *what, aioloop_time timeout) {
+    return aiol_fail(tls->transport.resource.loop, code, "the TLS %s with %s timed out after %.3g seconds", what,
+                     aiol_tls_session_who(tls->wire->session), (double)timeout / 1e9);
+}
+
+/* The handshake takes longer than that, says whoever waits for it. */
+AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout) {
+    return aiol_secure_late(aiol_secure_of(t), code, "handshake", timeout);
+}
+
 static void aiol_secure_expired(aioloop *loop, void *arg) {
     aiol_secure *tls = (aiol_secure *)arg;
+    (void)loop;
+    tls->expired = true;
     switch (tls->transport.state) {
     case AIOL_TRANSPORT_NEW:
-        aiol_fail(loop, AIOLOOP_ECONNABORTED, "the TLS handshake took longer than %.3g seconds",
-                  (double)tls->handshake_timeout / 1e9);
-        aiol_secure_leave(tls, AIOLOOP_ECONNABORTED, true);
+        aiol_secure_leave(tls, aiol_secure_late(tls, AIOLOOP_ECONNABORTED, "handshake", tls->handshake_timeout), true);
         break;
     case AIOL_TRANSPORT_CLOSING:
         aiol_secure_leave(tls, AIOLOOP_ETIMEDOUT, true);
@@ -26750,14 +26767,39 @@ static void aiol_secure_lower_resume(aioloop_transport *lower, void *self) {
         aiol_transport_maybe_resume(t);
 }
 
+/* Below it ended while hands were shaken. Stores the message and returns the code. */
+static int aiol_secure_broken_off(const aiol_secure *tls, int error) {
+    const char *how = error != 0 ? aioloop_strerror(error) : tls->wire->ended ? "it left" : "closed";
+    if (error == 0)
+        error = tls->wire->ended ? AIOLOOP_ECONNRESET : AIOLOOP_ECONNABORTED;
+    return aiol_fail(tls->transport.resource.loop, error, "TLS with %s: %s during the handshake",
+                     aiol_tls_session_who(tls->wire->session), how);
+}
+
+/* Stores the message of an error of our own once more: what failed meanwhile may have stored another. */
+static void aiol_secure_tell_again(const aiol_secure *tls, int error) {
+    const aioloop_transport *t = &tls->transport;
+    if (tls->failure == error)
+        aiol_fail(t->resource.loop, error, "%s", aiol_tls_session_message(tls->wire->session));
+    else if (tls->expired && error == AIOLOOP_ETIMEDOUT)
+        aiol_secure_late(tls, error, "goodbye", tls->shutdown_timeout);
+    else if (tls->expired && error == AIOLOOP_ECONNABORTED)
+        aiol_secure_late(tls, error, "handshake", tls->handshake_timeout);
+    else
+        aiol_fail(t->resource.loop, error, NULL);
+}
+
 /* The connection is lost, and the TLS transport with it: the loop's reference goes. */
 static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int error) {
     aiol_secure *tls = (aiol_secure *)self;
     aioloop_transport *t = &tls->transport;
     aioloop_server *server = t->server;
-    int state = t->state;
-    if (t->error != 0)
+    bool was_new = t->state == AIOL_TRANSPORT_NEW;
+    bool own = t->error != 0;
+    if (own)
         error = t->error;
+    else if (was_new)
+        error = aiol_secure_broken_off(tls, error);
     aioloop_timer_handle_cancel(&tls->timer);
     aiol_secure_drop_input(tls);
     t->state = AIOL_TRANSPORT_LOST;
@@ -26765,20 +26807,15 @@ static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int err
     if (t->file != NULL)
         aiol_sendfile_give_up(t, error);
     aiol_secure_release_all(tls);
-    if (state == AIOL_TRANSPORT_NEW) {
-        if (error == 0 && tls->wire->ended)
-            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
-        else if (error == 0)
-            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNABORTED, "the connection was closed during the TLS handshake");
+    if (was_new)
         aiol_secure_settle(tls, error);
-    }
     if ((tls->opened || tls->upgraded) && t->protocol->connection_lost != NULL) {
         /* A protocol that was to be upgraded knows the old transport only. */
         aioloop_transport *known = tls->opened ? t : lower;
         aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
-        if (tls->failure != 0 && tls->failure == error)
-            aiol_fail(t->resource.loop, error, "%s", aiol_tls_session_message(tls->wire->session));
+        if (own)
+            aiol_secure_tell_again(tls, error);
         t->protocol->connection_lost(known, t->self, error);
         raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))
@@ -27192,6 +27229,12 @@ AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
 
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
     (void)t;
+}
+
+AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout) {
+    (void)t;
+    (void)timeout;
+    return code;
 }
 
 AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport *transport, aioloop_ssl_context *ssl,
@@ -28607,6 +28650,7 @@ typedef struct aiol_connector {
     bool queued;
     aiol_ssl_plan ssl;
     aioloop_transport *tls; /* that shakes hands; held */
+    aioloop_time timeout;
     char path[108];
 } aiol_connector;
 
@@ -28699,7 +28743,9 @@ static void aiol_connector_fail(aiol_connector *c, int code) {
 static void aiol_connector_timed_out(aioloop *loop, void *arg) {
     aiol_connector *c = (aiol_connector *)arg;
     char name[AIOL_ADDRESS_TEXT];
-    if (c->next != 0) {
+    if (c->tls != NULL) {
+        (void)aiol_secure_timed_out(c->tls, AIOLOOP_ETIMEDOUT, c->timeout);
+    } else if (c->next != 0) {
         aioloop_address_format(&c->attempts[c->next - 1].address, name, sizeof(name));
         aiol_fail(loop, AIOLOOP_ETIMEDOUT, "connect to %s: %s", name, aioloop_strerror(AIOLOOP_ETIMEDOUT));
     } else {
@@ -29111,6 +29157,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     c->protocol = protocol;
     c->arg = arg;
     c->delay = -1;
+    c->timeout = timeout;
     c->resource.context = aiol_map_ref(aiol_thread.map);
     c->node.run = aiol_connector_run;
     c->remote.done = aiol_connector_looked_up;
@@ -32123,9 +32170,14 @@ static aioloop_future *aiol_streams_refuse(aioloop *loop, int code, const char *
     return aiol_future_failed(aiol_fail(loop, code, "%s", text));
 }
 
+/* The message of a code, if it is what reads fail with; else NULL. */
+static const char *aiol_streams_text(const aioloop_stream *s, int code) {
+    return code != s->code || s->error == NULL ? NULL : aioloop_error_message(s->error);
+}
+
 /* With the error that reads fail with. */
 static aioloop_future *aiol_streams_broken(const aioloop_stream *s) {
-    return aiol_streams_done(s->resource.loop, s->code, s->error == NULL ? NULL : aioloop_error_message(s->error));
+    return aiol_streams_done(s->resource.loop, s->code, aiol_streams_text(s, s->code));
 }
 
 /* ---- the buffer ---- */
@@ -32633,7 +32685,7 @@ static void aiol_streams_waiter_free(aiol_streams_waiter *w) {
 
 static void aiol_streams_wake(aiol_streams_waiter *w, int code) {
     if (code < 0)
-        aioloop_future_set_exception(w->future, code, NULL);
+        aiol_streams_fail(w->future, code, aiol_streams_text(w->stream, code));
     else
         aioloop_future_set_result(w->future, 0, NULL, NULL);
 }
@@ -32741,7 +32793,7 @@ AIOLOOP_API aioloop_future *(aioloop_stream_wait_closed)(aioloop_stream *stream)
     if (stream->transport == NULL)
         return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "the stream has no connection");
     if (!stream->connected)
-        return aiol_streams_done(loop, stream->lost, NULL);
+        return aiol_streams_done(loop, stream->lost, aiol_streams_text(stream, stream->lost));
     w = aiol_streams_waiter_new(stream, &stream->closers);
     return w == NULL ? aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL)) : w->future;
 }
@@ -32778,7 +32830,7 @@ static void aiol_streams_lost(aioloop_transport *transport, void *self, int erro
     if (error == 0)
         aioloop_stream_feed_eof(s);
     else
-        aioloop_stream_set_exception(s, error, NULL);
+        aioloop_stream_set_exception(s, error, aiol_detail(s->resource.loop, error));
     aiol_streams_wake_all(&s->drains, error, AIOLOOP_ECONNRESET);
     aiol_streams_wake_all(&s->closers, error, 0);
     aioloop_stream_unref(s);

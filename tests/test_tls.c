@@ -477,8 +477,15 @@ TEST(tls_a_slow_handshake_is_given_up, "TLS-03 TLS-05") {
     place.client_context = tls_client("ca.pem");
     place.server = tls_serve_plain(loop, &far, &place.port);
     options.ssl_handshake_timeout = AIOLOOP_MS(5);
-    tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ECONNABORTED, "0.005 seconds");
+    tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ECONNABORTED,
+              "TLS handshake with localhost timed out after 0.005 seconds");
     test_run_until(loop, &far.lost, 1, "the end of the connection");
+    options.ssl_handshake_timeout = 0;
+    options.timeout = AIOLOOP_MS(6); /* of the whole, which is in its handshake by then */
+    tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ETIMEDOUT,
+              "TLS handshake with localhost timed out after 0.006 seconds");
+    test_run_until(loop, &far.lost, 2, "the end of the connection");
+    options.timeout = 0;
     CHECK_EQ(near.made + near.lost, 0);
     CHECK_EQ(test_reports(), 0);
     options.ssl_handshake_timeout = -1;
@@ -587,6 +594,12 @@ TEST(tls_cannot_be_kept_half_open, "TLS-09") {
     tls_end(loop, &place, &near, &far);
 }
 
+static char tls_message[256]; /* in the last connection_lost */
+
+static void tls_note_message(test_peer *peer) {
+    snprintf(tls_message, sizeof(tls_message), "%s", aioloop_message(aioloop_transport_get_loop(peer->transport), peer->error));
+}
+
 TEST(tls_a_goodbye_that_is_not_answered, "TLS-08") {
     aioloop *loop = test_loop();
     tls_place place = AIOLOOP_ZERO;
@@ -595,12 +608,14 @@ TEST(tls_a_goodbye_that_is_not_answered, "TLS-08") {
     aioloop_connection_options options = AIOLOOP_ZERO;
     tls_serve(loop, &place, &far, &test_protocol, NULL);
     options.ssl_shutdown_timeout = AIOLOOP_MS(5);
+    near.on_lost = tls_note_message;
     CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, &options), NULL), 0);
     test_run_until(loop, &far.made, 1, "the server's handshake");
     aioloop_transport_pause_reading(far.transport); /* it never hears it */
     aioloop_transport_close(near.transport);
     test_run_until(loop, &near.lost, 1, "the loss");
     CHECK_EQ(near.error, AIOLOOP_ETIMEDOUT);
+    CHECK(strstr(tls_message, "TLS goodbye with localhost timed out after 0.005 seconds") != NULL);
     aioloop_transport_resume_reading(far.transport);
     tls_end(loop, &place, &near, &far);
 }
@@ -2275,6 +2290,7 @@ TEST(tls_streams_and_a_plain_function, "TLS-01 TLS-16") {
 TEST(tls_readers_are_told_of_corrupt_bytes, "TLS-15") {
     static tls_middle middle;
     aioloop *loop = test_loop();
+    aioloop_future *f;
     tls_place place = AIOLOOP_ZERO;
     aioloop_stream_options options = AIOLOOP_ZERO;
     aioloop_stream *s = NULL;
@@ -2289,10 +2305,14 @@ TEST(tls_readers_are_told_of_corrupt_bytes, "TLS-15") {
     tls_expect_line(loop, s, "good\n");
     middle.corrupt = true;
     CHECK_EQ(aioloop_transport_write(far.transport, "evil\n", 5), 0);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_readline(s), NULL), AIOLOOP_ESSL);
+    f = aioloop_future_ref(aioloop_stream_wait_closed(s));
+    tls_fails(loop, aioloop_stream_readline(s), AIOLOOP_ESSL, "TLS with localhost: ");
+    tls_fails(loop, f, AIOLOOP_ESSL, "TLS with localhost: "); /* also who waited for the end, */
+    aioloop_future_unref(f);
     CHECK_EQ(aioloop_stream_exception(s), AIOLOOP_ESSL);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_drain(s), NULL), AIOLOOP_ESSL);
-    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(s), NULL), AIOLOOP_ESSL);
+    tls_fails(loop, aioloop_stream_readline(s), AIOLOOP_ESSL, "TLS with localhost: "); /* and all who come later */
+    tls_fails(loop, aioloop_stream_drain(s), AIOLOOP_ESSL, "TLS with localhost: ");
+    tls_fails(loop, aioloop_stream_wait_closed(s), AIOLOOP_ESSL, "TLS with localhost: ");
     aioloop_stream_unref(s);
     test_run_until(loop, &far.lost, 1, "the server's loss");
     test_peer_drop(&far);
@@ -2301,6 +2321,52 @@ TEST(tls_readers_are_told_of_corrupt_bytes, "TLS-15") {
     test_end(loop);
 }
 
+/* What a coroutine that reads finds as the last error. */
+typedef struct tls_reading {
+    aioloop_frame frame;
+    aioloop_stream *stream;
+    int64_t n;
+    char message[256];
+} tls_reading;
+
+static int64_t tls_reads_to_the_end(aioloop *loop, aioloop_frame *frame, void **out) {
+    tls_reading *self = (tls_reading *)(void *)frame;
+    (void)out;
+    AIOLOOP_BEGIN(loop, frame);
+    AIOLOOP_AWAIT(self->n, aioloop_stream_read(self->stream, -1), NULL);
+    snprintf(self->message, sizeof(self->message), "%s", aioloop_message(loop, self->n));
+    return self->n;
+    AIOLOOP_END;
+}
+
+TEST(tls_readers_are_told_of_a_cut, "TLS-14") {
+    static tls_middle middle;
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    aioloop_stream_options options = AIOLOOP_ZERO;
+    tls_reading reading = AIOLOOP_ZERO;
+    aioloop_future *f;
+    test_peer far = AIOLOOP_ZERO;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    tls_middle_open(loop, &middle, place.port);
+    options.connection.ssl = place.client_context;
+    options.connection.server_hostname = "localhost";
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", middle.port, &options), &reading.stream), 0);
+    test_run_until(loop, &far.made, 1, "the server's handshake");
+    f = await_task_frame(loop, tls_reads_to_the_end, &reading.frame, NULL);
+    test_spin(loop, 5);
+    aioloop_transport_close(middle.to_client.transport);
+    tls_fails(loop, f, AIOLOOP_ESSL_TRUNCATED, "TLS with localhost: ");
+    CHECK(strstr(reading.message, "TLS with localhost: ") != NULL);
+    aioloop_future_unref(f);
+    aioloop_stream_unref(reading.stream);
+    aioloop_transport_abort(far.transport);
+    test_run_until(loop, &far.lost, 1, "the server's loss");
+    test_peer_drop(&far);
+    tls_middle_close(loop, &middle);
+    tls_end_place(&place);
+    test_end(loop);
+}
 
 TEST(tls_streams_end_without_a_warning, "TLS-10") {
     aioloop *loop = test_loop();

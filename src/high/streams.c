@@ -218,9 +218,14 @@ static aioloop_future *aiol_streams_refuse(aioloop *loop, int code, const char *
     return aiol_future_failed(aiol_fail(loop, code, "%s", text));
 }
 
+/* The message of a code, if it is what reads fail with; else NULL. */
+static const char *aiol_streams_text(const aioloop_stream *s, int code) {
+    return code != s->code || s->error == NULL ? NULL : aioloop_error_message(s->error);
+}
+
 /* With the error that reads fail with. */
 static aioloop_future *aiol_streams_broken(const aioloop_stream *s) {
-    return aiol_streams_done(s->resource.loop, s->code, s->error == NULL ? NULL : aioloop_error_message(s->error));
+    return aiol_streams_done(s->resource.loop, s->code, aiol_streams_text(s, s->code));
 }
 
 /* ---- the buffer ---- */
@@ -728,7 +733,7 @@ static void aiol_streams_waiter_free(aiol_streams_waiter *w) {
 
 static void aiol_streams_wake(aiol_streams_waiter *w, int code) {
     if (code < 0)
-        aioloop_future_set_exception(w->future, code, NULL);
+        aiol_streams_fail(w->future, code, aiol_streams_text(w->stream, code));
     else
         aioloop_future_set_result(w->future, 0, NULL, NULL);
 }
@@ -836,7 +841,7 @@ AIOLOOP_API aioloop_future *(aioloop_stream_wait_closed)(aioloop_stream *stream)
     if (stream->transport == NULL)
         return aiol_streams_refuse(loop, AIOLOOP_EMISUSE, "the stream has no connection");
     if (!stream->connected)
-        return aiol_streams_done(loop, stream->lost, NULL);
+        return aiol_streams_done(loop, stream->lost, aiol_streams_text(stream, stream->lost));
     w = aiol_streams_waiter_new(stream, &stream->closers);
     return w == NULL ? aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL)) : w->future;
 }
@@ -873,7 +878,7 @@ static void aiol_streams_lost(aioloop_transport *transport, void *self, int erro
     if (error == 0)
         aioloop_stream_feed_eof(s);
     else
-        aioloop_stream_set_exception(s, error, NULL);
+        aioloop_stream_set_exception(s, error, aiol_detail(s->resource.loop, error));
     aiol_streams_wake_all(&s->drains, error, AIOLOOP_ECONNRESET);
     aiol_streams_wake_all(&s->closers, error, 0);
     aioloop_stream_unref(s);

@@ -43,6 +43,7 @@ typedef struct aiol_connector {
     bool queued;
     aiol_ssl_plan ssl;
     aioloop_transport *tls; /* that shakes hands; held */
+    aioloop_time timeout;
     char path[108];
 } aiol_connector;
 
@@ -135,7 +136,9 @@ static void aiol_connector_fail(aiol_connector *c, int code) {
 static void aiol_connector_timed_out(aioloop *loop, void *arg) {
     aiol_connector *c = (aiol_connector *)arg;
     char name[AIOL_ADDRESS_TEXT];
-    if (c->next != 0) {
+    if (c->tls != NULL) {
+        (void)aiol_secure_timed_out(c->tls, AIOLOOP_ETIMEDOUT, c->timeout);
+    } else if (c->next != 0) {
         aioloop_address_format(&c->attempts[c->next - 1].address, name, sizeof(name));
         aiol_fail(loop, AIOLOOP_ETIMEDOUT, "connect to %s: %s", name, aioloop_strerror(AIOLOOP_ETIMEDOUT));
     } else {
@@ -547,6 +550,7 @@ static aiol_connector *aiol_connector_new(aioloop *loop, const aioloop_protocol 
     c->protocol = protocol;
     c->arg = arg;
     c->delay = -1;
+    c->timeout = timeout;
     c->resource.context = aiol_map_ref(aiol_thread.map);
     c->node.run = aiol_connector_run;
     c->remote.done = aiol_connector_looked_up;

@@ -146,6 +146,7 @@ AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg);
 /* tls.c */
 AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aiol_stream_setup *lower, aioloop_transport **out);
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
+AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout);
 AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
 /* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost; calls no user code. */
 AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);

@@ -48,6 +48,8 @@ static void aiol_stream_lost(aioloop *loop, aiol_node *node) {
     if (t->protocol->connection_lost != NULL) {
         aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
+        if (t->error != 0)
+            aiol_fail(loop, t->error, NULL); /* not the message of another call that failed with that code */
         t->protocol->connection_lost(t, t->self, t->error);
         raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))

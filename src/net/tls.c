@@ -75,6 +75,7 @@ typedef struct aiol_secure {
     bool server_side;
     bool in_executor; /* shakes hands there */
     bool away;        /* and does so: the wire is not ours */
+    bool expired;     /* the timer */
 } aiol_secure;
 
 static aiol_secure *aiol_secure_of(const aioloop_transport *t) {
@@ -212,22 +213,31 @@ static void aiol_secure_leave(aiol_secure *tls, int error, bool abruptly) {
 /* The session has failed. */
 static void aiol_secure_fail(aiol_secure *tls, int code) {
     aioloop_transport *t = &tls->transport;
-    if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_NEW)
-        code = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
-    else if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
+    if (code == AIOLOOP_ESSL_TRUNCATED && t->state == AIOL_TRANSPORT_CLOSING)
         code = 0; /* it need not answer a goodbye, and may still read what goes before that */
     else
         tls->failure = aiol_fail(t->resource.loop, code, "%s", aiol_tls_session_message(tls->wire->session));
     aiol_secure_leave(tls, code, code != 0);
 }
 
+/* What it takes longer than it may. Stores the message and returns code. */
+static int aiol_secure_late(const aiol_secure *tls, int code, const char *what, aioloop_time timeout) {
+    return aiol_fail(tls->transport.resource.loop, code, "the TLS %s with %s timed out after %.3g seconds", what,
+                     aiol_tls_session_who(tls->wire->session), (double)timeout / 1e9);
+}
+
+/* The handshake takes longer than that, says whoever waits for it. */
+AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout) {
+    return aiol_secure_late(aiol_secure_of(t), code, "handshake", timeout);
+}
+
 static void aiol_secure_expired(aioloop *loop, void *arg) {
     aiol_secure *tls = (aiol_secure *)arg;
+    (void)loop;
+    tls->expired = true;
     switch (tls->transport.state) {
     case AIOL_TRANSPORT_NEW:
-        aiol_fail(loop, AIOLOOP_ECONNABORTED, "the TLS handshake took longer than %.3g seconds",
-                  (double)tls->handshake_timeout / 1e9);
-        aiol_secure_leave(tls, AIOLOOP_ECONNABORTED, true);
+        aiol_secure_leave(tls, aiol_secure_late(tls, AIOLOOP_ECONNABORTED, "handshake", tls->handshake_timeout), true);
         break;
     case AIOL_TRANSPORT_CLOSING:
         aiol_secure_leave(tls, AIOLOOP_ETIMEDOUT, true);
@@ -631,14 +641,39 @@ static void aiol_secure_lower_resume(aioloop_transport *lower, void *self) {
         aiol_transport_maybe_resume(t);
 }
 
+/* Below it ended while hands were shaken. Stores the message and returns the code. */
+static int aiol_secure_broken_off(const aiol_secure *tls, int error) {
+    const char *how = error != 0 ? aioloop_strerror(error) : tls->wire->ended ? "it left" : "closed";
+    if (error == 0)
+        error = tls->wire->ended ? AIOLOOP_ECONNRESET : AIOLOOP_ECONNABORTED;
+    return aiol_fail(tls->transport.resource.loop, error, "TLS with %s: %s during the handshake",
+                     aiol_tls_session_who(tls->wire->session), how);
+}
+
+/* Stores the message of an error of our own once more: what failed meanwhile may have stored another. */
+static void aiol_secure_tell_again(const aiol_secure *tls, int error) {
+    const aioloop_transport *t = &tls->transport;
+    if (tls->failure == error)
+        aiol_fail(t->resource.loop, error, "%s", aiol_tls_session_message(tls->wire->session));
+    else if (tls->expired && error == AIOLOOP_ETIMEDOUT)
+        aiol_secure_late(tls, error, "goodbye", tls->shutdown_timeout);
+    else if (tls->expired && error == AIOLOOP_ECONNABORTED)
+        aiol_secure_late(tls, error, "handshake", tls->handshake_timeout);
+    else
+        aiol_fail(t->resource.loop, error, NULL);
+}
+
 /* The connection is lost, and the TLS transport with it: the loop's reference goes. */
 static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int error) {
     aiol_secure *tls = (aiol_secure *)self;
     aioloop_transport *t = &tls->transport;
     aioloop_server *server = t->server;
-    int state = t->state;
-    if (t->error != 0)
+    bool was_new = t->state == AIOL_TRANSPORT_NEW;
+    bool own = t->error != 0;
+    if (own)
         error = t->error;
+    else if (was_new)
+        error = aiol_secure_broken_off(tls, error);
     aioloop_timer_handle_cancel(&tls->timer);
     aiol_secure_drop_input(tls);
     t->state = AIOL_TRANSPORT_LOST;
@@ -646,20 +681,15 @@ static void aiol_secure_lower_lost(aioloop_transport *lower, void *self, int err
     if (t->file != NULL)
         aiol_sendfile_give_up(t, error);
     aiol_secure_release_all(tls);
-    if (state == AIOL_TRANSPORT_NEW) {
-        if (error == 0 && tls->wire->ended)
-            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNRESET, "the peer left during the TLS handshake");
-        else if (error == 0)
-            error = aiol_fail(t->resource.loop, AIOLOOP_ECONNABORTED, "the connection was closed during the TLS handshake");
+    if (was_new)
         aiol_secure_settle(tls, error);
-    }
     if ((tls->opened || tls->upgraded) && t->protocol->connection_lost != NULL) {
         /* A protocol that was to be upgraded knows the old transport only. */
         aioloop_transport *known = tls->opened ? t : lower;
         aiol_transport_frame frame = aiol_transport_enter(t);
         int raised;
-        if (tls->failure != 0 && tls->failure == error)
-            aiol_fail(t->resource.loop, error, "%s", aiol_tls_session_message(tls->wire->session));
+        if (own)
+            aiol_secure_tell_again(tls, error);
         t->protocol->connection_lost(known, t->self, error);
         raised = aiol_transport_leave(t, &frame, "connection_lost");
         if (AIOL_UNLIKELY(raised != 0))
@@ -1073,6 +1103,12 @@ AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t) {
 
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t) {
     (void)t;
+}
+
+AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout) {
+    (void)t;
+    (void)timeout;
+    return code;
 }
 
 AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport *transport, aioloop_ssl_context *ssl,

@@ -109,8 +109,7 @@ static int aiol_tls_say(aiol_tls_session *s, int code, const char *format, ...) 
     return code;
 }
 
-/* "example.org", or who it is where there is no name. */
-static const char *aiol_tls_who(const aiol_tls_session *s) {
+AIOLOOP_INTERNAL const char *aiol_tls_session_who(const aiol_tls_session *s) {
     if (s->server_side)
         return "the client";
     return s->hostname[0] != '\0' ? s->hostname : "the server";
@@ -125,8 +124,9 @@ static int aiol_tls_fail_verify(aiol_tls_session *s, uint32_t flags) {
         what = "no authorities are loaded that could be trusted";
     else if (flags == MBEDTLS_X509_BADCERT_CN_MISMATCH && s->names[0] != '\0')
         return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": it is for %s",
-                            aiol_tls_who(s), s->names);
-    return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": %s", aiol_tls_who(s), what);
+                            aiol_tls_session_who(s), s->names);
+    return aiol_tls_say(s, AIOLOOP_ESSL_CERT_VERIFY, "certificate verify failed for \"%s\": %s",
+                        aiol_tls_session_who(s), what);
 }
 
 /* What the alert that was sent says of why the two did not agree; NULL: it says something else. */
@@ -176,23 +176,25 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     const char *disagreement = s->done ? NULL : aiol_tls_disagreement(s, ret);
     aiol_mbed_text text;
     if (s->io_error < 0)
-        return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(s->io_error));
+        return aiol_tls_say(s, s->io_error, "TLS with %s: %s", aiol_tls_session_who(s), aioloop_strerror(s->io_error));
     if (aiol_mbed_no_memory(ret))
-        return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_who(s), aioloop_strerror(AIOLOOP_ENOMEM));
+        return aiol_tls_say(s, AIOLOOP_ENOMEM, "TLS with %s: %s", aiol_tls_session_who(s),
+                            aioloop_strerror(AIOLOOP_ENOMEM));
     if (aiol_tls_alert(s, ret) >= 0)
-        return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_who(s),
+        return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_session_who(s),
                             aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
     if (ret == AIOL_MBED_ERR_RANDOM)
-        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_who(s));
+        return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_session_who(s));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
         return aiol_tls_fail_verify(s, MBEDTLS_X509_BADCERT_MISSING);
     if (aiol_tls_was_certificate(s, ret))
         return aiol_tls_fail_verify(s, aiol_tls_flags(s));
     if (ret == MBEDTLS_ERR_SSL_CONN_EOF || ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
-        return aiol_tls_say(s, AIOLOOP_ECONNRESET, "TLS with %s: it left during the handshake", aiol_tls_who(s));
+        return aiol_tls_say(s, AIOLOOP_ECONNRESET, "TLS with %s: it left during the handshake",
+                            aiol_tls_session_who(s));
     if (disagreement != NULL)
-        return aiol_tls_say(s, AIOLOOP_ESSL_HANDSHAKE, "TLS with %s: %s", aiol_tls_who(s), disagreement);
-    return aiol_tls_say(s, AIOLOOP_ESSL, "TLS with %s: %s", aiol_tls_who(s), aiol_mbed_strerror(ret, &text));
+        return aiol_tls_say(s, AIOLOOP_ESSL_HANDSHAKE, "TLS with %s: %s", aiol_tls_session_who(s), disagreement);
+    return aiol_tls_say(s, AIOLOOP_ESSL, "TLS with %s: %s", aiol_tls_session_who(s), aiol_mbed_strerror(ret, &text));
 }
 
 /* Which alert a failure deserves that had none. */
@@ -555,7 +557,7 @@ static int64_t aiol_tls_read(aiol_tls_session *s, void *buffer, size_t size) {
         if (ret == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY)
             s->heard = true;
         else if (ret == MBEDTLS_ERR_SSL_CONN_EOF || (ret == 0 && s->ended)) /* else 0 is of empty records */
-            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_who(s),
+            aiol_tls_say(s, AIOLOOP_ESSL_TRUNCATED, "TLS with %s: %s", aiol_tls_session_who(s),
                          aioloop_strerror(AIOLOOP_ESSL_TRUNCATED));
         else if (ret == AIOL_MBED_ERR_TICKET)
             aiol_tls_keep_session(s);

@@ -56,6 +56,8 @@ AIOLOOP_INTERNAL int aiol_tls_session_close(aiol_tls_session *s);
 /* What the last code is about, in a sentence ("certificate verify failed for \"example.org\": it has expired"); never
  * NULL; the session's. */
 AIOLOOP_INTERNAL const char *aiol_tls_session_message(const aiol_tls_session *s);
+/* Who the peer is, for messages: the name of the host, "the server", "the client". Any thread. */
+AIOLOOP_INTERNAL const char *aiol_tls_session_who(const aiol_tls_session *s);
 /* What aioloop_transport_get_extra_info gives under a name, once the handshake is done; NULL: nothing. Valid as long as
  * the session; but what "session" gives is replaced when a ticket comes, which is within a read. */
 AIOLOOP_INTERNAL const void *aiol_tls_session_info(aiol_tls_session *s, const char *name);
