@@ -498,6 +498,31 @@ TEST(tls_a_slow_handshake_is_given_up, "TLS-03 TLS-05") {
     test_end(loop);
 }
 
+static void tls_answer_http(test_peer *peer, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    aioloop_transport_write(peer->transport, "HTTP/1.1 400 Bad Request\r\n\r\n", 28);
+    aioloop_transport_close(peer->transport);
+}
+
+TEST(tls_a_server_without_tls_is_named, "TLS-06") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    place.client_context = tls_client("ca.pem");
+    place.server = tls_serve_plain(loop, &far, &place.port);
+    far.on_data = tls_answer_http;
+    tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, NULL), AIOLOOP_ESSL,
+              "TLS with localhost: it does not speak TLS: it began with \"HTTP/\"");
+    test_run_until(loop, &far.lost, 1, "the end of the connection");
+    CHECK_EQ(near.made + near.lost, 0);
+    CHECK_EQ(test_reports(), 0);
+    test_peer_drop(&far);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
 TEST(tls_a_silent_client_is_dropped, "TLS-04") {
     aioloop *loop = test_loop();
     tls_place place = AIOLOOP_ZERO;

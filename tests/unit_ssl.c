@@ -1244,6 +1244,8 @@ TEST_WITH(ssl_flipped_bits_are_noticed, "", TEST_SLOW) {
     }
 }
 
+static char unit_said[256];
+
 /* What a server, or a client that has said hello, makes of the first bytes that it gets. */
 static int unit_first_bytes(bool server_side, const void *bytes, size_t size, bool *answered) {
     aioloop_ssl_context *client = unit_client();
@@ -1260,6 +1262,7 @@ static int unit_first_bytes(bool server_side, const void *bytes, size_t size, bo
     unit_put(&side->in, bytes, size);
     rc = aiol_tls_session_handshake(side->session);
     NOTE("%s", aiol_tls_session_message(side->session));
+    snprintf(unit_said, sizeof(unit_said), "%s", aiol_tls_session_message(side->session));
     *answered = side->peer->in.size > before && side->peer->in.bytes[before] == MBEDTLS_SSL_MSG_ALERT;
     unit_end(&pair);
     unit_drop(client, server);
@@ -1271,26 +1274,91 @@ TEST(ssl_other_things_than_tls_are_refused, "") {
         bool server_side;
         const char *bytes;
         size_t size;
-    } cases[] = {{true, "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", 38},
-                 {true, "\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", 11}, /* SSL 2 */
-                 {true, "\x17\x03\x03\x00\x05hello", 10},                    /* data first */
-                 {true, "\x16\x03\x03\x00\x00", 5},                          /* empty */
-                 {true, "\x16\x03\x03\xff\xff", 5},                          /* longer than a record may be */
-                 {true, "\x16\x03\x03\x00\x04\x0e\x00\x00\x00", 9},          /* a server's message */
-                 {false, "HTTP/1.1 400 Bad Request\r\n\r\n", 28},
-                 {false, "\x17\x03\x03\x00\x05hello", 10},
-                 {false, "\x16\x03\x03\xff\xff", 5},
-                 {false, "\x16\x03\x03\x00\x04\x14\x00\x00\x00", 9},
-                 {false, "\x16\x03\x03\x00\x04\x00\x00\x00\x00", 9}, /* HelloRequest */
-                 {false, "\x18\x03\x03\x00\x03\x01\x40\x00", 8}};    /* heartbeat */
+        const char *says;
+    } cases[] = {{true, "GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", 38,
+                  "the client: it does not speak TLS: it began with \"GET /\""},
+                 {true, "\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", 11, "it does not speak TLS"}, /* SSL 2 */
+                 {true, "\x17\x03\x03\x00\x05hello", 10, "the client"},                             /* data first */
+                 {true, "\x16\x03\x03\x00\x00", 5, "the client"},                                   /* empty */
+                 {true, "\x16\x03\x03\xff\xff", 5, "the client"},                   /* longer than a record may be */
+                 {true, "\x16\x03\x03\x00\x04\x0e\x00\x00\x00", 9, "the client"},            /* a server's message */
+                 {false, "HTTP/1.1 400 Bad Request\r\n\r\n", 28,
+                  "example.org: it does not speak TLS: it began with \"HTTP/\""},
+                 {false, "\x17\x03\x03\x00\x05hello", 10, "example.org"},
+                 {false, "\x16\x03\x03\xff\xff", 5, "example.org"},
+                 {false, "\x16\x03\x03\x00\x04\x14\x00\x00\x00", 9, "example.org"},
+                 {false, "\x16\x03\x03\x00\x04\x00\x00\x00\x00", 9, "example.org"}, /* HelloRequest */
+                 {false, "\x18\x03\x03\x00\x03\x01\x40\x00", 8, "example.org"}};    /* heartbeat */
     size_t i;
     for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         bool answered = false;
         int rc = unit_first_bytes(cases[i].server_side, cases[i].bytes, cases[i].size, &answered);
         if ((rc != AIOLOOP_ESSL && rc != AIOLOOP_ESSL_HANDSHAKE) || !answered)
             FAIL("case %d: %d, %s", (int)i, rc, answered ? "told" : "silent");
-        test_checked();
+        CHECK_HAS(unit_said, cases[i].says);
+        CHECK_EQ(strstr(unit_said, "not speak TLS") != NULL, strstr(cases[i].says, "not speak TLS") != NULL);
     }
+}
+
+/* A record of a type, with a length and as many bytes of nothing. */
+static void unit_put_record(unit_pipe *pipe, int type, size_t length) {
+    static const unsigned char nothing[65535];
+    unsigned char head[5];
+    head[0] = (unsigned char)type;
+    head[1] = 3;
+    head[2] = 3;
+    head[3] = (unsigned char)(length >> 8);
+    head[4] = (unsigned char)length;
+    unit_put(pipe, head, sizeof(head));
+    unit_put(pipe, nothing, length);
+}
+
+/* At each stage: both new, the client has said hello, the server has answered, the client has finished, all is done. */
+static void unit_advance(unit_pair *pair, int stage) {
+    int i;
+    for (i = 0; i < stage; i++)
+        (void)aiol_tls_session_handshake(i % 2 == 0 ? pair->client.session : pair->server.session);
+}
+
+TEST(ssl_records_of_lengths_that_are_none_are_refused, "") {
+    static const size_t lengths[] = {0, 16384 + 2048 + 1, 65535};
+    int v;
+    int type;
+    int stage;
+    int side;
+    size_t i;
+    aioloop_ssl_context *server = unit_server("server");
+    for (v = 0; v < UNIT_VERSIONS; v++) {
+        aioloop_ssl_context *client = unit_client();
+        unit_only(client, unit_versions[v]);
+        for (stage = 0; stage < 6; stage++) {
+            for (type = 20; type < 25; type++) {
+                for (i = 0; i < 2 * sizeof(lengths) / sizeof(lengths[0]); i++) {
+                    unit_pair pair;
+                    unit_side *to;
+                    char got[16];
+                    int64_t n;
+                    side = (int)(i % 2);
+                    unit_open(&pair, client, server, "example.org", NULL);
+                    unit_advance(&pair, stage);
+                    to = side == 0 ? &pair.client : &pair.server;
+                    to->in.size = to->in.at; /* in place of what it waits for */
+                    unit_put_record(&to->in, type, lengths[i / 2]);
+                    to->in.ended = true;
+                    n = aiol_tls_session_handshake(to->session);
+                    if (n == 0)
+                        n = aiol_tls_session_read(to->session, got, sizeof(got));
+                    if (n >= 0 || n == AIOL_TLS_MORE || n == AIOLOOP_ECONNRESET || n == AIOLOOP_ESSL_TRUNCATED)
+                        FAIL("stage %d, side %d, type %d, length %d: %d (%s)", stage, side, type, (int)lengths[i / 2],
+                             (int)n, aiol_tls_session_message(to->session));
+                    test_checked();
+                    unit_end(&pair);
+                }
+            }
+        }
+        unit_unref(client);
+    }
+    unit_unref(server);
 }
 
 TEST(ssl_alerts_in_the_handshake_are_told_by_name, "") {

@@ -40,6 +40,8 @@ struct aiol_tls_session {
     unsigned sent;           /* how many times something was sent */
     unsigned warned;         /* of that, within reads: refusals to renegotiate */
     int alert;               /* the last that was sent in clear; -1: none */
+    unsigned char first[5];  /* that the peer has sent: the head of a record, if it speaks TLS */
+    size_t first_size;
     uint32_t flags;          /* of all certificates of the chain */
     aioloop_address address; /* hostname is a number: this */
     aioloop_ssl_cipher cipher;
@@ -171,6 +173,23 @@ static int aiol_tls_alert(const aiol_tls_session *s, int ret) {
     return -1;
 }
 
+/* A peer that speaks something else: what it began with says what. */
+static bool aiol_tls_is_foreign(const aiol_tls_session *s) {
+    return s->first_size == sizeof(s->first) &&
+           (s->first[0] < MBEDTLS_SSL_MSG_CHANGE_CIPHER_SPEC || s->first[0] > 24 /* heartbeat */ || s->first[1] != 3);
+}
+
+static int aiol_tls_fail_foreign(aiol_tls_session *s) {
+    char text[32] = "";
+    bool readable = true;
+    size_t i;
+    for (i = 0; i < sizeof(s->first); i++)
+        readable = readable && s->first[i] >= 0x20 && s->first[i] < 0x7f;
+    if (readable)
+        snprintf(text, sizeof(text), ": it began with \"%.5s\"", (const char *)s->first);
+    return aiol_tls_say(s, AIOLOOP_ESSL, "TLS with %s: it does not speak TLS%s", aiol_tls_session_who(s), text);
+}
+
 /* Translates what mbedTLS answered. */
 static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     const char *disagreement = s->done ? NULL : aiol_tls_disagreement(s, ret);
@@ -183,6 +202,8 @@ static int aiol_tls_translate(aiol_tls_session *s, int ret) {
     if (aiol_tls_alert(s, ret) >= 0)
         return aiol_tls_say(s, AIOLOOP_ESSL_ALERT, "TLS with %s: it sent the alert %s", aiol_tls_session_who(s),
                             aiol_mbed_alert_name(aiol_tls_alert(s, ret)));
+    if (!s->done && aiol_tls_is_foreign(s))
+        return aiol_tls_fail_foreign(s);
     if (ret == AIOL_MBED_ERR_RANDOM)
         return aiol_tls_say(s, AIOLOOP_EIO, "TLS with %s: the system gives no random bytes", aiol_tls_session_who(s));
     if (ret == MBEDTLS_ERR_SSL_NO_CLIENT_CERTIFICATE)
@@ -246,6 +267,11 @@ static int aiol_tls_on_receive(void *arg, unsigned char *buffer, size_t size) {
     if (n < 0) {
         s->io_error = (int)n;
         return MBEDTLS_ERR_SSL_INTERNAL_ERROR;
+    }
+    if (s->first_size < sizeof(s->first)) {
+        size = aiol_min_size((size_t)n, sizeof(s->first) - s->first_size);
+        memcpy(s->first + s->first_size, buffer, size);
+        s->first_size += size;
     }
     return (int)n;
 }
