@@ -55,7 +55,7 @@ names='subjectAltName=DNS:example.org,DNS:*.example.org,DNS:localhost,IP:127.0.0
 
 authority ca
 authority other
-for name in server second expired future revoked usage client stranger bare number middle chained; do
+for name in server second expired future revoked usage client stranger bare number zero middle chained; do
     key $name
 done
 issue server ca $from $to "$server;$names"
@@ -68,6 +68,7 @@ issue client ca $from $to "$client"
 issue stranger other $from $to "extendedKeyUsage=serverAuth,clientAuth;$names"
 issue bare ca $from $to "$server" example.org
 issue number ca $from $to "$server;subjectAltName=DNS:127.0.0.1"
+issue zero ca $from $to "$server;2.5.29.17=DER:30168214$(printf 'example.org\0evil.net' | od -An -tx1 | tr -d ' \n')"
 issue middle ca $from $to "basicConstraints=critical,CA:TRUE;keyUsage=critical,keyCertSign"
 issue chained middle $from $to "$server;$names"
 cat chained.pem middle.pem >chain.pem

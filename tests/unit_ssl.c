@@ -611,6 +611,9 @@ TEST(ssl_certificate_for_other_names_is_refused, "") {
     unit_refused("server", "127.0.0.2", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
     unit_refused("server", "::2", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
     unit_refused("number", "127.0.0.1", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT); /* a name that looks like one */
+    unit_refused("server", "::2%1", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
+    unit_refused("server", "::1%", "it is for", MBEDTLS_SSL_ALERT_MSG_BAD_CERT); /* no number: a zone has a name */
+    unit_refused("zero", "example.org", "it is for example.org?evil.net", MBEDTLS_SSL_ALERT_MSG_BAD_CERT);
 }
 
 /* Whether a client gets on with a server. */
@@ -635,15 +638,16 @@ TEST(ssl_certificates_are_matched_with_names_and_addresses, "") {
     unit_accepted("server", "127.0.0.1");
     unit_accepted("server", "::1");
     unit_accepted("server", "0:0:0:0:0:0:0:1");
+    unit_accepted("server", "::1%eth0"); /* the zone is this machine's matter */
     unit_accepted("bare", "example.org"); /* the common name, where there is no other */
     unit_accepted("chain", "example.org");
     unit_accepted("rsa", "example.org");
 }
 
 TEST(ssl_numbers_and_empty_names_are_not_told_to_servers, "") {
-    static const char *const names[] = {"127.0.0.1", "::1", "", NULL};
+    static const char *const names[] = {"127.0.0.1", "::1", "::1%eth0", "", NULL};
     size_t i;
-    for (i = 0; i < 4; i++) {
+    for (i = 0; i < 5; i++) {
         aioloop_ssl_context *client = unit_client();
         aioloop_ssl_context *server = unit_server("server");
         unit_pair pair;
@@ -671,6 +675,8 @@ TEST(ssl_names_that_no_host_has_are_refused, "") {
              AIOLOOP_EINVAL);
     CHECK_HAS(unit_last(), "xn--");
     CHECK_EQ(unit_make(&side, client, false, "two words", NULL), AIOLOOP_EINVAL);
+    CHECK_EQ(unit_make(&side, client, false, "*.example.org", NULL), AIOLOOP_EINVAL); /* which its certificate is for */
+    CHECK_HAS(unit_last(), "*.example.org");
     CHECK(side.session == NULL);
     name[255] = '\0';
     CHECK_EQ(unit_make(&side, client, false, name, NULL), 0);
@@ -1051,6 +1057,33 @@ TEST(ssl_servers_choose_by_name, "") {
         CHECK_EQ(aioloop_ssl_context_set_ciphers(hosts.second, "ECDHE-ECDSA-AES256-GCM-SHA384"), AIOLOOP_EMISUSE);
         unit_drop(client, server);
         unit_unref(hosts.second);
+    }
+}
+
+/* Names that no client may say: a zero in the middle, a space, a byte that is no ASCII. */
+TEST(ssl_servers_refuse_names_that_are_none, "") {
+    static const unsigned char bad[] = {'\0', ' ', 0x7f, 0xfc};
+    size_t i;
+    size_t at;
+    for (i = 0; i < sizeof(bad); i++) {
+        aioloop_ssl_context *client = unit_client();
+        aioloop_ssl_context *server = unit_server("server");
+        unit_hosts hosts;
+        unit_pair pair;
+        memset(&hosts, 0, sizeof(hosts));
+        if (i % 2 == 0) /* whether anybody asks or not */
+            CHECK_EQ(aioloop_ssl_context_set_sni_callback(server, unit_host, &hosts), 0);
+        unit_open(&pair, client, server, "example.org", NULL);
+        CHECK_EQ(aiol_tls_session_handshake(pair.client.session), AIOL_TLS_MORE);
+        for (at = 0; at + 11 < pair.server.in.size && memcmp(pair.server.in.bytes + at, "example.org", 11) != 0; at++)
+            ;
+        CHECK_LT(at + 11, pair.server.in.size);
+        pair.server.in.bytes[at + 7] = bad[i];
+        CHECK_EQ(aiol_tls_session_handshake(pair.server.session), AIOLOOP_ESSL_HANDSHAKE);
+        CHECK_HAS(aiol_tls_session_message(pair.server.session), "the name");
+        CHECK_EQ(hosts.calls, 0);
+        unit_end(&pair);
+        unit_drop(client, server);
     }
 }
 

@@ -421,7 +421,7 @@ AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s) {
 /* Whether a client may call itself to be speaking to that. */
 static int aiol_tls_check_hostname(const char *hostname) {
     size_t i;
-    if (hostname[0] == '.' || strlen(hostname) > AIOL_TLS_HOST_MOST)
+    if (hostname[0] == '.' || strchr(hostname, '*') != NULL || strlen(hostname) > AIOL_TLS_HOST_MOST)
         return aiol_thread_fail(AIOLOOP_EINVAL, "server_hostname is no name of a host: \"%.80s\"", hostname);
     for (i = 0; hostname[i] != '\0'; i++)
         if ((unsigned char)hostname[i] <= 0x20 || (unsigned char)hostname[i] >= 0x7f)
@@ -430,10 +430,21 @@ static int aiol_tls_check_hostname(const char *hostname) {
     return 0;
 }
 
+/* Whether a name is a number. The zone of one of IPv6 is this machine's matter. */
+static bool aiol_tls_parse_number(aioloop_address *address, const char *name) {
+    const char *zone = strchr(name, '%');
+    if (zone == NULL || zone[1] == '\0')
+        return aioloop_address_parse(address, name, 0) == 0;
+    if (!aiol_address_parse_v6(name, (size_t)(zone - name), address->u.ip))
+        return false;
+    address->family = AIOLOOP_INET6;
+    return true;
+}
+
 /* A client's: the name, and the session to resume. A number is not told to the server and is compared by ourselves. */
 static int aiol_tls_prepare_client(aiol_tls_session *s, const aioloop_ssl_session *resume) {
     const char *name = s->hostname[0] == '\0' ? NULL : s->hostname;
-    if (name != NULL && !s->context->wrapped && aioloop_address_parse(&s->address, name, 0) == 0)
+    if (name != NULL && !s->context->wrapped && aiol_tls_parse_number(&s->address, name))
         name = NULL;
     if (mbedtls_ssl_set_hostname(&s->ssl, name) != 0)
         return aiol_thread_fail(AIOLOOP_ENOMEM, NULL);
