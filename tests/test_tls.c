@@ -98,6 +98,11 @@ static void tls_serve(aioloop *loop, tls_place *place, test_peer *far, const aio
     place->port = address.port;
 }
 
+/* What a fault has broken is not waited for as long as by default. */
+static aioloop_time tls_patience(aioloop_time asked) {
+    return asked != 0 ? asked : (aioloop_time)(5e9 * test_slowdown());
+}
+
 static aioloop_future *tls_dial(aioloop *loop, const tls_place *place, test_peer *near, const aioloop_protocol *protocol,
                                 aioloop_connection_options *options) {
     aioloop_connection_options none = AIOLOOP_ZERO;
@@ -107,6 +112,7 @@ static aioloop_future *tls_dial(aioloop *loop, const tls_place *place, test_peer
         options->ssl = place->client_context;
     if (options->server_hostname == NULL)
         options->server_hostname = "localhost";
+    options->ssl_handshake_timeout = tls_patience(options->ssl_handshake_timeout);
     return aioloop_create_connection(loop, protocol, near, "127.0.0.1", place->port, options);
 }
 
@@ -177,8 +183,9 @@ TEST(tls_shakes_hands_in_the_executor, "TLS-01 STLS-01") {
     test_needs_threads(loop);
     server.ssl_handshake_in_executor = true;
     client.ssl_handshake_in_executor = true;
-    server.ssl_handshake_timeout = AIOLOOP_FOREVER; /* virtual time does not wait for threads */
-    client.ssl_handshake_timeout = AIOLOOP_FOREVER;
+    /* Virtual time waits for no thread. */
+    client.ssl_handshake_timeout = test_simulated(loop) ? AIOLOOP_FOREVER : tls_patience(0);
+    server.ssl_handshake_timeout = client.ssl_handshake_timeout;
     tls_serve(loop, &place, &far, &test_protocol, &server);
     for (i = 0; i < 3; i++) {
         memset(&near, 0, sizeof(near));
@@ -845,6 +852,7 @@ static aioloop_future *tls_upgrade_start(aioloop *loop, tls_upgrade *u, bool ser
     o->server_side = server;
     if (!server && o->server_hostname == NULL)
         o->server_hostname = "localhost";
+    o->ssl_handshake_timeout = tls_patience(o->ssl_handshake_timeout);
     return aioloop_start_tls(loop, server ? u->far.transport : u->near.transport, server ? u->server_context : u->client_context, o);
 }
 
@@ -1109,7 +1117,9 @@ TEST(start_tls_within_tls, "STLS-04") {
     tls_upgrade_open(loop, &u, &test_protocol);
     tls_upgrade_both(loop, &u);
     client.server_hostname = "localhost";
+    client.ssl_handshake_timeout = tls_patience(0);
     server.server_side = true;
+    server.ssl_handshake_timeout = tls_patience(0);
     f[0] = aioloop_future_ref(aioloop_start_tls(loop, u.transports[0], u.client_context, &client));
     f[1] = aioloop_future_ref(aioloop_start_tls(loop, u.transports[1], u.server_context, &server));
     CHECK_EQ(aioloop_run_until_complete(loop, f[0], &inner[0]), 0);
@@ -1275,6 +1285,10 @@ static void tls_stop_now(test_peer *peer, const void *data, size_t size) {
     aioloop_stop(aioloop_transport_get_loop(peer->transport));
 }
 
+static void tls_stop_lost(test_peer *peer) {
+    aioloop_stop(aioloop_transport_get_loop(peer->transport));
+}
+
 TEST(tls_stop_inside_of_a_delivery, "TLS-16") {
     aioloop *loop = test_loop();
     tls_place place;
@@ -1282,6 +1296,7 @@ TEST(tls_stop_inside_of_a_delivery, "TLS-16") {
     test_peer far = AIOLOOP_ZERO;
     tls_pair(loop, &place, &near, &far, &test_protocol);
     far.on_data = tls_stop_now;
+    far.on_lost = tls_stop_lost;
     CHECK_EQ(aioloop_transport_write(near.transport, "one", 3), 0);
     CHECK_EQ(aioloop_transport_write(near.transport, "two", 3), 0);
     CHECK_EQ(aioloop_run_forever(loop), 0);
@@ -1339,6 +1354,7 @@ TEST(tls_a_factory_that_fails_on_a_client, "TLS-01 TLS-16") {
     tls_serve(loop, &place, &far, &test_protocol, NULL);
     options.ssl = place.client_context;
     options.server_hostname = "localhost";
+    options.ssl_handshake_timeout = tls_patience(0);
     CHECK_EQ(aioloop_run_until_complete(
                  loop, aioloop_create_connection(loop, &tls_never_made, &asked, "127.0.0.1", place.port, &options), &t), AIOLOOP_ENOENT);
     CHECK(t == NULL);
@@ -1583,6 +1599,7 @@ static void tls_try_inside(char where, char action, const aioloop_protocol *prot
     client.sock = &pair[0];
     client.ssl = u.client_context;
     client.server_hostname = "localhost";
+    client.ssl_handshake_timeout = tls_patience(0);
     server.ssl = u.server_context;
     f[0] = aioloop_future_ref(aioloop_create_connection(loop, protocol, &u.near, NULL, 0, &client));
     f[1] = aioloop_future_ref(aioloop_connect_accepted_socket(loop, protocol, &u.far, pair[1], &server));
@@ -1649,6 +1666,7 @@ static void tls_upgrade_inside(test_peer *peer, const void *data, size_t size) {
     if (u->futures[1] != NULL)
         return;
     options.server_side = true;
+    options.ssl_handshake_timeout = tls_patience(0);
     options.leftover = (const char *)data + 1; /* behind the letter it is TLS's */
     options.leftover_size = size - 1;
     u->futures[1] = aioloop_future_ref(aioloop_start_tls(aioloop_transport_get_loop(peer->transport), u->transports[1],
@@ -1668,6 +1686,7 @@ TEST(tls_start_tls_inside_of_a_delivery, "STLS-01 STLS-04 TLS-16") {
     u.far.on_data = tls_upgrade_inside;
     u.futures[1] = NULL;
     client.server_hostname = "localhost";
+    client.ssl_handshake_timeout = tls_patience(0);
     CHECK_EQ(aioloop_transport_write(u.transports[0], "S", 1), 0);
     f = aioloop_future_ref(aioloop_start_tls(loop, u.transports[0], u.client_context, &client));
     CHECK_EQ(aioloop_run_until_complete(loop, f, &inner[0]), 0);
@@ -1938,6 +1957,7 @@ TEST(tls_options_of_servers, "SRV-10 CONN-12 UCON-03 TLS-05 ACC-02") {
     accepted.ssl = place.client_context;
     client.ssl = place.server_context;
     client.server_hostname = "localhost";
+    client.ssl_handshake_timeout = tls_patience(0);
     tls_fails(loop, aioloop_create_server(loop, &test_protocol, &peer, "127.0.0.1", 0, &server), AIOLOOP_EINVAL, "server");
     tls_fails(loop, aioloop_create_unix_server(loop, &test_protocol, &peer, "/nowhere/s", &path), AIOLOOP_EINVAL, "server");
     tls_fails(loop, aioloop_connect_accepted_socket(loop, &test_protocol, &peer, pair[0], &accepted), AIOLOOP_EINVAL, "server");
@@ -1984,6 +2004,7 @@ TEST(tls_on_a_socket_accepted_elsewhere, "ACC-01 ACC-02 BUF-03") {
     server.ssl = tls_server("server");
     client.ssl = tls_client("ca.pem");
     client.server_hostname = "localhost";
+    client.ssl_handshake_timeout = tls_patience(0);
     test_socketpair(loop, pair);
     client.sock = &pair[0];
     f[0] = aioloop_future_ref(aioloop_create_connection(loop, &test_buffered_protocol, &near, NULL, 0, &client));
@@ -2039,6 +2060,7 @@ TEST(tls_over_unix_sockets, "UCON-03 BUF-03 TLS-16") {
               "wrong.example.com");
     CHECK_EQ(near.made + far.made, 0);
     options.server_hostname = "localhost";
+    options.ssl_handshake_timeout = tls_patience(0);
     far.echo = true;
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_create_unix_connection(loop, &test_buffered_protocol, &near, path, &options), NULL), 0);
     CHECK_EQ(aioloop_transport_write(near.transport, "by a path", 9), 0);
@@ -2275,6 +2297,7 @@ static void tls_try_stream(aioloop_stream_handler handler, aioloop_stream_server
     options.connection.server_hostname = "wrong.example.com";
     tls_fails(loop, aioloop_open_connection(loop, "127.0.0.1", tls_port(server), &options), AIOLOOP_ESSL_CERT_VERIFY, "wrong.example.com");
     options.connection.server_hostname = "localhost";
+    options.connection.ssl_handshake_timeout = tls_patience(0);
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", tls_port(server), &options), &s), 0);
     CHECK(aioloop_stream_get_extra_info(s, "cipher", NULL) != NULL);
     CHECK(!aioloop_stream_can_write_eof(s));
@@ -2324,6 +2347,7 @@ TEST(tls_readers_are_told_of_corrupt_bytes, "TLS-15") {
     tls_middle_open(loop, &middle, place.port);
     options.connection.ssl = place.client_context;
     options.connection.server_hostname = "localhost";
+    options.connection.ssl_handshake_timeout = tls_patience(0);
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", middle.port, &options), &s), 0);
     test_run_until(loop, &far.made, 1, "the server's handshake");
     CHECK_EQ(aioloop_transport_write(far.transport, "good\n", 5), 0);
@@ -2403,6 +2427,7 @@ TEST(tls_streams_end_without_a_warning, "TLS-10") {
     tls_serve(loop, &place, &far, &test_protocol, NULL);
     options.connection.ssl = place.client_context;
     options.connection.server_hostname = "localhost";
+    options.connection.ssl_handshake_timeout = tls_patience(0);
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, "127.0.0.1", place.port, &options), &stream), 0);
     test_run_until(loop, &far.made, 1, "the server's handshake");
     aioloop_transport_close(far.transport);
@@ -2483,6 +2508,7 @@ TEST(start_tls_of_streams_on_both_sides, "STR-18 STLS-03") {
         aioloop_start_tls_options options = AIOLOOP_ZERO;
         tls_streams t;
         options.server_hostname = "localhost";
+        options.ssl_handshake_timeout = tls_patience(0);
         tls_streams_open(loop, &t);
         CHECK_EQ(aioloop_stream_write(t.s, "clear\n", 6), 0);
         tls_expect_line(loop, t.s, "clear\n");
@@ -2521,12 +2547,14 @@ TEST(start_tls_of_a_stream_with_the_handshake_behind_the_line, "STR-18") {
     CHECK_EQ(aioloop_run_until_complete(loop, aioloop_open_connection(loop, NULL, 0, &sock), &s), 0);
     test_forget_socket(pair[1]);
     options.server_hostname = "localhost";
+    options.ssl_handshake_timeout = tls_patience(0);
     CHECK_EQ(aioloop_transport_write(near.transport, "STARTTLS\n", 9), 0);
     f[0] = aioloop_future_ref(aioloop_start_tls(loop, near.transport, client_context, &options));
     test_spin(loop, 30); /* the stream has the greeting by now */
     tls_expect_line(loop, s, "STARTTLS\n");
     memset(&options, 0, sizeof(options));
     options.server_side = true;
+    options.ssl_handshake_timeout = tls_patience(0);
     f[1] = aioloop_future_ref(aioloop_stream_start_tls(s, server_context, &options));
     CHECK_EQ(aioloop_run_until_complete(loop, f[1], NULL), 0);
     CHECK_EQ(aioloop_run_until_complete(loop, f[0], &t), 0);
@@ -2564,6 +2592,7 @@ TEST(start_tls_of_a_stream_that_is_full_at_once, "STR-18") {
     const char *data = NULL;
     test_peer far = AIOLOOP_ZERO;
     accepted.ssl = tls_server("server");
+    accepted.ssl_handshake_timeout = tls_patience(0);
     far.on_made = tls_fill;
     test_socketpair(loop, pair);
     sock.connection.sock = &pair[0];
@@ -2572,6 +2601,7 @@ TEST(start_tls_of_a_stream_that_is_full_at_once, "STR-18") {
     test_forget_socket(pair[0]);
     f[1] = aioloop_future_ref(aioloop_connect_accepted_socket(loop, &test_protocol, &far, pair[1], &accepted));
     options.server_hostname = "localhost";
+    options.ssl_handshake_timeout = tls_patience(0);
     f[0] = aioloop_future_ref(aioloop_stream_start_tls(s, client_context, &options));
     CHECK_EQ(aioloop_run_until_complete(loop, f[1], NULL), 0);
     test_forget_socket(pair[1]);
@@ -2633,6 +2663,7 @@ TEST(start_tls_of_a_stream_is_given_up, "STR-18 STLS-06 STLS-07") {
         aioloop_future *f;
         tls_streams t;
         options.server_hostname = "localhost";
+        options.ssl_handshake_timeout = tls_patience(0);
         tls_streams_open(loop, &t);
         CHECK_EQ(aioloop_stream_write(t.s, "STARTTLS\n", 9), 0);
         tls_expect_line(loop, t.s, "go ahead\n");
