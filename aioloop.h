@@ -4441,6 +4441,8 @@ AIOLOOP_INTERNAL void aiol_heap_verify(const aiol_heap *h) {
 #define AIOL_BASE_BYTES_C
 
 #define AIOL_CHUNK_SIZE 4096u
+#define AIOL_CHUNK_LARGE 17408u /* the largest record of TLS, and some */
+#define AIOL_CHUNK_KINDS 2
 #define AIOL_OWN_SIZE 1536u
 
 typedef void (*aiol_release_fn)(const void *data, size_t size, void *arg);
@@ -4457,6 +4459,12 @@ typedef struct aiol_chunk {
     size_t lent_size;
 } aiol_chunk;
 
+/* Chunks of the two sizes that are not used, kept so that a connection that sends for ever needs no memory for it. */
+typedef struct aiol_chunk_stock {
+    aiol_chunk *first[AIOL_CHUNK_KINDS];
+    unsigned count[AIOL_CHUNK_KINDS];
+} aiol_chunk_stock;
+
 typedef struct aiol_bytes {
     aiol_chunk *head;
     aiol_chunk *tail;
@@ -4464,7 +4472,58 @@ typedef struct aiol_bytes {
     aiol_chunk *done_tail;
     size_t size;
     aiol_chunk *own; /* NULL, or one of AIOL_OWN_SIZE bytes that is there anyway: spares small writes an allocation */
+    aiol_chunk_stock *stock; /* NULL, or where its chunks come from and go to */
 } aiol_bytes;
+
+static const size_t aiol_chunk_sizes[AIOL_CHUNK_KINDS] = {AIOL_CHUNK_SIZE, AIOL_CHUNK_LARGE};
+static const unsigned aiol_chunk_most[AIOL_CHUNK_KINDS] = {16, 8};
+
+/* One with room for so many bytes, its block_size set; NULL when there is no memory. */
+static aiol_chunk *aiol_chunk_get(aiol_chunk_stock *stock, const aioloop_allocator *a, size_t room) {
+    size_t block = room + sizeof(aiol_chunk);
+    aiol_chunk *chunk = NULL;
+    unsigned kind = 0;
+    while (kind < AIOL_CHUNK_KINDS && block > aiol_chunk_sizes[kind])
+        kind++;
+    if (kind < AIOL_CHUNK_KINDS) {
+        block = aiol_chunk_sizes[kind];
+        chunk = stock == NULL ? NULL : stock->first[kind];
+    }
+    if (chunk != NULL) {
+        stock->first[kind] = chunk->next;
+        stock->count[kind]--;
+    } else {
+        chunk = (aiol_chunk *)aiol_alloc(a, block);
+    }
+    if (chunk != NULL)
+        chunk->block_size = block;
+    return chunk;
+}
+
+static void aiol_chunk_put(aiol_chunk_stock *stock, const aioloop_allocator *a, aiol_chunk *chunk) {
+    unsigned kind = 0;
+    while (kind < AIOL_CHUNK_KINDS && chunk->block_size != aiol_chunk_sizes[kind])
+        kind++;
+    if (stock == NULL || kind == AIOL_CHUNK_KINDS || stock->count[kind] >= aiol_chunk_most[kind]) {
+        aiol_free(a, chunk, chunk->block_size);
+        return;
+    }
+    chunk->next = stock->first[kind];
+    stock->first[kind] = chunk;
+    stock->count[kind]++;
+}
+
+AIOLOOP_INTERNAL void aiol_chunk_stock_free(aiol_chunk_stock *stock, const aioloop_allocator *a) {
+    unsigned kind;
+    for (kind = 0; kind < AIOL_CHUNK_KINDS; kind++) {
+        while (stock->first[kind] != NULL) {
+            aiol_chunk *chunk = stock->first[kind];
+            stock->first[kind] = chunk->next;
+            aiol_free(a, chunk, chunk->block_size);
+        }
+        stock->count[kind] = 0;
+    }
+}
 
 static void aiol_bytes_link(aiol_bytes *q, aiol_chunk *chunk) {
     chunk->next = NULL;
@@ -4483,17 +4542,17 @@ AIOLOOP_INTERNAL int aiol_bytes_append(aiol_bytes *q, const aioloop_allocator *a
     aiol_chunk *chunk = NULL;
     if (here < size) {
         size_t rest = size - here;
-        size_t block = rest > AIOL_CHUNK_SIZE - sizeof(*chunk) ? rest + sizeof(*chunk) : AIOL_CHUNK_SIZE;
+        size_t block = AIOL_OWN_SIZE;
         if (rest > SIZE_MAX - sizeof(*chunk))
             return AIOLOOP_ENOMEM;
         if (q->tail == NULL && rest <= AIOL_OWN_SIZE - sizeof(*chunk) && q->own != NULL) {
             chunk = q->own;
-            block = AIOL_OWN_SIZE;
         } else {
-            chunk = (aiol_chunk *)aiol_alloc(a, block);
+            chunk = aiol_chunk_get(q->stock, a, rest);
+            if (chunk == NULL)
+                return AIOLOOP_ENOMEM;
+            block = chunk->block_size;
         }
-        if (chunk == NULL)
-            return AIOLOOP_ENOMEM;
         memset(chunk, 0, sizeof(*chunk));
         chunk->block_size = block;
         chunk->start = (unsigned char *)(chunk + 1);
@@ -4565,7 +4624,7 @@ static void aiol_bytes_pop(aiol_bytes *q, const aioloop_allocator *a) {
     q->size -= chunk->size;
     if (chunk->release == NULL) {
         if (chunk != q->own)
-            aiol_free(a, chunk, chunk->block_size);
+            aiol_chunk_put(q->stock, a, chunk);
         return;
     }
     chunk->next = NULL;
@@ -15867,6 +15926,7 @@ struct aioloop {
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
+    aiol_chunk_stock spare_chunks; /* of what they send */
     char *tls_buffer; /* net's too; NULL: none, or in use */
 };
 
@@ -24895,6 +24955,7 @@ AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t) {
     }
     memset(w, 0, offsetof(aiol_writer, pieces));
     w->bytes.own = &w->own.chunk;
+    w->bytes.stock = &loop->spare_chunks;
     w->transport = t;
     t->writer = w;
     return w;
@@ -24926,6 +24987,7 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
         loop->spare_writers = w->unsent.next;
         aiol_writer_free(loop, w);
     }
+    aiol_chunk_stock_free(&loop->spare_chunks, &loop->allocator);
     aiol_free(&loop->allocator, loop->tls_buffer, AIOL_TLS_RECORD);
     loop->tls_buffer = NULL;
 }

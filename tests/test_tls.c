@@ -266,6 +266,49 @@ TEST(tls_megabytes_go_both_ways, "TLS-12 TLS-16") {
     tls_end(loop, &place, &near, &far);
 }
 
+static long tls_allocations;
+
+static void *tls_allocate(void *context, void *pointer, size_t old_size, size_t new_size) {
+    (void)context;
+    (void)old_size;
+    if (new_size == 0) {
+        test_free(pointer);
+        return NULL;
+    }
+    tls_allocations++;
+    return pointer == NULL ? test_malloc(new_size) : test_realloc(pointer, new_size);
+}
+
+/* Small records, many at once, and large ones. */
+TEST(tls_records_need_no_memory, "TLS-16") {
+    static char bytes[65536];
+    aioloop_config config = AIOLOOP_ZERO;
+    aioloop_allocator allocator = AIOLOOP_ZERO;
+    aioloop *loop;
+    tls_place place;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    size_t received = 0;
+    int round;
+    int i;
+    allocator.allocate = tls_allocate;
+    config.allocator = &allocator;
+    loop = test_loop_with(&config);
+    far.echo = true;
+    tls_pair(loop, &place, &near, &far, &test_protocol);
+    for (round = 0; round < 20; round++) {
+        for (i = 0; i < 16; i++)
+            CHECK_EQ(aioloop_transport_write(near.transport, bytes, 1024), 0);
+        CHECK_EQ(aioloop_transport_write(near.transport, bytes, sizeof(bytes)), 0);
+        received += 16 * 1024 + sizeof(bytes);
+        test_run_until_received(loop, &near, received);
+        if (round == 9)
+            tls_allocations = 0;
+    }
+    CHECK(tls_allocations == 0 || test_simulated(loop)); /* the network has no stock */
+    tls_end(loop, &place, &near, &far);
+}
+
 TEST(tls_a_peer_that_does_not_read_pauses_writing, "TLS-12") {
     static char chunk[65536];
     aioloop *loop = test_loop();

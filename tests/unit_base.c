@@ -412,6 +412,7 @@ static void unit_bytes_go_through(unit_bytes *u) {
 TEST(bytes_come_out_as_they_went_in, "") {
     static unit_bytes u;
     static unit_own own;
+    aiol_chunk_stock stock = AIOLOOP_ZERO;
     memset(&u, 0, sizeof(u));
     u.a = unit_allocator(&u.memory);
     unit_bytes_go_through(&u);
@@ -419,6 +420,43 @@ TEST(bytes_come_out_as_they_went_in, "") {
     unit_own_begin(&u, &own);
     unit_bytes_go_through(&u);
     unit_own_check(&u, &own);
+    unit_bytes_end(&u);
+    unit_own_begin(&u, &own);
+    u.q.stock = &stock;
+    unit_bytes_go_through(&u);
+    unit_own_check(&u, &own);
+    aiol_bytes_clear(&u.q, &u.a);
+    aiol_chunk_stock_free(&stock, &u.a);
+    unit_bytes_end(&u);
+}
+
+/* Once there was a most of each kind, nothing more is needed; and no more than that is kept. */
+TEST(bytes_that_go_leave_their_chunks_to_those_that_come, "") {
+    static unit_bytes u;
+    aiol_chunk_stock stock = AIOLOOP_ZERO;
+    int round;
+    int i;
+    memset(&u, 0, sizeof(u));
+    u.a = unit_allocator(&u.memory);
+    u.q.stock = &stock;
+    for (round = 0; round < 3; round++) {
+        for (i = 0; i < 8; i++) {
+            unit_bytes_append(&u, &u.q, 1000); /* to the end of the one before, or in a small chunk of its own */
+            unit_bytes_append(&u, &u.q, 16500);
+        }
+        unit_bytes_check(&u);
+        aiol_bytes_consume(&u.q, &u.a, u.q.size);
+        u.out = u.in;
+        CHECK(u.memory.blocks > 0);
+        u.memory.until_failure = 0;
+    }
+    u.memory.until_failure = -1;
+    for (i = 0; i < 100; i++)
+        unit_bytes_append(&u, &u.q, i % 2 == 0 ? 17000 : 4000);
+    aiol_bytes_consume(&u.q, &u.a, u.q.size);
+    u.out = u.in;
+    CHECK_EQ(u.memory.blocks, 8 + 16);
+    aiol_chunk_stock_free(&stock, &u.a);
     unit_bytes_end(&u);
 }
 

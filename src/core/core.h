@@ -11,6 +11,7 @@
 #include "api/resolve.h"
 #include "api/task.h"
 #include "base/atomic.h"
+#include "base/bytes.c"
 #include "base/context.c"
 #include "base/heap.h"
 #include "base/list.h"
@@ -231,6 +232,7 @@ struct aioloop {
     struct aiol_stacks *stacks; /* coro.c's; NULL until the first */
     aiol_link *spare_writers; /* net's; singly linked */
     unsigned spare_writer_count;
+    aiol_chunk_stock spare_chunks; /* of what they send */
     char *tls_buffer; /* net's too; NULL: none, or in use */
 };
 

@@ -98,6 +98,7 @@ AIOLOOP_INTERNAL aiol_writer *aiol_writer_get(aioloop_transport *t) {
     }
     memset(w, 0, offsetof(aiol_writer, pieces));
     w->bytes.own = &w->own.chunk;
+    w->bytes.stock = &loop->spare_chunks;
     w->transport = t;
     t->writer = w;
     return w;
@@ -129,6 +130,7 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
         loop->spare_writers = w->unsent.next;
         aiol_writer_free(loop, w);
     }
+    aiol_chunk_stock_free(&loop->spare_chunks, &loop->allocator);
     aiol_free(&loop->allocator, loop->tls_buffer, AIOL_TLS_RECORD);
     loop->tls_buffer = NULL;
 }
