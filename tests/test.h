@@ -200,6 +200,9 @@ TEST_NORETURN void test_give_up(void);
  * off. A test that returns by itself cleans up by itself. */
 extern void (*test_cleanup_hook)(void);
 
+/* May be set by a test: lets go, after it, of what a library keeps for the whole process, before leaks are searched. */
+extern void (*test_forget_hook)(void);
+
 /* May be set by the support code: the name of a number for CHECK_EQ and its like to print beside it
  * (of an error code), or NULL. */
 extern const char *(*test_number_hook)(long long number);

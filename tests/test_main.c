@@ -176,6 +176,7 @@ static struct {
 static test_case *first_test;
 
 void (*test_cleanup_hook)(void);
+void (*test_forget_hook)(void);
 const char *(*test_number_hook)(long long number);
 void (*test_call_hook)(const char *system_call_name);
 
@@ -1049,6 +1050,8 @@ static int run_here(const test_case *test) {
         report->how[0] = '\0'; /* a new headline: what made the test give up is no failure */
         wait_until_freed(0.5); /* a thread that looks a name up may outlive its loop */
     }
+    if (test_forget_hook != NULL)
+        test_forget_hook();
     check_blocks();
 #if TEST_POSIX
     if (!run.fds_may_leak)

@@ -8,9 +8,13 @@
 #if defined(AIOLOOP_USE_TLS) && AIOLOOP_USE_TLS
 
 #include <fcntl.h>
+#include <mbedtls/version.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
+#if defined(MBEDTLS_PSA_CRYPTO_C)
+#include <psa/crypto.h>
+#endif
 
 /* ---- contexts ---- */
 
@@ -34,6 +38,9 @@ static void tls_clean_up(void) {
 
 static aioloop_ssl_context *tls_keep(aioloop_ssl_context *context) {
     size_t i = 0;
+#if defined(MBEDTLS_PSA_CRYPTO_C)
+    test_forget_hook = mbedtls_psa_crypto_free;
+#endif
     CHECK(context != NULL);
     while (i < sizeof(tls_kept) / sizeof(tls_kept[0]) - 1 && tls_kept[i] != NULL)
         i++;
