@@ -133,11 +133,11 @@ test-tls:
 ## make tls-cuts     TLS connections cut, changed and delayed at every byte of the handshake and of the first records
 tls-cuts:
 	@$(NEED_TLS) $(firstword $(CC))=$(firstword $(CC))
-	@TLS_CUTS=1 TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=tls EXTRA="$(TLS)" LIBS="$(LIBS) $(TLS_LIBS)" UNITS= \
+	@TLS_CUTS=1 TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=tls$(notdir $(MBEDTLS)) EXTRA="$(TLS)" LIBS="$(LIBS) $(TLS_LIBS)" UNITS= \
 	    RUN_ON="sim sim,delayed" RUN_FLAGS=tls_cuts
 
 # FUZZ_TARGETS: tests/fuzz_....c, each with its own folder of tests/corpus.
-FUZZ = $(BUILD)/fuzz
+FUZZ = $(BUILD)/fuzz$(notdir $(MBEDTLS))
 FUZZ_TARGETS = tls start_tls
 $(FUZZ)/replay_%: tests/fuzz_%.c tests/fuzz.h aioloop.h Makefile
 	@mkdir -p $(FUZZ)
