@@ -2511,10 +2511,12 @@ static int64_t tls_upgrade_step(aioloop *loop, aioloop_frame *frame, void **out)
         if (self->n <= 0)
             return 0;
         if (strcmp(self->line, "STARTTLS\n") != 0) {
-            self->n = aioloop_stream_write(s, self->line, (size_t)self->n);
+            if (aioloop_stream_write(s, self->line, (size_t)self->n) < 0)
+                return 0;
             continue;
         }
-        self->n = aioloop_stream_write(s, "go ahead\n", 9);
+        if (aioloop_stream_write(s, "go ahead\n", 9) < 0)
+            return 0;
         AIOLOOP_AWAIT(self->n, aioloop_stream_start_tls(s, (aioloop_ssl_context *)self->base.arg, NULL), NULL);
         if (self->n < 0)
             return 0;
