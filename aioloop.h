@@ -7862,6 +7862,8 @@ AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
 /* Decrypted bytes, at most size: how many; 0: the peer has said goodbye; AIOL_TLS_MORE: none, and nothing waits that
  * could become some; AIOLOOP_ESSL_TRUNCATED: it left without goodbye; or a code. */
 AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer, size_t size);
+/* Whether a read may give something else than AIOL_TLS_MORE though receive has no more. */
+AIOLOOP_INTERNAL bool aiol_tls_session_pending(const aiol_tls_session *s);
 /* Encrypts and sends all of them. 0 or a code. */
 AIOLOOP_INTERNAL int aiol_tls_session_write(aiol_tls_session *s, const void *data, size_t size);
 /* Says goodbye, once; nothing can be written after it. 0 or a code. */
@@ -9995,6 +9997,10 @@ AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s) {
 AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer, size_t size) {
     AIOL_ASSERT(s->done && size != 0);
     return aiol_tls_read(s, buffer, size);
+}
+
+AIOLOOP_INTERNAL bool aiol_tls_session_pending(const aiol_tls_session *s) {
+    return s->failed != 0 || mbedtls_ssl_check_pending(&s->ssl) != 0;
 }
 
 AIOLOOP_INTERNAL int aiol_tls_session_write(aiol_tls_session *s, const void *data, size_t size) {
@@ -26588,14 +26594,15 @@ static void aiol_secure_deliver_into(aiol_secure *tls, size_t available) {
         aiol_secure_protocol_failed(tls, raised, "Error in buffer_updated");
 }
 
-static void aiol_secure_deliver(aiol_secure *tls) {
+/* Decrypted bytes for any other, if there are some. What the session's read said. */
+static int64_t aiol_secure_deliver(aiol_secure *tls) {
     aioloop_transport *t = &tls->transport;
     aioloop *loop = t->resource.loop;
     char *buffer = aiol_secure_buffer_get(loop);
     int64_t n;
     if (buffer == NULL) {
         aiol_secure_leave(tls, aiol_fail(loop, AIOLOOP_ENOMEM, NULL), true);
-        return;
+        return AIOL_TLS_MORE;
     }
     n = aiol_tls_session_read(tls->wire->session, buffer, AIOL_TLS_RECORD);
     if (n > 0 && t->protocol->data_received != NULL) {
@@ -26607,6 +26614,7 @@ static void aiol_secure_deliver(aiol_secure *tls) {
             aiol_secure_protocol_failed(tls, raised, "Error in data_received");
     }
     aiol_secure_buffer_put(loop, buffer);
+    return n;
 }
 
 /* The peer has said goodbye: it is told once, answered, and the connection closes, whatever the protocol says. */
@@ -26770,14 +26778,15 @@ static bool aiol_secure_step(aiol_secure *tls) {
     } else if (!aiol_secure_reads(tls) || tls->peer_ended) {
         return false;
     } else {
-        n = aiol_tls_session_available(tls->wire->session);
-        if (n > 0) {
-            if (tls->transport.protocol->get_buffer != NULL)
+        if (tls->transport.protocol->get_buffer == NULL) {
+            n = aiol_secure_deliver(tls);
+        } else {
+            n = aiol_tls_session_available(tls->wire->session);
+            if (n > 0)
                 aiol_secure_deliver_into(tls, (size_t)n);
-            else
-                aiol_secure_deliver(tls);
-            return true;
         }
+        if (n > 0) /* what nothing can come of is not asked for */
+            return tls->wire->in_size != 0 || tls->wire->ended || aiol_tls_session_pending(tls->wire->session);
     }
     if (n == 0)
         aiol_secure_peer_ended(tls);

@@ -616,6 +616,10 @@ AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer
     return aiol_tls_read(s, buffer, size);
 }
 
+AIOLOOP_INTERNAL bool aiol_tls_session_pending(const aiol_tls_session *s) {
+    return s->failed != 0 || mbedtls_ssl_check_pending(&s->ssl) != 0;
+}
+
 AIOLOOP_INTERNAL int aiol_tls_session_write(aiol_tls_session *s, const void *data, size_t size) {
     const unsigned char *p = (const unsigned char *)data;
     AIOL_ASSERT(s->done && !s->said);

@@ -48,6 +48,8 @@ AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
 /* Decrypted bytes, at most size: how many; 0: the peer has said goodbye; AIOL_TLS_MORE: none, and nothing waits that
  * could become some; AIOLOOP_ESSL_TRUNCATED: it left without goodbye; or a code. */
 AIOLOOP_INTERNAL int64_t aiol_tls_session_read(aiol_tls_session *s, void *buffer, size_t size);
+/* Whether a read may give something else than AIOL_TLS_MORE though receive has no more. */
+AIOLOOP_INTERNAL bool aiol_tls_session_pending(const aiol_tls_session *s);
 /* Encrypts and sends all of them. 0 or a code. */
 AIOLOOP_INTERNAL int aiol_tls_session_write(aiol_tls_session *s, const void *data, size_t size);
 /* Says goodbye, once; nothing can be written after it. 0 or a code. */
