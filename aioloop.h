@@ -2395,8 +2395,8 @@ AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *cont
 
 /* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
  * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
- * returned stays the caller's. Runs within the handshake in the thread of the connection's loop, of which it may call
- * nothing. */
+ * returned stays the caller's. Runs within the handshake, also one in the executor, in the thread of the connection's
+ * loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and the connection ends. */
 typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name,
                                                          void *arg);
 
@@ -7850,13 +7850,15 @@ AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool ser
                                           aiol_tls_session **out);
 AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
 
-/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call.
+/* All of these may call io, and nothing else but the context's SNI callback, which is called when a server is greeted.
  * After a code (AIOL_TLS_MORE is none) only free, message and info may be called.
  *
  * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code:
  * AIOLOOP_ECONNRESET if the peer has left. The alert that the peer should have of a failure was sent before this
  * returns. */
 AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s);
+/* The part of that in which a server is greeted by its client, which costs little; a client has none. */
+AIOLOOP_INTERNAL int aiol_tls_session_greeting(aiol_tls_session *s);
 /* How many decrypted bytes there are, at least 1, without taking any of them; else as read. */
 AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
 /* Decrypted bytes, at most size: how many; 0: the peer has said goodbye; AIOL_TLS_MORE: none, and nothing waits that
@@ -9410,6 +9412,7 @@ struct aiol_tls_session {
     aioloop_ssl_context *chosen; /* by the server's callback; NULL: none */
     aiol_tls_io io;
     bool server_side;
+    bool greeted;  /* by the client, if this is a server */
     bool done;     /* the handshake */
     bool verified; /* the peer was asked for a certificate in this handshake: nothing was resumed */
     bool starved;  /* the last receive had nothing */
@@ -9694,10 +9697,13 @@ static int aiol_tls_choose(aiol_tls_session *s, aioloop_ssl_context *chosen) {
     mbedtls_ssl_set_hs_authmode(&s->ssl, chosen->verify_mode == AIOLOOP_CERT_NONE       ? MBEDTLS_SSL_VERIFY_NONE
                                          : chosen->verify_mode == AIOLOOP_CERT_OPTIONAL ? MBEDTLS_SSL_VERIFY_OPTIONAL
                                                                                         : MBEDTLS_SSL_VERIFY_REQUIRED);
-    return ret == 0 ? 0 : -1;
+    if (ret == 0)
+        return 0;
+    s->io_error = AIOLOOP_ENOMEM; /* all that it can lack */
+    return -1;
 }
 
-/* A client has said a name. It may do so twice, in TLS 1.3, but not another one. */
+/* A client has said a name. It may do so twice, in TLS 1.3, but not another one, nor one for the first time. */
 static int aiol_tls_server_name(void *arg, mbedtls_ssl_context *ssl, const unsigned char *name, size_t size) {
     aiol_tls_session *s = AIOL_CONTAINER(ssl, aiol_tls_session, ssl);
     aioloop_ssl_context *c = (aioloop_ssl_context *)arg;
@@ -9709,7 +9715,7 @@ static int aiol_tls_server_name(void *arg, mbedtls_ssl_context *ssl, const unsig
     for (i = 0; i < size; i++)
         if (name[i] <= 0x20 || name[i] >= 0x7f)
             return -1;
-    if (again)
+    if (again || s->greeted)
         return strlen(s->hostname) == size && memcmp(s->hostname, name, size) == 0 ? 0 : -1;
     memcpy(s->hostname, name, size);
     s->hostname[size] = '\0';
@@ -9936,6 +9942,8 @@ static int aiol_tls_step(aiol_tls_session *s) {
     ret = mbedtls_ssl_handshake_step(&s->ssl);
     if (state == MBEDTLS_SSL_SERVER_CERTIFICATE)
         s->verified = true;
+    if (ret == 0 && state == MBEDTLS_SSL_CLIENT_HELLO && aiol_tls_state(s) != state)
+        s->greeted = true;
     if (ret == MBEDTLS_ERR_SSL_WANT_READ)
         return s->starved ? AIOL_TLS_MORE : 0;
     if (ret == AIOL_MBED_ERR_TICKET) {
@@ -9945,6 +9953,13 @@ static int aiol_tls_step(aiol_tls_session *s) {
     if (ret != 0)
         return aiol_tls_fail(s, ret, sent);
     return s->server_side && state == MBEDTLS_SSL_CLIENT_CERTIFICATE ? aiol_tls_check_optional(s) : 0;
+}
+
+AIOLOOP_INTERNAL int aiol_tls_session_greeting(aiol_tls_session *s) {
+    int err = s->failed;
+    while (err == 0 && s->server_side && !s->greeted)
+        err = aiol_tls_step(s);
+    return err;
 }
 
 AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s) {
@@ -26303,7 +26318,6 @@ typedef struct aiol_secure {
     bool queued;      /* transport.doom, which goes on running */
     bool peer_ended;  /* it has said goodbye */
     int failure; /* the session's; its message is told again with the loss */
-    bool server_side;
     bool in_executor; /* shakes hands there */
     bool away;        /* and does so: the wire is not ours */
     bool expired;     /* the timer */
@@ -26673,6 +26687,8 @@ static void aiol_secure_opened(aiol_secure *tls) {
 
 /* What came of it; false: the peer has to send more, or it has failed. */
 static bool aiol_secure_shaken(aiol_secure *tls, int err) {
+    if (tls->transport.state != AIOL_TRANSPORT_NEW)
+        return false; /* the SNI callback has ended it */
     if (err == 0)
         aiol_secure_opened(tls);
     else if (err != AIOL_TLS_MORE)
@@ -26748,14 +26764,25 @@ static bool aiol_secure_send_away(aiol_secure *tls) {
     return true;
 }
 
+/* All of the handshake that can be done, or its greeting, within which a server's SNI callback is called. */
+static int aiol_secure_shake_here(aiol_secure *tls, int (*part)(aiol_tls_session *session)) {
+    aioloop_transport *t = &tls->transport;
+    aiol_frame frame = aiol_enter(t->resource.loop, &t->resource.context);
+    int err = part(tls->wire->session);
+    int raised = aiol_leave(t->resource.loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_secure_protocol_failed(tls, raised, "Error in the SNI callback");
+    return err;
+}
+
 static bool aiol_secure_shake(aiol_secure *tls) {
-    if (tls->in_executor) {
-        if (tls->server_side && tls->wire->in_size == 0 && !tls->wire->ended)
+    int err = tls->in_executor ? aiol_secure_shake_here(tls, aiol_tls_session_greeting) : 0;
+    if (err == 0 && tls->transport.state == AIOL_TRANSPORT_NEW) {
+        if (tls->in_executor && aiol_secure_send_away(tls))
             return false;
-        if (aiol_secure_send_away(tls))
-            return false;
+        err = aiol_secure_shake_here(tls, aiol_tls_session_handshake);
     }
-    return aiol_secure_shaken(tls, aiol_tls_session_handshake(tls->wire->session));
+    return aiol_secure_shaken(tls, err);
 }
 
 /* ---- running ---- */
@@ -27128,7 +27155,6 @@ static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
     tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
-    tls->server_side = setup->server_side;
     tls->in_executor = setup->in_executor;
     tls->wire = aiol_wire_new(setup, &err);
     if (tls->wire != NULL) {

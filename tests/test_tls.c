@@ -453,6 +453,125 @@ TEST(tls_pause_inside_of_a_delivery, "TLS-13") {
     tls_end(loop, &place, &near, &far);
 }
 
+/* ---- names that clients ask for ---- */
+
+typedef struct tls_names {
+    aioloop *loop;
+    aioloop_server *server;
+    aioloop_ssl_context *answer;
+    pthread_t thread;
+    int calls;
+    int elsewhere; /* not in the loop's thread */
+    int raise;
+    bool aborts;
+} tls_names;
+
+static aioloop_ssl_context *tls_choose(aioloop_ssl_context *context, const char *server_name, void *arg) {
+    tls_names *names = (tls_names *)arg;
+    (void)context;
+    (void)server_name;
+    names->calls++;
+    if (!pthread_equal(pthread_self(), names->thread))
+        names->elsewhere++;
+    else if (names->raise != 0)
+        aioloop_raise(names->loop, names->raise, "chosen with an error");
+    else if (names->aborts)
+        aioloop_server_abort_clients(names->server);
+    return names->answer;
+}
+
+typedef struct tls_choosing {
+    aioloop *loop;
+    tls_place place;
+    tls_names names;
+    test_peer near;
+    test_peer far;
+} tls_choosing;
+
+static void tls_choosing_open(tls_choosing *c, bool in_executor) {
+    aioloop_server_options options = AIOLOOP_ZERO;
+    memset(c, 0, sizeof(*c));
+    c->loop = test_loop();
+    if (in_executor)
+        test_needs_threads(c->loop);
+    c->names.loop = c->loop;
+    c->names.thread = pthread_self();
+    c->place.server_context = tls_server("second");
+    c->names.answer = tls_server("server");
+    CHECK_EQ(aioloop_ssl_context_set_sni_callback(c->place.server_context, tls_choose, &c->names), 0);
+    options.ssl_handshake_in_executor = in_executor;
+    options.ssl_handshake_timeout = AIOLOOP_FOREVER;
+    tls_serve(c->loop, &c->place, &c->far, &test_protocol, &options);
+    c->names.server = c->place.server;
+}
+
+static void tls_choosing_close(tls_choosing *c) {
+    CHECK_EQ(c->names.elsewhere, 0);
+    tls_drop(c->names.answer);
+    if (c->near.made != 0)
+        test_end_pair(c->loop, &c->near, &c->far);
+    tls_end_place(&c->place);
+    test_end(c->loop);
+}
+
+static aioloop_future *tls_choosing_dial(tls_choosing *c) {
+    aioloop_connection_options options = AIOLOOP_ZERO;
+    options.ssl_handshake_timeout = AIOLOOP_FOREVER; /* virtual time does not wait for threads */
+    return tls_dial(c->loop, &c->place, &c->near, &test_protocol, &options);
+}
+
+static void tls_names_are_chosen(bool in_executor) {
+    tls_choosing c;
+    tls_choosing_open(&c, in_executor);
+    CHECK_EQ(aioloop_run_until_complete(c.loop, tls_choosing_dial(&c), NULL), 0);
+    test_run_until(c.loop, &c.far.made, 1, "the server's handshake");
+    CHECK_EQ(c.names.calls, 1);
+    tls_choosing_close(&c);
+}
+
+TEST(tls_servers_choose_by_name, "TLS-16") {
+    tls_names_are_chosen(false);
+}
+
+TEST(tls_servers_choose_by_name_in_the_loops_thread, "TLS-16") {
+    tls_names_are_chosen(true);
+}
+
+/* A choice that raises, or ends the connection: reported, and nothing but that connection ends. */
+static void tls_choice_fails(bool in_executor) {
+    int how;
+    for (how = 0; how < 3; how++) {
+        tls_choosing c;
+        tls_choosing_open(&c, in_executor);
+        c.names.raise = how < 2 ? (int)AIOLOOP_EDOM : 0;
+        c.names.aborts = how == 2;
+        if (how == 1) {
+            tls_drop(c.names.answer);
+            c.names.answer = NULL;
+        }
+        CHECK_LT(aioloop_run_until_complete(c.loop, tls_choosing_dial(&c), NULL), 0);
+        test_spin(c.loop, 10);
+        CHECK_EQ(c.names.calls, 1);
+        CHECK_EQ(c.near.made + c.far.made + c.far.lost, 0);
+        CHECK_EQ(test_reports(), how < 2);
+        if (how < 2) {
+            CHECK_EQ(test_report_at(0)->context.error, AIOLOOP_EDOM);
+            CHECK(strstr(test_report_at(0)->message, "SNI") != NULL);
+            CHECK(strstr(test_report_at(0)->detail, "chosen with an error") != NULL);
+        }
+        test_reports_clear();
+        tls_choosing_close(&c);
+    }
+}
+
+TEST(tls_a_choice_by_name_may_fail, "TLS-16") {
+    tls_choice_fails(false);
+}
+
+TEST(tls_a_choice_by_name_may_fail_before_the_executor, "TLS-16") {
+    tls_choice_fails(true);
+}
+
 /* ---- handshakes that fail ---- */
 
 static void tls_refused(const char *server, const char *authority, const char *hostname, const char *text) {

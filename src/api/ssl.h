@@ -124,8 +124,8 @@ AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *cont
 
 /* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
  * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
- * returned stays the caller's. Runs within the handshake in the thread of the connection's loop, of which it may call
- * nothing. */
+ * returned stays the caller's. Runs within the handshake, also one in the executor, in the thread of the connection's
+ * loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and the connection ends. */
 typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name,
                                                          void *arg);
 

@@ -72,7 +72,6 @@ typedef struct aiol_secure {
     bool queued;      /* transport.doom, which goes on running */
     bool peer_ended;  /* it has said goodbye */
     int failure; /* the session's; its message is told again with the loss */
-    bool server_side;
     bool in_executor; /* shakes hands there */
     bool away;        /* and does so: the wire is not ours */
     bool expired;     /* the timer */
@@ -442,6 +441,8 @@ static void aiol_secure_opened(aiol_secure *tls) {
 
 /* What came of it; false: the peer has to send more, or it has failed. */
 static bool aiol_secure_shaken(aiol_secure *tls, int err) {
+    if (tls->transport.state != AIOL_TRANSPORT_NEW)
+        return false; /* the SNI callback has ended it */
     if (err == 0)
         aiol_secure_opened(tls);
     else if (err != AIOL_TLS_MORE)
@@ -517,14 +518,25 @@ static bool aiol_secure_send_away(aiol_secure *tls) {
     return true;
 }
 
+/* All of the handshake that can be done, or its greeting, within which a server's SNI callback is called. */
+static int aiol_secure_shake_here(aiol_secure *tls, int (*part)(aiol_tls_session *session)) {
+    aioloop_transport *t = &tls->transport;
+    aiol_frame frame = aiol_enter(t->resource.loop, &t->resource.context);
+    int err = part(tls->wire->session);
+    int raised = aiol_leave(t->resource.loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_secure_protocol_failed(tls, raised, "Error in the SNI callback");
+    return err;
+}
+
 static bool aiol_secure_shake(aiol_secure *tls) {
-    if (tls->in_executor) {
-        if (tls->server_side && tls->wire->in_size == 0 && !tls->wire->ended)
+    int err = tls->in_executor ? aiol_secure_shake_here(tls, aiol_tls_session_greeting) : 0;
+    if (err == 0 && tls->transport.state == AIOL_TRANSPORT_NEW) {
+        if (tls->in_executor && aiol_secure_send_away(tls))
             return false;
-        if (aiol_secure_send_away(tls))
-            return false;
+        err = aiol_secure_shake_here(tls, aiol_tls_session_handshake);
     }
-    return aiol_secure_shaken(tls, aiol_tls_session_handshake(tls->wire->session));
+    return aiol_secure_shaken(tls, err);
 }
 
 /* ---- running ---- */
@@ -897,7 +909,6 @@ static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
     tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
     tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
-    tls->server_side = setup->server_side;
     tls->in_executor = setup->in_executor;
     tls->wire = aiol_wire_new(setup, &err);
     if (tls->wire != NULL) {

@@ -27,6 +27,7 @@ struct aiol_tls_session {
     aioloop_ssl_context *chosen; /* by the server's callback; NULL: none */
     aiol_tls_io io;
     bool server_side;
+    bool greeted;  /* by the client, if this is a server */
     bool done;     /* the handshake */
     bool verified; /* the peer was asked for a certificate in this handshake: nothing was resumed */
     bool starved;  /* the last receive had nothing */
@@ -311,10 +312,13 @@ static int aiol_tls_choose(aiol_tls_session *s, aioloop_ssl_context *chosen) {
     mbedtls_ssl_set_hs_authmode(&s->ssl, chosen->verify_mode == AIOLOOP_CERT_NONE       ? MBEDTLS_SSL_VERIFY_NONE
                                          : chosen->verify_mode == AIOLOOP_CERT_OPTIONAL ? MBEDTLS_SSL_VERIFY_OPTIONAL
                                                                                         : MBEDTLS_SSL_VERIFY_REQUIRED);
-    return ret == 0 ? 0 : -1;
+    if (ret == 0)
+        return 0;
+    s->io_error = AIOLOOP_ENOMEM; /* all that it can lack */
+    return -1;
 }
 
-/* A client has said a name. It may do so twice, in TLS 1.3, but not another one. */
+/* A client has said a name. It may do so twice, in TLS 1.3, but not another one, nor one for the first time. */
 static int aiol_tls_server_name(void *arg, mbedtls_ssl_context *ssl, const unsigned char *name, size_t size) {
     aiol_tls_session *s = AIOL_CONTAINER(ssl, aiol_tls_session, ssl);
     aioloop_ssl_context *c = (aioloop_ssl_context *)arg;
@@ -326,7 +330,7 @@ static int aiol_tls_server_name(void *arg, mbedtls_ssl_context *ssl, const unsig
     for (i = 0; i < size; i++)
         if (name[i] <= 0x20 || name[i] >= 0x7f)
             return -1;
-    if (again)
+    if (again || s->greeted)
         return strlen(s->hostname) == size && memcmp(s->hostname, name, size) == 0 ? 0 : -1;
     memcpy(s->hostname, name, size);
     s->hostname[size] = '\0';
@@ -553,6 +557,8 @@ static int aiol_tls_step(aiol_tls_session *s) {
     ret = mbedtls_ssl_handshake_step(&s->ssl);
     if (state == MBEDTLS_SSL_SERVER_CERTIFICATE)
         s->verified = true;
+    if (ret == 0 && state == MBEDTLS_SSL_CLIENT_HELLO && aiol_tls_state(s) != state)
+        s->greeted = true;
     if (ret == MBEDTLS_ERR_SSL_WANT_READ)
         return s->starved ? AIOL_TLS_MORE : 0;
     if (ret == AIOL_MBED_ERR_TICKET) {
@@ -562,6 +568,13 @@ static int aiol_tls_step(aiol_tls_session *s) {
     if (ret != 0)
         return aiol_tls_fail(s, ret, sent);
     return s->server_side && state == MBEDTLS_SSL_CLIENT_CERTIFICATE ? aiol_tls_check_optional(s) : 0;
+}
+
+AIOLOOP_INTERNAL int aiol_tls_session_greeting(aiol_tls_session *s) {
+    int err = s->failed;
+    while (err == 0 && s->server_side && !s->greeted)
+        err = aiol_tls_step(s);
+    return err;
 }
 
 AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s) {

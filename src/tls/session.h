@@ -36,13 +36,15 @@ AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool ser
                                           aiol_tls_session **out);
 AIOLOOP_INTERNAL void aiol_tls_session_free(aiol_tls_session *s);
 
-/* All of these may call io, and nothing else but the context's SNI callback, which the handshake of a server may call.
+/* All of these may call io, and nothing else but the context's SNI callback, which is called when a server is greeted.
  * After a code (AIOL_TLS_MORE is none) only free, message and info may be called.
  *
  * Shakes hands as far as the bytes that are there allow. 0: done, also when it was; AIOL_TLS_MORE; or a code:
  * AIOLOOP_ECONNRESET if the peer has left. The alert that the peer should have of a failure was sent before this
  * returns. */
 AIOLOOP_INTERNAL int aiol_tls_session_handshake(aiol_tls_session *s);
+/* The part of that in which a server is greeted by its client, which costs little; a client has none. */
+AIOLOOP_INTERNAL int aiol_tls_session_greeting(aiol_tls_session *s);
 /* How many decrypted bytes there are, at least 1, without taking any of them; else as read. */
 AIOLOOP_INTERNAL int64_t aiol_tls_session_available(aiol_tls_session *s);
 /* Decrypted bytes, at most size: how many; 0: the peer has said goodbye; AIOL_TLS_MORE: none, and nothing waits that
