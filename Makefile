@@ -26,7 +26,7 @@ EXTRA =
 LIBS = -lpthread -lm
 JOBS = $(shell nproc 2>/dev/null || echo 2)
 SOURCES = $(wildcard src/*.h src/*/*.h src/*/*.c)
-TESTS = $(filter-out tests/test_main.c,$(wildcard tests/test_$(if $(WITH_TLS),tls)*.c))
+TESTS = $(filter-out tests/test_main.c,$(if $(WITH_TLS),tests/test_await.c $(wildcard tests/test_tls*.c),$(wildcard tests/test_*.c)))
 TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h tests/awaits.h Makefile
 # For C++: -x c++, because the files are called .c.
 LANG_FLAGS =
