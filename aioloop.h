@@ -24895,6 +24895,7 @@ AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
 
 #endif
@@ -27285,12 +27286,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
-    t->server = lower->server;
-    if (t->server != NULL) { /* its client is the new one */
-        aiol_list_remove(&lower->siblings);
-        aiol_server_joined(t->server, t);
-        lower->server = NULL;
-    }
+    aiol_server_upgraded(lower, t);
     lower->protocol = &aiol_secure_protocol;
     lower->self = tls;
     lower->calls->protocol_changed(lower);
@@ -29623,6 +29619,16 @@ AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transpo
     aiol_list_append(&server->clients, &t->siblings);
 }
 
+/* A connection of a server, if it is one, has a new transport, which takes its place. */
+AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t) {
+    if (lower->server == NULL)
+        return;
+    aiol_list_append(&lower->siblings, &t->siblings); /* before it */
+    aiol_list_remove(&lower->siblings);
+    t->server = lower->server;
+    lower->server = NULL;
+}
+
 /* A connection of the server is lost. */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {
     aiol_list_remove(&t->siblings);
@@ -29670,14 +29676,19 @@ AIOLOOP_API void aioloop_server_close(aioloop_server *server) {
     aiol_server_check_over(server);
 }
 
+/* Each goes to the end of the list before it is ended: that may report a failure that nobody has waited for, to user
+ * code, which may upgrade another one and so put a new transport in its place. */
 static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_transport *)) {
     aiol_link *link;
-    aiol_link *next;
+    size_t left = 0;
     if (server == NULL)
         return;
-    for (link = server->clients.next; link != &server->clients; link = next) {
-        aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
-        next = link->next; /* ending calls nobody, so the list stays as it is */
+    for (link = server->clients.next; link != &server->clients; link = link->next)
+        left++;
+    while (left-- != 0) {
+        aioloop_transport *t = AIOL_CONTAINER(server->clients.next, aioloop_transport, siblings);
+        aiol_list_remove(&t->siblings);
+        aiol_list_append(&server->clients, &t->siblings);
         if (t->state != AIOL_TRANSPORT_NEW || aiol_secure_is(t)) /* one whose factory runs is no connection yet */
             end(t);
     }

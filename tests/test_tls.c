@@ -2152,6 +2152,58 @@ TEST(tls_servers_close_their_clients, "TLS-16 TLS-08") {
     }
 }
 
+typedef struct tls_next {
+    aioloop_transport *transport;
+    aioloop_ssl_context *context;
+    int reports;
+} tls_next;
+
+/* Nobody has waited for an upgrade that failed: the next client is upgraded. */
+static void tls_upgrade_next(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    tls_next *next = (tls_next *)arg;
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    (void)context;
+    options.server_side = true;
+    if (next->reports++ == 0)
+        aioloop_future_unref(aioloop_start_tls(loop, next->transport, next->context, &options));
+}
+
+TEST(start_tls_of_a_client_while_the_clients_are_closed, "STLS-06 SOBJ-04") {
+    int how;
+    for (how = 0; how < 2; how++) {
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        tls_next next = AIOLOOP_ZERO;
+        test_peer near[2] = {AIOLOOP_ZERO, AIOLOOP_ZERO};
+        test_peer far = AIOLOOP_ZERO;
+        aioloop_start_tls_options options = AIOLOOP_ZERO;
+        int i;
+        place.server_context = tls_server("server");
+        place.server = tls_serve_plain(loop, &far, &place.port);
+        aioloop_transport_unref(test_dial(loop, &test_protocol, &near[0], place.port));
+        test_run_until(loop, &far.made, 1, "the first client");
+        options.server_side = true;
+        aioloop_future_unref(aioloop_start_tls(loop, far.transport, place.server_context, &options));
+        test_peer_drop(&far);
+        aioloop_transport_unref(test_dial(loop, &test_protocol, &near[1], place.port));
+        test_run_until(loop, &far.made, 2, "the second client");
+        next.transport = far.transport;
+        next.context = place.server_context;
+        aioloop_set_exception_handler(loop, tls_upgrade_next, &next);
+        tls_server_ends(loop, &place, how == 1);
+        CHECK_EQ(far.lost, 2);
+        CHECK_EQ(next.reports, 2);
+        for (i = 0; i < 2; i++) {
+            test_run_until(loop, &near[i].lost, 1, "a client's loss");
+            test_peer_drop(&near[i]);
+        }
+        test_peer_drop(&far);
+        aioloop_server_unref(place.server);
+        tls_drop(place.server_context);
+        test_end(loop);
+    }
+}
+
 TEST(tls_servers_close_those_who_shake_hands, "TLS-01 TLS-16") {
     int how;
     for (how = 0; how < 2; how++) {

@@ -1038,12 +1038,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
-    t->server = lower->server;
-    if (t->server != NULL) { /* its client is the new one */
-        aiol_list_remove(&lower->siblings);
-        aiol_server_joined(t->server, t);
-        lower->server = NULL;
-    }
+    aiol_server_upgraded(lower, t);
     lower->protocol = &aiol_secure_protocol;
     lower->self = tls;
     lower->calls->protocol_changed(lower);
