@@ -598,6 +598,32 @@ TEST(tls_a_stranger_is_refused, "TLS-02 CONN-15") {
     tls_refused("server", "other.pem", "localhost", "localhost");
 }
 
+/* Whom a server turned away is told in debug mode alone, and to the log. */
+TEST(tls_debug_mode_tells_who_was_not_accepted, "TLS-02") {
+    int debug;
+    for (debug = 0; debug < 2; debug++) {
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        aioloop_connection_options options = AIOLOOP_ZERO;
+        aioloop_set_debug(loop, debug != 0);
+        aioloop_set_slow_callback_duration(loop, AIOLOOP_SECONDS(3600));
+        place.server_context = tls_server("server");
+        place.client_context = tls_client("other.pem");
+        tls_serve(loop, &place, &far, &test_protocol, NULL);
+        tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ESSL_CERT_VERIFY, "");
+        test_spin(loop, 20);
+        CHECK_EQ(test_reports(), 0);
+        CHECK_EQ(strstr(test_log_text(), "a connection from 127.0.0.1:") != NULL, debug != 0);
+        CHECK_EQ(strstr(test_log_text(), "was not accepted: ") != NULL, debug != 0);
+        test_log_clear();
+        test_peer_drop(&far);
+        tls_end_place(&place);
+        test_end(loop);
+    }
+}
+
 TEST(tls_an_expired_certificate_is_refused, "TLS-02") {
     tls_refused("expired", "ca.pem", "localhost", "expired");
 }
@@ -1193,6 +1219,7 @@ TEST(start_tls_refuses_what_cannot_be, "STLS-05") {
     tls_fails(loop, aioloop_start_tls(loop, NULL, u.client_context, NULL), AIOLOOP_EINVAL, "transport");
     tls_fails(loop, aioloop_start_tls(loop, u.near.transport, NULL, NULL), AIOLOOP_EINVAL, "context");
     tls_fails(loop, aioloop_start_tls(loop, u.near.transport, u.server_context, NULL), AIOLOOP_EINVAL, "");
+    tls_fails(loop, aioloop_start_tls(loop, u.near.transport, u.client_context, NULL), AIOLOOP_EINVAL, "server_hostname");
     options.ssl_handshake_timeout = -1;
     tls_fails(loop, tls_upgrade_start(loop, &u, false, &options), AIOLOOP_EINVAL, "positive");
     options.ssl_handshake_timeout = 0;
@@ -2942,8 +2969,10 @@ TEST(start_tls_of_a_stream_refuses_and_fails, "STR-18 STLS-05 STLS-06") {
     /* A line instead of a handshake: the stream is lost. */
     memset(&options, 0, sizeof(options));
     options.ssl_handshake_timeout = AIOLOOP_MS(20);
+    options.server_hostname = "";
     CHECK_EQ(aioloop_stream_write(t.s, "no handshake, but a line that is long enough\n", 45), 0);
     CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), NULL), 0);
+    CHECK_EQ(aioloop_stream_write(t.s, "dropped", 7), 0);
     CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_readline(t.s), NULL), 0);
     CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(t.s), NULL), 0);
     tls_streams_close(loop, &t);

@@ -256,6 +256,20 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
     return e->sockets->name(e, s, address, room) == 0 ? address : NULL;
 }
 
+/* A handshake has ended. Those that fail are nobody's business, and many on the internet: in debug mode they are told. */
+static void aiol_listener_secured(void *owner, aioloop_transport *t, int err) {
+    aioloop *loop = t->resource.loop;
+    char name[AIOL_ADDRESS_TEXT];
+    const aioloop_address *peer = (const aioloop_address *)aioloop_transport_get_extra_info(t, "peername", NULL);
+    (void)owner;
+    if (err >= 0 || err == AIOLOOP_ECANCELED || !loop->debug)
+        return;
+    name[0] = '\0';
+    if (peer != NULL)
+        aioloop_address_format(peer, name, sizeof(name));
+    aiol_warn(loop, t->resource.site, "a connection from %s was not accepted: %s", name, aioloop_message(loop, err));
+}
+
 /* A connection with TLS on it: whoever does not finish its handshake was never there. */
 static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
     aioloop_transport *t = NULL;
@@ -268,6 +282,7 @@ static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup 
     setup.context = lower->context;
     setup.server = server;
     setup.site = lower->site;
+    setup.settled = aiol_listener_secured;
     return aiol_secure_connect(&setup, lower, &t);
 }
 
