@@ -985,14 +985,14 @@ static void tls_middle_close(aioloop *loop, tls_middle *m) {
 
 /* It has said goodbye, but takes nothing of what it was sent before. */
 TEST(tls_a_peer_that_never_reads_is_not_waited_for, "TLS-08") {
-    enum { SIZE = 8 << 20 };
     static tls_middle middle;
-    static char bytes[SIZE];
+    static char chunk[65536];
     aioloop *loop = test_loop();
     tls_place place = AIOLOOP_ZERO;
     test_peer near = AIOLOOP_ZERO;
     test_peer far = AIOLOOP_ZERO;
     aioloop_connection_options options = AIOLOOP_ZERO;
+    size_t written = 0;
     tls_serve(loop, &place, &far, &test_protocol, NULL);
     tls_middle_open(loop, &middle, place.port);
     place.port = middle.port;
@@ -1001,7 +1001,12 @@ TEST(tls_a_peer_that_never_reads_is_not_waited_for, "TLS-08") {
     CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, &options), NULL), 0);
     test_run_until(loop, &far.made, 1, "the server's handshake");
     aioloop_transport_pause_reading(middle.to_client.transport);
-    CHECK_EQ(aioloop_transport_write(near.transport, bytes, SIZE), 0);
+    while (near.paused == 0 && written < ((size_t)64 << 20)) {
+        CHECK_EQ(aioloop_transport_write(near.transport, chunk, sizeof(chunk)), 0);
+        written += sizeof(chunk);
+        test_spin(loop, 1);
+    }
+    CHECK_EQ(near.paused, 1);
     aioloop_transport_close(far.transport);
     test_run_until(loop, &near.lost, 1, "the loss");
     CHECK_EQ(near.eof, 1);
@@ -1320,7 +1325,8 @@ TEST(start_tls_in_the_executor_and_the_old_transport_is_resumed, "STLS-01 STLS-0
     while (!aioloop_future_done(u.futures[0]) || !aioloop_future_done(u.futures[1])) {
         for (i = 0; i < 2; i++) {
             aioloop_transport *old = i == 0 ? u.near.transport : u.far.transport;
-            if (aioloop_transport_is_reading(old))
+            CHECK(!aioloop_future_done(u.futures[i]) || aioloop_future_exception(u.futures[i]) == 0);
+            if (aioloop_future_done(u.futures[i]) || aioloop_transport_is_reading(old))
                 continue;
             away++;
             aioloop_transport_resume_reading(old);
