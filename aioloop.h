@@ -2800,10 +2800,10 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, ai
  * what went, so that tells how far it came; what a refused call does not touch. The descriptor is borrowed until then.
  *
  * On Linux, macOS and FreeBSD the system sends a regular file itself (sendfile(2)); like any read of a file that may
- * wait for its disk, and holds up the loop for so long. A megabyte goes in one iteration, then it is others' turn. What
- * the system cannot send so (a pipe, other systems, TLS) is copied, unless no_fallback is set: read in pieces of 64 KiB
- * by a thread of the loop's default pool (in builds without threads by the loop), and written. What has no places, as a
- * pipe, is read from where it stands, so offset is 0.
+ * wait for its disk, and holds up the loop for so long. Four megabytes at most go in one iteration, then it is others'
+ * turn. What the system cannot send so (a pipe, other systems, TLS) is copied, unless no_fallback is set: read in
+ * pieces of 64 KiB by a thread of the loop's default pool (in builds without threads by the loop), and written. What
+ * has no places, as a pipe, is read from where it stands, so offset is 0.
  *
  * In the loop's thread. The futures fail with AIOLOOP_EINVAL (a negative offset; a count that is 0 or below -1; a socket
  * that is no stream socket), AIOLOOP_EBADF and the like for the file, AIOLOOP_ENOTAVAILABLE (the bytes would have to be
@@ -28100,7 +28100,7 @@ AIOLOOP_API aioloop_future *(aioloop_sock_connect)(aioloop *loop, aioloop_socket
 #ifndef AIOL_NET_SENDFILE_C
 #define AIOL_NET_SENDFILE_C
 
-#define AIOL_SENDFILE_SHARE ((size_t)0x100000) /* bytes in one iteration */
+#define AIOL_SENDFILE_SHARE ((size_t)0x400000) /* bytes in one iteration: about what a socket takes */
 #define AIOL_SENDFILE_CHUNK 65536u             /* bytes read at once */
 
 /* A piece of the file. It may outlive the loop with the thread that reads, so its memory is not the loop's. */
