@@ -2968,6 +2968,7 @@ TEST(start_tls_of_a_stream_refuses_and_fails, "STR-18 STLS-05 STLS-06") {
     options.leftover_size = 1;
     tls_fails(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), AIOLOOP_EINVAL, "leftover");
     f = aioloop_future_ref(aioloop_stream_readline(t.s));
+    CHECK(!aioloop_future_done(f));
     tls_fails(loop, aioloop_stream_start_tls(t.s, t.client_context, NULL), AIOLOOP_EMISUSE, "read");
     CHECK_EQ(aioloop_stream_write(t.s, "still clear\n", 12), 0); /* nothing has changed */
     CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 12);
