@@ -162,7 +162,9 @@ AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
+#if AIOLOOP_USE_TLS
 AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t);
+#endif
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
 
 #endif
