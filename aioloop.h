@@ -2321,7 +2321,8 @@ typedef enum aioloop_ssl_verify_mode {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side);
 
 /* ssl.create_default_context(): the same, and a client trusts whom the system trusts
- * (aioloop_ssl_context_load_default_certs), which takes some tens of milliseconds: make it once. If the environment has SSLKEYLOGFILE, the keys are logged there. */
+ * (aioloop_ssl_context_load_default_certs), which takes some tens of milliseconds: make it once. If the environment has
+ * SSLKEYLOGFILE, the keys are logged there; if that file cannot be opened, NULL. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side);
 
 /* A context of your own config, an mbedtls_ssl_config * of that side, for what the functions here do not offer.
@@ -2393,10 +2394,11 @@ AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, co
 AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
                                                        size_t count);
 
-/* Chooses by the name that a client wants to speak to (in the letters it wrote; not called if it says none): returns the context, of a server,
- * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
- * returned stays the caller's. Runs within the handshake, also one in the executor, in the thread of the connection's
- * loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and the connection ends. */
+/* Chooses by the name that a client wants to speak to (in the letters it wrote; not called if it says none): returns
+ * the context, of a server, whose certificates and demands for the client's go on; context itself for no change; NULL
+ * to refuse. What is returned stays the caller's. Runs within the handshake, also one in the executor, in the thread
+ * of the connection's loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and
+ * the connection ends. */
 typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name,
                                                          void *arg);
 
@@ -2780,10 +2782,11 @@ typedef struct aioloop_start_tls_options {
  * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; the new one
  * gives the old one's extra info too. ssl is held as long as needed.
  *
- * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or one
- * of the other side, or for a client that does not say to whom it speaks (server_hostname); else, and when cancelled, the connection is closed, and the protocol hears of that by
- * connection_lost. AIOLOOP_ESSL_..., AIOLOOP_ECONNRESET (the peer left), AIOLOOP_ECONNABORTED (the handshake took too
- * long), AIOLOOP_ENOMEM; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. In the loop's thread. */
+ * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or
+ * one of the other side, or for a client that does not say to whom it speaks (server_hostname); else, and when
+ * cancelled, the connection is closed, and the protocol hears of that by connection_lost. AIOLOOP_ESSL_...,
+ * AIOLOOP_ECONNRESET (the peer left), AIOLOOP_ECONNABORTED (the handshake took too long), AIOLOOP_ENOMEM;
+ * AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. In the loop's thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, aioloop_transport *transport,
                                                                aioloop_ssl_context *ssl,
                                                                const aioloop_start_tls_options *options);
@@ -2820,12 +2823,13 @@ typedef struct aioloop_sendfile_options {
     bool no_fallback; /* AIOLOOP_ENOTAVAILABLE instead of copying */
 } aioloop_sendfile_options;
 
-/* loop.sendfile(): after all that was written before. Until the future is done, nothing can be written to the transport,
- * its end included, and no second file be sent (AIOLOOP_EMISUSE); reading is paused, and goes on afterwards as it was,
- * or as aioloop_transport_pause_reading and its kin have asked meanwhile; pause_writing and resume_writing wait too. A
- * transport that is closing, was told write_eof, or has TLS above it now: AIOLOOP_EMISUSE. If it is closed or aborted in the middle, the call
- * fails with AIOLOOP_ECONNABORTED; so close it when the future is done. Copying stops while more than the high mark is
- * buffered, and its last bytes may be in the buffer yet when the future is done. */
+/* loop.sendfile(): after all that was written before. Until the future is done, nothing can be written to the
+ * transport, its end included, and no second file be sent (AIOLOOP_EMISUSE); reading is paused, and goes on
+ * afterwards as it was, or as aioloop_transport_pause_reading and its kin have asked meanwhile; pause_writing and
+ * resume_writing wait too. A transport that is closing, was told write_eof, or has TLS above it now: AIOLOOP_EMISUSE.
+ * If it is closed or aborted in the middle, the call fails with AIOLOOP_ECONNABORTED; so close it when the future is
+ * done. Copying stops while more than the high mark is buffered, and its last bytes may be in the buffer yet when the
+ * future is done. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sendfile(aioloop *loop, aioloop_transport *transport,
                                                               aioloop_file file, int64_t offset, int64_t count,
                                                               const aioloop_sendfile_options *options);

@@ -29,12 +29,13 @@ typedef struct aioloop_sendfile_options {
     bool no_fallback; /* AIOLOOP_ENOTAVAILABLE instead of copying */
 } aioloop_sendfile_options;
 
-/* loop.sendfile(): after all that was written before. Until the future is done, nothing can be written to the transport,
- * its end included, and no second file be sent (AIOLOOP_EMISUSE); reading is paused, and goes on afterwards as it was,
- * or as aioloop_transport_pause_reading and its kin have asked meanwhile; pause_writing and resume_writing wait too. A
- * transport that is closing, was told write_eof, or has TLS above it now: AIOLOOP_EMISUSE. If it is closed or aborted in the middle, the call
- * fails with AIOLOOP_ECONNABORTED; so close it when the future is done. Copying stops while more than the high mark is
- * buffered, and its last bytes may be in the buffer yet when the future is done. */
+/* loop.sendfile(): after all that was written before. Until the future is done, nothing can be written to the
+ * transport, its end included, and no second file be sent (AIOLOOP_EMISUSE); reading is paused, and goes on
+ * afterwards as it was, or as aioloop_transport_pause_reading and its kin have asked meanwhile; pause_writing and
+ * resume_writing wait too. A transport that is closing, was told write_eof, or has TLS above it now: AIOLOOP_EMISUSE.
+ * If it is closed or aborted in the middle, the call fails with AIOLOOP_ECONNABORTED; so close it when the future is
+ * done. Copying stops while more than the high mark is buffered, and its last bytes may be in the buffer yet when the
+ * future is done. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_sendfile(aioloop *loop, aioloop_transport *transport,
                                                               aioloop_file file, int64_t offset, int64_t count,
                                                               const aioloop_sendfile_options *options);

@@ -50,7 +50,8 @@ typedef enum aioloop_ssl_verify_mode {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side);
 
 /* ssl.create_default_context(): the same, and a client trusts whom the system trusts
- * (aioloop_ssl_context_load_default_certs), which takes some tens of milliseconds: make it once. If the environment has SSLKEYLOGFILE, the keys are logged there. */
+ * (aioloop_ssl_context_load_default_certs), which takes some tens of milliseconds: make it once. If the environment has
+ * SSLKEYLOGFILE, the keys are logged there; if that file cannot be opened, NULL. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side);
 
 /* A context of your own config, an mbedtls_ssl_config * of that side, for what the functions here do not offer.
@@ -122,10 +123,11 @@ AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, co
 AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
                                                        size_t count);
 
-/* Chooses by the name that a client wants to speak to (in the letters it wrote; not called if it says none): returns the context, of a server,
- * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
- * returned stays the caller's. Runs within the handshake, also one in the executor, in the thread of the connection's
- * loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and the connection ends. */
+/* Chooses by the name that a client wants to speak to (in the letters it wrote; not called if it says none): returns
+ * the context, of a server, whose certificates and demands for the client's go on; context itself for no change; NULL
+ * to refuse. What is returned stays the caller's. Runs within the handshake, also one in the executor, in the thread
+ * of the connection's loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and
+ * the connection ends. */
 typedef aioloop_ssl_context *(*aioloop_ssl_sni_callback)(aioloop_ssl_context *context, const char *server_name,
                                                          void *arg);
 

@@ -31,10 +31,11 @@ typedef struct aioloop_start_tls_options {
  * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; the new one
  * gives the old one's extra info too. ssl is held as long as needed.
  *
- * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or one
- * of the other side, or for a client that does not say to whom it speaks (server_hostname); else, and when cancelled, the connection is closed, and the protocol hears of that by
- * connection_lost. AIOLOOP_ESSL_..., AIOLOOP_ECONNRESET (the peer left), AIOLOOP_ECONNABORTED (the handshake took too
- * long), AIOLOOP_ENOMEM; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. In the loop's thread. */
+ * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or
+ * one of the other side, or for a client that does not say to whom it speaks (server_hostname); else, and when
+ * cancelled, the connection is closed, and the protocol hears of that by connection_lost. AIOLOOP_ESSL_...,
+ * AIOLOOP_ECONNRESET (the peer left), AIOLOOP_ECONNABORTED (the handshake took too long), AIOLOOP_ENOMEM;
+ * AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. In the loop's thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, aioloop_transport *transport,
                                                                aioloop_ssl_context *ssl,
                                                                const aioloop_start_tls_options *options);
