@@ -7462,6 +7462,37 @@ AIOLOOP_INTERNAL void aiol_thread_set_name(const char *name) {
 #endif
 }
 
+#if AIOL_OS_LINUX && defined(SYS_sched_setattr)
+/* The system's struct sched_attr, which C libraries lack. */
+typedef struct aiol_schedule {
+    uint32_t size;
+    uint32_t policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice; /* 0: not known, and ignored */
+    uint64_t deadline;
+    uint64_t period;
+} aiol_schedule;
+
+/* The calling thread works for long at a time and nobody waits for its first step: it asks for the longest slices, so
+ * that those who wake up for a moment, loops above all, go first (Linux 6.12). It has no less of the processor. */
+AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
+    aiol_schedule schedule;
+    memset(&schedule, 0, sizeof(schedule));
+    if (syscall(SYS_sched_getattr, 0, &schedule, (unsigned)sizeof(schedule), 0u) == -1)
+        return;
+    if (schedule.policy != 0 && schedule.policy != 3 /* SCHED_OTHER, SCHED_BATCH */)
+        return;
+    schedule.size = (uint32_t)sizeof(schedule);
+    schedule.slice = AIOLOOP_MS(100);
+    (void)syscall(SYS_sched_setattr, 0, &schedule, 0u);
+}
+#else
+AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
+}
+#endif
+
 /* How many threads can run at a time; at least 1. */
 AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
     long count = sysconf(_SC_NPROCESSORS_ONLN);
@@ -7550,6 +7581,9 @@ AIOLOOP_INTERNAL bool aiol_worker_is_current(const aiol_worker *worker) {
 
 AIOLOOP_INTERNAL void aiol_thread_set_name(const char *name) {
     (void)name;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
 }
 
 AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
@@ -22466,6 +22500,7 @@ static void aiol_pool_work(void *arg) {
     bool stays = true;
     aiol_thread.pool = pool;
     aiol_thread_set_name(pool->name);
+    aiol_thread_give_way();
     while (stays && (job = aiol_pool_next(worker)) != NULL) {
         aiol_job_run(job);
         stays = aiol_pool_return(worker, job);
@@ -23399,6 +23434,7 @@ static void aiol_process_begin(const aioloop_process_pool *pool) {
     aiol_thread.counted = true;
     aiol_thread.first = true;
     aiol_thread_set_name(pool->name);
+    aiol_thread_give_way();
 }
 
 static void aiol_process_work(const aioloop_process_pool *pool, int channel, int server) {
@@ -25785,7 +25821,9 @@ static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size
 static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
                                   aiol_release_fn release, void *arg) {
     aioloop *loop = t->resource.loop;
+    size_t before = t->writer != NULL ? t->writer->bytes.size : 0;
     int err = aiol_stream_enqueue(t, pieces, count, sent, release, arg);
+    size_t size;
     t->write_turn = loop->turn;
     if (err < 0) {
         aiol_stream_drop_empty_writer(t);
@@ -25798,8 +25836,10 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
         aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
     }
-    if (release == NULL && sent == 0 && t->writer->bytes.size > t->high && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0) {
-        /* What only waits for the end of the callback is no reason to pause. */
+    size = t->writer->bytes.size;
+    if (release == NULL && sent == 0 && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0 &&
+        (size > t->high || size / AIOL_HIGH_WATER != before / AIOL_HIGH_WATER)) {
+        /* What only waits for the end of the callback is no reason to pause; and so much gives the peer something to do. */
         err = aiol_stream_push(t);
         if (err < 0)
             aiol_stream_end(t, err);

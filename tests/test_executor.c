@@ -10,6 +10,9 @@
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 /* What the functions of a test do, and what became of them. */
 typedef struct exec_state {
@@ -986,6 +989,35 @@ TEST_WITH(executor_of_the_parent_is_memory_in_a_forked_child, "GET-06", TEST_THR
     aioloop_thread_pool_free(pool);
     test_end(loop);
 }
+
+#if defined(__linux__) && defined(SYS_sched_getattr)
+typedef struct exec_schedule {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice, deadline, period;
+} exec_schedule;
+
+static int64_t exec_schedule_of_thread(void *arg, void **out) {
+    (void)out;
+    return syscall(SYS_sched_getattr, 0, arg, (unsigned)sizeof(exec_schedule), 0u);
+}
+
+/* Its slices are longer, so what wakes up goes first. Systems before Linux 6.12 have no such slices, and tell 0. */
+TEST_WITH(executor_threads_give_way_to_loops, "RUN-22", TEST_THREADS) {
+    aioloop *loop = test_loop();
+    exec_schedule own = AIOLOOP_ZERO;
+    exec_schedule its = AIOLOOP_ZERO;
+    CHECK_EQ(exec_schedule_of_thread(&own, NULL), 0);
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_run_in_executor(loop, NULL, exec_schedule_of_thread, &its, NULL), NULL), 0);
+    CHECK_EQ(its.policy, own.policy);
+    CHECK_EQ(its.nice, own.nice);
+    if (own.slice != 0 && own.policy == 0)
+        CHECK_EQ(its.slice, 100000000u);
+    test_end(loop);
+}
+#endif
 
 #else
 

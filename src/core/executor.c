@@ -424,6 +424,7 @@ static void aiol_pool_work(void *arg) {
     bool stays = true;
     aiol_thread.pool = pool;
     aiol_thread_set_name(pool->name);
+    aiol_thread_give_way();
     while (stays && (job = aiol_pool_next(worker)) != NULL) {
         aiol_job_run(job);
         stays = aiol_pool_return(worker, job);

@@ -207,6 +207,7 @@ static void aiol_process_begin(const aioloop_process_pool *pool) {
     aiol_thread.counted = true;
     aiol_thread.first = true;
     aiol_thread_set_name(pool->name);
+    aiol_thread_give_way();
 }
 
 static void aiol_process_work(const aioloop_process_pool *pool, int channel, int server) {

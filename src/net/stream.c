@@ -452,7 +452,9 @@ static int aiol_stream_write(aioloop_transport *t, const void *data, size_t size
 static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *pieces, size_t count, size_t sent,
                                   aiol_release_fn release, void *arg) {
     aioloop *loop = t->resource.loop;
+    size_t before = t->writer != NULL ? t->writer->bytes.size : 0;
     int err = aiol_stream_enqueue(t, pieces, count, sent, release, arg);
+    size_t size;
     t->write_turn = loop->turn;
     if (err < 0) {
         aiol_stream_drop_empty_writer(t);
@@ -465,8 +467,10 @@ static int aiol_stream_write_rest(aioloop_transport *t, const aioloop_buf *piece
         aiol_list_append(&loop->unsent, &t->writer->unsent);
         loop->attention = true;
     }
-    if (release == NULL && sent == 0 && t->writer->bytes.size > t->high && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0) {
-        /* What only waits for the end of the callback is no reason to pause. */
+    size = t->writer->bytes.size;
+    if (release == NULL && sent == 0 && (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0 &&
+        (size > t->high || size / AIOL_HIGH_WATER != before / AIOL_HIGH_WATER)) {
+        /* What only waits for the end of the callback is no reason to pause; and so much gives the peer something to do. */
         err = aiol_stream_push(t);
         if (err < 0)
             aiol_stream_end(t, err);

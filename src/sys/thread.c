@@ -174,6 +174,37 @@ AIOLOOP_INTERNAL void aiol_thread_set_name(const char *name) {
 #endif
 }
 
+#if AIOL_OS_LINUX && defined(SYS_sched_setattr)
+/* The system's struct sched_attr, which C libraries lack. */
+typedef struct aiol_schedule {
+    uint32_t size;
+    uint32_t policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t slice; /* 0: not known, and ignored */
+    uint64_t deadline;
+    uint64_t period;
+} aiol_schedule;
+
+/* The calling thread works for long at a time and nobody waits for its first step: it asks for the longest slices, so
+ * that those who wake up for a moment, loops above all, go first (Linux 6.12). It has no less of the processor. */
+AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
+    aiol_schedule schedule;
+    memset(&schedule, 0, sizeof(schedule));
+    if (syscall(SYS_sched_getattr, 0, &schedule, (unsigned)sizeof(schedule), 0u) == -1)
+        return;
+    if (schedule.policy != 0 && schedule.policy != 3 /* SCHED_OTHER, SCHED_BATCH */)
+        return;
+    schedule.size = (uint32_t)sizeof(schedule);
+    schedule.slice = AIOLOOP_MS(100);
+    (void)syscall(SYS_sched_setattr, 0, &schedule, 0u);
+}
+#else
+AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
+}
+#endif
+
 /* How many threads can run at a time; at least 1. */
 AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
     long count = sysconf(_SC_NPROCESSORS_ONLN);
@@ -262,6 +293,9 @@ AIOLOOP_INTERNAL bool aiol_worker_is_current(const aiol_worker *worker) {
 
 AIOLOOP_INTERNAL void aiol_thread_set_name(const char *name) {
     (void)name;
+}
+
+AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
 }
 
 AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
