@@ -449,6 +449,7 @@
  *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
  *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
  *   AIOLOOP_USE_TLS          1: TLS, by mbedTLS, which the program links: -lmbedtls -lmbedx509 -lmbedcrypto   (default 0)
+ *   AIOLOOP_USE_SUBPROCESS   1: signals and subprocesses; the system must have them           (default 1; with AIOLOOP_PORT 0)
  *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
@@ -3258,6 +3259,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #ifndef AIOLOOP_USE_TLS
 #define AIOLOOP_USE_TLS 0
 #endif
+#ifndef AIOLOOP_USE_SUBPROCESS
+#define AIOLOOP_USE_SUBPROCESS (!AIOLOOP_PORT)
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -3270,6 +3274,10 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_OS_POSIX 1
 #else
 #error "aioloop.h: there is no back end for this system yet; with AIOLOOP_PORT 1 it runs on the five functions of port.h"
+#endif
+
+#if AIOLOOP_USE_SUBPROCESS && !AIOL_OS_POSIX
+#error "aioloop.h: there are neither signals nor processes here; compile with AIOLOOP_USE_SUBPROCESS 0"
 #endif
 
 #if defined(__linux__) && AIOL_OS_POSIX
