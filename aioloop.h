@@ -360,8 +360,7 @@
  *   when aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of
  *   loops may run in as many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and
  *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
- *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
- *   (examples/echo_server.c).
+ *   call only if the loop sleeps. For signals there is aioloop_add_signal_handler.
  *
  *   aioloop_run_coroutine_threadsafe has a loop run a coroutine for another thread, which can wait for the outcome
  *   (aioloop_concurrent_future_result) or cancel it; aioloop_wrap_future waits for such a future in a loop, so two loops can work for
@@ -398,11 +397,25 @@
  *   examples/process_pool.c.
  *
  *
+ * SIGNALS
+ *
+ *   aioloop_add_signal_handler(loop, SIGTERM, fn, arg) has fn called in the loop, as an ordinary callback, which may do what
+ *   any callback may; a loop that sleeps is woken. Signals belong to the process's main thread: handlers are added and
+ *   removed there. Removing one, or closing the loop, leaves the signal with its default action. A process that is forked
+ *   inherits none of this.
+ *
+ *   aioloop_run in the main thread cancels its coroutine at the first SIGINT (Ctrl-C), and says AIOLOOP_EINTERRUPTED when
+ *   that has ended by it; a second one ends the run without waiting for it, and then what is left is cancelled as at every
+ *   end of a run, where SIGINT has its default action. If the loop does not come round to the first, because a callback
+ *   takes for ever, the second ends the program. All that only if SIGINT had its default action before the run: who
+ *   ignores it or has a handler is left alone. See examples/signals.c.
+ *
+ *
  * ENDING WELL
  *
  *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
- *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's
- *   pipe, watched) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
+ *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (the handler of
+ *   a signal) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
  *   aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
@@ -449,6 +462,7 @@
  *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
  *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
  *   AIOLOOP_USE_TLS          1: TLS, by mbedTLS, which the program links: -lmbedtls -lmbedx509 -lmbedcrypto   (default 0)
+ *   AIOLOOP_USE_SUBPROCESS   1: signals and subprocesses; the system must have them           (default 1; with AIOLOOP_PORT 0)
  *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
@@ -944,6 +958,27 @@ AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_cal
  * callback does not run any more, even if its event was found already. AIOLOOP_EMISUSE if a transport owns fd. */
 AIOLOOP_API int aioloop_remove_reader(aioloop *loop, aioloop_socket fd);
 AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
+
+/* ---- signals ---- */
+
+/* loop.add_signal_handler(): calls fn(loop, arg) in the loop, never in the middle of something, when the signal comes,
+ * in the context of this call. number: SIGTERM and its like, of <signal.h>. Replaces the loop's handler of that signal;
+ * what came before counts for the new one. One that comes while the loop does not run is told in the next run. Signals
+ * of one number that come before the loop looks are told once; different ones in any order. Several loops may have
+ * handlers of the same signal: each is told.
+ * Signals belong to the process's main thread (where the system does not tell which that is, the one that first used
+ * this library): from others AIOLOOP_EMISUSE. So it is for a signal that cannot be caught (SIGKILL), and for a loop that
+ * runs in another thread. AIOLOOP_EINVAL: there is no signal of that number, or fn is NULL; AIOLOOP_ENOMEM;
+ * AIOLOOP_ECLOSED; AIOLOOP_ENOTAVAILABLE where AIOLOOP_USE_SUBPROCESS is 0. Not for what a program brings upon itself by
+ * a fault (SIGSEGV): the fault would be repeated for ever. A process that is forked has none of the handlers: there
+ * the signals have their default actions. */
+AIOLOOP_API int aioloop_add_signal_handler(aioloop *loop, int number, aioloop_callback fn, void *arg);
+
+/* loop.remove_signal_handler(): 1 if the loop had such a handler, 0 if not. It does not run any more, also if the signal
+ * has come. With the last loop's handler the signal has its default action again (unless the program has given it another
+ * one meanwhile), not what it had before; closing the loop does the same. AIOLOOP_EINVAL, AIOLOOP_EMISUSE (threads) and
+ * AIOLOOP_ENOTAVAILABLE as above. */
+AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number);
 
 /* ---- errors ---- */
 
@@ -1491,8 +1526,8 @@ typedef struct aioloop_run_options {
 
 /* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits
  * for them, does as aioloop_shutdown_asyncgens and aioloop_shutdown_default_executor, closes the loop and frees it.
- * Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a running loop; or
- * the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
+ * Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EINTERRUPTED after SIGINT, see SIGNALS
+ * in the manual; AIOLOOP_EMISUSE inside a running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
 AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
 
 /* The same for a coroutine without a stack. */
@@ -3262,6 +3297,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #ifndef AIOLOOP_USE_TLS
 #define AIOLOOP_USE_TLS 0
 #endif
+#ifndef AIOLOOP_USE_SUBPROCESS
+#define AIOLOOP_USE_SUBPROCESS (!AIOLOOP_PORT)
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -3274,6 +3312,10 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_OS_POSIX 1
 #else
 #error "aioloop.h: there is no back end for this system yet; with AIOLOOP_PORT 1 it runs on the five functions of port.h"
+#endif
+
+#if AIOLOOP_USE_SUBPROCESS && !AIOL_OS_POSIX
+#error "aioloop.h: there are neither signals nor processes here; compile with AIOLOOP_USE_SUBPROCESS 0"
 #endif
 
 #if defined(__linux__) && AIOL_OS_POSIX
@@ -4759,6 +4801,18 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 /* What the system takes of a file's bytes; 0: it has none there; AIOLOOP_EAGAIN: nothing now; AIOLOOP_ENOTAVAILABLE: not
  * of this file, or not on this system. */
 AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
+#endif
+
+/* ---- signal_posix.c ---- */
+
+#if AIOLOOP_USE_SUBPROCESS
+#define AIOL_SIGNAL_COUNT NSIG /* they have numbers below that */
+AIOLOOP_INTERNAL bool aiol_signal_exists(int number);
+AIOLOOP_INTERNAL int aiol_signal_catch(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL bool aiol_signal_calls(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL void aiol_signal_restore(int number);
+AIOLOOP_INTERNAL void aiol_signal_obey(int number);
+AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first);
 #endif
 
 /* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
@@ -6404,6 +6458,79 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
     if (AIOL_SYS(unlink, unlink(name)) == -1)
         return aiol_error_from_errno(errno);
     return 0;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+#if AIOLOOP_USE_SUBPROCESS
+
+/* >> src/sys/signal_posix.c */
+/*
+ * signal_posix.c - signals: what the system does when one comes.
+ *
+ *   a) C libraries keep some numbers to themselves; a full set does not have them.
+ *   b) SIGKILL and SIGSTOP cannot be caught, and a system may have more of that kind: asking is the only way to know.
+ *   c) Without SA_RESTART each call that waits would have to be prepared for EINTR, also in code of others.
+ *   d) A coroutine's stack may be small: a thread that has a stack for signals gets them there.
+ */
+#ifndef AIOL_SYS_SIGNAL_POSIX_C
+#define AIOL_SYS_SIGNAL_POSIX_C
+
+/* Whether there is a signal of this number. */
+AIOLOOP_INTERNAL bool aiol_signal_exists(int number) {
+    sigset_t all;
+    sigfillset(&all);
+    return number > 0 && number < AIOL_SIGNAL_COUNT && sigismember(&all, number) == 1; /* a) */
+}
+
+/* From now on handler is called when it comes, in whatever thread that is. AIOLOOP_EMISUSE: it cannot be caught. */
+AIOLOOP_INTERNAL int aiol_signal_catch(int number, void (*handler)(int number)) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    sigfillset(&action.sa_mask);
+    action.sa_handler = handler;
+    action.sa_flags = SA_RESTART | SA_ONSTACK; /* c) d) */
+    if (AIOL_SYS(sigaction, sigaction(number, &action, NULL)) == 0)
+        return 0;
+    return errno == EINVAL ? AIOLOOP_EMISUSE : aiol_error_from_errno(errno); /* b) */
+}
+
+/* Whether that is what is called; SIG_DFL: whether it has its default action. */
+AIOLOOP_INTERNAL bool aiol_signal_calls(int number, void (*handler)(int number)) {
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 && (action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == handler;
+}
+
+/* It has its default action again. Cannot fail for one that was caught. */
+AIOLOOP_INTERNAL void aiol_signal_restore(int number) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = SIG_DFL;
+    (void)sigaction(number, &action, NULL);
+}
+
+/* In what is called when it has come: it does what it would have done by default, as soon as that returns. */
+AIOLOOP_INTERNAL void aiol_signal_obey(int number) {
+    int saved = errno;
+    aiol_signal_restore(number);
+    raise(number);
+    errno = saved;
+}
+
+/* Whether this is the process's main thread. Where the system does not tell, first says so. */
+AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first) {
+#if AIOL_OS_LINUX
+    (void)first;
+    return syscall(SYS_gettid) == (long)getpid();
+#elif AIOL_HAVE_PTHREAD && defined(__APPLE__)
+    (void)first;
+    return pthread_main_np() != 0;
+#else
+    return first;
+#endif
 }
 
 #endif
@@ -15907,6 +16034,10 @@ struct aioloop {
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
     void *concurrents; /* threadsafe.c's; NULL until the first */
+#if AIOLOOP_USE_SUBPROCESS
+    volatile uint32_t signalled; /* a signal came that the loop has not looked for */
+    struct aiol_signal *signals; /* its handlers */
+#endif
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -16135,6 +16266,18 @@ AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node);
 /* inbox.c */
 #if AIOLOOP_USE_THREADS
 AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop);
+#endif
+
+/* signal.c */
+#if AIOLOOP_USE_SUBPROCESS
+AIOLOOP_INTERNAL void aiol_signals_drain(aioloop *loop);
+/* Whether a signal came that the loop has not seen. */
+AIOL_INLINE bool aiol_signals_wait(const aioloop *loop) {
+    return aiol_load(&loop->signalled) != 0;
+}
+#else
+#define aiol_signals_drain(loop) ((void)(loop))
+#define aiol_signals_wait(loop) ((void)(loop), false)
 #endif
 
 /* timer.c */
@@ -24088,7 +24231,7 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
     int err;
     if (deadline <= 0)
         return engine->calls->wait(engine, 0);
-    if (!aiol_inbox_sleep(loop))
+    if (!aiol_inbox_sleep(loop) || aiol_signals_wait(loop))
         deadline = 0;
     err = engine->calls->wait(engine, deadline);
     aiol_inbox_awake(loop);
@@ -24139,6 +24282,8 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
         return n;
     if (AIOL_UNLIKELY(aiol_inbox_full(loop)))
         aiol_inbox_drain(loop);
+    if (AIOL_UNLIKELY(aiol_signals_wait(loop)))
+        aiol_signals_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
     if (loop->ready.head != NULL) {
@@ -24287,7 +24432,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
 
 static aioloop_time aiol_loop_next(aioloop *loop) {
     aioloop_time next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
-    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
+    return next <= 0 || loop->more || aiol_inbox_waits(loop) || aiol_signals_wait(loop) ? aiol_loop_now(loop) : next;
 }
 
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
@@ -24717,6 +24862,358 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd) {
 #endif
 
 /* >> src/aioloop.h */
+#if AIOLOOP_USE_SUBPROCESS
+
+/* >> src/core/signal.c */
+/*
+ * signal.c - signals as callbacks of a loop.                  (asyncio: unix_events.add_signal_handler)
+ *
+ * A signal may come in any thread, in the middle of anything. All that happens then is that it is noted, in the loop's
+ * handler and in the loop, which is woken and goes through its handlers before it waits again. So none is lost, however
+ * many there are, and none needs memory; equal ones that come before the loop looks are one, as they are for the
+ * system.
+ *
+ * The handlers of one signal, of all loops, are a list that is read in there without a lock: a single store puts one in
+ * or takes it out, and what was taken out goes when nobody reads any more. A forked child has the lists, but they are
+ * its parent's: what comes to the child does there what it would have done by default.
+ */
+#ifndef AIOL_CORE_SIGNAL_C
+#define AIOL_CORE_SIGNAL_C
+
+typedef struct aiol_signal {
+    aiol_resource resource;
+    aiol_node node;                     /* in the ready queue once the loop has seen that it came */
+    struct aiol_signal *next;           /* of this loop */
+    struct aiol_signal *volatile other; /* of this signal */
+    aioloop_callback fn;
+    void *arg;
+    int number;
+    volatile uint32_t pending; /* it came, and the loop has not looked */
+    bool urgent;               /* if it comes again before that, the default action is due */
+    bool removed;
+    bool queued;
+    bool running; /* its callback is on the stack */
+} aiol_signal;
+
+static aiol_signal *volatile aiol_signal_lists[AIOL_SIGNAL_COUNT];
+static volatile int aiol_signal_process; /* whose lists they are */
+static uint32_t aiol_signal_readers;     /* threads that may be going through a list because a signal came */
+static uint32_t aiol_signal_lock;        /* of those that change one */
+
+/* ---- in the middle of anything ---- */
+
+static void aiol_signal_note(aiol_signal *s) {
+    aioloop *loop = s->resource.loop;
+    aiol_store(&s->pending, 1);
+    if (aiol_load(&loop->signalled) != 0)
+        return; /* it looks before it waits */
+    aiol_store(&loop->signalled, 1);
+    loop->engine->calls->wake(loop->engine);
+}
+
+/* What the system calls. */
+static void aiol_signal_arrived(int number) {
+    aiol_signal *s;
+    bool unheard = false;
+    if (aiol_load(&aiol_signal_process) != aiol_process_id()) {
+        aiol_signal_obey(number);
+        return;
+    }
+    aiol_add_u32(&aiol_signal_readers, 1);
+    for (s = aiol_load(&aiol_signal_lists[number]); s != NULL; s = aiol_load(&s->other)) {
+        unheard = unheard || (s->urgent && aiol_load(&s->pending) != 0);
+        aiol_signal_note(s);
+    }
+    aiol_add_u32(&aiol_signal_readers, (uint32_t)-1);
+    if (unheard)
+        aiol_signal_obey(number);
+}
+
+/* ---- the lists ---- */
+
+/* A forked child begins with lists of its own: empty ones. */
+static void aiol_signals_adopt(void) {
+    int process = aiol_process_id();
+    int number;
+    if (aiol_load(&aiol_signal_process) == process)
+        return;
+    for (number = 1; number < AIOL_SIGNAL_COUNT; number++) {
+        if (aiol_load(&aiol_signal_lists[number]) != NULL && aiol_signal_calls(number, aiol_signal_arrived))
+            aiol_signal_restore(number);
+        aiol_store(&aiol_signal_lists[number], NULL);
+    }
+    aiol_store(&aiol_signal_readers, 0);
+    aiol_store(&aiol_signal_lock, 0);
+    aiol_store(&aiol_signal_process, process);
+}
+
+static void aiol_signals_enter(void) {
+    aiol_signals_adopt();
+    while (aiol_exchange_u32(&aiol_signal_lock, 1) != 0)
+        ; /* another thread closes its loop; rare and short */
+}
+
+static void aiol_signals_leave(void) {
+    aiol_store(&aiol_signal_lock, 0);
+}
+
+/* Takes it out, and returns when nobody sees it any more. The last one's signal has its default action then, unless the
+ * program has changed that meanwhile. */
+static void aiol_signal_unlink(aiol_signal *s) {
+    aiol_signal *volatile *place = &aiol_signal_lists[s->number];
+    if (aiol_load(place) == s && aiol_load(&s->other) == NULL && aiol_signal_calls(s->number, aiol_signal_arrived))
+        aiol_signal_restore(s->number);
+    while (aiol_load(place) != NULL && aiol_load(place) != s)
+        place = &aiol_load(place)->other;
+    if (aiol_load(place) == s)
+        aiol_store(place, aiol_load(&s->other));
+    while (aiol_load(&aiol_signal_readers) != 0)
+        ; /* a thread between two instructions; rare and short */
+}
+
+static int aiol_signal_attach(aiol_signal *s) {
+    int err;
+    aiol_signals_enter();
+    aiol_store(&s->other, aiol_load(&aiol_signal_lists[s->number]));
+    aiol_store(&aiol_signal_lists[s->number], s);
+    err = aiol_signal_catch(s->number, aiol_signal_arrived);
+    if (err < 0)
+        aiol_signal_unlink(s);
+    aiol_signals_leave();
+    return err;
+}
+
+static void aiol_signal_detach(aiol_signal *s) {
+    aiol_signals_enter();
+    aiol_signal_unlink(s);
+    aiol_signals_leave();
+}
+
+/* ---- a loop's handlers ---- */
+
+static void aiol_signal_free(aiol_signal *s) {
+    aioloop *loop = s->resource.loop;
+    aiol_resource_remove(&s->resource);
+    aiol_free(&loop->allocator, s, sizeof(*s));
+}
+
+static void aiol_signal_free_if_over(aiol_signal *s) {
+    if (s->removed && !s->queued && !s->running)
+        aiol_signal_free(s);
+}
+
+static AIOL_NOINLINE void aiol_signal_report(aiol_signal *s, int code) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = "Error in signal handler";
+    aiol_report(s->resource.loop, code, s->resource.site, &context);
+}
+
+static void aiol_signal_run(aioloop *loop, aiol_node *node) {
+    aiol_signal *s = AIOL_CONTAINER(node, aiol_signal, node);
+    s->queued = false;
+    if (!s->removed) {
+        aiol_frame frame = aiol_enter(loop, &s->resource.context);
+        aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+        int raised;
+        s->running = true;
+        s->fn(loop, s->arg);
+        if (AIOL_UNLIKELY(since != 0))
+            aiol_slow(loop, s->resource.site, since, "signal handler");
+        raised = loop->raised;
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_signal_report(s, raised);
+        aiol_leave(loop, &frame);
+        aiol_callback_end(loop);
+        s->running = false; /* now: the exception handler may remove it too */
+    }
+    aiol_signal_free_if_over(s);
+}
+
+/* Queues the handlers of what has come. */
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_signals_drain(aioloop *loop) {
+    aiol_signal *s;
+    aiol_store(&loop->signalled, 0); /* first: what comes from here on is noted again */
+    for (s = loop->signals; s != NULL; s = s->next) {
+        if (aiol_load(&s->pending) == 0)
+            continue;
+        aiol_store(&s->pending, 0);
+        if (!s->queued) { /* else a fatal error has kept it from running */
+            s->queued = true;
+            aiol_queue_push(&loop->ready, &s->node);
+        }
+    }
+}
+
+static void aiol_signal_closed(aiol_resource *resource) {
+    aiol_signal *s = AIOL_CONTAINER(resource, aiol_signal, resource);
+    if (!s->removed)
+        aiol_signal_detach(s);
+    s->removed = true;
+}
+
+static void aiol_signal_destroy(aiol_resource *resource) {
+    aiol_signal_free(AIOL_CONTAINER(resource, aiol_signal, resource));
+}
+
+static bool aiol_signal_open(const aiol_resource *resource) {
+    (void)resource;
+    return false; /* the loop's end is the usual end of it */
+}
+
+static const aiol_resource_calls aiol_signal_calls_table = {"signal handler", aiol_signal_closed, aiol_signal_destroy,
+                                                            aiol_signal_open};
+
+/* Where the loop's handler is linked; the end of its list if it has none. */
+static aiol_signal **aiol_signal_find(aioloop *loop, int number) {
+    aiol_signal **place = &loop->signals;
+    while (*place != NULL && (*place)->number != number)
+        place = &(*place)->next;
+    return place;
+}
+
+static void aiol_signal_set(aiol_signal *s, aioloop_callback fn, void *arg) {
+    aiol_map *old = s->resource.context;
+    s->fn = fn;
+    s->arg = arg;
+    s->urgent = false;
+    s->resource.context = aiol_map_ref(aiol_thread.map);
+    s->resource.site = aiol_site_take(s->resource.loop);
+    aiol_map_unref(old);
+}
+
+static void aiol_signal_remove(aiol_signal **place) {
+    aiol_signal *s = *place;
+    *place = s->next;
+    aiol_signal_detach(s);
+    s->removed = true;
+    aiol_signal_free_if_over(s);
+}
+
+static bool aiol_thread_owns_signals(void) {
+    return aiol_thread_is_main(aiol_thread_is_first());
+}
+
+/* Whether this thread may see to this loop's handlers. */
+static int aiol_signal_check(aioloop *loop) {
+    if (!aiol_thread_owns_signals())
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "signals belong to the main thread");
+    if (!aiol_loop_is_ours(loop) || (aiol_load(&loop->running) != 0 && aiol_thread.running != loop))
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "the loop is not this thread's");
+    return 0;
+}
+
+AIOLOOP_API int(aioloop_add_signal_handler)(aioloop *loop, int number, aioloop_callback fn, void *arg) {
+    aiol_signal **place;
+    aiol_signal *s;
+    int err;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    err = aiol_signal_check(loop);
+    if (err < 0)
+        return err;
+    if (!aiol_signal_exists(number))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "there is no signal %d", number);
+    if (fn == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
+    place = aiol_signal_find(loop, number);
+    if (*place != NULL) {
+        err = aiol_signal_catch(number, aiol_signal_arrived); /* the program may have changed what happens */
+        if (err < 0)
+            return aiol_fail(loop, err, "signal %d cannot be caught", number);
+        aiol_signal_set(*place, fn, arg);
+        return 0;
+    }
+    s = (aiol_signal *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    if (s == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    s->number = number;
+    s->node.run = aiol_signal_run;
+    aiol_resource_add(loop, &s->resource, &aiol_signal_calls_table);
+    err = aiol_signal_attach(s);
+    if (err < 0) {
+        aiol_signal_free(s);
+        return aiol_fail(loop, err, "signal %d cannot be caught", number);
+    }
+    *place = s;
+    aiol_signal_set(s, fn, arg);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number) {
+    aiol_signal **place;
+    int err;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (!aiol_signal_exists(number))
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return 0;
+    err = aiol_signal_check(loop);
+    if (err < 0)
+        return err;
+    place = aiol_signal_find(loop, number);
+    if (*place == NULL)
+        return 0;
+    aiol_signal_remove(place);
+    return 1;
+}
+
+/* ---- for aioloop_run ---- */
+
+/* fn is called when the program is interrupted (SIGINT), if nobody has decided what is to happen then and this thread
+ * may. If the loop does not get round to calling it, the next interruption ends the program, as by default. */
+AIOLOOP_INTERNAL int aiol_interrupt_begin(aioloop *loop, aioloop_callback fn, void *arg) {
+    int err;
+    if (!aiol_thread_owns_signals() || !aiol_signal_calls(SIGINT, SIG_DFL))
+        return 0;
+    err = (aioloop_add_signal_handler)(loop, SIGINT, fn, arg);
+    if (err == 0)
+        (*aiol_signal_find(loop, SIGINT))->urgent = true;
+    return err;
+}
+
+/* Does nothing if the handler is another one by now. */
+AIOLOOP_INTERNAL void aiol_interrupt_end(aioloop *loop, aioloop_callback fn) {
+    aiol_signal **place = aiol_signal_find(loop, SIGINT);
+    if (*place != NULL && (*place)->fn == fn)
+        aiol_signal_remove(place);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#else
+
+/* >> src/core/signal_none.c */
+/*
+ * signal_none.c - signals where there are none.
+ */
+#ifndef AIOL_CORE_SIGNAL_NONE_C
+#define AIOL_CORE_SIGNAL_NONE_C
+
+AIOLOOP_API int(aioloop_add_signal_handler)(aioloop *loop, int number, aioloop_callback fn, void *arg) {
+    (void)number;
+    (void)fn;
+    (void)arg;
+    return loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without signals");
+}
+
+AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number) {
+    (void)number;
+    return loop == NULL ? AIOLOOP_EINVAL : AIOLOOP_ENOTAVAILABLE;
+}
+
+#define aiol_interrupt_begin(loop, fn, arg) ((void)(loop), (void)(fn), (void)(arg), 0)
+#define aiol_interrupt_end(loop, fn) ((void)(loop), (void)(fn))
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
 /* net: transports and servers. */
 
 /* >> src/net/net.h */
@@ -30582,12 +31079,21 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound) {
 #ifndef AIOL_HIGH_RUNNER_C
 #define AIOL_HIGH_RUNNER_C
 
+#if AIOLOOP_USE_SUBPROCESS
+
+#else
+
+#endif
+
 struct aioloop_runner {
     aioloop *loop; /* NULL: closed */
     aioloop_context *context;
     aioloop_time shutdown_timeout;
     aioloop_allocator allocator;
     bool closing; /* what that calls may not do so again */
+    aioloop_task *main; /* while it runs */
+    int interrupts;     /* in this run */
+    bool leaving;       /* without waiting for main */
 };
 
 AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
@@ -30613,6 +31119,31 @@ AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *option
     return runner;
 }
 
+/* The first interruption cancels main, which may clean up; who does not want to wait for that interrupts again. */
+static void aiol_runner_interrupted(aioloop *loop, void *arg) {
+    aioloop_runner *runner = (aioloop_runner *)arg;
+    if (++runner->interrupts == 1 && !aioloop_future_done(runner->main)) {
+        aioloop_future_cancel(runner->main, NULL);
+        return;
+    }
+    runner->leaving = true;
+    aioloop_raise(loop, AIOLOOP_EFATAL, NULL);
+}
+
+/* Runs main until it is done, or the program is interrupted. */
+static int64_t aiol_runner_complete(aioloop_runner *runner, aioloop_task *task, void *out) {
+    int64_t n;
+    runner->main = aioloop_future_ref(task);
+    runner->interrupts = 0;
+    runner->leaving = false;
+    n = aioloop_run_until_complete(runner->loop, task, out);
+    if (runner->leaving || (n == AIOLOOP_ECANCELED && runner->interrupts > 0 && aioloop_task_uncancel(task) == 0))
+        n = AIOLOOP_EINTERRUPTED;
+    runner->main = NULL;
+    aioloop_future_unref(task);
+    return n;
+}
+
 static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
     int64_t n;
     if (runner == NULL)
@@ -30621,7 +31152,11 @@ static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recip
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "the runner is closed");
     if (aioloop_get_running_loop() != NULL)
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop is running in this thread");
-    n = aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
+    n = aiol_interrupt_begin(runner->loop, aiol_runner_interrupted, runner);
+    if (n == 0) {
+        n = aiol_runner_complete(runner, aiol_create_task(runner->loop, recipe), out);
+        aiol_interrupt_end(runner->loop, aiol_runner_interrupted);
+    }
     if (n < 0) {
         const aioloop_error *error = aioloop_last_error(runner->loop);
         aiol_fail(NULL, (int)n, "%s", aioloop_error_code(error) == n ? aioloop_error_message(error) : "");
@@ -33475,6 +34010,7 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_call_at_context AIOLOOP_SITE(aioloop_call_at_context)
 #define aioloop_add_reader AIOLOOP_SITE(aioloop_add_reader)
 #define aioloop_add_writer AIOLOOP_SITE(aioloop_add_writer)
+#define aioloop_add_signal_handler AIOLOOP_SITE(aioloop_add_signal_handler)
 #define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
 #define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
 #define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)

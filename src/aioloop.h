@@ -81,6 +81,9 @@ extern "C" {
 #include "sys/socket_posix.c"
 #include "sys/path_posix.c"
 #endif
+#if AIOLOOP_USE_SUBPROCESS
+#include "sys/signal_posix.c"
+#endif
 #include "sys/sendfile.c"
 #include "sys/resolve.c"
 #if AIOL_HAVE_PTHREAD
@@ -159,6 +162,11 @@ extern "C" {
 #endif
 #include "core/loop.c"
 #include "core/watch.c"
+#if AIOLOOP_USE_SUBPROCESS
+#include "core/signal.c"
+#else
+#include "core/signal_none.c"
+#endif
 
 /* net: transports and servers. */
 #include "net/net.h"

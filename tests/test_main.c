@@ -552,6 +552,7 @@ static const fault_call fault_calls[] = {
     {"dup2", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"pidfd_open", {ENOSYS, EMFILE, 0, 0, 0, 0, 0, 0}},
     {"close_range", {ENOSYS, 0, 0, 0, 0, 0, 0, 0}},
+    {"sigaction", {EINVAL, 0, 0, 0, 0, 0, 0, 0}},
     {"sendfile", {EINTR, EAGAIN, EPIPE, ECONNRESET, EINVAL, EIO, 0, 0}},
     {"pread", {EINTR, EIO, 0, 0, 0, 0, 0, 0}},
     {"fstat", {EIO, 0, 0, 0, 0, 0, 0, 0}},

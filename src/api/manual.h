@@ -340,8 +340,7 @@
  *   when aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of
  *   loops may run in as many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and
  *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
- *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
- *   (examples/echo_server.c).
+ *   call only if the loop sleeps. For signals there is aioloop_add_signal_handler.
  *
  *   aioloop_run_coroutine_threadsafe has a loop run a coroutine for another thread, which can wait for the outcome
  *   (aioloop_concurrent_future_result) or cancel it; aioloop_wrap_future waits for such a future in a loop, so two loops can work for
@@ -378,11 +377,25 @@
  *   examples/process_pool.c.
  *
  *
+ * SIGNALS
+ *
+ *   aioloop_add_signal_handler(loop, SIGTERM, fn, arg) has fn called in the loop, as an ordinary callback, which may do what
+ *   any callback may; a loop that sleeps is woken. Signals belong to the process's main thread: handlers are added and
+ *   removed there. Removing one, or closing the loop, leaves the signal with its default action. A process that is forked
+ *   inherits none of this.
+ *
+ *   aioloop_run in the main thread cancels its coroutine at the first SIGINT (Ctrl-C), and says AIOLOOP_EINTERRUPTED when
+ *   that has ended by it; a second one ends the run without waiting for it, and then what is left is cancelled as at every
+ *   end of a run, where SIGINT has its default action. If the loop does not come round to the first, because a callback
+ *   takes for ever, the second ends the program. All that only if SIGINT had its default action before the run: who
+ *   ignores it or has a handler is left alone. See examples/signals.c.
+ *
+ *
  * ENDING WELL
  *
  *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
- *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's
- *   pipe, watched) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
+ *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (the handler of
+ *   a signal) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
  *   aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.

@@ -18,6 +18,7 @@
 #define aioloop_call_at_context AIOLOOP_SITE(aioloop_call_at_context)
 #define aioloop_add_reader AIOLOOP_SITE(aioloop_add_reader)
 #define aioloop_add_writer AIOLOOP_SITE(aioloop_add_writer)
+#define aioloop_add_signal_handler AIOLOOP_SITE(aioloop_add_signal_handler)
 #define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
 #define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
 #define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)

@@ -20,6 +20,9 @@
 #ifndef AIOLOOP_USE_TLS
 #define AIOLOOP_USE_TLS 0
 #endif
+#ifndef AIOLOOP_USE_SUBPROCESS
+#define AIOLOOP_USE_SUBPROCESS (!AIOLOOP_PORT)
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -32,6 +35,10 @@
 #define AIOL_OS_POSIX 1
 #else
 #error "aioloop.h: there is no back end for this system yet; with AIOLOOP_PORT 1 it runs on the five functions of port.h"
+#endif
+
+#if AIOLOOP_USE_SUBPROCESS && !AIOL_OS_POSIX
+#error "aioloop.h: there are neither signals nor processes here; compile with AIOLOOP_USE_SUBPROCESS 0"
 #endif
 
 #if defined(__linux__) && AIOL_OS_POSIX

@@ -91,6 +91,18 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
 #endif
 
+/* ---- signal_posix.c ---- */
+
+#if AIOLOOP_USE_SUBPROCESS
+#define AIOL_SIGNAL_COUNT NSIG /* they have numbers below that */
+AIOLOOP_INTERNAL bool aiol_signal_exists(int number);
+AIOLOOP_INTERNAL int aiol_signal_catch(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL bool aiol_signal_calls(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL void aiol_signal_restore(int number);
+AIOLOOP_INTERNAL void aiol_signal_obey(int number);
+AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first);
+#endif
+
 /* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
 
 typedef struct aiol_file_kind {
