@@ -25,7 +25,9 @@ enum {
     AIOL_TRANSPORT_WRITE_PAUSED = 4, /* the protocol was told to pause */
     AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
     AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
-    AIOL_TRANSPORT_FLOW_HELD = 32    /* the protocol was told the opposite of WRITE_PAUSED */
+    AIOL_TRANSPORT_FLOW_HELD = 32,   /* the protocol was told the opposite of WRITE_PAUSED */
+    AIOL_TRANSPORT_PIPE = 64,        /* pipe.c's: one way only */
+    AIOL_TRANSPORT_RESTORE = 128     /* its descriptor was one that waits, and is to be so again */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
@@ -101,7 +103,8 @@ typedef struct aiol_stream_setup {
     const aioloop_address *local;
     const aioloop_address *peer;
     uint32_t site;
-    bool attached; /* the engine knows the socket already */
+    aiol_owner owner; /* as which it is to be attached */
+    bool attached;    /* the engine knows the socket already */
 } aiol_stream_setup;
 
 /* What a TLS transport is made of. */

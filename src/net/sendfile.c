@@ -537,6 +537,8 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
     if (t->file != NULL)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "a file is being sent already");
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0 && !t->calls->can_write_eof)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "the transport only reads");
     if (t->calls->send_file == NULL && !fallback)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "files cannot be sent over this transport but by copying");
     return 0;

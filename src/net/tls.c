@@ -969,6 +969,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that goes one way cannot be upgraded");
     if (t->file != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
     if (t->protocol == &aiol_secure_protocol)

@@ -382,7 +382,7 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
         return transport->peer.family != AIOLOOP_UNSPEC ? &transport->peer : fallback;
     if (strcmp(name, "sockname") == 0)
         return transport->local.family != AIOLOOP_UNSPEC ? &transport->local : fallback;
-    if (strcmp(name, "socket") == 0)
+    if (strcmp(name, (transport->flags & AIOL_TRANSPORT_PIPE) != 0 ? "pipe" : "socket") == 0)
         return transport->recv.fd != AIOL_NO_SOCKET ? &transport->recv.fd : fallback;
     return fallback;
 }
