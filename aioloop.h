@@ -251,6 +251,9 @@
  *   closed. aioloop_start_tls and aioloop_stream_start_tls upgrade a live connection, as STARTTLS wants it. A connection
  *   that is cut without goodbye is lost with AIOLOOP_ESSL_TRUNCATED. It needs AIOLOOP_USE_TLS and mbedTLS.
  *
+ *   aioloop_connect_read_pipe and aioloop_connect_write_pipe make transports that go one way, of pipes, FIFOs, terminals:
+ *   a program's own standard input and output, for example.
+ *
  *   aioloop_sendfile sends a file, or a part of it, over a transport, without copying where the system can.
  *
  *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
@@ -343,7 +346,8 @@
  *
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
- *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2    do as on a system that has no such call
+ *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-nosignal
+ *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature
  *       delayed                                           sim: operations complete late and in parts
@@ -2823,6 +2827,47 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, ai
 
 #endif
 
+/* >> src/api/pipe.h */
+/*
+ * pipe.h - pipes, FIFOs, terminals: one way only.        (asyncio: loop.connect_read_pipe, loop.connect_write_pipe)
+ */
+#ifndef AIOLOOP_API_PIPE_H
+#define AIOLOOP_API_PIPE_H
+
+/* loop.connect_read_pipe(), loop.connect_write_pipe(): a transport that reads, or one that writes, of the caller's end of
+ * a pipe, a FIFO, a stream socket, or a terminal or another character device. The future's pointer is the
+ * aioloop_transport, its number 0; connection_made has returned when it is done. From then on the descriptor is the
+ * loop's, which closes it after connection_lost; if the call fails it is open and the caller's, as it was.
+ *
+ * It is made non-blocking. That is said of the open file, which other processes may have too: a terminal is therefore
+ * opened anew under the same number, and what was blocking and cannot be is made so again when the transport lets go of
+ * it. Do not give one open file that cannot be opened anew (a pseudo-terminal's master, a FIFO open both ways) to two
+ * transports.
+ *
+ * A transport that reads: at the end of the file it closes, whatever eof_received answers. An error of reading is reported
+ * to the exception handler and connection_lost has it, but AIOLOOP_EIO, a terminal's whose other side has gone, is not
+ * reported. aioloop_transport_write and its kin answer AIOLOOP_ENOTAVAILABLE.
+ *
+ * A transport that writes: closing it, and aioloop_transport_write_eof, which is the same here, sends what is buffered
+ * first; what is written afterwards is dropped. When nobody reads any more it closes at once, without waiting for a
+ * write: connection_lost has 0 if nothing was buffered, else AIOLOOP_EPIPE. (A FIFO that is open both ways has always a
+ * reader.) What comes from the other end of a socket is dropped. aioloop_transport_is_reading is false, and pausing and
+ * resuming do nothing. No SIGPIPE is raised.
+ *
+ * aioloop_transport_get_extra_info has "pipe", a const aioloop_socket *; no "socket", "peername" or "sockname". There is
+ * no TLS over half a connection: aioloop_start_tls answers AIOLOOP_EINVAL.
+ *
+ * Cancelling the future closes the descriptor. Fails with AIOLOOP_EINVAL (a file, a folder, NULL), AIOLOOP_EBADF (not open,
+ * or not for reading, or not for writing), AIOLOOP_EMISUSE (another transport or a watcher has it), the factory's error
+ * (then it is closed), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE (on a port). protocol is kept, arg passed
+ * on. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_connect_read_pipe(aioloop *loop, const aioloop_protocol *protocol,
+                                                                       void *arg, aioloop_socket pipe);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_connect_write_pipe(aioloop *loop, const aioloop_protocol *protocol,
+                                                                        void *arg, aioloop_socket pipe);
+
+#endif
+
 /* >> src/api/sendfile.h */
 /*
  * sendfile.h - files sent over a connection, by the system alone where it can.    (asyncio: loop.sendfile, sock_sendfile)
@@ -3194,6 +3239,10 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 
+/* A pipe, for aioloop_connect_read_pipe (the first end) and aioloop_connect_write_pipe; the caller's until given away. It
+ * holds as much as a connection, and nothing is under way in it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]);
+
 /* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
  * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
  * in a partition, and between internet sockets also when there is no room for it at its receiver
@@ -3514,6 +3563,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #endif
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
@@ -3559,6 +3609,12 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_HAVE_EPOLL_PWAIT2 1
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
+#endif
+#if AIOL_OS_LINUX && defined(SYS_pwritev2)
+#define AIOL_HAVE_NOSIGNAL 1
+#define AIOL_RWF_NOSIGNAL 0x100 /* Linux 6.18; no header has it yet */
+#else
+#define AIOL_HAVE_NOSIGNAL 0
 #endif
 #if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
 #define AIOL_HAVE_SENDFILE 1
@@ -4733,7 +4789,8 @@ enum {
     AIOL_WITHOUT_BUFFER_RING = 64,
     AIOL_WITHOUT_INCREMENTAL = 128,
     AIOL_WITHOUT_MULTISHOT = 256,
-    AIOL_WITHOUT_SENDFILE = 512
+    AIOL_WITHOUT_SENDFILE = 512,
+    AIOL_WITHOUT_NOSIGNAL = 1024
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -4753,6 +4810,13 @@ typedef struct aiol_path_identity {
     uint64_t inode;
     bool is_socket;
 } aiol_path_identity;
+
+/* What is given to be read or written. */
+typedef struct aiol_pipe_kind {
+    bool socket;
+    bool device;
+    bool one_way; /* a pipe or FIFO that is open for one of the two: its other end can go */
+} aiol_pipe_kind;
 
 /* Room for the path that an address of a Unix socket points to. */
 typedef struct aiol_path_room {
@@ -4794,6 +4858,15 @@ AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events
 #endif
 /* 0 if s is a descriptor of any kind. */
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
+
+/* Of what can be read, or written; AIOLOOP_EINVAL: a file, a folder; AIOLOOP_EBADF: open for the other. */
+AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+/* Non-blocking. *restore: aiol_pipe_restore is to be called before it is closed. */
+AIOLOOP_INTERNAL int aiol_pipe_adopt(aioloop_socket s, bool *restore);
+AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s);
+/* As those of sockets. */
+AIOLOOP_INTERNAL int64_t aiol_pipe_read(aioloop_socket s, void *buffer, size_t size);
+AIOLOOP_INTERNAL int64_t aiol_pipe_write(aioloop_socket s, const aioloop_buf *pieces, int count, unsigned *without);
 
 AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
@@ -4926,15 +4999,20 @@ AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
 
 /* operations, and their flags */
 enum {
+    AIOL_URING_WRITEV = 2,
     AIOL_URING_POLL_ADD = 6,
     AIOL_URING_SENDMSG = 9,
     AIOL_URING_ACCEPT = 13,
     AIOL_URING_CANCEL = 14,
+    AIOL_URING_READ = 22,
+    AIOL_URING_WRITE = 23,
     AIOL_URING_SEND = 26,
     AIOL_URING_RECV = 27
 };
 #define AIOL_URING_BUFFER_SELECT 0x20u
 #define AIOL_URING_SKIP_SUCCESS 0x40u
+#define AIOL_URING_NOWAIT 0x8u     /* RWF_NOWAIT, */
+#define AIOL_URING_NOSIGNAL 0x100u /* and RWF_NOSIGNAL (6.18) */
 #define AIOL_URING_RECV_MULTISHOT 0x2u
 #define AIOL_URING_ACCEPT_MULTISHOT 0x1u
 #define AIOL_URING_CANCEL_ALL 0x1u
@@ -6427,6 +6505,200 @@ AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s) {
 
 #endif
 
+/* >> src/sys/pipe_posix.c */
+/*
+ * pipe_posix.c - what is read and written, not received and sent: pipes, FIFOs, terminals and other devices.
+ *
+ *   a) A write to a pipe that nobody reads raises SIGPIPE, in the thread that writes. Linux can leave that out since 6.18
+ *      (RWF_NOSIGNAL); elsewhere the signal is held back, and taken away if the write has caused it. One that was
+ *      waiting before stays.
+ *   b) Whether a call waits is said of the open file, which other processes share: of a terminal all that the shell has
+ *      started. So a terminal is opened anew, and the number is the new one's. The master of a pseudo-terminal would
+ *      open another one, and some terminals may not be opened: those, like all the rest, are put back in the end.
+ *   c) Not every system has sigtimedwait.
+ */
+#ifndef AIOL_SYS_PIPE_POSIX_C
+#define AIOL_SYS_PIPE_POSIX_C
+
+/* ---- a) ---- */
+
+typedef struct aiol_held_signal {
+    sigset_t before;
+    bool waiting;
+} aiol_held_signal;
+
+static void aiol_signal_set_pipe(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGPIPE);
+}
+
+static int aiol_signal_mask(int how, const sigset_t *set, sigset_t *before) {
+#if AIOL_HAVE_PTHREAD
+    return pthread_sigmask(how, set, before);
+#else
+    return sigprocmask(how, set, before);
+#endif
+}
+
+static void aiol_signal_hold(aiol_held_signal *held) {
+    sigset_t pipe_signal;
+    sigset_t pending;
+    aiol_signal_set_pipe(&pipe_signal);
+    aiol_signal_mask(SIG_BLOCK, &pipe_signal, &held->before);
+    held->waiting = false;
+    if (sigismember(&held->before, SIGPIPE) == 1) {
+        sigpending(&pending);
+        held->waiting = sigismember(&pending, SIGPIPE) == 1;
+    }
+}
+
+static void aiol_signal_release(const aiol_held_signal *held, bool caused) {
+    sigset_t pipe_signal;
+    aiol_signal_set_pipe(&pipe_signal);
+    if (caused && !held->waiting) {
+#if AIOL_OS_LINUX || defined(__FreeBSD__) || defined(__NetBSD__)
+        static const struct timespec now = {0, 0};
+        while (sigtimedwait(&pipe_signal, NULL, &now) == -1 && errno == EINTR)
+            ;
+#else
+        sigset_t pending; /* c) */
+        int number;
+        sigpending(&pending);
+        if (sigismember(&pending, SIGPIPE) == 1)
+            sigwait(&pipe_signal, &number);
+#endif
+    }
+    aiol_signal_mask(SIG_SETMASK, &held->before, NULL);
+}
+
+static int64_t aiol_pipe_write_held(aioloop_socket s, const struct iovec *pieces, int count) {
+    aiol_held_signal held;
+    ssize_t n;
+    int error = 0;
+    aiol_signal_hold(&held);
+    do
+        n = AIOL_SYS(writev, writev(s, pieces, count));
+    while (n == -1 && errno == EINTR);
+    if (n == -1)
+        error = errno;
+    aiol_signal_release(&held, error == EPIPE);
+    return n == -1 ? aiol_error_from_errno(error) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_pipe_write(aioloop_socket s, const aioloop_buf *pieces, int count, unsigned *without) {
+    struct iovec vector[AIOL_IOV_MAX];
+    struct msghdr message;
+    aiol_socket_message(&message, vector, pieces, count);
+    count = (int)message.msg_iovlen;
+#if AIOL_HAVE_NOSIGNAL
+    if ((*without & AIOL_WITHOUT_NOSIGNAL) == 0) {
+        ssize_t n;
+        do
+            n = AIOL_SYS(pwritev2, (ssize_t)syscall(SYS_pwritev2, s, vector, (long)count, -1L, -1L, AIOL_RWF_NOSIGNAL));
+        while (n == -1 && errno == EINTR);
+        if (n != -1)
+            return (int64_t)n;
+        if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)
+            return aiol_error_from_errno(errno);
+        *without |= AIOL_WITHOUT_NOSIGNAL;
+    }
+#else
+    (void)without;
+#endif
+    return aiol_pipe_write_held(s, vector, count);
+}
+
+AIOLOOP_INTERNAL int64_t aiol_pipe_read(aioloop_socket s, void *buffer, size_t size) {
+    ssize_t n;
+    do
+        n = AIOL_SYS(read, read(s, buffer, size));
+    while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+/* ---- descriptors of others ---- */
+
+AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    struct stat st;
+    int family;
+    int mode;
+    int err;
+    if (s < 0)
+        return AIOLOOP_EBADF;
+    if (AIOL_SYS(fstat, fstat(s, &st)) == -1)
+        return aiol_error_from_errno(errno);
+    if (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
+        return AIOLOOP_EINVAL;
+    if (S_ISSOCK(st.st_mode) && (err = aiol_socket_inspect(s, &family)) < 0)
+        return err;
+    mode = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    if (mode == -1)
+        return aiol_error_from_errno(errno);
+    mode &= O_ACCMODE;
+    if (mode == (writes ? O_RDONLY : O_WRONLY))
+        return AIOLOOP_EBADF;
+    kind->socket = S_ISSOCK(st.st_mode) != 0;
+    kind->device = S_ISCHR(st.st_mode) != 0;
+    kind->one_way = mode != O_RDWR && S_ISFIFO(st.st_mode);
+    return 0;
+}
+
+/* b) Whether s is now a terminal of its own that does not wait. */
+static bool aiol_terminal_reopen(aioloop_socket s, int mode) {
+    struct stat before;
+    struct stat after;
+    char path[64];
+    int fd;
+#if AIOL_OS_LINUX
+    int number;
+    if (ioctl(s, TIOCGPTN, &number) == 0) /* a master */
+        return false;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", s);
+#else
+    if (ttyname_r(s, path, sizeof(path)) != 0)
+        return false;
+#endif
+    fd = AIOL_SYS(open, open(path, (mode & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    if (fd == -1)
+        return false;
+    if (fstat(s, &before) == 0 && fstat(fd, &after) == 0 && S_ISCHR(after.st_mode) && before.st_rdev == after.st_rdev &&
+        isatty(fd) && AIOL_SYS(dup2, dup2(fd, s)) != -1) {
+        close(fd);
+        return true;
+    }
+    close(fd);
+    return false;
+}
+
+AIOLOOP_INTERNAL int aiol_pipe_adopt(aioloop_socket s, bool *restore) {
+    int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    int own = AIOL_SYS(fcntl, fcntl(s, F_GETFD, 0));
+    if (flags == -1 || own == -1)
+        return aiol_error_from_errno(errno);
+    *restore = false;
+    if ((flags & O_NONBLOCK) == 0 && !(isatty(s) && aiol_terminal_reopen(s, flags))) {
+        if (AIOL_SYS(fcntl, fcntl(s, F_SETFL, flags | O_NONBLOCK)) == -1)
+            return aiol_error_from_errno(errno);
+        *restore = true;
+    }
+    /* The standard ones are there to be inherited. */
+    if (s > STDERR_FILENO && AIOL_SYS(fcntl, fcntl(s, F_SETFD, own | FD_CLOEXEC)) == -1) {
+        int error = errno;
+        if (*restore)
+            aiol_pipe_restore(s);
+        return aiol_error_from_errno(error);
+    }
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s) {
+    int flags = fcntl(s, F_GETFL, 0);
+    if (flags != -1)
+        (void)fcntl(s, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+#endif
+
 /* >> src/sys/path_posix.c */
 /*
  * path_posix.c - the files of Unix sockets.
@@ -6542,8 +6814,7 @@ AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first) {
 /*
  * sendfile.c - files, as far as sending them needs.
  *
- *   a) sendfile() has no MSG_NOSIGNAL: the signal is held back, and taken away if the call has caused it. It is the
- *      thread's own. One that was waiting before stays.
+ *   a) sendfile() has no MSG_NOSIGNAL: the signal is held back, as for pipes.
  *   b) What it says of a file that it cannot read in this way (a pipe, a directory), and of a socket that it cannot
  *      write to, differs; all of it means that the bytes have to be copied.
  *   c) On 32-bit systems off_t may be too small for the place.
@@ -6623,48 +6894,7 @@ static int64_t aiol_sendfile_error(int error) {
 #endif
 
 #if AIOL_HAVE_SENDFILE && AIOL_OS_LINUX
-typedef struct aiol_held_signal {
-    sigset_t before;
-    bool waiting;
-} aiol_held_signal;
-
-static void aiol_signal_set_pipe(sigset_t *set) {
-    sigemptyset(set);
-    sigaddset(set, SIGPIPE);
-}
-
-static int aiol_signal_mask(int how, const sigset_t *set, sigset_t *before) {
-#if AIOL_HAVE_PTHREAD
-    return pthread_sigmask(how, set, before);
-#else
-    return sigprocmask(how, set, before);
-#endif
-}
-
 /* a) */
-static void aiol_signal_hold(aiol_held_signal *held) {
-    sigset_t pipe_signal;
-    sigset_t pending;
-    aiol_signal_set_pipe(&pipe_signal);
-    aiol_signal_mask(SIG_BLOCK, &pipe_signal, &held->before);
-    held->waiting = false;
-    if (sigismember(&held->before, SIGPIPE) == 1) {
-        sigpending(&pending);
-        held->waiting = sigismember(&pending, SIGPIPE) == 1;
-    }
-}
-
-static void aiol_signal_release(const aiol_held_signal *held, bool caused) {
-    static const struct timespec now = {0, 0};
-    sigset_t pipe_signal;
-    if (caused && !held->waiting) {
-        aiol_signal_set_pipe(&pipe_signal);
-        while (sigtimedwait(&pipe_signal, NULL, &now) == -1 && errno == EINTR)
-            ;
-    }
-    aiol_signal_mask(SIG_SETMASK, &held->before, NULL);
-}
-
 AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
     aiol_held_signal held;
     off_t place;
@@ -10974,6 +11204,7 @@ typedef struct aiol_op {
              * fit, and done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
             bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool pipe;      /* attached as AIOL_OWNER_PIPE or AIOL_OWNER_DEVICE */
             bool multishot; /* the engine's: how bytes were asked for, */
             int end;        /* and what comes behind those that it keeps */
         } recv;
@@ -10998,7 +11229,12 @@ typedef struct aiol_budget {
 } aiol_budget;
 
 /* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+typedef enum aiol_owner {
+    AIOL_OWNER_TRANSPORT, /* of a socket */
+    AIOL_OWNER_PIPE,      /* a transport of what is read and written, not received and sent: a pipe, a FIFO */
+    AIOL_OWNER_DEVICE,    /* likewise, a terminal or another character device */
+    AIOL_OWNER_WATCHER
+} aiol_owner;
 
 struct aiol_engine;
 
@@ -11027,6 +11263,11 @@ typedef struct aiol_socket_calls {
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*connected)(struct aiol_engine *e, aioloop_socket s);
     int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
+
+    /* Of what connect_read_pipe and connect_write_pipe are given. */
+    int (*pipe_inspect)(struct aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+    int (*pipe_adopt)(struct aiol_engine *e, aioloop_socket s, bool *restore);
+    void (*pipe_restore)(struct aiol_engine *e, aioloop_socket s);
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {
@@ -11118,8 +11359,16 @@ typedef struct aiol_engine_setup {
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. PIPE: is
+ * read and written. POLLS: io_uring's requests cannot wait there, polls can. */
+enum {
+    AIOL_FD_TRANSPORT = 1,
+    AIOL_FD_DIRTY = 2,
+    AIOL_FD_FULL = 4,
+    AIOL_FD_ROOM = 8,
+    AIOL_FD_PIPE = 16,
+    AIOL_FD_POLLS = 32
+};
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The
  * others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made; WAITING: it is to
@@ -11308,7 +11557,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
         err = aiol_grow(e->allocator, &t->fds, &t->fds_capacity, sizeof(t->fds[0]), (size_t)fd + 1);
     if (err == 0)
         err = aiol_grow(e->allocator, &t->dirty, &t->dirty_capacity, sizeof(t->dirty[0]), t->fds_capacity);
-    if (err == 0 && t->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
+    if (err == 0 && t->buffer == NULL && owner != AIOL_OWNER_WATCHER) {
         t->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER);
         err = t->buffer == NULL ? AIOLOOP_ENOMEM : 0;
     }
@@ -11317,12 +11566,16 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner != AIOL_OWNER_TRANSPORT)
+    if (owner == AIOL_OWNER_WATCHER)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM | AIOL_FD_PIPE | AIOL_FD_POLLS);
+    if (owner != AIOL_OWNER_TRANSPORT)
+        entry->flags |= AIOL_FD_PIPE;
+    if (owner == AIOL_OWNER_DEVICE)
+        entry->flags |= AIOL_FD_POLLS;
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -11395,6 +11648,10 @@ static AIOL_NOINLINE void aiol_table_read_ended(aiol_table *t, aiol_op *op, int6
     aiol_table_finish(t, op, n);
 }
 
+AIOL_INLINE int64_t aiol_table_read(const aiol_op *op, void *buffer, size_t size) {
+    return AIOL_UNLIKELY(op->u.recv.pipe) ? aiol_pipe_read(op->fd, buffer, size) : aiol_socket_recv(op->fd, buffer, size);
+}
+
 /* Into memory of the receiver's. How much. */
 static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
@@ -11404,7 +11661,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
         int64_t n;
         if (!aiol_table_place(t, op, &to, &size))
             break;
-        n = aiol_socket_recv(op->fd, to, size);
+        n = aiol_table_read(op, to, size);
         if (n <= 0) {
             aiol_table_read_ended(t, op, n);
             break;
@@ -11422,7 +11679,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
 AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
     while (op->u.recv.dest == NULL) { /* a callback may change it */
-        int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
+        int64_t n = aiol_table_read(op, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
             aiol_table_read_ended(t, op, n);
@@ -11522,6 +11779,12 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
 }
 
 /* ---- writing ---- */
+
+AIOL_INLINE int64_t aiol_table_send(aiol_table *t, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    if (AIOL_UNLIKELY((aiol_table_at(t, fd)->flags & AIOL_FD_PIPE) != 0))
+        return aiol_pipe_write(fd, pieces, count, &t->without);
+    return aiol_socket_send(fd, pieces, count);
+}
 
 /* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
 static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
@@ -11664,11 +11927,24 @@ static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
     return aiol_socket_blocks(s);
 }
 
+static int aiol_system_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)e;
+    return aiol_pipe_inspect(s, writes, kind);
+}
+static int aiol_system_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)e;
+    return aiol_pipe_adopt(s, restore);
+}
+static void aiol_system_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    aiol_pipe_restore(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
     aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
-    aiol_system_blocks,
+    aiol_system_blocks,  aiol_system_pipe_inspect, aiol_system_pipe_adopt, aiol_system_pipe_restore,
 };
 
 #endif
@@ -11727,7 +12003,7 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
 }
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
-    int64_t n = aiol_socket_send(fd, pieces, count);
+    int64_t n = aiol_table_send((aiol_table *)e, fd, pieces, count);
     (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
@@ -11825,8 +12101,11 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
     aioloop_socket fd = r->table.dirty[--r->table.dirty_count];
     aiol_fd *entry = &r->table.fds[fd];
     aiol_op *in = entry->in;
+    char byte;
     entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
-    if (in != NULL)
+    if (in != NULL && in->kind == AIOL_OP_RECV && in->u.recv.pipe && aiol_pipe_read(fd, &byte, 1) == 0)
+        aiol_table_finish(&r->table, in, 0); /* epoll refuses what is always ready, such as /dev/null */
+    else if (in != NULL)
         aiol_table_finish(&r->table, in, err);
     entry = &r->table.fds[fd];
     if (entry->out != NULL)
@@ -12048,6 +12327,8 @@ free_reactor:
  *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and
  *      then given to a thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits:
  *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
+ *   l) Reading and writing FIFOs and devices that do not block is not waited for, nor can it be refused to wait
+ *      (EOPNOTSUPP); for them there are polls. Also for pipes where a write may raise SIGPIPE, in the thread that enters.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
  * measured (loopback, where the kernel copies in the end), so there are none.
@@ -12255,14 +12536,16 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_recv(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     aiol_uring_entry *entry;
-    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
+    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || (at->flags & AIOL_FD_POLLS) != 0 || !aiol_uring_has_buffers(u))
         return aiol_uring_poll(u, op, POLLIN);
-    entry = aiol_uring_request(u, AIOL_URING_RECV, op->fd, op);
+    entry = aiol_uring_request(u, op->u.recv.pipe ? AIOL_URING_READ : AIOL_URING_RECV, op->fd, op);
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
+    if (op->u.recv.pipe)
+        entry->offset = UINT64_MAX; /* it has no places */
     op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
@@ -12281,17 +12564,21 @@ static bool aiol_uring_accept(aiol_uring *u, aiol_op *op) {
     return true;
 }
 
-static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_send(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     const aioloop_buf *pieces = op->u.send.pieces;
     bool several = op->u.send.count != 1;
+    bool pipe = (at->flags & AIOL_FD_PIPE) != 0;
+    int operation = pipe ? several ? AIOL_URING_WRITEV : AIOL_URING_WRITE : several ? AIOL_URING_SENDMSG : AIOL_URING_SEND;
     aiol_uring_entry *entry;
     aiol_gather *gather;
     if (several && u->gather_count == AIOL_URING_GATHERS && (aiol_uring_enter(u, 0, 0, -1) < 0 || u->gather_count != 0))
         return false;
-    entry = aiol_uring_request(u, several ? AIOL_URING_SENDMSG : AIOL_URING_SEND, op->fd, op);
+    entry = aiol_uring_request(u, operation, op->fd, op);
     if (entry == NULL)
         return false;
-    entry->operation_flags = AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    entry->operation_flags = pipe ? AIOL_URING_NOSIGNAL | AIOL_URING_NOWAIT : AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    if (pipe)
+        entry->offset = UINT64_MAX;
     if (!several) {
         entry->address = (uint64_t)(uintptr_t)pieces->data;
         entry->size = (uint32_t)aiol_min_size(pieces->size, 0x40000000u);
@@ -12299,9 +12586,15 @@ static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
     }
     gather = &u->gathers[u->gather_count++];
     aiol_socket_message(&gather->message, gather->pieces, pieces, op->u.send.count);
-    entry->address = (uint64_t)(uintptr_t)&gather->message;
-    entry->size = 1;
+    entry->address = pipe ? (uint64_t)(uintptr_t)gather->pieces : (uint64_t)(uintptr_t)&gather->message;
+    entry->size = pipe ? (uint32_t)gather->message.msg_iovlen : 1;
     return true;
+}
+
+/* Whether a SEND has to wait for room first; l). */
+static bool aiol_uring_must_poll(const aiol_uring *u, const aiol_fd *entry) {
+    return (entry->flags & (AIOL_FD_FULL | AIOL_FD_POLLS)) != 0 ||
+           ((entry->flags & AIOL_FD_PIPE) != 0 && (u->table.without & AIOL_WITHOUT_NOSIGNAL) != 0);
 }
 
 /* Makes an operation's request. False: no room now. */
@@ -12310,13 +12603,13 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
     op->engine_flags &= (uint8_t)~AIOL_OP_POLLED;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_RECV:
-        made = aiol_uring_recv(u, op);
+        made = aiol_uring_recv(u, entry, op);
         break;
     case AIOL_OP_ACCEPT:
         made = aiol_uring_accept(u, op);
         break;
     case AIOL_OP_SEND:
-        made = (entry->flags & AIOL_FD_FULL) != 0 ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, op);
+        made = aiol_uring_must_poll(u, entry) ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, entry, op);
         break;
     case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
@@ -12493,7 +12786,7 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
         u->deferred++;
         return AIOL_PENDING;
     }
-    return aiol_table_attempted(e, fd, pieces, count, aiol_socket_send(fd, pieces, count));
+    return aiol_table_attempted(e, fd, pieces, count, aiol_table_send(&u->table, fd, pieces, count));
 }
 
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
@@ -12624,6 +12917,8 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
 static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
     aiol_table *t = &u->table;
     int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result == -EAGAIN && op->u.recv.pipe) /* l) */
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS;
     if (result > 0 || aiol_uring_is_passing(result) || (op->engine_flags & AIOL_OP_ENDED) != 0)
         return;
     if (result == -EINVAL && op->u.recv.multishot && !u->proved) /* a kernel before 6.0 */
@@ -12746,7 +13041,7 @@ static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
             aiol_table_finish(&u->table, op, n);
         return;
     }
-    aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
+    aiol_uring_sent(u, op, aiol_table_send(&u->table, op->fd, op->u.send.pieces, op->u.send.count));
 }
 
 static void aiol_uring_watched(aiol_uring *u, aiol_op *op, int result, bool fresh) {
@@ -12802,6 +13097,8 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             aiol_uring_receive_ended(u, op, c->result);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
+    } else if (c->result == -EOPNOTSUPP && (aiol_table_at(t, op->fd)->flags & AIOL_FD_PIPE) != 0) {
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS; /* l) */
     } else if (c->result == -EAGAIN || !aiol_uring_is_passing(c->result)) {
         aiol_uring_sent(u, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }
@@ -13165,6 +13462,7 @@ typedef struct aiol_sim_socket {
     bool reuse_address;
     bool reuse_port;
     bool v6_only;
+    bool pipe; /* one end of one: only the first of the two is written to */
     uint64_t inode; /* of the file it was bound to */
     aiol_sim_name local;
     aiol_sim_name remote;
@@ -13496,7 +13794,7 @@ static aiol_sim_socket *aiol_sim_of_serial(aiol_sim *sim, uint32_t serial) {
 
 /* When something sent to s now arrives: never before what was sent earlier. */
 static aioloop_time aiol_sim_arrival(aiol_sim *sim, aiol_sim_socket *s) {
-    aioloop_time at = aiol_time_add(sim->now, aiol_sim_delay(sim));
+    aioloop_time at = s->pipe ? sim->now : aiol_time_add(sim->now, aiol_sim_delay(sim)); /* that is no network */
     if (at > s->last_arrival)
         s->last_arrival = at;
     return s->last_arrival;
@@ -13605,7 +13903,7 @@ static void aiol_sim_reset_arrives(aiol_sim *sim, aiol_sim_socket *s) {
 /* Lets arrive what is due at s. True if something did. */
 static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
     bool moved = false;
-    if (sim->partition)
+    if (sim->partition && !s->pipe)
         return false;
     for (; s->coming != NULL && s->coming->arrives <= sim->now; s->coming = s->coming->next) {
         s->arrived += s->coming->size;
@@ -13727,7 +14025,7 @@ static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_o
     }
     if (s->stage != AIOL_SIM_CONNECTED)
         return AIOLOOP_ENOTCONN;
-    if (s->dead || s->write_shut)
+    if (s->dead || s->write_shut || (s->pipe && s->peer == NULL))
         return AIOLOOP_EPIPE;
     if (total == 0)
         return 0;
@@ -14143,6 +14441,10 @@ static void aiol_sim_hang_up(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
         return;
     s->peer = NULL;
     peer->peer = NULL;
+    if (s->pipe && s->write_shut) { /* the end that reads */
+        aiol_sim_kill(sim, peer, 0, 0);
+        return;
+    }
     if (reset || s->arrived != 0) {
         aiol_sim_send_reset(sim, peer);
         return;
@@ -14388,9 +14690,9 @@ static int aiol_sim_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) 
     aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
     if (s == NULL)
         return fd < 0 ? AIOLOOP_EINVAL : AIOLOOP_EBADF;
-    if (s->transport || (owner == AIOL_OWNER_TRANSPORT && aiol_sim_in_use(s)))
+    if (s->transport || (owner != AIOL_OWNER_WATCHER && aiol_sim_in_use(s)))
         return AIOLOOP_EMISUSE;
-    s->transport = owner == AIOL_OWNER_TRANSPORT;
+    s->transport = owner != AIOL_OWNER_WATCHER;
     return 0;
 }
 
@@ -14982,10 +15284,33 @@ static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) 
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->pipe)
+        return AIOLOOP_ENOTSOCK;
     if (s->type != AIOLOOP_SOCK_STREAM)
         return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
+}
+
+static int aiol_sim_pipe_inspect(aiol_engine *e, aioloop_socket number, bool writes, aiol_pipe_kind *kind) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL || (s->pipe && s->write_shut == writes))
+        return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EINVAL;
+    kind->socket = !s->pipe;
+    kind->one_way = s->pipe;
+    return 0;
+}
+
+static int aiol_sim_pipe_adopt(aiol_engine *e, aioloop_socket number, bool *restore) {
+    *restore = false;
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
+}
+
+static void aiol_sim_pipe_restore(aiol_engine *e, aioloop_socket number) {
+    (void)e;
+    (void)number;
 }
 
 static int aiol_sim_adopt(aiol_engine *e, aioloop_socket number) {
@@ -15274,6 +15599,7 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
     aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
     aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
+    aiol_sim_pipe_inspect, aiol_sim_pipe_adopt,  aiol_sim_pipe_restore,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -15339,6 +15665,18 @@ AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim_number(sim, b);
     sockets[0] = a->number;
     sockets[1] = b->number;
+    return 0;
+}
+
+/* A pair of which one end is written to, and the other, the first, is read. */
+AIOLOOP_INTERNAL int aiol_sim_pipe(aiol_engine *e, aioloop_socket ends[2]) {
+    aiol_sim *sim = aiol_sim_of(e);
+    int err = aiol_sim_pair(e, ends);
+    if (err < 0)
+        return err;
+    aiol_sim_find(sim, ends[0])->pipe = true;
+    aiol_sim_find(sim, ends[0])->write_shut = true;
+    aiol_sim_find(sim, ends[1])->pipe = true;
     return 0;
 }
 
@@ -15629,11 +15967,26 @@ static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *ou
     return aiol_port_name(e, s, peer, room);
 }
 
+static int aiol_port_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)writes;
+    (void)kind;
+    return aiol_port_of_socket(e, s);
+}
+
+static int aiol_port_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)restore;
+    return aiol_port_of_socket(e, s);
+}
+
+static void aiol_port_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)aiol_port_of_socket(e, s);
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
     aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
-    aiol_port_of_socket,
+    aiol_port_of_socket,   aiol_port_pipe_inspect, aiol_port_pipe_adopt, aiol_port_pipe_restore,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {
@@ -15687,6 +16040,7 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_pipe(e, ends) ((void)(e), (void)(ends), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_socket_make(e, family, type, out)                                                 \
     ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
@@ -15761,7 +16115,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
-                    {"no-sendfile", AIOL_WITHOUT_SENDFILE}};
+                    {"no-sendfile", AIOL_WITHOUT_SENDFILE},
+                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -25241,7 +25596,9 @@ enum {
     AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
     AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
     AIOL_TRANSPORT_FLOW_HELD = 32,   /* the protocol was told the opposite of WRITE_PAUSED */
-    AIOL_TRANSPORT_BELOW = 64        /* TLS's own, which is above: users may look at it and end it, no more */
+    AIOL_TRANSPORT_BELOW = 64,       /* TLS's own, which is above: users may look at it and end it, no more */
+    AIOL_TRANSPORT_PIPE = 128,       /* pipe.c's: one way only */
+    AIOL_TRANSPORT_RESTORE = 256     /* its descriptor was one that waits, and is to be so again */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
@@ -25296,8 +25653,8 @@ struct aioloop_transport {
     uint32_t write_turn;    /* the callback in which it wrote last */
     int error;              /* what connection_lost will say */
     uint8_t state;
-    uint8_t flags;
     uint8_t dropped; /* writes after the end */
+    uint16_t flags;
     size_t high;
     size_t low;
     aiol_op recv;
@@ -25317,7 +25674,8 @@ typedef struct aiol_stream_setup {
     const aioloop_address *local;
     const aioloop_address *peer;
     uint32_t site;
-    bool attached; /* the engine knows the socket already */
+    aiol_owner owner; /* as which it is to be attached */
+    bool attached;    /* the engine knows the socket already */
 } aiol_stream_setup;
 
 /* What a TLS transport is made of. */
@@ -25560,7 +25918,7 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t) {
 AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
     if (aiol_transport_buffered(t) > t->low || (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0)
         return;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_WRITE_PAUSED;
     aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
 }
 
@@ -25568,7 +25926,7 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
 static void aiol_transport_tell_flow(aioloop_transport *t) {
     if (t->file != NULL || (t->flags & AIOL_TRANSPORT_FLOW_HELD) == 0 || t->state > AIOL_TRANSPORT_CLOSING)
         return;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
     if ((t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0)
         aiol_transport_flow(t, t->protocol->pause_writing, "Error in pause_writing");
     else
@@ -25713,10 +26071,10 @@ AIOLOOP_INTERNAL void aiol_transport_resume_reading(aioloop_transport *t) {
     if (t->state > AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
         return;
     if (t->file != NULL) {
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_HELD;
         return;
     }
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_PAUSED;
     t->calls->resume_reading(t);
 }
 
@@ -25780,7 +26138,7 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
         return transport->peer.family != AIOLOOP_UNSPEC ? &transport->peer : fallback;
     if (strcmp(name, "sockname") == 0)
         return transport->local.family != AIOLOOP_UNSPEC ? &transport->local : fallback;
-    if (strcmp(name, "socket") == 0)
+    if (strcmp(name, (transport->flags & AIOL_TRANSPORT_PIPE) != 0 ? "pipe" : "socket") == 0)
         return transport->recv.fd != AIOL_NO_SOCKET ? &transport->recv.fd : fallback;
     return fallback;
 }
@@ -25813,6 +26171,8 @@ static void aiol_stream_close_socket(aioloop_transport *t) {
         return;
     t->recv.fd = AIOL_NO_SOCKET;
     e->calls->quiesce(e, s);
+    if ((t->flags & AIOL_TRANSPORT_RESTORE) != 0)
+        e->sockets->pipe_restore(e, s);
     e->sockets->close(e, s);
 }
 
@@ -25930,7 +26290,7 @@ static void aiol_stream_peer_ended(aioloop_transport *t) {
     }
     if (AIOL_UNLIKELY(raised != 0))
         aiol_stream_failed(t, raised, "Error in eof_received");
-    else if (!keep)
+    else if (!keep || (t->flags & AIOL_TRANSPORT_PIPE) != 0)
         aioloop_transport_close(t);
 }
 
@@ -25975,6 +26335,8 @@ static AIOL_NOINLINE size_t aiol_stream_received_rarely(aioloop_transport *t, in
     }
     if (n == 0)
         aiol_stream_peer_ended(t);
+    else if ((t->flags & AIOL_TRANSPORT_PIPE) != 0 && n != AIOLOOP_EIO) /* a terminal's, whose other side has gone */
+        aiol_stream_failed(t, (int)n, "Fatal read error on pipe transport");
     else
         aiol_stream_end(t, (int)n);
     aiol_callback_end(loop);
@@ -26326,6 +26688,8 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
                 (void)aiol_stream_push(t);
             }
             e->calls->quiesce(e, t->recv.fd);
+            if ((t->flags & AIOL_TRANSPORT_RESTORE) != 0)
+                e->sockets->pipe_restore(e, t->recv.fd);
         }
         e->sockets->close(e, t->recv.fd);
         t->recv.fd = AIOL_NO_SOCKET;
@@ -26399,7 +26763,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     if (t == NULL)
         return AIOLOOP_ENOMEM;
     if (!setup->attached)
-        err = loop->engine->calls->attach(loop->engine, setup->socket, AIOL_OWNER_TRANSPORT);
+        err = loop->engine->calls->attach(loop->engine, setup->socket, setup->owner);
     if (err < 0) {
         aiol_free(&loop->allocator, t, size);
         return err;
@@ -26429,16 +26793,21 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     return 0;
 }
 
+/* One that has not begun goes with its socket. */
+static void aiol_stream_drop(aioloop_transport *t) {
+    t->state = AIOL_TRANSPORT_LOST;
+    aiol_stream_close_socket(t);
+    if (t->server != NULL)
+        aiol_server_lost(t->server, t);
+    aioloop_transport_unref(t);
+}
+
 /* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone
  * with its socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     int err = aiol_transport_call_factory(t, arg);
     if (err < 0) {
-        t->state = AIOL_TRANSPORT_LOST;
-        aiol_stream_close_socket(t);
-        if (t->server != NULL)
-            aiol_server_lost(t->server, t);
-        aioloop_transport_unref(t);
+        aiol_stream_drop(t);
         return err;
     }
     t->state = AIOL_TRANSPORT_OPEN;
@@ -27055,7 +27424,7 @@ static void aiol_secure_close(aioloop_transport *t) {
     } else if (tls->peer_ended) {
         aiol_secure_part(tls);
     } else { /* its goodbye has to be read */
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_PAUSED;
         aiol_transport_resume_reading(tls->lower);
         aiol_secure_queue(tls);
     }
@@ -27169,7 +27538,7 @@ static void aiol_secure_opened(aiol_secure *tls) {
     if (tls->next != NULL) {
         t->protocol = tls->next;
         t->self = tls->next_self;
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED; /* this one was told nothing */
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_WRITE_PAUSED; /* this one was told nothing */
     }
     t->state = AIOL_TRANSPORT_OPEN;
     tls->opened = true;
@@ -27763,6 +28132,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that goes one way cannot be upgraded");
     if (t->file != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
     if ((t->flags & AIOL_TRANSPORT_BELOW) != 0)
@@ -27780,7 +28151,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aiol_secure_take(tls, lower);
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
-    lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    lower->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
     t->server = lower->server;
     if (t->server != NULL) { /* its client is the new one */
         aiol_list_remove(&lower->siblings);
@@ -28568,6 +28939,285 @@ AIOLOOP_API aioloop_future *(aioloop_sock_connect)(aioloop *loop, aioloop_socket
 
 #endif
 
+/* >> src/net/pipe.c */
+/*
+ * pipe.c - transports that go one way: pipes, and what can be used like them.
+ *                                     (asyncio: unix_events._UnixReadPipeTransport, _UnixWritePipeTransport)
+ *
+ * Streams of which only one half is used. A transport that reads has t->recv to read, as a connection. In one that
+ * writes t->recv watches for the end of the reader: a POLL, since a pipe without a reader counts as readable, or, of a
+ * socket, a RECV.
+ */
+#ifndef AIOL_NET_PIPE_C
+#define AIOL_NET_PIPE_C
+
+/* A call whose transport has not begun yet. */
+typedef struct aiol_pipe_opening {
+    aiol_resource resource;
+    aiol_node node;
+    aioloop_future *future;       /* NULL: it was cancelled */
+    aioloop_transport *transport; /* NULL: it begins, or is gone */
+    void *arg;
+} aiol_pipe_opening;
+
+/* ---- what one half does not have ---- */
+
+static int aiol_pipe_no_write(aioloop_transport *t, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    return aiol_fail(t->resource.loop, AIOLOOP_ENOTAVAILABLE, "a read pipe transport cannot write");
+}
+
+static int aiol_pipe_no_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release,
+                                     void *arg) {
+    (void)pieces;
+    (void)count;
+    (void)release;
+    (void)arg;
+    return aiol_pipe_no_write(t, NULL, 0);
+}
+
+static int aiol_pipe_no_write_eof(aioloop_transport *t) {
+    return aiol_pipe_no_write(t, NULL, 0);
+}
+
+static void aiol_pipe_no_reading(aioloop_transport *t) {
+    t->flags |= AIOL_TRANSPORT_READ_PAUSED;
+}
+
+/* ---- writing ---- */
+
+/* Nobody reads any more. */
+static void aiol_pipe_reader_left(aioloop_transport *t) {
+    bool waits = t->writer != NULL && t->writer->bytes.size != 0;
+    aiol_stream_end(t, waits || t->file != NULL ? AIOLOOP_EPIPE : 0);
+}
+
+/* The done() of what watches for it. */
+static size_t aiol_pipe_watched(aiol_op *op, int64_t n, const void *data) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    (void)data;
+    if (t->state != AIOL_TRANSPORT_OPEN)
+        aiol_stream_doom_if_over(t);
+    else if (op->kind == AIOL_OP_POLL && n < 0)
+        aiol_stream_end(t, (int)n);
+    else if (op->kind == AIOL_OP_POLL || n <= 0)
+        aiol_pipe_reader_left(t);
+    aiol_callback_end(t->resource.loop);
+    return n > 0 && op->kind == AIOL_OP_RECV ? (size_t)n : 0;
+}
+
+static int aiol_pipe_write_eof(aioloop_transport *t) {
+    aioloop_transport_close(t);
+    return 0;
+}
+
+static void aiol_pipe_keep_protocol(aioloop_transport *t) {
+    (void)t; /* it is not given anything */
+}
+
+static const aiol_transport_calls aiol_pipe_read_calls = {
+    aiol_pipe_no_write, aiol_pipe_no_write_pieces, aiol_pipe_no_write_eof,    false,
+    aiol_stream_close,  aiol_stream_end,           aiol_stream_pause_reading, aiol_stream_start_reading,
+    aiol_stream_protocol_changed, NULL, aiol_stream_file_ended, NULL, NULL, NULL, NULL,
+};
+
+static const aiol_transport_calls aiol_pipe_write_calls = {
+    aiol_stream_write, aiol_stream_write_pieces, aiol_pipe_write_eof,  true,
+    aiol_stream_close, aiol_stream_end,          aiol_pipe_no_reading, aiol_pipe_no_reading,
+    aiol_pipe_keep_protocol, aiol_stream_send_file, aiol_stream_file_ended, NULL, NULL, NULL, NULL,
+};
+
+/* ---- making ---- */
+
+/* A transport that has not begun, for a descriptor that does not wait. On failure that is still the caller's. */
+static int aiol_pipe_new(const aiol_stream_setup *setup, const aiol_pipe_kind *kind, bool writes, aioloop_transport **out) {
+    aiol_stream_setup own = *setup;
+    aioloop_transport *t = NULL;
+    int err;
+    own.owner = kind->socket ? AIOL_OWNER_TRANSPORT : kind->device ? AIOL_OWNER_DEVICE : AIOL_OWNER_PIPE;
+    err = aiol_stream_new(&own, &t);
+    if (err < 0)
+        return err;
+    t->calls = writes ? &aiol_pipe_write_calls : &aiol_pipe_read_calls;
+    t->flags |= AIOL_TRANSPORT_PIPE;
+    t->recv.u.recv.pipe = !kind->socket;
+    if (writes) {
+        t->flags |= AIOL_TRANSPORT_READ_PAUSED;
+        t->recv.u.recv.dest = NULL;
+        t->recv.done = aiol_pipe_watched;
+        if (!kind->socket) {
+            t->recv.kind = AIOL_OP_POLL;
+            /* One that cannot lose its reader, or does not say so, is not watched. */
+            t->recv.u.poll.events = kind->one_way ? AIOL_POLL_READABLE : 0;
+        }
+    }
+    *out = t;
+    return 0;
+}
+
+/* As aiol_stream_begin. */
+static int aiol_pipe_begin(aioloop_transport *t, void *arg) {
+    int err = aiol_stream_begin(t, arg);
+    int64_t n;
+    if (err < 0 || t->calls != &aiol_pipe_write_calls || t->state != AIOL_TRANSPORT_OPEN ||
+        (t->recv.kind == AIOL_OP_POLL && t->recv.u.poll.events == 0))
+        return err;
+    n = aiol_op_submit(t->resource.loop->engine, &t->recv);
+    if (n != AIOL_PENDING)
+        aiol_stream_end(t, n < 0 ? (int)n : 0);
+    return 0;
+}
+
+/* ---- the calls ---- */
+
+static void aiol_pipe_opening_free(aiol_pipe_opening *o) {
+    aioloop *loop = o->resource.loop;
+    aiol_resource_remove(&o->resource);
+    aiol_free(&loop->allocator, o, sizeof(*o));
+}
+
+/* Its node is in the ready queue, or it begins: whoever runs it frees it. */
+static bool aiol_pipe_opening_cancel(aioloop_future *future, void *owner) {
+    aiol_pipe_opening *o = (aiol_pipe_opening *)owner;
+    aioloop_transport *t;
+    if (o == NULL)
+        return true; /* of a closed loop */
+    t = o->transport;
+    o->transport = NULL;
+    o->future = NULL;
+    future->of.owner = NULL;
+    aiol_future_release(future);
+    if (t != NULL)
+        aiol_stream_drop(t);
+    return true;
+}
+
+static void aiol_pipe_opening_run(aioloop *loop, aiol_node *node) {
+    aiol_pipe_opening *o = AIOL_CONTAINER(node, aiol_pipe_opening, node);
+    aioloop_transport *t = o->transport;
+    int err;
+    if (t == NULL) {
+        aiol_pipe_opening_free(o);
+        return;
+    }
+    o->transport = NULL;
+    aioloop_transport_ref(t);
+    err = aiol_pipe_begin(t, o->arg);
+    if (o->future == NULL) { /* cancelled meanwhile */
+        aioloop_transport_abort(t);
+        aioloop_transport_unref(t);
+    } else {
+        aioloop_future *f = o->future;
+        o->future = NULL;
+        f->of.owner = NULL;
+        if (err == 0)
+            aiol_future_finish(f, 0, t, aiol_transport_dispose); /* with the reference taken above */
+        else
+            aiol_future_fail(f, err, aiol_detail(loop, err));
+        if (err < 0)
+            aioloop_transport_unref(t);
+        aiol_future_release(f);
+    }
+    aiol_pipe_opening_free(o);
+    aiol_callback_end(loop);
+}
+
+static void aiol_pipe_opening_closed(aiol_resource *resource) {
+    aiol_pipe_opening *o = AIOL_CONTAINER(resource, aiol_pipe_opening, resource);
+    if (o->future != NULL)
+        o->future->of.owner = NULL; /* it stays pending; the transport goes by itself */
+}
+
+static void aiol_pipe_opening_destroy(aiol_resource *resource) {
+    aiol_pipe_opening_free(AIOL_CONTAINER(resource, aiol_pipe_opening, resource));
+}
+
+static const aiol_resource_calls aiol_pipe_opening_resource = {"pipe", aiol_pipe_opening_closed, aiol_pipe_opening_destroy,
+                                                               aiol_combine_is_open};
+
+/* Checks the descriptor, makes the transport, and takes the descriptor over last. */
+static int aiol_pipe_take(const aiol_stream_setup *setup, bool writes, aioloop_transport **out) {
+    aioloop *loop = setup->loop;
+    aiol_engine *e = loop->engine;
+    aiol_pipe_kind kind = AIOLOOP_ZERO;
+    aioloop_transport *t = NULL;
+    bool restore = false;
+    long number = (long)setup->socket;
+    int err = e->sockets->pipe_inspect(e, setup->socket, writes, &kind);
+    if (err == AIOLOOP_EINVAL)
+        return aiol_fail(loop, err, "descriptor %ld is no pipe, stream socket or character device", number);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EBADF ? "descriptor %ld is not open, or not for this direction" : "descriptor %ld", number);
+    err = aiol_pipe_new(setup, &kind, writes, &t);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport, or is watched" : "descriptor %ld: %s",
+                         number, aioloop_strerror(err));
+    err = e->sockets->pipe_adopt(e, setup->socket, &restore);
+    if (err < 0) {
+        e->calls->quiesce(e, t->recv.fd);
+        t->recv.fd = AIOL_NO_SOCKET;
+        aioloop_transport_unref(t);
+        return aiol_fail(loop, err, "descriptor %ld: %s", number, aioloop_strerror(err));
+    }
+    if (restore)
+        t->flags |= AIOL_TRANSPORT_RESTORE;
+    *out = t;
+    return 0;
+}
+
+static aioloop_future *aiol_pipe_connect(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket pipe,
+                                         bool writes) {
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_pipe_opening *o;
+    aiol_stream_setup setup;
+    int err;
+    if (refused != NULL)
+        return refused;
+    o = (aiol_pipe_opening *)aiol_alloc_zero(&loop->allocator, sizeof(*o));
+    if (o == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    o->arg = arg;
+    o->node.run = aiol_pipe_opening_run;
+    o->future = aiol_future_new(loop, aiol_pipe_opening_cancel, o);
+    if (o->future == NULL) {
+        aiol_free(&loop->allocator, o, sizeof(*o));
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    memset(&setup, 0, sizeof(setup));
+    setup.loop = loop;
+    setup.protocol = protocol;
+    setup.arg = arg;
+    setup.context = aiol_thread.map;
+    setup.socket = pipe;
+    setup.site = o->future->site;
+    err = aiol_pipe_take(&setup, writes, &o->transport);
+    o->resource.site = setup.site;
+    aiol_resource_add(loop, &o->resource, &aiol_pipe_opening_resource);
+    if (err < 0) {
+        aioloop_future *f = o->future;
+        aiol_pipe_opening_free(o);
+        f->of.owner = NULL;
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_future_release(f);
+        return f;
+    }
+    aiol_queue_push(&loop->ready, &o->node);
+    return o->future;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_connect_read_pipe)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                        aioloop_socket pipe) {
+    return aiol_pipe_connect(loop, protocol, arg, pipe, false);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_connect_write_pipe)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                         aioloop_socket pipe) {
+    return aiol_pipe_connect(loop, protocol, arg, pipe, true);
+}
+
+#endif
+
 /* >> src/net/sendfile.c */
 /*
  * sendfile.c - files sent over a connection.           (asyncio: base_events.sendfile, unix_events.sock_sendfile)
@@ -28657,7 +29307,7 @@ static void aiol_sendfile_leave(aiol_sendfile *s) {
     aioloop_transport *t = s->transport;
     bool held = (t->flags & AIOL_TRANSPORT_READ_HELD) != 0;
     t->file = NULL;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_HELD;
     if (!held)
         aioloop_transport_resume_reading(t);
     if ((t->flags & AIOL_TRANSPORT_FLOW_HELD) != 0)
@@ -29104,6 +29754,8 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
     if (aiol_transport_taken(t))
         return aiol_transport_busy(t);
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0 && !t->calls->can_write_eof)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "the transport only reads");
     if (t->calls->send_file == NULL && !fallback)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "files cannot be sent over this transport but by copying");
     return 0;
@@ -30993,6 +31645,13 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
     if (err == 0 && sockets == NULL)
         err = AIOLOOP_EINVAL;
     return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
+}
+
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && ends == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_pipe(loop->engine, ends);
 }
 
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out) {
@@ -34028,6 +34687,8 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
+#define aioloop_connect_read_pipe AIOLOOP_SITE(aioloop_connect_read_pipe)
+#define aioloop_connect_write_pipe AIOLOOP_SITE(aioloop_connect_write_pipe)
 #define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
 #define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
 #define aioloop_create_operation AIOLOOP_SITE(aioloop_create_operation)

@@ -39,6 +39,7 @@ extern "C" {
 #include "api/sock.h"
 #include "api/transport.h"
 #include "api/start_tls.h"
+#include "api/pipe.h"
 #include "api/sendfile.h"
 #include "api/server.h"
 #include "api/stream.h"
@@ -79,6 +80,7 @@ extern "C" {
 #if AIOL_OS_POSIX
 #include "sys/clock.c"
 #include "sys/socket_posix.c"
+#include "sys/pipe_posix.c"
 #include "sys/path_posix.c"
 #endif
 #if AIOLOOP_USE_SUBPROCESS
@@ -175,6 +177,7 @@ extern "C" {
 #include "net/socket.c"
 #include "net/tls.c"
 #include "net/sock.c"
+#include "net/pipe.c"
 #include "net/sendfile.c"
 #include "net/connect.c"
 #include "net/server.c"

@@ -231,6 +231,9 @@
  *   closed. aioloop_start_tls and aioloop_stream_start_tls upgrade a live connection, as STARTTLS wants it. A connection
  *   that is cut without goodbye is lost with AIOLOOP_ESSL_TRUNCATED. It needs AIOLOOP_USE_TLS and mbedTLS.
  *
+ *   aioloop_connect_read_pipe and aioloop_connect_write_pipe make transports that go one way, of pipes, FIFOs, terminals:
+ *   a program's own standard input and output, for example.
+ *
  *   aioloop_sendfile sends a file, or a part of it, over a transport, without copying where the system can.
  *
  *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
@@ -323,7 +326,8 @@
  *
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
- *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2    do as on a system that has no such call
+ *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-nosignal
+ *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature
  *       delayed                                           sim: operations complete late and in parts

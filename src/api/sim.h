@@ -26,6 +26,10 @@
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 
+/* A pipe, for aioloop_connect_read_pipe (the first end) and aioloop_connect_write_pipe; the caller's until given away. It
+ * holds as much as a connection, and nothing is under way in it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]);
+
 /* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
  * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
  * in a partition, and between internet sockets also when there is no room for it at its receiver

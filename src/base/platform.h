@@ -237,6 +237,7 @@
 #endif
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
@@ -282,6 +283,12 @@
 #define AIOL_HAVE_EPOLL_PWAIT2 1
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
+#endif
+#if AIOL_OS_LINUX && defined(SYS_pwritev2)
+#define AIOL_HAVE_NOSIGNAL 1
+#define AIOL_RWF_NOSIGNAL 0x100 /* Linux 6.18; no header has it yet */
+#else
+#define AIOL_HAVE_NOSIGNAL 0
 #endif
 #if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
 #define AIOL_HAVE_SENDFILE 1

@@ -28,6 +28,7 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_pipe(e, ends) ((void)(e), (void)(ends), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_socket_make(e, family, type, out)                                                 \
     ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
@@ -102,7 +103,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
-                    {"no-sendfile", AIOL_WITHOUT_SENDFILE}};
+                    {"no-sendfile", AIOL_WITHOUT_SENDFILE},
+                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {

@@ -75,6 +75,7 @@ typedef struct aiol_op {
              * fit, and done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
             bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool pipe;      /* attached as AIOL_OWNER_PIPE or AIOL_OWNER_DEVICE */
             bool multishot; /* the engine's: how bytes were asked for, */
             int end;        /* and what comes behind those that it keeps */
         } recv;
@@ -99,7 +100,12 @@ typedef struct aiol_budget {
 } aiol_budget;
 
 /* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+typedef enum aiol_owner {
+    AIOL_OWNER_TRANSPORT, /* of a socket */
+    AIOL_OWNER_PIPE,      /* a transport of what is read and written, not received and sent: a pipe, a FIFO */
+    AIOL_OWNER_DEVICE,    /* likewise, a terminal or another character device */
+    AIOL_OWNER_WATCHER
+} aiol_owner;
 
 struct aiol_engine;
 
@@ -128,6 +134,11 @@ typedef struct aiol_socket_calls {
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*connected)(struct aiol_engine *e, aioloop_socket s);
     int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
+
+    /* Of what connect_read_pipe and connect_write_pipe are given. */
+    int (*pipe_inspect)(struct aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+    int (*pipe_adopt)(struct aiol_engine *e, aioloop_socket s, bool *restore);
+    void (*pipe_restore)(struct aiol_engine *e, aioloop_socket s);
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {

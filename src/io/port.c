@@ -217,11 +217,26 @@ static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *ou
     return aiol_port_name(e, s, peer, room);
 }
 
+static int aiol_port_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)writes;
+    (void)kind;
+    return aiol_port_of_socket(e, s);
+}
+
+static int aiol_port_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)restore;
+    return aiol_port_of_socket(e, s);
+}
+
+static void aiol_port_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)aiol_port_of_socket(e, s);
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
     aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
-    aiol_port_of_socket,
+    aiol_port_of_socket,   aiol_port_pipe_inspect, aiol_port_pipe_adopt, aiol_port_pipe_restore,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {

@@ -115,6 +115,7 @@ typedef struct aiol_sim_socket {
     bool reuse_address;
     bool reuse_port;
     bool v6_only;
+    bool pipe; /* one end of one: only the first of the two is written to */
     uint64_t inode; /* of the file it was bound to */
     aiol_sim_name local;
     aiol_sim_name remote;
@@ -446,7 +447,7 @@ static aiol_sim_socket *aiol_sim_of_serial(aiol_sim *sim, uint32_t serial) {
 
 /* When something sent to s now arrives: never before what was sent earlier. */
 static aioloop_time aiol_sim_arrival(aiol_sim *sim, aiol_sim_socket *s) {
-    aioloop_time at = aiol_time_add(sim->now, aiol_sim_delay(sim));
+    aioloop_time at = s->pipe ? sim->now : aiol_time_add(sim->now, aiol_sim_delay(sim)); /* that is no network */
     if (at > s->last_arrival)
         s->last_arrival = at;
     return s->last_arrival;
@@ -555,7 +556,7 @@ static void aiol_sim_reset_arrives(aiol_sim *sim, aiol_sim_socket *s) {
 /* Lets arrive what is due at s. True if something did. */
 static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
     bool moved = false;
-    if (sim->partition)
+    if (sim->partition && !s->pipe)
         return false;
     for (; s->coming != NULL && s->coming->arrives <= sim->now; s->coming = s->coming->next) {
         s->arrived += s->coming->size;
@@ -677,7 +678,7 @@ static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_o
     }
     if (s->stage != AIOL_SIM_CONNECTED)
         return AIOLOOP_ENOTCONN;
-    if (s->dead || s->write_shut)
+    if (s->dead || s->write_shut || (s->pipe && s->peer == NULL))
         return AIOLOOP_EPIPE;
     if (total == 0)
         return 0;
@@ -1093,6 +1094,10 @@ static void aiol_sim_hang_up(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
         return;
     s->peer = NULL;
     peer->peer = NULL;
+    if (s->pipe && s->write_shut) { /* the end that reads */
+        aiol_sim_kill(sim, peer, 0, 0);
+        return;
+    }
     if (reset || s->arrived != 0) {
         aiol_sim_send_reset(sim, peer);
         return;
@@ -1338,9 +1343,9 @@ static int aiol_sim_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) 
     aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
     if (s == NULL)
         return fd < 0 ? AIOLOOP_EINVAL : AIOLOOP_EBADF;
-    if (s->transport || (owner == AIOL_OWNER_TRANSPORT && aiol_sim_in_use(s)))
+    if (s->transport || (owner != AIOL_OWNER_WATCHER && aiol_sim_in_use(s)))
         return AIOLOOP_EMISUSE;
-    s->transport = owner == AIOL_OWNER_TRANSPORT;
+    s->transport = owner != AIOL_OWNER_WATCHER;
     return 0;
 }
 
@@ -1932,10 +1937,33 @@ static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) 
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
+    if (s->pipe)
+        return AIOLOOP_ENOTSOCK;
     if (s->type != AIOLOOP_SOCK_STREAM)
         return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
+}
+
+static int aiol_sim_pipe_inspect(aiol_engine *e, aioloop_socket number, bool writes, aiol_pipe_kind *kind) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL || (s->pipe && s->write_shut == writes))
+        return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EINVAL;
+    kind->socket = !s->pipe;
+    kind->one_way = s->pipe;
+    return 0;
+}
+
+static int aiol_sim_pipe_adopt(aiol_engine *e, aioloop_socket number, bool *restore) {
+    *restore = false;
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
+}
+
+static void aiol_sim_pipe_restore(aiol_engine *e, aioloop_socket number) {
+    (void)e;
+    (void)number;
 }
 
 static int aiol_sim_adopt(aiol_engine *e, aioloop_socket number) {
@@ -2224,6 +2252,7 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
     aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
     aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
+    aiol_sim_pipe_inspect, aiol_sim_pipe_adopt,  aiol_sim_pipe_restore,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -2289,6 +2318,18 @@ AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     aiol_sim_number(sim, b);
     sockets[0] = a->number;
     sockets[1] = b->number;
+    return 0;
+}
+
+/* A pair of which one end is written to, and the other, the first, is read. */
+AIOLOOP_INTERNAL int aiol_sim_pipe(aiol_engine *e, aioloop_socket ends[2]) {
+    aiol_sim *sim = aiol_sim_of(e);
+    int err = aiol_sim_pair(e, ends);
+    if (err < 0)
+        return err;
+    aiol_sim_find(sim, ends[0])->pipe = true;
+    aiol_sim_find(sim, ends[0])->write_shut = true;
+    aiol_sim_find(sim, ends[1])->pipe = true;
     return 0;
 }
 

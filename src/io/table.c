@@ -15,8 +15,16 @@
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. PIPE: is
+ * read and written. POLLS: io_uring's requests cannot wait there, polls can. */
+enum {
+    AIOL_FD_TRANSPORT = 1,
+    AIOL_FD_DIRTY = 2,
+    AIOL_FD_FULL = 4,
+    AIOL_FD_ROOM = 8,
+    AIOL_FD_PIPE = 16,
+    AIOL_FD_POLLS = 32
+};
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The
  * others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made; WAITING: it is to
@@ -205,7 +213,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
         err = aiol_grow(e->allocator, &t->fds, &t->fds_capacity, sizeof(t->fds[0]), (size_t)fd + 1);
     if (err == 0)
         err = aiol_grow(e->allocator, &t->dirty, &t->dirty_capacity, sizeof(t->dirty[0]), t->fds_capacity);
-    if (err == 0 && t->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
+    if (err == 0 && t->buffer == NULL && owner != AIOL_OWNER_WATCHER) {
         t->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER);
         err = t->buffer == NULL ? AIOLOOP_ENOMEM : 0;
     }
@@ -214,12 +222,16 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner != AIOL_OWNER_TRANSPORT)
+    if (owner == AIOL_OWNER_WATCHER)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM | AIOL_FD_PIPE | AIOL_FD_POLLS);
+    if (owner != AIOL_OWNER_TRANSPORT)
+        entry->flags |= AIOL_FD_PIPE;
+    if (owner == AIOL_OWNER_DEVICE)
+        entry->flags |= AIOL_FD_POLLS;
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -292,6 +304,10 @@ static AIOL_NOINLINE void aiol_table_read_ended(aiol_table *t, aiol_op *op, int6
     aiol_table_finish(t, op, n);
 }
 
+AIOL_INLINE int64_t aiol_table_read(const aiol_op *op, void *buffer, size_t size) {
+    return AIOL_UNLIKELY(op->u.recv.pipe) ? aiol_pipe_read(op->fd, buffer, size) : aiol_socket_recv(op->fd, buffer, size);
+}
+
 /* Into memory of the receiver's. How much. */
 static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
@@ -301,7 +317,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
         int64_t n;
         if (!aiol_table_place(t, op, &to, &size))
             break;
-        n = aiol_socket_recv(op->fd, to, size);
+        n = aiol_table_read(op, to, size);
         if (n <= 0) {
             aiol_table_read_ended(t, op, n);
             break;
@@ -319,7 +335,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
 AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
     while (op->u.recv.dest == NULL) { /* a callback may change it */
-        int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
+        int64_t n = aiol_table_read(op, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
             aiol_table_read_ended(t, op, n);
@@ -419,6 +435,12 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
 }
 
 /* ---- writing ---- */
+
+AIOL_INLINE int64_t aiol_table_send(aiol_table *t, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    if (AIOL_UNLIKELY((aiol_table_at(t, fd)->flags & AIOL_FD_PIPE) != 0))
+        return aiol_pipe_write(fd, pieces, count, &t->without);
+    return aiol_socket_send(fd, pieces, count);
+}
 
 /* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
 static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
@@ -561,11 +583,24 @@ static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
     return aiol_socket_blocks(s);
 }
 
+static int aiol_system_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)e;
+    return aiol_pipe_inspect(s, writes, kind);
+}
+static int aiol_system_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)e;
+    return aiol_pipe_adopt(s, restore);
+}
+static void aiol_system_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    aiol_pipe_restore(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
     aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
-    aiol_system_blocks,
+    aiol_system_blocks,  aiol_system_pipe_inspect, aiol_system_pipe_adopt, aiol_system_pipe_restore,
 };
 
 #endif

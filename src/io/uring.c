@@ -33,6 +33,8 @@
  *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and
  *      then given to a thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits:
  *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
+ *   l) Reading and writing FIFOs and devices that do not block is not waited for, nor can it be refused to wait
+ *      (EOPNOTSUPP); for them there are polls. Also for pipes where a write may raise SIGPIPE, in the thread that enters.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
  * measured (loopback, where the kernel copies in the end), so there are none.
@@ -244,14 +246,16 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_recv(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     aiol_uring_entry *entry;
-    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
+    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || (at->flags & AIOL_FD_POLLS) != 0 || !aiol_uring_has_buffers(u))
         return aiol_uring_poll(u, op, POLLIN);
-    entry = aiol_uring_request(u, AIOL_URING_RECV, op->fd, op);
+    entry = aiol_uring_request(u, op->u.recv.pipe ? AIOL_URING_READ : AIOL_URING_RECV, op->fd, op);
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
+    if (op->u.recv.pipe)
+        entry->offset = UINT64_MAX; /* it has no places */
     op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
@@ -270,17 +274,21 @@ static bool aiol_uring_accept(aiol_uring *u, aiol_op *op) {
     return true;
 }
 
-static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_send(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     const aioloop_buf *pieces = op->u.send.pieces;
     bool several = op->u.send.count != 1;
+    bool pipe = (at->flags & AIOL_FD_PIPE) != 0;
+    int operation = pipe ? several ? AIOL_URING_WRITEV : AIOL_URING_WRITE : several ? AIOL_URING_SENDMSG : AIOL_URING_SEND;
     aiol_uring_entry *entry;
     aiol_gather *gather;
     if (several && u->gather_count == AIOL_URING_GATHERS && (aiol_uring_enter(u, 0, 0, -1) < 0 || u->gather_count != 0))
         return false;
-    entry = aiol_uring_request(u, several ? AIOL_URING_SENDMSG : AIOL_URING_SEND, op->fd, op);
+    entry = aiol_uring_request(u, operation, op->fd, op);
     if (entry == NULL)
         return false;
-    entry->operation_flags = AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    entry->operation_flags = pipe ? AIOL_URING_NOSIGNAL | AIOL_URING_NOWAIT : AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    if (pipe)
+        entry->offset = UINT64_MAX;
     if (!several) {
         entry->address = (uint64_t)(uintptr_t)pieces->data;
         entry->size = (uint32_t)aiol_min_size(pieces->size, 0x40000000u);
@@ -288,9 +296,15 @@ static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
     }
     gather = &u->gathers[u->gather_count++];
     aiol_socket_message(&gather->message, gather->pieces, pieces, op->u.send.count);
-    entry->address = (uint64_t)(uintptr_t)&gather->message;
-    entry->size = 1;
+    entry->address = pipe ? (uint64_t)(uintptr_t)gather->pieces : (uint64_t)(uintptr_t)&gather->message;
+    entry->size = pipe ? (uint32_t)gather->message.msg_iovlen : 1;
     return true;
+}
+
+/* Whether a SEND has to wait for room first; l). */
+static bool aiol_uring_must_poll(const aiol_uring *u, const aiol_fd *entry) {
+    return (entry->flags & (AIOL_FD_FULL | AIOL_FD_POLLS)) != 0 ||
+           ((entry->flags & AIOL_FD_PIPE) != 0 && (u->table.without & AIOL_WITHOUT_NOSIGNAL) != 0);
 }
 
 /* Makes an operation's request. False: no room now. */
@@ -299,13 +313,13 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
     op->engine_flags &= (uint8_t)~AIOL_OP_POLLED;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_RECV:
-        made = aiol_uring_recv(u, op);
+        made = aiol_uring_recv(u, entry, op);
         break;
     case AIOL_OP_ACCEPT:
         made = aiol_uring_accept(u, op);
         break;
     case AIOL_OP_SEND:
-        made = (entry->flags & AIOL_FD_FULL) != 0 ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, op);
+        made = aiol_uring_must_poll(u, entry) ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, entry, op);
         break;
     case AIOL_OP_SENDFILE:
     case AIOL_OP_CONNECT:
@@ -482,7 +496,7 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
         u->deferred++;
         return AIOL_PENDING;
     }
-    return aiol_table_attempted(e, fd, pieces, count, aiol_socket_send(fd, pieces, count));
+    return aiol_table_attempted(e, fd, pieces, count, aiol_table_send(&u->table, fd, pieces, count));
 }
 
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
@@ -613,6 +627,8 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
 static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
     aiol_table *t = &u->table;
     int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result == -EAGAIN && op->u.recv.pipe) /* l) */
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS;
     if (result > 0 || aiol_uring_is_passing(result) || (op->engine_flags & AIOL_OP_ENDED) != 0)
         return;
     if (result == -EINVAL && op->u.recv.multishot && !u->proved) /* a kernel before 6.0 */
@@ -735,7 +751,7 @@ static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
             aiol_table_finish(&u->table, op, n);
         return;
     }
-    aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
+    aiol_uring_sent(u, op, aiol_table_send(&u->table, op->fd, op->u.send.pieces, op->u.send.count));
 }
 
 static void aiol_uring_watched(aiol_uring *u, aiol_op *op, int result, bool fresh) {
@@ -791,6 +807,8 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             aiol_uring_receive_ended(u, op, c->result);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
+    } else if (c->result == -EOPNOTSUPP && (aiol_table_at(t, op->fd)->flags & AIOL_FD_PIPE) != 0) {
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS; /* l) */
     } else if (c->result == -EAGAIN || !aiol_uring_is_passing(c->result)) {
         aiol_uring_sent(u, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }

@@ -24,6 +24,13 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
     return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
 }
 
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && ends == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_pipe(loop->engine, ends);
+}
+
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out) {
     int err = aiol_simulated(loop);
     if (err == 0 && out == NULL)

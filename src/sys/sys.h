@@ -21,7 +21,8 @@ enum {
     AIOL_WITHOUT_BUFFER_RING = 64,
     AIOL_WITHOUT_INCREMENTAL = 128,
     AIOL_WITHOUT_MULTISHOT = 256,
-    AIOL_WITHOUT_SENDFILE = 512
+    AIOL_WITHOUT_SENDFILE = 512,
+    AIOL_WITHOUT_NOSIGNAL = 1024
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -41,6 +42,13 @@ typedef struct aiol_path_identity {
     uint64_t inode;
     bool is_socket;
 } aiol_path_identity;
+
+/* What is given to be read or written. */
+typedef struct aiol_pipe_kind {
+    bool socket;
+    bool device;
+    bool one_way; /* a pipe or FIFO that is open for one of the two: its other end can go */
+} aiol_pipe_kind;
 
 /* Room for the path that an address of a Unix socket points to. */
 typedef struct aiol_path_room {
@@ -82,6 +90,15 @@ AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events
 #endif
 /* 0 if s is a descriptor of any kind. */
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
+
+/* Of what can be read, or written; AIOLOOP_EINVAL: a file, a folder; AIOLOOP_EBADF: open for the other. */
+AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+/* Non-blocking. *restore: aiol_pipe_restore is to be called before it is closed. */
+AIOLOOP_INTERNAL int aiol_pipe_adopt(aioloop_socket s, bool *restore);
+AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s);
+/* As those of sockets. */
+AIOLOOP_INTERNAL int64_t aiol_pipe_read(aioloop_socket s, void *buffer, size_t size);
+AIOLOOP_INTERNAL int64_t aiol_pipe_write(aioloop_socket s, const aioloop_buf *pieces, int count, unsigned *without);
 
 AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
