@@ -38,6 +38,7 @@ extern "C" {
 #include "api/ssl.h"
 #include "api/sock.h"
 #include "api/transport.h"
+#include "api/datagram.h"
 #include "api/start_tls.h"
 #include "api/sendfile.h"
 #include "api/server.h"
@@ -79,6 +80,7 @@ extern "C" {
 #if AIOL_OS_POSIX
 #include "sys/clock.c"
 #include "sys/socket_posix.c"
+#include "sys/datagram_posix.c"
 #include "sys/path_posix.c"
 #endif
 #include "sys/sendfile.c"
@@ -169,6 +171,7 @@ extern "C" {
 #include "net/sock.c"
 #include "net/sendfile.c"
 #include "net/connect.c"
+#include "net/datagram.c"
 #include "net/server.c"
 #include "net/simulate.c"
 
