@@ -26,6 +26,7 @@ typedef struct datagram_peer {
     aioloop_peer from; /* of the last one */
     size_t bytes;
     int made, count, errors, paused, resumed, lost;
+    int disorder; /* what went wrong in there, where nothing may jump out of the library */
     int error;      /* the last of error_received */
     int lost_error; /* connection_lost's */
     int raise;      /* the code that datagram_received raises; 0: none */
@@ -72,17 +73,17 @@ static void datagram_received(aioloop_transport *transport, void *self, const vo
     peer->bytes += size;
     peer->last_size = size;
     peer->last_sum = datagram_sum(data, size);
-    CHECK(data != NULL && from != NULL);
+    if (data == NULL)
+        peer->disorder++;
     peer->from.address = *from;
     if (from->family == AIOLOOP_UNIX) {
-        CHECK_LE(from->path_size, sizeof(peer->from.path));
         memcpy(peer->from.path, from->u.path, from->path_size);
         peer->from.address.u.path = peer->from.path;
     }
     if (size < 64)
         snprintf(peer->text + length, sizeof(peer->text) - length, "[%.*s]", (int)size, (const char *)data);
-    if (peer->echo)
-        CHECK_EQ(aioloop_transport_sendto(transport, data, size, from), 0);
+    if (peer->echo && aioloop_transport_sendto(transport, data, size, from) != 0)
+        peer->disorder++;
     if (peer->on_datagram != NULL)
         peer->on_datagram(peer);
     if (peer->raise != 0)
@@ -181,6 +182,7 @@ static void datagram_end(aioloop *loop, datagram_peer *peer) {
     test_spin(loop, 5);
     CHECK_EQ(peer->made, 1);
     CHECK_EQ(peer->lost, 1);
+    CHECK_EQ(peer->disorder, 0);
     n = strlen(peer->calls);
     if (n + 1 < sizeof(peer->calls))
         CHECK_EQ(peer->calls[n - 1], 'l');
@@ -277,11 +279,12 @@ static int datagram_fill(datagram_peer *peer, int from) {
     return from;
 }
 
-/* Checks that a number follows the one before. */
+/* Sees whether a number follows the one before. */
 static void datagram_in_order(datagram_peer *peer) {
     char wanted[16];
     snprintf(wanted, sizeof(wanted), "[%d]", peer->count - 1);
-    CHECK_STR(peer->text, wanted);
+    if (strcmp(peer->text, wanted) != 0)
+        peer->disorder++;
     peer->text[0] = '\0';
 }
 
@@ -485,7 +488,7 @@ typedef struct datagram_book {
     int types; /* a bit for each type of socket that was asked for */
     bool later;
     aioloop_future *pending[2];
-    aioloop_addrinfo *lists[2];
+    int which[2]; /* of the answers is theirs */
     int pending_count;
 } datagram_book;
 
@@ -494,13 +497,16 @@ static void datagram_answer(aioloop *loop, void *arg) {
     (void)loop;
     while (book->pending_count > 0) {
         aioloop_future *f = book->pending[--book->pending_count];
-        aioloop_addrinfo *list = book->lists[book->pending_count];
+        int which = book->which[book->pending_count];
+        size_t count = book->count[which];
+        aioloop_addrinfo *list;
         if (f == NULL)
             continue;
+        list = count == 0 ? NULL : aioloop_addrinfo_copy(book->items[which], count);
         if (list == NULL)
-            aioloop_future_set_exception(f, AIOLOOP_ELOOKUP, "nobody of that name");
+            aioloop_future_set_exception(f, count == 0 ? AIOLOOP_ELOOKUP : AIOLOOP_ENOMEM, "nobody of that name");
         else
-            CHECK_EQ(aioloop_future_set_result(f, (int64_t)book->count[list->address.scope_id], list, aioloop_freeaddrinfo), 0);
+            CHECK_EQ(aioloop_future_set_result(f, (int64_t)count, list, aioloop_freeaddrinfo), 0);
         aioloop_future_unref(f);
     }
 }
@@ -508,12 +514,9 @@ static void datagram_answer(aioloop *loop, void *arg) {
 static bool datagram_given_up(aioloop_future *future, void *owner) {
     datagram_book *book = (datagram_book *)owner;
     int i;
-    for (i = 0; i < book->pending_count; i++) {
-        if (book->pending[i] != future)
-            continue;
-        book->pending[i] = NULL;
-        aioloop_freeaddrinfo(book->lists[i]);
-    }
+    for (i = 0; i < book->pending_count; i++)
+        if (book->pending[i] == future)
+            book->pending[i] = NULL;
     aioloop_future_unref(future);
     return true;
 }
@@ -521,16 +524,13 @@ static bool datagram_given_up(aioloop_future *future, void *owner) {
 static aioloop_future *datagram_resolve(aioloop *loop, void *arg, const char *host, const char *service,
                                         const aioloop_getaddrinfo_options *options) {
     datagram_book *book = (datagram_book *)arg;
-    int which = host != NULL && strcmp(host, "local") == 0 ? 0 : 1;
     aioloop_future *f = aioloop_create_operation(loop, datagram_given_up, book);
     (void)service;
     book->types |= 1 << options->type;
     if (aioloop_future_done(f))
-        return f;
-    book->items[which][0].address.scope_id = (uint32_t)which; /* of IPv4 it means nothing; here it tells the list */
+        return f; /* no memory */
     CHECK_LT(book->pending_count, 2);
-    book->lists[book->pending_count] =
-        book->count[which] == 0 ? NULL : aioloop_addrinfo_copy(book->items[which], book->count[which]);
+    book->which[book->pending_count] = host != NULL && strcmp(host, "local") == 0 ? 0 : 1;
     book->pending[book->pending_count++] = f;
     if (book->later)
         (void)aioloop_call_soon(loop, datagram_answer, book);
@@ -1186,7 +1186,8 @@ TEST(datagram_refused_is_told_and_it_goes_on, "DTR-05") {
 }
 
 static void datagram_notice_inside(datagram_peer *peer) {
-    CHECK(peer->other == NULL); /* not from inside the call */
+    if (peer->other != NULL) /* from inside the call */
+        peer->disorder++;
 }
 
 /* Too long by one byte: told by the loop, and what was sent behind it arrives. */
@@ -1244,10 +1245,11 @@ static void datagram_abort_now(datagram_peer *peer) {
 
 static void datagram_send_again(datagram_peer *peer) {
     static char bytes[DATAGRAM_LARGEST + 1];
-    if (peer->errors < 4)
-        CHECK_EQ(aioloop_transport_sendto(peer->transport, bytes, sizeof(bytes), datagram_name(peer)), 0);
-    else
-        datagram_send(peer, "short", datagram_name(peer));
+    const aioloop_address *self =
+        (const aioloop_address *)aioloop_transport_get_extra_info(peer->transport, "sockname", NULL);
+    bool enough = peer->errors >= 4;
+    if (aioloop_transport_sendto(peer->transport, bytes, enough ? 5 : sizeof(bytes), self) != 0)
+        peer->disorder++;
 }
 
 /* error_received may do everything. */
@@ -1761,9 +1763,9 @@ TEST(datagram_flood_leaves_others_their_turn, "") {
         datagram_send(&b, "x", NULL);
     while (a.count < 100) {
         int before = a.count;
-        CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(50)), 0);
+        CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(1)), 0);
         CHECK_LE(a.count - before, 64);
-        CHECK_LT(turns++, 10000);
+        CHECK_LT(turns++, 500);
     }
     datagram_end(loop, &a);
     datagram_end(loop, &b);

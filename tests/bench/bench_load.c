@@ -10,6 +10,8 @@
  *         warm-up, and the processor time the server used in them.
  *     bench_load cycles --port P --connections C --size S --seconds T --pid SERVER
  *         The same, but each connection is closed after its first echo and another one is opened.
+ *     bench_load udp --port P --connections C --size S --depth D --seconds T --pid SERVER
+ *         The same with datagrams, from C sockets. None of so few is lost.
  *     bench_load hold --port P
  *         Reads numbers from standard input; opens connections until there are that many, exchanges
  *         one message on each, says so. At the end of input resets them all.
@@ -18,14 +20,17 @@
 #include "bench.h"
 #include <sys/epoll.h>
 
+static int load_type = SOCK_STREAM;
+
 static int load_connect(const struct bench_args *args) {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)args->port),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, load_type | SOCK_CLOEXEC, 0);
     bench_check(fd >= 0, "socket");
     bench_check(connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0, "connect");
-    bench_nodelay(fd);
+    if (load_type == SOCK_STREAM)
+        bench_nodelay(fd);
     return fd;
 }
 
@@ -255,6 +260,45 @@ static void load_load(const struct bench_args *args, bool cycles) {
     load_print();
 }
 
+/* The times of those in flight are in a ring, the oldest where the next one goes. */
+static void load_udp(const struct bench_args *args) {
+    struct load_connection *cs =
+        (struct load_connection *)bench_alloc((size_t)args->connections, sizeof(*cs));
+    int64_t *begun =
+        (int64_t *)bench_alloc((size_t)(args->connections * args->depth), sizeof(*begun));
+    char *message = (char *)bench_alloc(1, (size_t)args->size + 1);
+    struct epoll_event events[256];
+    int64_t now;
+    load_type = SOCK_DGRAM;
+    load_begin(args);
+    for (long i = 0; i < args->connections; i++) {
+        cs[i].begun = begun + i * args->depth;
+        load_open(&cs[i]);
+    }
+    now = bench_now();
+    load_window.end = now + LOAD_WARM_UP_NS;
+    for (long i = 0; i < args->connections; i++) {
+        for (long k = 0; k < args->depth; k++) {
+            cs[i].begun[k] = now;
+            bench_check(send(cs[i].fd, message, (size_t)args->size, 0) == args->size, "send");
+        }
+    }
+    while (load_goes_on(now)) {
+        int n = epoll_wait(load_epoll, events, 256, 1000);
+        bench_check(n > 0 || (n < 0 && errno == EINTR), "a datagram was lost: epoll_wait");
+        now = bench_now();
+        for (int i = 0; i < n; i++) {
+            struct load_connection *c = (struct load_connection *)events[i].data.ptr;
+            bench_check(recv(c->fd, bench_buffer, BENCH_READ_SIZE, 0) == args->size, "recv");
+            load_done(now - c->begun[c->begun_at]);
+            c->begun[c->begun_at] = now;
+            c->begun_at = (c->begun_at + 1) % (uint32_t)args->depth;
+            bench_check(send(c->fd, message, (size_t)args->size, 0) == args->size, "send");
+        }
+    }
+    load_print();
+}
+
 static void load_hold(const struct bench_args *args) {
     enum { MAX = 20000 };
     static int fds[MAX];
@@ -289,6 +333,8 @@ int main(int argc, char **argv) {
         load_load(&args, false);
     else if (strcmp(args.mode, "cycles") == 0)
         load_load(&args, true);
+    else if (strcmp(args.mode, "udp") == 0)
+        load_udp(&args);
     else if (strcmp(args.mode, "hold") == 0)
         load_hold(&args);
     else
