@@ -346,7 +346,7 @@
  *
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
- *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-nosignal
+ *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-mmsg no-nosignal
  *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature
@@ -2643,6 +2643,12 @@ struct aioloop_protocol {
      * ends the connection with AIOLOOP_EINVAL. */
     size_t (*get_buffer)(aioloop_transport *transport, void *self, size_t hint, void **buffer);
     void (*buffer_updated)(aioloop_transport *transport, void *self, size_t size);
+    /* DatagramProtocol: a whole datagram, also an empty one, and who sent it; both are the library's, valid during the
+     * call. from: AIOLOOP_UNSPEC for a Unix socket without a name. */
+    void (*datagram_received)(aioloop_transport *transport, void *self, const void *data, size_t size,
+                              const aioloop_address *from);
+    /* A datagram could not be sent or received: AIOLOOP_ECONNREFUSED, AIOLOOP_EMSGSIZE, ... The transport stays open. */
+    void (*error_received)(aioloop_transport *transport, void *self, int error);
 };
 
 /* ---- opening connections ---- */
@@ -2784,6 +2790,67 @@ AIOLOOP_API const aioloop_protocol *aioloop_transport_get_protocol(const aioloop
  * blocking), fallback after the loss. Unknown names give fallback. The pointer is valid as long as the transport. */
 AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport *transport, const char *name,
                                                          const void *fallback);
+
+#endif
+
+/* >> src/api/datagram.h */
+/*
+ * datagram.h - datagrams: UDP, and Unix sockets of that kind.
+ *                      (asyncio: base_events.create_datagram_endpoint, transports.DatagramTransport, DatagramProtocol)
+ *
+ * An endpoint is an aioloop_transport; its aioloop_protocol has datagram_received and error_received, which that of a
+ * connection does not need, and no data_received, eof_received or get_buffer. Closing, flow control, pausing, references
+ * and extra info are those of transport.h; what writes bytes there (write and its kin, sendfile, start_tls) is
+ * AIOLOOP_EMISUSE here.
+ */
+#ifndef AIOLOOP_API_DATAGRAM_H
+#define AIOLOOP_API_DATAGRAM_H
+
+/* Options of aioloop_create_datagram_endpoint. Something is needed: a local or a remote address, a family, or a
+ * socket. */
+typedef struct aioloop_datagram_endpoint_options {
+    const char *local_host;     /* bind to an address of this host; "": every interface; NULL: no, or, with local_port,
+                                 * every interface */
+    int local_port;             /* 0: any */
+    const char *remote_host;    /* connect to an address of this host: datagrams come from there and go there only */
+    int remote_port;
+    const char *remote_service; /* instead of remote_port: a name such as "ntp", or a number */
+    const char *local_path;     /* instead of hosts: Unix sockets. A socket file that is in the way is removed; the */
+    size_t local_path_size;     /*   one that is made stays. Sizes: 0: the path ends with a zero; needed for the */
+    const char *remote_path;    /*   abstract name space */
+    size_t remote_path_size;
+    int family;                 /* aioloop_family: only addresses of this one; alone: a socket without an address */
+    int protocol;               /* for looking up names, and of the socket; 0: UDP */
+    unsigned flags;             /* for looking up names: a sum of AIOLOOP_AI_... */
+    bool reuse_port;            /* SO_REUSEPORT; AIOLOOP_EINVAL on systems without */
+    bool allow_broadcast;       /* SO_BROADCAST. With a remote address, that is the only destination, but datagrams come
+                                 * from everywhere. */
+    const aioloop_socket *sock; /* a datagram socket, instead of all the above; the loop's from then on, also if the call
+                                 * fails after it was accepted as valid. If it is connected, its peer is the remote
+                                 * address. */
+    aioloop_time timeout;       /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
+} aioloop_datagram_endpoint_options;
+
+/* loop.create_datagram_endpoint(): the addresses of both sides are looked up and paired by family and protocol; the
+ * first pair for which a socket can be made, bound and connected becomes the endpoint. The future's pointer is the
+ * aioloop_transport, its number 0; connection_made has returned when it is done, and was the first call. "peername" is
+ * the address it is connected to. SO_REUSEADDR is never set. Options such as multicast's are yours to set on "socket".
+ *
+ * Fails with AIOLOOP_EINVAL (arguments that contradict each other, no pair, a socket that is not of datagrams),
+ * AIOLOOP_EMISUSE (a sock that a transport or a watcher has), what a look-up failed with, the error of the first pair,
+ * the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
+aioloop_create_datagram_endpoint(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                 const aioloop_datagram_endpoint_options *options);
+
+/* DatagramTransport.sendto(): sends a datagram of size bytes, which may be 0, to an address; to NULL: the remote one.
+ * Tried at once; if the system has no room it is copied, and goes in its order. 0: it was sent, kept, or dropped because
+ * the transport is closing or lost (the fifth such is logged). What the system says against it goes to error_received,
+ * by the loop. AIOLOOP_EINVAL: NULL data, an address that is none, no address where there is no remote one, another one
+ * where there is; AIOLOOP_EMISUSE: a transport of bytes; AIOLOOP_ENOMEM: nothing was taken. For flow control each that
+ * is kept counts its size and 8 bytes. */
+AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const void *data, size_t size,
+                                         const aioloop_address *to);
 
 #endif
 
@@ -3616,6 +3683,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #else
 #define AIOL_HAVE_NOSIGNAL 0
 #endif
+#define AIOL_HAVE_MMSG AIOL_OS_LINUX /* recvmmsg, sendmmsg */
 #if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
 #define AIOL_HAVE_SENDFILE 1
 #else
@@ -4790,7 +4858,8 @@ enum {
     AIOL_WITHOUT_INCREMENTAL = 128,
     AIOL_WITHOUT_MULTISHOT = 256,
     AIOL_WITHOUT_SENDFILE = 512,
-    AIOL_WITHOUT_NOSIGNAL = 1024
+    AIOL_WITHOUT_NOSIGNAL = 1024,
+    AIOL_WITHOUT_MMSG = 2048
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -4801,7 +4870,8 @@ typedef enum aiol_socket_option {
     AIOL_OPTION_REUSE_PORT,
     AIOL_OPTION_KEEP_ALIVE,
     AIOL_OPTION_NO_DELAY,
-    AIOL_OPTION_V6_ONLY
+    AIOL_OPTION_V6_ONLY,
+    AIOL_OPTION_BROADCAST
 } aiol_socket_option;
 
 /* What a socket file is, to know it again. */
@@ -4823,12 +4893,23 @@ typedef struct aiol_path_room {
     char bytes[108];
 } aiol_path_room;
 
+/* One datagram to send; to NULL: where the socket is connected to. */
+typedef struct aiol_datagram {
+    struct aiol_datagram *next;
+    const void *data;
+    size_t size;
+    const aioloop_address *to;
+} aiol_datagram;
+
+#define AIOL_DATAGRAM_MAX 65535u /* bytes of one of the internet */
+
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
 AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
-AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
+/* type: an aioloop_socket_type, STREAM or DGRAM; protocol 0: the usual one. */
+AIOLOOP_INTERNAL int aiol_socket_open(int family, int type, int protocol, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_bind(aioloop_socket s, const aioloop_address *address);
 AIOLOOP_INTERNAL int aiol_socket_listen(aioloop_socket s, int backlog);
@@ -4844,11 +4925,17 @@ AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+/* The next datagram, whole. AIOLOOP_EMSGSIZE: it was larger than that, and is lost. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recv_datagram(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                                   aiol_path_room *room);
+/* Sends the first of a list, in order, that the system takes now: how many, or what it says of the first. */
+AIOLOOP_INTERNAL int64_t aiol_socket_send_datagrams(aioloop_socket s, unsigned without, const aiol_datagram *first);
 AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
-/* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
-AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
+/* Checks that s is a socket of that type, STREAM or DGRAM (with which RAW counts), and tells its *family.
+ * AIOLOOP_EINVAL for another kind. */
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int type, int *family);
 AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
 AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
 AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
@@ -5002,6 +5089,7 @@ enum {
     AIOL_URING_WRITEV = 2,
     AIOL_URING_POLL_ADD = 6,
     AIOL_URING_SENDMSG = 9,
+    AIOL_URING_RECVMSG = 10,
     AIOL_URING_ACCEPT = 13,
     AIOL_URING_CANCEL = 14,
     AIOL_URING_READ = 22,
@@ -5080,6 +5168,14 @@ typedef struct aiol_uring_buffers {
     uint64_t reserved[3];
 } aiol_uring_buffers;
 
+/* What a multishot RECVMSG begins its buffers with; room for the name follows, then the datagram. */
+typedef struct aiol_uring_received {
+    uint32_t name_size;
+    uint32_t control_size;
+    uint32_t size;
+    uint32_t flags; /* MSG_... */
+} aiol_uring_received;
+
 /* The argument of enter: a time-out. */
 typedef struct aiol_uring_wait {
     uint64_t sigmask;
@@ -5089,7 +5185,7 @@ typedef struct aiol_uring_wait {
 } aiol_uring_wait;
 
 AIOL_STATIC_ASSERT(sizeof(aiol_uring_entry) == 64 && sizeof(aiol_uring_completion) == 16 && sizeof(aiol_uring_setup) == 120 &&
-                       sizeof(aiol_uring_buffer) == 16 && sizeof(aiol_uring_buffers) == 40 && sizeof(aiol_uring_wait) == 24,
+                       sizeof(aiol_uring_buffer) == 16 && sizeof(aiol_uring_buffers) == 40 && sizeof(aiol_uring_received) == 16 && sizeof(aiol_uring_wait) == 24,
                    uring_is_the_kernels);
 
 /* The same numbers on every architecture but alpha, which has them from 535. */
@@ -6133,20 +6229,22 @@ static int aiol_sockaddr_family(int family) {
 }
 
 static socklen_t aiol_sockaddr_make(aiol_sockaddr *to, const aioloop_address *from) {
-    memset(to, 0, sizeof(*to));
     switch (from->family) {
     case AIOLOOP_INET:
+        memset(&to->v4, 0, sizeof(to->v4));
         to->v4.sin_family = AF_INET;
         to->v4.sin_port = htons(from->port);
         memcpy(&to->v4.sin_addr, from->u.ip, 4);
         return (socklen_t)sizeof(to->v4);
     case AIOLOOP_INET6:
+        memset(&to->v6, 0, sizeof(to->v6));
         to->v6.sin6_family = AF_INET6;
         to->v6.sin6_port = htons(from->port);
         to->v6.sin6_scope_id = from->scope_id;
         memcpy(&to->v6.sin6_addr, from->u.ip, 16);
         return (socklen_t)sizeof(to->v6);
     default:
+        memset(&to->room, 0, sizeof(to->room)); /* there may be a zero behind sun_path */
         to->local.sun_family = AF_UNIX;
         memcpy(to->local.sun_path, from->u.path, aiol_min_size(from->path_size, sizeof(to->local.sun_path)));
         /* An abstract name has no zero at its end, a path has one. */
@@ -6206,14 +6304,15 @@ static int aiol_socket_flags(aioloop_socket s) {
     return 0;
 }
 
-AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out) {
+AIOLOOP_INTERNAL int aiol_socket_open(int family, int type, int protocol, aioloop_socket *out) {
+    int kind = type == AIOLOOP_SOCK_STREAM ? SOCK_STREAM : SOCK_DGRAM;
     int s;
 #ifdef SOCK_CLOEXEC
-    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
     if (s == -1)
         return aiol_error_from_errno(errno);
 #else
-    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM, 0));
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), kind, protocol));
     if (s == -1)
         return aiol_error_from_errno(errno);
     {
@@ -6433,6 +6532,9 @@ AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option
         level = IPPROTO_IPV6;
         name = IPV6_V6ONLY;
         break;
+    case AIOL_OPTION_BROADCAST:
+        name = SO_BROADCAST;
+        break;
     }
     if (AIOL_SYS(setsockopt, setsockopt(s, level, name, &value, (socklen_t)sizeof(value))) == -1)
         return aiol_error_from_errno(errno);
@@ -6457,7 +6559,7 @@ AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address
     return 0;
 }
 
-AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int wanted, int *family) {
     aiol_sockaddr name;
     socklen_t size = (socklen_t)sizeof(name);
     int type = 0;
@@ -6466,7 +6568,7 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
         return AIOLOOP_EBADF;
     if (AIOL_SYS(getsockopt, getsockopt(s, SOL_SOCKET, SO_TYPE, &type, &type_size)) == -1)
         return aiol_error_from_errno(errno);
-    if (type != SOCK_STREAM)
+    if (wanted == AIOLOOP_SOCK_STREAM ? type != SOCK_STREAM : type != SOCK_DGRAM && type != SOCK_RAW)
         return AIOLOOP_EINVAL;
     if (AIOL_SYS(getsockname, getsockname(s, &name.any, &size)) == -1)
         return aiol_error_from_errno(errno);
@@ -6629,7 +6731,7 @@ AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_
         return aiol_error_from_errno(errno);
     if (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
         return AIOLOOP_EINVAL;
-    if (S_ISSOCK(st.st_mode) && (err = aiol_socket_inspect(s, &family)) < 0)
+    if (S_ISSOCK(st.st_mode) && (err = aiol_socket_inspect(s, AIOLOOP_SOCK_STREAM, &family)) < 0)
         return err;
     mode = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
     if (mode == -1)
@@ -6695,6 +6797,158 @@ AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s) {
     int flags = fcntl(s, F_GETFL, 0);
     if (flags != -1)
         (void)fcntl(s, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+#endif
+
+/* >> src/sys/datagram_posix.c */
+/*
+ * datagram_posix.c - datagrams, one or many in a call.
+ *
+ *   a) Linux tells the whole size of a datagram that was cut if recvfrom asks (MSG_TRUNC); elsewhere it is a flag that
+ *      recvmsg brings.
+ *   b) sendmmsg tells an error only of the first datagram; of a later one, the next call does.
+ *   c) recvmmsg looks once more for a datagram that is not there: of one alone, recvfrom is cheaper.
+ */
+#ifndef AIOL_SYS_DATAGRAM_POSIX_C
+#define AIOL_SYS_DATAGRAM_POSIX_C
+
+AIOLOOP_INTERNAL int64_t aiol_socket_recv_datagram(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                                   aiol_path_room *room) {
+    aiol_sockaddr name;
+    ssize_t n;
+#if AIOL_OS_LINUX
+    socklen_t name_size;
+    do {
+        name_size = (socklen_t)sizeof(name);
+        n = AIOL_SYS(recvfrom, recvfrom(s, buffer, size, MSG_DONTWAIT | MSG_TRUNC, &name.any, &name_size)); /* a) */
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    if ((size_t)n > size)
+        return AIOLOOP_EMSGSIZE;
+    aiol_sockaddr_read(&name, name_size, from, room);
+#else
+    struct msghdr message;
+    struct iovec piece;
+    do {
+        memset(&message, 0, sizeof(message));
+        piece.iov_base = buffer;
+        piece.iov_len = size;
+        message.msg_name = &name;
+        message.msg_namelen = (socklen_t)sizeof(name);
+        message.msg_iov = &piece;
+        message.msg_iovlen = 1;
+        n = AIOL_SYS(recvmsg, recvmsg(s, &message, AIOL_MSG_DONTWAIT));
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    if ((message.msg_flags & MSG_TRUNC) != 0)
+        return AIOLOOP_EMSGSIZE;
+    aiol_sockaddr_read(&name, message.msg_namelen, from, room);
+#endif
+    return (int64_t)n;
+}
+
+#if AIOL_HAVE_MMSG
+
+#define AIOL_BATCH 16 /* datagrams in a call */
+
+/* Room for so many received ones of the internet. A little more than they need, or all would begin in the same lines of
+ * the processor's cache. */
+#define AIOL_BATCH_ROOM (AIOL_DATAGRAM_MAX + 1 + 192)
+
+typedef struct aiol_batch {
+    int used; /* of those below: what the system has changed has to be put right */
+    struct mmsghdr messages[AIOL_BATCH];
+    struct iovec pieces[AIOL_BATCH];
+    aiol_sockaddr names[AIOL_BATCH];
+    unsigned char room[AIOL_BATCH * AIOL_BATCH_ROOM];
+} aiol_batch;
+
+AIOLOOP_INTERNAL aiol_batch *aiol_batch_new(const aioloop_allocator *a) {
+    aiol_batch *b = (aiol_batch *)aiol_alloc(a, sizeof(*b));
+    int i;
+    if (b == NULL)
+        return NULL;
+    memset(b->messages, 0, sizeof(b->messages));
+    b->used = AIOL_BATCH;
+    for (i = 0; i < AIOL_BATCH; i++) {
+        struct msghdr *message = &b->messages[i].msg_hdr;
+        b->pieces[i].iov_base = b->room + (size_t)i * AIOL_BATCH_ROOM;
+        b->pieces[i].iov_len = AIOL_DATAGRAM_MAX + 1;
+        message->msg_name = &b->names[i];
+        message->msg_iov = &b->pieces[i];
+        message->msg_iovlen = 1;
+    }
+    return b;
+}
+
+AIOLOOP_INTERNAL void aiol_batch_free(const aioloop_allocator *a, aiol_batch *b) {
+    aiol_free(a, b, sizeof(*b));
+}
+
+/* Receives what is there: how many datagrams, or a code. */
+AIOLOOP_INTERNAL int aiol_batch_recv(aiol_batch *b, aioloop_socket s) {
+    int n;
+    while (b->used > 0)
+        b->messages[--b->used].msg_hdr.msg_namelen = (socklen_t)sizeof(b->names[0]);
+    do {
+        n = AIOL_SYS(recvmmsg, recvmmsg(s, b->messages, AIOL_BATCH, MSG_DONTWAIT, NULL));
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    b->used = n;
+    return n;
+}
+
+/* The i-th of them: its size and where it is, or AIOLOOP_EMSGSIZE. */
+AIOLOOP_INTERNAL int64_t aiol_batch_at(const aiol_batch *b, int i, const void **data, aioloop_address *from,
+                                       aiol_path_room *room) {
+    const struct mmsghdr *message = &b->messages[i];
+    aiol_sockaddr_read(&b->names[i], message->msg_hdr.msg_namelen, from, room);
+    *data = b->pieces[i].iov_base;
+    return (message->msg_hdr.msg_flags & MSG_TRUNC) != 0 ? (int64_t)AIOLOOP_EMSGSIZE : (int64_t)message->msg_len;
+}
+
+/* b) */
+static AIOL_NOINLINE int64_t aiol_socket_send_batch(aioloop_socket s, const aiol_datagram *first) {
+    struct mmsghdr messages[AIOL_BATCH];
+    struct iovec pieces[AIOL_BATCH];
+    aiol_sockaddr names[AIOL_BATCH];
+    unsigned count = 0;
+    int n;
+    memset(messages, 0, sizeof(messages));
+    for (; first != NULL && count < AIOL_BATCH; first = first->next) {
+        struct msghdr *message = &messages[count].msg_hdr;
+        /* The system only reads from here, but its struct says void *. */
+        memcpy(&pieces[count].iov_base, &first->data, sizeof(void *));
+        pieces[count].iov_len = first->size;
+        message->msg_iov = &pieces[count];
+        message->msg_iovlen = 1;
+        if (first->to != NULL) {
+            message->msg_name = &names[count];
+            message->msg_namelen = aiol_sockaddr_make(&names[count], first->to);
+        }
+        count++;
+    }
+    do {
+        n = AIOL_SYS(sendmmsg, sendmmsg(s, messages, count, MSG_NOSIGNAL | MSG_DONTWAIT));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? (int64_t)aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+#endif
+
+AIOLOOP_INTERNAL int64_t aiol_socket_send_datagrams(aioloop_socket s, unsigned without, const aiol_datagram *first) {
+    int64_t n;
+#if AIOL_HAVE_MMSG
+    if (first->next != NULL && (without & AIOL_WITHOUT_MMSG) == 0)
+        return aiol_socket_send_batch(s, first);
+#endif
+    (void)without;
+    n = aiol_socket_sendto(s, first->data, first->size, first->to);
+    return n < 0 ? n : 1;
 }
 
 #endif
@@ -11137,9 +11391,9 @@ static const aiol_poller aiol_poller_select = {"select",        aiol_select_open
  * runs.
  *
  * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the
- * operation is IDLE. One-shots (SEND, SENDFILE, CONNECT) are submitted and complete exactly once, or finish at once. Sources
- * (RECV, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error
- * only.
+ * operation is IDLE. One-shots (SEND, SENDFILE, SENDTO, CONNECT) are submitted and complete exactly once, or finish at
+ * once. Sources (RECV, RECVFROM, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an
+ * end of file or an error only, and RECVFROM only if its descriptor is of no use any more.
  *
  *     IDLE -submit-> ACTIVE -done-> IDLE          ACTIVE|STOPPED -cancel-> IDLE, or CANCELLING -done-> IDLE
  *     ACTIVE <-stop/start-> STOPPED
@@ -11155,8 +11409,10 @@ static const aiol_poller aiol_poller_select = {"select",        aiol_select_open
 typedef enum aiol_op_kind {
     AIOL_OP_SEND,
     AIOL_OP_SENDFILE,
+    AIOL_OP_SENDTO,
     AIOL_OP_CONNECT,
     AIOL_OP_RECV,
+    AIOL_OP_RECVFROM,
     AIOL_OP_ACCEPT,
     AIOL_OP_POLL
 } aiol_op_kind;
@@ -11170,6 +11426,12 @@ typedef enum aiol_op_state {
 
 enum { AIOL_POLL_READABLE = 1, AIOL_POLL_WRITABLE = 2 };
 
+/* What a RECVFROM has received. */
+typedef struct aiol_arrival {
+    const void *data;
+    const aioloop_address *from;
+} aiol_arrival;
+
 typedef struct aiol_op {
     uint8_t kind;
     uint8_t state;
@@ -11179,7 +11441,8 @@ typedef struct aiol_op {
     aioloop_socket fd;
     struct aiol_op *link; /* the engine's */
     /* n: a count (SEND, SENDFILE, RECV: bytes; 0 of RECV is the end of the stream, of SENDFILE the end of the file; ACCEPT: the new socket, with data the peer's
-     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns
+     * const aioloop_address *; POLL: the events; CONNECT: 0; SENDTO: datagrams, at least one; RECVFROM: a datagram's size,
+     * with data an aiol_arrival *) or a code. data of RECV and RECVFROM is valid during the call. Returns
      * how many bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after
      * start. Called only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is
      * IDLE. A CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which
@@ -11197,6 +11460,9 @@ typedef struct aiol_op {
             bool later;        /* done() comes, be it that it could be sent at once: others shall have their turn */
         } sendfile;
         struct {
+            const aiol_datagram *first; /* of a list; they stay as they are until done. A code is that of the first. */
+        } sendto;
+        struct {
             const aioloop_address *address; /* read by submit alone */
         } connect;
         struct {
@@ -11208,6 +11474,10 @@ typedef struct aiol_op {
             bool multishot; /* the engine's: how bytes were asked for, */
             int end;        /* and what comes behind those that it keeps */
         } recv;
+        struct {
+            bool internet; /* else one datagram may be larger than AIOL_DATAGRAM_MAX */
+            uint8_t alone; /* the engine's: how often there was but one */
+        } recvfrom;
         struct {
             int budget;    /* connections in one iteration */
             int taken;     /* the engine's: in this one, */
@@ -11222,6 +11492,8 @@ typedef struct aiol_op {
 
 /* An idle connection pays for one. */
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_op) <= 64, op_is_small);
+
+#define AIOL_DATAGRAMS 64 /* that a source brings in one iteration */
 
 typedef struct aiol_budget {
     size_t bytes;     /* per source and iteration */
@@ -11240,13 +11512,13 @@ struct aiol_engine;
 
 /* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
 typedef struct aiol_socket_calls {
-    int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
+    int (*open)(struct aiol_engine *e, int family, int type, int protocol, aioloop_socket *out);
     int (*close)(struct aiol_engine *e, aioloop_socket s); /* e may be NULL: of an engine that has gone */
     int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
     int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
     int (*set)(struct aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value);
-    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int *family);
+    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int type, int *family);
     int (*adopt)(struct aiol_engine *e, aioloop_socket s);
     int (*name)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
     int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
@@ -11274,13 +11546,15 @@ typedef struct aiol_engine_calls {
     void (*close)(struct aiol_engine *e);
 
     /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what
-     * attach reserved. At most one of SEND, SENDFILE and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
-     * the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
+     * attach reserved. At most one of SEND, SENDFILE, SENDTO and CONNECT, and one RECV, RECVFROM or ACCEPT, is active per
+     * descriptor. For POLL what the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
     /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit.
      * While no SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with
      * the next wait. */
     int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now);
+    /* The same for datagrams, each of which is sent whole: how many of the list, at least one. */
+    int64_t (*attempt_to)(struct aiol_engine *e, aioloop_socket fd, const aiol_datagram *first);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
     void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
@@ -11346,10 +11620,11 @@ typedef struct aiol_engine_setup {
 /* >> src/io/table.c */
 /*
  * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what
- * a RECV delivered and its owner did not take, and how bytes and connections are taken from the system directly.
+ * a RECV or RECVFROM delivered and its owner did not take, and how bytes, datagrams and connections are taken from the
+ * system directly.
  *
- * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND,
- * SENDFILE, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
+ * Each descriptor has at most one operation that waits to read (RECV, RECVFROM, ACCEPT, POLL) and one that waits to write
+ * (SEND, SENDFILE, SENDTO, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
  *
  * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after
  * each callback the operation is touched only if it is still current.
@@ -11402,6 +11677,14 @@ typedef struct aiol_stash {
     size_t block_size; /* the bytes follow */
 } aiol_stash;
 
+/* The same of a RECVFROM: a list of them. */
+typedef struct aiol_kept {
+    struct aiol_kept *next;
+    int64_t n; /* its size, or a code */
+    aioloop_address from;
+    aiol_path_room room; /* of from; the bytes follow the struct */
+} aiol_kept;
+
 /* The first member of an engine. */
 typedef struct aiol_table {
     aiol_engine base;
@@ -11418,6 +11701,9 @@ typedef struct aiol_table {
     /* NULL, or asked at the end of a stream: the error that it is instead, or 0. */
     int64_t (*broken)(struct aiol_table *t, const aiol_op *op);
     unsigned char *buffer;
+#if AIOL_HAVE_MMSG
+    aiol_batch *batch; /* NULL until the first */
+#endif
 } aiol_table;
 
 static aiol_fd *aiol_table_at(aiol_table *t, aioloop_socket fd) {
@@ -11471,8 +11757,20 @@ static void aiol_table_unkeep(aiol_table *t, aiol_op *op) {
     op->engine_flags &= (uint8_t)~AIOL_OP_KEPT;
 }
 
+static void aiol_table_kept_free(aiol_table *t, aiol_kept *kept) {
+    aiol_free(t->base.allocator, kept, sizeof(*kept) + (kept->n > 0 ? (size_t)kept->n : 0));
+}
+
 static void aiol_table_stash_free(aiol_table *t, aiol_op *op) {
     aiol_stash *stash = (aiol_stash *)op->engine;
+    if (op->kind == AIOL_OP_RECVFROM) {
+        while (op->engine != NULL) {
+            aiol_kept *kept = (aiol_kept *)op->engine;
+            op->engine = kept->next;
+            aiol_table_kept_free(t, kept);
+        }
+        return;
+    }
     if (stash != NULL)
         aiol_free(t->base.allocator, stash, stash->block_size);
     op->engine = NULL;
@@ -11701,6 +11999,158 @@ AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget
     return got;
 }
 
+/* ---- datagrams ---- */
+
+/* Keeps a datagram or an error for later. What there is no memory for is lost. */
+static AIOL_NOINLINE void aiol_table_keep_datagram(aiol_table *t, aiol_op *op, int64_t n, const aiol_arrival *arrival) {
+    size_t size = n > 0 ? (size_t)n : 0;
+    aiol_kept *kept = (aiol_kept *)aiol_alloc(t->base.allocator, sizeof(*kept) + size);
+    void **at;
+    if (kept == NULL)
+        return;
+    memset(kept, 0, sizeof(*kept));
+    kept->n = n;
+    if (n >= 0) {
+        kept->from = *arrival->from;
+        if (kept->from.family == AIOLOOP_UNIX) {
+            memcpy(kept->room.bytes, kept->from.u.path, kept->from.path_size);
+            kept->from.u.path = kept->room.bytes;
+        }
+    }
+    if (size != 0)
+        memcpy(kept + 1, arrival->data, size);
+    for (at = &op->engine; *at != NULL; at = (void **)&((aiol_kept *)*at)->next)
+        ;
+    *at = kept;
+    if (op->state == AIOL_OP_ACTIVE)
+        aiol_table_keep(t, op);
+}
+
+/* Hands on a datagram or an error, or keeps it if that is not possible now. False: the operation has gone. */
+static bool aiol_table_arrived(aiol_table *t, aiol_op *op, int64_t n, const aiol_arrival *arrival, const aiol_budget *budget) {
+    if (AIOL_UNLIKELY(op->state != AIOL_OP_ACTIVE || op->engine != NULL || *budget->halt)) {
+        aiol_table_keep_datagram(t, op, n, arrival);
+        return true;
+    }
+    t->current = op;
+    op->done(op, n, n >= 0 ? arrival : NULL);
+    return t->current == op;
+}
+
+/* What receiving has failed with. */
+static AIOL_NOINLINE void aiol_table_receive_failed(aiol_table *t, aiol_op *op, int64_t n) {
+    if (n == AIOLOOP_EAGAIN)
+        return;
+    if (n == AIOLOOP_EBADF || n == AIOLOOP_ENOTSOCK)
+        aiol_table_finish(t, op, n);
+    else
+        op->done(op, n, NULL);
+}
+
+/* One datagram. True: it was taken, and more would be. */
+static bool aiol_table_recvfrom_one(aiol_table *t, aiol_op *op, size_t *got, const aiol_budget *budget) {
+    aioloop_address from;
+    aiol_path_room room;
+    aiol_arrival arrival;
+    int64_t n = aiol_socket_recv_datagram(op->fd, t->buffer, AIOL_TABLE_BUFFER, &from, &room);
+    if (n < 0 && n != AIOLOOP_EMSGSIZE) {
+        aiol_table_receive_failed(t, op, n);
+        return false;
+    }
+    arrival.data = t->buffer;
+    arrival.from = &from;
+    *got += n > 0 ? (size_t)n : 0;
+    return aiol_table_arrived(t, op, n, &arrival, budget) && op->state == AIOL_OP_ACTIVE && !*budget->halt;
+}
+
+#if AIOL_HAVE_MMSG
+/* Whether several can be received in a call. */
+static bool aiol_table_has_batch(aiol_table *t, const aiol_op *op) {
+    if (!op->u.recvfrom.internet || (t->without & AIOL_WITHOUT_MMSG) != 0)
+        return false;
+    if (t->batch == NULL)
+        t->batch = aiol_batch_new(t->base.allocator);
+    return t->batch != NULL;
+}
+
+/* The same for as many as there are; *count goes up by how many. False also when there were fewer than fit. */
+static bool aiol_table_recvfrom_batch(aiol_table *t, aiol_op *op, int *count, size_t *got, const aiol_budget *budget) {
+    int n = aiol_batch_recv(t->batch, op->fd);
+    int i;
+    if (n < 0) {
+        aiol_table_receive_failed(t, op, n);
+        return false;
+    }
+    *count += n;
+    for (i = 0; i < n; i++) {
+        aioloop_address from;
+        aiol_path_room room;
+        aiol_arrival arrival;
+        int64_t size = aiol_batch_at(t->batch, i, &arrival.data, &from, &room);
+        arrival.from = &from;
+        *got += size > 0 ? (size_t)size : 0;
+        if (!aiol_table_arrived(t, op, size, &arrival, budget))
+            return false;
+    }
+    return n == AIOL_BATCH && op->state == AIOL_OP_ACTIVE && !*budget->halt;
+}
+#endif
+
+/* Datagrams, as long as there are some and the budget lasts. Where one came alone so do the next, probably: only one
+ * time in eight, and where there were several, it is worth asking for more. */
+static void aiol_table_recvfrom(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    bool several = op->u.recvfrom.alone % 8 == 0;
+    int count = 0;
+    size_t got = 0;
+    bool more;
+    op->u.recvfrom.alone++;
+    t->current = op;
+    do {
+#if AIOL_HAVE_MMSG
+        if (several && aiol_table_has_batch(t, op)) {
+            more = aiol_table_recvfrom_batch(t, op, &count, &got, budget);
+        } else
+#endif
+        {
+            count++;
+            more = aiol_table_recvfrom_one(t, op, &got, budget);
+        }
+    } while (several && more && count < AIOL_DATAGRAMS && got < budget->bytes);
+    if (several && t->current == op)
+        op->u.recvfrom.alone = count > 1 ? 0 : 1;
+}
+
+/* Offers those that were kept. */
+static void aiol_table_offer_datagrams(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    aiol_kept *kept = (aiol_kept *)op->engine;
+    op->engine = NULL;
+    while (kept != NULL) {
+        aiol_kept *next = kept->next;
+        aiol_arrival arrival;
+        bool there;
+        arrival.data = kept + 1;
+        arrival.from = &kept->from;
+        if (op->state != AIOL_OP_ACTIVE || *budget->halt) {
+            op->engine = kept;
+            if (op->state == AIOL_OP_ACTIVE)
+                aiol_table_keep(t, op);
+            return;
+        }
+        there = aiol_table_arrived(t, op, kept->n, &arrival, budget);
+        aiol_table_kept_free(t, kept);
+        kept = next;
+        if (!there)
+            break;
+    }
+    while (kept != NULL) { /* it was cancelled meanwhile */
+        aiol_kept *next = kept->next;
+        aiol_table_kept_free(t, kept);
+        kept = next;
+    }
+}
+
+/* ---- connections, and what is kept of bytes ---- */
+
 static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     int left = op->u.accept.budget;
     do {
@@ -11761,6 +12211,12 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
         op = t->kept;
         aiol_table_unkeep(t, op);
         t->current = op;
+        if (op->kind == AIOL_OP_RECVFROM) {
+            aiol_table_offer_datagrams(t, op, budget);
+            if (t->current == op)
+                aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+            continue;
+        }
         stash = (aiol_stash *)op->engine;
         if (stash != NULL) {
             op->engine = NULL; /* what is left of it goes into a new one */
@@ -11799,6 +12255,23 @@ static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket
     return n < 0 ? AIOL_PENDING : n;
 }
 
+/* Tries to send datagrams. */
+static int64_t aiol_table_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    aiol_table *t = (aiol_table *)e;
+    int64_t n = aiol_socket_send_datagrams(fd, t->without, first);
+    if (n != AIOLOOP_EAGAIN)
+        return n;
+    aiol_table_at(t, fd)->flags |= AIOL_FD_FULL;
+    return AIOL_PENDING;
+}
+
+/* What submitting a SENDTO does before it waits. */
+static int64_t aiol_table_begin_sendto(aiol_table *t, const aiol_op *op) {
+    if ((aiol_table_at(t, op->fd)->flags & AIOL_FD_FULL) != 0)
+        return AIOL_PENDING;
+    return aiol_table_attempt_to(&t->base, op->fd, op->u.sendto.first);
+}
+
 /* As the system's. */
 static int64_t aiol_table_sendfile(const aiol_table *t, aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
     if ((t->without & AIOL_WITHOUT_SENDFILE) != 0)
@@ -11828,6 +12301,10 @@ static void aiol_table_free(aiol_table *t) {
     aiol_free(a, t->fds, t->fds_capacity * sizeof(t->fds[0]));
     aiol_free(a, t->dirty, t->dirty_capacity * sizeof(t->dirty[0]));
     aiol_free(a, t->buffer, AIOL_TABLE_BUFFER);
+#if AIOL_HAVE_MMSG
+    if (t->batch != NULL)
+        aiol_batch_free(a, t->batch);
+#endif
 }
 
 static void aiol_table_verify(const aiol_table *t) {
@@ -11848,9 +12325,9 @@ static void aiol_table_verify(const aiol_table *t) {
 
 /* ---- sockets: the system's ---- */
 
-static int aiol_system_open(aiol_engine *e, int family, aioloop_socket *out) {
+static int aiol_system_open(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
     (void)e;
-    return aiol_socket_open(family, out);
+    return aiol_socket_open(family, type, protocol, out);
 }
 static int aiol_system_close(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -11872,9 +12349,9 @@ static int aiol_system_set(aiol_engine *e, aioloop_socket s, aiol_socket_option 
     (void)e;
     return aiol_socket_set(s, option, value);
 }
-static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int type, int *family) {
     (void)e;
-    return aiol_socket_inspect(s, family);
+    return aiol_socket_inspect(s, type, family);
 }
 static int aiol_system_adopt(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -12037,12 +12514,16 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_SENDFILE:
         n = aiol_table_begin_file(&r->table, op);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_SENDTO:
+        n = aiol_table_begin_sendto(&r->table, op);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
         return n != AIOLOOP_EINPROGRESS ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_POLL:
         return aiol_reactor_watch(r, op);
     case AIOL_OP_RECV:
+    case AIOL_OP_RECVFROM:
     case AIOL_OP_ACCEPT:
         break;
     }
@@ -12137,6 +12618,8 @@ static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budge
         aiol_table_accept(&r->table, op, budget);
     else if (AIOL_UNLIKELY(op->engine_flags != 0))
         return; /* what is kept goes first */
+    else if (op->kind == AIOL_OP_RECVFROM)
+        aiol_table_recvfrom(&r->table, op, budget);
     else if (op->u.recv.dest == NULL)
         aiol_table_recv(&r->table, op, budget);
     else
@@ -12160,6 +12643,8 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
     default:
         if (op->kind == AIOL_OP_SENDFILE)
             n = aiol_table_attempt_file(&r->table, op);
+        else if (op->kind == AIOL_OP_SENDTO)
+            n = aiol_table_attempt_to(&r->table.base, fd, op->u.sendto.first);
         else
             n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
@@ -12239,7 +12724,7 @@ static void aiol_reactor_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_reactor_calls = {
-    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_table_stop,
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_table_attempt_to, aiol_reactor_cancel, aiol_table_stop,
     aiol_table_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
     aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
     aiol_reactor_wake,   aiol_reactor_close,      aiol_table_now,      aiol_reactor_verify,
@@ -12329,6 +12814,9 @@ free_reactor:
  *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
  *   l) Reading and writing FIFOs and devices that do not block is not waited for, nor can it be refused to wait
  *      (EOPNOTSUPP); for them there are polls. Also for pipes where a write may raise SIGPIPE, in the thread that enters.
+ *   m) Datagrams are sent by a call, at once: they wait for nobody, and what has to be kept until the ring is entered had
+ *      to be copied. They are received by a multishot request into buffers of their own, since each has to hold the
+ *      largest one there is; but those of Unix sockets may be larger still.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
  * measured (loopback, where the kernel copies in the end), so there are none.
@@ -12345,6 +12833,10 @@ free_reactor:
 #define AIOL_URING_LARGE 0x4000u   /* bytes at once: read directly from then on */
 #define AIOL_URING_SMALL 0x1000u   /* two such readings: no more */
 #define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
+
+#define AIOL_URING_PLACES 32u      /* m): buffers of datagrams */
+#define AIOL_URING_PLACE_HEAD (sizeof(aiol_uring_received) + sizeof(struct sockaddr_in6))
+#define AIOL_URING_PLACE 0x100c0u  /* bytes of one; not a power of two, as AIOL_BATCH_ROOM */
 
 /* In the lowest bits of user_data. */
 enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_TAGS = 3 };
@@ -12392,6 +12884,11 @@ typedef struct aiol_uring {
     uint32_t buffer_size;
     uint16_t buffer_tail;
     uint32_t used[AIOL_URING_BUFFERS_MAX]; /* e) */
+
+    unsigned char *places; /* the same for datagrams, m); NULL: none yet */
+    uint16_t places_tail;
+    bool no_places;
+    struct msghdr place_shape;
 
     unsigned gather_count;
     aiol_gather gathers[AIOL_URING_GATHERS];
@@ -12522,6 +13019,44 @@ static bool aiol_uring_has_buffers(aiol_uring *u) {
     return true;
 }
 
+static void aiol_uring_give_place(aiol_uring *u, uint32_t id) {
+    aiol_uring_buffer *ring = (aiol_uring_buffer *)(void *)u->places;
+    aiol_uring_buffer *place = &ring[u->places_tail++ & (AIOL_URING_PLACES - 1)];
+    place->address = (uint64_t)(uintptr_t)(u->places + AIOL_URING_PAGE + (size_t)id * AIOL_URING_PLACE);
+    place->size = AIOL_URING_PLACE;
+    place->id = (uint16_t)id;
+    aiol_ring_store_16(&ring[0].tail, u->places_tail);
+}
+
+/* The first RECVFROM makes them. */
+static bool aiol_uring_has_places(aiol_uring *u) {
+    const size_t size = AIOL_URING_PAGE + AIOL_URING_PLACES * AIOL_URING_PLACE;
+    aiol_uring_buffers buffers;
+    intptr_t memory;
+    uint32_t id;
+    if (AIOL_LIKELY(u->places != NULL))
+        return true;
+    if (u->no_places || (u->table.without & (AIOL_WITHOUT_BUFFER_RING | AIOL_WITHOUT_MULTISHOT)) != 0)
+        return false;
+    u->no_places = true; /* unless all goes well */
+    memory = AIOL_SYS(mmap, (intptr_t)mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (memory == -1)
+        return false;
+    memset(&buffers, 0, sizeof(buffers));
+    buffers.address = (uint64_t)memory;
+    buffers.entries = AIOL_URING_PLACES;
+    buffers.group = 1;
+    if (aiol_uring_register(u, AIOL_URING_REGISTER_BUFFERS, &buffers, 1) < 0) {
+        munmap((void *)memory, size);
+        return false;
+    }
+    u->places = (unsigned char *)memory;
+    u->place_shape.msg_namelen = (socklen_t)sizeof(struct sockaddr_in6);
+    for (id = 0; id < AIOL_URING_PLACES; id++)
+        aiol_uring_give_place(u, id);
+    return true;
+}
+
 /* ---- requests ---- */
 
 static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
@@ -12549,6 +13084,21 @@ static bool aiol_uring_recv(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
+    return true;
+}
+
+static bool aiol_uring_recvfrom(aiol_uring *u, aiol_op *op) {
+    aiol_uring_entry *entry;
+    if (!op->u.recvfrom.internet || (u->table.without & AIOL_WITHOUT_MULTISHOT) != 0 || !aiol_uring_has_places(u))
+        return aiol_uring_poll(u, op, POLLIN);
+    entry = aiol_uring_request(u, AIOL_URING_RECVMSG, op->fd, op);
+    if (entry == NULL)
+        return false;
+    entry->address = (uint64_t)(uintptr_t)&u->place_shape;
+    entry->size = 1;
+    entry->flags = AIOL_URING_BUFFER_SELECT;
+    entry->buffer_group = 1;
+    entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
 }
 
@@ -12605,6 +13155,9 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
     case AIOL_OP_RECV:
         made = aiol_uring_recv(u, entry, op);
         break;
+    case AIOL_OP_RECVFROM:
+        made = aiol_uring_recvfrom(u, op);
+        break;
     case AIOL_OP_ACCEPT:
         made = aiol_uring_accept(u, op);
         break;
@@ -12612,6 +13165,7 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
         made = aiol_uring_must_poll(u, entry) ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, entry, op);
         break;
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         made = aiol_uring_poll(u, op, POLLOUT);
         break;
@@ -12757,8 +13311,8 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
-    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_CONNECT ||
-               (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
+    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_SENDTO ||
+               op->kind == AIOL_OP_CONNECT || (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
         int err = aiol_socket_connect(op->fd, op->u.connect.address);
         if (err != AIOLOOP_EINPROGRESS)
@@ -12766,6 +13320,11 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     }
     if (op->kind == AIOL_OP_SENDFILE) {
         int64_t n = aiol_table_begin_file((aiol_table *)e, op);
+        if (n != AIOL_PENDING)
+            return n;
+    }
+    if (op->kind == AIOL_OP_SENDTO) {
+        int64_t n = aiol_table_begin_sendto((aiol_table *)e, op);
         if (n != AIOL_PENDING)
             return n;
     }
@@ -12913,6 +13472,43 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
         aiol_uring_give(u, id);
 }
 
+/* The same for a datagram. */
+static void aiol_uring_datagram(aiol_uring *u, aiol_op *op, const aiol_uring_completion *c, const aiol_budget *budget) {
+    uint32_t id = c->flags >> 16;
+    aiol_uring_received head;
+    const unsigned char *place;
+    aiol_sockaddr name;
+    aioloop_address from;
+    aiol_path_room room;
+    aiol_arrival arrival;
+    if ((c->flags & AIOL_URING_F_BUFFER) == 0)
+        return;
+    u->proved = true;
+    place = u->places + AIOL_URING_PAGE + (size_t)id * AIOL_URING_PLACE;
+    if (op->state != AIOL_OP_CANCELLING && c->result >= (int)AIOL_URING_PLACE_HEAD) {
+        memcpy(&head, place, sizeof(head));
+        memcpy(&name, place + sizeof(head), sizeof(struct sockaddr_in6));
+        aiol_sockaddr_read(&name, (socklen_t)head.name_size, &from, &room);
+        arrival.data = place + AIOL_URING_PLACE_HEAD;
+        arrival.from = &from;
+        aiol_table_arrived(&u->table, op, (int64_t)head.size, &arrival, budget);
+    }
+    aiol_uring_give_place(u, id);
+}
+
+/* The last completion of a RECVFROM's request. */
+static void aiol_uring_datagrams_ended(aiol_uring *u, aiol_op *op, int result, const aiol_budget *budget) {
+    int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result >= 0 || aiol_uring_is_passing(result))
+        return;
+    if (result == -EINVAL && !u->proved) /* a kernel before 6.0 */
+        u->table.without |= AIOL_WITHOUT_MULTISHOT;
+    else if (n == AIOLOOP_EBADF || n == AIOLOOP_ENOTSOCK)
+        aiol_table_finish(&u->table, op, n);
+    else
+        aiol_table_arrived(&u->table, op, n, NULL, budget);
+}
+
 /* The last completion of a RECV's request: an end, an error, or only a reason to make it anew. */
 static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
     aiol_table *t = &u->table;
@@ -13030,13 +13626,14 @@ static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
         aiol_table_finish(&u->table, op, n);
 }
 
-/* A SEND that found no room is tried again, as is a SENDFILE. */
+/* A SEND that found no room is tried again, as are a SENDFILE and a SENDTO. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
     if (aiol_uring_has_no_room(u, op, result))
         return;
     aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
-    if (op->kind == AIOL_OP_SENDFILE) {
-        int64_t n = aiol_table_attempt_file(&u->table, op);
+    if (op->kind != AIOL_OP_SEND) {
+        int64_t n = op->kind == AIOL_OP_SENDFILE ? aiol_table_attempt_file(&u->table, op)
+                                                 : aiol_table_attempt_to(&u->table.base, op->fd, op->u.sendto.first);
         if (n != AIOL_PENDING)
             aiol_table_finish(&u->table, op, n);
         return;
@@ -13062,11 +13659,15 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
     else if (op->kind == AIOL_OP_POLL)
         aiol_uring_watched(u, op, result, fresh);
-    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE)
+    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_SENDTO)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
-    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) == 0) /* what is kept goes first */
+    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) != 0)
+        return; /* what is kept goes first */
+    else if (op->kind == AIOL_OP_RECVFROM)
+        aiol_table_recvfrom(t, op, budget);
+    else
         aiol_uring_read(u, op, budget);
 }
 
@@ -13082,7 +13683,10 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             entry->armed--;
     }
     if (AIOL_UNLIKELY(op->state == AIOL_OP_CANCELLING)) {
-        aiol_uring_bytes(u, op, c, budget);
+        if (op->kind == AIOL_OP_RECVFROM)
+            aiol_uring_datagram(u, op, c, budget);
+        else
+            aiol_uring_bytes(u, op, c, budget);
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
@@ -13095,6 +13699,10 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         aiol_uring_bytes(u, op, c, budget);
         if (last && t->current == op)
             aiol_uring_receive_ended(u, op, c->result);
+    } else if (op->kind == AIOL_OP_RECVFROM) {
+        aiol_uring_datagram(u, op, c, budget);
+        if (last && t->current == op)
+            aiol_uring_datagrams_ended(u, op, c->result, budget);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
     } else if (c->result == -EOPNOTSUPP && (aiol_table_at(t, op->fd)->flags & AIOL_FD_PIPE) != 0) {
@@ -13182,6 +13790,8 @@ static void aiol_uring_forget(aiol_engine *e) {
         close(u->room);
     if (u->memory != NULL)
         munmap(u->memory, AIOL_URING_PAGE + AIOL_URING_MEMORY);
+    if (u->places != NULL)
+        munmap(u->places, AIOL_URING_PAGE + AIOL_URING_PLACES * AIOL_URING_PLACE);
     aiol_wake_close(&u->wake);
     aiol_table_free(&u->table);
     aiol_free(e->allocator, u, sizeof(*u));
@@ -13232,7 +13842,7 @@ static void aiol_uring_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_uring_calls = {
-    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_table_stop,
+    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_table_attempt_to, aiol_uring_cancel,     aiol_table_stop,
     aiol_table_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
     aiol_uring_quiesce,  aiol_uring_wait_for, aiol_uring_dispatch, aiol_uring_flush,      aiol_uring_descriptor,
     aiol_uring_wake,     aiol_uring_forget,   aiol_table_now,      aiol_uring_verify,
@@ -13401,14 +14011,14 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
 
 /* The places of a socket's operations, in the order in which they are served. */
 typedef enum aiol_sim_place {
-    AIOL_SIM_READER,     /* RECV, ACCEPT */
+    AIOL_SIM_READER,     /* RECV, RECVFROM, ACCEPT */
     AIOL_SIM_WATCH_READ, /* POLL */
-    AIOL_SIM_WRITER,     /* SEND, SENDFILE, CONNECT */
+    AIOL_SIM_WRITER,     /* SEND, SENDFILE, SENDTO, CONNECT */
     AIOL_SIM_WATCH_WRITE,
     AIOL_SIM_PLACES
 } aiol_sim_place;
 
-/* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
+/* engine_flags of a delayed SEND or SENDTO: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
 /* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. A
@@ -14372,6 +14982,43 @@ static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const v
     return (int64_t)size;
 }
 
+static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                      const aioloop_address *to) {
+    s->blocked_on = 0;
+    if (s->family == AIOLOOP_UNIX)
+        return aiol_sim_send_unix(sim, s, data, size, to);
+    return aiol_sim_send_internet(sim, s, data, size, to);
+}
+
+/* Sends the first of a list, limit at most: how many, AIOL_PENDING, or what is said of the first. */
+static int64_t aiol_sim_send_datagrams(aiol_sim *sim, aiol_sim_socket *s, const aiol_datagram *d, int64_t limit) {
+    int64_t count = 0;
+    if (s->type != AIOLOOP_SOCK_DGRAM)
+        return AIOLOOP_EOPNOTSUPP;
+    for (; d != NULL && count < limit; d = d->next, count++) {
+        int64_t n = aiol_sim_send_datagram(sim, s, d->data, d->size, d->to);
+        if (n < 0 && count == 0)
+            return n == AIOLOOP_EAGAIN ? (int64_t)AIOL_PENDING : n;
+        if (n < 0)
+            break; /* as a system: told by the next try, if it is so then */
+    }
+    return count;
+}
+
+/* What a delayed SENDTO takes at most. */
+static int64_t aiol_sim_datagram_limit(aiol_sim *sim) {
+    return aiol_sim_coin(sim) ? INT64_MAX : 1 + (int64_t)aiol_sim_below(sim, 3);
+}
+
+/* Takes the first that has arrived; the caller frees it. */
+static aiol_sim_datagram *aiol_sim_take_datagram(aiol_sim_socket *s) {
+    aiol_sim_datagram *d = s->datagrams;
+    s->datagrams = d->next;
+    s->datagrams_size -= d->size + 1;
+    d->next = NULL;
+    return d;
+}
+
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
                                       aioloop_address *from, aiol_path_room *room) {
     aiol_sim_datagram *d = s->datagrams;
@@ -14386,10 +15033,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
         memcpy(buffer, d + 1, size);
     if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
-    s->datagrams = d->next;
-    s->datagrams_size -= d->size + 1;
-    d->next = NULL;
-    aiol_sim_free_datagrams(sim, d);
+    aiol_sim_free_datagrams(sim, aiol_sim_take_datagram(s));
     return (int64_t)size;
 }
 
@@ -14470,11 +15114,13 @@ static aiol_sim_place aiol_sim_place_of(const aiol_op *op) {
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         return AIOL_SIM_WRITER;
     case AIOL_OP_POLL:
         return op->u.poll.events == AIOL_POLL_READABLE ? AIOL_SIM_WATCH_READ : AIOL_SIM_WATCH_WRITE;
     case AIOL_OP_RECV:
+    case AIOL_OP_RECVFROM:
     case AIOL_OP_ACCEPT:
         break;
     }
@@ -14543,6 +15189,14 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
         else if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
         break;
+    case AIOL_OP_SENDTO:
+        if (!sim->delayed)
+            n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, INT64_MAX);
+        break;
+    case AIOL_OP_RECVFROM:
+        if (s->type != AIOLOOP_SOCK_DGRAM)
+            n = AIOLOOP_EINVAL;
+        break;
     case AIOL_OP_RECV:
         if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
@@ -14575,6 +15229,17 @@ static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop
     return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, &op, aiol_sim_limit(sim, &op));
 }
 
+static int64_t aiol_sim_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, fd);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    AIOL_ASSERT(s->ops[AIOL_SIM_WRITER] == NULL);
+    if (!sim->delayed)
+        return aiol_sim_send_datagrams(sim, s, first, INT64_MAX);
+    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_send_datagrams(sim, s, first, aiol_sim_datagram_limit(sim));
+}
+
 static void aiol_sim_set_result(aiol_op *op, int64_t n) {
     op->engine = (void *)(intptr_t)n;
 }
@@ -14592,6 +15257,13 @@ static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op
             return aiol_sim_result(op);
         if (aiol_sim_coin(sim))
             n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+        if (n == AIOL_PENDING)
+            n = AIOLOOP_ECANCELED;
+    } else if (op->kind == AIOL_OP_SENDTO) {
+        if ((op->engine_flags & AIOL_SIM_HAPPENED) != 0)
+            return aiol_sim_result(op);
+        if (aiol_sim_coin(sim))
+            n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, aiol_sim_datagram_limit(sim));
         if (n == AIOL_PENDING)
             n = AIOLOOP_ECANCELED;
     } else if (op->kind == AIOL_OP_ACCEPT && s->stash != 0) {
@@ -14706,8 +15378,10 @@ static void aiol_sim_quiesce(aiol_engine *e, aioloop_socket fd) {
 
 /* ---- a step: all that happens without the clock ---- */
 
-/* True if there is something for a reader: bytes, an end, an error, a connection. */
-static bool aiol_sim_readable(const aiol_sim_socket *s) {
+/* True if there is something for a reader: bytes, an end, an error, a connection, a datagram. */
+static bool aiol_sim_readable(const aiol_sim *sim, const aiol_sim_socket *s) {
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_has_datagram(sim, s);
     if (s->stage == AIOL_SIM_LISTENING)
         return s->queue_count != 0;
     return s->stage == AIOL_SIM_CONNECTED && (s->arrived != 0 || s->end_arrived || s->read_error != 0);
@@ -14725,7 +15399,7 @@ static bool aiol_sim_prefetch(aiol_sim *sim, aiol_sim_socket *s) {
         s->stash = stash;
         moved = true;
     }
-    if (!s->read_noticed && aiol_sim_readable(s)) {
+    if (!s->read_noticed && aiol_sim_readable(sim, s)) {
         s->read_noticed = true;
         s->read_due = sim->turn + aiol_sim_below(sim, 4);
         moved = true;
@@ -14739,7 +15413,10 @@ static bool aiol_sim_send_happens(aiol_sim *sim, aiol_sim_socket *s) {
     int64_t n;
     if (op == NULL || op->kind == AIOL_OP_CONNECT || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
         return false;
-    n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+    if (op->kind == AIOL_OP_SENDTO)
+        n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, aiol_sim_datagram_limit(sim));
+    else
+        n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
     if (n == AIOL_PENDING)
         return false;
     op->engine_flags |= AIOL_SIM_HAPPENED;
@@ -14778,13 +15455,15 @@ static bool aiol_sim_pending(aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_p
         return false;
     switch (place) {
     case AIOL_SIM_READER:
-        return sim->delayed ? s->read_noticed : aiol_sim_readable(s);
+        return sim->delayed ? s->read_noticed : aiol_sim_readable(sim, s);
     case AIOL_SIM_WATCH_READ:
-        return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_has_datagram(sim, s) : aiol_sim_readable(s);
+        return aiol_sim_readable(sim, s);
     case AIOL_SIM_WRITER:
         if (op->kind == AIOL_OP_CONNECT)
             return s->stage != AIOL_SIM_CONNECTING;
-        return sim->delayed ? (op->engine_flags & AIOL_SIM_HAPPENED) != 0 : aiol_sim_writable(sim, s);
+        if (sim->delayed)
+            return (op->engine_flags & AIOL_SIM_HAPPENED) != 0;
+        return op->kind == AIOL_OP_SENDTO ? aiol_sim_can_send_datagram(sim, s) : aiol_sim_writable(sim, s);
     case AIOL_SIM_WATCH_WRITE:
         if (s->type == AIOLOOP_SOCK_DGRAM)
             return aiol_sim_can_send_datagram(sim, s);
@@ -15014,7 +15693,31 @@ static void aiol_sim_deliver_recv(aiol_sim *sim, const aiol_sim_ready *ready, ai
         s = aiol_sim_still(sim, ready, generation);
     }
     s = aiol_sim_still(sim, ready, generation);
-    if (s != NULL && aiol_sim_readable(s))
+    if (s != NULL && aiol_sim_readable(sim, s))
+        sim->more = true;
+}
+
+static void aiol_sim_deliver_datagrams(aiol_sim *sim, const aiol_sim_ready *ready, aiol_op *op, const aiol_budget *budget) {
+    uint32_t generation = op->generation;
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    int left = sim->delayed ? 1 + (int)aiol_sim_below(sim, AIOL_DATAGRAMS) : AIOL_DATAGRAMS;
+    s->read_noticed = false;
+    while (s != NULL && left-- > 0 && !aiol_sim_halted(budget) && aiol_sim_has_datagram(sim, s)) {
+        int error = s->read_error;
+        s->read_error = 0;
+        if (error != 0) {
+            op->done(op, error, NULL);
+        } else {
+            aiol_sim_datagram *d = aiol_sim_take_datagram(s);
+            aiol_arrival arrival;
+            arrival.data = d + 1;
+            arrival.from = &d->from.address;
+            op->done(op, (int64_t)d->size, &arrival);
+            aiol_sim_free_datagrams(sim, d);
+        }
+        s = aiol_sim_still(sim, ready, generation);
+    }
+    if (s != NULL && aiol_sim_has_datagram(sim, s))
         sim->more = true;
 }
 
@@ -15050,6 +15753,8 @@ static void aiol_sim_deliver_write(aiol_sim *sim, aiol_sim_socket *s, const aiol
         n = s->connect_result;
     else if (sim->delayed)
         n = aiol_sim_result(op);
+    else if (op->kind == AIOL_OP_SENDTO)
+        n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, INT64_MAX);
     else
         n = aiol_sim_transfer(sim, s, op, SIZE_MAX);
     if (n != AIOL_PENDING)
@@ -15070,11 +15775,15 @@ static void aiol_sim_deliver(aiol_sim *sim, const aiol_sim_ready *ready, aiol_si
     case AIOL_OP_RECV:
         aiol_sim_deliver_recv(sim, ready, op, budget);
         break;
+    case AIOL_OP_RECVFROM:
+        aiol_sim_deliver_datagrams(sim, ready, op, budget);
+        break;
     case AIOL_OP_ACCEPT:
         aiol_sim_deliver_accept(sim, ready, op, budget);
         break;
     case AIOL_OP_SEND:
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         aiol_sim_deliver_write(sim, s, op);
         break;
@@ -15163,8 +15872,9 @@ AIOLOOP_INTERNAL int aiol_sim_socket_make(aiol_engine *e, int family, int type, 
     return 0;
 }
 
-static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
-    return aiol_sim_socket_make(e, family, AIOLOOP_SOCK_STREAM, out);
+static int aiol_sim_socket_open(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
+    (void)protocol;
+    return aiol_sim_socket_make(e, family, type, out);
 }
 
 static int aiol_sim_socket_close(aiol_engine *e, aioloop_socket number) {
@@ -15275,18 +15985,19 @@ static int aiol_sim_set(aiol_engine *e, aioloop_socket number, aiol_socket_optio
         break;
     case AIOL_OPTION_KEEP_ALIVE:
     case AIOL_OPTION_NO_DELAY:
+    case AIOL_OPTION_BROADCAST: /* every address that there is, is one host's */
         break;
     }
     return 0;
 }
 
-static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) {
+static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int type, int *family) {
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
     if (s->pipe)
         return AIOLOOP_ENOTSOCK;
-    if (s->type != AIOLOOP_SOCK_STREAM)
+    if (s->type != type)
         return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
@@ -15412,10 +16123,8 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     s->blocked_on = 0;
     if (aiol_sim_hesitates(sim))
         return AIOLOOP_EAGAIN;
-    if (s->type == AIOLOOP_SOCK_DGRAM && s->family == AIOLOOP_UNIX)
-        return aiol_sim_send_unix(sim, s, data, size, to);
     if (s->type == AIOLOOP_SOCK_DGRAM)
-        return aiol_sim_send_internet(sim, s, data, size, to);
+        return aiol_sim_send_datagram(sim, s, data, size, to);
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
     if (s->family == AIOLOOP_UNIX && to != NULL) /* on the internet a connection goes where it goes */
@@ -15603,7 +16312,7 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
-    aiol_sim_close,   aiol_sim_submit, aiol_sim_attempt,  aiol_sim_cancel, aiol_sim_stop,
+    aiol_sim_close,   aiol_sim_submit, aiol_sim_attempt,  aiol_sim_attempt_to, aiol_sim_cancel, aiol_sim_stop,
     aiol_sim_start,   aiol_sim_take,   aiol_sim_watching, aiol_sim_owned,  aiol_sim_attach,
     aiol_sim_quiesce, aiol_sim_wait,   aiol_sim_dispatch, aiol_sim_flush,  aiol_sim_descriptor,
     aiol_sim_wake,    aiol_sim_close,  aiol_sim_now,      aiol_sim_verify,
@@ -15723,7 +16432,7 @@ AIOLOOP_INTERNAL int aiol_sim_break(aiol_engine *e, aioloop_socket number, int e
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
-    if (error >= 0 || s->stage != AIOL_SIM_CONNECTED || s->dead)
+    if (error >= 0 || s->type != AIOLOOP_SOCK_STREAM || s->stage != AIOL_SIM_CONNECTED || s->dead)
         return AIOLOOP_EINVAL;
     if (s->peer != NULL)
         aiol_sim_kill(sim, s->peer, error, error);
@@ -15775,6 +16484,13 @@ static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloo
     (void)fd;
     (void)pieces;
     (void)count;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int64_t aiol_port_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    (void)e;
+    (void)fd;
+    (void)first;
     return AIOLOOP_ENOTAVAILABLE;
 }
 
@@ -15860,15 +16576,17 @@ static void aiol_port_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_port_calls = {
-    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_cancel,   aiol_port_ignore,
+    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_attempt_to, aiol_port_cancel,   aiol_port_ignore,
     aiol_port_ignore,     aiol_port_take,   aiol_port_watching,   aiol_port_owned,    aiol_port_attach,
     aiol_port_quiesce,    aiol_port_wait,   aiol_port_dispatch,   aiol_port_flush,    aiol_port_descriptor,
     aiol_port_engine_wake, aiol_port_close, aiol_port_engine_now, aiol_port_verify,
 };
 
-static int aiol_port_open_socket(aiol_engine *e, int family, aioloop_socket *out) {
+static int aiol_port_open_socket(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
     (void)e;
     (void)family;
+    (void)type;
+    (void)protocol;
     (void)out;
     return AIOLOOP_ENOTAVAILABLE;
 }
@@ -15901,9 +16619,10 @@ static int aiol_port_set(aiol_engine *e, aioloop_socket s, aiol_socket_option op
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-static int aiol_port_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+static int aiol_port_inspect(aiol_engine *e, aioloop_socket s, int type, int *family) {
     (void)e;
     (void)s;
+    (void)type;
     (void)family;
     return AIOLOOP_ENOTAVAILABLE;
 }
@@ -16116,7 +16835,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
                     {"no-sendfile", AIOL_WITHOUT_SENDFILE},
-                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
+                    {"no-mmsg", AIOL_WITHOUT_MMSG},
+                     {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -25727,6 +26447,9 @@ AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
 
+/* datagram.c. True: it carries datagrams, and no bytes. */
+AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
+
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
@@ -27057,14 +27780,17 @@ static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_secure_setup *set
 
 /* ---- given sockets, and what all calls share ---- */
 
-/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it
- * must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
-static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
+/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. type: STREAM or
+ * DGRAM; unix_only: it must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
+static int aiol_given_socket(aioloop *loop, aioloop_socket s, int type, bool unix_only) {
     aiol_engine *e = loop->engine;
     int family = AIOLOOP_UNSPEC;
-    int err = e->sockets->inspect(e, s, &family);
+    const char *kind = type == AIOLOOP_SOCK_STREAM ? "stream" : "datagram";
+    int err = e->sockets->inspect(e, s, type, &family);
+    if (err == AIOLOOP_EINVAL)
+        return aiol_fail(loop, err, "socket %ld is not a %s socket", (long)s, kind);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "socket %ld is not a stream socket" : "socket %ld: %s", (long)s, aioloop_strerror(err));
+        return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     if (unix_only && family != AIOLOOP_UNIX)
         return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is not a Unix stream socket", (long)s);
     if (e->calls->owned(e, s))
@@ -27078,9 +27804,17 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
         e->calls->quiesce(e, s);
         return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     }
-    if (family != AIOLOOP_UNIX)
+    if (family != AIOLOOP_UNIX && type == AIOLOOP_SOCK_STREAM)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
     return 0;
+}
+
+/* Removes a socket file that is in the way of a bind; if that fails, so does the bind. Other addresses have none. */
+static void aiol_path_clear(aiol_engine *e, const aioloop_address *address) {
+    aiol_path_identity identity;
+    if (address->family == AIOLOOP_UNIX && address->u.path[0] != '\0' &&
+        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
+        e->sockets->path_remove(e, address->u.path, address->path_size);
 }
 
 /* Closes a given socket that was made ready in vain. */
@@ -27836,6 +28570,8 @@ static const aioloop_protocol aiol_secure_protocol = {0,
                                                    NULL, /* whoever writes looks, when the session is done */
                                                    aiol_secure_lower_resume,
                                                    NULL,
+                                                   NULL,
+                                                   NULL,
                                                    NULL};
 
 /* ---- writing ---- */
@@ -28130,6 +28866,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a transport of datagrams cannot be upgraded");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
     if ((t->flags & AIOL_TRANSPORT_PIPE) != 0)
@@ -29750,6 +30488,8 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the transport is closing");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a file cannot be sent as datagrams");
     if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
     if (aiol_transport_taken(t))
@@ -29765,7 +30505,7 @@ static int aiol_sendfile_check_socket(aioloop *loop, aioloop_socket socket) {
     aiol_engine *e = loop->engine;
     aiol_sock_call call;
     int family;
-    int err = e->sockets->inspect(e, socket, &family);
+    int err = e->sockets->inspect(e, socket, AIOLOOP_SOCK_STREAM, &family);
     if (err < 0)
         return aiol_fail(loop, err, "socket %ld is no stream socket", (long)socket);
     memset(&call, 0, sizeof(call));
@@ -30122,7 +30862,7 @@ static int aiol_attempt_bind(aiol_attempt *a) {
 /* 0: connected; AIOL_PENDING; or its error, remembered. */
 static int64_t aiol_attempt_start(aiol_attempt *a) {
     aiol_engine *e = a->connector->resource.loop->engine;
-    int64_t n = e->sockets->open(e, a->address.family, &a->op.fd);
+    int64_t n = e->sockets->open(e, a->address.family, AIOLOOP_SOCK_STREAM, 0, &a->op.fd);
     if (n < 0) {
         a->op.fd = AIOL_NO_SOCKET;
         aiol_attempt_failed(a, (int)n, "socket for", &a->address);
@@ -30474,7 +31214,7 @@ static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_pr
 static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s,
                                           aioloop_time timeout, bool unix_only, aiol_ssl_plan *ssl) {
     aiol_connector *c;
-    int err = aiol_given_socket(loop, s, unix_only);
+    int err = aiol_given_socket(loop, s, AIOLOOP_SOCK_STREAM, unix_only);
     if (err < 0) {
         aiol_ssl_plan_end(loop, ssl);
         return aiol_future_failed_now(loop, err);
@@ -30651,6 +31391,971 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
         return aiol_future_failed_now(loop, err);
     ssl.server_side = true;
     return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false, &ssl);
+}
+
+#endif
+
+/* >> src/net/datagram.c */
+/*
+ * datagram.c - endpoints: whole datagrams, both ways.
+ *                          (asyncio: selector_events._SelectorDatagramTransport, base_events.create_datagram_endpoint)
+ *
+ * Reading is one source (RECVFROM) for the life of the endpoint. Sending tries the socket at once when nothing waits; what
+ * it has no room for is copied into a list, which one SENDTO at a time works off. What the system says against a datagram
+ * is told by the loop: until then (`error`) what is sent is queued behind it.
+ *
+ * An endpoint ends as a connection does (stream.c): when the engine has given both operations back, doom is queued.
+ *
+ * An opening looks up the addresses, makes the socket of the first pair that works, and becomes an endpoint in an
+ * iteration of its own. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that
+ * it is settled.
+ */
+#ifndef AIOL_NET_DATAGRAM_C
+#define AIOL_NET_DATAGRAM_C
+
+#define AIOL_DATAGRAM_COUNTS 8u /* beside its bytes, in flow control */
+
+/* One that waits. The path of `to` follows the struct, then the bytes. */
+typedef struct aiol_outgoing {
+    aiol_datagram datagram;
+    aioloop_address to;
+    size_t block_size;
+} aiol_outgoing;
+
+typedef struct aiol_endpoint {
+    aioloop_transport transport;
+    aiol_op send;
+    aiol_node node;            /* tells an error, and goes on sending */
+    aioloop_address remote;    /* the one destination; AIOLOOP_UNSPEC: any */
+    aiol_datagram *queue;      /* the oldest first; each in an aiol_outgoing */
+    aiol_datagram **queue_end;
+    size_t buffered;
+    int error;                 /* to be told; 0: none */
+    bool connected;            /* to remote, by the system */
+    bool queued;               /* node */
+} aiol_endpoint;
+
+static aiol_endpoint *aiol_endpoint_of(aioloop_transport *t) {
+    return AIOL_CONTAINER(t, aiol_endpoint, transport);
+}
+
+/* ---- ending ---- */
+
+static void aiol_endpoint_drop_first(aiol_endpoint *ep) {
+    aiol_outgoing *o = AIOL_CONTAINER(ep->queue, aiol_outgoing, datagram);
+    ep->queue = o->datagram.next;
+    ep->buffered -= o->datagram.size + AIOL_DATAGRAM_COUNTS;
+    aiol_free(&ep->transport.resource.loop->allocator, o, o->block_size);
+}
+
+static void aiol_endpoint_drop_all(aiol_endpoint *ep) {
+    while (ep->queue != NULL)
+        aiol_endpoint_drop_first(ep);
+}
+
+/* Queues connection_lost when the engine has given the operations back. */
+static void aiol_endpoint_doom_if_over(aiol_endpoint *ep) {
+    aioloop_transport *t = &ep->transport;
+    if (t->state != AIOL_TRANSPORT_ENDING || t->recv.state != AIOL_OP_IDLE || ep->send.state != AIOL_OP_IDLE)
+        return;
+    aiol_endpoint_drop_all(ep);
+    t->state = AIOL_TRANSPORT_DOOMED;
+    t->doom.run = aiol_stream_lost;
+    aiol_queue_push(&t->resource.loop->ready, &t->doom); /* behind node, if that is queued */
+}
+
+/* Ends the endpoint now; what waits is dropped. */
+static void aiol_endpoint_end(aioloop_transport *t, int error) {
+    aiol_endpoint *ep = aiol_endpoint_of(t);
+    aiol_engine *e = t->resource.loop->engine;
+    if (t->state >= AIOL_TRANSPORT_ENDING)
+        return;
+    t->state = AIOL_TRANSPORT_ENDING;
+    t->error = error;
+    aiol_op_cancel(e, &t->recv);
+    aiol_op_cancel(e, &ep->send);
+    aiol_endpoint_doom_if_over(ep);
+}
+
+static void aiol_endpoint_close(aioloop_transport *t) {
+    aiol_endpoint *ep = aiol_endpoint_of(t);
+    t->state = AIOL_TRANSPORT_CLOSING;
+    aiol_op_cancel(t->resource.loop->engine, &t->recv);
+    if (ep->queue == NULL && ep->error == 0)
+        aiol_endpoint_end(t, 0);
+}
+
+/* ---- receiving ---- */
+
+/* What the system says of a datagram. User code. */
+static void aiol_endpoint_tell(aioloop_transport *t, int error) {
+    aiol_transport_frame frame;
+    int raised;
+    if (t->protocol->error_received == NULL)
+        return;
+    frame = aiol_transport_enter(t);
+    t->protocol->error_received(t, t->self, error);
+    raised = aiol_transport_leave(t, &frame, "error_received");
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_transport_report(t, raised, "Error in error_received");
+}
+
+/* After the protocol had a datagram: an error is reported, and that is all. */
+static AIOL_NOINLINE void aiol_endpoint_attend(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    int raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0)
+        aiol_transport_report(t, raised, "Error in datagram_received");
+    aiol_callback_end(loop);
+}
+
+AIOL_INLINE void aiol_endpoint_deliver(aioloop_transport *t, size_t size, const aiol_arrival *arrival) {
+    static const aioloop_address nobody = AIOLOOP_ZERO;
+    aioloop *loop = t->resource.loop;
+    const aioloop_address *from = arrival->from;
+    if (t->protocol->datagram_received == NULL)
+        return;
+    if (from->family == AIOLOOP_UNIX && from->path_size == 0) /* systems differ in what they say of one without a name */
+        from = &nobody;
+    aiol_dispatch_enter(loop, &t->resource.context);
+    t->protocol->datagram_received(t, t->self, arrival->data, size, from);
+    aiol_dispatch_leave(loop);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_endpoint_attend(t);
+}
+
+/* Something other than a datagram for an open endpoint; or debug mode, which measures. */
+static AIOL_NOINLINE void aiol_endpoint_received_rarely(aioloop_transport *t, int64_t n, const aiol_arrival *arrival) {
+    aioloop *loop = t->resource.loop;
+    if (t->state != AIOL_TRANSPORT_OPEN) { /* a cancelled one comes back; the datagram is nobody's any more */
+        aiol_endpoint_doom_if_over(aiol_endpoint_of(t));
+        return;
+    }
+    if (n >= 0) {
+        aioloop_time since = aiol_loop_now(loop);
+        aiol_endpoint_deliver(t, (size_t)n, arrival);
+        aiol_slow(loop, t->resource.site, since, "datagram_received");
+        return;
+    }
+    if (t->recv.state == AIOL_OP_IDLE) /* the descriptor is of no use any more */
+        aiol_endpoint_end(t, (int)n);
+    else
+        aiol_endpoint_tell(t, (int)n);
+    aiol_callback_end(loop);
+}
+
+/* The operation's done(). */
+static size_t aiol_endpoint_received(aiol_op *op, int64_t n, const void *data) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    if (AIOL_UNLIKELY(n < 0 || t->state != AIOL_TRANSPORT_OPEN || t->resource.loop->debug))
+        aiol_endpoint_received_rarely(t, n, (const aiol_arrival *)data);
+    else
+        aiol_endpoint_deliver(t, (size_t)n, (const aiol_arrival *)data);
+    return 0;
+}
+
+static void aiol_endpoint_start_reading(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    int64_t n;
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+        return;
+    if (t->recv.state == AIOL_OP_STOPPED) {
+        e->calls->start(e, &t->recv);
+    } else if (t->recv.state == AIOL_OP_IDLE) {
+        n = aiol_op_submit(e, &t->recv);
+        if (n != AIOL_PENDING)
+            aiol_endpoint_end(t, n < 0 ? (int)n : AIOLOOP_EIO);
+    }
+}
+
+static void aiol_endpoint_protocol_changed(aioloop_transport *t) {
+    (void)t;
+}
+
+/* ---- sending ---- */
+
+static void aiol_endpoint_later(aiol_endpoint *ep) {
+    if (ep->queued)
+        return;
+    ep->queued = true;
+    aiol_queue_push(&ep->transport.resource.loop->ready, &ep->node);
+}
+
+/* So many of the queue have gone; or its first could not, which is to be told. */
+static void aiol_endpoint_went(aiol_endpoint *ep, int64_t n) {
+    int64_t i = n < 0 ? 1 : n;
+    if (n < 0)
+        ep->error = (int)n;
+    while (i-- > 0)
+        aiol_endpoint_drop_first(ep);
+}
+
+/* Sends until the system takes no more, or says something. Calls no user code. */
+static void aiol_endpoint_send(aiol_endpoint *ep) {
+    aiol_engine *e = ep->transport.resource.loop->engine;
+    while (ep->queue != NULL && ep->error == 0) {
+        int64_t n;
+        ep->send.u.sendto.first = ep->queue;
+        n = aiol_op_submit(e, &ep->send);
+        if (n == AIOL_PENDING)
+            return;
+        aiol_endpoint_went(ep, n);
+    }
+    aiol_endpoint_later(ep);
+}
+
+/* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences. Any
+ * of these may send, close or abort. */
+static void aiol_endpoint_after_send(aiol_endpoint *ep) {
+    aioloop_transport *t = &ep->transport;
+    int error = ep->error;
+    ep->error = 0;
+    if (error != 0)
+        aiol_endpoint_tell(t, error);
+    if (t->state <= AIOL_TRANSPORT_CLOSING)
+        aiol_transport_maybe_resume(t);
+    if (t->state <= AIOL_TRANSPORT_CLOSING && ep->send.state == AIOL_OP_IDLE && ep->queue != NULL)
+        aiol_endpoint_send(ep);
+    if (t->state == AIOL_TRANSPORT_CLOSING && ep->queue == NULL && ep->error == 0)
+        aiol_endpoint_end(t, 0);
+    aiol_callback_end(t->resource.loop);
+}
+
+static void aiol_endpoint_run(aioloop *loop, aiol_node *node) {
+    aiol_endpoint *ep = AIOL_CONTAINER(node, aiol_endpoint, node);
+    (void)loop;
+    ep->queued = false;
+    if (ep->transport.state <= AIOL_TRANSPORT_CLOSING)
+        aiol_endpoint_after_send(ep);
+}
+
+/* The operation's done(). */
+static size_t aiol_endpoint_sent(aiol_op *op, int64_t n, const void *data) {
+    aiol_endpoint *ep = AIOL_CONTAINER(op, aiol_endpoint, send);
+    (void)data;
+    if (ep->transport.state >= AIOL_TRANSPORT_ENDING) {
+        aiol_endpoint_doom_if_over(ep);
+        return 0;
+    }
+    aiol_endpoint_went(ep, n);
+    aiol_endpoint_after_send(ep);
+    return 0;
+}
+
+/* Copies a datagram to the end of the queue. */
+static int aiol_endpoint_enqueue(aiol_endpoint *ep, const void *data, size_t size, const aioloop_address *to) {
+    size_t path_size = to != NULL && to->family == AIOLOOP_UNIX ? to->path_size : 0;
+    aiol_outgoing *o;
+    char *room;
+    if (size > SIZE_MAX / 2)
+        return AIOLOOP_ENOMEM;
+    o = (aiol_outgoing *)aiol_alloc(&ep->transport.resource.loop->allocator, sizeof(*o) + path_size + size);
+    if (o == NULL)
+        return AIOLOOP_ENOMEM;
+    o->block_size = sizeof(*o) + path_size + size;
+    room = (char *)(o + 1);
+    if (to != NULL)
+        o->to = *to;
+    if (path_size != 0) {
+        memcpy(room, to->u.path, path_size);
+        o->to.u.path = room;
+        room += path_size;
+    }
+    if (size != 0)
+        memcpy(room, data, size);
+    o->datagram.next = NULL;
+    o->datagram.data = room;
+    o->datagram.size = size;
+    o->datagram.to = to != NULL ? &o->to : NULL;
+    *(ep->queue != NULL ? ep->queue_end : &ep->queue) = &o->datagram;
+    ep->queue_end = &o->datagram.next;
+    ep->buffered += size + AIOL_DATAGRAM_COUNTS;
+    return 0;
+}
+
+/* It has to wait: for room, or until an error is told. */
+static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void *data, size_t size, const aioloop_address *to) {
+    aioloop_transport *t = &ep->transport;
+    int err = aiol_endpoint_enqueue(ep, data, size, to);
+    if (err < 0)
+        return aiol_fail(t->resource.loop, err, NULL);
+    if (ep->send.state == AIOL_OP_IDLE && ep->error == 0)
+        aiol_endpoint_send(ep);
+    aiol_transport_maybe_pause(t);
+    return 0;
+}
+
+/* 0, or why it cannot be sent to that address; *to becomes what the system is told. */
+static int aiol_endpoint_direct(aiol_endpoint *ep, const aioloop_address **to) {
+    aioloop *loop = ep->transport.resource.loop;
+    if (ep->remote.family == AIOLOOP_UNSPEC)
+        return aiol_sock_address_check(loop, *to);
+    if (*to != NULL && !aioloop_address_equal(*to, &ep->remote))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the endpoint has a remote address, and sends to that alone");
+    *to = ep->connected ? NULL : &ep->remote;
+    return 0;
+}
+
+AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const void *data, size_t size,
+                                         const aioloop_address *to) {
+    aiol_endpoint *ep;
+    aiol_engine *e;
+    aiol_datagram one;
+    int64_t n;
+    int err;
+    if (transport == NULL || (data == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    if (!aiol_endpoint_is(transport))
+        return aiol_fail(transport->resource.loop, AIOLOOP_EMISUSE, "sendto: the transport is not one of datagrams");
+    ep = aiol_endpoint_of(transport);
+    err = aiol_endpoint_direct(ep, &to);
+    if (AIOL_UNLIKELY(err < 0))
+        return err;
+    if (AIOL_UNLIKELY(transport->state != AIOL_TRANSPORT_OPEN))
+        return transport->resource.loop->closed ? 0 : aiol_transport_dropped(transport);
+    if (AIOL_UNLIKELY(ep->queue != NULL || ep->error != 0))
+        return aiol_endpoint_sendto_late(ep, data, size, to);
+    one.next = NULL;
+    one.data = data;
+    one.size = size;
+    one.to = to;
+    e = transport->resource.loop->engine;
+    n = e->calls->attempt_to(e, transport->recv.fd, &one);
+    if (AIOL_LIKELY(n > 0))
+        return 0;
+    if (n == AIOL_PENDING)
+        return aiol_endpoint_sendto_late(ep, data, size, to);
+    ep->error = (int)n;
+    aiol_endpoint_later(ep);
+    return 0;
+}
+
+/* ---- what writes bytes ---- */
+
+static int aiol_endpoint_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release,
+                                      void *arg) {
+    (void)pieces;
+    (void)count;
+    (void)release;
+    (void)arg;
+    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, "datagrams are sent with aioloop_transport_sendto");
+}
+
+static int aiol_endpoint_write(aioloop_transport *t, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    return aiol_endpoint_write_pieces(t, NULL, 0, NULL, NULL);
+}
+
+static int aiol_endpoint_write_eof(aioloop_transport *t) {
+    (void)t;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static size_t aiol_endpoint_buffered(const aioloop_transport *t) {
+    return t->state >= AIOL_TRANSPORT_ENDING ? 0 : AIOL_CONTAINER(t, const aiol_endpoint, transport)->buffered;
+}
+
+static const aiol_transport_calls aiol_endpoint_calls = {
+    aiol_endpoint_write, aiol_endpoint_write_pieces, aiol_endpoint_write_eof,     false,                          aiol_endpoint_close,
+    aiol_endpoint_end,   aiol_stream_pause_reading,  aiol_endpoint_start_reading, aiol_endpoint_protocol_changed, NULL,
+    NULL,                aiol_endpoint_buffered,     NULL,                        NULL,                           NULL,
+};
+
+AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t) {
+    return t->calls == &aiol_endpoint_calls;
+}
+
+/* ---- with the loop ---- */
+
+static void aiol_endpoint_loop_closed(aiol_resource *resource) {
+    aioloop_transport *t = AIOL_CONTAINER(resource, aioloop_transport, resource);
+    aiol_endpoint *ep = aiol_endpoint_of(t);
+    aiol_engine *e = resource->loop->engine;
+    if (t->recv.fd != AIOL_NO_SOCKET) {
+        if (resource->loop->process == aiol_process_id()) {
+            aiol_op_cancel(e, &t->recv);
+            aiol_op_cancel(e, &ep->send);
+            e->calls->quiesce(e, t->recv.fd);
+        }
+        e->sockets->close(e, t->recv.fd);
+        t->recv.fd = AIOL_NO_SOCKET;
+    }
+    t->state = AIOL_TRANSPORT_LOST;
+    t->recv.state = AIOL_OP_IDLE;
+    ep->send.state = AIOL_OP_IDLE;
+    aiol_endpoint_drop_all(ep);
+}
+
+static const aiol_resource_calls aiol_endpoint_resource = {"datagram endpoint", aiol_endpoint_loop_closed, aiol_stream_destroy,
+                                                           aiol_stream_is_open};
+
+/* ---- opening ---- */
+
+typedef struct aiol_opening {
+    aiol_resource resource;
+    aioloop_future *future;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aiol_node node; /* the socket is there */
+    aioloop_timer_handle timer;
+    aiol_host local;
+    aiol_host remote;
+    int lookups; /* that have not answered */
+    aioloop_socket socket;
+    bool attached;
+    aioloop_address destination; /* that was connected to, or is the only one; AIOLOOP_UNSPEC: none */
+    int family;
+    int protocol_number;
+    bool has_local;
+    bool has_remote;
+    bool reuse_port;
+    bool broadcast;
+    bool over;
+    bool queued;
+    char remote_path[108];
+} aiol_opening;
+
+/* A pair of addresses to try; each may be NULL. */
+typedef struct aiol_pair {
+    int family;
+    int protocol;
+    const aioloop_address *local;
+    const aioloop_address *remote;
+} aiol_pair;
+
+static void aiol_opening_close_socket(aiol_opening *o) {
+    aiol_engine *e = o->resource.loop->engine;
+    if (o->socket == AIOL_NO_SOCKET)
+        return;
+    if (o->attached)
+        e->calls->quiesce(e, o->socket);
+    e->sockets->close(e, o->socket);
+    o->socket = AIOL_NO_SOCKET;
+    o->attached = false;
+}
+
+static void aiol_opening_free(aiol_opening *o) {
+    aioloop_freeaddrinfo(o->remote.list);
+    aioloop_freeaddrinfo(o->local.list);
+    aiol_resource_remove(&o->resource);
+    aiol_free(&o->resource.loop->allocator, o, sizeof(*o));
+}
+
+static void aiol_opening_free_if_over(aiol_opening *o) {
+    if (o->over && !o->queued && o->remote.future == NULL && o->local.future == NULL)
+        aiol_opening_free(o);
+}
+
+/* The future is settled; whatever is under way is given up. */
+static void aiol_opening_settle(aiol_opening *o) {
+    aioloop_future *f = o->future;
+    o->over = true;
+    o->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL; /* what a resolver's cancel runs may cancel again */
+    aioloop_timer_handle_cancel(&o->timer);
+    aiol_host_cancel(&o->remote);
+    aiol_host_cancel(&o->local);
+    aiol_opening_close_socket(o);
+    aiol_future_release(f);
+    aiol_opening_free_if_over(o);
+}
+
+static bool aiol_opening_cancel(aioloop_future *future, void *owner) {
+    (void)future;
+    if (owner != NULL)
+        aiol_opening_settle((aiol_opening *)owner);
+    return true;
+}
+
+/* The call fails, with the message stored. */
+static void aiol_opening_fail(aiol_opening *o, int code) {
+    if (code == AIOLOOP_ECANCELED)
+        aiol_future_end_cancelled(o->future, NULL);
+    else
+        aiol_future_fail(o->future, code, aiol_detail(o->resource.loop, code));
+    aiol_opening_settle(o);
+}
+
+static void aiol_opening_timed_out(aioloop *loop, void *arg) {
+    aiol_opening *o = (aiol_opening *)arg;
+    aiol_fail(loop, AIOLOOP_ETIMEDOUT, o->lookups == 0 ? NULL : "looking up the host: the time-out passed");
+    aiol_opening_fail(o, AIOLOOP_ETIMEDOUT);
+}
+
+/* ---- a pair of addresses becomes a socket ---- */
+
+/* Stores what has failed, and returns the code. */
+static int aiol_opening_failed(aiol_opening *o, int code, const char *what, const aioloop_address *address) {
+    char name[AIOL_ADDRESS_TEXT];
+    if (address == NULL)
+        return aiol_fail(o->resource.loop, code, "%s: %s", what, aioloop_strerror(code));
+    aioloop_address_format(address, name, sizeof(name));
+    return aiol_fail(o->resource.loop, code, "%s %s: %s", what, name, aioloop_strerror(code));
+}
+
+static int aiol_opening_set_options(const aiol_opening *o, aioloop_socket s) {
+    aiol_engine *e = o->resource.loop->engine;
+    int err = 0;
+    if (o->reuse_port) {
+        err = e->sockets->set(e, s, AIOL_OPTION_REUSE_PORT, 1);
+        if (err == AIOLOOP_ENOPROTOOPT || err == AIOLOOP_ENOTAVAILABLE)
+            err = AIOLOOP_EINVAL; /* the system has no such thing */
+    }
+    if (err == 0 && o->broadcast)
+        err = e->sockets->set(e, s, AIOL_OPTION_BROADCAST, 1);
+    return err;
+}
+
+static int aiol_opening_bind(aiol_opening *o, aioloop_socket s, const aioloop_address *local) {
+    aiol_engine *e = o->resource.loop->engine;
+    int err;
+    aiol_path_clear(e, local);
+    err = e->sockets->bind(e, s, local);
+    return err == 0 ? 0 : aiol_opening_failed(o, err, "bind to", local);
+}
+
+/* Datagrams are not waited for: the answer is there at once. */
+static int aiol_opening_connect(aiol_opening *o, aioloop_socket s, const aioloop_address *remote) {
+    aiol_engine *e = o->resource.loop->engine;
+    int tries = 0;
+    int err;
+    do {
+        err = e->sockets->connect(e, s, remote);
+    } while (err == AIOLOOP_EINPROGRESS && ++tries < 16); /* interrupted */
+    return err == 0 ? 0 : aiol_opening_failed(o, err, "connect to", remote);
+}
+
+/* 0: the opening has a socket; or a code with its message stored, and nothing is left behind. */
+static int aiol_opening_try(aiol_opening *o, const aiol_pair *pair) {
+    aiol_engine *e = o->resource.loop->engine;
+    aioloop_socket s = AIOL_NO_SOCKET;
+    bool bound = false;
+    int err = e->sockets->open(e, pair->family, AIOLOOP_SOCK_DGRAM, pair->protocol, &s);
+    if (err < 0)
+        return aiol_opening_failed(o, err, "socket", NULL);
+    err = aiol_opening_set_options(o, s);
+    if (err < 0)
+        aiol_opening_failed(o, err, "socket options", NULL);
+    if (err == 0 && pair->local != NULL) {
+        err = aiol_opening_bind(o, s, pair->local);
+        bound = err == 0;
+    }
+    if (err == 0 && pair->remote != NULL && !o->broadcast)
+        err = aiol_opening_connect(o, s, pair->remote);
+    if (err == 0) {
+        err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
+        if (err < 0)
+            aiol_opening_failed(o, err, "socket", NULL);
+    }
+    if (err < 0) {
+        e->sockets->close(e, s);
+        if (bound)
+            aiol_path_clear(e, pair->local);
+        return err;
+    }
+    o->socket = s;
+    o->attached = true;
+    if (pair->remote != NULL)
+        o->destination = *pair->remote;
+    return 0;
+}
+
+/* ---- pairs ---- */
+
+/* The protocol of the i-th address of a host; who needed no look-up, or a resolver that does not care, has the usual
+ * one. */
+static int aiol_opening_protocol(const aiol_opening *o, const aiol_host *host, size_t i) {
+    int protocol = host->list != NULL ? host->list[i].protocol : 0;
+    if (protocol == 0)
+        protocol = o->protocol_number;
+    return protocol != 0 ? protocol : 17;
+}
+
+/* Makes the (i, j)-th pair; false: the two do not fit. */
+static bool aiol_opening_pair(const aiol_opening *o, size_t i, size_t j, aiol_pair *pair) {
+    pair->local = o->has_local ? aiol_host_at(&o->local, i) : NULL;
+    pair->remote = o->has_remote ? aiol_host_at(&o->remote, j) : NULL;
+    pair->family = pair->local != NULL ? pair->local->family : pair->remote->family;
+    pair->protocol = o->has_local ? aiol_opening_protocol(o, &o->local, i) : aiol_opening_protocol(o, &o->remote, j);
+    return pair->local == NULL || pair->remote == NULL ||
+           (pair->remote->family == pair->family && aiol_opening_protocol(o, &o->remote, j) == pair->protocol);
+}
+
+/* Tries pairs, until one becomes a socket. 0, or the code of the first with its message stored. */
+static int aiol_opening_try_pairs(aiol_opening *o) {
+    aioloop *loop = o->resource.loop;
+    size_t locals = o->has_local ? o->local.count : 1;
+    size_t remotes = o->has_remote ? o->remote.count : 1;
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aiol_pair pair;
+    int first = 0;
+    size_t i;
+    size_t j;
+    for (i = 0; i < locals; i++) {
+        for (j = 0; j < remotes; j++) {
+            int err = aiol_opening_pair(o, i, j, &pair) ? aiol_opening_try(o, &pair) : AIOL_PENDING;
+            if (err == 0)
+                return 0;
+            if (first != 0 || err == AIOL_PENDING)
+                continue;
+            first = err;
+            snprintf(text, sizeof(text), "%s", aiol_detail(loop, err) != NULL ? aiol_detail(loop, err) : "");
+        }
+    }
+    if (first == 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no local and remote address have a family and protocol in common");
+    return aiol_fail(loop, first, "%s", text);
+}
+
+/* ---- the endpoint is made ---- */
+
+static void aiol_opening_continue(aiol_opening *o) {
+    o->queued = true;
+    aiol_queue_push(&o->resource.loop->ready, &o->node);
+}
+
+/* All is known that was looked up. */
+static void aiol_opening_begin(aiol_opening *o) {
+    int err = aiol_opening_try_pairs(o);
+    if (err < 0)
+        aiol_opening_fail(o, err);
+    else
+        aiol_opening_continue(o);
+}
+
+static void aiol_opening_looked_up(aiol_host *host, int err) {
+    aiol_opening *o = (aiol_opening *)host->owner;
+    o->lookups--;
+    if (o->over)
+        aiol_opening_free_if_over(o);
+    else if (err < 0)
+        aiol_opening_fail(o, err);
+    else if (o->lookups == 0)
+        aiol_opening_begin(o);
+}
+
+/* An endpoint for the socket, with the loop's reference; nobody is called yet. On failure the socket is still the
+ * opening's. */
+static int aiol_endpoint_new(aiol_opening *o, aioloop_transport **out) {
+    aioloop *loop = o->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_address local;
+    aioloop_address peer;
+    aiol_path_room local_room;
+    aiol_path_room peer_room;
+    bool named = e->sockets->name(e, o->socket, &local, &local_room) == 0;
+    bool connected = e->sockets->peer(e, o->socket, &peer, &peer_room) == 0;
+    const aioloop_address *remote = o->destination.family != AIOLOOP_UNSPEC ? &o->destination : connected ? &peer : NULL;
+    size_t start = aiol_align(sizeof(aiol_endpoint));
+    size_t instance = aiol_align(o->protocol->instance_size);
+    size_t size = start + instance + aiol_stream_path_size(named ? &local : NULL) +
+                  aiol_stream_path_size(connected ? &peer : NULL) + aiol_stream_path_size(remote);
+    aiol_endpoint *ep;
+    aioloop_transport *t;
+    char *room;
+    if (o->protocol->instance_size > SIZE_MAX / 2)
+        return AIOLOOP_ENOMEM;
+    ep = (aiol_endpoint *)aiol_alloc_zero(&loop->allocator, size);
+    if (ep == NULL)
+        return AIOLOOP_ENOMEM;
+    t = &ep->transport;
+    t->block_size = size;
+    t->calls = &aiol_endpoint_calls;
+    t->protocol = o->protocol;
+    t->self = o->protocol->instance_size != 0 ? (void *)((char *)ep + start) : o->arg;
+    t->resource.context = aiol_map_ref(o->resource.context);
+    t->high = AIOL_HIGH_WATER;
+    t->low = AIOL_HIGH_WATER / 4;
+    t->recv.kind = AIOL_OP_RECVFROM;
+    t->recv.fd = o->socket;
+    t->recv.done = aiol_endpoint_received;
+    t->recv.u.recvfrom.internet = named && local.family != AIOLOOP_UNIX;
+    ep->send.kind = AIOL_OP_SENDTO;
+    ep->send.fd = o->socket;
+    ep->send.done = aiol_endpoint_sent;
+    ep->node.run = aiol_endpoint_run;
+    ep->connected = connected;
+    room = (char *)ep + start + instance;
+    aiol_stream_name(&t->local, named ? &local : NULL, &room);
+    aiol_stream_name(&t->peer, connected ? &peer : NULL, &room);
+    aiol_stream_name(&ep->remote, remote, &room);
+    t->resource.refs = 1;
+    t->resource.site = o->resource.site;
+    aiol_resource_add(loop, &t->resource, &aiol_endpoint_resource);
+    *out = t;
+    return 0;
+}
+
+/* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the endpoint is gone with
+ * its socket. */
+static int aiol_endpoint_begin(aioloop_transport *t, void *arg) {
+    int err = aiol_transport_call_factory(t, arg);
+    if (err < 0) {
+        t->state = AIOL_TRANSPORT_LOST;
+        aiol_stream_close_socket(t);
+        aioloop_transport_unref(t);
+        return err;
+    }
+    t->state = AIOL_TRANSPORT_OPEN;
+    aiol_transport_call_made(t);
+    aiol_endpoint_start_reading(t);
+    return 0;
+}
+
+static void aiol_opening_made(aiol_opening *o) {
+    aioloop *loop = o->resource.loop;
+    aioloop_future *f = o->future;
+    aioloop_transport *t = NULL;
+    int err = aiol_endpoint_new(o, &t);
+    if (err < 0) {
+        aiol_fail(loop, err, NULL);
+        aiol_opening_fail(o, err);
+        return;
+    }
+    o->socket = AIOL_NO_SOCKET; /* the endpoint's now */
+    o->attached = false;
+    aiol_future_hold(f);
+    aioloop_transport_ref(t);
+    o->queued = true; /* keeps the opening while user code runs that may cancel the future */
+    err = aiol_endpoint_begin(t, o->arg);
+    o->queued = false;
+    if (err < 0 && !o->over)
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+    if (err == 0 && !o->over)
+        aiol_future_finish(f, 0, t, aiol_transport_dispose); /* with the reference taken above */
+    else
+        aioloop_transport_unref(t);
+    if (err == 0 && o->over)
+        aioloop_transport_abort(t);
+    if (!o->over)
+        aiol_opening_settle(o);
+    else
+        aiol_opening_free_if_over(o);
+    aiol_future_release(f);
+    aiol_callback_end(loop);
+}
+
+static void aiol_opening_run(aioloop *loop, aiol_node *node) {
+    aiol_opening *o = AIOL_CONTAINER(node, aiol_opening, node);
+    (void)loop;
+    o->queued = false;
+    if (o->over)
+        aiol_opening_free_if_over(o);
+    else
+        aiol_opening_made(o);
+}
+
+/* ---- with the loop ---- */
+
+static void aiol_opening_loop_closed(aiol_resource *resource) {
+    aiol_opening *o = AIOL_CONTAINER(resource, aiol_opening, resource);
+    o->over = true;
+    o->queued = false;
+    if (resource->loop->process != aiol_process_id())
+        o->attached = false; /* what is shared with the parent is left alone */
+    aiol_opening_close_socket(o);
+    if (o->future != NULL)
+        o->future->of.owner = NULL; /* it stays pending */
+}
+
+static void aiol_opening_destroy(aiol_resource *resource) {
+    aiol_opening_free(AIOL_CONTAINER(resource, aiol_opening, resource));
+}
+
+static bool aiol_opening_is_open(const aiol_resource *resource) {
+    return !AIOL_CONTAINER(resource, const aiol_opening, resource)->over;
+}
+
+static const aiol_resource_calls aiol_opening_resource = {"datagram endpoint in the making", aiol_opening_loop_closed,
+                                                          aiol_opening_destroy, aiol_opening_is_open};
+
+/* An opening with its future; NULL when there is no memory. */
+static aiol_opening *aiol_opening_new(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                      const aioloop_datagram_endpoint_options *options) {
+    aiol_opening *o = (aiol_opening *)aiol_alloc_zero(&loop->allocator, sizeof(*o));
+    if (o == NULL)
+        return NULL;
+    o->future = aiol_future_new(loop, aiol_opening_cancel, o);
+    if (o->future == NULL) {
+        aiol_free(&loop->allocator, o, sizeof(*o));
+        return NULL;
+    }
+    o->protocol = protocol;
+    o->arg = arg;
+    o->socket = AIOL_NO_SOCKET;
+    o->family = options->family;
+    o->protocol_number = options->protocol;
+    o->reuse_port = options->reuse_port;
+    o->broadcast = options->allow_broadcast;
+    o->resource.context = aiol_map_ref(aiol_thread.map);
+    o->node.run = aiol_opening_run;
+    o->remote.done = aiol_opening_looked_up;
+    o->remote.owner = o;
+    o->local.done = aiol_opening_looked_up;
+    o->local.owner = o;
+    o->resource.site = o->future->site;
+    aiol_resource_add(loop, &o->resource, &aiol_opening_resource);
+    if (options->timeout > 0) {
+        o->timer = (aioloop_call_later)(loop, options->timeout, aiol_opening_timed_out, o);
+        if (aioloop_handle_is_null(&o->timer.handle)) {
+            aioloop_future *f = o->future;
+            aiol_opening_settle(o);
+            f->end.cancel = NULL;
+            aioloop_future_unref(f);
+            return NULL;
+        }
+    }
+    return o;
+}
+
+/* ---- the call ---- */
+
+/* With a socket nothing else may be said: names what is. */
+static int aiol_opening_check_sock(aioloop *loop, const aioloop_datagram_endpoint_options *o) {
+    const struct {
+        bool given;
+        const char *name;
+    } others[] = {{o->local_host != NULL, "local_host"},         {o->local_port != 0, "local_port"},
+                  {o->remote_host != NULL, "remote_host"},       {o->remote_port != 0, "remote_port"},
+                  {o->remote_service != NULL, "remote_service"}, {o->local_path != NULL, "local_path"},
+                  {o->local_path_size != 0, "local_path_size"},  {o->remote_path != NULL, "remote_path"},
+                  {o->remote_path_size != 0, "remote_path_size"}, {o->family != 0, "family"},
+                  {o->protocol != 0, "protocol"},                {o->flags != 0, "flags"},
+                  {o->reuse_port, "reuse_port"},                 {o->allow_broadcast, "allow_broadcast"}};
+    char text[AIOL_ERROR_TEXT_SIZE];
+    size_t length = 0;
+    size_t i;
+    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+        if (others[i].given)
+            length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s", length == 0 ? "" : ", ", others[i].name);
+    return length == 0 ? 0 : aiol_fail(loop, AIOLOOP_EINVAL, "a socket excludes %s", text);
+}
+
+static int aiol_opening_check(aioloop *loop, const aioloop_datagram_endpoint_options *o) {
+    bool hosts = o->local_host != NULL || o->local_port != 0 || o->remote_host != NULL;
+    bool paths = o->local_path != NULL || o->remote_path != NULL;
+    if (o->timeout < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (o->sock != NULL)
+        return aiol_opening_check_sock(loop, o);
+    if (o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_INET && o->family != AIOLOOP_INET6 && o->family != AIOLOOP_UNIX)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not an address family", o->family);
+    if (o->remote_service != NULL && o->remote_port != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service excludes a port");
+    if ((o->remote_host == NULL) != (o->remote_service == NULL && o->remote_port == 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a remote address is a host and a port");
+    if ((o->local_path == NULL && o->local_path_size != 0) || (o->remote_path == NULL && o->remote_path_size != 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the size of a path without a path");
+    if (hosts && (paths || o->family == AIOLOOP_UNIX))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "Unix sockets have paths, and neither host nor port");
+    if (paths && o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_UNIX)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "only Unix sockets have paths");
+    if (!hosts && !paths && o->family == AIOLOOP_UNSPEC)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a local or remote address, a family or a socket is needed");
+    return 0;
+}
+
+/* Makes an address of a path, if there is one: 1, 0, or a code with its message stored. */
+static int aiol_opening_path(aioloop *loop, aioloop_address *address, const char *path, size_t size) {
+    int err = path == NULL ? 0 : aioloop_address_unix(address, path, size);
+    return err < 0 ? aiol_fail(loop, err, "not a path of a Unix socket") : path != NULL;
+}
+
+/* Without hosts: Unix sockets, or a family alone. */
+static int aiol_opening_at_once(aiol_opening *o, const aioloop_datagram_endpoint_options *options) {
+    aioloop *loop = o->resource.loop;
+    aioloop_address local;
+    aioloop_address remote;
+    aiol_pair pair;
+    int has_local = aiol_opening_path(loop, &local, options->local_path, options->local_path_size);
+    int has_remote = has_local < 0 ? has_local : aiol_opening_path(loop, &remote, options->remote_path, options->remote_path_size);
+    int err;
+    if (has_remote < 0)
+        return has_remote;
+    if (has_remote != 0) {
+        memcpy(o->remote_path, remote.u.path, remote.path_size);
+        remote.u.path = o->remote_path;
+    }
+    pair.family = has_local != 0 || has_remote != 0 ? (int)AIOLOOP_UNIX : o->family;
+    pair.protocol = o->protocol_number;
+    pair.local = has_local != 0 ? &local : NULL;
+    pair.remote = has_remote != 0 ? &remote : NULL;
+    err = aiol_opening_try(o, &pair);
+    if (err == 0)
+        aiol_opening_continue(o);
+    return err;
+}
+
+/* Looks up what has to be. 0, or a code with its message stored. */
+static int aiol_opening_look_up(aiol_opening *o, const aioloop_datagram_endpoint_options *options) {
+    aioloop *loop = o->resource.loop;
+    aioloop_getaddrinfo_options hints;
+    int err = 0;
+    memset(&hints, 0, sizeof(hints));
+    hints.family = options->family;
+    hints.type = AIOLOOP_SOCK_DGRAM;
+    hints.protocol = options->protocol;
+    hints.flags = options->flags;
+    o->has_local = options->local_host != NULL || options->local_port != 0;
+    o->has_remote = options->remote_host != NULL;
+    if (o->has_local) {
+        err = aiol_host_look_up(loop, &o->local, options->local_host, NULL, options->local_port, &hints, true);
+        o->lookups += err == AIOL_PENDING;
+    }
+    if (o->has_remote && (err >= 0 || err == AIOL_PENDING)) {
+        err = aiol_host_look_up(loop, &o->remote, options->remote_host, options->remote_service, options->remote_port, &hints,
+                                false);
+        o->lookups += err == AIOL_PENDING;
+    }
+    if (err < 0 && err != AIOL_PENDING)
+        return err;
+    if (o->lookups == 0)
+        aiol_opening_begin(o);
+    return 0;
+}
+
+static int aiol_opening_take(aiol_opening *o, aioloop_socket s) {
+    o->socket = s;
+    o->attached = true;
+    aiol_opening_continue(o);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                               const aioloop_datagram_endpoint_options *options) {
+    static const aioloop_datagram_endpoint_options defaults = AIOLOOP_ZERO;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_future *f;
+    aiol_opening *o;
+    int err;
+    if (refused != NULL)
+        return refused;
+    if (options == NULL)
+        options = &defaults;
+    err = aiol_opening_check(loop, options);
+    if (err == 0 && options->sock != NULL)
+        err = aiol_given_socket(loop, *options->sock, AIOLOOP_SOCK_DGRAM, false);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    o = aiol_opening_new(loop, protocol, arg, options);
+    if (o == NULL) {
+        if (options->sock != NULL)
+            aiol_given_socket_close(loop, *options->sock); /* it was taken over */
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    f = o->future; /* the opening may be gone after this */
+    if (options->sock != NULL)
+        err = aiol_opening_take(o, *options->sock);
+    else if (options->local_host != NULL || options->local_port != 0 || options->remote_host != NULL)
+        err = aiol_opening_look_up(o, options);
+    else
+        err = aiol_opening_at_once(o, options);
+    if (err < 0)
+        aiol_opening_fail(o, err);
+    return f;
 }
 
 #endif
@@ -31170,7 +32875,7 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
     aioloop_socket s = AIOL_NO_SOCKET;
-    int err = e->sockets->open(e, address->family, &s);
+    int err = e->sockets->open(e, address->family, AIOLOOP_SOCK_STREAM, 0, &s);
     if (err < 0)
         return err;
     if (!o->no_reuse_address)
@@ -31505,7 +33210,7 @@ static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protoc
                                              const aiol_ssl_plan *ssl, int backlog, bool defer_serving, bool cleanup, bool unix_only) {
     aioloop_future *f;
     aioloop_server *server;
-    int err = aiol_given_socket(loop, sock, unix_only);
+    int err = aiol_given_socket(loop, sock, AIOLOOP_SOCK_STREAM, unix_only);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, NULL, NULL);
@@ -31556,16 +33261,13 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
 static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *address, bool cleanup) {
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
-    aiol_path_identity identity;
     char name[AIOL_ADDRESS_TEXT];
     aioloop_socket s = AIOL_NO_SOCKET;
     int err;
-    err = e->sockets->open(e, AIOLOOP_UNIX, &s);
+    err = e->sockets->open(e, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM, 0, &s);
     if (err < 0)
         return aiol_fail(loop, err, NULL);
-    if (address->u.path[0] != '\0' &&
-        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
-        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
+    aiol_path_clear(e, address);
     err = e->sockets->bind(e, s, address);
     if (err == 0) {
         err = aiol_listener_take(l, s, cleanup, false);
@@ -34185,7 +35887,7 @@ static const aioloop_protocol aiol_streams_protocol = {0,
                                                        aiol_streams_pause,
                                                        aiol_streams_resume,
                                                        NULL,
-                                                       NULL};
+                                                       NULL, NULL, NULL};
 
 /* ---- opening ---- */
 
@@ -34491,7 +36193,7 @@ static void aiol_streams_accepted(aioloop_transport *transport, void *self) {
 }
 
 static const aioloop_protocol aiol_streams_accept_protocol = {0,    NULL, aiol_streams_accepted, NULL, NULL, NULL,
-                                                              NULL, NULL, NULL,                  NULL};
+                                                              NULL, NULL, NULL,                  NULL, NULL, NULL};
 
 static void aiol_streams_server_over(aioloop_future *future, void *arg) {
     (void)aioloop_future_exception(future);
@@ -34689,6 +36391,7 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
 #define aioloop_connect_read_pipe AIOLOOP_SITE(aioloop_connect_read_pipe)
 #define aioloop_connect_write_pipe AIOLOOP_SITE(aioloop_connect_write_pipe)
+#define aioloop_create_datagram_endpoint AIOLOOP_SITE(aioloop_create_datagram_endpoint)
 #define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
 #define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
 #define aioloop_create_operation AIOLOOP_SITE(aioloop_create_operation)

@@ -38,6 +38,7 @@ extern "C" {
 #include "api/ssl.h"
 #include "api/sock.h"
 #include "api/transport.h"
+#include "api/datagram.h"
 #include "api/start_tls.h"
 #include "api/pipe.h"
 #include "api/sendfile.h"
@@ -81,6 +82,7 @@ extern "C" {
 #include "sys/clock.c"
 #include "sys/socket_posix.c"
 #include "sys/pipe_posix.c"
+#include "sys/datagram_posix.c"
 #include "sys/path_posix.c"
 #endif
 #if AIOLOOP_USE_SUBPROCESS
@@ -180,6 +182,7 @@ extern "C" {
 #include "net/pipe.c"
 #include "net/sendfile.c"
 #include "net/connect.c"
+#include "net/datagram.c"
 #include "net/server.c"
 #include "net/simulate.c"
 

@@ -505,6 +505,8 @@ static const fault_call fault_calls[] = {
     {"recv", {EINTR, EAGAIN, ECONNRESET, ENOBUFS, 0, 0, 0, 0}},
     {"recvfrom", {EINTR, EAGAIN, ECONNRESET, ENOBUFS, 0, 0, 0, 0}},
     {"recvmsg", {EINTR, EAGAIN, ECONNRESET, ENOBUFS, 0, 0, 0, 0}},
+    {"recvmmsg", {EINTR, EAGAIN, ECONNRESET, ENOBUFS, 0, 0, 0, 0}},
+    {"sendmmsg", {EINTR, EAGAIN, EPIPE, ECONNRESET, ENOBUFS, 0, 0, 0}},
     {"send", {EINTR, EAGAIN, EPIPE, ECONNRESET, ENOBUFS, 0, 0, 0}},
     {"sendto", {EINTR, EAGAIN, EPIPE, ECONNRESET, ENOBUFS, 0, 0, 0}},
     {"sendmsg", {EINTR, EAGAIN, EPIPE, ECONNRESET, ENOBUFS, 0, 0, 0}},

@@ -326,7 +326,7 @@
  *
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
- *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-nosignal
+ *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-mmsg no-nosignal
  *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature

@@ -38,6 +38,7 @@
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
 #define aioloop_connect_read_pipe AIOLOOP_SITE(aioloop_connect_read_pipe)
 #define aioloop_connect_write_pipe AIOLOOP_SITE(aioloop_connect_write_pipe)
+#define aioloop_create_datagram_endpoint AIOLOOP_SITE(aioloop_create_datagram_endpoint)
 #define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
 #define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
 #define aioloop_create_operation AIOLOOP_SITE(aioloop_create_operation)

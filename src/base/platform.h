@@ -290,6 +290,7 @@
 #else
 #define AIOL_HAVE_NOSIGNAL 0
 #endif
+#define AIOL_HAVE_MMSG AIOL_OS_LINUX /* recvmmsg, sendmmsg */
 #if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
 #define AIOL_HAVE_SENDFILE 1
 #else

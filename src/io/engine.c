@@ -104,7 +104,8 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
                     {"no-sendfile", AIOL_WITHOUT_SENDFILE},
-                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
+                    {"no-mmsg", AIOL_WITHOUT_MMSG},
+                     {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {

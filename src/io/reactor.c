@@ -84,12 +84,16 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_SENDFILE:
         n = aiol_table_begin_file(&r->table, op);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_SENDTO:
+        n = aiol_table_begin_sendto(&r->table, op);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
         return n != AIOLOOP_EINPROGRESS ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_POLL:
         return aiol_reactor_watch(r, op);
     case AIOL_OP_RECV:
+    case AIOL_OP_RECVFROM:
     case AIOL_OP_ACCEPT:
         break;
     }
@@ -184,6 +188,8 @@ static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budge
         aiol_table_accept(&r->table, op, budget);
     else if (AIOL_UNLIKELY(op->engine_flags != 0))
         return; /* what is kept goes first */
+    else if (op->kind == AIOL_OP_RECVFROM)
+        aiol_table_recvfrom(&r->table, op, budget);
     else if (op->u.recv.dest == NULL)
         aiol_table_recv(&r->table, op, budget);
     else
@@ -207,6 +213,8 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
     default:
         if (op->kind == AIOL_OP_SENDFILE)
             n = aiol_table_attempt_file(&r->table, op);
+        else if (op->kind == AIOL_OP_SENDTO)
+            n = aiol_table_attempt_to(&r->table.base, fd, op->u.sendto.first);
         else
             n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
@@ -286,7 +294,7 @@ static void aiol_reactor_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_reactor_calls = {
-    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_table_stop,
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_table_attempt_to, aiol_reactor_cancel, aiol_table_stop,
     aiol_table_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
     aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
     aiol_reactor_wake,   aiol_reactor_close,      aiol_table_now,      aiol_reactor_verify,

@@ -157,6 +157,9 @@ AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
 
+/* datagram.c. True: it carries datagrams, and no bytes. */
+AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
+
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);

@@ -533,6 +533,8 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the transport is closing");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a file cannot be sent as datagrams");
     if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
     if (aiol_transport_taken(t))
@@ -548,7 +550,7 @@ static int aiol_sendfile_check_socket(aioloop *loop, aioloop_socket socket) {
     aiol_engine *e = loop->engine;
     aiol_sock_call call;
     int family;
-    int err = e->sockets->inspect(e, socket, &family);
+    int err = e->sockets->inspect(e, socket, AIOLOOP_SOCK_STREAM, &family);
     if (err < 0)
         return aiol_fail(loop, err, "socket %ld is no stream socket", (long)socket);
     memset(&call, 0, sizeof(call));

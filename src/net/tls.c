@@ -724,6 +724,8 @@ static const aioloop_protocol aiol_secure_protocol = {0,
                                                    NULL, /* whoever writes looks, when the session is done */
                                                    aiol_secure_lower_resume,
                                                    NULL,
+                                                   NULL,
+                                                   NULL,
                                                    NULL};
 
 /* ---- writing ---- */
@@ -1018,6 +1020,8 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a transport of datagrams cannot be upgraded");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
     if ((t->flags & AIOL_TRANSPORT_PIPE) != 0)

@@ -123,7 +123,7 @@ AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_
         return aiol_error_from_errno(errno);
     if (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
         return AIOLOOP_EINVAL;
-    if (S_ISSOCK(st.st_mode) && (err = aiol_socket_inspect(s, &family)) < 0)
+    if (S_ISSOCK(st.st_mode) && (err = aiol_socket_inspect(s, AIOLOOP_SOCK_STREAM, &family)) < 0)
         return err;
     mode = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
     if (mode == -1)

@@ -9,6 +9,7 @@
 #define AIOL_SYS_SYS_H
 
 #include "api/net.h"
+#include "api/resolve.h"
 #include "base/error.c"
 
 enum {
@@ -22,7 +23,8 @@ enum {
     AIOL_WITHOUT_INCREMENTAL = 128,
     AIOL_WITHOUT_MULTISHOT = 256,
     AIOL_WITHOUT_SENDFILE = 512,
-    AIOL_WITHOUT_NOSIGNAL = 1024
+    AIOL_WITHOUT_NOSIGNAL = 1024,
+    AIOL_WITHOUT_MMSG = 2048
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -33,7 +35,8 @@ typedef enum aiol_socket_option {
     AIOL_OPTION_REUSE_PORT,
     AIOL_OPTION_KEEP_ALIVE,
     AIOL_OPTION_NO_DELAY,
-    AIOL_OPTION_V6_ONLY
+    AIOL_OPTION_V6_ONLY,
+    AIOL_OPTION_BROADCAST
 } aiol_socket_option;
 
 /* What a socket file is, to know it again. */
@@ -55,12 +58,23 @@ typedef struct aiol_path_room {
     char bytes[108];
 } aiol_path_room;
 
+/* One datagram to send; to NULL: where the socket is connected to. */
+typedef struct aiol_datagram {
+    struct aiol_datagram *next;
+    const void *data;
+    size_t size;
+    const aioloop_address *to;
+} aiol_datagram;
+
+#define AIOL_DATAGRAM_MAX 65535u /* bytes of one of the internet */
+
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
 AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
-AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
+/* type: an aioloop_socket_type, STREAM or DGRAM; protocol 0: the usual one. */
+AIOLOOP_INTERNAL int aiol_socket_open(int family, int type, int protocol, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_bind(aioloop_socket s, const aioloop_address *address);
 AIOLOOP_INTERNAL int aiol_socket_listen(aioloop_socket s, int backlog);
@@ -76,11 +90,17 @@ AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+/* The next datagram, whole. AIOLOOP_EMSGSIZE: it was larger than that, and is lost. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recv_datagram(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                                   aiol_path_room *room);
+/* Sends the first of a list, in order, that the system takes now: how many, or what it says of the first. */
+AIOLOOP_INTERNAL int64_t aiol_socket_send_datagrams(aioloop_socket s, unsigned without, const aiol_datagram *first);
 AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
-/* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
-AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
+/* Checks that s is a socket of that type, STREAM or DGRAM (with which RAW counts), and tells its *family.
+ * AIOLOOP_EINVAL for another kind. */
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int type, int *family);
 AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
 AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
 AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
