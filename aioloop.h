@@ -26281,9 +26281,6 @@ AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number) {
     return loop == NULL ? AIOLOOP_EINVAL : AIOLOOP_ENOTAVAILABLE;
 }
 
-#define aiol_interrupt_begin(loop, fn, arg) ((void)(loop), (void)(fn), (void)(arg), 0)
-#define aiol_interrupt_end(loop, fn) ((void)(loop), (void)(fn))
-
 #endif
 
 /* >> src/aioloop.h */
@@ -33442,8 +33439,6 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound) {
 
 #if AIOLOOP_USE_SUBPROCESS
 
-#else
-
 #endif
 
 struct aioloop_runner {
@@ -33452,9 +33447,11 @@ struct aioloop_runner {
     aioloop_time shutdown_timeout;
     aioloop_allocator allocator;
     bool closing; /* what that calls may not do so again */
+#if AIOLOOP_USE_SUBPROCESS
     aioloop_task *main; /* while it runs */
     int interrupts;     /* in this run */
     bool leaving;       /* without waiting for main */
+#endif
 };
 
 AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
@@ -33480,6 +33477,8 @@ AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *option
     return runner;
 }
 
+#if AIOLOOP_USE_SUBPROCESS
+
 /* The first interruption cancels main, which may clean up; who does not want to wait for that interrupts again. */
 static void aiol_runner_interrupted(aioloop *loop, void *arg) {
     aioloop_runner *runner = (aioloop_runner *)arg;
@@ -33492,18 +33491,29 @@ static void aiol_runner_interrupted(aioloop *loop, void *arg) {
 }
 
 /* Runs main until it is done, or the program is interrupted. */
-static int64_t aiol_runner_complete(aioloop_runner *runner, aioloop_task *task, void *out) {
-    int64_t n;
-    runner->main = aioloop_future_ref(task);
+static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
+    int64_t n = aiol_interrupt_begin(runner->loop, aiol_runner_interrupted, runner);
+    if (n < 0)
+        return n;
     runner->interrupts = 0;
     runner->leaving = false;
-    n = aioloop_run_until_complete(runner->loop, task, out);
-    if (runner->leaving || (n == AIOLOOP_ECANCELED && runner->interrupts > 0 && aioloop_task_uncancel(task) == 0))
+    runner->main = aioloop_future_ref(aiol_create_task(runner->loop, recipe));
+    n = aioloop_run_until_complete(runner->loop, runner->main, out);
+    if (runner->leaving || (n == AIOLOOP_ECANCELED && runner->interrupts > 0 && aioloop_task_uncancel(runner->main) == 0))
         n = AIOLOOP_EINTERRUPTED;
+    aiol_interrupt_end(runner->loop, aiol_runner_interrupted);
+    aioloop_future_unref(runner->main);
     runner->main = NULL;
-    aioloop_future_unref(task);
     return n;
 }
+
+#else
+
+static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
+    return aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
+}
+
+#endif
 
 static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
     int64_t n;
@@ -33513,11 +33523,7 @@ static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recip
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "the runner is closed");
     if (aioloop_get_running_loop() != NULL)
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop is running in this thread");
-    n = aiol_interrupt_begin(runner->loop, aiol_runner_interrupted, runner);
-    if (n == 0) {
-        n = aiol_runner_complete(runner, aiol_create_task(runner->loop, recipe), out);
-        aiol_interrupt_end(runner->loop, aiol_runner_interrupted);
-    }
+    n = aiol_runner_complete(runner, recipe, out);
     if (n < 0) {
         const aioloop_error *error = aioloop_last_error(runner->loop);
         aiol_fail(NULL, (int)n, "%s", aioloop_error_code(error) == n ? aioloop_error_message(error) : "");

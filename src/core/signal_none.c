@@ -18,7 +18,4 @@ AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number) {
     return loop == NULL ? AIOLOOP_EINVAL : AIOLOOP_ENOTAVAILABLE;
 }
 
-#define aiol_interrupt_begin(loop, fn, arg) ((void)(loop), (void)(fn), (void)(arg), 0)
-#define aiol_interrupt_end(loop, fn) ((void)(loop), (void)(fn))
-
 #endif
