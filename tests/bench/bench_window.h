@@ -35,6 +35,7 @@ static struct {
     uint32_t *samples;
     size_t sampled;
     int64_t begin, end, server_begin, server_end, client_begin, client_end;
+    double low_cpu_us, low_wall_us; /* told if not 0 */
 } load_window;
 
 BENCH_FN void load_begin(const struct bench_args *args) {
@@ -90,11 +91,14 @@ BENCH_FN void load_print(void) {
     bench_check(load_window.requests > 0 && sampled > 0, "requests");
     qsort(load_window.samples, sampled, sizeof(*samples), load_compare);
     printf("{\"requests\": %ld, \"seconds\": %.6f, \"rate\": %.1f, \"server_cpu_us\": %.4f, "
-           "\"client_cpu_us\": %.4f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
+           "\"client_cpu_us\": %.4f, \"p50_us\": %.1f, \"p99_us\": %.1f",
            load_window.requests, ns / 1e9, requests * 1e9 / ns,
            (double)(load_window.server_end - load_window.server_begin) / 1e3 / requests,
            (double)(load_window.client_end - load_window.client_begin) / 1e3 / requests,
            (double)samples[sampled / 2] / 1e3, (double)samples[sampled * 99 / 100] / 1e3);
+    if (load_window.low_cpu_us > 0)
+        printf(", \"low_cpu_us\": %.3f, \"low_wall_us\": %.3f", load_window.low_cpu_us, load_window.low_wall_us);
+    printf("}\n");
 }
 
 #endif
