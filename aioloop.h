@@ -8452,6 +8452,9 @@ typedef struct aiol_tls_session aiol_tls_session;
 /* Whether sessions of one context may be driven in several threads at once. */
 AIOLOOP_INTERNAL bool aiol_tls_in_threads(void);
 
+/* Whether a context is for that side: 0, or a code, and then aioloop_last_error(NULL) says more. */
+AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side);
+
 #if AIOLOOP_USE_TLS
 /* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the
  * certificate with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a
@@ -10478,14 +10481,20 @@ static int aiol_tls_prepare(aiol_tls_session *s, const aioloop_ssl_session *resu
     return s->server_side ? 0 : aiol_tls_prepare_client(s, resume);
 }
 
+AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side) {
+    if (server_side == (context->side == AIOLOOP_TLS_SERVER))
+        return 0;
+    return aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side",
+                            server_side ? "server" : "client");
+}
+
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
                                           const aioloop_ssl_session *resume, const aiol_tls_io *io,
                                           aiol_tls_session **out) {
     aiol_tls_session *s;
     int err = aiol_mbed_check_thread();
-    if (err == 0 && server_side != (context->side == AIOLOOP_TLS_SERVER))
-        err = aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side",
-                               server_side ? "server" : "client");
+    if (err == 0)
+        err = aiol_tls_check_side(context, server_side);
     if (err == 0 && !server_side && hostname != NULL)
         err = aiol_tls_check_hostname(hostname);
     if (err < 0)
@@ -10872,6 +10881,12 @@ AIOLOOP_API aioloop_ssl_session *aioloop_ssl_session_ref(aioloop_ssl_session *se
 
 AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
     (void)session;
+}
+
+AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side) {
+    (void)context;
+    (void)server_side;
+    return aiol_tls_refuse();
 }
 
 AIOLOOP_INTERNAL bool aiol_tls_in_threads(void) {
@@ -26395,6 +26410,17 @@ typedef struct aiol_stream_setup {
     bool attached;    /* the engine knows the socket already */
 } aiol_stream_setup;
 
+/* What a connection in the making knows of TLS; no context: there is none. */
+typedef struct aiol_ssl_plan {
+    aioloop_ssl_context *context;
+    aioloop_ssl_session *session;
+    const char *hostname;           /* NULL: none */
+    aioloop_time handshake_timeout; /* 0: the default */
+    aioloop_time shutdown_timeout;
+    bool server_side;
+    bool in_executor; /* shakes hands in the default one */
+} aiol_ssl_plan;
+
 /* What a TLS transport is made of. */
 typedef struct aiol_secure_setup {
     aioloop *loop;
@@ -26403,17 +26429,11 @@ typedef struct aiol_secure_setup {
     aiol_map *context; /* borrowed */
     aioloop_server *server;
     uint32_t site;
-    aioloop_ssl_context *ssl;
-    bool server_side;
-    const char *hostname;
-    const aioloop_ssl_session *resume;
-    aioloop_time handshake_timeout; /* 0: the default */
-    aioloop_time shutdown_timeout;
+    const aiol_ssl_plan *ssl;
     /* Called once: the handshake is done and connection_made has returned (0), or it will not be (a code, with its
      * message stored); unless the transport was given up before. May be NULL. */
     void (*settled)(void *owner, aioloop_transport *t, int err);
     void *owner;
-    bool in_executor; /* shakes hands in the default one */
     bool upgrades; /* arg is the protocol's self, which has had its connection_made */
 } aiol_secure_setup;
 
@@ -27688,91 +27708,71 @@ static void aiol_host_cancel(aiol_host *l) {
 
 /* ---- TLS ---- */
 
-static int aiol_ssl_side_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side) {
-#if AIOLOOP_USE_TLS
-    if (ssl->side != side)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a TLS context made for a %s is needed", side == AIOLOOP_TLS_SERVER ? "server" : "client");
-    return 0;
-#else
-    (void)ssl;
-    (void)side;
-    return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
-#endif
+/* Of options, borrowed. A client's hostname and session are still to be set. */
+static aiol_ssl_plan aiol_ssl_plan_of(bool server_side, aioloop_ssl_context *ssl, aioloop_time handshake_timeout,
+                                      aioloop_time shutdown_timeout, bool in_executor) {
+    aiol_ssl_plan plan;
+    memset(&plan, 0, sizeof(plan));
+    plan.context = ssl;
+    plan.handshake_timeout = handshake_timeout;
+    plan.shutdown_timeout = shutdown_timeout;
+    plan.server_side = server_side;
+    plan.in_executor = in_executor;
+    return plan;
 }
 
-/* Checks the options of TLS, and that there are none without it. server_hostname may be NULL. */
-static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side, const char *server_hostname,
-                                  aioloop_time handshake_timeout, aioloop_time shutdown_timeout, bool in_executor) {
-    if (handshake_timeout < 0 || shutdown_timeout < 0)
+/* Options that mean nothing without a context. */
+static int aiol_ssl_plan_check_none(aioloop *loop, const aiol_ssl_plan *plan) {
+    const char *name = plan->in_executor              ? "ssl_handshake_in_executor"
+                       : plan->hostname != NULL       ? "server_hostname"
+                       : plan->handshake_timeout != 0 ? "ssl_handshake_timeout"
+                       : plan->shutdown_timeout != 0  ? "ssl_shutdown_timeout"
+                                                      : NULL;
+    return name == NULL ? 0 : aiol_fail(loop, AIOLOOP_EINVAL, "%s is only meaningful with ssl", name);
+}
+
+/* 0, or the code with its message stored. */
+static int aiol_ssl_plan_check(aioloop *loop, const aiol_ssl_plan *plan) {
+    int err;
+    if (plan->handshake_timeout < 0 || plan->shutdown_timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
-    if (ssl != NULL && !AIOLOOP_USE_TLS)
-        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
-    if (ssl != NULL && in_executor && !aiol_tls_in_threads())
+    if (plan->context == NULL)
+        return aiol_ssl_plan_check_none(loop, plan);
+    err = aiol_tls_check_side(plan->context, plan->server_side);
+    if (err < 0)
+        return aiol_fail(loop, err, "%s", aioloop_message(NULL, err));
+    if (plan->in_executor && !aiol_tls_in_threads())
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "handshakes in the executor need threads, and an mbedTLS with "
                                                       "MBEDTLS_THREADING_C");
-    if (ssl != NULL)
-        return aiol_ssl_side_check(loop, ssl, side);
-    if (in_executor)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_in_executor is only meaningful with ssl");
-    if (server_hostname != NULL)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "server_hostname is only meaningful with ssl");
-    if (handshake_timeout != 0)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_timeout is only meaningful with ssl");
-    if (shutdown_timeout != 0)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_shutdown_timeout is only meaningful with ssl");
     return 0;
 }
 
-/* What a connection in the making keeps of them; no context: no TLS. */
-typedef struct aiol_ssl_plan {
-    aioloop_ssl_context *context; /* held, as is */
-    aioloop_ssl_session *session;
-    char *hostname; /* a copy; NULL: none */
-    aioloop_time handshake_timeout;
-    aioloop_time shutdown_timeout;
-    bool server_side;
-    bool in_executor;
-} aiol_ssl_plan;
+/* Keeps what was borrowed, if there is a context. 0 or AIOLOOP_ENOMEM. */
+static int aiol_ssl_plan_keep(aioloop *loop, aiol_ssl_plan *plan) {
+    if (plan->context == NULL) {
+        memset(plan, 0, sizeof(*plan));
+        return 0;
+    }
+    if (plan->hostname != NULL) {
+        size_t size = strlen(plan->hostname) + 1;
+        char *copy = (char *)aiol_alloc(&loop->allocator, size);
+        if (copy == NULL)
+            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        memcpy(copy, plan->hostname, size);
+        plan->hostname = copy;
+    }
+    aioloop_ssl_context_ref(plan->context);
+    aioloop_ssl_session_ref(plan->session);
+    return 0;
+}
 
+/* Of one that was kept. */
 static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
     if (plan->hostname != NULL)
-        aiol_free(&loop->allocator, plan->hostname, strlen(plan->hostname) + 1);
+        aiol_free(&loop->allocator, (char *)plan->hostname, strlen(plan->hostname) + 1);
     aioloop_ssl_session_unref(plan->session);
     aioloop_ssl_context_unref(plan->context);
     memset(plan, 0, sizeof(*plan));
-}
-
-/* 0, also for no context, or AIOLOOP_ENOMEM. */
-static int aiol_ssl_plan_make(aioloop *loop, aiol_ssl_plan *plan, aioloop_ssl_context *ssl, const char *hostname,
-                              aioloop_ssl_session *session, aioloop_time handshake_timeout, aioloop_time shutdown_timeout,
-                              bool in_executor) {
-    if (ssl == NULL)
-        return 0;
-    if (hostname != NULL) {
-        size_t size = strlen(hostname) + 1;
-        plan->hostname = (char *)aiol_alloc(&loop->allocator, size);
-        if (plan->hostname == NULL)
-            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-        memcpy(plan->hostname, hostname, size);
-    }
-    plan->context = aioloop_ssl_context_ref(ssl);
-    plan->session = aioloop_ssl_session_ref(session);
-    plan->handshake_timeout = handshake_timeout;
-    plan->shutdown_timeout = shutdown_timeout;
-    plan->in_executor = in_executor;
-    return 0;
-}
-
-/* The part of a setup that is TLS's; the rest is zero. */
-static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_secure_setup *setup) {
-    memset(setup, 0, sizeof(*setup));
-    setup->ssl = plan->context;
-    setup->server_side = plan->server_side;
-    setup->hostname = plan->hostname;
-    setup->resume = plan->session;
-    setup->handshake_timeout = plan->handshake_timeout;
-    setup->shutdown_timeout = plan->shutdown_timeout;
-    setup->in_executor = plan->in_executor;
 }
 
 /* ---- given sockets, and what all calls share ---- */
@@ -28721,6 +28721,7 @@ static const aiol_resource_calls aiol_secure_resource = {"TLS transport", aiol_s
 /* A session for a setup, on a wire of its own; NULL with *err, and its message stored. */
 static aiol_wire *aiol_wire_new(const aiol_secure_setup *setup, int *err) {
     aiol_wire *w = (aiol_wire *)aiol_alloc_zero(&aiol_default_allocator, sizeof(*w));
+    const aiol_ssl_plan *plan = setup->ssl;
     aiol_tls_io io;
     if (w == NULL) {
         *err = aiol_fail(setup->loop, AIOLOOP_ENOMEM, NULL);
@@ -28730,10 +28731,10 @@ static aiol_wire *aiol_wire_new(const aiol_secure_setup *setup, int *err) {
     io.receive = aiol_wire_receive;
     io.send = aiol_wire_send;
     io.owner = w;
-    *err = aiol_tls_session_new(setup->ssl, setup->server_side, setup->hostname, setup->resume, &io, &w->session);
+    *err = aiol_tls_session_new(plan->context, plan->server_side, plan->hostname, plan->session, &io, &w->session);
     if (*err == 0)
         return w;
-    aiol_fail(setup->loop, *err, "%s", aioloop_error_message(aioloop_last_error(NULL)));
+    aiol_fail(setup->loop, *err, "%s", aioloop_message(NULL, *err));
     aiol_wire_unref(w);
     return NULL;
 }
@@ -28741,6 +28742,7 @@ static aiol_wire *aiol_wire_new(const aiol_secure_setup *setup, int *err) {
 /* A transport without a lower one; the loop's reference is the caller's to give up or leave. */
 static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
     aioloop *loop = setup->loop;
+    const aiol_ssl_plan *plan = setup->ssl;
     size_t start = aiol_align(sizeof(aiol_secure));
     size_t instance = setup->upgrades ? 0 : setup->protocol->instance_size;
     size_t size = start + aiol_align(instance);
@@ -28752,9 +28754,9 @@ static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
     tls = (aiol_secure *)aiol_alloc_zero(&loop->allocator, size);
     if (tls == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
-    tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
-    tls->in_executor = setup->in_executor;
+    tls->handshake_timeout = plan->handshake_timeout != 0 ? plan->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
+    tls->shutdown_timeout = plan->shutdown_timeout != 0 ? plan->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
+    tls->in_executor = plan->in_executor;
     tls->wire = aiol_wire_new(setup, &err);
     if (tls->wire != NULL) {
         tls->timer = (aioloop_call_later)(loop, tls->handshake_timeout, aiol_secure_expired, tls);
@@ -28857,9 +28859,9 @@ static bool aiol_upgrade_cancel(aioloop_future *future, void *owner) {
     return true;
 }
 
-static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aioloop_ssl_context *ssl,
+static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aiol_ssl_plan *ssl,
                               const aioloop_start_tls_options *o) {
-    if (t == NULL || ssl == NULL)
+    if (t == NULL || ssl->context == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
@@ -28875,9 +28877,7 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the connection has TLS now, and another transport");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
-    return aiol_ssl_options_check(loop, ssl, o->server_side ? AIOLOOP_TLS_SERVER : AIOLOOP_TLS_CLIENT, o->server_hostname,
-                                  o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                  o->ssl_handshake_in_executor);
+    return aiol_ssl_plan_check(loop, ssl);
 }
 
 /* From here on the transport's protocol is the TLS transport. */
@@ -28905,13 +28905,17 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
                                                 const aioloop_start_tls_options *options) {
     static const aioloop_start_tls_options defaults = AIOLOOP_ZERO;
     const aioloop_start_tls_options *o = options != NULL ? options : &defaults;
+    aiol_ssl_plan plan = aiol_ssl_plan_of(o->server_side, ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                          o->ssl_handshake_in_executor);
     aiol_secure_setup setup;
     aioloop_future *f;
     aiol_secure *tls = NULL;
     int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
     if (err < 0)
         return aiol_future_failed(err);
-    err = aiol_upgrade_check(loop, transport, ssl, o);
+    plan.hostname = o->server_hostname;
+    plan.session = o->ssl_session;
+    err = aiol_upgrade_check(loop, transport, &plan, o);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, aiol_upgrade_cancel, NULL);
@@ -28923,15 +28927,9 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
     setup.arg = transport->self;
     setup.context = aiol_thread.map;
     setup.site = f->site;
-    setup.ssl = ssl;
-    setup.server_side = o->server_side;
-    setup.hostname = o->server_hostname;
-    setup.resume = o->ssl_session;
-    setup.handshake_timeout = o->ssl_handshake_timeout;
-    setup.shutdown_timeout = o->ssl_shutdown_timeout;
+    setup.ssl = &plan;
     setup.settled = aiol_upgrade_settled;
     setup.owner = f;
-    setup.in_executor = o->ssl_handshake_in_executor;
     setup.upgrades = true;
     err = aiol_secure_new(&setup, &tls);
     if (err == 0 && o->leftover_size != 0 && (err = aiol_wire_keep(tls->wire, o->leftover, o->leftover_size)) < 0) {
@@ -30936,7 +30934,8 @@ static void aiol_connector_secure(aiol_connector *c, const aiol_stream_setup *lo
     aioloop_transport *t = NULL;
     aiol_secure_setup setup;
     int err;
-    aiol_ssl_plan_fill(&c->ssl, &setup);
+    memset(&setup, 0, sizeof(setup));
+    setup.ssl = &c->ssl;
     setup.loop = loop;
     setup.protocol = c->protocol;
     setup.arg = c->arg;
@@ -31233,11 +31232,6 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
 }
 
 static int aiol_connection_check(aioloop *loop, const char *host, int port, const aioloop_connection_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
-                                     o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
-    if (err < 0)
-        return err;
     if (o->ssl != NULL && o->sock != NULL && o->server_hostname == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "ssl with a socket needs a server_hostname, which may be empty");
     if (o->timeout < 0)
@@ -31290,16 +31284,22 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     static const aioloop_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = AIOLOOP_ZERO;
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(false, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_future *f;
     aiol_connector *c;
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_connection_check(loop, host, port, o);
+    ssl.hostname = o->server_hostname;
+    ssl.session = o->ssl_session;
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0)
-        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname != NULL ? o->server_hostname : host, o->ssl_session,
-                                 o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+        err = aiol_connection_check(loop, host, port, o);
+    if (ssl.hostname == NULL)
+        ssl.hostname = host;
+    if (err == 0)
+        err = aiol_ssl_plan_keep(loop, &ssl);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
@@ -31326,7 +31326,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     static const aioloop_unix_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = AIOLOOP_ZERO;
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(false, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_address address;
     aioloop_future *f;
     aiol_connector *c;
@@ -31334,9 +31335,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
-                                 o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+    ssl.hostname = o->server_hostname;
+    ssl.session = o->ssl_session;
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
@@ -31348,8 +31349,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
         aiol_fail(loop, err, "not a path of a Unix socket");
     if (err == 0)
-        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname, o->ssl_session, o->ssl_handshake_timeout,
-                                 o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+        err = aiol_ssl_plan_keep(loop, &ssl);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
@@ -31374,19 +31374,18 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     static const aioloop_accepted_socket_options defaults = AIOLOOP_ZERO;
     const aioloop_accepted_socket_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = AIOLOOP_ZERO;
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(true, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0)
-        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, NULL, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+        err = aiol_ssl_plan_keep(loop, &ssl);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
-    ssl.server_side = true;
     return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false, &ssl);
 }
 
@@ -32603,7 +32602,8 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
 static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
     aioloop_transport *t = NULL;
     aiol_secure_setup setup;
-    aiol_ssl_plan_fill(&server->ssl, &setup);
+    memset(&setup, 0, sizeof(setup));
+    setup.ssl = &server->ssl;
     setup.loop = lower->loop;
     setup.protocol = lower->protocol;
     setup.arg = lower->arg;
@@ -32955,19 +32955,6 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
     return 0;
 }
 
-/* A server's plan, borrowed from its options. */
-static aiol_ssl_plan aiol_server_plan(aioloop_ssl_context *ssl, aioloop_time handshake_timeout, aioloop_time shutdown_timeout,
-                                      bool in_executor) {
-    aiol_ssl_plan plan;
-    memset(&plan, 0, sizeof(plan));
-    plan.context = ssl;
-    plan.handshake_timeout = handshake_timeout;
-    plan.shutdown_timeout = shutdown_timeout;
-    plan.in_executor = in_executor;
-    plan.server_side = true;
-    return plan;
-}
-
 /* ---- looking up where to listen ---- */
 
 /* A server that is to be: it looks up its hosts. */
@@ -33118,7 +33105,7 @@ static const aiol_resource_calls aiol_starting_resource = {"server that looks up
 
 /* With its future; NULL when there is no memory. */
 static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *protocol, void *arg,
-                                        const aioloop_server_options *o) {
+                                        const aioloop_server_options *o, const aiol_ssl_plan *ssl) {
     size_t hosts = o->hosts != NULL ? o->host_count : 1;
     aiol_starting *s = (aiol_starting *)aiol_alloc_zero(&loop->allocator, aiol_starting_size(hosts));
     size_t i;
@@ -33132,8 +33119,8 @@ static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *p
     s->protocol = protocol;
     s->arg = arg;
     s->options = *o;
-    s->ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
-    aioloop_ssl_context_ref(o->ssl);
+    s->ssl = *ssl;
+    aioloop_ssl_context_ref(ssl->context);
     s->count = hosts;
     for (i = 0; i < hosts; i++) {
         s->hosts[i].done = aiol_starting_looked_up;
@@ -33179,11 +33166,7 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 /* ---- the calls ---- */
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                     o->ssl_handshake_in_executor);
     size_t i;
-    if (err < 0)
-        return err;
     if (o->timeout < 0 || o->backlog < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL || o->service != NULL))
@@ -33235,18 +33218,21 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     static const aioloop_server_options defaults = AIOLOOP_ZERO;
     const aioloop_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(true, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_future *f;
     aiol_starting *s;
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_server_check(loop, host, port, o);
+    err = aiol_ssl_plan_check(loop, &ssl);
+    if (err == 0)
+        err = aiol_server_check(loop, host, port, o);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
         return aiol_server_of_socket(loop, protocol, arg, *o->sock, &ssl, o->backlog, o->defer_serving, false, false);
-    s = aiol_starting_new(loop, protocol, arg, o);
+    s = aiol_starting_new(loop, protocol, arg, o, &ssl);
     if (s == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     f = s->future; /* it may be gone after this */
@@ -33283,7 +33269,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     static const aioloop_unix_server_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(true, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_address address;
     aioloop_server *server;
     aioloop_future *f;
@@ -33291,8 +33278,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))

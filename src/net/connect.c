@@ -309,7 +309,8 @@ static void aiol_connector_secure(aiol_connector *c, const aiol_stream_setup *lo
     aioloop_transport *t = NULL;
     aiol_secure_setup setup;
     int err;
-    aiol_ssl_plan_fill(&c->ssl, &setup);
+    memset(&setup, 0, sizeof(setup));
+    setup.ssl = &c->ssl;
     setup.loop = loop;
     setup.protocol = c->protocol;
     setup.arg = c->arg;
@@ -606,11 +607,6 @@ static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol 
 }
 
 static int aiol_connection_check(aioloop *loop, const char *host, int port, const aioloop_connection_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
-                                     o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
-    if (err < 0)
-        return err;
     if (o->ssl != NULL && o->sock != NULL && o->server_hostname == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "ssl with a socket needs a server_hostname, which may be empty");
     if (o->timeout < 0)
@@ -663,16 +659,22 @@ AIOLOOP_API aioloop_future *(aioloop_create_connection)(aioloop *loop, const aio
     static const aioloop_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = AIOLOOP_ZERO;
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(false, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_future *f;
     aiol_connector *c;
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_connection_check(loop, host, port, o);
+    ssl.hostname = o->server_hostname;
+    ssl.session = o->ssl_session;
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0)
-        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname != NULL ? o->server_hostname : host, o->ssl_session,
-                                 o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+        err = aiol_connection_check(loop, host, port, o);
+    if (ssl.hostname == NULL)
+        ssl.hostname = host;
+    if (err == 0)
+        err = aiol_ssl_plan_keep(loop, &ssl);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
@@ -699,7 +701,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     static const aioloop_unix_connection_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_connection_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = AIOLOOP_ZERO;
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(false, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_address address;
     aioloop_future *f;
     aiol_connector *c;
@@ -707,9 +710,9 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_CLIENT, o->server_hostname, o->ssl_handshake_timeout,
-                                 o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+    ssl.hostname = o->server_hostname;
+    ssl.session = o->ssl_session;
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))
@@ -721,8 +724,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_connection)(aioloop *loop, cons
     if (err == 0 && o->sock == NULL && (err = aioloop_address_unix(&address, path, o->path_size)) < 0)
         aiol_fail(loop, err, "not a path of a Unix socket");
     if (err == 0)
-        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, o->server_hostname, o->ssl_session, o->ssl_handshake_timeout,
-                                 o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+        err = aiol_ssl_plan_keep(loop, &ssl);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
@@ -747,19 +749,18 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     static const aioloop_accepted_socket_options defaults = AIOLOOP_ZERO;
     const aioloop_accepted_socket_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = AIOLOOP_ZERO;
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(true, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0 && o->timeout < 0)
         err = aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (err == 0)
-        err = aiol_ssl_plan_make(loop, &ssl, o->ssl, NULL, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+        err = aiol_ssl_plan_keep(loop, &ssl);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
-    ssl.server_side = true;
     return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false, &ssl);
 }
 

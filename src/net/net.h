@@ -108,6 +108,17 @@ typedef struct aiol_stream_setup {
     bool attached;    /* the engine knows the socket already */
 } aiol_stream_setup;
 
+/* What a connection in the making knows of TLS; no context: there is none. */
+typedef struct aiol_ssl_plan {
+    aioloop_ssl_context *context;
+    aioloop_ssl_session *session;
+    const char *hostname;           /* NULL: none */
+    aioloop_time handshake_timeout; /* 0: the default */
+    aioloop_time shutdown_timeout;
+    bool server_side;
+    bool in_executor; /* shakes hands in the default one */
+} aiol_ssl_plan;
+
 /* What a TLS transport is made of. */
 typedef struct aiol_secure_setup {
     aioloop *loop;
@@ -116,17 +127,11 @@ typedef struct aiol_secure_setup {
     aiol_map *context; /* borrowed */
     aioloop_server *server;
     uint32_t site;
-    aioloop_ssl_context *ssl;
-    bool server_side;
-    const char *hostname;
-    const aioloop_ssl_session *resume;
-    aioloop_time handshake_timeout; /* 0: the default */
-    aioloop_time shutdown_timeout;
+    const aiol_ssl_plan *ssl;
     /* Called once: the handshake is done and connection_made has returned (0), or it will not be (a code, with its
      * message stored); unless the transport was given up before. May be NULL. */
     void (*settled)(void *owner, aioloop_transport *t, int err);
     void *owner;
-    bool in_executor; /* shakes hands in the default one */
     bool upgrades; /* arg is the protocol's self, which has had its connection_made */
 } aiol_secure_setup;
 

@@ -245,7 +245,8 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
 static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
     aioloop_transport *t = NULL;
     aiol_secure_setup setup;
-    aiol_ssl_plan_fill(&server->ssl, &setup);
+    memset(&setup, 0, sizeof(setup));
+    setup.ssl = &server->ssl;
     setup.loop = lower->loop;
     setup.protocol = lower->protocol;
     setup.arg = lower->arg;
@@ -597,19 +598,6 @@ static int aiol_server_bind(aioloop_server *server, const aioloop_address *addre
     return 0;
 }
 
-/* A server's plan, borrowed from its options. */
-static aiol_ssl_plan aiol_server_plan(aioloop_ssl_context *ssl, aioloop_time handshake_timeout, aioloop_time shutdown_timeout,
-                                      bool in_executor) {
-    aiol_ssl_plan plan;
-    memset(&plan, 0, sizeof(plan));
-    plan.context = ssl;
-    plan.handshake_timeout = handshake_timeout;
-    plan.shutdown_timeout = shutdown_timeout;
-    plan.in_executor = in_executor;
-    plan.server_side = true;
-    return plan;
-}
-
 /* ---- looking up where to listen ---- */
 
 /* A server that is to be: it looks up its hosts. */
@@ -760,7 +748,7 @@ static const aiol_resource_calls aiol_starting_resource = {"server that looks up
 
 /* With its future; NULL when there is no memory. */
 static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *protocol, void *arg,
-                                        const aioloop_server_options *o) {
+                                        const aioloop_server_options *o, const aiol_ssl_plan *ssl) {
     size_t hosts = o->hosts != NULL ? o->host_count : 1;
     aiol_starting *s = (aiol_starting *)aiol_alloc_zero(&loop->allocator, aiol_starting_size(hosts));
     size_t i;
@@ -774,8 +762,8 @@ static aiol_starting *aiol_starting_new(aioloop *loop, const aioloop_protocol *p
     s->protocol = protocol;
     s->arg = arg;
     s->options = *o;
-    s->ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
-    aioloop_ssl_context_ref(o->ssl);
+    s->ssl = *ssl;
+    aioloop_ssl_context_ref(ssl->context);
     s->count = hosts;
     for (i = 0; i < hosts; i++) {
         s->hosts[i].done = aiol_starting_looked_up;
@@ -821,11 +809,7 @@ static void aiol_starting_look_up(aiol_starting *s, const char *host, int port) 
 /* ---- the calls ---- */
 
 static int aiol_server_check(aioloop *loop, const char *host, int port, const aioloop_server_options *o) {
-    int err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                     o->ssl_handshake_in_executor);
     size_t i;
-    if (err < 0)
-        return err;
     if (o->timeout < 0 || o->backlog < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (o->sock != NULL && (host != NULL || port != 0 || o->hosts != NULL || o->service != NULL))
@@ -877,18 +861,21 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
     static const aioloop_server_options defaults = AIOLOOP_ZERO;
     const aioloop_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(true, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_future *f;
     aiol_starting *s;
     int err;
     if (refused != NULL)
         return refused;
-    err = aiol_server_check(loop, host, port, o);
+    err = aiol_ssl_plan_check(loop, &ssl);
+    if (err == 0)
+        err = aiol_server_check(loop, host, port, o);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     if (o->sock != NULL)
         return aiol_server_of_socket(loop, protocol, arg, *o->sock, &ssl, o->backlog, o->defer_serving, false, false);
-    s = aiol_starting_new(loop, protocol, arg, o);
+    s = aiol_starting_new(loop, protocol, arg, o, &ssl);
     if (s == NULL)
         return aiol_future_failed(AIOLOOP_ENOMEM);
     f = s->future; /* it may be gone after this */
@@ -925,7 +912,8 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     static const aioloop_unix_server_options defaults = AIOLOOP_ZERO;
     const aioloop_unix_server_options *o = options != NULL ? options : &defaults;
     aioloop_future *refused = aiol_refuse(loop, protocol);
-    aiol_ssl_plan ssl = aiol_server_plan(o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout, o->ssl_handshake_in_executor);
+    aiol_ssl_plan ssl = aiol_ssl_plan_of(true, o->ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                         o->ssl_handshake_in_executor);
     aioloop_address address;
     aioloop_server *server;
     aioloop_future *f;
@@ -933,8 +921,7 @@ AIOLOOP_API aioloop_future *(aioloop_create_unix_server)(aioloop *loop, const ai
     if (refused != NULL)
         return refused;
     memset(&address, 0, sizeof(address));
-    err = aiol_ssl_options_check(loop, o->ssl, AIOLOOP_TLS_SERVER, NULL, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                 o->ssl_handshake_in_executor);
+    err = aiol_ssl_plan_check(loop, &ssl);
     if (err == 0 && (o->timeout < 0 || o->backlog < 0))
         err = aiol_fail(loop, AIOLOOP_EINVAL, "backlog and time-out must not be negative");
     if (err == 0 && o->sock != NULL && (path != NULL || o->path_size != 0))

@@ -151,91 +151,71 @@ static void aiol_host_cancel(aiol_host *l) {
 
 /* ---- TLS ---- */
 
-static int aiol_ssl_side_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side) {
-#if AIOLOOP_USE_TLS
-    if (ssl->side != side)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "a TLS context made for a %s is needed", side == AIOLOOP_TLS_SERVER ? "server" : "client");
-    return 0;
-#else
-    (void)ssl;
-    (void)side;
-    return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
-#endif
+/* Of options, borrowed. A client's hostname and session are still to be set. */
+static aiol_ssl_plan aiol_ssl_plan_of(bool server_side, aioloop_ssl_context *ssl, aioloop_time handshake_timeout,
+                                      aioloop_time shutdown_timeout, bool in_executor) {
+    aiol_ssl_plan plan;
+    memset(&plan, 0, sizeof(plan));
+    plan.context = ssl;
+    plan.handshake_timeout = handshake_timeout;
+    plan.shutdown_timeout = shutdown_timeout;
+    plan.server_side = server_side;
+    plan.in_executor = in_executor;
+    return plan;
 }
 
-/* Checks the options of TLS, and that there are none without it. server_hostname may be NULL. */
-static int aiol_ssl_options_check(aioloop *loop, const aioloop_ssl_context *ssl, aioloop_tls_side side, const char *server_hostname,
-                                  aioloop_time handshake_timeout, aioloop_time shutdown_timeout, bool in_executor) {
-    if (handshake_timeout < 0 || shutdown_timeout < 0)
+/* Options that mean nothing without a context. */
+static int aiol_ssl_plan_check_none(aioloop *loop, const aiol_ssl_plan *plan) {
+    const char *name = plan->in_executor              ? "ssl_handshake_in_executor"
+                       : plan->hostname != NULL       ? "server_hostname"
+                       : plan->handshake_timeout != 0 ? "ssl_handshake_timeout"
+                       : plan->shutdown_timeout != 0  ? "ssl_shutdown_timeout"
+                                                      : NULL;
+    return name == NULL ? 0 : aiol_fail(loop, AIOLOOP_EINVAL, "%s is only meaningful with ssl", name);
+}
+
+/* 0, or the code with its message stored. */
+static int aiol_ssl_plan_check(aioloop *loop, const aiol_ssl_plan *plan) {
+    int err;
+    if (plan->handshake_timeout < 0 || plan->shutdown_timeout < 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
-    if (ssl != NULL && !AIOLOOP_USE_TLS)
-        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without AIOLOOP_USE_TLS");
-    if (ssl != NULL && in_executor && !aiol_tls_in_threads())
+    if (plan->context == NULL)
+        return aiol_ssl_plan_check_none(loop, plan);
+    err = aiol_tls_check_side(plan->context, plan->server_side);
+    if (err < 0)
+        return aiol_fail(loop, err, "%s", aioloop_message(NULL, err));
+    if (plan->in_executor && !aiol_tls_in_threads())
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "handshakes in the executor need threads, and an mbedTLS with "
                                                       "MBEDTLS_THREADING_C");
-    if (ssl != NULL)
-        return aiol_ssl_side_check(loop, ssl, side);
-    if (in_executor)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_in_executor is only meaningful with ssl");
-    if (server_hostname != NULL)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "server_hostname is only meaningful with ssl");
-    if (handshake_timeout != 0)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_handshake_timeout is only meaningful with ssl");
-    if (shutdown_timeout != 0)
-        return aiol_fail(loop, AIOLOOP_EINVAL, "ssl_shutdown_timeout is only meaningful with ssl");
     return 0;
 }
 
-/* What a connection in the making keeps of them; no context: no TLS. */
-typedef struct aiol_ssl_plan {
-    aioloop_ssl_context *context; /* held, as is */
-    aioloop_ssl_session *session;
-    char *hostname; /* a copy; NULL: none */
-    aioloop_time handshake_timeout;
-    aioloop_time shutdown_timeout;
-    bool server_side;
-    bool in_executor;
-} aiol_ssl_plan;
+/* Keeps what was borrowed, if there is a context. 0 or AIOLOOP_ENOMEM. */
+static int aiol_ssl_plan_keep(aioloop *loop, aiol_ssl_plan *plan) {
+    if (plan->context == NULL) {
+        memset(plan, 0, sizeof(*plan));
+        return 0;
+    }
+    if (plan->hostname != NULL) {
+        size_t size = strlen(plan->hostname) + 1;
+        char *copy = (char *)aiol_alloc(&loop->allocator, size);
+        if (copy == NULL)
+            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+        memcpy(copy, plan->hostname, size);
+        plan->hostname = copy;
+    }
+    aioloop_ssl_context_ref(plan->context);
+    aioloop_ssl_session_ref(plan->session);
+    return 0;
+}
 
+/* Of one that was kept. */
 static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
     if (plan->hostname != NULL)
-        aiol_free(&loop->allocator, plan->hostname, strlen(plan->hostname) + 1);
+        aiol_free(&loop->allocator, (char *)plan->hostname, strlen(plan->hostname) + 1);
     aioloop_ssl_session_unref(plan->session);
     aioloop_ssl_context_unref(plan->context);
     memset(plan, 0, sizeof(*plan));
-}
-
-/* 0, also for no context, or AIOLOOP_ENOMEM. */
-static int aiol_ssl_plan_make(aioloop *loop, aiol_ssl_plan *plan, aioloop_ssl_context *ssl, const char *hostname,
-                              aioloop_ssl_session *session, aioloop_time handshake_timeout, aioloop_time shutdown_timeout,
-                              bool in_executor) {
-    if (ssl == NULL)
-        return 0;
-    if (hostname != NULL) {
-        size_t size = strlen(hostname) + 1;
-        plan->hostname = (char *)aiol_alloc(&loop->allocator, size);
-        if (plan->hostname == NULL)
-            return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-        memcpy(plan->hostname, hostname, size);
-    }
-    plan->context = aioloop_ssl_context_ref(ssl);
-    plan->session = aioloop_ssl_session_ref(session);
-    plan->handshake_timeout = handshake_timeout;
-    plan->shutdown_timeout = shutdown_timeout;
-    plan->in_executor = in_executor;
-    return 0;
-}
-
-/* The part of a setup that is TLS's; the rest is zero. */
-static void aiol_ssl_plan_fill(const aiol_ssl_plan *plan, aiol_secure_setup *setup) {
-    memset(setup, 0, sizeof(*setup));
-    setup->ssl = plan->context;
-    setup->server_side = plan->server_side;
-    setup->hostname = plan->hostname;
-    setup->resume = plan->session;
-    setup->handshake_timeout = plan->handshake_timeout;
-    setup->shutdown_timeout = plan->shutdown_timeout;
-    setup->in_executor = plan->in_executor;
 }
 
 /* ---- given sockets, and what all calls share ---- */

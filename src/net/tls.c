@@ -878,6 +878,7 @@ static const aiol_resource_calls aiol_secure_resource = {"TLS transport", aiol_s
 /* A session for a setup, on a wire of its own; NULL with *err, and its message stored. */
 static aiol_wire *aiol_wire_new(const aiol_secure_setup *setup, int *err) {
     aiol_wire *w = (aiol_wire *)aiol_alloc_zero(&aiol_default_allocator, sizeof(*w));
+    const aiol_ssl_plan *plan = setup->ssl;
     aiol_tls_io io;
     if (w == NULL) {
         *err = aiol_fail(setup->loop, AIOLOOP_ENOMEM, NULL);
@@ -887,10 +888,10 @@ static aiol_wire *aiol_wire_new(const aiol_secure_setup *setup, int *err) {
     io.receive = aiol_wire_receive;
     io.send = aiol_wire_send;
     io.owner = w;
-    *err = aiol_tls_session_new(setup->ssl, setup->server_side, setup->hostname, setup->resume, &io, &w->session);
+    *err = aiol_tls_session_new(plan->context, plan->server_side, plan->hostname, plan->session, &io, &w->session);
     if (*err == 0)
         return w;
-    aiol_fail(setup->loop, *err, "%s", aioloop_error_message(aioloop_last_error(NULL)));
+    aiol_fail(setup->loop, *err, "%s", aioloop_message(NULL, *err));
     aiol_wire_unref(w);
     return NULL;
 }
@@ -898,6 +899,7 @@ static aiol_wire *aiol_wire_new(const aiol_secure_setup *setup, int *err) {
 /* A transport without a lower one; the loop's reference is the caller's to give up or leave. */
 static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
     aioloop *loop = setup->loop;
+    const aiol_ssl_plan *plan = setup->ssl;
     size_t start = aiol_align(sizeof(aiol_secure));
     size_t instance = setup->upgrades ? 0 : setup->protocol->instance_size;
     size_t size = start + aiol_align(instance);
@@ -909,9 +911,9 @@ static int aiol_secure_new(const aiol_secure_setup *setup, aiol_secure **out) {
     tls = (aiol_secure *)aiol_alloc_zero(&loop->allocator, size);
     if (tls == NULL)
         return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
-    tls->handshake_timeout = setup->handshake_timeout != 0 ? setup->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
-    tls->shutdown_timeout = setup->shutdown_timeout != 0 ? setup->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
-    tls->in_executor = setup->in_executor;
+    tls->handshake_timeout = plan->handshake_timeout != 0 ? plan->handshake_timeout : AIOL_TLS_HANDSHAKE_TIMEOUT;
+    tls->shutdown_timeout = plan->shutdown_timeout != 0 ? plan->shutdown_timeout : AIOL_TLS_SHUTDOWN_TIMEOUT;
+    tls->in_executor = plan->in_executor;
     tls->wire = aiol_wire_new(setup, &err);
     if (tls->wire != NULL) {
         tls->timer = (aioloop_call_later)(loop, tls->handshake_timeout, aiol_secure_expired, tls);
@@ -1014,9 +1016,9 @@ static bool aiol_upgrade_cancel(aioloop_future *future, void *owner) {
     return true;
 }
 
-static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aioloop_ssl_context *ssl,
+static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aiol_ssl_plan *ssl,
                               const aioloop_start_tls_options *o) {
-    if (t == NULL || ssl == NULL)
+    if (t == NULL || ssl->context == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
@@ -1032,9 +1034,7 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the connection has TLS now, and another transport");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
-    return aiol_ssl_options_check(loop, ssl, o->server_side ? AIOLOOP_TLS_SERVER : AIOLOOP_TLS_CLIENT, o->server_hostname,
-                                  o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
-                                  o->ssl_handshake_in_executor);
+    return aiol_ssl_plan_check(loop, ssl);
 }
 
 /* From here on the transport's protocol is the TLS transport. */
@@ -1062,13 +1062,17 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
                                                 const aioloop_start_tls_options *options) {
     static const aioloop_start_tls_options defaults = AIOLOOP_ZERO;
     const aioloop_start_tls_options *o = options != NULL ? options : &defaults;
+    aiol_ssl_plan plan = aiol_ssl_plan_of(o->server_side, ssl, o->ssl_handshake_timeout, o->ssl_shutdown_timeout,
+                                          o->ssl_handshake_in_executor);
     aiol_secure_setup setup;
     aioloop_future *f;
     aiol_secure *tls = NULL;
     int err = loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_check(loop);
     if (err < 0)
         return aiol_future_failed(err);
-    err = aiol_upgrade_check(loop, transport, ssl, o);
+    plan.hostname = o->server_hostname;
+    plan.session = o->ssl_session;
+    err = aiol_upgrade_check(loop, transport, &plan, o);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, aiol_upgrade_cancel, NULL);
@@ -1080,15 +1084,9 @@ AIOLOOP_API aioloop_future *(aioloop_start_tls)(aioloop *loop, aioloop_transport
     setup.arg = transport->self;
     setup.context = aiol_thread.map;
     setup.site = f->site;
-    setup.ssl = ssl;
-    setup.server_side = o->server_side;
-    setup.hostname = o->server_hostname;
-    setup.resume = o->ssl_session;
-    setup.handshake_timeout = o->ssl_handshake_timeout;
-    setup.shutdown_timeout = o->ssl_shutdown_timeout;
+    setup.ssl = &plan;
     setup.settled = aiol_upgrade_settled;
     setup.owner = f;
-    setup.in_executor = o->ssl_handshake_in_executor;
     setup.upgrades = true;
     err = aiol_secure_new(&setup, &tls);
     if (err == 0 && o->leftover_size != 0 && (err = aiol_wire_keep(tls->wire, o->leftover, o->leftover_size)) < 0) {

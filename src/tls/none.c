@@ -160,6 +160,12 @@ AIOLOOP_API void aioloop_ssl_session_unref(aioloop_ssl_session *session) {
     (void)session;
 }
 
+AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side) {
+    (void)context;
+    (void)server_side;
+    return aiol_tls_refuse();
+}
+
 AIOLOOP_INTERNAL bool aiol_tls_in_threads(void) {
     return false;
 }

@@ -482,14 +482,20 @@ static int aiol_tls_prepare(aiol_tls_session *s, const aioloop_ssl_session *resu
     return s->server_side ? 0 : aiol_tls_prepare_client(s, resume);
 }
 
+AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side) {
+    if (server_side == (context->side == AIOLOOP_TLS_SERVER))
+        return 0;
+    return aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side",
+                            server_side ? "server" : "client");
+}
+
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
                                           const aioloop_ssl_session *resume, const aiol_tls_io *io,
                                           aiol_tls_session **out) {
     aiol_tls_session *s;
     int err = aiol_mbed_check_thread();
-    if (err == 0 && server_side != (context->side == AIOLOOP_TLS_SERVER))
-        err = aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side",
-                               server_side ? "server" : "client");
+    if (err == 0)
+        err = aiol_tls_check_side(context, server_side);
     if (err == 0 && !server_side && hostname != NULL)
         err = aiol_tls_check_hostname(hostname);
     if (err < 0)

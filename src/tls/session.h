@@ -27,6 +27,9 @@ typedef struct aiol_tls_session aiol_tls_session;
 /* Whether sessions of one context may be driven in several threads at once. */
 AIOLOOP_INTERNAL bool aiol_tls_in_threads(void);
 
+/* Whether a context is for that side: 0, or a code, and then aioloop_last_error(NULL) says more. */
+AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side);
+
 #if AIOLOOP_USE_TLS
 /* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the
  * certificate with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a
