@@ -3193,7 +3193,8 @@ aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler, void *a
 /* StreamWriter.start_tls(): shakes hands over the stream's connection, which from then on is TLS (aioloop_start_tls). A
  * server's stream takes the server's side. What was written before leaves in clear; what was received and not read is
  * the peer's part of the handshake. Done with 0, and the stream goes on as before; or failed, and the connection is
- * lost. AIOLOOP_EMISUSE, and nothing changed, while a read waits. options may be NULL; their leftover and protocol must be. */
+ * lost. Until then nothing can be written (AIOLOOP_EMISUSE). AIOLOOP_EMISUSE, and nothing changed, while a read waits.
+ * options may be NULL; their leftover and protocol must be. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_start_tls(aioloop_stream *stream, aioloop_ssl_context *ssl,
                                                                       const aioloop_start_tls_options *options);
 
@@ -27854,7 +27855,7 @@ static aioloop_future *aiol_refuse(aioloop *loop, const aioloop_protocol *protoc
  * allocated per record: a chunk is kept (`kept`) only when reading pauses in the middle of it.
  *
  * A handshake may be done by a thread of the executor, in which case the wire, session and all, is AWAY until it has
- * what it could do; reading pauses meanwhile.
+ * what it could do; reading pauses meanwhile. Servers are greeted here, for that may call the user's function.
  *
  * NEW: shaking hands. OPEN. CLOSING: goodbye is said, the peer's is awaited and what else it sends is dropped. ENDING:
  * the lower transport is closed or aborted. LOST, when that is lost. `running` keeps the session from being driven by

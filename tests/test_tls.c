@@ -2678,6 +2678,7 @@ TEST(start_tls_of_streams_on_both_sides, "STR-18 STLS-03") {
     for (polite = 0; polite < 2; polite++) {
         aioloop *loop = test_loop();
         aioloop_start_tls_options options = AIOLOOP_ZERO;
+        aioloop_future *f;
         tls_streams t;
         options.server_hostname = "localhost";
         options.ssl_handshake_timeout = tls_patience(0);
@@ -2686,7 +2687,14 @@ TEST(start_tls_of_streams_on_both_sides, "STR-18 STLS-03") {
         tls_expect_line(loop, t.s, "clear\n");
         CHECK_EQ(aioloop_stream_write(t.s, "STARTTLS\n", 9), 0);
         tls_expect_line(loop, t.s, "go ahead\n");
-        CHECK_EQ(aioloop_run_until_complete(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), NULL), 0);
+        f = aioloop_future_ref(aioloop_stream_start_tls(t.s, t.client_context, &options));
+        while (!aioloop_future_done(f)) { /* and nothing is written in between */
+            CHECK_EQ(aioloop_stream_write(t.s, "torn\n", 5), AIOLOOP_EMISUSE);
+            CHECK_EQ(aioloop_stream_write_eof(t.s), AIOLOOP_EMISUSE);
+            CHECK_GE(aioloop_run_once(loop, AIOLOOP_MS(5)), 0);
+        }
+        CHECK_EQ(aioloop_future_result(f, NULL), 0);
+        aioloop_future_unref(f);
         CHECK(aioloop_stream_get_extra_info(t.s, "peercert", NULL) != NULL);
         CHECK_EQ(aioloop_stream_write(t.s, "secret\n", 7), 0);
         tls_expect_line(loop, t.s, "secret\n");

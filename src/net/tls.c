@@ -7,7 +7,7 @@
  * allocated per record: a chunk is kept (`kept`) only when reading pauses in the middle of it.
  *
  * A handshake may be done by a thread of the executor, in which case the wire, session and all, is AWAY until it has
- * what it could do; reading pauses meanwhile.
+ * what it could do; reading pauses meanwhile. Servers are greeted here, for that may call the user's function.
  *
  * NEW: shaking hands. OPEN. CLOSING: goodbye is said, the peer's is awaited and what else it sends is dropped. ENDING:
  * the lower transport is closed or aborted. LOST, when that is lost. `running` keeps the session from being driven by
