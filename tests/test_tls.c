@@ -699,6 +699,41 @@ TEST(tls_a_server_without_tls_is_named, "TLS-06") {
     test_end(loop);
 }
 
+/* The head of a record whose rest never comes. */
+static void tls_begin_record(test_peer *peer) {
+    aioloop_transport_write(peer->transport, "\x16\x03\x03\x40\x00\x01", 6);
+}
+
+TEST(tls_a_handshake_that_is_begun_and_not_finished, "TLS-03 TLS-04") {
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_connection_options client = AIOLOOP_ZERO;
+    aioloop_server_options server = AIOLOOP_ZERO;
+    aioloop_server *plain;
+    place.client_context = tls_client("ca.pem");
+    far.on_made = tls_begin_record;
+    plain = tls_serve_plain(loop, &far, &place.port);
+    client.ssl_handshake_timeout = AIOLOOP_MS(5);
+    tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &client), AIOLOOP_ECONNABORTED, "timed out");
+    test_run_until(loop, &far.lost, 1, "the end of the connection");
+    aioloop_server_close(plain);
+    aioloop_server_unref(plain);
+    test_peer_drop(&far);
+    memset(&far, 0, sizeof(far));
+    server.ssl_handshake_timeout = AIOLOOP_MS(5);
+    tls_serve(loop, &place, &far, &test_protocol, &server);
+    near.on_made = tls_begin_record;
+    aioloop_transport_unref(test_dial(loop, &test_protocol, &near, place.port));
+    test_run_until(loop, &near.lost, 1, "the client's loss");
+    CHECK_EQ(far.made + far.lost, 0);
+    CHECK_EQ(test_reports(), 0);
+    test_peer_drop(&near);
+    tls_end_place(&place);
+    test_end(loop);
+}
+
 TEST(tls_a_silent_client_is_dropped, "TLS-04") {
     aioloop *loop = test_loop();
     tls_place place = AIOLOOP_ZERO;
@@ -920,6 +955,35 @@ static void tls_middle_close(aioloop *loop, tls_middle *m) {
     test_end_pair(loop, &m->to_client, &m->to_server);
     aioloop_server_close(m->server);
     aioloop_server_unref(m->server);
+}
+
+/* It has said goodbye, but takes nothing of what it was sent before. */
+TEST(tls_a_peer_that_never_reads_is_not_waited_for, "TLS-08") {
+    enum { SIZE = 8 << 20 };
+    static tls_middle middle;
+    static char bytes[SIZE];
+    aioloop *loop = test_loop();
+    tls_place place = AIOLOOP_ZERO;
+    test_peer near = AIOLOOP_ZERO;
+    test_peer far = AIOLOOP_ZERO;
+    aioloop_connection_options options = AIOLOOP_ZERO;
+    tls_serve(loop, &place, &far, &test_protocol, NULL);
+    tls_middle_open(loop, &middle, place.port);
+    place.port = middle.port;
+    options.ssl_shutdown_timeout = AIOLOOP_MS(5);
+    near.on_lost = tls_note_message;
+    CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, &options), NULL), 0);
+    test_run_until(loop, &far.made, 1, "the server's handshake");
+    aioloop_transport_pause_reading(middle.to_client.transport);
+    CHECK_EQ(aioloop_transport_write(near.transport, bytes, SIZE), 0);
+    aioloop_transport_close(far.transport);
+    test_run_until(loop, &near.lost, 1, "the loss");
+    CHECK_EQ(near.eof, 1);
+    CHECK_EQ(near.error, AIOLOOP_ETIMEDOUT);
+    CHECK(strstr(tls_message, "TLS goodbye with localhost timed out") != NULL);
+    aioloop_transport_resume_reading(middle.to_client.transport);
+    tls_middle_close(loop, &middle);
+    tls_end(loop, &place, &near, &far);
 }
 
 TEST(tls_corrupt_bytes_end_the_connection, "TLS-15") {

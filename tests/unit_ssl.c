@@ -1694,6 +1694,15 @@ TEST(ssl_what_cannot_be_loaded_is_told_and_changes_nothing, "") {
     text[101] = '!';
     CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size, NULL, 0, NULL), AIOLOOP_ESSL_CERTIFICATE);
     free(text);
+    text = unit_read("server.der", &size);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size - 1, NULL, 0, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size, text, size, NULL), AIOLOOP_ESSL_KEY);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, text, size, "", 0, NULL), AIOLOOP_ESSL_KEY);
+    CHECK_EQ(aioloop_ssl_context_load_cert_chain_memory(server, "", 0, NULL, 0, NULL), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_memory(server, text, size - 1), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_verify_memory(server, "", 0), AIOLOOP_ESSL_CERTIFICATE);
+    CHECK_EQ(aioloop_ssl_context_load_crl_memory(server, "", 0), AIOLOOP_ESSL_CERTIFICATE);
+    free(text);
     unit_works_with(unit_client(), server);
 }
 
