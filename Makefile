@@ -6,7 +6,8 @@ BUILD = build
 # The back ends that `make test` runs the suite on: what this system has.
 BACKENDS = epoll io_uring poll select sim sim,delayed
 # The same with kernel features switched off.
-FALLBACKS = epoll,no-accept4,no-epoll_pwait2,no-eventfd,no-mmsg,no-nosignal poll,no-eventfd,no-pipe2,no-sendfile \
+FALLBACKS = epoll,no-accept4,no-epoll_pwait2,no-eventfd,no-mmsg,no-nosignal,no-pidfd \
+            poll,no-eventfd,no-pipe2,no-sendfile,no-vfork,no-close_range \
             io_uring,no-multishot,no-nosignal io_uring,no-incremental io_uring,no-buffer_ring \
             io_uring,no-defer_taskrun io_uring,no-defer_taskrun,no-coop_taskrun
 

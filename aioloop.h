@@ -260,6 +260,22 @@
  *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
  *
  *
+ * PROGRAMS AS CHILDREN
+ *
+ *   aioloop_create_subprocess_exec starts a program, aioloop_create_subprocess_shell a command line; the result has streams
+ *   for the child's input and outputs:
+ *
+ *       const char *const args[] = {"sort", "-u", NULL};
+ *       const aioloop_communication *said;
+ *       rc = aioloop_await(aioloop_create_subprocess_exec(loop, args, NULL), &sort);
+ *       rc = aioloop_await(aioloop_process_communicate(sort, text, size), &said);
+ *       aioloop_process_unref(sort);
+ *
+ *   aioloop_subprocess_exec is the same with a protocol. A child gets the descriptors that it is told of, no others, and
+ *   default signals. It lives no longer than its last owner, or the loop: to leave one alone, start it so that it
+ *   leaves by itself (a shell's "&", setsid).
+ *
+ *
  * GENERATORS
  *
  *   A coroutine that hands out many values (async def with yield): aioloop_generator_new makes one, inside it calls aioloop_yield (or
@@ -347,6 +363,7 @@
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
  *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-mmsg no-nosignal
+ *       no-pidfd no-vfork no-close_range
  *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature
@@ -3281,6 +3298,189 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
 
 #endif
 
+/* >> src/api/subprocess.h */
+/*
+ * subprocess.h - programs as children.                  (asyncio: loop.subprocess_exec, asyncio.create_subprocess_exec)
+ *
+ * Two levels, as in asyncio. A subprocess is a transport with a protocol that is told what the child writes and how it
+ * ends. A process has streams for coroutines. Every function here is for the loop's own thread, which may be any.
+ */
+#ifndef AIOLOOP_API_SUBPROCESS_H
+#define AIOLOOP_API_SUBPROCESS_H
+
+typedef struct aioloop_subprocess aioloop_subprocess;
+typedef struct aioloop_process aioloop_process;
+
+/* What a child's standard stream is. */
+#define AIOLOOP_STDIO_PIPE 0      /* a pipe to the loop */
+#define AIOLOOP_STDIO_INHERIT (-1) /* the parent's own */
+#define AIOLOOP_STDIO_STDOUT (-2)  /* std_err only: where the output goes */
+#define AIOLOOP_STDIO_DEVNULL (-3) /* nothing */
+#define AIOLOOP_STDIO_FD(fd) ((fd) + 1) /* this descriptor, which stays the caller's */
+
+/* The result of waiting for a child that a signal has ended, 256 and more; others give their exit status, 0 to 255. */
+#define AIOLOOP_SIGNALLED(signal) (256 + (signal))
+
+/* subprocess.Popen's options; all zero: asyncio's defaults. Everything is read by the call. */
+typedef struct aioloop_subprocess_options {
+    int std_in;  /* one of AIOLOOP_STDIO_... */
+    int std_out;
+    int std_err;
+    const char *executable;    /* run instead of args[0], or instead of /bin/sh; NULL: that */
+    const char *cwd;           /* the child's working directory; NULL: the parent's */
+    const char *const *env;    /* "NAME=value", and a NULL at the end; NULL: the parent's. Its PATH is searched. */
+    const int *pass_fds;       /* descriptors that the child keeps, under the same numbers, 3 and above; all others are */
+    size_t pass_fds_count;     /*   closed in it, inheritable or not */
+    bool start_new_session;    /* setsid() */
+    int process_group;         /* 0: the parent's; -1: one of its own; above: that one */
+    bool set_user;             /* the child runs as user, */
+    bool set_group;            /*   group, */
+    uint32_t user;
+    uint32_t group;
+    const uint32_t *extra_groups; /* and in these groups; NULL: the parent's */
+    size_t extra_groups_count;
+    bool set_umask;
+    unsigned umask;
+    bool keep_signals;         /* restore_signals false: SIGPIPE and SIGXFSZ stay ignored if the parent ignores them. (Other
+                                * ignored ones do always; handlers and the mask are never inherited.) */
+    int (*preexec)(void *arg); /* called in the child just before the program starts; not 0: an errno with which that fails.
+                                * DANGEROUS in a program of several threads: the child has one, and whatever lock another
+                                * held, malloc's for instance, is held for ever. Only what a signal handler may do is
+                                * safe. */
+    void *preexec_arg;
+} aioloop_subprocess_options;
+
+/* A protocol for a child: asyncio's SubprocessProtocol, each method may be NULL. As aioloop_protocol: instance_size bytes
+ * of its own, or the arg of the call; a factory that may refuse (then the child is killed). connection_made comes first,
+ * connection_lost once, last, when the child has ended and all its pipes are lost; process_exited once, in no order with
+ * the pipes'. To fail, they call aioloop_raise. */
+typedef struct aioloop_subprocess_protocol {
+    size_t instance_size;
+    int (*factory)(void *self, void *arg);
+    void (*connection_made)(aioloop_subprocess *transport, void *self);
+    /* fd: 1 output, 2 errors. data is the library's, valid during the call. */
+    void (*pipe_data_received)(aioloop_subprocess *transport, void *self, int fd, const void *data, size_t size);
+    /* fd: 0, 1 or 2. error: 0, or the code that the pipe was lost with. */
+    void (*pipe_connection_lost)(aioloop_subprocess *transport, void *self, int fd, int error);
+    void (*process_exited)(aioloop_subprocess *transport, void *self);
+    void (*connection_lost)(aioloop_subprocess *transport, void *self, int error);
+    /* Of the child's input. */
+    void (*pause_writing)(aioloop_subprocess *transport, void *self);
+    void (*resume_writing)(aioloop_subprocess *transport, void *self);
+} aioloop_subprocess_protocol;
+
+/* loop.subprocess_exec(): starts a program. args are its arguments, the first one its name, a NULL at the end; a name
+ * without a slash is looked for in PATH. The program has started, or the call has failed, when this returns; the future,
+ * whose pointer is the aioloop_subprocess and whose number the process id, is done when connection_made has returned.
+ * Cancelling it kills the child.
+ *
+ * Fails with the system's error of what went wrong on the way to the program, and a message that names it: AIOLOOP_ENOENT,
+ * AIOLOOP_EACCES (no such program or folder, or not allowed), AIOLOOP_E2BIG, AIOLOOP_EPERM, AIOLOOP_EBADF (a descriptor),
+ * AIOLOOP_EAGAIN (too many processes), AIOLOOP_EMFILE; AIOLOOP_EINVAL (arguments), the factory's error, AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED; AIOLOOP_ENOTAVAILABLE on the simulated back end, and when built with AIOLOOP_USE_SUBPROCESS 0.
+ *
+ * The child is started without copying the parent's memory, however large; but with preexec, set_user, set_group or
+ * extra_groups by fork. The loop waits for its children alone, one by one, and never takes another's; a program that
+ * ignores SIGCHLD, or waits for every child itself, gets them first, and then the result is 255. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_subprocess_exec(aioloop *loop,
+                                                                     const aioloop_subprocess_protocol *protocol, void *arg,
+                                                                     const char *const *args,
+                                                                     const aioloop_subprocess_options *options);
+
+/* loop.subprocess_shell(): has /bin/sh run a command line. What comes from elsewhere is to be quoted
+ * (aioloop_shell_quote). */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_subprocess_shell(aioloop *loop,
+                                                                      const aioloop_subprocess_protocol *protocol,
+                                                                      void *arg, const char *command,
+                                                                      const aioloop_subprocess_options *options);
+
+/* shlex.quote(): writes text as one word of a shell's command line into buffer, if size is enough, with a zero behind it.
+ * How many bytes that takes, the zero not counted, as snprintf. AIOLOOP_EINVAL for NULL. Any thread. */
+AIOLOOP_API int64_t aioloop_shell_quote(const char *text, char *buffer, size_t size);
+
+/* One owner more, and one less. NULL is ignored. The loop holds one reference until connection_lost has returned. */
+AIOLOOP_API aioloop_subprocess *aioloop_subprocess_ref(aioloop_subprocess *transport);
+AIOLOOP_API void aioloop_subprocess_unref(aioloop_subprocess *transport);
+
+AIOLOOP_API aioloop *aioloop_subprocess_get_loop(const aioloop_subprocess *transport);
+
+/* SubprocessTransport.get_pid(): stays after the end. */
+AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport);
+
+/* SubprocessTransport.get_returncode(): false while the child runs; then true, and stores at code (may be NULL) the exit
+ * status, or minus the signal that has killed it. */
+AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code);
+
+/* SubprocessTransport.get_pipe_transport(): that of the child's stream fd (0: to write to; 1, 2: which reads), borrowed, as
+ * long as this one. NULL if that is no pipe. */
+AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd);
+
+/* SubprocessTransport.send_signal(), terminate() (SIGTERM), kill() (SIGKILL). 0, also when the child has just ended;
+ * AIOLOOP_ESRCH once connection_lost was called; AIOLOOP_EINVAL for no signal; AIOLOOP_EPERM. */
+AIOLOOP_API int aioloop_subprocess_send_signal(aioloop_subprocess *transport, int signal);
+AIOLOOP_API int aioloop_subprocess_terminate(aioloop_subprocess *transport);
+AIOLOOP_API int aioloop_subprocess_kill(aioloop_subprocess *transport);
+
+/* BaseTransport.close(): closes the pipes, and kills the child if it still runs; the protocol is told as usual. Closing the
+ * loop does the same without telling anybody. May be repeated. */
+AIOLOOP_API void aioloop_subprocess_close(aioloop_subprocess *transport);
+AIOLOOP_API bool aioloop_subprocess_is_closing(const aioloop_subprocess *transport);
+
+/* ---- with streams ---- */
+
+typedef struct aioloop_process_options {
+    aioloop_subprocess_options subprocess;
+    int64_t limit; /* of the streams, as in aioloop_stream_options */
+} aioloop_process_options;
+
+/* asyncio.create_subprocess_exec(), create_subprocess_shell(): the same, and the future's pointer is an aioloop_process, its
+ * number the process id. (In asyncio the three streams are inherited unless asked for; here they are pipes, as in the
+ * calls above, so an unread one holds the child up once it is full.) */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_subprocess_exec(aioloop *loop, const char *const *args,
+                                                                            const aioloop_process_options *options);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_subprocess_shell(aioloop *loop, const char *command,
+                                                                             const aioloop_process_options *options);
+
+/* One owner more, and one less. NULL is ignored. With the last owner the pipes are closed, and a child that still runs is
+ * killed; what waits for its end still gets it. */
+AIOLOOP_API aioloop_process *aioloop_process_ref(aioloop_process *process);
+AIOLOOP_API void aioloop_process_unref(aioloop_process *process);
+
+/* Process.stdin, stdout, stderr: borrowed, as long as the process; NULL if that is no pipe. The first is only written to,
+ * the others are only read. */
+AIOLOOP_API aioloop_stream *aioloop_process_stdin(const aioloop_process *process);
+AIOLOOP_API aioloop_stream *aioloop_process_stdout(const aioloop_process *process);
+AIOLOOP_API aioloop_stream *aioloop_process_stderr(const aioloop_process *process);
+
+/* Process.pid, returncode, send_signal(), terminate(), kill(): as of the subprocess. */
+AIOLOOP_API int aioloop_process_pid(const aioloop_process *process);
+AIOLOOP_API bool aioloop_process_returncode(const aioloop_process *process, int *code);
+AIOLOOP_API int aioloop_process_send_signal(aioloop_process *process, int signal);
+AIOLOOP_API int aioloop_process_terminate(aioloop_process *process);
+AIOLOOP_API int aioloop_process_kill(aioloop_process *process);
+
+/* Process.wait(): done when the child has ended, with its exit status, or AIOLOOP_SIGNALLED(signal). Any number may wait, and
+ * again afterwards. A child that fills a pipe nobody reads does not end: use communicate. Cancelling it leaves the child
+ * alone. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_wait(aioloop_process *process);
+
+/* What a child has written; each may be NULL with 0 bytes, and has a zero behind it that is not counted. */
+typedef struct aioloop_communication {
+    const char *std_out;
+    size_t std_out_size;
+    const char *std_err;
+    size_t std_err_size;
+} aioloop_communication;
+
+/* Process.communicate(): writes input (copied; NULL: nothing) to the child, closes its input, reads both outputs to their
+ * ends, and waits for the child. The number is as of wait, the pointer a const aioloop_communication *, which belongs to
+ * the process and is valid as long as that, or until the next call. A child that does not read all its input is no error.
+ * Once: AIOLOOP_EMISUSE for input without a pipe, and while another one waits. Cancelling it leaves the child alone. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_communicate(aioloop_process *process, const void *input,
+                                                                         size_t size);
+
+#endif
+
 /* >> src/api/sim.h */
 /*
  * sim.h - the simulated back end: test your program without a network and without waiting.
@@ -3644,6 +3844,13 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <sys/random.h>
 #endif
 #endif
+#if AIOLOOP_USE_SUBPROCESS
+#include <grp.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sched.h>
+#endif
+#endif
 #if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
 #include <sys/mman.h>
 #endif
@@ -3678,6 +3885,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
 #endif
+#define AIOL_HAVE_VFORK (AIOL_OS_LINUX && !AIOL_ASAN && !AIOL_TSAN) /* clone with CLONE_VFORK */
 #if AIOL_OS_LINUX && defined(SYS_pwritev2)
 #define AIOL_HAVE_NOSIGNAL 1
 #define AIOL_RWF_NOSIGNAL 0x100 /* Linux 6.18; no header has it yet */
@@ -3791,6 +3999,34 @@ extern "C" {
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_assert_failed(const char *what, const char *file, int line) {
     fprintf(stderr, "aioloop: broken: %s (%s:%d)\n", what, file, line);
     abort();
+}
+
+/* How a program asks valgrind for something: rotations that come to nothing on a processor. */
+#if AIOL_KNOWS_VALGRIND
+AIOLOOP_INTERNAL uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
+    volatile uint64_t request[6];
+    volatile uint64_t *at = request;
+    uint64_t answer = 0;
+    request[0] = what;
+    request[1] = a;
+    request[2] = b;
+    request[3] = 0;
+    request[4] = 0;
+    request[5] = 0;
+    __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"
+                     : "+d"(answer)
+                     : "a"(at)
+                     : "cc", "memory");
+    return answer;
+}
+#endif
+
+AIOLOOP_INTERNAL bool aiol_on_valgrind(void) {
+#if AIOL_KNOWS_VALGRIND
+    return aiol_valgrind_ask(0x1001 /* how many of it there are */, 0, 0) != 0;
+#else
+    return false;
+#endif
 }
 
 #define AIOL_STATIC_ASSERT(x, name) typedef char aiol_static_assert_##name[(x) ? 1 : -1] AIOL_UNUSED
@@ -4860,7 +5096,10 @@ enum {
     AIOL_WITHOUT_MULTISHOT = 256,
     AIOL_WITHOUT_SENDFILE = 512,
     AIOL_WITHOUT_NOSIGNAL = 1024,
-    AIOL_WITHOUT_MMSG = 2048
+    AIOL_WITHOUT_MMSG = 2048,
+    AIOL_WITHOUT_PIDFD = 4096,
+    AIOL_WITHOUT_VFORK = 8192,
+    AIOL_WITHOUT_CLOSE_RANGE = 16384
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -4975,6 +5214,64 @@ AIOLOOP_INTERNAL void aiol_signal_restore(int number);
 AIOLOOP_INTERNAL void aiol_signal_obey(int number);
 AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first);
 #endif
+
+/* ---- spawn_posix.c ---- */
+
+#define AIOL_SPAWN_STACK 32768u /* bytes that starting a program needs */
+
+/* What a standard stream of a child is, if not a descriptor. */
+enum { AIOL_SPAWN_INHERIT = -1, AIOL_SPAWN_STDOUT = -2, AIOL_SPAWN_DEVNULL = -3, AIOL_SPAWN_PIPE = -4 };
+
+/* On which step to the program something went wrong; 0: on none. */
+typedef enum aiol_spawn_step {
+    AIOL_SPAWN_NONE,
+    AIOL_SPAWN_STDIO,
+    AIOL_SPAWN_CHDIR,
+    AIOL_SPAWN_SESSION,
+    AIOL_SPAWN_PROCESS_GROUP,
+    AIOL_SPAWN_GROUPS,
+    AIOL_SPAWN_GROUP,
+    AIOL_SPAWN_USER,
+    AIOL_SPAWN_PASS,
+    AIOL_SPAWN_PREEXEC,
+    AIOL_SPAWN_EXEC
+} aiol_spawn_step;
+
+typedef struct aiol_spawn {
+    const char *file; /* with a slash in it; or it is looked for in path */
+    const char *path;
+    char *const *args;
+    char *const *env;
+    const char *cwd;
+    int stdio[3];
+    const int *keep;
+    size_t keep_count;
+    bool new_session;
+    int process_group;
+    bool set_user;
+    bool set_group;
+    bool set_groups;
+    bool set_umask;
+    bool keep_signals;
+    uint32_t user;
+    uint32_t group;
+    const uint32_t *groups;
+    size_t groups_count;
+    unsigned umask;
+    int (*preexec)(void *arg);
+    void *preexec_arg;
+    unsigned without;
+    char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
+    /* what comes of it */
+    int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
+    int step;
+    /* its own */
+    int report;
+    long limit;
+} aiol_spawn;
+
+/* The number of the child, which runs the program, or a code and the step. */
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s);
 
 /* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
 
@@ -5915,26 +6212,8 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 
 /* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the
- * last stack pointer for memory that nobody may touch. This is how a program asks it for something: rotations that
- * come to nothing on a processor. */
+ * last stack pointer for memory that nobody may touch. */
 #if AIOL_KNOWS_VALGRIND
-static uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
-    volatile uint64_t request[6];
-    volatile uint64_t *at = request;
-    uint64_t answer = 0;
-    request[0] = what;
-    request[1] = a;
-    request[2] = b;
-    request[3] = 0;
-    request[4] = 0;
-    request[5] = 0;
-    __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"
-                     : "+d"(answer)
-                     : "a"(at)
-                     : "cc", "memory");
-    return answer;
-}
-
 static void aiol_valgrind_begin(aiol_fiber *fiber) {
     fiber->valgrind = aiol_valgrind_ask(0x1501 /* register a stack */, (uintptr_t)fiber->base,
                                         (uintptr_t)(fiber->base + fiber->size - 1));
@@ -8163,6 +8442,438 @@ AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
 #endif
 
 /* >> src/aioloop.h */
+#if AIOL_OS_POSIX
+
+/* >> src/sys/spawn_posix.c */
+/*
+ * spawn_posix.c - programs as children.                                     (Python: _posixsubprocess.fork_exec)
+ *
+ *   a) On Linux the child begins in the parent's memory, on a stack of its own, and only the thread that starts it waits
+ *      until it has become the program: so it costs the same whatever the parent has in memory. In there nothing may
+ *      take memory or a lock, and no function may be called with which the C library tells all threads something
+ *      (setuid and its kin); nor is it a place for a hook of the user's. With any of these it is a fork, as on other
+ *      systems. So it is under sanitizers and valgrind, which do not follow.
+ *   b) A handler must not run there: signals are blocked before, and all that have a handler are set back before the mask
+ *      is.
+ *   c) What goes wrong on the way is told over a pipe that the program's start closes. In case a) there is something in
+ *      it or not when the parent goes on; who forks waits for it.
+ *   d) All descriptors are marked to be closed by the start, then those named are not. So none slips through, whatever
+ *      other threads open meanwhile; and those made here are marked from birth, since others start programs too.
+ *   e) Given numbers 0 to 2 may be in each other's way: they are moved first.
+ *   f) Without pidfd a thread waits for the child, which it leaves to be reaped by the loop: the number is nobody else's
+ *      until then, so a signal cannot go astray. It shows the end by that of a pipe.
+ */
+#ifndef AIOL_SYS_SPAWN_POSIX_C
+#define AIOL_SYS_SPAWN_POSIX_C
+
+#if AIOLOOP_USE_SUBPROCESS
+
+/* A child that runs, until it was reaped. */
+typedef struct aiol_child {
+    int pid;
+    aioloop_socket watch; /* readable once it has ended */
+    aiol_worker worker;   /* f) */
+    bool waits;
+    int waker;
+} aiol_child;
+
+AIOL_STATIC_ASSERT(sizeof(gid_t) == sizeof(uint32_t) && sizeof(uid_t) == sizeof(uint32_t), ids_have_32_bits);
+
+#define AIOL_SPAWN_PATH 4096
+
+typedef struct aiol_spawn_report {
+    int step;
+    int number; /* errno */
+} aiol_spawn_report;
+
+/* ---- in the child: calls of the system alone ---- */
+
+static int aiol_spawn_identity(const aiol_spawn *s) {
+    if (s->set_groups && setgroups(s->groups_count, (const gid_t *)s->groups) == -1)
+        return AIOL_SPAWN_GROUPS;
+    if (s->set_group && setregid((gid_t)s->group, (gid_t)s->group) == -1)
+        return AIOL_SPAWN_GROUP;
+    if (s->set_user && setreuid((uid_t)s->user, (uid_t)s->user) == -1)
+        return AIOL_SPAWN_USER;
+    return 0;
+}
+
+/* e) */
+static int aiol_spawn_standard(const aiol_spawn *s) {
+    int from[3];
+    int i;
+    for (i = 0; i < 3; i++) {
+        from[i] = s->stdio[i];
+        if (from[i] < 0 || from[i] > 2 || from[i] == i)
+            continue;
+        from[i] = fcntl(from[i], F_DUPFD, 3);
+        if (from[i] == -1)
+            return AIOL_SPAWN_STDIO;
+    }
+    for (i = 0; i < 3; i++) {
+        if (from[i] == AIOL_SPAWN_INHERIT)
+            (void)fcntl(i, F_SETFD, 0);
+        else if (from[i] == i ? fcntl(i, F_SETFD, 0) == -1 : dup2(from[i] == AIOL_SPAWN_STDOUT ? 1 : from[i], i) == -1)
+            return AIOL_SPAWN_STDIO;
+    }
+    return 0;
+}
+
+#if AIOL_OS_LINUX
+/* Without readdir, which takes memory. False: the folder is not there. */
+static bool aiol_spawn_mark_listed(void) {
+    uint64_t room[512]; /* of struct linux_dirent64: 8 bytes, 8 bytes, 2 bytes its size, 1 byte, the name */
+    const char *at = (const char *)room;
+    long size;
+    int folder = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder == -1)
+        return false;
+    while ((size = syscall(SYS_getdents64, folder, room, sizeof(room))) > 0) {
+        long i;
+        uint16_t step = 0;
+        for (i = 0; i < size; i += step) {
+            const char *name = at + i + 19;
+            int fd = 0;
+            memcpy(&step, at + i + 16, sizeof(step));
+            for (; *name >= '0' && *name <= '9'; name++)
+                fd = fd * 10 + (*name - '0');
+            if (fd > STDERR_FILENO)
+                (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+        }
+    }
+    close(folder);
+    return size == 0;
+}
+#endif
+
+/* d) */
+static int aiol_spawn_mark(const aiol_spawn *s) {
+    bool marked = false;
+    size_t i;
+#if AIOL_OS_LINUX
+#if defined(SYS_close_range)
+    if ((s->without & AIOL_WITHOUT_CLOSE_RANGE) == 0)
+        marked = syscall(SYS_close_range, 3u, UINT_MAX, 4u /* CLOSE_RANGE_CLOEXEC */) == 0;
+#endif
+    marked = marked || aiol_spawn_mark_listed();
+#endif
+    if (!marked) {
+        int fd;
+        for (fd = 3; fd < s->limit; fd++)
+            (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    for (i = 0; i < s->keep_count; i++)
+        if (fcntl(s->keep[i], F_SETFD, 0) == -1)
+            return AIOL_SPAWN_PASS;
+    return 0;
+}
+
+/* b) */
+static void aiol_spawn_signals(const aiol_spawn *s) {
+    struct sigaction action;
+    sigset_t none;
+    int number;
+    for (number = 1; number < NSIG; number++) {
+        bool restore = !s->keep_signals && (number == SIGPIPE || number == SIGXFSZ);
+        if (sigaction(number, NULL, &action) == -1 || action.sa_handler == SIG_DFL || (action.sa_handler == SIG_IGN && !restore))
+            continue;
+        memset(&action, 0, sizeof(action));
+        action.sa_handler = SIG_DFL;
+        (void)sigaction(number, &action, NULL);
+    }
+    sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Becomes the program; or errno, of the first thing found that could not be run. */
+static int aiol_spawn_run(const aiol_spawn *s) {
+    char path[AIOL_SPAWN_PATH];
+    const char *at = s->path;
+    size_t length = strlen(s->file);
+    int number = 0;
+    if (strchr(s->file, '/') != NULL || length == 0) {
+        execve(s->file, s->args, s->env);
+        return errno;
+    }
+    for (;;) {
+        size_t folder = strcspn(at, ":");
+        if (folder + length + 2 <= sizeof(path)) {
+            memcpy(path, at, folder);
+            path[folder] = '/';
+            memcpy(path + (folder == 0 ? 0 : folder + 1), s->file, length + 1); /* an empty one: here */
+            execve(path, s->args, s->env);
+            if (errno != ENOENT && errno != ENOTDIR && number == 0)
+                number = errno;
+        }
+        if (at[folder] == '\0')
+            return number == 0 ? ENOENT : number;
+        at += folder + 1;
+    }
+}
+
+/* All that comes before the program. 0, or the step that failed. */
+static int aiol_spawn_prepare(const aiol_spawn *s) {
+    int step = aiol_spawn_standard(s);
+    if (step == 0 && s->cwd != NULL && chdir(s->cwd) == -1)
+        step = AIOL_SPAWN_CHDIR;
+    if (s->set_umask)
+        (void)umask((mode_t)s->umask);
+    if (step == 0 && s->new_session && setsid() == -1)
+        step = AIOL_SPAWN_SESSION;
+    if (step == 0 && s->process_group != 0 && setpgid(0, s->process_group < 0 ? 0 : s->process_group) == -1)
+        step = AIOL_SPAWN_PROCESS_GROUP;
+    if (step == 0)
+        step = aiol_spawn_identity(s);
+    if (step == 0)
+        step = aiol_spawn_mark(s);
+    if (step == 0 && s->preexec != NULL && (errno = s->preexec(s->preexec_arg)) != 0)
+        step = AIOL_SPAWN_PREEXEC;
+    return step;
+}
+
+static int aiol_spawn_child(void *arg) {
+    const aiol_spawn *s = (const aiol_spawn *)arg;
+    aiol_spawn_report report;
+    report.step = aiol_spawn_prepare(s);
+    report.number = errno;
+    if (report.step == 0) {
+        aiol_spawn_signals(s);
+        report.step = AIOL_SPAWN_EXEC;
+        report.number = aiol_spawn_run(s);
+    }
+    while (write(s->report, &report, sizeof(report)) == -1 && errno == EINTR)
+        ;
+    _exit(127);
+    return 0;
+}
+
+/* ---- in the parent ---- */
+
+/* A pipe whose ends are close-on-exec and none of the standard descriptors. */
+static int aiol_spawn_pipe(unsigned without, int ends[2]) {
+    int i;
+#if AIOL_HAVE_PIPE2
+    if ((without & AIOL_WITHOUT_PIPE2) == 0) {
+        if (AIOL_SYS(pipe2, pipe2(ends, O_CLOEXEC)) == -1)
+            return aiol_error_from_errno(errno);
+    } else
+#endif
+    {
+        (void)without;
+        if (AIOL_SYS(pipe, pipe(ends)) == -1)
+            return aiol_error_from_errno(errno);
+        (void)fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    }
+    for (i = 0; i < 2; i++) {
+        int moved;
+        if (ends[i] > STDERR_FILENO)
+            continue;
+        moved = AIOL_SYS(fcntl, fcntl(ends[i], F_DUPFD_CLOEXEC, 3));
+        if (moved == -1) {
+            int err = aiol_error_from_errno(errno);
+            close(ends[0]);
+            close(ends[1]);
+            return err;
+        }
+        close(ends[i]);
+        ends[i] = moved;
+    }
+    return 0;
+}
+
+static bool aiol_spawn_must_fork(const aiol_spawn *s) {
+    return !AIOL_HAVE_VFORK || (s->without & AIOL_WITHOUT_VFORK) != 0 || s->preexec != NULL || s->set_user || s->set_group ||
+           s->set_groups || aiol_on_valgrind();
+}
+
+/* The number of the child, or a code. */
+static int aiol_spawn_process(aiol_spawn *s, bool forks) {
+    sigset_t all;
+    sigset_t before;
+    int number;
+    pid_t pid;
+    sigfillset(&all);
+    aiol_signal_mask(SIG_SETMASK, &all, &before);
+    if (forks) {
+        pid = AIOL_SYS(fork, fork());
+        if (pid == 0)
+            (void)aiol_spawn_child(s);
+    } else {
+#if AIOL_HAVE_VFORK
+        pid = AIOL_SYS(clone, clone(aiol_spawn_child, s->stack + AIOL_SPAWN_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, s));
+#else
+        pid = -1;
+        errno = ENOSYS;
+#endif
+    }
+    number = errno;
+    aiol_signal_mask(SIG_SETMASK, &before, NULL);
+    return pid == -1 ? aiol_error_from_errno(number) : (int)pid;
+}
+
+AIOLOOP_INTERNAL int aiol_child_reap(int pid, bool patient, int *status) {
+    int raw = 0;
+    pid_t got;
+    do
+        got = AIOL_SYS(waitpid, waitpid((pid_t)pid, &raw, patient ? 0 : WNOHANG));
+    while (got == -1 && errno == EINTR);
+    if (got == -1)
+        return aiol_error_from_errno(errno);
+    if (got != 0)
+        *status = WIFSIGNALED(raw) ? -WTERMSIG(raw) : WEXITSTATUS(raw);
+    return (int)got;
+}
+
+/* Starts the child and hears whether it has become the program. */
+static int aiol_spawn_start(aiol_spawn *s) {
+    bool forks = aiol_spawn_must_fork(s);
+    aiol_spawn_report report;
+    ssize_t n;
+    int ends[2];
+    int status;
+    int pid;
+    int err = aiol_spawn_pipe(s->without, ends);
+    if (err < 0)
+        return err;
+    if (!forks) /* c) */
+        (void)fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    s->report = ends[1];
+    s->limit = sysconf(_SC_OPEN_MAX);
+    s->step = 0;
+    pid = aiol_spawn_process(s, forks);
+    close(ends[1]);
+    memset(&report, 0, sizeof(report));
+    if (pid > 0) {
+        do
+            n = read(ends[0], &report, sizeof(report));
+        while (n == -1 && errno == EINTR);
+        if (n == (ssize_t)sizeof(report)) {
+            (void)aiol_child_reap(pid, true, &status);
+            s->step = report.step;
+            pid = aiol_error_from_errno(report.number);
+        }
+    }
+    close(ends[0]);
+    return pid;
+}
+
+static void aiol_spawn_close(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Opens what a standard stream is: the child's end at *opened unless it is given, the parent's at s->parent. */
+static int aiol_spawn_open(aiol_spawn *s, int i, int *opened) {
+    int ends[2];
+    int err;
+    if (s->stdio[i] == AIOL_SPAWN_DEVNULL) {
+        *opened = AIOL_SYS(open, open("/dev/null", O_RDWR | O_CLOEXEC));
+        s->stdio[i] = *opened;
+        return *opened == -1 ? aiol_error_from_errno(errno) : 0;
+    }
+    if (s->stdio[i] != AIOL_SPAWN_PIPE)
+        return 0;
+    err = aiol_spawn_pipe(s->without, ends);
+    if (err < 0)
+        return err;
+    s->parent[i] = ends[i == 0 ? 1 : 0];
+    *opened = ends[i == 0 ? 0 : 1];
+    s->stdio[i] = *opened;
+    if (AIOL_SYS(fcntl, fcntl(s->parent[i], F_SETFL, O_NONBLOCK | (i == 0 ? O_WRONLY : O_RDONLY))) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s) {
+    int opened[3] = {-1, -1, -1};
+    int pid = 0;
+    int i;
+    for (i = 0; i < 3; i++)
+        s->parent[i] = -1;
+    for (i = 0; i < 3 && pid == 0; i++)
+        pid = aiol_spawn_open(s, i, &opened[i]);
+    if (pid == 0)
+        pid = aiol_spawn_start(s);
+    for (i = 0; i < 3; i++) {
+        aiol_spawn_close(&opened[i]);
+        if (pid < 0)
+            aiol_spawn_close(&s->parent[i]);
+    }
+    return pid;
+}
+
+AIOLOOP_INTERNAL char *const *aiol_spawn_environment(void) {
+    return environ;
+}
+
+/* ---- a child that runs ---- */
+
+/* f) */
+static void aiol_child_wait(void *arg) {
+    aiol_child *c = (aiol_child *)arg;
+    siginfo_t info;
+    while (waitid(P_PID, (id_t)c->pid, &info, WEXITED | WNOWAIT) == -1 && errno == EINTR)
+        ;
+    close(c->waker);
+}
+
+AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
+    int ends[2];
+    int err;
+    c->waits = false;
+#if defined(SYS_pidfd_open)
+    if ((without & AIOL_WITHOUT_PIDFD) == 0) {
+        c->watch = (int)AIOL_SYS(pidfd_open, syscall(SYS_pidfd_open, c->pid, 0u));
+        if (c->watch != -1)
+            return 0;
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+            return aiol_error_from_errno(errno);
+    }
+#endif
+    err = aiol_spawn_pipe(without, ends);
+    if (err < 0)
+        return err;
+    c->watch = ends[0];
+    c->waker = ends[1];
+    err = aiol_worker_start(&c->worker, aiol_child_wait, c, 65536);
+    if (err < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        return err;
+    }
+    c->waits = true;
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_child_unwatch(aiol_child *c, bool ours) {
+    if (c->waits && ours)
+        aiol_worker_join(&c->worker);
+    else if (c->waits)
+        close(c->waker);
+    c->waits = false;
+    close(c->watch);
+    c->watch = -1;
+}
+
+AIOLOOP_INTERNAL int aiol_child_signal(const aiol_child *c, int signal) {
+    return kill((pid_t)c->pid, signal) == -1 ? aiol_error_from_errno(errno) : 0;
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s) {
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
 #if AIOLOOP_USE_TLS
 
 /* >> src/sys/file.c */
@@ -11556,6 +12267,8 @@ typedef struct aiol_socket_calls {
     int (*pipe_inspect)(struct aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind);
     int (*pipe_adopt)(struct aiol_engine *e, aioloop_socket s, bool *restore);
     void (*pipe_restore)(struct aiol_engine *e, aioloop_socket s);
+
+    int (*spawn)(struct aiol_engine *e, aiol_spawn *s); /* where its descriptors are the system's */
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {
@@ -11603,6 +12316,7 @@ typedef struct aiol_engine {
     const aiol_engine_calls *calls;
     const aiol_socket_calls *sockets;
     const aioloop_allocator *allocator;
+    unsigned without; /* AIOL_WITHOUT_... */
 } aiol_engine;
 
 AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {
@@ -12433,11 +13147,17 @@ static void aiol_system_pipe_restore(aiol_engine *e, aioloop_socket s) {
     aiol_pipe_restore(s);
 }
 
+static int aiol_system_spawn(aiol_engine *e, aiol_spawn *s) {
+    s->without = e->without;
+    return aiol_spawn_program(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
     aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
     aiol_system_blocks,  aiol_system_pipe_inspect, aiol_system_pipe_adopt, aiol_system_pipe_restore,
+    aiol_system_spawn,
 };
 
 #endif
@@ -16318,6 +17038,13 @@ static void aiol_sim_verify(aiol_engine *e) {
         AIOL_VERIFY(op->state == AIOL_OP_CANCELLING);
 }
 
+/* No other process can use what is in this one's memory. */
+static int aiol_sim_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
@@ -16325,6 +17052,7 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
     aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
     aiol_sim_pipe_inspect, aiol_sim_pipe_adopt,  aiol_sim_pipe_restore,
+    aiol_sim_spawn,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
@@ -16717,11 +17445,18 @@ static void aiol_port_pipe_restore(aiol_engine *e, aioloop_socket s) {
     (void)aiol_port_of_socket(e, s);
 }
 
+static int aiol_port_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
     aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
     aiol_port_of_socket,   aiol_port_pipe_inspect, aiol_port_pipe_adopt, aiol_port_pipe_restore,
+    aiol_port_spawn,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {
@@ -16852,7 +17587,10 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
                     {"no-sendfile", AIOL_WITHOUT_SENDFILE},
                     {"no-mmsg", AIOL_WITHOUT_MMSG},
-                     {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
+                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL},
+                    {"no-pidfd", AIOL_WITHOUT_PIDFD},
+                    {"no-vfork", AIOL_WITHOUT_VFORK},
+                    {"no-close_range", AIOL_WITHOUT_CLOSE_RANGE}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -16889,8 +17627,10 @@ static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setu
         if (size == 0 ? kind->on_request : !aiol_engine_word(name, size, kind->name))
             continue;
         err = kind->open(setup, out);
-        if (err == 0)
+        if (err == 0) {
+            (*out)->without = setup->without;
             return 0;
+        }
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
         if (err == AIOLOOP_ENOMEM)
             return err;
@@ -30625,6 +31365,723 @@ AIOLOOP_API aioloop_future *(aioloop_sock_sendfile)(aioloop *loop, aioloop_socke
 
 #endif
 
+/* >> src/aioloop.h */
+#if AIOLOOP_USE_SUBPROCESS
+
+/* >> src/net/subprocess.c */
+/*
+ * subprocess.c - programs as children.                             (asyncio: base_subprocess.py, unix_events.py)
+ *
+ * A subprocess has up to three pipe transports, whose protocol passes on what happens to that of the subprocess, and
+ * watches a descriptor that becomes readable when the child has ended. It is over (connection_lost) when that has
+ * happened and all pipes are lost. Two references of its own: one until then, one as long as the engine has the watch.
+ *
+ * The program starts within the call, so nothing has to be copied; the protocol is first heard of by the loop.
+ */
+#ifndef AIOL_NET_SUBPROCESS_C
+#define AIOL_NET_SUBPROCESS_C
+
+typedef struct aiol_subprocess_pipe {
+    aioloop_subprocess *process;
+    aioloop_transport *transport; /* a reference; NULL: this stream is no pipe */
+    bool lost;
+} aiol_subprocess_pipe;
+
+struct aioloop_subprocess {
+    aiol_resource resource;
+    const aioloop_subprocess_protocol *protocol;
+    void *self;
+    void *arg;
+    aioloop_future *future; /* the call's; NULL: it is settled */
+    aiol_node node;         /* begins; later runs connection_lost */
+    aiol_op watch;          /* a POLL of child.watch */
+    aiol_child child;
+    aiol_subprocess_pipe pipes[3];
+    int status; /* once it has exited */
+    bool started; /* the loop has had its turn */
+    bool begun;  /* connection_made was called */
+    bool exited; /* and was reaped */
+    bool told;   /* of that, the protocol */
+    bool closed;
+    bool ending; /* connection_lost is queued, or will not come */
+    bool lost;
+    size_t block_size;
+};
+
+/* ---- the end ---- */
+
+static void aiol_subprocess_destroy(aiol_resource *resource) {
+    aioloop_subprocess *p = AIOL_CONTAINER(resource, aioloop_subprocess, resource);
+    aioloop *loop = resource->loop;
+    int i;
+    for (i = 0; i < 3 && !loop->freeing; i++)
+        aioloop_transport_unref(p->pipes[i].transport);
+    aiol_resource_remove(resource);
+    aiol_free(&loop->allocator, p, p->block_size);
+}
+
+/* The loop closes: the child goes with it. */
+static void aiol_subprocess_loop_closed(aiol_resource *resource) {
+    aioloop_subprocess *p = AIOL_CONTAINER(resource, aioloop_subprocess, resource);
+    bool ours = resource->loop->process == aiol_process_id();
+    if (p->future != NULL)
+        p->future->of.owner = NULL; /* it stays pending */
+    if (p->watch.state != AIOL_OP_IDLE && ours)
+        aiol_op_cancel(resource->loop->engine, &p->watch);
+    p->watch.state = AIOL_OP_IDLE;
+    if (p->exited)
+        return;
+    if (ours) {
+        (void)aiol_child_signal(&p->child, SIGKILL);
+        (void)aiol_child_reap(p->child.pid, true, &p->status);
+        p->exited = true;
+    }
+    aiol_child_unwatch(&p->child, ours);
+}
+
+static bool aiol_subprocess_is_open(const aiol_resource *resource) {
+    return !AIOL_CONTAINER(resource, const aioloop_subprocess, resource)->ending;
+}
+
+static const aiol_resource_calls aiol_subprocess_resource = {"subprocess", aiol_subprocess_loop_closed, aiol_subprocess_destroy,
+                                                             aiol_subprocess_is_open};
+
+static void aiol_subprocess_report(aioloop_subprocess *p, int code, const char *message) {
+    aioloop_exception_context context;
+    aiol_context_frame frame;
+    memset(&context, 0, sizeof(context));
+    context.message = message;
+    frame = aiol_context_enter(&p->resource.context);
+    aiol_report(p->resource.loop, code, p->resource.site, &context);
+    aiol_context_leave(&frame);
+}
+
+static void aiol_subprocess_lost(aioloop *loop, aiol_node *node) {
+    aioloop_subprocess *p = AIOL_CONTAINER(node, aioloop_subprocess, node);
+    p->lost = true;
+    if (p->begun && p->protocol->connection_lost != NULL) {
+        aiol_frame frame = aiol_enter(loop, &p->resource.context);
+        int raised;
+        p->protocol->connection_lost(p, p->self, 0);
+        raised = aiol_leave(loop, &frame);
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_subprocess_report(p, raised, "Error in connection_lost");
+    }
+    aioloop_subprocess_unref(p);
+    aiol_callback_end(loop);
+}
+
+static void aiol_subprocess_end_if_over(aioloop_subprocess *p) {
+    int i;
+    if (p->ending || !p->started || !p->exited || (p->begun && !p->told))
+        return;
+    for (i = 0; i < 3; i++)
+        if (p->pipes[i].transport != NULL && !p->pipes[i].lost)
+            return;
+    p->ending = true;
+    p->node.run = aiol_subprocess_lost;
+    aiol_queue_push(&p->resource.loop->ready, &p->node);
+}
+
+/* Tells the protocol that the child has ended, unless it is to be told later, or nothing. */
+static void aiol_subprocess_tell_exited(aioloop_subprocess *p) {
+    aioloop *loop = p->resource.loop;
+    if (p->begun && !p->told) {
+        p->told = true;
+        if (p->protocol->process_exited != NULL) {
+            aiol_frame frame = aiol_enter(loop, &p->resource.context);
+            int raised;
+            p->protocol->process_exited(p, p->self);
+            raised = aiol_leave(loop, &frame);
+            if (AIOL_UNLIKELY(raised != 0))
+                aiol_subprocess_report(p, raised, "Error in process_exited");
+        }
+    }
+    aiol_subprocess_end_if_over(p);
+}
+
+/* The watch's done(). */
+static size_t aiol_subprocess_exited(aiol_op *op, int64_t n, const void *data) {
+    aioloop_subprocess *p = AIOL_CONTAINER(op, aioloop_subprocess, watch);
+    aioloop *loop = p->resource.loop;
+    int err;
+    (void)n;
+    (void)data;
+    if (p->exited) { /* the engine lets go late */
+        aioloop_subprocess_unref(p);
+        return 0;
+    }
+    /* If the engine gave up watching there is nothing left but to wait. */
+    err = aiol_child_reap(p->child.pid, op->state == AIOL_OP_IDLE, &p->status);
+    if (err == 0)
+        return 0;
+    if (err < 0) {
+        p->status = 255;
+        aiol_warn(loop, p->resource.site, "the end of child %d was told to somebody else: its exit status is unknown", p->child.pid);
+    }
+    p->exited = true;
+    aioloop_subprocess_ref(p);
+    if (aiol_op_cancel(loop->engine, &p->watch) == 0)
+        aioloop_subprocess_unref(p);
+    aiol_child_unwatch(&p->child, true);
+    aiol_subprocess_tell_exited(p);
+    aioloop_subprocess_unref(p);
+    aiol_callback_end(loop);
+    return 0;
+}
+
+static void aiol_subprocess_kill(aioloop_subprocess *p) {
+    if (!p->exited)
+        (void)aiol_child_signal(&p->child, SIGKILL);
+}
+
+/* ---- the pipes ---- */
+
+AIOL_INLINE int aiol_subprocess_number(const aiol_subprocess_pipe *pipe) {
+    return (int)(pipe - pipe->process->pipes);
+}
+
+static void aiol_subprocess_pipe_data(aioloop_transport *transport, void *self, const void *data, size_t size) {
+    aiol_subprocess_pipe *pipe = (aiol_subprocess_pipe *)self;
+    aioloop_subprocess *p = pipe->process;
+    (void)transport;
+    if (p->protocol->pipe_data_received != NULL)
+        p->protocol->pipe_data_received(p, p->self, aiol_subprocess_number(pipe), data, size);
+}
+
+static void aiol_subprocess_pipe_lost(aioloop_transport *transport, void *self, int error) {
+    aiol_subprocess_pipe *pipe = (aiol_subprocess_pipe *)self;
+    aioloop_subprocess *p = pipe->process;
+    (void)transport;
+    pipe->lost = true;
+    if (p->protocol->pipe_connection_lost != NULL)
+        p->protocol->pipe_connection_lost(p, p->self, aiol_subprocess_number(pipe), error);
+    aiol_subprocess_end_if_over(p);
+}
+
+static void aiol_subprocess_pipe_pause(aioloop_transport *transport, void *self) {
+    aioloop_subprocess *p = ((aiol_subprocess_pipe *)self)->process;
+    (void)transport;
+    if (p->protocol->pause_writing != NULL)
+        p->protocol->pause_writing(p, p->self);
+}
+
+static void aiol_subprocess_pipe_resume(aioloop_transport *transport, void *self) {
+    aioloop_subprocess *p = ((aiol_subprocess_pipe *)self)->process;
+    (void)transport;
+    if (p->protocol->resume_writing != NULL)
+        p->protocol->resume_writing(p, p->self);
+}
+
+static const aioloop_protocol aiol_subprocess_pipe_protocol = {0,
+                                                               NULL,
+                                                               NULL,
+                                                               aiol_subprocess_pipe_data,
+                                                               NULL,
+                                                               aiol_subprocess_pipe_lost,
+                                                               aiol_subprocess_pipe_pause,
+                                                               aiol_subprocess_pipe_resume,
+                                                               NULL,
+                                                               NULL,
+                                                               NULL,
+                                                               NULL};
+
+/* Those that have not begun go. */
+static void aiol_subprocess_drop_pipes(aioloop_subprocess *p) {
+    int i;
+    for (i = 0; i < 3; i++) {
+        aioloop_transport *t = p->pipes[i].transport;
+        p->pipes[i].transport = NULL;
+        if (t == NULL)
+            continue;
+        aiol_stream_drop(t);
+        aioloop_transport_unref(t);
+    }
+}
+
+/* Makes transports of the loop's ends, which are closed if that fails. */
+static int aiol_subprocess_make_pipes(aioloop_subprocess *p, const aiol_spawn *s) {
+    aiol_engine *e = p->resource.loop->engine;
+    aiol_pipe_kind kind;
+    aiol_stream_setup setup;
+    int err = 0;
+    int i;
+    memset(&kind, 0, sizeof(kind));
+    memset(&setup, 0, sizeof(setup));
+    kind.one_way = true;
+    setup.loop = p->resource.loop;
+    setup.protocol = &aiol_subprocess_pipe_protocol;
+    setup.context = p->resource.context;
+    setup.site = p->resource.site;
+    for (i = 0; i < 3; i++) {
+        if (s->parent[i] == -1)
+            continue;
+        p->pipes[i].process = p;
+        setup.socket = s->parent[i];
+        setup.arg = &p->pipes[i];
+        if (err == 0)
+            err = aiol_pipe_new(&setup, &kind, i == 0, &p->pipes[i].transport);
+        if (err == 0)
+            aioloop_transport_ref(p->pipes[i].transport);
+        else
+            e->sockets->close(e, s->parent[i]);
+    }
+    return err;
+}
+
+/* ---- the beginning ---- */
+
+/* It was given up before it began: nobody is told anything. */
+static void aiol_subprocess_give_up(aioloop_subprocess *p) {
+    aiol_subprocess_kill(p);
+    aiol_subprocess_drop_pipes(p);
+}
+
+static bool aiol_subprocess_cancel(aioloop_future *future, void *owner) {
+    aioloop_subprocess *p = (aioloop_subprocess *)owner;
+    if (p == NULL)
+        return true; /* of a closed loop */
+    p->future = NULL;
+    future->of.owner = NULL;
+    aiol_future_release(future);
+    if (p->begun)
+        aioloop_subprocess_close(p);
+    else
+        aiol_subprocess_give_up(p);
+    return true;
+}
+
+static int aiol_subprocess_call_factory(aioloop_subprocess *p) {
+    aioloop *loop = p->resource.loop;
+    aiol_frame frame;
+    int raised;
+    int err;
+    if (p->protocol->factory == NULL)
+        return 0;
+    frame = aiol_enter(loop, &p->resource.context);
+    aiol_error_clear(&loop->error);
+    err = p->protocol->factory(p->self, p->arg);
+    raised = aiol_leave(loop, &frame);
+    if (err >= 0)
+        err = raised < 0 ? raised : 0;
+    if (err == AIOLOOP_EFATAL)
+        aiol_loop_halt(loop);
+    return err;
+}
+
+static void aiol_subprocess_call_made(aioloop_subprocess *p) {
+    aioloop *loop = p->resource.loop;
+    aiol_frame frame;
+    int raised;
+    if (p->protocol->connection_made == NULL)
+        return;
+    frame = aiol_enter(loop, &p->resource.context);
+    p->protocol->connection_made(p, p->self);
+    raised = aiol_leave(loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_subprocess_report(p, raised, "Error in connection_made");
+}
+
+/* As a future's dispose. */
+static void aiol_subprocess_dispose(void *pointer) {
+    aioloop_subprocess_unref((aioloop_subprocess *)pointer);
+}
+
+/* Below 0: the call fails with that. */
+static void aiol_subprocess_settle(aioloop_subprocess *p, int err) {
+    aioloop_future *f = p->future;
+    if (f == NULL)
+        return;
+    p->future = NULL;
+    f->of.owner = NULL;
+    if (err < 0)
+        aiol_future_fail(f, err, aiol_detail(p->resource.loop, err));
+    else
+        aiol_future_finish(f, p->child.pid, aioloop_subprocess_ref(p), aiol_subprocess_dispose);
+    aiol_future_release(f);
+}
+
+static void aiol_subprocess_begin(aioloop *loop, aiol_node *node) {
+    aioloop_subprocess *p = AIOL_CONTAINER(node, aioloop_subprocess, node);
+    int err = 0;
+    int i;
+    aioloop_subprocess_ref(p);
+    p->started = true;
+    if (p->future != NULL)
+        err = aiol_subprocess_call_factory(p);
+    if (err < 0) {
+        aiol_subprocess_give_up(p);
+        aiol_subprocess_settle(p, err);
+    } else if (p->future != NULL) {
+        p->begun = true;
+        for (i = 0; i < 3; i++) /* nothing is delivered before this returns */
+            if (p->pipes[i].transport != NULL)
+                (void)aiol_pipe_begin(p->pipes[i].transport, NULL);
+        aiol_subprocess_call_made(p);
+        aiol_subprocess_settle(p, 0);
+    }
+    if (p->exited)
+        aiol_subprocess_tell_exited(p);
+    aioloop_subprocess_unref(p);
+    aiol_callback_end(loop);
+}
+
+/* ---- the calls ---- */
+
+static int aiol_subprocess_stdio(aioloop *loop, int option, int i, int *stdio) {
+    if (option < AIOLOOP_STDIO_DEVNULL || (option == AIOLOOP_STDIO_STDOUT && i != 2))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not what a standard stream can be", option);
+    *stdio = option == AIOLOOP_STDIO_PIPE      ? (int)AIOL_SPAWN_PIPE
+             : option == AIOLOOP_STDIO_INHERIT ? (int)AIOL_SPAWN_INHERIT
+             : option == AIOLOOP_STDIO_STDOUT  ? (int)AIOL_SPAWN_STDOUT
+             : option == AIOLOOP_STDIO_DEVNULL ? (int)AIOL_SPAWN_DEVNULL
+                                               : option - 1;
+    return 0;
+}
+
+/* What the options mean. */
+static int aiol_subprocess_plan(aioloop *loop, const aioloop_subprocess_options *o, aiol_spawn *s) {
+    size_t i;
+    int err = aiol_subprocess_stdio(loop, o->std_in, 0, &s->stdio[0]);
+    if (err == 0)
+        err = aiol_subprocess_stdio(loop, o->std_out, 1, &s->stdio[1]);
+    if (err == 0)
+        err = aiol_subprocess_stdio(loop, o->std_err, 2, &s->stdio[2]);
+    if (err < 0)
+        return err;
+    if (o->process_group < -1)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not a process group", o->process_group);
+    if ((o->pass_fds == NULL && o->pass_fds_count != 0) || (o->extra_groups == NULL && o->extra_groups_count != 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a count without a list");
+    for (i = 0; i < o->pass_fds_count; i++)
+        if (o->pass_fds[i] < 3)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "descriptor %d cannot be passed on: it is no number from 3 on", o->pass_fds[i]);
+    s->cwd = o->cwd;
+    s->env = o->env != NULL ? (char *const *)(uintptr_t)o->env : aiol_spawn_environment();
+    s->keep = o->pass_fds;
+    s->keep_count = o->pass_fds_count;
+    s->new_session = o->start_new_session;
+    s->process_group = o->process_group;
+    s->set_user = o->set_user;
+    s->set_group = o->set_group;
+    s->set_groups = o->extra_groups != NULL;
+    s->set_umask = o->set_umask;
+    s->keep_signals = o->keep_signals;
+    s->user = o->user;
+    s->group = o->group;
+    s->groups = o->extra_groups;
+    s->groups_count = o->extra_groups_count;
+    s->umask = o->umask;
+    s->preexec = o->preexec;
+    s->preexec_arg = o->preexec_arg;
+    return 0;
+}
+
+/* Where programs are looked for: as the child's environment says. */
+static const char *aiol_subprocess_path(char *const *env) {
+    for (; env != NULL && *env != NULL; env++)
+        if (strncmp(*env, "PATH=", 5) == 0)
+            return *env + 5;
+    return "/bin:/usr/bin";
+}
+
+static int aiol_subprocess_failed(aioloop *loop, const aiol_spawn *s, int err) {
+    static const char *const steps[] = {"start",     "standard streams", "chdir to",         "setsid for",  "setpgid for",
+                                        "setgroups for", "setgid for",   "setuid for",       "pass_fds of", "preexec of",
+                                        "exec"};
+    return aiol_fail(loop, err, "%s \"%.100s\": %s", steps[s->step], s->step == AIOL_SPAWN_CHDIR ? s->cwd : s->file,
+                     aioloop_strerror(err));
+}
+
+/* Starts the program. The child's number, or a code with its message stored. */
+static int aiol_subprocess_spawn(aioloop *loop, const char *const *args, const aioloop_subprocess_options *o, aiol_spawn *s) {
+    const size_t room = AIOL_SPAWN_STACK + 16;
+    char *stack;
+    int pid = aiol_subprocess_plan(loop, o, s);
+    if (pid < 0)
+        return pid;
+    s->file = o->executable != NULL ? o->executable : args[0];
+    s->args = (char *const *)(uintptr_t)args;
+    s->path = aiol_subprocess_path(s->env);
+    stack = (char *)aiol_alloc(&loop->allocator, room);
+    if (stack == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    s->stack = stack + (16 - (uintptr_t)stack % 16);
+    pid = loop->engine->sockets->spawn(loop->engine, s);
+    aiol_free(&loop->allocator, stack, room);
+    return pid > 0 ? pid : aiol_subprocess_failed(loop, s, pid);
+}
+
+/* Has the engine watch for the end of the child. */
+static int aiol_subprocess_watch(aioloop_subprocess *p) {
+    aiol_engine *e = p->resource.loop->engine;
+    int64_t n;
+    int err = aiol_child_watch(&p->child, e->without);
+    if (err < 0)
+        return err;
+    p->watch.kind = AIOL_OP_POLL;
+    p->watch.fd = p->child.watch;
+    p->watch.done = aiol_subprocess_exited;
+    p->watch.u.poll.events = AIOL_POLL_READABLE;
+    n = e->calls->attach(e, p->child.watch, AIOL_OWNER_WATCHER);
+    if (n == 0)
+        n = aiol_op_submit(e, &p->watch);
+    return n == AIOL_PENDING ? 0 : (int)n;
+}
+
+/* With its future, and one reference. NULL: no memory. */
+static aioloop_subprocess *aiol_subprocess_new(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg) {
+    size_t start = aiol_align(sizeof(aioloop_subprocess));
+    size_t size = start + protocol->instance_size;
+    aioloop_subprocess *p = NULL;
+    if (protocol->instance_size <= SIZE_MAX / 2)
+        p = (aioloop_subprocess *)aiol_alloc_zero(&loop->allocator, size);
+    if (p == NULL)
+        return NULL;
+    p->future = aiol_future_new(loop, aiol_subprocess_cancel, p);
+    if (p->future == NULL) {
+        aiol_free(&loop->allocator, p, size);
+        return NULL;
+    }
+    p->block_size = size;
+    p->protocol = protocol;
+    p->arg = arg;
+    p->self = protocol->instance_size != 0 ? (void *)((char *)p + start) : arg;
+    p->child.watch = AIOL_NO_SOCKET;
+    p->node.run = aiol_subprocess_begin;
+    p->resource.refs = 1;
+    p->resource.site = p->future->site;
+    p->resource.context = aiol_map_ref(aiol_thread.map);
+    aiol_resource_add(loop, &p->resource, &aiol_subprocess_resource);
+    return p;
+}
+
+/* The call fails; there is no child, or it is ended. */
+static aioloop_future *aiol_subprocess_undo(aioloop_subprocess *p, int err) {
+    aioloop *loop = p->resource.loop;
+    aioloop_future *f = p->future;
+    aiol_subprocess_drop_pipes(p);
+    if (p->child.pid > 0) {
+        (void)aiol_child_signal(&p->child, SIGKILL);
+        (void)aiol_child_reap(p->child.pid, true, &p->status);
+        if (p->child.watch != AIOL_NO_SOCKET)
+            aiol_child_unwatch(&p->child, true);
+    }
+    f->of.owner = NULL;
+    aiol_future_fail(f, err, aiol_detail(loop, err));
+    aiol_future_release(f);
+    aiol_subprocess_destroy(&p->resource);
+    return f;
+}
+
+static aioloop_future *aiol_subprocess_start(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg,
+                                             const char *const *args, const aioloop_subprocess_options *o) {
+    aioloop_subprocess *p;
+    aiol_spawn s;
+    int err;
+    p = aiol_subprocess_new(loop, protocol, arg);
+    if (p == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    memset(&s, 0, sizeof(s));
+    err = aiol_subprocess_spawn(loop, args, o, &s);
+    if (err < 0)
+        return aiol_subprocess_undo(p, err);
+    p->child.pid = err;
+    err = aiol_subprocess_make_pipes(p, &s);
+    if (err == 0)
+        err = aiol_subprocess_watch(p);
+    if (err < 0)
+        return aiol_subprocess_undo(p, aiol_fail(loop, err, NULL));
+    aioloop_subprocess_ref(p); /* as long as it is watched */
+    aiol_queue_push(&loop->ready, &p->node);
+    return p->future;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_exec)(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg,
+                                                      const char *const *args, const aioloop_subprocess_options *options) {
+    static const aioloop_subprocess_options defaults = AIOLOOP_ZERO;
+    aioloop_future *refused = aiol_refuse(loop, (const aioloop_protocol *)(const void *)protocol);
+    if (refused != NULL)
+        return refused;
+    if (args == NULL || args[0] == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EINVAL, "a program is needed"));
+    return aiol_subprocess_start(loop, protocol, arg, args, options != NULL ? options : &defaults);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_shell)(aioloop *loop, const aioloop_subprocess_protocol *protocol,
+                                                       void *arg, const char *command,
+                                                       const aioloop_subprocess_options *options) {
+    const char *args[4] = {"/bin/sh", "-c", NULL, NULL};
+    aioloop_future *refused = aiol_refuse(loop, (const aioloop_protocol *)(const void *)protocol);
+    if (refused != NULL)
+        return refused;
+    if (command == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EINVAL, "a command line is needed"));
+    args[2] = command;
+    return (aioloop_subprocess_exec)(loop, protocol, arg, args, options);
+}
+
+/* ---- the transport ---- */
+
+AIOLOOP_API aioloop_subprocess *aioloop_subprocess_ref(aioloop_subprocess *transport) {
+    if (transport != NULL)
+        transport->resource.refs++;
+    return transport;
+}
+
+AIOLOOP_API void aioloop_subprocess_unref(aioloop_subprocess *transport) {
+    if (transport == NULL)
+        return;
+    AIOL_ASSERT(transport->resource.refs != 0);
+    if (--transport->resource.refs == 0 && !transport->resource.loop->freeing)
+        aiol_subprocess_destroy(&transport->resource);
+}
+
+AIOLOOP_API aioloop *aioloop_subprocess_get_loop(const aioloop_subprocess *transport) {
+    return transport == NULL ? NULL : transport->resource.loop;
+}
+
+AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport) {
+    return transport == NULL ? AIOLOOP_EINVAL + 0 : transport->child.pid;
+}
+
+AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code) {
+    if (transport == NULL || !transport->exited)
+        return false;
+    if (code != NULL)
+        *code = transport->status;
+    return true;
+}
+
+AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd) {
+    return transport == NULL || fd < 0 || fd > 2 ? NULL : transport->pipes[fd].transport;
+}
+
+AIOLOOP_API int aioloop_subprocess_send_signal(aioloop_subprocess *transport, int signal) {
+    if (transport == NULL || signal <= 0)
+        return AIOLOOP_EINVAL;
+    if (transport->lost || transport->resource.loop->closed)
+        return aiol_fail(transport->resource.loop, AIOLOOP_ESRCH, "the child has ended");
+    return transport->exited ? 0 : aiol_child_signal(&transport->child, signal);
+}
+
+AIOLOOP_API int aioloop_subprocess_terminate(aioloop_subprocess *transport) {
+    return aioloop_subprocess_send_signal(transport, SIGTERM);
+}
+
+AIOLOOP_API int aioloop_subprocess_kill(aioloop_subprocess *transport) {
+    return aioloop_subprocess_send_signal(transport, SIGKILL);
+}
+
+AIOLOOP_API void aioloop_subprocess_close(aioloop_subprocess *transport) {
+    int i;
+    if (transport == NULL || transport->closed || transport->resource.loop->closed)
+        return;
+    transport->closed = true;
+    for (i = 0; i < 3; i++)
+        aioloop_transport_close(transport->pipes[i].transport);
+    aiol_subprocess_kill(transport);
+}
+
+AIOLOOP_API bool aioloop_subprocess_is_closing(const aioloop_subprocess *transport) {
+    return transport == NULL || transport->closed || transport->lost;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#else
+
+/* >> src/net/subprocess_none.c */
+/*
+ * subprocess_none.c - programs as children, where there are none.
+ */
+#ifndef AIOL_NET_SUBPROCESS_NONE_C
+#define AIOL_NET_SUBPROCESS_NONE_C
+
+static aioloop_future *aiol_subprocess_none(aioloop *loop) {
+    return aiol_future_failed(loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, NULL));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_exec)(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg,
+                                                      const char *const *args, const aioloop_subprocess_options *options) {
+    (void)protocol;
+    (void)arg;
+    (void)args;
+    (void)options;
+    return aiol_subprocess_none(loop);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_shell)(aioloop *loop, const aioloop_subprocess_protocol *protocol,
+                                                       void *arg, const char *command,
+                                                       const aioloop_subprocess_options *options) {
+    (void)protocol;
+    (void)arg;
+    (void)command;
+    (void)options;
+    return aiol_subprocess_none(loop);
+}
+
+AIOLOOP_API aioloop_subprocess *aioloop_subprocess_ref(aioloop_subprocess *transport) {
+    return transport;
+}
+
+AIOLOOP_API void aioloop_subprocess_unref(aioloop_subprocess *transport) {
+    (void)transport;
+}
+
+AIOLOOP_API aioloop *aioloop_subprocess_get_loop(const aioloop_subprocess *transport) {
+    (void)transport;
+    return NULL;
+}
+
+AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport) {
+    (void)transport;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code) {
+    (void)transport;
+    (void)code;
+    return false;
+}
+
+AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd) {
+    (void)transport;
+    (void)fd;
+    return NULL;
+}
+
+AIOLOOP_API int aioloop_subprocess_send_signal(aioloop_subprocess *transport, int signal) {
+    (void)transport;
+    (void)signal;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API int aioloop_subprocess_terminate(aioloop_subprocess *transport) {
+    (void)transport;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API int aioloop_subprocess_kill(aioloop_subprocess *transport) {
+    (void)transport;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API void aioloop_subprocess_close(aioloop_subprocess *transport) {
+    (void)transport;
+}
+
+AIOLOOP_API bool aioloop_subprocess_is_closing(const aioloop_subprocess *transport) {
+    (void)transport;
+    return true;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
 /* >> src/net/connect.c */
 /*
  * connect.c - opening connections.              (asyncio: base_events.create_connection, staggered.staggered_race)
@@ -36334,6 +37791,548 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 
 #endif
 
+/* >> src/high/process.c */
+/*
+ * process.c - programs as children, with streams.                    (asyncio: subprocess.py)
+ *
+ * A process is the protocol of a subprocess, and feeds a stream for each of its pipes. It goes when it has no owner and the
+ * subprocess has told it the last thing.
+ */
+#ifndef AIOL_HIGH_PROCESS_C
+#define AIOL_HIGH_PROCESS_C
+
+/* A wait that waits. */
+typedef struct aiol_spawned_waiter {
+    aiol_link link;
+    aioloop_future *future;
+} aiol_spawned_waiter;
+
+struct aioloop_process {
+    aiol_resource resource;    /* refs: the owners */
+    aioloop_subprocess *child; /* a reference, from connection_made on */
+    aioloop_stream *streams[3]; /* NULL: no pipe, or its owner and it are gone */
+    bool told[3];              /* the loss of the stream's pipe */
+    bool attached;             /* the child will tell more */
+    aiol_link waiters;
+    aioloop_future *opening;    /* the call's; held */
+    aioloop_future *connecting; /* aioloop_subprocess_exec's; held */
+    aioloop_future *talking;    /* aioloop_process_communicate's; held */
+    aioloop_future *reading[3]; /* its readings, 0: its wait; held until the next one */
+    int pending;                /* of them */
+    aioloop_communication said;
+};
+
+/* ---- life ---- */
+
+static void aiol_spawned_destroy(aiol_resource *resource) {
+    aioloop_process *p = AIOL_CONTAINER(resource, aioloop_process, resource);
+    const aioloop_allocator *a = &resource->loop->allocator;
+    aiol_resource_remove(resource);
+    while (!aiol_list_empty(&p->waiters)) {
+        aiol_spawned_waiter *w = AIOL_CONTAINER(p->waiters.next, aiol_spawned_waiter, link);
+        aiol_list_remove(&w->link);
+        aiol_free(a, w, sizeof(*w));
+    }
+    aiol_free(a, p, sizeof(*p));
+}
+
+static void aiol_spawned_loop_closed(aiol_resource *resource) {
+    (void)resource; /* the subprocess ends; what waits stays pending */
+}
+
+static bool aiol_spawned_is_open(const aiol_resource *resource) {
+    (void)resource; /* the subprocess says it */
+    return false;
+}
+
+static const aiol_resource_calls aiol_spawned_resource = {"process", aiol_spawned_loop_closed, aiol_spawned_destroy,
+                                                          aiol_spawned_is_open};
+
+/* The readings of the last communicate go, with the bytes that they gave. */
+static void aiol_spawned_forget_readings(aioloop_process *p) {
+    int i;
+    memset(&p->said, 0, sizeof(p->said));
+    for (i = 0; i < 3; i++) {
+        aioloop_future *f = p->reading[i];
+        p->reading[i] = NULL;
+        aioloop_future_unref(f);
+    }
+}
+
+static void aiol_spawned_free_if_over(aioloop_process *p) {
+    aioloop_subprocess *child = p->child;
+    if (p->attached || p->resource.refs != 0)
+        return;
+    aiol_spawned_destroy(&p->resource);
+    aioloop_subprocess_unref(child);
+}
+
+AIOLOOP_API aioloop_process *aioloop_process_ref(aioloop_process *process) {
+    if (process != NULL)
+        process->resource.refs++;
+    return process;
+}
+
+AIOLOOP_API void aioloop_process_unref(aioloop_process *process) {
+    int i;
+    if (process == NULL)
+        return;
+    AIOL_ASSERT(process->resource.refs != 0);
+    if (--process->resource.refs != 0 || process->resource.loop->freeing)
+        return;
+    aiol_spawned_forget_readings(process);
+    for (i = 0; i < 3; i++) {
+        aioloop_stream *s = process->streams[i];
+        if (process->told[i] || process->child == NULL)
+            process->streams[i] = NULL; /* else it is there until its pipe is lost */
+        aioloop_stream_unref(s);
+    }
+    aioloop_subprocess_close(process->child);
+    aiol_spawned_free_if_over(process);
+}
+
+/* As a future's dispose. */
+static void aiol_spawned_dispose(void *pointer) {
+    aioloop_process_unref((aioloop_process *)pointer);
+}
+
+/* ---- the protocol ---- */
+
+static void aiol_spawned_made(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    int i;
+    p->child = aioloop_subprocess_ref(child);
+    p->attached = true;
+    for (i = 0; i < 3; i++)
+        if (p->streams[i] != NULL)
+            aiol_streams_made(aioloop_subprocess_get_pipe_transport(child, i), p->streams[i]);
+    if (p->streams[0] != NULL)
+        aioloop_stream_feed_eof(p->streams[0]);
+}
+
+static void aiol_spawned_data(aioloop_subprocess *child, void *self, int fd, const void *data, size_t size) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    if (p->streams[fd] != NULL)
+        aiol_streams_received(NULL, p->streams[fd], data, size);
+}
+
+static void aiol_spawned_pipe_lost(aioloop_subprocess *child, void *self, int fd, int error) {
+    aioloop_process *p = (aioloop_process *)self;
+    aioloop_stream *s = p->streams[fd];
+    (void)child;
+    p->told[fd] = true;
+    if (p->resource.refs == 0)
+        p->streams[fd] = NULL;
+    if (s != NULL)
+        aiol_streams_lost(NULL, s, error);
+}
+
+static void aiol_spawned_pause(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    if (p->streams[0] != NULL)
+        aiol_streams_pause(NULL, p->streams[0]);
+}
+
+static void aiol_spawned_resume(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    if (p->streams[0] != NULL)
+        aiol_streams_resume(NULL, p->streams[0]);
+}
+
+static void aiol_spawned_waiter_free(aiol_spawned_waiter *w) {
+    aioloop_future *f = w->future;
+    aiol_list_remove(&w->link);
+    aiol_free(&f->loop->allocator, w, sizeof(*w));
+    aiol_future_release(f);
+}
+
+/* What a wait gives. */
+static int64_t aiol_spawned_outcome(const aioloop_process *p) {
+    int code = 255;
+    (void)aioloop_subprocess_get_returncode(p->child, &code);
+    return code < 0 ? AIOLOOP_SIGNALLED(-code) : code;
+}
+
+static void aiol_spawned_exited(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    while (!aiol_list_empty(&p->waiters)) {
+        aiol_spawned_waiter *w = AIOL_CONTAINER(p->waiters.next, aiol_spawned_waiter, link);
+        aioloop_future_set_result(w->future, aiol_spawned_outcome(p), NULL, NULL);
+        aiol_spawned_waiter_free(w);
+    }
+}
+
+static void aiol_spawned_lost(aioloop_subprocess *child, void *self, int error) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    (void)error;
+    p->attached = false;
+    aiol_spawned_free_if_over(p);
+}
+
+static const aioloop_subprocess_protocol aiol_spawned_protocol = {0,
+                                                                  NULL,
+                                                                  aiol_spawned_made,
+                                                                  aiol_spawned_data,
+                                                                  aiol_spawned_pipe_lost,
+                                                                  aiol_spawned_exited,
+                                                                  aiol_spawned_lost,
+                                                                  aiol_spawned_pause,
+                                                                  aiol_spawned_resume};
+
+/* ---- starting ---- */
+
+static void aiol_spawned_opened(aioloop_future *connecting, void *arg) {
+    aioloop_process *p = (aioloop_process *)arg;
+    aioloop_future *f = p->opening;
+    bool made = aioloop_future_exception(connecting) == 0;
+    p->opening = NULL;
+    p->connecting = NULL;
+    if (made && !aioloop_future_done(f)) {
+        aioloop_future_set_result(f, aioloop_subprocess_get_pid(p->child), p, aiol_spawned_dispose);
+    } else {
+        if (!aioloop_future_done(f))
+            aioloop_future_copy(f, connecting);
+        aioloop_process_unref(p); /* which kills the child, if there is one */
+    }
+    aiol_future_release(f);
+    aioloop_future_unref(connecting);
+}
+
+static bool aiol_spawned_open_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aioloop_future_cancel(((aioloop_process *)owner)->connecting, NULL); /* and opened gives everything back */
+    return true;
+}
+
+/* With its streams, and one owner. NULL: no memory. */
+static aioloop_process *aiol_spawned_new(aioloop *loop, const aioloop_subprocess_options *o, size_t limit) {
+    aioloop_process *p = (aioloop_process *)aiol_alloc_zero(&loop->allocator, sizeof(*p));
+    int i;
+    if (p == NULL)
+        return NULL;
+    p->resource.refs = 1;
+    aiol_list_init(&p->waiters);
+    aiol_resource_add(loop, &p->resource, &aiol_spawned_resource);
+    for (i = 0; i < 3; i++) {
+        int kind = i == 0 ? o->std_in : i == 1 ? o->std_out : o->std_err;
+        if (kind != AIOLOOP_STDIO_PIPE)
+            continue;
+        p->streams[i] = aiol_streams_make(loop, limit);
+        if (p->streams[i] == NULL) {
+            aioloop_process_unref(p);
+            return NULL;
+        }
+    }
+    return p;
+}
+
+/* The future that goes on where connecting ends. */
+static aioloop_future *aiol_spawned_open(aioloop_process *p, aioloop_future *connecting) {
+    aioloop *loop = p->resource.loop;
+    aioloop_future *f;
+    if (aioloop_future_done(connecting)) { /* it has failed */
+        aioloop_process_unref(p);
+        return connecting;
+    }
+    f = (aioloop_create_operation)(loop, aiol_spawned_open_cancelled, p);
+    p->connecting = aioloop_future_ref(connecting);
+    if (!aiol_streams_is_static(f)) {
+        p->opening = f;
+        f->site = connecting->site;
+        if ((aioloop_future_add_done_callback)(connecting, aiol_spawned_opened, p) == 0)
+            return f;
+        aiol_future_release(f);
+        aioloop_future_unref(f);
+    }
+    aioloop_future_cancel(connecting, NULL);
+    aioloop_future_unref(connecting);
+    aioloop_process_unref(p);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+}
+
+static aioloop_process *aiol_spawned_to_open(aioloop *loop, const aioloop_process_options *o, aioloop_future **refused) {
+    aioloop_process *p = NULL;
+    size_t limit = 0;
+    int err;
+    if (loop == NULL || loop->closed) {
+        *refused = aiol_future_failed(loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+        return NULL;
+    }
+    err = aiol_streams_limit(loop, o->limit, &limit);
+    if (err == 0) {
+        p = aiol_spawned_new(loop, &o->subprocess, limit);
+        err = p == NULL ? aiol_fail(loop, AIOLOOP_ENOMEM, NULL) : 0;
+    }
+    *refused = err < 0 ? aiol_future_failed(err) : NULL;
+    return p;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_subprocess_exec)(aioloop *loop, const char *const *args,
+                                                             const aioloop_process_options *options) {
+    static const aioloop_process_options defaults = AIOLOOP_ZERO;
+    const aioloop_process_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused;
+    aioloop_process *p = aiol_spawned_to_open(loop, o, &refused);
+    if (p == NULL)
+        return refused;
+    return aiol_spawned_open(p, (aioloop_subprocess_exec)(loop, &aiol_spawned_protocol, p, args, &o->subprocess));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_subprocess_shell)(aioloop *loop, const char *command,
+                                                              const aioloop_process_options *options) {
+    static const aioloop_process_options defaults = AIOLOOP_ZERO;
+    const aioloop_process_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused;
+    aioloop_process *p = aiol_spawned_to_open(loop, o, &refused);
+    if (p == NULL)
+        return refused;
+    return aiol_spawned_open(p, (aioloop_subprocess_shell)(loop, &aiol_spawned_protocol, p, command, &o->subprocess));
+}
+
+/* ---- what it is, and signals ---- */
+
+AIOLOOP_API aioloop_stream *aioloop_process_stdin(const aioloop_process *process) {
+    return process == NULL ? NULL : process->streams[0];
+}
+
+AIOLOOP_API aioloop_stream *aioloop_process_stdout(const aioloop_process *process) {
+    return process == NULL ? NULL : process->streams[1];
+}
+
+AIOLOOP_API aioloop_stream *aioloop_process_stderr(const aioloop_process *process) {
+    return process == NULL ? NULL : process->streams[2];
+}
+
+AIOLOOP_API int aioloop_process_pid(const aioloop_process *process) {
+    return aioloop_subprocess_get_pid(process == NULL ? NULL : process->child);
+}
+
+AIOLOOP_API bool aioloop_process_returncode(const aioloop_process *process, int *code) {
+    return process != NULL && aioloop_subprocess_get_returncode(process->child, code);
+}
+
+AIOLOOP_API int aioloop_process_send_signal(aioloop_process *process, int signal) {
+    return process == NULL ? AIOLOOP_EINVAL + 0 : aioloop_subprocess_send_signal(process->child, signal);
+}
+
+AIOLOOP_API int aioloop_process_terminate(aioloop_process *process) {
+    return process == NULL ? AIOLOOP_EINVAL + 0 : aioloop_subprocess_terminate(process->child);
+}
+
+AIOLOOP_API int aioloop_process_kill(aioloop_process *process) {
+    return process == NULL ? AIOLOOP_EINVAL + 0 : aioloop_subprocess_kill(process->child);
+}
+
+/* ---- waiting ---- */
+
+static bool aiol_spawned_wait_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aiol_spawned_waiter_free((aiol_spawned_waiter *)owner);
+    return true;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_process_wait)(aioloop_process *process) {
+    aiol_spawned_waiter *w;
+    aioloop *loop;
+    aioloop_future *f;
+    if (process == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = process->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (aioloop_subprocess_get_returncode(process->child, NULL)) {
+        f = (aioloop_create_operation)(loop, NULL, NULL);
+        if (aiol_streams_is_static(f))
+            return f;
+        aioloop_future_set_result(f, aiol_spawned_outcome(process), NULL, NULL);
+        aiol_future_release(f);
+        return f;
+    }
+    w = (aiol_spawned_waiter *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    if (w == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    f = (aioloop_create_operation)(loop, aiol_spawned_wait_cancelled, w);
+    if (aiol_streams_is_static(f)) {
+        aiol_free(&loop->allocator, w, sizeof(*w));
+        return f;
+    }
+    w->future = f;
+    aiol_list_append(&process->waiters, &w->link);
+    return f;
+}
+
+/* ---- talking ---- */
+
+static void aiol_spawned_said(aioloop_future *reading, void *arg);
+
+/* It is over, or is given up. Each part that will not report any more lets go of the process. */
+static void aiol_spawned_end_talk(aioloop_process *p) {
+    aioloop_future *f = p->talking;
+    int i;
+    p->talking = NULL;
+    aioloop_process_ref(p);
+    for (i = 0; i < 3; i++) {
+        aioloop_future *reading = p->reading[i];
+        if (reading == NULL)
+            continue;
+        if (aioloop_future_remove_done_callback(reading, aiol_spawned_said, p) > 0)
+            aioloop_process_unref(p);
+        aioloop_future_cancel(reading, NULL);
+    }
+    aiol_future_release(f);
+    aioloop_process_unref(p);
+}
+
+/* Takes what a reading of output fd has given. */
+static void aiol_spawned_take(aioloop_process *p, int fd, const char **data, size_t *size) {
+    int64_t n = p->reading[fd] == NULL ? 0 : aioloop_future_result(p->reading[fd], data);
+    *size = n > 0 ? (size_t)n : 0;
+}
+
+/* All parts are there, or it fails. */
+static void aiol_spawned_finish_talk(aioloop_process *p, int code) {
+    aioloop_future *f = aioloop_future_ref(p->talking);
+    aioloop_process_ref(p);
+    aiol_spawned_end_talk(p);
+    if (code < 0) {
+        aioloop_future_set_exception(f, code, NULL);
+    } else {
+        aiol_spawned_take(p, 1, &p->said.std_out, &p->said.std_out_size);
+        aiol_spawned_take(p, 2, &p->said.std_err, &p->said.std_err_size);
+        aioloop_future_set_result(f, aiol_spawned_outcome(p), &p->said, NULL);
+    }
+    aioloop_future_unref(f);
+    aioloop_process_unref(p);
+}
+
+/* One of its parts is over. */
+static void aiol_spawned_said(aioloop_future *reading, void *arg) {
+    aioloop_process *p = (aioloop_process *)arg;
+    int code = aioloop_future_cancelled(reading) ? AIOLOOP_EMISUSE + 0 : aioloop_future_exception(reading);
+    if (p->talking != NULL && (--p->pending == 0 || code < 0))
+        aiol_spawned_finish_talk(p, code);
+    aioloop_process_unref(p);
+}
+
+static bool aiol_spawned_talk_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aiol_spawned_end_talk((aioloop_process *)owner);
+    return true;
+}
+
+/* Writes the input and ends it. A child that has gone is no error. */
+static int aiol_spawned_feed(aioloop_process *p, const void *input, size_t size) {
+    aioloop_stream *s = p->streams[0];
+    int err = s == NULL || size == 0 ? 0 : aioloop_stream_write(s, input, size);
+    if (err == 0)
+        aioloop_stream_close(s);
+    return err;
+}
+
+/* Begins a part: a reading, or 0, the wait. It holds the process until it has reported. */
+static int aiol_spawned_listen(aioloop_process *p, int i) {
+    aioloop_future *f = NULL;
+    int err;
+    if (i == 0)
+        f = (aioloop_process_wait)(p);
+    else if (p->streams[i] != NULL)
+        f = (aioloop_stream_read)(p->streams[i], -1);
+    if (f == NULL)
+        return 0;
+    if (aiol_streams_is_static(f))
+        return aioloop_future_exception(f);
+    p->reading[i] = aioloop_future_ref(f);
+    err = (aioloop_future_add_done_callback)(f, aiol_spawned_said, p);
+    if (err < 0)
+        return err;
+    p->pending++;
+    aioloop_process_ref(p);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_process_communicate)(aioloop_process *process, const void *input, size_t size) {
+    aioloop_future *f;
+    aioloop *loop;
+    int err = 0;
+    int i;
+    if (process == NULL || (input == NULL && size != 0))
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = process->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (process->talking != NULL || (size != 0 && process->streams[0] == NULL))
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, process->talking != NULL ? "communicate runs already"
+                                                                                           : "the child's input is no pipe"));
+    aiol_spawned_forget_readings(process);
+    f = (aioloop_create_operation)(loop, aiol_spawned_talk_cancelled, process);
+    if (aiol_streams_is_static(f))
+        return f;
+    process->talking = f;
+    process->pending = 0;
+    for (i = 0; i < 3 && err == 0; i++)
+        err = aiol_spawned_listen(process, i);
+    if (err == 0)
+        err = aiol_spawned_feed(process, input, size);
+    if (err < 0)
+        aiol_spawned_finish_talk(process, err);
+    return f;
+}
+
+/* ---- quoting ---- */
+
+/* What a shell takes for itself. */
+static bool aiol_shell_is_plain(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           (c != '\0' && strchr("@%_-+=:,./", c) != NULL);
+}
+
+typedef struct aiol_shell_text {
+    char *buffer;
+    size_t room; /* without the zero */
+    size_t size;
+} aiol_shell_text;
+
+static void aiol_shell_add(aiol_shell_text *t, const char *text, size_t size) {
+    size_t i;
+    for (i = 0; i < size; i++, t->size++)
+        if (t->size < t->room)
+            t->buffer[t->size] = text[i];
+}
+
+AIOLOOP_API int64_t aioloop_shell_quote(const char *text, char *buffer, size_t size) {
+    aiol_shell_text t;
+    size_t plain = 0;
+    const char *at;
+    if (text == NULL || (buffer == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    t.buffer = buffer;
+    t.room = size == 0 ? 0 : size - 1;
+    t.size = 0;
+    while (aiol_shell_is_plain(text[plain]))
+        plain++;
+    if (plain != 0 && text[plain] == '\0') {
+        aiol_shell_add(&t, text, plain);
+    } else {
+        aiol_shell_add(&t, "'", 1);
+        for (at = text; *at != '\0'; at++)
+            if (*at == '\'')
+                aiol_shell_add(&t, "'\"'\"'", 5);
+            else
+                aiol_shell_add(&t, at, 1);
+        aiol_shell_add(&t, "'", 1);
+    }
+    if (size != 0)
+        buffer[aiol_min_size(t.size, t.room)] = '\0';
+    return (int64_t)t.size;
+}
+
+#endif
+
 /* >> src/aioloop.h */
 #ifdef __cplusplus
 }
@@ -36385,6 +38384,12 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_connect_read_pipe AIOLOOP_SITE(aioloop_connect_read_pipe)
 #define aioloop_connect_write_pipe AIOLOOP_SITE(aioloop_connect_write_pipe)
 #define aioloop_create_datagram_endpoint AIOLOOP_SITE(aioloop_create_datagram_endpoint)
+#define aioloop_subprocess_exec AIOLOOP_SITE(aioloop_subprocess_exec)
+#define aioloop_subprocess_shell AIOLOOP_SITE(aioloop_subprocess_shell)
+#define aioloop_create_subprocess_exec AIOLOOP_SITE(aioloop_create_subprocess_exec)
+#define aioloop_create_subprocess_shell AIOLOOP_SITE(aioloop_create_subprocess_shell)
+#define aioloop_process_wait AIOLOOP_SITE(aioloop_process_wait)
+#define aioloop_process_communicate AIOLOOP_SITE(aioloop_process_communicate)
 #define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
 #define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
 #define aioloop_create_operation AIOLOOP_SITE(aioloop_create_operation)

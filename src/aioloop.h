@@ -44,6 +44,7 @@ extern "C" {
 #include "api/sendfile.h"
 #include "api/server.h"
 #include "api/stream.h"
+#include "api/subprocess.h"
 #include "api/sim.h"
 #include "api/port.h"
 
@@ -94,6 +95,9 @@ extern "C" {
 #include "sys/process_posix.c"
 #endif
 #include "sys/thread.c"
+#if AIOL_OS_POSIX
+#include "sys/spawn_posix.c"
+#endif
 #if AIOLOOP_USE_TLS
 #include "sys/file.c"
 #include "sys/random.c"
@@ -181,6 +185,11 @@ extern "C" {
 #include "net/sock.c"
 #include "net/pipe.c"
 #include "net/sendfile.c"
+#if AIOLOOP_USE_SUBPROCESS
+#include "net/subprocess.c"
+#else
+#include "net/subprocess_none.c"
+#endif
 #include "net/connect.c"
 #include "net/datagram.c"
 #include "net/server.c"
@@ -191,6 +200,7 @@ extern "C" {
 #include "high/sync.c"
 #include "high/queue.c"
 #include "high/streams.c"
+#include "high/process.c"
 
 #ifdef __cplusplus
 }

@@ -557,6 +557,7 @@ static const fault_call fault_calls[] = {
     {"sigaction", {EINVAL, 0, 0, 0, 0, 0, 0, 0}},
     {"sendfile", {EINTR, EAGAIN, EPIPE, ECONNRESET, EINVAL, EIO, 0, 0}},
     {"pread", {EINTR, EIO, 0, 0, 0, 0, 0, 0}},
+    {"clone", {EAGAIN, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"pwritev2", {EINTR, EAGAIN, EPIPE, EOPNOTSUPP, EIO, 0, 0, 0}},
     {"writev", {EINTR, EAGAIN, EPIPE, EIO, 0, 0, 0, 0}},
     {"fstat", {EIO, 0, 0, 0, 0, 0, 0, 0}},

@@ -240,6 +240,22 @@
  *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
  *
  *
+ * PROGRAMS AS CHILDREN
+ *
+ *   aioloop_create_subprocess_exec starts a program, aioloop_create_subprocess_shell a command line; the result has streams
+ *   for the child's input and outputs:
+ *
+ *       const char *const args[] = {"sort", "-u", NULL};
+ *       const aioloop_communication *said;
+ *       rc = aioloop_await(aioloop_create_subprocess_exec(loop, args, NULL), &sort);
+ *       rc = aioloop_await(aioloop_process_communicate(sort, text, size), &said);
+ *       aioloop_process_unref(sort);
+ *
+ *   aioloop_subprocess_exec is the same with a protocol. A child gets the descriptors that it is told of, no others, and
+ *   default signals. It lives no longer than its last owner, or the loop: to leave one alone, start it so that it
+ *   leaves by itself (a shell's "&", setsid).
+ *
+ *
  * GENERATORS
  *
  *   A coroutine that hands out many values (async def with yield): aioloop_generator_new makes one, inside it calls aioloop_yield (or
@@ -327,6 +343,7 @@
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
  *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-mmsg no-nosignal
+ *       no-pidfd no-vfork no-close_range
  *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature

@@ -250,6 +250,13 @@
 #include <sys/random.h>
 #endif
 #endif
+#if AIOLOOP_USE_SUBPROCESS
+#include <grp.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sched.h>
+#endif
+#endif
 #if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
 #include <sys/mman.h>
 #endif
@@ -284,6 +291,7 @@
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
 #endif
+#define AIOL_HAVE_VFORK (AIOL_OS_LINUX && !AIOL_ASAN && !AIOL_TSAN) /* clone with CLONE_VFORK */
 #if AIOL_OS_LINUX && defined(SYS_pwritev2)
 #define AIOL_HAVE_NOSIGNAL 1
 #define AIOL_RWF_NOSIGNAL 0x100 /* Linux 6.18; no header has it yet */

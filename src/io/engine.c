@@ -105,7 +105,10 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
                     {"no-sendfile", AIOL_WITHOUT_SENDFILE},
                     {"no-mmsg", AIOL_WITHOUT_MMSG},
-                     {"no-nosignal", AIOL_WITHOUT_NOSIGNAL}};
+                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL},
+                    {"no-pidfd", AIOL_WITHOUT_PIDFD},
+                    {"no-vfork", AIOL_WITHOUT_VFORK},
+                    {"no-close_range", AIOL_WITHOUT_CLOSE_RANGE}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -142,8 +145,10 @@ static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setu
         if (size == 0 ? kind->on_request : !aiol_engine_word(name, size, kind->name))
             continue;
         err = kind->open(setup, out);
-        if (err == 0)
+        if (err == 0) {
+            (*out)->without = setup->without;
             return 0;
+        }
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
         if (err == AIOLOOP_ENOMEM)
             return err;

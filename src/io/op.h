@@ -157,6 +157,8 @@ typedef struct aiol_socket_calls {
     int (*pipe_inspect)(struct aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind);
     int (*pipe_adopt)(struct aiol_engine *e, aioloop_socket s, bool *restore);
     void (*pipe_restore)(struct aiol_engine *e, aioloop_socket s);
+
+    int (*spawn)(struct aiol_engine *e, aiol_spawn *s); /* where its descriptors are the system's */
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {
@@ -204,6 +206,7 @@ typedef struct aiol_engine {
     const aiol_engine_calls *calls;
     const aiol_socket_calls *sockets;
     const aioloop_allocator *allocator;
+    unsigned without; /* AIOL_WITHOUT_... */
 } aiol_engine;
 
 AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {

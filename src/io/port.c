@@ -242,11 +242,18 @@ static void aiol_port_pipe_restore(aiol_engine *e, aioloop_socket s) {
     (void)aiol_port_of_socket(e, s);
 }
 
+static int aiol_port_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
     aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
     aiol_port_of_socket,   aiol_port_pipe_inspect, aiol_port_pipe_adopt, aiol_port_pipe_restore,
+    aiol_port_spawn,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {

@@ -2345,6 +2345,13 @@ static void aiol_sim_verify(aiol_engine *e) {
         AIOL_VERIFY(op->state == AIOL_OP_CANCELLING);
 }
 
+/* No other process can use what is in this one's memory. */
+static int aiol_sim_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
@@ -2352,6 +2359,7 @@ static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
     aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
     aiol_sim_pipe_inspect, aiol_sim_pipe_adopt,  aiol_sim_pipe_restore,
+    aiol_sim_spawn,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {

@@ -799,11 +799,17 @@ static void aiol_system_pipe_restore(aiol_engine *e, aioloop_socket s) {
     aiol_pipe_restore(s);
 }
 
+static int aiol_system_spawn(aiol_engine *e, aiol_spawn *s) {
+    s->without = e->without;
+    return aiol_spawn_program(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
     aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
     aiol_system_blocks,  aiol_system_pipe_inspect, aiol_system_pipe_adopt, aiol_system_pipe_restore,
+    aiol_system_spawn,
 };
 
 #endif

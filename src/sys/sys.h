@@ -24,7 +24,10 @@ enum {
     AIOL_WITHOUT_MULTISHOT = 256,
     AIOL_WITHOUT_SENDFILE = 512,
     AIOL_WITHOUT_NOSIGNAL = 1024,
-    AIOL_WITHOUT_MMSG = 2048
+    AIOL_WITHOUT_MMSG = 2048,
+    AIOL_WITHOUT_PIDFD = 4096,
+    AIOL_WITHOUT_VFORK = 8192,
+    AIOL_WITHOUT_CLOSE_RANGE = 16384
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -139,6 +142,64 @@ AIOLOOP_INTERNAL void aiol_signal_restore(int number);
 AIOLOOP_INTERNAL void aiol_signal_obey(int number);
 AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first);
 #endif
+
+/* ---- spawn_posix.c ---- */
+
+#define AIOL_SPAWN_STACK 32768u /* bytes that starting a program needs */
+
+/* What a standard stream of a child is, if not a descriptor. */
+enum { AIOL_SPAWN_INHERIT = -1, AIOL_SPAWN_STDOUT = -2, AIOL_SPAWN_DEVNULL = -3, AIOL_SPAWN_PIPE = -4 };
+
+/* On which step to the program something went wrong; 0: on none. */
+typedef enum aiol_spawn_step {
+    AIOL_SPAWN_NONE,
+    AIOL_SPAWN_STDIO,
+    AIOL_SPAWN_CHDIR,
+    AIOL_SPAWN_SESSION,
+    AIOL_SPAWN_PROCESS_GROUP,
+    AIOL_SPAWN_GROUPS,
+    AIOL_SPAWN_GROUP,
+    AIOL_SPAWN_USER,
+    AIOL_SPAWN_PASS,
+    AIOL_SPAWN_PREEXEC,
+    AIOL_SPAWN_EXEC
+} aiol_spawn_step;
+
+typedef struct aiol_spawn {
+    const char *file; /* with a slash in it; or it is looked for in path */
+    const char *path;
+    char *const *args;
+    char *const *env;
+    const char *cwd;
+    int stdio[3];
+    const int *keep;
+    size_t keep_count;
+    bool new_session;
+    int process_group;
+    bool set_user;
+    bool set_group;
+    bool set_groups;
+    bool set_umask;
+    bool keep_signals;
+    uint32_t user;
+    uint32_t group;
+    const uint32_t *groups;
+    size_t groups_count;
+    unsigned umask;
+    int (*preexec)(void *arg);
+    void *preexec_arg;
+    unsigned without;
+    char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
+    /* what comes of it */
+    int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
+    int step;
+    /* its own */
+    int report;
+    long limit;
+} aiol_spawn;
+
+/* The number of the child, which runs the program, or a code and the step. */
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s);
 
 /* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
 
