@@ -27,7 +27,7 @@ EXTRA =
 LIBS = -lpthread -lm
 JOBS = $(shell nproc 2>/dev/null || echo 2)
 SOURCES = $(wildcard src/*.h src/*/*.h src/*/*.c)
-TESTS = $(filter-out tests/test_main.c,$(wildcard tests/test_*.c))
+TESTS = $(filter-out tests/test_main.c,$(if $(WITH_TLS),tests/test_await.c $(wildcard tests/test_tls*.c),$(wildcard tests/test_*.c)))
 TEST_DEPS = aioloop.h $(SOURCES) tests/test.h tests/fault.h tests/support.h tests/awaits.h Makefile
 # For C++: -x c++, because the files are called .c.
 LANG_FLAGS =
@@ -221,11 +221,13 @@ tsan:
 	@$(MAKE_QUIETLY) test-run CONFIG=tsan EXTRA="-fsanitize=thread" RUN_ON="epoll io_uring sim,delayed"
 
 # Each test is a fork of one valgrind; it does not know epoll_pwait2 and pidfd_open and says so each time.
+# The library's own memory is counted by the runner; with TLS there is mbedTLS's too.
+VALGRIND_LEAKS = --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
 ## make valgrind     the suite under valgrind
 valgrind:
 	@$(NEED) valgrind=valgrind /usr/lib/debug/.build-id=libc6-dbg
 	@TEST_SLOWDOWN=20 $(MAKE_QUIETLY) test-run CONFIG=valgrind RUN_ON="epoll,no-epoll_pwait2 sim" \
-	    RUNNER="valgrind -q --error-exitcode=99" RUN_FLAGS="--fork --skip-flag slow"
+	    RUNNER="valgrind -q --error-exitcode=99 $(if $(WITH_TLS),$(VALGRIND_LEAKS))" RUN_FLAGS="--fork --skip-flag slow"
 
 # TORTURE_ON: the back ends; TORTURE: more options, as words that choose tests. Most of the time a test that has noticed a
 # failure waits in vain for what will not come, so many run at a time.

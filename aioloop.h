@@ -2377,7 +2377,7 @@ typedef enum aioloop_ssl_verify_mode {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side);
 
 /* ssl.create_default_context(): the same, and a client trusts whom the system trusts
- * (aioloop_ssl_context_load_default_certs). If the environment has SSLKEYLOGFILE, the keys are logged there. */
+ * (aioloop_ssl_context_load_default_certs), which takes some tens of milliseconds: make it once. If the environment has SSLKEYLOGFILE, the keys are logged there. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side);
 
 /* A context of your own config, an mbedtls_ssl_config * of that side, for what the functions here do not offer.
@@ -2449,7 +2449,7 @@ AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, co
 AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
                                                        size_t count);
 
-/* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
+/* Chooses by the name that a client wants to speak to (in the letters it wrote; not called if it says none): returns the context, of a server,
  * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
  * returned stays the caller's. Runs within the handshake, also one in the executor, in the thread of the connection's
  * loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and the connection ends. */
@@ -2483,7 +2483,7 @@ AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, con
  *   "session"          aioloop_ssl_session *, on clients: to resume with. Take a reference to keep it: the next ticket
  *                      replaces it. With TLS 1.3 there is none until the server has sent one, after the handshake.
  *   "server_hostname"  const char *: on clients what was given; on servers what the client said
- *   "sslcontext"       aioloop_ssl_context *
+ *   "sslcontext"       aioloop_ssl_context *, the one that was given, also where another was chosen by name
  *   "ssl_object"       mbedtls_ssl_context *, to look at
  */
 
@@ -2688,7 +2688,8 @@ typedef struct aioloop_connection_options {
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     const char *server_hostname;    /* whose certificate it must be, with ssl only; NULL: host; "": anybody's, unchecked */
-    aioloop_ssl_session *ssl_session; /* to be resumed, if the server still knows it; NULL: none */
+    aioloop_ssl_session *ssl_session; /* to be resumed, if the server still knows it; NULL: none. AIOLOOP_EINVAL: it is of
+                                     * another server_hostname, or another context */
     aioloop_time ssl_handshake_timeout; /* 0: 60 s; then AIOLOOP_ECONNABORTED */
     aioloop_time ssl_shutdown_timeout;  /* how long closing waits for the peer's goodbye; 0: 30 s */
     bool ssl_handshake_in_executor; /* shake hands in threads of the default executor, so that many at once, some ms of
@@ -2881,7 +2882,8 @@ AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const voi
 /* Options of aioloop_start_tls; all zero: asyncio's defaults. */
 typedef struct aioloop_start_tls_options {
     bool server_side;
-    const char *server_hostname;   /* a client's: whose certificate it must be; NULL or "": anybody's, unchecked */
+    const char *server_hostname;   /* a client's: whose certificate it must be; "": anybody's, unchecked; NULL is
+                                    * "" for a context that does not check names, and refused by others */
     aioloop_ssl_session *ssl_session; /* a client's, to be resumed; NULL: none */
     aioloop_time ssl_handshake_timeout; /* 0: 60 s */
     aioloop_time ssl_shutdown_timeout;  /* 0: 30 s */
@@ -2898,11 +2900,11 @@ typedef struct aioloop_start_tls_options {
  * protocol, which from then on uses that one alone. The future's pointer is the aioloop_transport, its number 0.
  * connection_made is not called again. What was written before leaves first, in clear. From the call on the old
  * transport is TLS's: to write to it, its end included, to set its limits or its protocol and to send a file is
- * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; its extra
- * info is the new one's too. ssl is held as long as needed.
+ * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; the new one
+ * gives the old one's extra info too. ssl is held as long as needed.
  *
  * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or one
- * of the other side; else, and when cancelled, the connection is closed, and the protocol hears of that by
+ * of the other side, or for a client that does not say to whom it speaks (server_hostname); else, and when cancelled, the connection is closed, and the protocol hears of that by
  * connection_lost. AIOLOOP_ESSL_..., AIOLOOP_ECONNRESET (the peer left), AIOLOOP_ECONNABORTED (the handshake took too
  * long), AIOLOOP_ENOMEM; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. In the loop's thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, aioloop_transport *transport,
@@ -2962,10 +2964,10 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_connect_write_pipe(aioloop 
  * what went, so that tells how far it came; what a refused call does not touch. The descriptor is borrowed until then.
  *
  * On Linux, macOS and FreeBSD the system sends a regular file itself (sendfile(2)); like any read of a file that may
- * wait for its disk, and holds up the loop for so long. A megabyte goes in one iteration, then it is others' turn. What
- * the system cannot send so (a pipe, other systems, TLS) is copied, unless no_fallback is set: read in pieces of 64 KiB
- * by a thread of the loop's default pool (in builds without threads by the loop), and written. What has no places, as a
- * pipe, is read from where it stands, so offset is 0.
+ * wait for its disk, and holds up the loop for so long. Four megabytes at most go in one iteration, then it is others'
+ * turn. What the system cannot send so (a pipe, other systems, TLS) is copied, unless no_fallback is set: read in
+ * pieces of 64 KiB by a thread of the loop's default pool (in builds without threads by the loop), and written. What
+ * has no places, as a pipe, is read from where it stands, so offset is 0.
  *
  * In the loop's thread. The futures fail with AIOLOOP_EINVAL (a negative offset; a count that is 0 or below -1; a socket
  * that is no stream socket), AIOLOOP_EBADF and the like for the file, AIOLOOP_ENOTAVAILABLE (the bytes would have to be
@@ -3026,7 +3028,8 @@ typedef struct aioloop_server_options {
     bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL without such; not with sock */
     bool keep_alive;            /* set SO_KEEPALIVE, also on the connections; not with sock */
     bool defer_serving;         /* start_serving=False: bind, but listen only on aioloop_server_start_serving */
-    aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
+    aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. A connection whose handshake fails
+                                 * was never there: only in debug mode the log tells whose it was, and why it failed */
     aioloop_time ssl_handshake_timeout; /* with ssl only */
     aioloop_time ssl_shutdown_timeout;
     bool ssl_handshake_in_executor; /* shake hands in threads of the default executor, so that many at once, some ms of
@@ -3208,10 +3211,10 @@ aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler, void *a
                           const aioloop_unix_stream_server_options *options);
 
 /* StreamWriter.start_tls(): shakes hands over the stream's connection, which from then on is TLS (aioloop_start_tls). A
- * server's stream takes the server's side. What was written before leaves in clear; what was received and not read is
+ * server's stream takes the server's side; a client has to give server_hostname (EINVAL), as there. What was written before leaves in clear; what was received and not read is
  * the peer's part of the handshake. Done with 0, and the stream goes on as before; or failed, and the connection is
  * lost. Until then nothing can be written (AIOLOOP_EMISUSE). AIOLOOP_EMISUSE, and nothing changed, while a read waits.
- * options may be NULL; their leftover and protocol must be. */
+ * options may be NULL on servers; their leftover and protocol must be. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_start_tls(aioloop_stream *stream, aioloop_ssl_context *ssl,
                                                                       const aioloop_start_tls_options *options);
 
@@ -9168,6 +9171,9 @@ AIOLOOP_INTERNAL bool aiol_tls_in_threads(void);
 AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side);
 
 #if AIOLOOP_USE_TLS
+/* Whether a client with that context has to say whose certificate it wants. */
+AIOLOOP_INTERNAL bool aiol_tls_checks_host(const aioloop_ssl_context *context);
+
 /* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the
  * certificate with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a
  * client had with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */
@@ -11198,6 +11204,10 @@ AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, boo
         return 0;
     return aiol_thread_fail(AIOLOOP_EINVAL, "a %s needs a context made for that side",
                             server_side ? "server" : "client");
+}
+
+AIOLOOP_INTERNAL bool aiol_tls_checks_host(const aioloop_ssl_context *context) {
+    return context->check_hostname && !context->wrapped;
 }
 
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
@@ -27199,7 +27209,8 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aio
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
 AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout);
 AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
-/* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost; calls no user code. */
+/* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost. May call user code: the exception
+ * handler, when nobody holds the future. */
 AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
 AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
@@ -27210,6 +27221,7 @@ AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
 
 #endif
@@ -27351,14 +27363,15 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
 
 /* ---- whose it is ---- */
 
-/* Somebody else writes: a file is being sent, or TLS has it. Nothing may come in between. */
+/* Somebody else writes: a file is being sent, or TLS has it. Nothing may come in between. (What is written after the end
+ * is dropped, as ever.) */
 AIOL_INLINE bool aiol_transport_taken(const aioloop_transport *t) {
-    return t->file != NULL || (t->flags & AIOL_TRANSPORT_BELOW) != 0;
+    return t->file != NULL || ((t->flags & AIOL_TRANSPORT_BELOW) != 0 && t->state == AIOL_TRANSPORT_OPEN);
 }
 
 static AIOL_NOINLINE int aiol_transport_busy(const aioloop_transport *t) {
     return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, t->file != NULL ? "unable to write: a file is being sent"
-                                                                        : "the connection has TLS now, and another transport");
+                                                                        : "the connection is TLS's now: its new transport is written to, once start_tls has given it");
 }
 
 /* ---- flow control ---- */
@@ -28886,9 +28899,12 @@ static void aiol_secure_close(aioloop_transport *t) {
         aiol_secure_leave(tls, 0, true);
         return;
     }
-    if (t->file != NULL)
-        aiol_sendfile_give_up(t, 0); /* nothing is written from here on */
     t->state = AIOL_TRANSPORT_CLOSING;
+    if (t->file != NULL) {
+        aiol_sendfile_give_up(t, 0);
+        if (t->state != AIOL_TRANSPORT_CLOSING) /* somebody who heard of that has ended it */
+            return;
+    }
     aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
     err = aiol_tls_session_close(tls->wire->session);
     if (err < 0) {
@@ -29602,6 +29618,7 @@ static bool aiol_upgrade_cancel(aioloop_future *future, void *owner) {
 
 static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aiol_ssl_plan *ssl,
                               const aioloop_start_tls_options *o) {
+    int err;
     if (t == NULL || ssl->context == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
@@ -29618,7 +29635,10 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the connection has TLS now, and another transport");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
-    return aiol_ssl_plan_check(loop, ssl);
+    err = aiol_ssl_plan_check(loop, ssl);
+    if (err == 0 && !ssl->server_side && ssl->hostname == NULL && aiol_tls_checks_host(ssl->context))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the context checks the host's name: a server_hostname is needed, which may be empty");
+    return err;
 }
 
 /* From here on the transport's protocol is the TLS transport. */
@@ -29628,12 +29648,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     lower->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
-    t->server = lower->server;
-    if (t->server != NULL) { /* its client is the new one */
-        aiol_list_remove(&lower->siblings);
-        aiol_server_joined(t->server, t);
-        lower->server = NULL;
-    }
+    aiol_server_upgraded(lower, t);
     lower->protocol = &aiol_secure_protocol;
     lower->self = tls;
     lower->calls->protocol_changed(lower);
@@ -30707,7 +30722,7 @@ AIOLOOP_API aioloop_future *(aioloop_connect_write_pipe)(aioloop *loop, const ai
 #ifndef AIOL_NET_SENDFILE_C
 #define AIOL_NET_SENDFILE_C
 
-#define AIOL_SENDFILE_SHARE ((size_t)0x100000) /* bytes in one iteration */
+#define AIOL_SENDFILE_SHARE ((size_t)0x400000) /* bytes in one iteration: about what a socket takes */
 #define AIOL_SENDFILE_CHUNK 65536u             /* bytes read at once */
 
 /* A piece of the file. It may outlive the loop with the thread that reads, so its memory is not the loop's. */
@@ -33931,6 +33946,16 @@ AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transpo
     aiol_list_append(&server->clients, &t->siblings);
 }
 
+/* A connection of a server, if it is one, has a new transport, which takes its place. */
+AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t) {
+    if (lower->server == NULL)
+        return;
+    aiol_list_append(&lower->siblings, &t->siblings); /* before it */
+    aiol_list_remove(&lower->siblings);
+    t->server = lower->server;
+    lower->server = NULL;
+}
+
 /* A connection of the server is lost. */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {
     aiol_list_remove(&t->siblings);
@@ -33978,14 +34003,19 @@ AIOLOOP_API void aioloop_server_close(aioloop_server *server) {
     aiol_server_check_over(server);
 }
 
+/* Each goes to the end of the list before it is ended: that may report a failure that nobody has waited for, to user
+ * code, which may upgrade another one and so put a new transport in its place. */
 static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_transport *)) {
     aiol_link *link;
-    aiol_link *next;
+    size_t left = 0;
     if (server == NULL)
         return;
-    for (link = server->clients.next; link != &server->clients; link = next) {
-        aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
-        next = link->next; /* ending calls nobody, so the list stays as it is */
+    for (link = server->clients.next; link != &server->clients; link = link->next)
+        left++;
+    while (left-- != 0) {
+        aioloop_transport *t = AIOL_CONTAINER(server->clients.next, aioloop_transport, siblings);
+        aiol_list_remove(&t->siblings);
+        aiol_list_append(&server->clients, &t->siblings);
         if (t->state != AIOL_TRANSPORT_NEW || aiol_secure_is(t)) /* one whose factory runs is no connection yet */
             end(t);
     }
@@ -34056,6 +34086,20 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
     return e->sockets->name(e, s, address, room) == 0 ? address : NULL;
 }
 
+/* A handshake has ended. Those that fail are nobody's business, and many on the internet: in debug mode they are told. */
+static void aiol_listener_secured(void *owner, aioloop_transport *t, int err) {
+    aioloop *loop = t->resource.loop;
+    char name[AIOL_ADDRESS_TEXT];
+    const aioloop_address *peer = (const aioloop_address *)aioloop_transport_get_extra_info(t, "peername", NULL);
+    (void)owner;
+    if (err >= 0 || err == AIOLOOP_ECANCELED || !loop->debug)
+        return;
+    name[0] = '\0';
+    if (peer != NULL)
+        aioloop_address_format(peer, name, sizeof(name));
+    aiol_warn(loop, t->resource.site, "a connection from %s was not accepted: %s", name, aioloop_message(loop, err));
+}
+
 /* A connection with TLS on it: whoever does not finish its handshake was never there. */
 static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
     aioloop_transport *t = NULL;
@@ -34068,6 +34112,7 @@ static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup 
     setup.context = lower->context;
     setup.server = server;
     setup.site = lower->site;
+    setup.settled = aiol_listener_secured;
     return aiol_secure_connect(&setup, lower, &t);
 }
 

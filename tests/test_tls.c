@@ -598,6 +598,32 @@ TEST(tls_a_stranger_is_refused, "TLS-02 CONN-15") {
     tls_refused("server", "other.pem", "localhost", "localhost");
 }
 
+/* Whom a server turned away is told in debug mode alone, and to the log. */
+TEST(tls_debug_mode_tells_who_was_not_accepted, "TLS-02") {
+    int debug;
+    for (debug = 0; debug < 2; debug++) {
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        test_peer near = AIOLOOP_ZERO;
+        test_peer far = AIOLOOP_ZERO;
+        aioloop_connection_options options = AIOLOOP_ZERO;
+        aioloop_set_debug(loop, debug != 0);
+        aioloop_set_slow_callback_duration(loop, AIOLOOP_SECONDS(3600));
+        place.server_context = tls_server("server");
+        place.client_context = tls_client("other.pem");
+        tls_serve(loop, &place, &far, &test_protocol, NULL);
+        tls_fails(loop, tls_dial(loop, &place, &near, &test_protocol, &options), AIOLOOP_ESSL_CERT_VERIFY, "");
+        test_spin(loop, 20);
+        CHECK_EQ(test_reports(), 0);
+        CHECK_EQ(strstr(test_log_text(), "a connection from 127.0.0.1:") != NULL, debug != 0);
+        CHECK_EQ(strstr(test_log_text(), "was not accepted: ") != NULL, debug != 0);
+        test_log_clear();
+        test_peer_drop(&far);
+        tls_end_place(&place);
+        test_end(loop);
+    }
+}
+
 TEST(tls_an_expired_certificate_is_refused, "TLS-02") {
     tls_refused("expired", "ca.pem", "localhost", "expired");
 }
@@ -959,14 +985,14 @@ static void tls_middle_close(aioloop *loop, tls_middle *m) {
 
 /* It has said goodbye, but takes nothing of what it was sent before. */
 TEST(tls_a_peer_that_never_reads_is_not_waited_for, "TLS-08") {
-    enum { SIZE = 8 << 20 };
     static tls_middle middle;
-    static char bytes[SIZE];
+    static char chunk[65536];
     aioloop *loop = test_loop();
     tls_place place = AIOLOOP_ZERO;
     test_peer near = AIOLOOP_ZERO;
     test_peer far = AIOLOOP_ZERO;
     aioloop_connection_options options = AIOLOOP_ZERO;
+    size_t written = 0;
     tls_serve(loop, &place, &far, &test_protocol, NULL);
     tls_middle_open(loop, &middle, place.port);
     place.port = middle.port;
@@ -975,7 +1001,12 @@ TEST(tls_a_peer_that_never_reads_is_not_waited_for, "TLS-08") {
     CHECK_EQ(aioloop_run_until_complete(loop, tls_dial(loop, &place, &near, &test_protocol, &options), NULL), 0);
     test_run_until(loop, &far.made, 1, "the server's handshake");
     aioloop_transport_pause_reading(middle.to_client.transport);
-    CHECK_EQ(aioloop_transport_write(near.transport, bytes, SIZE), 0);
+    while (near.paused == 0 && written < ((size_t)64 << 20)) {
+        CHECK_EQ(aioloop_transport_write(near.transport, chunk, sizeof(chunk)), 0);
+        written += sizeof(chunk);
+        test_spin(loop, 1);
+    }
+    CHECK_EQ(near.paused, 1);
     aioloop_transport_close(far.transport);
     test_run_until(loop, &near.lost, 1, "the loss");
     CHECK_EQ(near.eof, 1);
@@ -1193,6 +1224,7 @@ TEST(start_tls_refuses_what_cannot_be, "STLS-05") {
     tls_fails(loop, aioloop_start_tls(loop, NULL, u.client_context, NULL), AIOLOOP_EINVAL, "transport");
     tls_fails(loop, aioloop_start_tls(loop, u.near.transport, NULL, NULL), AIOLOOP_EINVAL, "context");
     tls_fails(loop, aioloop_start_tls(loop, u.near.transport, u.server_context, NULL), AIOLOOP_EINVAL, "");
+    tls_fails(loop, aioloop_start_tls(loop, u.near.transport, u.client_context, NULL), AIOLOOP_EINVAL, "server_hostname");
     options.ssl_handshake_timeout = -1;
     tls_fails(loop, tls_upgrade_start(loop, &u, false, &options), AIOLOOP_EINVAL, "positive");
     options.ssl_handshake_timeout = 0;
@@ -1293,7 +1325,8 @@ TEST(start_tls_in_the_executor_and_the_old_transport_is_resumed, "STLS-01 STLS-0
     while (!aioloop_future_done(u.futures[0]) || !aioloop_future_done(u.futures[1])) {
         for (i = 0; i < 2; i++) {
             aioloop_transport *old = i == 0 ? u.near.transport : u.far.transport;
-            if (aioloop_transport_is_reading(old))
+            CHECK(!aioloop_future_done(u.futures[i]) || aioloop_future_exception(u.futures[i]) == 0);
+            if (aioloop_future_done(u.futures[i]) || aioloop_transport_is_reading(old))
                 continue;
             away++;
             aioloop_transport_resume_reading(old);
@@ -2153,6 +2186,58 @@ TEST(tls_servers_close_their_clients, "TLS-16 TLS-08") {
     }
 }
 
+typedef struct tls_next {
+    aioloop_transport *transport;
+    aioloop_ssl_context *context;
+    int reports;
+} tls_next;
+
+/* Nobody has waited for an upgrade that failed: the next client is upgraded. */
+static void tls_upgrade_next(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    tls_next *next = (tls_next *)arg;
+    aioloop_start_tls_options options = AIOLOOP_ZERO;
+    (void)context;
+    options.server_side = true;
+    if (next->reports++ == 0)
+        aioloop_future_unref(aioloop_start_tls(loop, next->transport, next->context, &options));
+}
+
+TEST(start_tls_of_a_client_while_the_clients_are_closed, "STLS-06 SOBJ-04") {
+    int how;
+    for (how = 0; how < 2; how++) {
+        aioloop *loop = test_loop();
+        tls_place place = AIOLOOP_ZERO;
+        tls_next next = AIOLOOP_ZERO;
+        test_peer near[2] = {AIOLOOP_ZERO, AIOLOOP_ZERO};
+        test_peer far = AIOLOOP_ZERO;
+        aioloop_start_tls_options options = AIOLOOP_ZERO;
+        int i;
+        place.server_context = tls_server("server");
+        place.server = tls_serve_plain(loop, &far, &place.port);
+        aioloop_transport_unref(test_dial(loop, &test_protocol, &near[0], place.port));
+        test_run_until(loop, &far.made, 1, "the first client");
+        options.server_side = true;
+        aioloop_future_unref(aioloop_start_tls(loop, far.transport, place.server_context, &options));
+        test_peer_drop(&far);
+        aioloop_transport_unref(test_dial(loop, &test_protocol, &near[1], place.port));
+        test_run_until(loop, &far.made, 2, "the second client");
+        next.transport = far.transport;
+        next.context = place.server_context;
+        aioloop_set_exception_handler(loop, tls_upgrade_next, &next);
+        tls_server_ends(loop, &place, how == 1);
+        CHECK_EQ(far.lost, 2);
+        CHECK_EQ(next.reports, 2);
+        for (i = 0; i < 2; i++) {
+            test_run_until(loop, &near[i].lost, 1, "a client's loss");
+            test_peer_drop(&near[i]);
+        }
+        test_peer_drop(&far);
+        aioloop_server_unref(place.server);
+        tls_drop(place.server_context);
+        test_end(loop);
+    }
+}
+
 TEST(tls_servers_close_those_who_shake_hands, "TLS-01 TLS-16") {
     int how;
     for (how = 0; how < 2; how++) {
@@ -2884,6 +2969,7 @@ TEST(start_tls_of_a_stream_refuses_and_fails, "STR-18 STLS-05 STLS-06") {
     options.leftover_size = 1;
     tls_fails(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), AIOLOOP_EINVAL, "leftover");
     f = aioloop_future_ref(aioloop_stream_readline(t.s));
+    CHECK(!aioloop_future_done(f));
     tls_fails(loop, aioloop_stream_start_tls(t.s, t.client_context, NULL), AIOLOOP_EMISUSE, "read");
     CHECK_EQ(aioloop_stream_write(t.s, "still clear\n", 12), 0); /* nothing has changed */
     CHECK_EQ(aioloop_run_until_complete(loop, f, NULL), 12);
@@ -2891,8 +2977,10 @@ TEST(start_tls_of_a_stream_refuses_and_fails, "STR-18 STLS-05 STLS-06") {
     /* A line instead of a handshake: the stream is lost. */
     memset(&options, 0, sizeof(options));
     options.ssl_handshake_timeout = AIOLOOP_MS(20);
+    options.server_hostname = "";
     CHECK_EQ(aioloop_stream_write(t.s, "no handshake, but a line that is long enough\n", 45), 0);
     CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_start_tls(t.s, t.client_context, &options), NULL), 0);
+    CHECK_EQ(aioloop_stream_write(t.s, "dropped", 7), 0);
     CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_readline(t.s), NULL), 0);
     CHECK_LT(aioloop_run_until_complete(loop, aioloop_stream_wait_closed(t.s), NULL), 0);
     tls_streams_close(loop, &t);

@@ -1335,7 +1335,7 @@ TEST(ssl_other_things_than_tls_are_refused, "") {
 
 /* A record of a type, with a length and as many bytes of nothing. */
 static void unit_put_record(unit_pipe *pipe, int type, size_t length) {
-    static const unsigned char nothing[65535];
+    static unsigned char nothing[65535];
     unsigned char head[5];
     head[0] = (unsigned char)type;
     head[1] = 3;

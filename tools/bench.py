@@ -373,25 +373,24 @@ class TlsCase:
         with TlsServer(name, self, "--core", CORE) as server:
             return json.loads(self.load(server, mode, "--seconds", str(seconds), "--core", CORE2))
 
-    def counted(self, name, count, under, *words):
-        """So many rounds with a server that ends with them."""
-        with TlsServer(name, self, "--once", *words, under=under) as server:
-            self.load(server, "rounds", "--count", str(count), "--core", CORE2)
-            server.wait()
+    def counted(self, name, mode, count, under, *words):
+        """So many rounds, or handshakes."""
+        with TlsServer(name, self, *words, under=under) as server:
+            self.load(server, mode, "--once", "--count", str(count), "--core", CORE2)
 
-    def instructions(self, name, short, long):
+    def instructions(self, name, mode, short, long):
         file = os.path.join(BUILD, "callgrind.out")
         totals = []
         for count in (short, long):
-            self.counted(name, count, callgrind_command(file))
+            self.counted(name, mode, count, callgrind_command(file))
             totals.append(callgrind_total(file))
         return {"instructions": (totals[1] - totals[0]) / (long - short) / self.depth / self.connections}
 
-    def system_calls(self, name, short, long):
+    def system_calls(self, name, mode, short, long):
         file = os.path.join(BUILD, "strace.out")
         totals = []
         for count in (short, long):
-            self.counted(name, count, ["strace", "-f", "-c", "-o", file], "--core", CORE)
+            self.counted(name, mode, count, ["strace", "-f", "-c", "-o", file], "--core", CORE)
             totals.append(sum(strace_calls(file).values()))
         return {"calls": (totals[1] - totals[0]) / (long - short) / self.depth / self.connections}
 
@@ -591,12 +590,13 @@ def tls_benchmarks(quick):
                      Row("low_wall_us", text + ": there and back", "us", factor, True, 1, own, to),
                      Row("rate", text + ": " + what, "/s", digits=0))
 
-    def counts(name, text, case, short, long, factor=1.03, to=by_hand):
-        """Of instructions outside the kernel and of system calls for a request."""
-        return [Bench("tls.ir." + name, "valgrind", lambda server: case.instructions(server, short, long),
-                      Row("instructions", text + ": a request", "instr.", factor, True, 0, own, to), names=compiled),
-                Bench("tls.calls." + name, "strace", lambda server: case.system_calls(server, short, long),
-                      Row("calls", text + ": a request", "calls", digits=2), names=compiled)]
+    def counts(name, text, case, mode, short, long):
+        """Of instructions outside the kernel and of system calls."""
+        long //= few
+        return [Bench("tls.ir." + name, "valgrind", lambda server: case.instructions(server, mode, short, short + long),
+                      Row("instructions", text, "instr.", 1.03, True, 0, own, by_hand), names=compiled),
+                Bench("tls.calls." + name, "strace", lambda server: case.system_calls(server, mode, short, short + long),
+                      Row("calls", text, "calls", digits=2), names=compiled)]
 
     def allocations(name, text, case):
         return Bench("tls.allocations." + name, "memory", lambda server: case.allocations(server, 10000 // case.depth),
@@ -608,9 +608,11 @@ def tls_benchmarks(quick):
                      Row("max_us", text + ": at most", "us", digits=0), Row("rate", text + ": handshakes", "/s", digits=0), names=own)
 
     return [
-        *counts("1k", "1 KiB", small, 50, 50 + 4000 // few),
-        *counts("pipelined", "1 KiB, 16 at once", deep, 10, 10 + 200 // few, 1.0, "mbedTLS plain"),
-        *counts("100k", "100 KiB answers", large, 10, 10 + 100 // few),
+        *counts("1k", "1 KiB: a request", small, "rounds", 50, 2000),
+        *counts("pipelined", "1 KiB, 16 at once: a request", deep, "rounds", 10, 200),
+        *counts("100k", "100 KiB answers: a request", large, "rounds", 10, 100),
+        *counts("full", "handshake", small, "full", 2, 20),
+        *counts("resumed", "handshake, resumed", small, "resumed", 2, 100),
         allocations("1k", "1 KiB", small), allocations("pipelined", "1 KiB, 16 at once", deep),
         allocations("100k", "100 KiB answers", large),
         Bench("tls.idle", "memory", lambda server: small.idle(server, 50, 50 + 400 // few),

@@ -7,10 +7,10 @@
  * what went, so that tells how far it came; what a refused call does not touch. The descriptor is borrowed until then.
  *
  * On Linux, macOS and FreeBSD the system sends a regular file itself (sendfile(2)); like any read of a file that may
- * wait for its disk, and holds up the loop for so long. A megabyte goes in one iteration, then it is others' turn. What
- * the system cannot send so (a pipe, other systems, TLS) is copied, unless no_fallback is set: read in pieces of 64 KiB
- * by a thread of the loop's default pool (in builds without threads by the loop), and written. What has no places, as a
- * pipe, is read from where it stands, so offset is 0.
+ * wait for its disk, and holds up the loop for so long. Four megabytes at most go in one iteration, then it is others'
+ * turn. What the system cannot send so (a pipe, other systems, TLS) is copied, unless no_fallback is set: read in
+ * pieces of 64 KiB by a thread of the loop's default pool (in builds without threads by the loop), and written. What
+ * has no places, as a pipe, is read from where it stands, so offset is 0.
  *
  * In the loop's thread. The futures fail with AIOLOOP_EINVAL (a negative offset; a count that is 0 or below -1; a socket
  * that is no stream socket), AIOLOOP_EBADF and the like for the file, AIOLOOP_ENOTAVAILABLE (the bytes would have to be

@@ -25,7 +25,8 @@ typedef struct aioloop_server_options {
     bool reuse_port;            /* set SO_REUSEPORT on inet sockets; AIOLOOP_EINVAL without such; not with sock */
     bool keep_alive;            /* set SO_KEEPALIVE, also on the connections; not with sock */
     bool defer_serving;         /* start_serving=False: bind, but listen only on aioloop_server_start_serving */
-    aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
+    aioloop_ssl_context *ssl;   /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. A connection whose handshake fails
+                                 * was never there: only in debug mode the log tells whose it was, and why it failed */
     aioloop_time ssl_handshake_timeout; /* with ssl only */
     aioloop_time ssl_shutdown_timeout;
     bool ssl_handshake_in_executor; /* shake hands in threads of the default executor, so that many at once, some ms of

@@ -50,7 +50,7 @@ typedef enum aioloop_ssl_verify_mode {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_context_new(aioloop_tls_side side);
 
 /* ssl.create_default_context(): the same, and a client trusts whom the system trusts
- * (aioloop_ssl_context_load_default_certs). If the environment has SSLKEYLOGFILE, the keys are logged there. */
+ * (aioloop_ssl_context_load_default_certs), which takes some tens of milliseconds: make it once. If the environment has SSLKEYLOGFILE, the keys are logged there. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_ssl_context *aioloop_ssl_create_default_context(aioloop_tls_side side);
 
 /* A context of your own config, an mbedtls_ssl_config * of that side, for what the functions here do not offer.
@@ -122,7 +122,7 @@ AIOLOOP_API int aioloop_ssl_context_set_ciphers(aioloop_ssl_context *context, co
 AIOLOOP_API int aioloop_ssl_context_set_alpn_protocols(aioloop_ssl_context *context, const char *const *protocols,
                                                        size_t count);
 
-/* Chooses by the name that a client wants to speak to (not called if it says none): returns the context, of a server,
+/* Chooses by the name that a client wants to speak to (in the letters it wrote; not called if it says none): returns the context, of a server,
  * whose certificates and demands for the client's go on; context itself for no change; NULL to refuse. What is
  * returned stays the caller's. Runs within the handshake, also one in the executor, in the thread of the connection's
  * loop, of which it may call nothing that waits or closes it. If it raises, that is reported, and the connection ends. */
@@ -156,7 +156,7 @@ AIOLOOP_API int aioloop_ssl_context_set_keylog(aioloop_ssl_context *context, con
  *   "session"          aioloop_ssl_session *, on clients: to resume with. Take a reference to keep it: the next ticket
  *                      replaces it. With TLS 1.3 there is none until the server has sent one, after the handshake.
  *   "server_hostname"  const char *: on clients what was given; on servers what the client said
- *   "sslcontext"       aioloop_ssl_context *
+ *   "sslcontext"       aioloop_ssl_context *, the one that was given, also where another was chosen by name
  *   "ssl_object"       mbedtls_ssl_context *, to look at
  */
 

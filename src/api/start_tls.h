@@ -10,7 +10,8 @@
 /* Options of aioloop_start_tls; all zero: asyncio's defaults. */
 typedef struct aioloop_start_tls_options {
     bool server_side;
-    const char *server_hostname;   /* a client's: whose certificate it must be; NULL or "": anybody's, unchecked */
+    const char *server_hostname;   /* a client's: whose certificate it must be; "": anybody's, unchecked; NULL is
+                                    * "" for a context that does not check names, and refused by others */
     aioloop_ssl_session *ssl_session; /* a client's, to be resumed; NULL: none */
     aioloop_time ssl_handshake_timeout; /* 0: 60 s */
     aioloop_time ssl_shutdown_timeout;  /* 0: 30 s */
@@ -27,11 +28,11 @@ typedef struct aioloop_start_tls_options {
  * protocol, which from then on uses that one alone. The future's pointer is the aioloop_transport, its number 0.
  * connection_made is not called again. What was written before leaves first, in clear. From the call on the old
  * transport is TLS's: to write to it, its end included, to set its limits or its protocol and to send a file is
- * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; its extra
- * info is the new one's too. ssl is held as long as needed.
+ * AIOLOOP_EMISUSE, pausing and resuming it do nothing, and closing it ends the connection without a goodbye; the new one
+ * gives the old one's extra info too. ssl is held as long as needed.
  *
  * Fails with AIOLOOP_EINVAL and nothing changed for a transport that is closing or ended one way, for no context or one
- * of the other side; else, and when cancelled, the connection is closed, and the protocol hears of that by
+ * of the other side, or for a client that does not say to whom it speaks (server_hostname); else, and when cancelled, the connection is closed, and the protocol hears of that by
  * connection_lost. AIOLOOP_ESSL_..., AIOLOOP_ECONNRESET (the peer left), AIOLOOP_ECONNABORTED (the handshake took too
  * long), AIOLOOP_ENOMEM; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS. In the loop's thread. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, aioloop_transport *transport,

@@ -69,7 +69,8 @@ typedef struct aioloop_connection_options {
     bool all_errors;                /* the error collects the one of each address, also if it is only one */
     aioloop_ssl_context *ssl;       /* TLS; AIOLOOP_ENOTAVAILABLE without AIOLOOP_USE_TLS */
     const char *server_hostname;    /* whose certificate it must be, with ssl only; NULL: host; "": anybody's, unchecked */
-    aioloop_ssl_session *ssl_session; /* to be resumed, if the server still knows it; NULL: none */
+    aioloop_ssl_session *ssl_session; /* to be resumed, if the server still knows it; NULL: none. AIOLOOP_EINVAL: it is of
+                                     * another server_hostname, or another context */
     aioloop_time ssl_handshake_timeout; /* 0: 60 s; then AIOLOOP_ECONNABORTED */
     aioloop_time ssl_shutdown_timeout;  /* how long closing waits for the peer's goodbye; 0: 30 s */
     bool ssl_handshake_in_executor; /* shake hands in threads of the default executor, so that many at once, some ms of

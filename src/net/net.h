@@ -156,7 +156,8 @@ AIOLOOP_INTERNAL int aiol_secure_connect(const aiol_secure_setup *tls, const aio
 AIOLOOP_INTERNAL void aiol_secure_give_up(aioloop_transport *t);
 AIOLOOP_INTERNAL int aiol_secure_timed_out(const aioloop_transport *t, int code, aioloop_time timeout);
 AIOLOOP_INTERNAL bool aiol_secure_is(const aioloop_transport *t);
-/* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost; calls no user code. */
+/* sendfile.c. The transport is ending: the file goes no further. Before its connection_lost. May call user code: the exception
+ * handler, when nobody holds the future. */
 AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
 AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
@@ -167,6 +168,7 @@ AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
+AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t);
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
 
 #endif

@@ -16,7 +16,7 @@
 #include "api/sendfile.h"
 #include "net/sock.c"
 
-#define AIOL_SENDFILE_SHARE ((size_t)0x100000) /* bytes in one iteration */
+#define AIOL_SENDFILE_SHARE ((size_t)0x400000) /* bytes in one iteration: about what a socket takes */
 #define AIOL_SENDFILE_CHUNK 65536u             /* bytes read at once */
 
 /* A piece of the file. It may outlive the loop with the thread that reads, so its memory is not the loop's. */

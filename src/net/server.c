@@ -116,6 +116,16 @@ AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transpo
     aiol_list_append(&server->clients, &t->siblings);
 }
 
+/* A connection of a server, if it is one, has a new transport, which takes its place. */
+AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t) {
+    if (lower->server == NULL)
+        return;
+    aiol_list_append(&lower->siblings, &t->siblings); /* before it */
+    aiol_list_remove(&lower->siblings);
+    t->server = lower->server;
+    lower->server = NULL;
+}
+
 /* A connection of the server is lost. */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {
     aiol_list_remove(&t->siblings);
@@ -163,14 +173,19 @@ AIOLOOP_API void aioloop_server_close(aioloop_server *server) {
     aiol_server_check_over(server);
 }
 
+/* Each goes to the end of the list before it is ended: that may report a failure that nobody has waited for, to user
+ * code, which may upgrade another one and so put a new transport in its place. */
 static void aiol_server_end_clients(aioloop_server *server, void (*end)(aioloop_transport *)) {
     aiol_link *link;
-    aiol_link *next;
+    size_t left = 0;
     if (server == NULL)
         return;
-    for (link = server->clients.next; link != &server->clients; link = next) {
-        aioloop_transport *t = AIOL_CONTAINER(link, aioloop_transport, siblings);
-        next = link->next; /* ending calls nobody, so the list stays as it is */
+    for (link = server->clients.next; link != &server->clients; link = link->next)
+        left++;
+    while (left-- != 0) {
+        aioloop_transport *t = AIOL_CONTAINER(server->clients.next, aioloop_transport, siblings);
+        aiol_list_remove(&t->siblings);
+        aiol_list_append(&server->clients, &t->siblings);
         if (t->state != AIOL_TRANSPORT_NEW || aiol_secure_is(t)) /* one whose factory runs is no connection yet */
             end(t);
     }
@@ -241,6 +256,20 @@ static const aioloop_address *aiol_listener_local(const aiol_listener *l, aioloo
     return e->sockets->name(e, s, address, room) == 0 ? address : NULL;
 }
 
+/* A handshake has ended. Those that fail are nobody's business, and many on the internet: in debug mode they are told. */
+static void aiol_listener_secured(void *owner, aioloop_transport *t, int err) {
+    aioloop *loop = t->resource.loop;
+    char name[AIOL_ADDRESS_TEXT];
+    const aioloop_address *peer = (const aioloop_address *)aioloop_transport_get_extra_info(t, "peername", NULL);
+    (void)owner;
+    if (err >= 0 || err == AIOLOOP_ECANCELED || !loop->debug)
+        return;
+    name[0] = '\0';
+    if (peer != NULL)
+        aioloop_address_format(peer, name, sizeof(name));
+    aiol_warn(loop, t->resource.site, "a connection from %s was not accepted: %s", name, aioloop_message(loop, err));
+}
+
 /* A connection with TLS on it: whoever does not finish its handshake was never there. */
 static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup *lower) {
     aioloop_transport *t = NULL;
@@ -253,6 +282,7 @@ static int aiol_listener_secure(aioloop_server *server, const aiol_stream_setup 
     setup.context = lower->context;
     setup.server = server;
     setup.site = lower->site;
+    setup.settled = aiol_listener_secured;
     return aiol_secure_connect(&setup, lower, &t);
 }
 

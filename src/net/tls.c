@@ -302,9 +302,12 @@ static void aiol_secure_close(aioloop_transport *t) {
         aiol_secure_leave(tls, 0, true);
         return;
     }
-    if (t->file != NULL)
-        aiol_sendfile_give_up(t, 0); /* nothing is written from here on */
     t->state = AIOL_TRANSPORT_CLOSING;
+    if (t->file != NULL) {
+        aiol_sendfile_give_up(t, 0);
+        if (t->state != AIOL_TRANSPORT_CLOSING) /* somebody who heard of that has ended it */
+            return;
+    }
     aioloop_timer_handle_reschedule(&tls->timer, aiol_time_add(aiol_loop_now(t->resource.loop), tls->shutdown_timeout));
     err = aiol_tls_session_close(tls->wire->session);
     if (err < 0) {
@@ -1018,6 +1021,7 @@ static bool aiol_upgrade_cancel(aioloop_future *future, void *owner) {
 
 static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const aiol_ssl_plan *ssl,
                               const aioloop_start_tls_options *o) {
+    int err;
     if (t == NULL || ssl->context == NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
@@ -1034,7 +1038,10 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, "the connection has TLS now, and another transport");
     if (o->leftover == NULL && o->leftover_size != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "leftover_size without leftover");
-    return aiol_ssl_plan_check(loop, ssl);
+    err = aiol_ssl_plan_check(loop, ssl);
+    if (err == 0 && !ssl->server_side && ssl->hostname == NULL && aiol_tls_checks_host(ssl->context))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the context checks the host's name: a server_hostname is needed, which may be empty");
+    return err;
 }
 
 /* From here on the transport's protocol is the TLS transport. */
@@ -1044,12 +1051,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
     lower->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
-    t->server = lower->server;
-    if (t->server != NULL) { /* its client is the new one */
-        aiol_list_remove(&lower->siblings);
-        aiol_server_joined(t->server, t);
-        lower->server = NULL;
-    }
+    aiol_server_upgraded(lower, t);
     lower->protocol = &aiol_secure_protocol;
     lower->self = tls;
     lower->calls->protocol_changed(lower);

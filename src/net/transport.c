@@ -137,14 +137,15 @@ AIOLOOP_INTERNAL void aiol_writer_free_spare(aioloop *loop) {
 
 /* ---- whose it is ---- */
 
-/* Somebody else writes: a file is being sent, or TLS has it. Nothing may come in between. */
+/* Somebody else writes: a file is being sent, or TLS has it. Nothing may come in between. (What is written after the end
+ * is dropped, as ever.) */
 AIOL_INLINE bool aiol_transport_taken(const aioloop_transport *t) {
-    return t->file != NULL || (t->flags & AIOL_TRANSPORT_BELOW) != 0;
+    return t->file != NULL || ((t->flags & AIOL_TRANSPORT_BELOW) != 0 && t->state == AIOL_TRANSPORT_OPEN);
 }
 
 static AIOL_NOINLINE int aiol_transport_busy(const aioloop_transport *t) {
     return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, t->file != NULL ? "unable to write: a file is being sent"
-                                                                        : "the connection has TLS now, and another transport");
+                                                                        : "the connection is TLS's now: its new transport is written to, once start_tls has given it");
 }
 
 /* ---- flow control ---- */

@@ -489,6 +489,10 @@ AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, boo
                             server_side ? "server" : "client");
 }
 
+AIOLOOP_INTERNAL bool aiol_tls_checks_host(const aioloop_ssl_context *context) {
+    return context->check_hostname && !context->wrapped;
+}
+
 AIOLOOP_INTERNAL int aiol_tls_session_new(aioloop_ssl_context *context, bool server_side, const char *hostname,
                                           const aioloop_ssl_session *resume, const aiol_tls_io *io,
                                           aiol_tls_session **out) {

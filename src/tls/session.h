@@ -31,6 +31,9 @@ AIOLOOP_INTERNAL bool aiol_tls_in_threads(void);
 AIOLOOP_INTERNAL int aiol_tls_check_side(const aioloop_ssl_context *context, bool server_side);
 
 #if AIOLOOP_USE_TLS
+/* Whether a client with that context has to say whose certificate it wants. */
+AIOLOOP_INTERNAL bool aiol_tls_checks_host(const aioloop_ssl_context *context);
+
 /* A session of a context, which it holds. hostname: what a client sends as the server's name and matches the
  * certificate with (unless the context does not check it); "" or NULL: neither. resume (may be NULL): a session that a
  * client had with the same host, by the same context. 0 or a code, and then aioloop_last_error(NULL) says more. */

@@ -6,7 +6,8 @@
  *     bench_tls_load load --seconds T ...       the same for some time, after a warm-up; prints the requests and the
  *                                               processor time that the server used in them
  *     bench_tls_load full --seconds T ...       connections one after the other: TCP, a whole handshake, goodbyes
- *     bench_tls_load resumed --seconds T ...    the same, with the session of the first by its ticket
+ *     bench_tls_load resumed --seconds T ...    the same, with the session of the first by its ticket; both with --once
+ *                                               --count N instead: so many, for counting what they cost the server
  *     bench_tls_load paced --rate N ...         full, N a second, by four threads, for T seconds
  *     bench_tls_load hold ...                   as bench_load's; none is resumed
  *
@@ -199,6 +200,12 @@ static void handshakes(const struct bench_args *args) {
         check(SSL_SESSION_is_resumable(session) == 1, "a session to resume");
     }
     connection_close(&c);
+    for (long i = 0; i < args->count && args->once; i++) {
+        connection_open(&c, args);
+        connection_close(&c);
+    }
+    if (args->once)
+        return;
     load_begin(args);
     now = load_warm_up();
     for (slice_begin(now); load_goes_on(now);) {
