@@ -108,10 +108,11 @@ aioloop_start_unix_server(aioloop *loop, aioloop_stream_handler handler, void *a
                           const aioloop_unix_stream_server_options *options);
 
 /* StreamWriter.start_tls(): shakes hands over the stream's connection, which from then on is TLS (aioloop_start_tls). A
- * server's stream takes the server's side; a client has to give server_hostname (EINVAL), as there. What was written before leaves in clear; what was received and not read is
- * the peer's part of the handshake. Done with 0, and the stream goes on as before; or failed, and the connection is
- * lost. Until then nothing can be written (AIOLOOP_EMISUSE). AIOLOOP_EMISUSE, and nothing changed, while a read waits.
- * options may be NULL on servers; their leftover and protocol must be. */
+ * server's stream takes the server's side; a client's has to say by server_hostname to whom it speaks, as there. What
+ * was written before leaves in clear; what was received and not read is the peer's part of the handshake. Done with 0,
+ * and the stream goes on as before; or failed, and the connection is lost. Until then nothing can be written
+ * (AIOLOOP_EMISUSE). AIOLOOP_EMISUSE, and nothing changed, while a read waits. options may be NULL on servers; their
+ * leftover and protocol must be. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_stream_start_tls(aioloop_stream *stream, aioloop_ssl_context *ssl,
                                                                       const aioloop_start_tls_options *options);
 
