@@ -5268,9 +5268,10 @@ typedef struct aiol_spawn {
     char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
     /* what comes of it */
     int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
-    int step;
+    volatile int step;   /* the child's, in memory of both */
+    volatile int number; /* errno */
     /* its own */
-    int report;
+    int report; /* -1: none is needed */
     long limit;
 } aiol_spawn;
 
@@ -8459,8 +8460,8 @@ AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
  *      systems. So it is under sanitizers and valgrind, which do not follow.
  *   b) A handler must not run there: signals are blocked before, and all that have a handler are set back before the mask
  *      is.
- *   c) What goes wrong on the way is told over a pipe that the program's start closes. In case a) there is something in
- *      it or not when the parent goes on; who forks waits for it.
+ *   c) What goes wrong on the way the child leaves in the parent's memory; a forked one tells it over a pipe that the
+ *      program's start closes.
  *   d) All descriptors are marked to be closed by the start, then those named are not. So none slips through, whatever
  *      other threads open meanwhile; and those made here are marked from birth, since others start programs too.
  *   e) Given numbers 0 to 2 may be in each other's way: they are moved first.
@@ -8484,11 +8485,6 @@ typedef struct aiol_child {
 AIOL_STATIC_ASSERT(sizeof(gid_t) == sizeof(uint32_t) && sizeof(uid_t) == sizeof(uint32_t), ids_have_32_bits);
 
 #define AIOL_SPAWN_PATH 4096
-
-typedef struct aiol_spawn_report {
-    int step;
-    int number; /* errno */
-} aiol_spawn_report;
 
 /* ---- in the child: calls of the system alone ---- */
 
@@ -8636,16 +8632,18 @@ static int aiol_spawn_prepare(const aiol_spawn *s) {
 }
 
 static int aiol_spawn_child(void *arg) {
-    const aiol_spawn *s = (const aiol_spawn *)arg;
-    aiol_spawn_report report;
-    report.step = aiol_spawn_prepare(s);
-    report.number = errno;
-    if (report.step == 0) {
+    aiol_spawn *s = (aiol_spawn *)arg;
+    int report[2]; /* c) */
+    report[0] = aiol_spawn_prepare(s);
+    report[1] = errno;
+    if (report[0] == 0) {
         aiol_spawn_signals(s);
-        report.step = AIOL_SPAWN_EXEC;
-        report.number = aiol_spawn_run(s);
+        report[1] = aiol_spawn_run(s);
+        report[0] = AIOL_SPAWN_EXEC;
     }
-    while (write(s->report, &report, sizeof(report)) == -1 && errno == EINTR)
+    s->step = report[0];
+    s->number = report[1];
+    while (s->report != -1 && write(s->report, report, sizeof(report)) == -1 && errno == EINTR)
         ;
     _exit(127);
     return 0;
@@ -8729,36 +8727,40 @@ AIOLOOP_INTERNAL int aiol_child_reap(int pid, bool patient, int *status) {
     return (int)got;
 }
 
-/* Starts the child and hears whether it has become the program. */
-static int aiol_spawn_start(aiol_spawn *s) {
-    bool forks = aiol_spawn_must_fork(s);
-    aiol_spawn_report report;
+/* A forked child, of which it is waited whether it has become the program. */
+static int aiol_spawn_fork(aiol_spawn *s) {
+    int report[2];
     ssize_t n;
     int ends[2];
-    int status;
-    int pid;
-    int err = aiol_spawn_pipe(s->without, ends);
-    if (err < 0)
-        return err;
-    if (!forks) /* c) */
-        (void)fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    int pid = aiol_spawn_pipe(s->without, ends);
+    if (pid < 0)
+        return pid;
     s->report = ends[1];
-    s->limit = sysconf(_SC_OPEN_MAX);
-    s->step = 0;
-    pid = aiol_spawn_process(s, forks);
+    pid = aiol_spawn_process(s, true);
     close(ends[1]);
-    memset(&report, 0, sizeof(report));
-    if (pid > 0) {
-        do
-            n = read(ends[0], &report, sizeof(report));
-        while (n == -1 && errno == EINTR);
-        if (n == (ssize_t)sizeof(report)) {
-            (void)aiol_child_reap(pid, true, &status);
-            s->step = report.step;
-            pid = aiol_error_from_errno(report.number);
-        }
+    do
+        n = pid > 0 ? read(ends[0], report, sizeof(report)) : 0;
+    while (n == -1 && errno == EINTR);
+    if (n == (ssize_t)sizeof(report)) {
+        s->step = report[0];
+        s->number = report[1];
     }
     close(ends[0]);
+    return pid;
+}
+
+/* Starts the child and hears whether it has become the program. */
+static int aiol_spawn_start(aiol_spawn *s) {
+    int status;
+    int pid;
+    s->limit = sysconf(_SC_OPEN_MAX);
+    s->report = -1;
+    s->step = 0;
+    pid = aiol_spawn_must_fork(s) ? aiol_spawn_fork(s) : aiol_spawn_process(s, false);
+    if (pid > 0 && s->step != 0) {
+        (void)aiol_child_reap(pid, true, &status);
+        return aiol_error_from_errno(s->number);
+    }
     return pid;
 }
 
@@ -38242,7 +38244,8 @@ static void aiol_spawned_take(aioloop_process *p, int fd, const char **data, siz
 
 /* All parts are there, or it fails. */
 static void aiol_spawned_finish_talk(aioloop_process *p, int code) {
-    aioloop_future *f = aioloop_future_ref(p->talking);
+    aioloop_future *f = p->talking;
+    aiol_future_hold(f);
     aioloop_process_ref(p);
     aiol_spawned_end_talk(p);
     if (code < 0) {
@@ -38252,7 +38255,7 @@ static void aiol_spawned_finish_talk(aioloop_process *p, int code) {
         aiol_spawned_take(p, 2, &p->said.std_err, &p->said.std_err_size);
         aioloop_future_set_result(f, aiol_spawned_outcome(p), &p->said, NULL);
     }
-    aioloop_future_unref(f);
+    aiol_future_release(f);
     aioloop_process_unref(p);
 }
 

@@ -405,7 +405,8 @@ static void aiol_spawned_take(aioloop_process *p, int fd, const char **data, siz
 
 /* All parts are there, or it fails. */
 static void aiol_spawned_finish_talk(aioloop_process *p, int code) {
-    aioloop_future *f = aioloop_future_ref(p->talking);
+    aioloop_future *f = p->talking;
+    aiol_future_hold(f);
     aioloop_process_ref(p);
     aiol_spawned_end_talk(p);
     if (code < 0) {
@@ -415,7 +416,7 @@ static void aiol_spawned_finish_talk(aioloop_process *p, int code) {
         aiol_spawned_take(p, 2, &p->said.std_err, &p->said.std_err_size);
         aioloop_future_set_result(f, aiol_spawned_outcome(p), &p->said, NULL);
     }
-    aioloop_future_unref(f);
+    aiol_future_release(f);
     aioloop_process_unref(p);
 }
 

@@ -8,8 +8,8 @@
  *      systems. So it is under sanitizers and valgrind, which do not follow.
  *   b) A handler must not run there: signals are blocked before, and all that have a handler are set back before the mask
  *      is.
- *   c) What goes wrong on the way is told over a pipe that the program's start closes. In case a) there is something in
- *      it or not when the parent goes on; who forks waits for it.
+ *   c) What goes wrong on the way the child leaves in the parent's memory; a forked one tells it over a pipe that the
+ *      program's start closes.
  *   d) All descriptors are marked to be closed by the start, then those named are not. So none slips through, whatever
  *      other threads open meanwhile; and those made here are marked from birth, since others start programs too.
  *   e) Given numbers 0 to 2 may be in each other's way: they are moved first.
@@ -36,11 +36,6 @@ typedef struct aiol_child {
 AIOL_STATIC_ASSERT(sizeof(gid_t) == sizeof(uint32_t) && sizeof(uid_t) == sizeof(uint32_t), ids_have_32_bits);
 
 #define AIOL_SPAWN_PATH 4096
-
-typedef struct aiol_spawn_report {
-    int step;
-    int number; /* errno */
-} aiol_spawn_report;
 
 /* ---- in the child: calls of the system alone ---- */
 
@@ -188,16 +183,18 @@ static int aiol_spawn_prepare(const aiol_spawn *s) {
 }
 
 static int aiol_spawn_child(void *arg) {
-    const aiol_spawn *s = (const aiol_spawn *)arg;
-    aiol_spawn_report report;
-    report.step = aiol_spawn_prepare(s);
-    report.number = errno;
-    if (report.step == 0) {
+    aiol_spawn *s = (aiol_spawn *)arg;
+    int report[2]; /* c) */
+    report[0] = aiol_spawn_prepare(s);
+    report[1] = errno;
+    if (report[0] == 0) {
         aiol_spawn_signals(s);
-        report.step = AIOL_SPAWN_EXEC;
-        report.number = aiol_spawn_run(s);
+        report[1] = aiol_spawn_run(s);
+        report[0] = AIOL_SPAWN_EXEC;
     }
-    while (write(s->report, &report, sizeof(report)) == -1 && errno == EINTR)
+    s->step = report[0];
+    s->number = report[1];
+    while (s->report != -1 && write(s->report, report, sizeof(report)) == -1 && errno == EINTR)
         ;
     _exit(127);
     return 0;
@@ -281,36 +278,40 @@ AIOLOOP_INTERNAL int aiol_child_reap(int pid, bool patient, int *status) {
     return (int)got;
 }
 
-/* Starts the child and hears whether it has become the program. */
-static int aiol_spawn_start(aiol_spawn *s) {
-    bool forks = aiol_spawn_must_fork(s);
-    aiol_spawn_report report;
+/* A forked child, of which it is waited whether it has become the program. */
+static int aiol_spawn_fork(aiol_spawn *s) {
+    int report[2];
     ssize_t n;
     int ends[2];
-    int status;
-    int pid;
-    int err = aiol_spawn_pipe(s->without, ends);
-    if (err < 0)
-        return err;
-    if (!forks) /* c) */
-        (void)fcntl(ends[0], F_SETFL, O_NONBLOCK);
+    int pid = aiol_spawn_pipe(s->without, ends);
+    if (pid < 0)
+        return pid;
     s->report = ends[1];
-    s->limit = sysconf(_SC_OPEN_MAX);
-    s->step = 0;
-    pid = aiol_spawn_process(s, forks);
+    pid = aiol_spawn_process(s, true);
     close(ends[1]);
-    memset(&report, 0, sizeof(report));
-    if (pid > 0) {
-        do
-            n = read(ends[0], &report, sizeof(report));
-        while (n == -1 && errno == EINTR);
-        if (n == (ssize_t)sizeof(report)) {
-            (void)aiol_child_reap(pid, true, &status);
-            s->step = report.step;
-            pid = aiol_error_from_errno(report.number);
-        }
+    do
+        n = pid > 0 ? read(ends[0], report, sizeof(report)) : 0;
+    while (n == -1 && errno == EINTR);
+    if (n == (ssize_t)sizeof(report)) {
+        s->step = report[0];
+        s->number = report[1];
     }
     close(ends[0]);
+    return pid;
+}
+
+/* Starts the child and hears whether it has become the program. */
+static int aiol_spawn_start(aiol_spawn *s) {
+    int status;
+    int pid;
+    s->limit = sysconf(_SC_OPEN_MAX);
+    s->report = -1;
+    s->step = 0;
+    pid = aiol_spawn_must_fork(s) ? aiol_spawn_fork(s) : aiol_spawn_process(s, false);
+    if (pid > 0 && s->step != 0) {
+        (void)aiol_child_reap(pid, true, &status);
+        return aiol_error_from_errno(s->number);
+    }
     return pid;
 }
 

@@ -192,9 +192,10 @@ typedef struct aiol_spawn {
     char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
     /* what comes of it */
     int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
-    int step;
+    volatile int step;   /* the child's, in memory of both */
+    volatile int number; /* errno */
     /* its own */
-    int report;
+    int report; /* -1: none is needed */
     long limit;
 } aiol_spawn;
 
