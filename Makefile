@@ -39,7 +39,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-tls tls-cuts fuzz fuzz-replay test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols children simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
         bench-engines bench-tasks bench-tls bench-plot demo examples example-programs interop check clean
 
 help:
@@ -328,9 +328,18 @@ size:
 
 PROGRAM = $(CC) -std=$(STD) -D_GNU_SOURCE -O2 -g $(WARNINGS) -I. -Itests
 
-$(BUILD)/simulate $(BUILD)/simulate_tasks $(BUILD)/soak $(BUILD)/blackhole: $(BUILD)/%: tests/%.c aioloop.h Makefile
+$(BUILD)/simulate $(BUILD)/simulate_tasks $(BUILD)/soak $(BUILD)/blackhole $(BUILD)/children: $(BUILD)/%: tests/%.c aioloop.h Makefile
 	@mkdir -p $(BUILD)
 	@$(PROGRAM) $< -o $@ $(LIBS)
+
+BYTES = 1073741824
+SPAWNS = 10000
+AT_ONCE = 500
+## make children     real programs as children: a GiB through cat, 500 at once, 10,000 starts (BYTES, SPAWNS, AT_ONCE)
+children:
+	@$(NEED) $(CC)=$(CC) gzip=gzip
+	@$(MAKE_QUIETLY) $(BUILD)/children
+	@$(BUILD)/children $(BYTES) $(SPAWNS) $(AT_ONCE)
 
 # Each process plays SEEDS / JOBS of the seeds.
 FIRST = 1
