@@ -199,8 +199,10 @@ typedef struct aiol_spawn {
     long limit;
 } aiol_spawn;
 
+#if AIOL_OS_POSIX
 /* The number of the child, which runs the program, or a code and the step. */
 AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s);
+#endif
 
 /* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
 
