@@ -509,7 +509,7 @@ TEST_WITH(subprocess_that_cannot_start, "PROC-11", TEST_REAL_FDS) {
     aioloop *loop = child_loop();
     aioloop_subprocess_options o = AIOLOOP_ZERO;
     child c = AIOLOOP_ZERO;
-    char *large = (char *)malloc(3000000);
+    static char large[3000000];
     const char *too_large[3] = {"true", NULL, NULL};
     int64_t rc;
     rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, missing, NULL), NULL);
@@ -519,12 +519,12 @@ TEST_WITH(subprocess_that_cannot_start, "PROC-11", TEST_REAL_FDS) {
     CHECK_EQ(rc, AIOLOOP_ENOENT);
     rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, folder, NULL), NULL);
     CHECK_EQ(rc, AIOLOOP_EACCES);
-    memset(large, 'x', 2999999);
-    large[2999999] = '\0';
-    too_large[1] = large;
-    rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, too_large, NULL), NULL);
-    free(large);
-    CHECK_EQ(rc, AIOLOOP_E2BIG);
+    if (getenv("LD_PRELOAD") == NULL || strstr(getenv("LD_PRELOAD"), "vgpreload") == NULL) { /* valgrind does not survive it */
+        memset(large, 'x', sizeof(large) - 1);
+        too_large[1] = large;
+        rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, too_large, NULL), NULL);
+        CHECK_EQ(rc, AIOLOOP_E2BIG);
+    }
     o.cwd = "/aioloop/no/such/folder";
     rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, fine, &o), NULL);
     CHECK_EQ(rc, AIOLOOP_ENOENT);
