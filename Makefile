@@ -39,7 +39,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-tls tls-cuts fuzz fuzz-replay test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols children simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols children simulate simulate-oracle soak blackhole fire flood stress-pool race conformance size bench \
         bench-engines bench-tasks bench-tls bench-plot demo examples example-programs interop check clean
 
 help:
@@ -423,6 +423,18 @@ race:
 	@$(MAKE_QUIETLY) $(OUT)/race_sock
 	@status=0; for backend in $(RACE_ON); do \
 	    AIOLOOP_BACKEND=$$backend $(OUT)/race_sock $(RACE_COUNT) $(SEED) || status=1; done; exit $$status
+
+# FLOOD: --datagrams N --size BYTES --limit MS
+FLOOD =
+$(OUT)/flood: tests/flood.c aioloop.h Makefile
+	@mkdir -p $(OUT)
+	@$(PROGRAM) $(EXTRA) $< -o $@ $(LIBS)
+
+## make flood        a million datagrams at once, and a timer that is to be on time meanwhile
+flood:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(OUT)/flood
+	@status=0; for backend in $(FIRE_ON); do AIOLOOP_BACKEND=$$backend $(OUT)/flood $(FLOOD) || status=1; done; exit $$status
 
 # Those with TLS are left out where there is no mbedTLS.
 TLS_EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(shell grep -l 'define AIOLOOP_USE_TLS 1' examples/*.c))
