@@ -2313,8 +2313,9 @@ AIOLOOP_API void aioloop_freenameinfo(void *names);
  * aioloop_getaddrinfo does (aioloop_create_operation makes one), which it completes with aioloop_future_set_result(future,
  * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Each call needs a future and a
  * list of its own. It cannot await, nor run or close the loop. Of each item the family
- * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count; where it is for connecting or listening,
- * port 0 becomes the one asked for. From within it aioloop_getaddrinfo asks the system: so it may answer for some names
+ * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count, and for datagrams the protocol (0: the usual
+ * one); where it is for connecting or listening, port 0 becomes the one asked for. From within it
+ * aioloop_getaddrinfo asks the system: so it may answer for some names
  * alone, and return that future for all others. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,
                                             const aioloop_getaddrinfo_options *options);
@@ -3491,8 +3492,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_communicate(aioloop
  *
  * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is
  * ready it jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory:
- * servers and connections of this loop reach each other at any loopback or wildcard address and at any path; everything
- * else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
+ * servers, connections and datagrams of this loop reach each other at any loopback or wildcard address and at any path;
+ * everything else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
  * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may

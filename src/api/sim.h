@@ -3,8 +3,8 @@
  *
  * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is
  * ready it jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory:
- * servers and connections of this loop reach each other at any loopback or wildcard address and at any path; everything
- * else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
+ * servers, connections and datagrams of this loop reach each other at any loopback or wildcard address and at any path;
+ * everything else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
  * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
