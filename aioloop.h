@@ -3493,8 +3493,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_communicate(aioloop
  * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is
  * ready it jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory:
  * servers, connections and datagrams of this loop reach each other at any loopback or wildcard address and at any path;
- * everything else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
- * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
+ * everything else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails
+ * for want of a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
  * post something, the run ends with AIOLOOP_EDEADLK. While a function of the loop runs in a thread pool, or a look-up
@@ -3517,9 +3517,9 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
 AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]);
 
 /* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
- * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
- * in a partition, and between internet sockets also when there is no room for it at its receiver
- * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
+ * and for what takes a socket of yours; the caller's. Datagrams keep their order (but see aioloop_sim_set_datagrams);
+ * one is lost if it is sent or under way in a partition, and between internet sockets also when there is no room for it
+ * at its receiver (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
  * AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
 
@@ -3540,6 +3540,10 @@ AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aiolo
 /* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for
  * 0. */
 AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes);
+
+/* So many of 1,000 datagrams that are sent between internet sockets from now on are lost, drawn for each; reordered: one
+ * with a shorter delay overtakes others. Neither, unless this is called. AIOLOOP_EINVAL above 1,000. */
+AIOLOOP_API int aioloop_sim_set_datagrams(aioloop *loop, unsigned lost, bool reordered);
 
 /* While on, nothing that is under way arrives, and connects hang: a partition of the network. */
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on);
@@ -14898,6 +14902,8 @@ typedef struct aiol_sim {
     aioloop_time delay_min;
     aioloop_time delay_max;
     size_t buffer;
+    unsigned lost; /* of 1,000 datagrams */
+    bool reordered;
     int accept_error;
     unsigned accept_failures;
     uint16_t port;   /* the next to try */
@@ -15635,12 +15641,13 @@ static int64_t aiol_sim_post_datagram(aiol_sim *sim, aiol_sim_socket *s, const a
     aiol_sim_name_set(&d->from, from);
     if (from->family != s->family)
         aiol_sim_map_v4(&d->from.address);
-    d->arrives = aiol_sim_arrival(sim, s);
+    d->arrives = sim->reordered ? aiol_time_add(sim->now, aiol_sim_delay(sim)) : aiol_sim_arrival(sim, s);
     d->size = size;
     if (size != 0)
         memcpy(d + 1, data, size);
-    for (at = &s->datagrams; *at != NULL; at = &(*at)->next)
+    for (at = &s->datagrams; *at != NULL && (*at)->arrives <= d->arrives; at = &(*at)->next)
         ;
+    d->next = *at;
     *at = d;
     s->datagrams_size += size + 1;
     return (int64_t)size;
@@ -15729,7 +15736,7 @@ static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const v
         return (int64_t)size;
     if (err < 0 && s->stage == AIOL_SIM_CONNECTED && aioloop_address_equal(&there, &s->remote.address))
         s->read_error = AIOLOOP_ECONNREFUSED;
-    if (err == 0 && aiol_sim_has_place(sim, receiver, size))
+    if (err == 0 && aiol_sim_has_place(sim, receiver, size) && (sim->lost == 0 || aiol_sim_below(sim, 1000) >= sim->lost))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
     return (int64_t)size;
 }
@@ -17174,6 +17181,14 @@ AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
     return 0;
 }
 
+AIOLOOP_INTERNAL int aiol_sim_set_datagrams(aiol_engine *e, unsigned lost, bool reordered) {
+    if (lost > 1000)
+        return AIOLOOP_EINVAL;
+    aiol_sim_of(e)->lost = lost;
+    aiol_sim_of(e)->reordered = reordered;
+    return 0;
+}
+
 AIOLOOP_INTERNAL int aiol_sim_set_partition(aiol_engine *e, bool on) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_link *link;
@@ -17532,6 +17547,7 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
 #define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_datagrams(e, lost, reordered) ((void)(e), (void)(lost), (void)(reordered), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_break(e, s, error) ((void)(e), (void)(s), (void)(error), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_fail_accepts(e, error, count) ((void)(e), (void)(error), (void)(count), AIOLOOP_ENOTAVAILABLE)
@@ -32875,9 +32891,9 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
  * datagram.c - endpoints: whole datagrams, both ways.
  *                          (asyncio: selector_events._SelectorDatagramTransport, base_events.create_datagram_endpoint)
  *
- * Reading is one source (RECVFROM) for the life of the endpoint. Sending tries the socket at once when nothing waits; what
- * it has no room for is copied into a list, which one SENDTO at a time works off. What the system says against a datagram
- * is told by the loop: until then (`error`) what is sent is queued behind it.
+ * Reading is one source (RECVFROM) for the life of the endpoint. Sending tries the socket at once when nothing waits;
+ * what it has no room for is copied into a list, which one SENDTO at a time works off. What the system says against a
+ * datagram is told by the loop: until then (`error`) what is sent is queued behind it.
  *
  * An endpoint ends as a connection does (stream.c): when the engine has given both operations back, doom is queued.
  *
@@ -32991,7 +33007,7 @@ AIOL_INLINE void aiol_endpoint_deliver(aioloop_transport *t, size_t size, const 
     const aioloop_address *from = arrival->from;
     if (t->protocol->datagram_received == NULL)
         return;
-    if (from->family == AIOLOOP_UNIX && from->path_size == 0) /* systems differ in what they say of one without a name */
+    if (from->family == AIOLOOP_UNIX && from->path_size == 0) /* systems differ in what they say of those */
         from = &nobody;
     aiol_dispatch_enter(loop, &t->resource.context);
     t->protocol->datagram_received(t, t->self, arrival->data, size, from);
@@ -33080,8 +33096,8 @@ static void aiol_endpoint_send(aiol_endpoint *ep) {
     aiol_endpoint_later(ep);
 }
 
-/* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences. Any
- * of these may send, close or abort. */
+/* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences.
+ * Any of these may send, close or abort. */
 static void aiol_endpoint_after_send(aiol_endpoint *ep) {
     aioloop_transport *t = &ep->transport;
     int error = ep->error;
@@ -33150,7 +33166,8 @@ static int aiol_endpoint_enqueue(aiol_endpoint *ep, const void *data, size_t siz
 }
 
 /* It has to wait: for room, or until an error is told. */
-static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void *data, size_t size, const aioloop_address *to) {
+static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void *data, size_t size,
+                                                   const aioloop_address *to) {
     aioloop_transport *t = &ep->transport;
     int err = aiol_endpoint_enqueue(ep, data, size, to);
     if (err < 0)
@@ -33208,8 +33225,8 @@ AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const voi
 
 /* ---- what writes bytes ---- */
 
-static int aiol_endpoint_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release,
-                                      void *arg) {
+static int aiol_endpoint_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count,
+                                      aiol_release_fn release, void *arg) {
     (void)pieces;
     (void)count;
     (void)release;
@@ -33233,9 +33250,11 @@ static size_t aiol_endpoint_buffered(const aioloop_transport *t) {
 }
 
 static const aiol_transport_calls aiol_endpoint_calls = {
-    aiol_endpoint_write, aiol_endpoint_write_pieces, aiol_endpoint_write_eof,     false,                          aiol_endpoint_close,
-    aiol_endpoint_end,   aiol_stream_pause_reading,  aiol_endpoint_start_reading, aiol_endpoint_protocol_changed, NULL,
-    NULL,                aiol_endpoint_buffered,     NULL,                        NULL,                           NULL,
+    aiol_endpoint_write,         aiol_endpoint_write_pieces,     aiol_endpoint_write_eof,
+    false,                       aiol_endpoint_close,            aiol_endpoint_end,
+    aiol_stream_pause_reading,   aiol_endpoint_start_reading,    aiol_endpoint_protocol_changed,
+    NULL,                        NULL,                           aiol_endpoint_buffered,
+    NULL,                        NULL,                           NULL,
 };
 
 AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t) {
@@ -33263,8 +33282,8 @@ static void aiol_endpoint_loop_closed(aiol_resource *resource) {
     aiol_endpoint_drop_all(ep);
 }
 
-static const aiol_resource_calls aiol_endpoint_resource = {"datagram endpoint", aiol_endpoint_loop_closed, aiol_stream_destroy,
-                                                           aiol_stream_is_open};
+static const aiol_resource_calls aiol_endpoint_resource = {"datagram endpoint", aiol_endpoint_loop_closed,
+                                                           aiol_stream_destroy, aiol_stream_is_open};
 
 /* ---- opening ---- */
 
@@ -33523,7 +33542,8 @@ static int aiol_endpoint_new(aiol_opening *o, aioloop_transport **out) {
     aiol_path_room peer_room;
     bool named = e->sockets->name(e, o->socket, &local, &local_room) == 0;
     bool connected = e->sockets->peer(e, o->socket, &peer, &peer_room) == 0;
-    const aioloop_address *remote = o->destination.family != AIOLOOP_UNSPEC ? &o->destination : connected ? &peer : NULL;
+    bool chosen = o->destination.family != AIOLOOP_UNSPEC;
+    const aioloop_address *remote = chosen ? &o->destination : connected ? &peer : NULL;
     size_t start = aiol_align(sizeof(aiol_endpoint));
     size_t instance = aiol_align(o->protocol->instance_size);
     size_t size = start + instance + aiol_stream_path_size(named ? &local : NULL) +
@@ -33703,9 +33723,11 @@ static int aiol_opening_check_sock(aioloop *loop, const aioloop_datagram_endpoin
     char text[AIOL_ERROR_TEXT_SIZE];
     size_t length = 0;
     size_t i;
-    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        const char *between = length == 0 ? "" : ", ";
         if (others[i].given)
-            length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s", length == 0 ? "" : ", ", others[i].name);
+            length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s", between, others[i].name);
+    }
     return length == 0 ? 0 : aiol_fail(loop, AIOLOOP_EINVAL, "a socket excludes %s", text);
 }
 
@@ -33716,7 +33738,8 @@ static int aiol_opening_check(aioloop *loop, const aioloop_datagram_endpoint_opt
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (o->sock != NULL)
         return aiol_opening_check_sock(loop, o);
-    if (o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_INET && o->family != AIOLOOP_INET6 && o->family != AIOLOOP_UNIX)
+    if (o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_INET && o->family != AIOLOOP_INET6 &&
+        o->family != AIOLOOP_UNIX)
         return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not an address family", o->family);
     if (o->remote_service != NULL && o->remote_port != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a service excludes a port");
@@ -33746,8 +33769,11 @@ static int aiol_opening_at_once(aiol_opening *o, const aioloop_datagram_endpoint
     aioloop_address remote;
     aiol_pair pair;
     int has_local = aiol_opening_path(loop, &local, options->local_path, options->local_path_size);
-    int has_remote = has_local < 0 ? has_local : aiol_opening_path(loop, &remote, options->remote_path, options->remote_path_size);
+    int has_remote;
     int err;
+    if (has_local < 0)
+        return has_local;
+    has_remote = aiol_opening_path(loop, &remote, options->remote_path, options->remote_path_size);
     if (has_remote < 0)
         return has_remote;
     if (has_remote != 0) {
@@ -33781,8 +33807,8 @@ static int aiol_opening_look_up(aiol_opening *o, const aioloop_datagram_endpoint
         o->lookups += err == AIOL_PENDING;
     }
     if (o->has_remote && (err >= 0 || err == AIOL_PENDING)) {
-        err = aiol_host_look_up(loop, &o->remote, options->remote_host, options->remote_service, options->remote_port, &hints,
-                                false);
+        err = aiol_host_look_up(loop, &o->remote, options->remote_host, options->remote_service, options->remote_port,
+                                &hints, false);
         o->lookups += err == AIOL_PENDING;
     }
     if (err < 0 && err != AIOL_PENDING)
@@ -33799,8 +33825,8 @@ static int aiol_opening_take(aiol_opening *o, aioloop_socket s) {
     return 0;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
-                                                               const aioloop_datagram_endpoint_options *options) {
+AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(aioloop *loop, const aioloop_protocol *protocol,
+                                                               void *arg, const aioloop_datagram_endpoint_options *options) {
     static const aioloop_datagram_endpoint_options defaults = AIOLOOP_ZERO;
     aioloop_future *refused = aiol_refuse(loop, protocol);
     aioloop_future *f;
@@ -34895,6 +34921,11 @@ AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aiolo
 AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes) {
     int err = aiol_simulated(loop);
     return err < 0 ? err : aiol_sim_set_buffer(loop->engine, bytes);
+}
+
+AIOLOOP_API int aioloop_sim_set_datagrams(aioloop *loop, unsigned lost, bool reordered) {
+    int err = aiol_simulated(loop);
+    return err < 0 ? err : aiol_sim_set_datagrams(loop->engine, lost, reordered);
 }
 
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on) {

@@ -1774,6 +1774,50 @@ TEST(datagram_flood_leaves_others_their_turn, "") {
 
 /* ---- the simulated network ---- */
 
+TEST(datagram_simulated_loss_and_reordering, "") {
+    aioloop *loop = test_loop();
+    datagram_peer a;
+    datagram_peer b;
+    int i;
+    if (!test_simulated(loop)) {
+        CHECK_EQ(aioloop_sim_set_datagrams(loop, 1, false), AIOLOOP_ENOTAVAILABLE);
+        test_end(loop);
+        SKIP("for the simulated back end");
+    }
+    CHECK_EQ(aioloop_sim_set_datagrams(NULL, 1, false), AIOLOOP_EINVAL);
+    CHECK_EQ(aioloop_sim_set_datagrams(loop, 1001, false), AIOLOOP_EINVAL);
+    datagram_bind(loop, &a);
+    datagram_connect(loop, &b, &a);
+    CHECK_EQ(aioloop_sim_set_datagrams(loop, 300, false), 0);
+    for (i = 0; i < 400; i++)
+        datagram_send(&b, "x", NULL);
+    test_run_for(loop, AIOLOOP_SECONDS(1));
+    CHECK_GT(a.count, 200);
+    CHECK_LT(a.count, 360);
+    CHECK_EQ(aioloop_sim_set_datagrams(loop, 1000, false), 0);
+    i = a.count;
+    datagram_send(&b, "x", NULL);
+    test_run_for(loop, AIOLOOP_SECONDS(1));
+    CHECK_EQ(a.count, i);
+    CHECK_EQ(aioloop_sim_set_datagrams(loop, 0, true), 0);
+    CHECK_EQ(aioloop_sim_set_delay(loop, 0, AIOLOOP_SECONDS(1)), 0);
+    a.count = 0;
+    a.text[0] = '\0';
+    a.on_datagram = datagram_in_order;
+    for (i = 0; i < 50; i++) {
+        char text[16];
+        snprintf(text, sizeof(text), "%d", i);
+        datagram_send(&b, text, NULL);
+    }
+    test_run_for(loop, AIOLOOP_SECONDS(3));
+    CHECK_EQ(a.count, 50);
+    CHECK_GT(a.disorder, 0);
+    a.disorder = 0;
+    datagram_end(loop, &a);
+    datagram_end(loop, &b);
+    test_end(loop);
+}
+
 TEST(datagram_simulated_delay_and_partition, "") {
     aioloop *loop = test_loop();
     aioloop_time start;

@@ -189,6 +189,8 @@ typedef struct aiol_sim {
     aioloop_time delay_min;
     aioloop_time delay_max;
     size_t buffer;
+    unsigned lost; /* of 1,000 datagrams */
+    bool reordered;
     int accept_error;
     unsigned accept_failures;
     uint16_t port;   /* the next to try */
@@ -926,12 +928,13 @@ static int64_t aiol_sim_post_datagram(aiol_sim *sim, aiol_sim_socket *s, const a
     aiol_sim_name_set(&d->from, from);
     if (from->family != s->family)
         aiol_sim_map_v4(&d->from.address);
-    d->arrives = aiol_sim_arrival(sim, s);
+    d->arrives = sim->reordered ? aiol_time_add(sim->now, aiol_sim_delay(sim)) : aiol_sim_arrival(sim, s);
     d->size = size;
     if (size != 0)
         memcpy(d + 1, data, size);
-    for (at = &s->datagrams; *at != NULL; at = &(*at)->next)
+    for (at = &s->datagrams; *at != NULL && (*at)->arrives <= d->arrives; at = &(*at)->next)
         ;
+    d->next = *at;
     *at = d;
     s->datagrams_size += size + 1;
     return (int64_t)size;
@@ -1020,7 +1023,7 @@ static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const v
         return (int64_t)size;
     if (err < 0 && s->stage == AIOL_SIM_CONNECTED && aioloop_address_equal(&there, &s->remote.address))
         s->read_error = AIOLOOP_ECONNREFUSED;
-    if (err == 0 && aiol_sim_has_place(sim, receiver, size))
+    if (err == 0 && aiol_sim_has_place(sim, receiver, size) && (sim->lost == 0 || aiol_sim_below(sim, 1000) >= sim->lost))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
     return (int64_t)size;
 }
@@ -2462,6 +2465,14 @@ AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
     if (bytes == 0)
         return AIOLOOP_EINVAL;
     aiol_sim_of(e)->buffer = bytes;
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_sim_set_datagrams(aiol_engine *e, unsigned lost, bool reordered) {
+    if (lost > 1000)
+        return AIOLOOP_EINVAL;
+    aiol_sim_of(e)->lost = lost;
+    aiol_sim_of(e)->reordered = reordered;
     return 0;
 }
 

@@ -2,9 +2,9 @@
  * datagram.c - endpoints: whole datagrams, both ways.
  *                          (asyncio: selector_events._SelectorDatagramTransport, base_events.create_datagram_endpoint)
  *
- * Reading is one source (RECVFROM) for the life of the endpoint. Sending tries the socket at once when nothing waits; what
- * it has no room for is copied into a list, which one SENDTO at a time works off. What the system says against a datagram
- * is told by the loop: until then (`error`) what is sent is queued behind it.
+ * Reading is one source (RECVFROM) for the life of the endpoint. Sending tries the socket at once when nothing waits;
+ * what it has no room for is copied into a list, which one SENDTO at a time works off. What the system says against a
+ * datagram is told by the loop: until then (`error`) what is sent is queued behind it.
  *
  * An endpoint ends as a connection does (stream.c): when the engine has given both operations back, doom is queued.
  *
@@ -121,7 +121,7 @@ AIOL_INLINE void aiol_endpoint_deliver(aioloop_transport *t, size_t size, const 
     const aioloop_address *from = arrival->from;
     if (t->protocol->datagram_received == NULL)
         return;
-    if (from->family == AIOLOOP_UNIX && from->path_size == 0) /* systems differ in what they say of one without a name */
+    if (from->family == AIOLOOP_UNIX && from->path_size == 0) /* systems differ in what they say of those */
         from = &nobody;
     aiol_dispatch_enter(loop, &t->resource.context);
     t->protocol->datagram_received(t, t->self, arrival->data, size, from);
@@ -210,8 +210,8 @@ static void aiol_endpoint_send(aiol_endpoint *ep) {
     aiol_endpoint_later(ep);
 }
 
-/* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences. Any
- * of these may send, close or abort. */
+/* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences.
+ * Any of these may send, close or abort. */
 static void aiol_endpoint_after_send(aiol_endpoint *ep) {
     aioloop_transport *t = &ep->transport;
     int error = ep->error;
@@ -280,7 +280,8 @@ static int aiol_endpoint_enqueue(aiol_endpoint *ep, const void *data, size_t siz
 }
 
 /* It has to wait: for room, or until an error is told. */
-static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void *data, size_t size, const aioloop_address *to) {
+static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void *data, size_t size,
+                                                   const aioloop_address *to) {
     aioloop_transport *t = &ep->transport;
     int err = aiol_endpoint_enqueue(ep, data, size, to);
     if (err < 0)
@@ -338,8 +339,8 @@ AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const voi
 
 /* ---- what writes bytes ---- */
 
-static int aiol_endpoint_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release,
-                                      void *arg) {
+static int aiol_endpoint_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count,
+                                      aiol_release_fn release, void *arg) {
     (void)pieces;
     (void)count;
     (void)release;
@@ -363,9 +364,11 @@ static size_t aiol_endpoint_buffered(const aioloop_transport *t) {
 }
 
 static const aiol_transport_calls aiol_endpoint_calls = {
-    aiol_endpoint_write, aiol_endpoint_write_pieces, aiol_endpoint_write_eof,     false,                          aiol_endpoint_close,
-    aiol_endpoint_end,   aiol_stream_pause_reading,  aiol_endpoint_start_reading, aiol_endpoint_protocol_changed, NULL,
-    NULL,                aiol_endpoint_buffered,     NULL,                        NULL,                           NULL,
+    aiol_endpoint_write,         aiol_endpoint_write_pieces,     aiol_endpoint_write_eof,
+    false,                       aiol_endpoint_close,            aiol_endpoint_end,
+    aiol_stream_pause_reading,   aiol_endpoint_start_reading,    aiol_endpoint_protocol_changed,
+    NULL,                        NULL,                           aiol_endpoint_buffered,
+    NULL,                        NULL,                           NULL,
 };
 
 AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t) {
@@ -393,8 +396,8 @@ static void aiol_endpoint_loop_closed(aiol_resource *resource) {
     aiol_endpoint_drop_all(ep);
 }
 
-static const aiol_resource_calls aiol_endpoint_resource = {"datagram endpoint", aiol_endpoint_loop_closed, aiol_stream_destroy,
-                                                           aiol_stream_is_open};
+static const aiol_resource_calls aiol_endpoint_resource = {"datagram endpoint", aiol_endpoint_loop_closed,
+                                                           aiol_stream_destroy, aiol_stream_is_open};
 
 /* ---- opening ---- */
 
@@ -653,7 +656,8 @@ static int aiol_endpoint_new(aiol_opening *o, aioloop_transport **out) {
     aiol_path_room peer_room;
     bool named = e->sockets->name(e, o->socket, &local, &local_room) == 0;
     bool connected = e->sockets->peer(e, o->socket, &peer, &peer_room) == 0;
-    const aioloop_address *remote = o->destination.family != AIOLOOP_UNSPEC ? &o->destination : connected ? &peer : NULL;
+    bool chosen = o->destination.family != AIOLOOP_UNSPEC;
+    const aioloop_address *remote = chosen ? &o->destination : connected ? &peer : NULL;
     size_t start = aiol_align(sizeof(aiol_endpoint));
     size_t instance = aiol_align(o->protocol->instance_size);
     size_t size = start + instance + aiol_stream_path_size(named ? &local : NULL) +
@@ -833,9 +837,11 @@ static int aiol_opening_check_sock(aioloop *loop, const aioloop_datagram_endpoin
     char text[AIOL_ERROR_TEXT_SIZE];
     size_t length = 0;
     size_t i;
-    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        const char *between = length == 0 ? "" : ", ";
         if (others[i].given)
-            length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s", length == 0 ? "" : ", ", others[i].name);
+            length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s", between, others[i].name);
+    }
     return length == 0 ? 0 : aiol_fail(loop, AIOLOOP_EINVAL, "a socket excludes %s", text);
 }
 
@@ -846,7 +852,8 @@ static int aiol_opening_check(aioloop *loop, const aioloop_datagram_endpoint_opt
         return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
     if (o->sock != NULL)
         return aiol_opening_check_sock(loop, o);
-    if (o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_INET && o->family != AIOLOOP_INET6 && o->family != AIOLOOP_UNIX)
+    if (o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_INET && o->family != AIOLOOP_INET6 &&
+        o->family != AIOLOOP_UNIX)
         return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not an address family", o->family);
     if (o->remote_service != NULL && o->remote_port != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a service excludes a port");
@@ -876,8 +883,11 @@ static int aiol_opening_at_once(aiol_opening *o, const aioloop_datagram_endpoint
     aioloop_address remote;
     aiol_pair pair;
     int has_local = aiol_opening_path(loop, &local, options->local_path, options->local_path_size);
-    int has_remote = has_local < 0 ? has_local : aiol_opening_path(loop, &remote, options->remote_path, options->remote_path_size);
+    int has_remote;
     int err;
+    if (has_local < 0)
+        return has_local;
+    has_remote = aiol_opening_path(loop, &remote, options->remote_path, options->remote_path_size);
     if (has_remote < 0)
         return has_remote;
     if (has_remote != 0) {
@@ -911,8 +921,8 @@ static int aiol_opening_look_up(aiol_opening *o, const aioloop_datagram_endpoint
         o->lookups += err == AIOL_PENDING;
     }
     if (o->has_remote && (err >= 0 || err == AIOL_PENDING)) {
-        err = aiol_host_look_up(loop, &o->remote, options->remote_host, options->remote_service, options->remote_port, &hints,
-                                false);
+        err = aiol_host_look_up(loop, &o->remote, options->remote_host, options->remote_service, options->remote_port,
+                                &hints, false);
         o->lookups += err == AIOL_PENDING;
     }
     if (err < 0 && err != AIOL_PENDING)
@@ -929,8 +939,8 @@ static int aiol_opening_take(aiol_opening *o, aioloop_socket s) {
     return 0;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
-                                                               const aioloop_datagram_endpoint_options *options) {
+AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(aioloop *loop, const aioloop_protocol *protocol,
+                                                               void *arg, const aioloop_datagram_endpoint_options *options) {
     static const aioloop_datagram_endpoint_options defaults = AIOLOOP_ZERO;
     aioloop_future *refused = aiol_refuse(loop, protocol);
     aioloop_future *f;

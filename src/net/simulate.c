@@ -80,6 +80,11 @@ AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes) {
     return err < 0 ? err : aiol_sim_set_buffer(loop->engine, bytes);
 }
 
+AIOLOOP_API int aioloop_sim_set_datagrams(aioloop *loop, unsigned lost, bool reordered) {
+    int err = aiol_simulated(loop);
+    return err < 0 ? err : aiol_sim_set_datagrams(loop->engine, lost, reordered);
+}
+
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on) {
     int err = aiol_simulated(loop);
     return err < 0 ? err : aiol_sim_set_partition(loop->engine, on);
