@@ -33825,8 +33825,8 @@ static int aiol_opening_take(aiol_opening *o, aioloop_socket s) {
     return 0;
 }
 
-AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(aioloop *loop, const aioloop_protocol *protocol,
-                                                               void *arg, const aioloop_datagram_endpoint_options *options) {
+AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(
+    aioloop *loop, const aioloop_protocol *protocol, void *arg, const aioloop_datagram_endpoint_options *options) {
     static const aioloop_datagram_endpoint_options defaults = AIOLOOP_ZERO;
     aioloop_future *refused = aiol_refuse(loop, protocol);
     aioloop_future *f;
