@@ -724,6 +724,27 @@ TEST_WITH(subprocess_signals_of_the_child, "PROC-13", TEST_REAL_FDS) {
     test_end(loop);
 }
 
+static void child_signal(aioloop *loop, void *arg) {
+    (void)loop;
+    ++*(int *)arg;
+}
+
+/* The loop has a handler; what its child gets ends the child and is told to nobody else. */
+TEST_WITH(subprocess_has_no_handlers_of_the_loop, "SIG-10", TEST_REAL_FDS) {
+    aioloop *loop = child_loop();
+    child c = AIOLOOP_ZERO;
+    const char *const args[] = {"sleep", "1000", NULL};
+    int signals = 0;
+    CHECK_EQ(aioloop_add_signal_handler(loop, SIGTERM, child_signal, &signals), 0);
+    child_exec(loop, &c, args, NULL);
+    CHECK_EQ(aioloop_subprocess_terminate(c.transport), 0);
+    child_end(loop, &c);
+    CHECK_EQ(c.code, -SIGTERM);
+    CHECK_EQ(signals, 0);
+    CHECK_EQ(aioloop_remove_signal_handler(loop, SIGTERM), 1);
+    test_end(loop);
+}
+
 /* ---- descriptors ---- */
 
 TEST_WITH(subprocess_inherits_named_descriptors_only, "PROC-14 PROC-13", TEST_REAL_FDS) {
