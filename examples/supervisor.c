@@ -7,11 +7,10 @@
  * 10 s. SIGTERM and SIGINT end the child by SIGTERM, and by SIGKILL if it has not listened for five seconds.
  */
 #define AIOLOOP_IMPLEMENTATION
-#include "aioloop.h"
+#include "../aioloop.h"
 
 #include <signal.h>
 #include <stdio.h>
-#include <unistd.h>
 
 #define SHORTEST AIOLOOP_MS(100)
 #define LONGEST AIOLOOP_SECONDS(10)
@@ -94,37 +93,22 @@ static void patience_is_over(aioloop *loop, void *arg) {
     aioloop_subprocess_kill(s->child);
 }
 
-static void stop(supervisor *s) {
+/* The handler of both signals: a callback of the loop. */
+static void stop(aioloop *loop, void *arg) {
+    supervisor *s = (supervisor *)arg;
     if (s->stopping)
         return;
     s->stopping = true;
     aioloop_timer_handle_cancel(&s->timer);
     if (s->child == NULL) {
-        aioloop_stop(s->loop);
+        aioloop_stop(loop);
         return;
     }
     aioloop_subprocess_terminate(s->child);
-    s->timer = aioloop_call_later(s->loop, PATIENCE, patience_is_over, s);
-}
-
-/* A signal's handler may do next to nothing: it writes to a pipe that the loop reads. */
-static int signal_pipe[2];
-
-static void on_signal(int number) {
-    ssize_t n = write(signal_pipe[1], "s", 1);
-    (void)number;
-    (void)n;
-}
-
-static void signalled(aioloop_transport *transport, void *self, const void *data, size_t size) {
-    (void)transport;
-    (void)data;
-    (void)size;
-    stop((supervisor *)self);
+    s->timer = aioloop_call_later(loop, PATIENCE, patience_is_over, s);
 }
 
 int main(int argc, char **argv) {
-    aioloop_protocol on_pipe = AIOLOOP_ZERO;
     supervisor s = AIOLOOP_ZERO;
     int64_t rc;
     if (argc < 2) {
@@ -134,17 +118,17 @@ int main(int argc, char **argv) {
     s.args = (const char *const *)(argv + 1);
     s.pause = SHORTEST;
     s.loop = aioloop_new_event_loop(NULL);
-    if (s.loop == NULL || pipe(signal_pipe) != 0) {
-        fprintf(stderr, "supervisor: no loop or no pipe\n");
+    if (s.loop == NULL) {
+        fprintf(stderr, "supervisor: no loop\n");
         return 1;
     }
-    on_pipe.data_received = signalled;
-    rc = aioloop_run_until_complete(s.loop, aioloop_connect_read_pipe(s.loop, &on_pipe, &s, signal_pipe[0]), NULL);
-    signal(SIGTERM, on_signal);
-    signal(SIGINT, on_signal);
-    start(s.loop, &s);
+    rc = aioloop_add_signal_handler(s.loop, SIGTERM, stop, &s);
     if (rc >= 0)
+        rc = aioloop_add_signal_handler(s.loop, SIGINT, stop, &s);
+    if (rc >= 0) {
+        start(s.loop, &s);
         rc = aioloop_run_forever(s.loop);
+    }
     if (rc < 0)
         fprintf(stderr, "supervisor: %s\n", aioloop_error_message(aioloop_last_error(s.loop)));
     aioloop_free(s.loop);

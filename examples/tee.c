@@ -7,7 +7,7 @@
  * so the memory stays small whatever the amounts; and if one of them goes, the other still gets everything.
  */
 #define AIOLOOP_IMPLEMENTATION
-#include "aioloop.h"
+#include "../aioloop.h"
 
 #include <stdio.h>
 #include <unistd.h>
