@@ -3498,7 +3498,8 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_communicate(aioloop
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
  * post something, the run ends with AIOLOOP_EDEADLK. While a function of the loop runs in a thread pool, or a look-up
- * that somebody waits for, it goes on waiting.
+ * that somebody waits for, it goes on waiting. But the clock does not wait for threads: with timers under way it jumps
+ * to the next of them, so a TLS handshake in the executor (ssl_handshake_in_executor) runs into its time-out here.
  *
  * Options, after the name: seed=N (default 1); delayed: operations complete late, as those of io_uring and Windows do:
  * results arrive iterations later, data comes after a pause, a cancel finds the work done, sends are taken in part.
