@@ -27244,7 +27244,9 @@ AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
+#if AIOLOOP_USE_TLS
 AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t);
+#endif
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
 
 #endif
@@ -33979,6 +33981,7 @@ AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transpo
     aiol_list_append(&server->clients, &t->siblings);
 }
 
+#if AIOLOOP_USE_TLS
 /* A connection of a server, if it is one, has a new transport, which takes its place. */
 AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t) {
     if (lower->server == NULL)
@@ -33988,6 +33991,7 @@ AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_tra
     t->server = lower->server;
     lower->server = NULL;
 }
+#endif
 
 /* A connection of the server is lost. */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {

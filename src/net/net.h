@@ -168,7 +168,9 @@ AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
+#if AIOLOOP_USE_TLS
 AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t);
+#endif
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t);
 
 #endif

@@ -116,6 +116,7 @@ AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transpo
     aiol_list_append(&server->clients, &t->siblings);
 }
 
+#if AIOLOOP_USE_TLS
 /* A connection of a server, if it is one, has a new transport, which takes its place. */
 AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_transport *t) {
     if (lower->server == NULL)
@@ -125,6 +126,7 @@ AIOLOOP_INTERNAL void aiol_server_upgraded(aioloop_transport *lower, aioloop_tra
     t->server = lower->server;
     lower->server = NULL;
 }
+#endif
 
 /* A connection of the server is lost. */
 AIOLOOP_INTERNAL void aiol_server_lost(aioloop_server *server, aioloop_transport *t) {
