@@ -6,8 +6,9 @@ BUILD = build
 # The back ends that `make test` runs the suite on: what this system has.
 BACKENDS = epoll io_uring poll select sim sim,delayed
 # The same with kernel features switched off.
-FALLBACKS = epoll,no-accept4,no-epoll_pwait2,no-eventfd poll,no-eventfd,no-pipe2,no-sendfile \
-            io_uring,no-multishot io_uring,no-incremental io_uring,no-buffer_ring \
+FALLBACKS = epoll,no-accept4,no-epoll_pwait2,no-eventfd,no-mmsg,no-nosignal,no-pidfd \
+            poll,no-eventfd,no-pipe2,no-sendfile,no-vfork,no-close_range \
+            io_uring,no-multishot,no-nosignal io_uring,no-incremental io_uring,no-buffer_ring \
             io_uring,no-defer_taskrun io_uring,no-defer_taskrun,no-coop_taskrun
 
 WARNINGS = -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror
@@ -38,7 +39,7 @@ NEED_CXX = $(NEED) g++=g++
 NEED_CLANG = $(NEED_CXX) clang=clang
 
 .PHONY: help all header check-header test test-run test-programs test-split test-tls tls-cuts fuzz fuzz-replay test-clang test-c11 test-cxx11 test-cxx17 \
-        test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols simulate simulate-oracle soak blackhole fire stress-pool race conformance size bench \
+        test-clangxx test-musl test-tcc asan tsan valgrind torture torture-mbedtls strict symbols children simulate simulate-oracle soak blackhole fire flood stress-pool race conformance size bench \
         bench-engines bench-tasks bench-tls bench-plot demo examples example-programs interop check clean
 
 help:
@@ -327,9 +328,18 @@ size:
 
 PROGRAM = $(CC) -std=$(STD) -D_GNU_SOURCE -O2 -g $(WARNINGS) -I. -Itests
 
-$(BUILD)/simulate $(BUILD)/simulate_tasks $(BUILD)/soak $(BUILD)/blackhole: $(BUILD)/%: tests/%.c aioloop.h Makefile
+$(BUILD)/simulate $(BUILD)/simulate_tasks $(BUILD)/soak $(BUILD)/blackhole $(BUILD)/children: $(BUILD)/%: tests/%.c aioloop.h Makefile
 	@mkdir -p $(BUILD)
 	@$(PROGRAM) $< -o $@ $(LIBS)
+
+BYTES = 1073741824
+SPAWNS = 10000
+AT_ONCE = 500
+## make children     real programs as children: a GiB through cat, 500 at once, 10,000 starts (BYTES, SPAWNS, AT_ONCE)
+children:
+	@$(NEED) $(CC)=$(CC) gzip=gzip
+	@$(MAKE_QUIETLY) $(BUILD)/children
+	@$(BUILD)/children $(BYTES) $(SPAWNS) $(AT_ONCE)
 
 # Each process plays SEEDS / JOBS of the seeds.
 FIRST = 1
@@ -413,6 +423,18 @@ race:
 	@$(MAKE_QUIETLY) $(OUT)/race_sock
 	@status=0; for backend in $(RACE_ON); do \
 	    AIOLOOP_BACKEND=$$backend $(OUT)/race_sock $(RACE_COUNT) $(SEED) || status=1; done; exit $$status
+
+# FLOOD: --datagrams N --size BYTES --limit MS
+FLOOD =
+$(OUT)/flood: tests/flood.c aioloop.h Makefile
+	@mkdir -p $(OUT)
+	@$(PROGRAM) $(EXTRA) $< -o $@ $(LIBS)
+
+## make flood        a million datagrams at once, and a timer that is to be on time meanwhile
+flood:
+	@$(NEED) $(CC)=$(CC)
+	@$(MAKE_QUIETLY) $(OUT)/flood
+	@status=0; for backend in $(FIRE_ON); do AIOLOOP_BACKEND=$$backend $(OUT)/flood $(FLOOD) || status=1; done; exit $$status
 
 # Those with TLS are left out where there is no mbedTLS.
 TLS_EXAMPLES = $(patsubst examples/%.c,$(BUILD)/examples/%,$(shell grep -l 'define AIOLOOP_USE_TLS 1' examples/*.c))

@@ -251,10 +251,29 @@
  *   closed. aioloop_start_tls and aioloop_stream_start_tls upgrade a live connection, as STARTTLS wants it. A connection
  *   that is cut without goodbye is lost with AIOLOOP_ESSL_TRUNCATED. It needs AIOLOOP_USE_TLS and mbedTLS.
  *
+ *   aioloop_connect_read_pipe and aioloop_connect_write_pipe make transports that go one way, of pipes, FIFOs, terminals:
+ *   a program's own standard input and output, for example.
+ *
  *   aioloop_sendfile sends a file, or a part of it, over a transport, without copying where the system can.
  *
  *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
  *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
+ *
+ *
+ * PROGRAMS AS CHILDREN
+ *
+ *   aioloop_create_subprocess_exec starts a program, aioloop_create_subprocess_shell a command line; the result has streams
+ *   for the child's input and outputs:
+ *
+ *       const char *const args[] = {"sort", "-u", NULL};
+ *       const aioloop_communication *said;
+ *       rc = aioloop_await(aioloop_create_subprocess_exec(loop, args, NULL), &sort);
+ *       rc = aioloop_await(aioloop_process_communicate(sort, text, size), &said);
+ *       aioloop_process_unref(sort);
+ *
+ *   aioloop_subprocess_exec is the same with a protocol. A child gets the descriptors that it is told of, no others, and
+ *   default signals. It lives no longer than its last owner, or the loop: to leave one alone, start it so that it
+ *   leaves by itself (a shell's "&", setsid).
  *
  *
  * GENERATORS
@@ -343,7 +362,9 @@
  *
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
- *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2    do as on a system that has no such call
+ *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-mmsg no-nosignal
+ *       no-pidfd no-vfork no-close_range
+ *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature
  *       delayed                                           sim: operations complete late and in parts
@@ -360,8 +381,7 @@
  *   when aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of
  *   loops may run in as many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and
  *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
- *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
- *   (examples/echo_server.c).
+ *   call only if the loop sleeps. For signals there is aioloop_add_signal_handler.
  *
  *   aioloop_run_coroutine_threadsafe has a loop run a coroutine for another thread, which can wait for the outcome
  *   (aioloop_concurrent_future_result) or cancel it; aioloop_wrap_future waits for such a future in a loop, so two loops can work for
@@ -398,11 +418,25 @@
  *   examples/process_pool.c.
  *
  *
+ * SIGNALS
+ *
+ *   aioloop_add_signal_handler(loop, SIGTERM, fn, arg) has fn called in the loop, as an ordinary callback, which may do what
+ *   any callback may; a loop that sleeps is woken. Signals belong to the process's main thread: handlers are added and
+ *   removed there. Removing one, or closing the loop, leaves the signal with its default action. A process that is forked
+ *   inherits none of this.
+ *
+ *   aioloop_run in the main thread cancels its coroutine at the first SIGINT (Ctrl-C), and says AIOLOOP_EINTERRUPTED when
+ *   that has ended by it; a second one ends the run without waiting for it, and then what is left is cancelled as at every
+ *   end of a run, where SIGINT has its default action. If the loop does not come round to the first, because a callback
+ *   takes for ever, the second ends the program. All that only if SIGINT had its default action before the run: who
+ *   ignores it or has a handler is left alone. See examples/signals.c.
+ *
+ *
  * ENDING WELL
  *
  *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
- *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's
- *   pipe, watched) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
+ *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (the handler of
+ *   a signal) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
  *   aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.
@@ -449,6 +483,7 @@
  *   AIOLOOP_USE_COROUTINES   1: coroutines with a stack of their own; those without are always there   (default 1 where
  *                            a way to switch stacks is known: x86, Arm, AArch64, RISC-V, <ucontext.h>; with AIOLOOP_PORT 0)
  *   AIOLOOP_USE_TLS          1: TLS, by mbedTLS, which the program links: -lmbedtls -lmbedx509 -lmbedcrypto   (default 0)
+ *   AIOLOOP_USE_SUBPROCESS   1: signals and subprocesses; the system must have them           (default 1; with AIOLOOP_PORT 0)
  *   AIOLOOP_USE_UCONTEXT     1: they switch by <ucontext.h>, not by assembly                  (default 0)
  *   AIOLOOP_BACKENDS         a sum of AIOLOOP_BACKEND_...: which back ends are compiled in    (default: all
  *                            that the system has)
@@ -944,6 +979,27 @@ AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_cal
  * callback does not run any more, even if its event was found already. AIOLOOP_EMISUSE if a transport owns fd. */
 AIOLOOP_API int aioloop_remove_reader(aioloop *loop, aioloop_socket fd);
 AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
+
+/* ---- signals ---- */
+
+/* loop.add_signal_handler(): calls fn(loop, arg) in the loop, never in the middle of something, when the signal comes,
+ * in the context of this call. number: SIGTERM and its like, of <signal.h>. Replaces the loop's handler of that signal;
+ * what came before counts for the new one. One that comes while the loop does not run is told in the next run. Signals
+ * of one number that come before the loop looks are told once; different ones in any order. Several loops may have
+ * handlers of the same signal: each is told.
+ * Signals belong to the process's main thread (where the system does not tell which that is, the one that first used
+ * this library): from others AIOLOOP_EMISUSE. So it is for a signal that cannot be caught (SIGKILL), and for a loop that
+ * runs in another thread. AIOLOOP_EINVAL: there is no signal of that number, or fn is NULL; AIOLOOP_ENOMEM;
+ * AIOLOOP_ECLOSED; AIOLOOP_ENOTAVAILABLE where AIOLOOP_USE_SUBPROCESS is 0. Not for what a program brings upon itself by
+ * a fault (SIGSEGV): the fault would be repeated for ever. A process that is forked has none of the handlers: there
+ * the signals have their default actions. */
+AIOLOOP_API int aioloop_add_signal_handler(aioloop *loop, int number, aioloop_callback fn, void *arg);
+
+/* loop.remove_signal_handler(): 1 if the loop had such a handler, 0 if not. It does not run any more, also if the signal
+ * has come. With the last loop's handler the signal has its default action again (unless the program has given it another
+ * one meanwhile), not what it had before; closing the loop does the same. AIOLOOP_EINVAL, AIOLOOP_EMISUSE (threads) and
+ * AIOLOOP_ENOTAVAILABLE as above. */
+AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number);
 
 /* ---- errors ---- */
 
@@ -1491,8 +1547,8 @@ typedef struct aioloop_run_options {
 
 /* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits
  * for them, does as aioloop_shutdown_asyncgens and aioloop_shutdown_default_executor, closes the loop and frees it.
- * Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a running loop; or
- * the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
+ * Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EINTERRUPTED after SIGINT, see SIGNALS
+ * in the manual; AIOLOOP_EMISUSE inside a running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
 AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
 
 /* The same for a coroutine without a stack. */
@@ -2257,8 +2313,9 @@ AIOLOOP_API void aioloop_freenameinfo(void *names);
  * aioloop_getaddrinfo does (aioloop_create_operation makes one), which it completes with aioloop_future_set_result(future,
  * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Each call needs a future and a
  * list of its own. It cannot await, nor run or close the loop. Of each item the family
- * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count; where it is for connecting or listening,
- * port 0 becomes the one asked for. From within it aioloop_getaddrinfo asks the system: so it may answer for some names
+ * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count, and for datagrams the protocol (0: the usual
+ * one); where it is for connecting or listening, port 0 becomes the one asked for. From within it
+ * aioloop_getaddrinfo asks the system: so it may answer for some names
  * alone, and return that future for all others. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,
                                             const aioloop_getaddrinfo_options *options);
@@ -2606,6 +2663,12 @@ struct aioloop_protocol {
      * ends the connection with AIOLOOP_EINVAL. */
     size_t (*get_buffer)(aioloop_transport *transport, void *self, size_t hint, void **buffer);
     void (*buffer_updated)(aioloop_transport *transport, void *self, size_t size);
+    /* DatagramProtocol: a whole datagram, also an empty one, and who sent it; both are the library's, valid during the
+     * call. from: AIOLOOP_UNSPEC for a Unix socket without a name. */
+    void (*datagram_received)(aioloop_transport *transport, void *self, const void *data, size_t size,
+                              const aioloop_address *from);
+    /* A datagram could not be sent or received: AIOLOOP_ECONNREFUSED, AIOLOOP_EMSGSIZE, ... The transport stays open. */
+    void (*error_received)(aioloop_transport *transport, void *self, int error);
 };
 
 /* ---- opening connections ---- */
@@ -2751,6 +2814,67 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
 
 #endif
 
+/* >> src/api/datagram.h */
+/*
+ * datagram.h - datagrams: UDP, and Unix sockets of that kind.
+ *                      (asyncio: base_events.create_datagram_endpoint, transports.DatagramTransport, DatagramProtocol)
+ *
+ * An endpoint is an aioloop_transport; its aioloop_protocol has datagram_received and error_received, which that of a
+ * connection does not need, and no data_received, eof_received or get_buffer. Closing, flow control, pausing, references
+ * and extra info are those of transport.h; what writes bytes there (write and its kin, sendfile, start_tls) is
+ * AIOLOOP_EMISUSE here.
+ */
+#ifndef AIOLOOP_API_DATAGRAM_H
+#define AIOLOOP_API_DATAGRAM_H
+
+/* Options of aioloop_create_datagram_endpoint. Something is needed: a local or a remote address, a family, or a
+ * socket. */
+typedef struct aioloop_datagram_endpoint_options {
+    const char *local_host;     /* bind to an address of this host; "": every interface; NULL: no, or, with local_port,
+                                 * every interface */
+    int local_port;             /* 0: any */
+    const char *remote_host;    /* connect to an address of this host: datagrams come from there and go there only */
+    int remote_port;
+    const char *remote_service; /* instead of remote_port: a name such as "ntp", or a number */
+    const char *local_path;     /* instead of hosts: Unix sockets. A socket file that is in the way is removed; the */
+    size_t local_path_size;     /*   one that is made stays. Sizes: 0: the path ends with a zero; needed for the */
+    const char *remote_path;    /*   abstract name space */
+    size_t remote_path_size;
+    int family;                 /* aioloop_family: only addresses of this one; alone: a socket without an address */
+    int protocol;               /* for looking up names, and of the socket; 0: UDP */
+    unsigned flags;             /* for looking up names: a sum of AIOLOOP_AI_... */
+    bool reuse_port;            /* SO_REUSEPORT; AIOLOOP_EINVAL on systems without */
+    bool allow_broadcast;       /* SO_BROADCAST. With a remote address, that is the only destination, but datagrams come
+                                 * from everywhere. */
+    const aioloop_socket *sock; /* a datagram socket, instead of all the above; the loop's from then on, also if the call
+                                 * fails after it was accepted as valid. If it is connected, its peer is the remote
+                                 * address. */
+    aioloop_time timeout;       /* past it the call fails with AIOLOOP_ETIMEDOUT; 0: none */
+} aioloop_datagram_endpoint_options;
+
+/* loop.create_datagram_endpoint(): the addresses of both sides are looked up and paired by family and protocol; the
+ * first pair for which a socket can be made, bound and connected becomes the endpoint. The future's pointer is the
+ * aioloop_transport, its number 0; connection_made has returned when it is done, and was the first call. "peername" is
+ * the address it is connected to. SO_REUSEADDR is never set. Options such as multicast's are yours to set on "socket".
+ *
+ * Fails with AIOLOOP_EINVAL (arguments that contradict each other, no pair, a socket that is not of datagrams),
+ * AIOLOOP_EMISUSE (a sock that a transport or a watcher has), what a look-up failed with, the error of the first pair,
+ * the factory's, AIOLOOP_ETIMEDOUT, AIOLOOP_ENOMEM. protocol is kept, arg passed on, the rest copied. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *
+aioloop_create_datagram_endpoint(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                 const aioloop_datagram_endpoint_options *options);
+
+/* DatagramTransport.sendto(): sends a datagram of size bytes, which may be 0, to an address; to NULL: the remote one.
+ * Tried at once; if the system has no room it is copied, and goes in its order. 0: it was sent, kept, or dropped because
+ * the transport is closing or lost (the fifth such is logged). What the system says against it goes to error_received,
+ * by the loop. AIOLOOP_EINVAL: NULL data, an address that is none, no address where there is no remote one, another one
+ * where there is; AIOLOOP_EMISUSE: a transport of bytes; AIOLOOP_ENOMEM: nothing was taken. For flow control each that
+ * is kept counts its size and 8 bytes. */
+AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const void *data, size_t size,
+                                         const aioloop_address *to);
+
+#endif
+
 /* >> src/api/start_tls.h */
 /*
  * start_tls.h - the upgrade of a live connection to TLS.                       (asyncio: base_events.start_tls)
@@ -2790,6 +2914,47 @@ typedef struct aioloop_start_tls_options {
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, aioloop_transport *transport,
                                                                aioloop_ssl_context *ssl,
                                                                const aioloop_start_tls_options *options);
+
+#endif
+
+/* >> src/api/pipe.h */
+/*
+ * pipe.h - pipes, FIFOs, terminals: one way only.        (asyncio: loop.connect_read_pipe, loop.connect_write_pipe)
+ */
+#ifndef AIOLOOP_API_PIPE_H
+#define AIOLOOP_API_PIPE_H
+
+/* loop.connect_read_pipe(), loop.connect_write_pipe(): a transport that reads, or one that writes, of the caller's end of
+ * a pipe, a FIFO, a stream socket, or a terminal or another character device. The future's pointer is the
+ * aioloop_transport, its number 0; connection_made has returned when it is done. From then on the descriptor is the
+ * loop's, which closes it after connection_lost; if the call fails it is open and the caller's, as it was.
+ *
+ * It is made non-blocking. That is said of the open file, which other processes may have too: a terminal is therefore
+ * opened anew under the same number, and what was blocking and cannot be is made so again when the transport lets go of
+ * it. Do not give one open file that cannot be opened anew (a pseudo-terminal's master, a FIFO open both ways) to two
+ * transports.
+ *
+ * A transport that reads: at the end of the file it closes, whatever eof_received answers. An error of reading is reported
+ * to the exception handler and connection_lost has it, but AIOLOOP_EIO, a terminal's whose other side has gone, is not
+ * reported. aioloop_transport_write and its kin answer AIOLOOP_ENOTAVAILABLE.
+ *
+ * A transport that writes: closing it, and aioloop_transport_write_eof, which is the same here, sends what is buffered
+ * first; what is written afterwards is dropped. When nobody reads any more it closes at once, without waiting for a
+ * write: connection_lost has 0 if nothing was buffered, else AIOLOOP_EPIPE. (A FIFO that is open both ways has always a
+ * reader.) What comes from the other end of a socket is dropped. aioloop_transport_is_reading is false, and pausing and
+ * resuming do nothing. No SIGPIPE is raised.
+ *
+ * aioloop_transport_get_extra_info has "pipe", a const aioloop_socket *; no "socket", "peername" or "sockname". There is
+ * no TLS over half a connection: aioloop_start_tls answers AIOLOOP_EINVAL.
+ *
+ * Cancelling the future closes the descriptor. Fails with AIOLOOP_EINVAL (a file, a folder, NULL), AIOLOOP_EBADF (not open,
+ * or not for reading, or not for writing), AIOLOOP_EMISUSE (another transport or a watcher has it), the factory's error
+ * (then it is closed), AIOLOOP_ENOMEM, AIOLOOP_ECLOSED, AIOLOOP_ENOTAVAILABLE (on a port). protocol is kept, arg passed
+ * on. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_connect_read_pipe(aioloop *loop, const aioloop_protocol *protocol,
+                                                                       void *arg, aioloop_socket pipe);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_connect_write_pipe(aioloop *loop, const aioloop_protocol *protocol,
+                                                                        void *arg, aioloop_socket pipe);
 
 #endif
 
@@ -3142,15 +3307,198 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
 
 #endif
 
+/* >> src/api/subprocess.h */
+/*
+ * subprocess.h - programs as children.                  (asyncio: loop.subprocess_exec, asyncio.create_subprocess_exec)
+ *
+ * Two levels, as in asyncio. A subprocess is a transport with a protocol that is told what the child writes and how it
+ * ends. A process has streams for coroutines. Every function here is for the loop's own thread, which may be any.
+ */
+#ifndef AIOLOOP_API_SUBPROCESS_H
+#define AIOLOOP_API_SUBPROCESS_H
+
+typedef struct aioloop_subprocess aioloop_subprocess;
+typedef struct aioloop_process aioloop_process;
+
+/* What a child's standard stream is. */
+#define AIOLOOP_STDIO_PIPE 0      /* a pipe to the loop */
+#define AIOLOOP_STDIO_INHERIT (-1) /* the parent's own */
+#define AIOLOOP_STDIO_STDOUT (-2)  /* std_err only: where the output goes */
+#define AIOLOOP_STDIO_DEVNULL (-3) /* nothing */
+#define AIOLOOP_STDIO_FD(fd) ((fd) + 1) /* this descriptor, which stays the caller's */
+
+/* The result of waiting for a child that a signal has ended, 256 and more; others give their exit status, 0 to 255. */
+#define AIOLOOP_SIGNALLED(signal) (256 + (signal))
+
+/* subprocess.Popen's options; all zero: asyncio's defaults. Everything is read by the call. */
+typedef struct aioloop_subprocess_options {
+    int std_in;  /* one of AIOLOOP_STDIO_... */
+    int std_out;
+    int std_err;
+    const char *executable;    /* run instead of args[0], or instead of /bin/sh; NULL: that */
+    const char *cwd;           /* the child's working directory; NULL: the parent's */
+    const char *const *env;    /* "NAME=value", and a NULL at the end; NULL: the parent's. Its PATH is searched. */
+    const int *pass_fds;       /* descriptors that the child keeps, under the same numbers, 3 and above; all others are */
+    size_t pass_fds_count;     /*   closed in it, inheritable or not */
+    bool start_new_session;    /* setsid() */
+    int process_group;         /* 0: the parent's; -1: one of its own; above: that one */
+    bool set_user;             /* the child runs as user, */
+    bool set_group;            /*   group, */
+    uint32_t user;
+    uint32_t group;
+    const uint32_t *extra_groups; /* and in these groups; NULL: the parent's */
+    size_t extra_groups_count;
+    bool set_umask;
+    unsigned umask;
+    bool keep_signals;         /* restore_signals false: SIGPIPE and SIGXFSZ stay ignored if the parent ignores them. (Other
+                                * ignored ones do always; handlers and the mask are never inherited.) */
+    int (*preexec)(void *arg); /* called in the child just before the program starts; not 0: an errno with which that fails.
+                                * DANGEROUS in a program of several threads: the child has one, and whatever lock another
+                                * held, malloc's for instance, is held for ever. Only what a signal handler may do is
+                                * safe. */
+    void *preexec_arg;
+} aioloop_subprocess_options;
+
+/* A protocol for a child: asyncio's SubprocessProtocol, each method may be NULL. As aioloop_protocol: instance_size bytes
+ * of its own, or the arg of the call; a factory that may refuse (then the child is killed). connection_made comes first,
+ * connection_lost once, last, when the child has ended and all its pipes are lost; process_exited once, in no order with
+ * the pipes'. To fail, they call aioloop_raise. */
+typedef struct aioloop_subprocess_protocol {
+    size_t instance_size;
+    int (*factory)(void *self, void *arg);
+    void (*connection_made)(aioloop_subprocess *transport, void *self);
+    /* fd: 1 output, 2 errors. data is the library's, valid during the call. */
+    void (*pipe_data_received)(aioloop_subprocess *transport, void *self, int fd, const void *data, size_t size);
+    /* fd: 0, 1 or 2. error: 0, or the code that the pipe was lost with. */
+    void (*pipe_connection_lost)(aioloop_subprocess *transport, void *self, int fd, int error);
+    void (*process_exited)(aioloop_subprocess *transport, void *self);
+    void (*connection_lost)(aioloop_subprocess *transport, void *self, int error);
+    /* Of the child's input. */
+    void (*pause_writing)(aioloop_subprocess *transport, void *self);
+    void (*resume_writing)(aioloop_subprocess *transport, void *self);
+} aioloop_subprocess_protocol;
+
+/* loop.subprocess_exec(): starts a program. args are its arguments, the first one its name, a NULL at the end; a name
+ * without a slash is looked for in PATH. The program has started, or the call has failed, when this returns; the future,
+ * whose pointer is the aioloop_subprocess and whose number the process id, is done when connection_made has returned.
+ * Cancelling it kills the child.
+ *
+ * Fails with the system's error of what went wrong on the way to the program, and a message that names it: AIOLOOP_ENOENT,
+ * AIOLOOP_EACCES (no such program or folder, or not allowed), AIOLOOP_E2BIG, AIOLOOP_EPERM, AIOLOOP_EBADF (a descriptor),
+ * AIOLOOP_EAGAIN (too many processes), AIOLOOP_EMFILE; AIOLOOP_EINVAL (arguments), the factory's error, AIOLOOP_ENOMEM,
+ * AIOLOOP_ECLOSED; AIOLOOP_ENOTAVAILABLE on the simulated back end, and when built with AIOLOOP_USE_SUBPROCESS 0.
+ *
+ * The child is started without copying the parent's memory, however large; but with preexec, set_user, set_group or
+ * extra_groups by fork. The loop waits for its children alone, one by one, and never takes another's; a program that
+ * ignores SIGCHLD, or waits for every child itself, gets them first, and then the result is 255. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_subprocess_exec(aioloop *loop,
+                                                                     const aioloop_subprocess_protocol *protocol, void *arg,
+                                                                     const char *const *args,
+                                                                     const aioloop_subprocess_options *options);
+
+/* loop.subprocess_shell(): has /bin/sh run a command line. What comes from elsewhere is to be quoted
+ * (aioloop_shell_quote). */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_subprocess_shell(aioloop *loop,
+                                                                      const aioloop_subprocess_protocol *protocol,
+                                                                      void *arg, const char *command,
+                                                                      const aioloop_subprocess_options *options);
+
+/* shlex.quote(): writes text as one word of a shell's command line into buffer, if size is enough, with a zero behind it.
+ * How many bytes that takes, the zero not counted, as snprintf. AIOLOOP_EINVAL for NULL. Any thread. */
+AIOLOOP_API int64_t aioloop_shell_quote(const char *text, char *buffer, size_t size);
+
+/* One owner more, and one less. NULL is ignored. The loop holds one reference until connection_lost has returned. */
+AIOLOOP_API aioloop_subprocess *aioloop_subprocess_ref(aioloop_subprocess *transport);
+AIOLOOP_API void aioloop_subprocess_unref(aioloop_subprocess *transport);
+
+AIOLOOP_API aioloop *aioloop_subprocess_get_loop(const aioloop_subprocess *transport);
+
+/* SubprocessTransport.get_pid(): stays after the end. */
+AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport);
+
+/* SubprocessTransport.get_returncode(): false while the child runs; then true, and stores at code (may be NULL) the exit
+ * status, or minus the signal that has killed it. */
+AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code);
+
+/* SubprocessTransport.get_pipe_transport(): that of the child's stream fd (0: to write to; 1, 2: which reads), borrowed, as
+ * long as this one. NULL if that is no pipe. */
+AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd);
+
+/* SubprocessTransport.send_signal(), terminate() (SIGTERM), kill() (SIGKILL). 0, also when the child has just ended;
+ * AIOLOOP_ESRCH once connection_lost was called; AIOLOOP_EINVAL for no signal; AIOLOOP_EPERM. */
+AIOLOOP_API int aioloop_subprocess_send_signal(aioloop_subprocess *transport, int signal);
+AIOLOOP_API int aioloop_subprocess_terminate(aioloop_subprocess *transport);
+AIOLOOP_API int aioloop_subprocess_kill(aioloop_subprocess *transport);
+
+/* BaseTransport.close(): closes the pipes, and kills the child if it still runs; the protocol is told as usual. Closing the
+ * loop does the same without telling anybody. May be repeated. */
+AIOLOOP_API void aioloop_subprocess_close(aioloop_subprocess *transport);
+AIOLOOP_API bool aioloop_subprocess_is_closing(const aioloop_subprocess *transport);
+
+/* ---- with streams ---- */
+
+typedef struct aioloop_process_options {
+    aioloop_subprocess_options subprocess;
+    int64_t limit; /* of the streams, as in aioloop_stream_options */
+} aioloop_process_options;
+
+/* asyncio.create_subprocess_exec(), create_subprocess_shell(): the same, and the future's pointer is an aioloop_process, its
+ * number the process id. (In asyncio the three streams are inherited unless asked for; here they are pipes, as in the
+ * calls above, so an unread one holds the child up once it is full.) */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_subprocess_exec(aioloop *loop, const char *const *args,
+                                                                            const aioloop_process_options *options);
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_subprocess_shell(aioloop *loop, const char *command,
+                                                                             const aioloop_process_options *options);
+
+/* One owner more, and one less. NULL is ignored. With the last owner the pipes are closed, and a child that still runs is
+ * killed; what waits for its end still gets it. */
+AIOLOOP_API aioloop_process *aioloop_process_ref(aioloop_process *process);
+AIOLOOP_API void aioloop_process_unref(aioloop_process *process);
+
+/* Process.stdin, stdout, stderr: borrowed, as long as the process; NULL if that is no pipe. The first is only written to,
+ * the others are only read. */
+AIOLOOP_API aioloop_stream *aioloop_process_stdin(const aioloop_process *process);
+AIOLOOP_API aioloop_stream *aioloop_process_stdout(const aioloop_process *process);
+AIOLOOP_API aioloop_stream *aioloop_process_stderr(const aioloop_process *process);
+
+/* Process.pid, returncode, send_signal(), terminate(), kill(): as of the subprocess. */
+AIOLOOP_API int aioloop_process_pid(const aioloop_process *process);
+AIOLOOP_API bool aioloop_process_returncode(const aioloop_process *process, int *code);
+AIOLOOP_API int aioloop_process_send_signal(aioloop_process *process, int signal);
+AIOLOOP_API int aioloop_process_terminate(aioloop_process *process);
+AIOLOOP_API int aioloop_process_kill(aioloop_process *process);
+
+/* Process.wait(): done when the child has ended, with its exit status, or AIOLOOP_SIGNALLED(signal). Any number may wait, and
+ * again afterwards. A child that fills a pipe nobody reads does not end: use communicate. Cancelling it leaves the child
+ * alone. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_wait(aioloop_process *process);
+
+/* What a child has written; each may be NULL with 0 bytes, and has a zero behind it that is not counted. */
+typedef struct aioloop_communication {
+    const char *std_out;
+    size_t std_out_size;
+    const char *std_err;
+    size_t std_err_size;
+} aioloop_communication;
+
+/* Process.communicate(): writes input (copied; NULL: nothing) to the child, closes its input, reads both outputs to their
+ * ends, and waits for the child. The number is as of wait, the pointer a const aioloop_communication *, which belongs to
+ * the process and is valid as long as that, or until the next call. A child that does not read all its input is no error.
+ * Once: AIOLOOP_EMISUSE for input without a pipe, and while another one waits. Cancelling it leaves the child alone. */
+AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_communicate(aioloop_process *process, const void *input,
+                                                                         size_t size);
+
+#endif
+
 /* >> src/api/sim.h */
 /*
  * sim.h - the simulated back end: test your program without a network and without waiting.
  *
  * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is
  * ready it jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory:
- * servers and connections of this loop reach each other at any loopback or wildcard address and at any path; everything
- * else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
- * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
+ * servers, connections and datagrams of this loop reach each other at any loopback or wildcard address and at any path;
+ * everything else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails
+ * for want of a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
  * post something, the run ends with AIOLOOP_EDEADLK. While a function of the loop runs in a thread pool, or a look-up
@@ -3169,10 +3517,14 @@ AIOLOOP_API aioloop_transport *aioloop_stream_get_transport(const aioloop_stream
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 
+/* A pipe, for aioloop_connect_read_pipe (the first end) and aioloop_connect_write_pipe; the caller's until given away. It
+ * holds as much as a connection, and nothing is under way in it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]);
+
 /* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
- * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
- * in a partition, and between internet sockets also when there is no room for it at its receiver
- * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
+ * and for what takes a socket of yours; the caller's. Datagrams keep their order (but see aioloop_sim_set_datagrams);
+ * one is lost if it is sent or under way in a partition, and between internet sockets also when there is no room for it
+ * at its receiver (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
  * AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
 
@@ -3193,6 +3545,10 @@ AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aiolo
 /* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for
  * 0. */
 AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes);
+
+/* So many of 1,000 datagrams that are sent between internet sockets from now on are lost, drawn for each; reordered: one
+ * with a shorter delay overtakes others. Neither, unless this is called. AIOLOOP_EINVAL above 1,000. */
+AIOLOOP_API int aioloop_sim_set_datagrams(aioloop *loop, unsigned lost, bool reordered);
 
 /* While on, nothing that is under way arrives, and connects hang: a partition of the network. */
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on);
@@ -3272,6 +3628,9 @@ extern void aioloop_port_unlock(uint32_t state);
 #ifndef AIOLOOP_USE_TLS
 #define AIOLOOP_USE_TLS 0
 #endif
+#ifndef AIOLOOP_USE_SUBPROCESS
+#define AIOLOOP_USE_SUBPROCESS (!AIOLOOP_PORT)
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -3284,6 +3643,10 @@ extern void aioloop_port_unlock(uint32_t state);
 #define AIOL_OS_POSIX 1
 #else
 #error "aioloop.h: there is no back end for this system yet; with AIOLOOP_PORT 1 it runs on the five functions of port.h"
+#endif
+
+#if AIOLOOP_USE_SUBPROCESS && !AIOL_OS_POSIX
+#error "aioloop.h: there are neither signals nor processes here; compile with AIOLOOP_USE_SUBPROCESS 0"
 #endif
 
 #if defined(__linux__) && AIOL_OS_POSIX
@@ -3482,6 +3845,7 @@ extern void aioloop_port_unlock(uint32_t state);
 #endif
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
@@ -3492,6 +3856,13 @@ extern void aioloop_port_unlock(uint32_t state);
 #include <dirent.h>
 #if defined(__APPLE__)
 #include <sys/random.h>
+#endif
+#endif
+#if AIOLOOP_USE_SUBPROCESS
+#include <grp.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sched.h>
 #endif
 #endif
 #if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
@@ -3528,6 +3899,14 @@ extern void aioloop_port_unlock(uint32_t state);
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
 #endif
+#define AIOL_HAVE_VFORK (AIOL_OS_LINUX && !AIOL_ASAN && !AIOL_TSAN) /* clone with CLONE_VFORK */
+#if AIOL_OS_LINUX && defined(SYS_pwritev2)
+#define AIOL_HAVE_NOSIGNAL 1
+#define AIOL_RWF_NOSIGNAL 0x100 /* Linux 6.18; no header has it yet */
+#else
+#define AIOL_HAVE_NOSIGNAL 0
+#endif
+#define AIOL_HAVE_MMSG AIOL_OS_LINUX /* recvmmsg, sendmmsg */
 #if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
 #define AIOL_HAVE_SENDFILE 1
 #else
@@ -3634,6 +4013,34 @@ extern "C" {
 AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_assert_failed(const char *what, const char *file, int line) {
     fprintf(stderr, "aioloop: broken: %s (%s:%d)\n", what, file, line);
     abort();
+}
+
+/* How a program asks valgrind for something: rotations that come to nothing on a processor. */
+#if AIOL_KNOWS_VALGRIND
+AIOLOOP_INTERNAL uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
+    volatile uint64_t request[6];
+    volatile uint64_t *at = request;
+    uint64_t answer = 0;
+    request[0] = what;
+    request[1] = a;
+    request[2] = b;
+    request[3] = 0;
+    request[4] = 0;
+    request[5] = 0;
+    __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"
+                     : "+d"(answer)
+                     : "a"(at)
+                     : "cc", "memory");
+    return answer;
+}
+#endif
+
+AIOLOOP_INTERNAL bool aiol_on_valgrind(void) {
+#if AIOL_KNOWS_VALGRIND
+    return aiol_valgrind_ask(0x1001 /* how many of it there are */, 0, 0) != 0;
+#else
+    return false;
+#endif
 }
 
 #define AIOL_STATIC_ASSERT(x, name) typedef char aiol_static_assert_##name[(x) ? 1 : -1] AIOL_UNUSED
@@ -4701,7 +5108,12 @@ enum {
     AIOL_WITHOUT_BUFFER_RING = 64,
     AIOL_WITHOUT_INCREMENTAL = 128,
     AIOL_WITHOUT_MULTISHOT = 256,
-    AIOL_WITHOUT_SENDFILE = 512
+    AIOL_WITHOUT_SENDFILE = 512,
+    AIOL_WITHOUT_NOSIGNAL = 1024,
+    AIOL_WITHOUT_MMSG = 2048,
+    AIOL_WITHOUT_PIDFD = 4096,
+    AIOL_WITHOUT_VFORK = 8192,
+    AIOL_WITHOUT_CLOSE_RANGE = 16384
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -4712,7 +5124,8 @@ typedef enum aiol_socket_option {
     AIOL_OPTION_REUSE_PORT,
     AIOL_OPTION_KEEP_ALIVE,
     AIOL_OPTION_NO_DELAY,
-    AIOL_OPTION_V6_ONLY
+    AIOL_OPTION_V6_ONLY,
+    AIOL_OPTION_BROADCAST
 } aiol_socket_option;
 
 /* What a socket file is, to know it again. */
@@ -4722,17 +5135,35 @@ typedef struct aiol_path_identity {
     bool is_socket;
 } aiol_path_identity;
 
+/* What is given to be read or written. */
+typedef struct aiol_pipe_kind {
+    bool socket;
+    bool device;
+    bool one_way; /* a pipe or FIFO that is open for one of the two: its other end can go */
+} aiol_pipe_kind;
+
 /* Room for the path that an address of a Unix socket points to. */
 typedef struct aiol_path_room {
     char bytes[108];
 } aiol_path_room;
+
+/* One datagram to send; to NULL: where the socket is connected to. */
+typedef struct aiol_datagram {
+    struct aiol_datagram *next;
+    const void *data;
+    size_t size;
+    const aioloop_address *to;
+} aiol_datagram;
+
+#define AIOL_DATAGRAM_MAX 65535u /* bytes of one of the internet */
 
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
 AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
-AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
+/* type: an aioloop_socket_type, STREAM or DGRAM; protocol 0: the usual one. */
+AIOLOOP_INTERNAL int aiol_socket_open(int family, int type, int protocol, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_bind(aioloop_socket s, const aioloop_address *address);
 AIOLOOP_INTERNAL int aiol_socket_listen(aioloop_socket s, int backlog);
@@ -4748,11 +5179,17 @@ AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+/* The next datagram, whole. AIOLOOP_EMSGSIZE: it was larger than that, and is lost. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recv_datagram(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                                   aiol_path_room *room);
+/* Sends the first of a list, in order, that the system takes now: how many, or what it says of the first. */
+AIOLOOP_INTERNAL int64_t aiol_socket_send_datagrams(aioloop_socket s, unsigned without, const aiol_datagram *first);
 AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
-/* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
-AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
+/* Checks that s is a socket of that type, STREAM or DGRAM (with which RAW counts), and tells its *family.
+ * AIOLOOP_EINVAL for another kind. */
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int type, int *family);
 AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
 AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
 AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
@@ -4763,12 +5200,94 @@ AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events
 /* 0 if s is a descriptor of any kind. */
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
 
+/* Of what can be read, or written; AIOLOOP_EINVAL: a file, a folder; AIOLOOP_EBADF: open for the other. */
+AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+/* Non-blocking. *restore: aiol_pipe_restore is to be called before it is closed. */
+AIOLOOP_INTERNAL int aiol_pipe_adopt(aioloop_socket s, bool *restore);
+AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s);
+/* As those of sockets. */
+AIOLOOP_INTERNAL int64_t aiol_pipe_read(aioloop_socket s, void *buffer, size_t size);
+AIOLOOP_INTERNAL int64_t aiol_pipe_write(aioloop_socket s, const aioloop_buf *pieces, int count, unsigned *without);
+
 AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 
 /* What the system takes of a file's bytes; 0: it has none there; AIOLOOP_EAGAIN: nothing now; AIOLOOP_ENOTAVAILABLE: not
  * of this file, or not on this system. */
 AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
+#endif
+
+/* ---- signal_posix.c ---- */
+
+#if AIOLOOP_USE_SUBPROCESS
+#define AIOL_SIGNAL_COUNT NSIG /* they have numbers below that */
+AIOLOOP_INTERNAL bool aiol_signal_exists(int number);
+AIOLOOP_INTERNAL int aiol_signal_catch(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL bool aiol_signal_calls(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL void aiol_signal_restore(int number);
+AIOLOOP_INTERNAL void aiol_signal_obey(int number);
+AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first);
+#endif
+
+/* ---- spawn_posix.c ---- */
+
+#define AIOL_SPAWN_STACK 32768u /* bytes that starting a program needs */
+
+/* What a standard stream of a child is, if not a descriptor. */
+enum { AIOL_SPAWN_INHERIT = -1, AIOL_SPAWN_STDOUT = -2, AIOL_SPAWN_DEVNULL = -3, AIOL_SPAWN_PIPE = -4 };
+
+/* On which step to the program something went wrong; 0: on none. */
+typedef enum aiol_spawn_step {
+    AIOL_SPAWN_NONE,
+    AIOL_SPAWN_STDIO,
+    AIOL_SPAWN_CHDIR,
+    AIOL_SPAWN_SESSION,
+    AIOL_SPAWN_PROCESS_GROUP,
+    AIOL_SPAWN_GROUPS,
+    AIOL_SPAWN_GROUP,
+    AIOL_SPAWN_USER,
+    AIOL_SPAWN_PASS,
+    AIOL_SPAWN_PREEXEC,
+    AIOL_SPAWN_EXEC
+} aiol_spawn_step;
+
+typedef struct aiol_spawn {
+    const char *file; /* with a slash in it; or it is looked for in path */
+    const char *path;
+    char *const *args;
+    char *const *env;
+    const char *cwd;
+    int stdio[3];
+    const int *keep;
+    size_t keep_count;
+    bool new_session;
+    int process_group;
+    bool set_user;
+    bool set_group;
+    bool set_groups;
+    bool set_umask;
+    bool keep_signals;
+    uint32_t user;
+    uint32_t group;
+    const uint32_t *groups;
+    size_t groups_count;
+    unsigned umask;
+    int (*preexec)(void *arg);
+    void *preexec_arg;
+    unsigned without;
+    char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
+    /* what comes of it */
+    int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
+    volatile int step;   /* the child's, in memory of both */
+    volatile int number; /* errno */
+    /* its own */
+    int report; /* -1: none is needed */
+    long limit;
+} aiol_spawn;
+
+#if AIOL_OS_POSIX
+/* The number of the child, which runs the program, or a code and the step. */
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s);
 #endif
 
 /* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */
@@ -4882,15 +5401,21 @@ AIOLOOP_INTERNAL void aiol_stack_unwatch(void *memory);
 
 /* operations, and their flags */
 enum {
+    AIOL_URING_WRITEV = 2,
     AIOL_URING_POLL_ADD = 6,
     AIOL_URING_SENDMSG = 9,
+    AIOL_URING_RECVMSG = 10,
     AIOL_URING_ACCEPT = 13,
     AIOL_URING_CANCEL = 14,
+    AIOL_URING_READ = 22,
+    AIOL_URING_WRITE = 23,
     AIOL_URING_SEND = 26,
     AIOL_URING_RECV = 27
 };
 #define AIOL_URING_BUFFER_SELECT 0x20u
 #define AIOL_URING_SKIP_SUCCESS 0x40u
+#define AIOL_URING_NOWAIT 0x8u     /* RWF_NOWAIT, */
+#define AIOL_URING_NOSIGNAL 0x100u /* and RWF_NOSIGNAL (6.18) */
 #define AIOL_URING_RECV_MULTISHOT 0x2u
 #define AIOL_URING_ACCEPT_MULTISHOT 0x1u
 #define AIOL_URING_CANCEL_ALL 0x1u
@@ -4958,6 +5483,14 @@ typedef struct aiol_uring_buffers {
     uint64_t reserved[3];
 } aiol_uring_buffers;
 
+/* What a multishot RECVMSG begins its buffers with; room for the name follows, then the datagram. */
+typedef struct aiol_uring_received {
+    uint32_t name_size;
+    uint32_t control_size;
+    uint32_t size;
+    uint32_t flags; /* MSG_... */
+} aiol_uring_received;
+
 /* The argument of enter: a time-out. */
 typedef struct aiol_uring_wait {
     uint64_t sigmask;
@@ -4967,7 +5500,7 @@ typedef struct aiol_uring_wait {
 } aiol_uring_wait;
 
 AIOL_STATIC_ASSERT(sizeof(aiol_uring_entry) == 64 && sizeof(aiol_uring_completion) == 16 && sizeof(aiol_uring_setup) == 120 &&
-                       sizeof(aiol_uring_buffer) == 16 && sizeof(aiol_uring_buffers) == 40 && sizeof(aiol_uring_wait) == 24,
+                       sizeof(aiol_uring_buffer) == 16 && sizeof(aiol_uring_buffers) == 40 && sizeof(aiol_uring_received) == 16 && sizeof(aiol_uring_wait) == 24,
                    uring_is_the_kernels);
 
 /* The same numbers on every architecture but alpha, which has them from 535. */
@@ -5696,26 +6229,8 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 
 /* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the
- * last stack pointer for memory that nobody may touch. This is how a program asks it for something: rotations that
- * come to nothing on a processor. */
+ * last stack pointer for memory that nobody may touch. */
 #if AIOL_KNOWS_VALGRIND
-static uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
-    volatile uint64_t request[6];
-    volatile uint64_t *at = request;
-    uint64_t answer = 0;
-    request[0] = what;
-    request[1] = a;
-    request[2] = b;
-    request[3] = 0;
-    request[4] = 0;
-    request[5] = 0;
-    __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"
-                     : "+d"(answer)
-                     : "a"(at)
-                     : "cc", "memory");
-    return answer;
-}
-
 static void aiol_valgrind_begin(aiol_fiber *fiber) {
     fiber->valgrind = aiol_valgrind_ask(0x1501 /* register a stack */, (uintptr_t)fiber->base,
                                         (uintptr_t)(fiber->base + fiber->size - 1));
@@ -6011,20 +6526,22 @@ static int aiol_sockaddr_family(int family) {
 }
 
 static socklen_t aiol_sockaddr_make(aiol_sockaddr *to, const aioloop_address *from) {
-    memset(to, 0, sizeof(*to));
     switch (from->family) {
     case AIOLOOP_INET:
+        memset(&to->v4, 0, sizeof(to->v4));
         to->v4.sin_family = AF_INET;
         to->v4.sin_port = htons(from->port);
         memcpy(&to->v4.sin_addr, from->u.ip, 4);
         return (socklen_t)sizeof(to->v4);
     case AIOLOOP_INET6:
+        memset(&to->v6, 0, sizeof(to->v6));
         to->v6.sin6_family = AF_INET6;
         to->v6.sin6_port = htons(from->port);
         to->v6.sin6_scope_id = from->scope_id;
         memcpy(&to->v6.sin6_addr, from->u.ip, 16);
         return (socklen_t)sizeof(to->v6);
     default:
+        memset(&to->room, 0, sizeof(to->room)); /* there may be a zero behind sun_path */
         to->local.sun_family = AF_UNIX;
         memcpy(to->local.sun_path, from->u.path, aiol_min_size(from->path_size, sizeof(to->local.sun_path)));
         /* An abstract name has no zero at its end, a path has one. */
@@ -6084,14 +6601,15 @@ static int aiol_socket_flags(aioloop_socket s) {
     return 0;
 }
 
-AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out) {
+AIOLOOP_INTERNAL int aiol_socket_open(int family, int type, int protocol, aioloop_socket *out) {
+    int kind = type == AIOLOOP_SOCK_STREAM ? SOCK_STREAM : SOCK_DGRAM;
     int s;
 #ifdef SOCK_CLOEXEC
-    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
     if (s == -1)
         return aiol_error_from_errno(errno);
 #else
-    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM, 0));
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), kind, protocol));
     if (s == -1)
         return aiol_error_from_errno(errno);
     {
@@ -6311,6 +6829,9 @@ AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option
         level = IPPROTO_IPV6;
         name = IPV6_V6ONLY;
         break;
+    case AIOL_OPTION_BROADCAST:
+        name = SO_BROADCAST;
+        break;
     }
     if (AIOL_SYS(setsockopt, setsockopt(s, level, name, &value, (socklen_t)sizeof(value))) == -1)
         return aiol_error_from_errno(errno);
@@ -6335,7 +6856,7 @@ AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address
     return 0;
 }
 
-AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int wanted, int *family) {
     aiol_sockaddr name;
     socklen_t size = (socklen_t)sizeof(name);
     int type = 0;
@@ -6344,7 +6865,7 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
         return AIOLOOP_EBADF;
     if (AIOL_SYS(getsockopt, getsockopt(s, SOL_SOCKET, SO_TYPE, &type, &type_size)) == -1)
         return aiol_error_from_errno(errno);
-    if (type != SOCK_STREAM)
+    if (wanted == AIOLOOP_SOCK_STREAM ? type != SOCK_STREAM : type != SOCK_DGRAM && type != SOCK_RAW)
         return AIOLOOP_EINVAL;
     if (AIOL_SYS(getsockname, getsockname(s, &name.any, &size)) == -1)
         return aiol_error_from_errno(errno);
@@ -6379,6 +6900,352 @@ AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s) {
     if (AIOL_SYS(fcntl, fcntl(s, F_GETFD, 0)) == -1)
         return aiol_error_from_errno(errno);
     return 0;
+}
+
+#endif
+
+/* >> src/sys/pipe_posix.c */
+/*
+ * pipe_posix.c - what is read and written, not received and sent: pipes, FIFOs, terminals and other devices.
+ *
+ *   a) A write to a pipe that nobody reads raises SIGPIPE, in the thread that writes. Linux can leave that out since 6.18
+ *      (RWF_NOSIGNAL); elsewhere the signal is held back, and taken away if the write has caused it. One that was
+ *      waiting before stays.
+ *   b) Whether a call waits is said of the open file, which other processes share: of a terminal all that the shell has
+ *      started. So a terminal is opened anew, and the number is the new one's. The master of a pseudo-terminal would
+ *      open another one, and some terminals may not be opened: those, like all the rest, are put back in the end.
+ *   c) Not every system has sigtimedwait.
+ */
+#ifndef AIOL_SYS_PIPE_POSIX_C
+#define AIOL_SYS_PIPE_POSIX_C
+
+/* ---- a) ---- */
+
+typedef struct aiol_held_signal {
+    sigset_t before;
+    bool waiting;
+} aiol_held_signal;
+
+static void aiol_signal_set_pipe(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGPIPE);
+}
+
+static int aiol_signal_mask(int how, const sigset_t *set, sigset_t *before) {
+#if AIOL_HAVE_PTHREAD
+    return pthread_sigmask(how, set, before);
+#else
+    return sigprocmask(how, set, before);
+#endif
+}
+
+static void aiol_signal_hold(aiol_held_signal *held) {
+    sigset_t pipe_signal;
+    sigset_t pending;
+    aiol_signal_set_pipe(&pipe_signal);
+    aiol_signal_mask(SIG_BLOCK, &pipe_signal, &held->before);
+    held->waiting = false;
+    if (sigismember(&held->before, SIGPIPE) == 1) {
+        sigpending(&pending);
+        held->waiting = sigismember(&pending, SIGPIPE) == 1;
+    }
+}
+
+static void aiol_signal_release(const aiol_held_signal *held, bool caused) {
+    sigset_t pipe_signal;
+    aiol_signal_set_pipe(&pipe_signal);
+    if (caused && !held->waiting) {
+#if AIOL_OS_LINUX || defined(__FreeBSD__) || defined(__NetBSD__)
+        static const struct timespec now = {0, 0};
+        while (sigtimedwait(&pipe_signal, NULL, &now) == -1 && errno == EINTR)
+            ;
+#else
+        sigset_t pending; /* c) */
+        int number;
+        sigpending(&pending);
+        if (sigismember(&pending, SIGPIPE) == 1)
+            sigwait(&pipe_signal, &number);
+#endif
+    }
+    aiol_signal_mask(SIG_SETMASK, &held->before, NULL);
+}
+
+static int64_t aiol_pipe_write_held(aioloop_socket s, const struct iovec *pieces, int count) {
+    aiol_held_signal held;
+    ssize_t n;
+    int error = 0;
+    aiol_signal_hold(&held);
+    do
+        n = AIOL_SYS(writev, writev(s, pieces, count));
+    while (n == -1 && errno == EINTR);
+    if (n == -1)
+        error = errno;
+    aiol_signal_release(&held, error == EPIPE);
+    return n == -1 ? aiol_error_from_errno(error) : (int64_t)n;
+}
+
+AIOLOOP_INTERNAL int64_t aiol_pipe_write(aioloop_socket s, const aioloop_buf *pieces, int count, unsigned *without) {
+    struct iovec vector[AIOL_IOV_MAX];
+    struct msghdr message;
+    aiol_socket_message(&message, vector, pieces, count);
+    count = (int)message.msg_iovlen;
+#if AIOL_HAVE_NOSIGNAL
+    if ((*without & AIOL_WITHOUT_NOSIGNAL) == 0) {
+        ssize_t n;
+        do
+            n = AIOL_SYS(pwritev2, (ssize_t)syscall(SYS_pwritev2, s, vector, (long)count, -1L, -1L, AIOL_RWF_NOSIGNAL));
+        while (n == -1 && errno == EINTR);
+        if (n != -1)
+            return (int64_t)n;
+        if (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL)
+            return aiol_error_from_errno(errno);
+        *without |= AIOL_WITHOUT_NOSIGNAL;
+    }
+#else
+    (void)without;
+#endif
+    return aiol_pipe_write_held(s, vector, count);
+}
+
+AIOLOOP_INTERNAL int64_t aiol_pipe_read(aioloop_socket s, void *buffer, size_t size) {
+    ssize_t n;
+    do
+        n = AIOL_SYS(read, read(s, buffer, size));
+    while (n == -1 && errno == EINTR);
+    return n == -1 ? aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+/* ---- descriptors of others ---- */
+
+AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    struct stat st;
+    int family;
+    int mode;
+    int err;
+    if (s < 0)
+        return AIOLOOP_EBADF;
+    if (AIOL_SYS(fstat, fstat(s, &st)) == -1)
+        return aiol_error_from_errno(errno);
+    if (!S_ISFIFO(st.st_mode) && !S_ISSOCK(st.st_mode) && !S_ISCHR(st.st_mode))
+        return AIOLOOP_EINVAL;
+    if (S_ISSOCK(st.st_mode) && (err = aiol_socket_inspect(s, AIOLOOP_SOCK_STREAM, &family)) < 0)
+        return err;
+    mode = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    if (mode == -1)
+        return aiol_error_from_errno(errno);
+    mode &= O_ACCMODE;
+    if (mode == (writes ? O_RDONLY : O_WRONLY))
+        return AIOLOOP_EBADF;
+    kind->socket = S_ISSOCK(st.st_mode) != 0;
+    kind->device = S_ISCHR(st.st_mode) != 0;
+    kind->one_way = mode != O_RDWR && S_ISFIFO(st.st_mode);
+    return 0;
+}
+
+/* b) Whether s is now a terminal of its own that does not wait. */
+static bool aiol_terminal_reopen(aioloop_socket s, int mode) {
+    struct stat before;
+    struct stat after;
+    char path[64];
+    int fd;
+#if AIOL_OS_LINUX
+    int number;
+    if (ioctl(s, TIOCGPTN, &number) == 0) /* a master */
+        return false;
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", s);
+#else
+    if (ttyname_r(s, path, sizeof(path)) != 0)
+        return false;
+#endif
+    fd = AIOL_SYS(open, open(path, (mode & O_ACCMODE) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+    if (fd == -1)
+        return false;
+    if (fstat(s, &before) == 0 && fstat(fd, &after) == 0 && S_ISCHR(after.st_mode) && before.st_rdev == after.st_rdev &&
+        isatty(fd) && AIOL_SYS(dup2, dup2(fd, s)) != -1) {
+        close(fd);
+        return true;
+    }
+    close(fd);
+    return false;
+}
+
+AIOLOOP_INTERNAL int aiol_pipe_adopt(aioloop_socket s, bool *restore) {
+    int flags = AIOL_SYS(fcntl, fcntl(s, F_GETFL, 0));
+    int own = AIOL_SYS(fcntl, fcntl(s, F_GETFD, 0));
+    if (flags == -1 || own == -1)
+        return aiol_error_from_errno(errno);
+    *restore = false;
+    if ((flags & O_NONBLOCK) == 0 && !(isatty(s) && aiol_terminal_reopen(s, flags))) {
+        if (AIOL_SYS(fcntl, fcntl(s, F_SETFL, flags | O_NONBLOCK)) == -1)
+            return aiol_error_from_errno(errno);
+        *restore = true;
+    }
+    /* The standard ones are there to be inherited. */
+    if (s > STDERR_FILENO && AIOL_SYS(fcntl, fcntl(s, F_SETFD, own | FD_CLOEXEC)) == -1) {
+        int error = errno;
+        if (*restore)
+            aiol_pipe_restore(s);
+        return aiol_error_from_errno(error);
+    }
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s) {
+    int flags = fcntl(s, F_GETFL, 0);
+    if (flags != -1)
+        (void)fcntl(s, F_SETFL, flags & ~O_NONBLOCK);
+}
+
+#endif
+
+/* >> src/sys/datagram_posix.c */
+/*
+ * datagram_posix.c - datagrams, one or many in a call.
+ *
+ *   a) Linux tells the whole size of a datagram that was cut if recvfrom asks (MSG_TRUNC); elsewhere it is a flag that
+ *      recvmsg brings.
+ *   b) sendmmsg tells an error only of the first datagram; of a later one, the next call does.
+ *   c) recvmmsg looks once more for a datagram that is not there: of one alone, recvfrom is cheaper.
+ */
+#ifndef AIOL_SYS_DATAGRAM_POSIX_C
+#define AIOL_SYS_DATAGRAM_POSIX_C
+
+AIOLOOP_INTERNAL int64_t aiol_socket_recv_datagram(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                                   aiol_path_room *room) {
+    aiol_sockaddr name;
+    ssize_t n;
+#if AIOL_OS_LINUX
+    socklen_t name_size;
+    do {
+        name_size = (socklen_t)sizeof(name);
+        n = AIOL_SYS(recvfrom, recvfrom(s, buffer, size, MSG_DONTWAIT | MSG_TRUNC, &name.any, &name_size)); /* a) */
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    if ((size_t)n > size)
+        return AIOLOOP_EMSGSIZE;
+    aiol_sockaddr_read(&name, name_size, from, room);
+#else
+    struct msghdr message;
+    struct iovec piece;
+    do {
+        memset(&message, 0, sizeof(message));
+        piece.iov_base = buffer;
+        piece.iov_len = size;
+        message.msg_name = &name;
+        message.msg_namelen = (socklen_t)sizeof(name);
+        message.msg_iov = &piece;
+        message.msg_iovlen = 1;
+        n = AIOL_SYS(recvmsg, recvmsg(s, &message, AIOL_MSG_DONTWAIT));
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    if ((message.msg_flags & MSG_TRUNC) != 0)
+        return AIOLOOP_EMSGSIZE;
+    aiol_sockaddr_read(&name, message.msg_namelen, from, room);
+#endif
+    return (int64_t)n;
+}
+
+#if AIOL_HAVE_MMSG
+
+#define AIOL_BATCH 16 /* datagrams in a call */
+
+/* Room for so many received ones of the internet. A little more than they need, or all would begin in the same lines of
+ * the processor's cache. */
+#define AIOL_BATCH_ROOM (AIOL_DATAGRAM_MAX + 1 + 192)
+
+typedef struct aiol_batch {
+    int used; /* of those below: what the system has changed has to be put right */
+    struct mmsghdr messages[AIOL_BATCH];
+    struct iovec pieces[AIOL_BATCH];
+    aiol_sockaddr names[AIOL_BATCH];
+    unsigned char room[AIOL_BATCH * AIOL_BATCH_ROOM];
+} aiol_batch;
+
+AIOLOOP_INTERNAL aiol_batch *aiol_batch_new(const aioloop_allocator *a) {
+    aiol_batch *b = (aiol_batch *)aiol_alloc(a, sizeof(*b));
+    int i;
+    if (b == NULL)
+        return NULL;
+    memset(b->messages, 0, sizeof(b->messages));
+    b->used = AIOL_BATCH;
+    for (i = 0; i < AIOL_BATCH; i++) {
+        struct msghdr *message = &b->messages[i].msg_hdr;
+        b->pieces[i].iov_base = b->room + (size_t)i * AIOL_BATCH_ROOM;
+        b->pieces[i].iov_len = AIOL_DATAGRAM_MAX + 1;
+        message->msg_name = &b->names[i];
+        message->msg_iov = &b->pieces[i];
+        message->msg_iovlen = 1;
+    }
+    return b;
+}
+
+AIOLOOP_INTERNAL void aiol_batch_free(const aioloop_allocator *a, aiol_batch *b) {
+    aiol_free(a, b, sizeof(*b));
+}
+
+/* Receives what is there: how many datagrams, or a code. */
+AIOLOOP_INTERNAL int aiol_batch_recv(aiol_batch *b, aioloop_socket s) {
+    int n;
+    while (b->used > 0)
+        b->messages[--b->used].msg_hdr.msg_namelen = (socklen_t)sizeof(b->names[0]);
+    do {
+        n = AIOL_SYS(recvmmsg, recvmmsg(s, b->messages, AIOL_BATCH, MSG_DONTWAIT, NULL));
+    } while (n == -1 && errno == EINTR);
+    if (n == -1)
+        return aiol_error_from_errno(errno);
+    b->used = n;
+    return n;
+}
+
+/* The i-th of them: its size and where it is, or AIOLOOP_EMSGSIZE. */
+AIOLOOP_INTERNAL int64_t aiol_batch_at(const aiol_batch *b, int i, const void **data, aioloop_address *from,
+                                       aiol_path_room *room) {
+    const struct mmsghdr *message = &b->messages[i];
+    aiol_sockaddr_read(&b->names[i], message->msg_hdr.msg_namelen, from, room);
+    *data = b->pieces[i].iov_base;
+    return (message->msg_hdr.msg_flags & MSG_TRUNC) != 0 ? (int64_t)AIOLOOP_EMSGSIZE : (int64_t)message->msg_len;
+}
+
+/* b) */
+static AIOL_NOINLINE int64_t aiol_socket_send_batch(aioloop_socket s, const aiol_datagram *first) {
+    struct mmsghdr messages[AIOL_BATCH];
+    struct iovec pieces[AIOL_BATCH];
+    aiol_sockaddr names[AIOL_BATCH];
+    unsigned count = 0;
+    int n;
+    memset(messages, 0, sizeof(messages));
+    for (; first != NULL && count < AIOL_BATCH; first = first->next) {
+        struct msghdr *message = &messages[count].msg_hdr;
+        /* The system only reads from here, but its struct says void *. */
+        memcpy(&pieces[count].iov_base, &first->data, sizeof(void *));
+        pieces[count].iov_len = first->size;
+        message->msg_iov = &pieces[count];
+        message->msg_iovlen = 1;
+        if (first->to != NULL) {
+            message->msg_name = &names[count];
+            message->msg_namelen = aiol_sockaddr_make(&names[count], first->to);
+        }
+        count++;
+    }
+    do {
+        n = AIOL_SYS(sendmmsg, sendmmsg(s, messages, count, MSG_NOSIGNAL | MSG_DONTWAIT));
+    } while (n == -1 && errno == EINTR);
+    return n == -1 ? (int64_t)aiol_error_from_errno(errno) : (int64_t)n;
+}
+
+#endif
+
+AIOLOOP_INTERNAL int64_t aiol_socket_send_datagrams(aioloop_socket s, unsigned without, const aiol_datagram *first) {
+    int64_t n;
+#if AIOL_HAVE_MMSG
+    if (first->next != NULL && (without & AIOL_WITHOUT_MMSG) == 0)
+        return aiol_socket_send_batch(s, first);
+#endif
+    (void)without;
+    n = aiol_socket_sendto(s, first->data, first->size, first->to);
+    return n < 0 ? n : 1;
 }
 
 #endif
@@ -6420,13 +7287,85 @@ AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size) {
 
 /* >> src/aioloop.h */
 #endif
+#if AIOLOOP_USE_SUBPROCESS
+
+/* >> src/sys/signal_posix.c */
+/*
+ * signal_posix.c - signals: what the system does when one comes.
+ *
+ *   a) C libraries keep some numbers to themselves; a full set does not have them.
+ *   b) SIGKILL and SIGSTOP cannot be caught, and a system may have more of that kind: asking is the only way to know.
+ *   c) Without SA_RESTART each call that waits would have to be prepared for EINTR, also in code of others.
+ *   d) A coroutine's stack may be small: a thread that has a stack for signals gets them there.
+ */
+#ifndef AIOL_SYS_SIGNAL_POSIX_C
+#define AIOL_SYS_SIGNAL_POSIX_C
+
+/* Whether there is a signal of this number. */
+AIOLOOP_INTERNAL bool aiol_signal_exists(int number) {
+    sigset_t all;
+    sigfillset(&all);
+    return number > 0 && number < AIOL_SIGNAL_COUNT && sigismember(&all, number) == 1; /* a) */
+}
+
+/* From now on handler is called when it comes, in whatever thread that is. AIOLOOP_EMISUSE: it cannot be caught. */
+AIOLOOP_INTERNAL int aiol_signal_catch(int number, void (*handler)(int number)) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    sigfillset(&action.sa_mask);
+    action.sa_handler = handler;
+    action.sa_flags = SA_RESTART | SA_ONSTACK; /* c) d) */
+    if (AIOL_SYS(sigaction, sigaction(number, &action, NULL)) == 0)
+        return 0;
+    return errno == EINVAL ? AIOLOOP_EMISUSE : aiol_error_from_errno(errno); /* b) */
+}
+
+/* Whether that is what is called; SIG_DFL: whether it has its default action. */
+AIOLOOP_INTERNAL bool aiol_signal_calls(int number, void (*handler)(int number)) {
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 && (action.sa_flags & SA_SIGINFO) == 0 && action.sa_handler == handler;
+}
+
+/* It has its default action again. Cannot fail for one that was caught. */
+AIOLOOP_INTERNAL void aiol_signal_restore(int number) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    sigemptyset(&action.sa_mask);
+    action.sa_handler = SIG_DFL;
+    (void)sigaction(number, &action, NULL);
+}
+
+/* In what is called when it has come: it does what it would have done by default, as soon as that returns. */
+AIOLOOP_INTERNAL void aiol_signal_obey(int number) {
+    int saved = errno;
+    aiol_signal_restore(number);
+    raise(number);
+    errno = saved;
+}
+
+/* Whether this is the process's main thread. Where the system does not tell, first says so. */
+AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first) {
+#if AIOL_OS_LINUX
+    (void)first;
+    return syscall(SYS_gettid) == (long)getpid();
+#elif AIOL_HAVE_PTHREAD && defined(__APPLE__)
+    (void)first;
+    return pthread_main_np() != 0;
+#else
+    return first;
+#endif
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
 
 /* >> src/sys/sendfile.c */
 /*
  * sendfile.c - files, as far as sending them needs.
  *
- *   a) sendfile() has no MSG_NOSIGNAL: the signal is held back, and taken away if the call has caused it. It is the
- *      thread's own. One that was waiting before stays.
+ *   a) sendfile() has no MSG_NOSIGNAL: the signal is held back, as for pipes.
  *   b) What it says of a file that it cannot read in this way (a pipe, a directory), and of a socket that it cannot
  *      write to, differs; all of it means that the bytes have to be copied.
  *   c) On 32-bit systems off_t may be too small for the place.
@@ -6506,48 +7445,7 @@ static int64_t aiol_sendfile_error(int error) {
 #endif
 
 #if AIOL_HAVE_SENDFILE && AIOL_OS_LINUX
-typedef struct aiol_held_signal {
-    sigset_t before;
-    bool waiting;
-} aiol_held_signal;
-
-static void aiol_signal_set_pipe(sigset_t *set) {
-    sigemptyset(set);
-    sigaddset(set, SIGPIPE);
-}
-
-static int aiol_signal_mask(int how, const sigset_t *set, sigset_t *before) {
-#if AIOL_HAVE_PTHREAD
-    return pthread_sigmask(how, set, before);
-#else
-    return sigprocmask(how, set, before);
-#endif
-}
-
 /* a) */
-static void aiol_signal_hold(aiol_held_signal *held) {
-    sigset_t pipe_signal;
-    sigset_t pending;
-    aiol_signal_set_pipe(&pipe_signal);
-    aiol_signal_mask(SIG_BLOCK, &pipe_signal, &held->before);
-    held->waiting = false;
-    if (sigismember(&held->before, SIGPIPE) == 1) {
-        sigpending(&pending);
-        held->waiting = sigismember(&pending, SIGPIPE) == 1;
-    }
-}
-
-static void aiol_signal_release(const aiol_held_signal *held, bool caused) {
-    static const struct timespec now = {0, 0};
-    sigset_t pipe_signal;
-    if (caused && !held->waiting) {
-        aiol_signal_set_pipe(&pipe_signal);
-        while (sigtimedwait(&pipe_signal, NULL, &now) == -1 && errno == EINTR)
-            ;
-    }
-    aiol_signal_mask(SIG_SETMASK, &held->before, NULL);
-}
-
 AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
     aiol_held_signal held;
     off_t place;
@@ -7595,6 +8493,439 @@ AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
 #endif
 
 /* >> src/aioloop.h */
+#if AIOL_OS_POSIX
+
+/* >> src/sys/spawn_posix.c */
+/*
+ * spawn_posix.c - programs as children.                                     (Python: _posixsubprocess.fork_exec)
+ *
+ *   a) On Linux the child begins in the parent's memory, on a stack of its own, and only the thread that starts it waits
+ *      until it has become the program: so it costs the same whatever the parent has in memory. In there nothing may
+ *      take memory or a lock, and no function may be called with which the C library tells all threads something
+ *      (setuid and its kin); nor is it a place for a hook of the user's. With any of these it is a fork, as on other
+ *      systems. So it is under sanitizers and valgrind, which do not follow.
+ *   b) A handler must not run there: signals are blocked before, and all that have a handler are set back before the mask
+ *      is.
+ *   c) What goes wrong on the way the child leaves in the parent's memory; a forked one tells it over a pipe that the
+ *      program's start closes.
+ *   d) All descriptors are marked to be closed by the start, then those named are not. So none slips through, whatever
+ *      other threads open meanwhile; and those made here are marked from birth, since others start programs too.
+ *   e) Given numbers 0 to 2 may be in each other's way: they are moved first.
+ *   f) Without pidfd a thread waits for the child, which it leaves to be reaped by the loop: the number is nobody else's
+ *      until then, so a signal cannot go astray. It shows the end by that of a pipe.
+ */
+#ifndef AIOL_SYS_SPAWN_POSIX_C
+#define AIOL_SYS_SPAWN_POSIX_C
+
+#if AIOLOOP_USE_SUBPROCESS
+
+/* A child that runs, until it was reaped. */
+typedef struct aiol_child {
+    int pid;
+    aioloop_socket watch; /* readable once it has ended */
+    aiol_worker worker;   /* f) */
+    bool waits;
+    int waker;
+} aiol_child;
+
+AIOL_STATIC_ASSERT(sizeof(gid_t) == sizeof(uint32_t) && sizeof(uid_t) == sizeof(uint32_t), ids_have_32_bits);
+
+#define AIOL_SPAWN_PATH 4096
+
+/* ---- in the child: calls of the system alone ---- */
+
+static int aiol_spawn_identity(const aiol_spawn *s) {
+    if (s->set_groups && setgroups(s->groups_count, (const gid_t *)s->groups) == -1)
+        return AIOL_SPAWN_GROUPS;
+    if (s->set_group && setregid((gid_t)s->group, (gid_t)s->group) == -1)
+        return AIOL_SPAWN_GROUP;
+    if (s->set_user && setreuid((uid_t)s->user, (uid_t)s->user) == -1)
+        return AIOL_SPAWN_USER;
+    return 0;
+}
+
+/* e) */
+static int aiol_spawn_standard(const aiol_spawn *s) {
+    int from[3];
+    int i;
+    for (i = 0; i < 3; i++) {
+        from[i] = s->stdio[i];
+        if (from[i] < 0 || from[i] > 2 || from[i] == i)
+            continue;
+        from[i] = fcntl(from[i], F_DUPFD, 3);
+        if (from[i] == -1)
+            return AIOL_SPAWN_STDIO;
+    }
+    for (i = 0; i < 3; i++) {
+        if (from[i] == AIOL_SPAWN_INHERIT)
+            (void)fcntl(i, F_SETFD, 0);
+        else if (from[i] == i ? fcntl(i, F_SETFD, 0) == -1 : dup2(from[i] == AIOL_SPAWN_STDOUT ? 1 : from[i], i) == -1)
+            return AIOL_SPAWN_STDIO;
+    }
+    return 0;
+}
+
+#if AIOL_OS_LINUX
+/* Without readdir, which takes memory. False: the folder is not there. */
+static bool aiol_spawn_mark_listed(void) {
+    uint64_t room[512]; /* of struct linux_dirent64: 8 bytes, 8 bytes, 2 bytes its size, 1 byte, the name */
+    const char *at = (const char *)room;
+    long size;
+    int folder = open("/proc/self/fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder == -1)
+        return false;
+    while ((size = syscall(SYS_getdents64, folder, room, sizeof(room))) > 0) {
+        long i;
+        uint16_t step = 0;
+        for (i = 0; i < size; i += step) {
+            const char *name = at + i + 19;
+            int fd = 0;
+            memcpy(&step, at + i + 16, sizeof(step));
+            for (; *name >= '0' && *name <= '9'; name++)
+                fd = fd * 10 + (*name - '0');
+            if (fd > STDERR_FILENO)
+                (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+        }
+    }
+    close(folder);
+    return size == 0;
+}
+#endif
+
+/* d) */
+static int aiol_spawn_mark(const aiol_spawn *s) {
+    bool marked = false;
+    size_t i;
+#if AIOL_OS_LINUX
+#if defined(SYS_close_range)
+    if ((s->without & AIOL_WITHOUT_CLOSE_RANGE) == 0)
+        marked = syscall(SYS_close_range, 3u, UINT_MAX, 4u /* CLOSE_RANGE_CLOEXEC */) == 0;
+#endif
+    marked = marked || aiol_spawn_mark_listed();
+#endif
+    if (!marked) {
+        int fd;
+        for (fd = 3; fd < s->limit; fd++)
+            (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    }
+    for (i = 0; i < s->keep_count; i++)
+        if (fcntl(s->keep[i], F_SETFD, 0) == -1)
+            return AIOL_SPAWN_PASS;
+    return 0;
+}
+
+/* b) */
+static void aiol_spawn_signals(const aiol_spawn *s) {
+    struct sigaction action;
+    sigset_t none;
+    int number;
+    for (number = 1; number < NSIG; number++) {
+        bool restore = !s->keep_signals && (number == SIGPIPE || number == SIGXFSZ);
+        if (sigaction(number, NULL, &action) == -1 || action.sa_handler == SIG_DFL || (action.sa_handler == SIG_IGN && !restore))
+            continue;
+        memset(&action, 0, sizeof(action));
+        action.sa_handler = SIG_DFL;
+        (void)sigaction(number, &action, NULL);
+    }
+    sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* Becomes the program; or errno, of the first thing found that could not be run. */
+static int aiol_spawn_run(const aiol_spawn *s) {
+    char path[AIOL_SPAWN_PATH];
+    const char *at = s->path;
+    size_t length = strlen(s->file);
+    int number = 0;
+    if (strchr(s->file, '/') != NULL || length == 0) {
+        execve(s->file, s->args, s->env);
+        return errno;
+    }
+    for (;;) {
+        size_t folder = strcspn(at, ":");
+        if (folder + length + 2 <= sizeof(path)) {
+            memcpy(path, at, folder);
+            path[folder] = '/';
+            memcpy(path + (folder == 0 ? 0 : folder + 1), s->file, length + 1); /* an empty one: here */
+            execve(path, s->args, s->env);
+            if (errno != ENOENT && errno != ENOTDIR && number == 0)
+                number = errno;
+        }
+        if (at[folder] == '\0')
+            return number == 0 ? ENOENT : number;
+        at += folder + 1;
+    }
+}
+
+/* All that comes before the program. 0, or the step that failed. */
+static int aiol_spawn_prepare(const aiol_spawn *s) {
+    int step = aiol_spawn_standard(s);
+    if (step == 0 && s->cwd != NULL && chdir(s->cwd) == -1)
+        step = AIOL_SPAWN_CHDIR;
+    if (s->set_umask)
+        (void)umask((mode_t)s->umask);
+    if (step == 0 && s->new_session && setsid() == -1)
+        step = AIOL_SPAWN_SESSION;
+    if (step == 0 && s->process_group != 0 && setpgid(0, s->process_group < 0 ? 0 : s->process_group) == -1)
+        step = AIOL_SPAWN_PROCESS_GROUP;
+    if (step == 0)
+        step = aiol_spawn_identity(s);
+    if (step == 0)
+        step = aiol_spawn_mark(s);
+    if (step == 0 && s->preexec != NULL && (errno = s->preexec(s->preexec_arg)) != 0)
+        step = AIOL_SPAWN_PREEXEC;
+    return step;
+}
+
+static int aiol_spawn_child(void *arg) {
+    aiol_spawn *s = (aiol_spawn *)arg;
+    int report[2]; /* c) */
+    report[0] = aiol_spawn_prepare(s);
+    report[1] = errno;
+    if (report[0] == 0) {
+        aiol_spawn_signals(s);
+        report[1] = aiol_spawn_run(s);
+        report[0] = AIOL_SPAWN_EXEC;
+    }
+    s->step = report[0];
+    s->number = report[1];
+    while (s->report != -1 && write(s->report, report, sizeof(report)) == -1 && errno == EINTR)
+        ;
+    _exit(127);
+    return 0;
+}
+
+/* ---- in the parent ---- */
+
+/* A pipe whose ends are close-on-exec and none of the standard descriptors. */
+static int aiol_spawn_pipe(unsigned without, int ends[2]) {
+    int i;
+#if AIOL_HAVE_PIPE2
+    if ((without & AIOL_WITHOUT_PIPE2) == 0) {
+        if (AIOL_SYS(pipe2, pipe2(ends, O_CLOEXEC)) == -1)
+            return aiol_error_from_errno(errno);
+    } else
+#endif
+    {
+        (void)without;
+        if (AIOL_SYS(pipe, pipe(ends)) == -1)
+            return aiol_error_from_errno(errno);
+        (void)fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    }
+    for (i = 0; i < 2; i++) {
+        int moved;
+        if (ends[i] > STDERR_FILENO)
+            continue;
+        moved = AIOL_SYS(fcntl, fcntl(ends[i], F_DUPFD_CLOEXEC, 3));
+        if (moved == -1) {
+            int err = aiol_error_from_errno(errno);
+            close(ends[0]);
+            close(ends[1]);
+            return err;
+        }
+        close(ends[i]);
+        ends[i] = moved;
+    }
+    return 0;
+}
+
+static bool aiol_spawn_must_fork(const aiol_spawn *s) {
+    return !AIOL_HAVE_VFORK || (s->without & AIOL_WITHOUT_VFORK) != 0 || s->preexec != NULL || s->set_user || s->set_group ||
+           s->set_groups || aiol_on_valgrind();
+}
+
+/* The number of the child, or a code. */
+static int aiol_spawn_process(aiol_spawn *s, bool forks) {
+    sigset_t all;
+    sigset_t before;
+    int number;
+    pid_t pid;
+    sigfillset(&all);
+    aiol_signal_mask(SIG_SETMASK, &all, &before);
+    if (forks) {
+        pid = AIOL_SYS(fork, fork());
+        if (pid == 0)
+            (void)aiol_spawn_child(s);
+    } else {
+#if AIOL_HAVE_VFORK
+        pid = AIOL_SYS(clone, clone(aiol_spawn_child, s->stack + AIOL_SPAWN_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, s));
+#else
+        pid = -1;
+        errno = ENOSYS;
+#endif
+    }
+    number = errno;
+    aiol_signal_mask(SIG_SETMASK, &before, NULL);
+    return pid == -1 ? aiol_error_from_errno(number) : (int)pid;
+}
+
+AIOLOOP_INTERNAL int aiol_child_reap(int pid, bool patient, int *status) {
+    int raw = 0;
+    pid_t got;
+    do
+        got = AIOL_SYS(waitpid, waitpid((pid_t)pid, &raw, patient ? 0 : WNOHANG));
+    while (got == -1 && errno == EINTR);
+    if (got == -1)
+        return aiol_error_from_errno(errno);
+    if (got != 0)
+        *status = WIFSIGNALED(raw) ? -WTERMSIG(raw) : WEXITSTATUS(raw);
+    return (int)got;
+}
+
+/* A forked child, of which it is waited whether it has become the program. */
+static int aiol_spawn_fork(aiol_spawn *s) {
+    int report[2];
+    ssize_t n;
+    int ends[2];
+    int pid = aiol_spawn_pipe(s->without, ends);
+    if (pid < 0)
+        return pid;
+    s->report = ends[1];
+    pid = aiol_spawn_process(s, true);
+    close(ends[1]);
+    do
+        n = pid > 0 ? read(ends[0], report, sizeof(report)) : 0;
+    while (n == -1 && errno == EINTR);
+    if (n == (ssize_t)sizeof(report)) {
+        s->step = report[0];
+        s->number = report[1];
+    }
+    close(ends[0]);
+    return pid;
+}
+
+/* Starts the child and hears whether it has become the program. */
+static int aiol_spawn_start(aiol_spawn *s) {
+    int status;
+    int pid;
+    s->limit = sysconf(_SC_OPEN_MAX);
+    s->report = -1;
+    s->step = 0;
+    pid = aiol_spawn_must_fork(s) ? aiol_spawn_fork(s) : aiol_spawn_process(s, false);
+    if (pid > 0 && s->step != 0) {
+        (void)aiol_child_reap(pid, true, &status);
+        return aiol_error_from_errno(s->number);
+    }
+    return pid;
+}
+
+static void aiol_spawn_close(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* Opens what a standard stream is: the child's end at *opened unless it is given, the parent's at s->parent. */
+static int aiol_spawn_open(aiol_spawn *s, int i, int *opened) {
+    int ends[2];
+    int err;
+    if (s->stdio[i] == AIOL_SPAWN_DEVNULL) {
+        *opened = AIOL_SYS(open, open("/dev/null", O_RDWR | O_CLOEXEC));
+        s->stdio[i] = *opened;
+        return *opened == -1 ? aiol_error_from_errno(errno) : 0;
+    }
+    if (s->stdio[i] != AIOL_SPAWN_PIPE)
+        return 0;
+    err = aiol_spawn_pipe(s->without, ends);
+    if (err < 0)
+        return err;
+    s->parent[i] = ends[i == 0 ? 1 : 0];
+    *opened = ends[i == 0 ? 0 : 1];
+    s->stdio[i] = *opened;
+    if (AIOL_SYS(fcntl, fcntl(s->parent[i], F_SETFL, O_NONBLOCK | (i == 0 ? O_WRONLY : O_RDONLY))) == -1)
+        return aiol_error_from_errno(errno);
+    return 0;
+}
+
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s) {
+    int opened[3] = {-1, -1, -1};
+    int pid = 0;
+    int i;
+    for (i = 0; i < 3; i++)
+        s->parent[i] = -1;
+    for (i = 0; i < 3 && pid == 0; i++)
+        pid = aiol_spawn_open(s, i, &opened[i]);
+    if (pid == 0)
+        pid = aiol_spawn_start(s);
+    for (i = 0; i < 3; i++) {
+        aiol_spawn_close(&opened[i]);
+        if (pid < 0)
+            aiol_spawn_close(&s->parent[i]);
+    }
+    return pid;
+}
+
+AIOLOOP_INTERNAL char *const *aiol_spawn_environment(void) {
+    return environ;
+}
+
+/* ---- a child that runs ---- */
+
+/* f) */
+static void aiol_child_wait(void *arg) {
+    aiol_child *c = (aiol_child *)arg;
+    siginfo_t info;
+    while (waitid(P_PID, (id_t)c->pid, &info, WEXITED | WNOWAIT) == -1 && errno == EINTR)
+        ;
+    close(c->waker);
+}
+
+AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
+    int ends[2];
+    int err;
+    c->waits = false;
+#if defined(SYS_pidfd_open)
+    if ((without & AIOL_WITHOUT_PIDFD) == 0) {
+        c->watch = (int)AIOL_SYS(pidfd_open, syscall(SYS_pidfd_open, c->pid, 0u));
+        if (c->watch != -1)
+            return 0;
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+            return aiol_error_from_errno(errno);
+    }
+#endif
+    err = aiol_spawn_pipe(without, ends);
+    if (err < 0)
+        return err;
+    c->watch = ends[0];
+    c->waker = ends[1];
+    err = aiol_worker_start(&c->worker, aiol_child_wait, c, 65536);
+    if (err < 0) {
+        close(ends[0]);
+        close(ends[1]);
+        return err;
+    }
+    c->waits = true;
+    return 0;
+}
+
+AIOLOOP_INTERNAL void aiol_child_unwatch(aiol_child *c, bool ours) {
+    if (c->waits && ours)
+        aiol_worker_join(&c->worker);
+    else if (c->waits)
+        close(c->waker);
+    c->waits = false;
+    close(c->watch);
+    c->watch = -1;
+}
+
+AIOLOOP_INTERNAL int aiol_child_signal(const aiol_child *c, int signal) {
+    return kill((pid_t)c->pid, signal) == -1 ? aiol_error_from_errno(errno) : 0;
+}
+
+#else
+
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s) {
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+#endif
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
 #if AIOLOOP_USE_TLS
 
 /* >> src/sys/file.c */
@@ -10846,9 +12177,9 @@ static const aiol_poller aiol_poller_select = {"select",        aiol_select_open
  * runs.
  *
  * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the
- * operation is IDLE. One-shots (SEND, SENDFILE, CONNECT) are submitted and complete exactly once, or finish at once. Sources
- * (RECV, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error
- * only.
+ * operation is IDLE. One-shots (SEND, SENDFILE, SENDTO, CONNECT) are submitted and complete exactly once, or finish at
+ * once. Sources (RECV, RECVFROM, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an
+ * end of file or an error only, and RECVFROM only if its descriptor is of no use any more.
  *
  *     IDLE -submit-> ACTIVE -done-> IDLE          ACTIVE|STOPPED -cancel-> IDLE, or CANCELLING -done-> IDLE
  *     ACTIVE <-stop/start-> STOPPED
@@ -10864,8 +12195,10 @@ static const aiol_poller aiol_poller_select = {"select",        aiol_select_open
 typedef enum aiol_op_kind {
     AIOL_OP_SEND,
     AIOL_OP_SENDFILE,
+    AIOL_OP_SENDTO,
     AIOL_OP_CONNECT,
     AIOL_OP_RECV,
+    AIOL_OP_RECVFROM,
     AIOL_OP_ACCEPT,
     AIOL_OP_POLL
 } aiol_op_kind;
@@ -10879,6 +12212,12 @@ typedef enum aiol_op_state {
 
 enum { AIOL_POLL_READABLE = 1, AIOL_POLL_WRITABLE = 2 };
 
+/* What a RECVFROM has received. */
+typedef struct aiol_arrival {
+    const void *data;
+    const aioloop_address *from;
+} aiol_arrival;
+
 typedef struct aiol_op {
     uint8_t kind;
     uint8_t state;
@@ -10888,7 +12227,8 @@ typedef struct aiol_op {
     aioloop_socket fd;
     struct aiol_op *link; /* the engine's */
     /* n: a count (SEND, SENDFILE, RECV: bytes; 0 of RECV is the end of the stream, of SENDFILE the end of the file; ACCEPT: the new socket, with data the peer's
-     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns
+     * const aioloop_address *; POLL: the events; CONNECT: 0; SENDTO: datagrams, at least one; RECVFROM: a datagram's size,
+     * with data an aiol_arrival *) or a code. data of RECV and RECVFROM is valid during the call. Returns
      * how many bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after
      * start. Called only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is
      * IDLE. A CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which
@@ -10906,6 +12246,9 @@ typedef struct aiol_op {
             bool later;        /* done() comes, be it that it could be sent at once: others shall have their turn */
         } sendfile;
         struct {
+            const aiol_datagram *first; /* of a list; they stay as they are until done. A code is that of the first. */
+        } sendto;
+        struct {
             const aioloop_address *address; /* read by submit alone */
         } connect;
         struct {
@@ -10913,9 +12256,14 @@ typedef struct aiol_op {
              * fit, and done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
             bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool pipe;      /* attached as AIOL_OWNER_PIPE or AIOL_OWNER_DEVICE */
             bool multishot; /* the engine's: how bytes were asked for, */
             int end;        /* and what comes behind those that it keeps */
         } recv;
+        struct {
+            bool internet; /* else one datagram may be larger than AIOL_DATAGRAM_MAX */
+            uint8_t alone; /* the engine's: how often there was but one */
+        } recvfrom;
         struct {
             int budget;    /* connections in one iteration */
             int taken;     /* the engine's: in this one, */
@@ -10931,25 +12279,32 @@ typedef struct aiol_op {
 /* An idle connection pays for one. */
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_op) <= 64, op_is_small);
 
+#define AIOL_DATAGRAMS 64 /* that a source brings in one iteration */
+
 typedef struct aiol_budget {
     size_t bytes;     /* per source and iteration */
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
 /* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+typedef enum aiol_owner {
+    AIOL_OWNER_TRANSPORT, /* of a socket */
+    AIOL_OWNER_PIPE,      /* a transport of what is read and written, not received and sent: a pipe, a FIFO */
+    AIOL_OWNER_DEVICE,    /* likewise, a terminal or another character device */
+    AIOL_OWNER_WATCHER
+} aiol_owner;
 
 struct aiol_engine;
 
 /* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
 typedef struct aiol_socket_calls {
-    int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
+    int (*open)(struct aiol_engine *e, int family, int type, int protocol, aioloop_socket *out);
     int (*close)(struct aiol_engine *e, aioloop_socket s); /* e may be NULL: of an engine that has gone */
     int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
     int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
     int (*set)(struct aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value);
-    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int *family);
+    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int type, int *family);
     int (*adopt)(struct aiol_engine *e, aioloop_socket s);
     int (*name)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
     int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
@@ -10966,19 +12321,28 @@ typedef struct aiol_socket_calls {
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*connected)(struct aiol_engine *e, aioloop_socket s);
     int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
+
+    /* Of what connect_read_pipe and connect_write_pipe are given. */
+    int (*pipe_inspect)(struct aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+    int (*pipe_adopt)(struct aiol_engine *e, aioloop_socket s, bool *restore);
+    void (*pipe_restore)(struct aiol_engine *e, aioloop_socket s);
+
+    int (*spawn)(struct aiol_engine *e, aiol_spawn *s); /* where its descriptors are the system's */
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {
     void (*close)(struct aiol_engine *e);
 
     /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what
-     * attach reserved. At most one of SEND, SENDFILE and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
-     * the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
+     * attach reserved. At most one of SEND, SENDFILE, SENDTO and CONNECT, and one RECV, RECVFROM or ACCEPT, is active per
+     * descriptor. For POLL what the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
     /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit.
      * While no SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with
      * the next wait. */
     int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now);
+    /* The same for datagrams, each of which is sent whole: how many of the list, at least one. */
+    int64_t (*attempt_to)(struct aiol_engine *e, aioloop_socket fd, const aiol_datagram *first);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
     void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
@@ -11011,6 +12375,7 @@ typedef struct aiol_engine {
     const aiol_engine_calls *calls;
     const aiol_socket_calls *sockets;
     const aioloop_allocator *allocator;
+    unsigned without; /* AIOL_WITHOUT_... */
 } aiol_engine;
 
 AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {
@@ -11044,10 +12409,11 @@ typedef struct aiol_engine_setup {
 /* >> src/io/table.c */
 /*
  * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what
- * a RECV delivered and its owner did not take, and how bytes and connections are taken from the system directly.
+ * a RECV or RECVFROM delivered and its owner did not take, and how bytes, datagrams and connections are taken from the
+ * system directly.
  *
- * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND,
- * SENDFILE, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
+ * Each descriptor has at most one operation that waits to read (RECV, RECVFROM, ACCEPT, POLL) and one that waits to write
+ * (SEND, SENDFILE, SENDTO, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
  *
  * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after
  * each callback the operation is touched only if it is still current.
@@ -11057,8 +12423,16 @@ typedef struct aiol_engine_setup {
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. PIPE: is
+ * read and written. POLLS: io_uring's requests cannot wait there, polls can. */
+enum {
+    AIOL_FD_TRANSPORT = 1,
+    AIOL_FD_DIRTY = 2,
+    AIOL_FD_FULL = 4,
+    AIOL_FD_ROOM = 8,
+    AIOL_FD_PIPE = 16,
+    AIOL_FD_POLLS = 32
+};
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The
  * others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made; WAITING: it is to
@@ -11092,6 +12466,14 @@ typedef struct aiol_stash {
     size_t block_size; /* the bytes follow */
 } aiol_stash;
 
+/* The same of a RECVFROM: a list of them. */
+typedef struct aiol_kept {
+    struct aiol_kept *next;
+    int64_t n; /* its size, or a code */
+    aioloop_address from;
+    aiol_path_room room; /* of from; the bytes follow the struct */
+} aiol_kept;
+
 /* The first member of an engine. */
 typedef struct aiol_table {
     aiol_engine base;
@@ -11108,6 +12490,9 @@ typedef struct aiol_table {
     /* NULL, or asked at the end of a stream: the error that it is instead, or 0. */
     int64_t (*broken)(struct aiol_table *t, const aiol_op *op);
     unsigned char *buffer;
+#if AIOL_HAVE_MMSG
+    aiol_batch *batch; /* NULL until the first */
+#endif
 } aiol_table;
 
 static aiol_fd *aiol_table_at(aiol_table *t, aioloop_socket fd) {
@@ -11161,8 +12546,20 @@ static void aiol_table_unkeep(aiol_table *t, aiol_op *op) {
     op->engine_flags &= (uint8_t)~AIOL_OP_KEPT;
 }
 
+static void aiol_table_kept_free(aiol_table *t, aiol_kept *kept) {
+    aiol_free(t->base.allocator, kept, sizeof(*kept) + (kept->n > 0 ? (size_t)kept->n : 0));
+}
+
 static void aiol_table_stash_free(aiol_table *t, aiol_op *op) {
     aiol_stash *stash = (aiol_stash *)op->engine;
+    if (op->kind == AIOL_OP_RECVFROM) {
+        while (op->engine != NULL) {
+            aiol_kept *kept = (aiol_kept *)op->engine;
+            op->engine = kept->next;
+            aiol_table_kept_free(t, kept);
+        }
+        return;
+    }
     if (stash != NULL)
         aiol_free(t->base.allocator, stash, stash->block_size);
     op->engine = NULL;
@@ -11247,7 +12644,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
         err = aiol_grow(e->allocator, &t->fds, &t->fds_capacity, sizeof(t->fds[0]), (size_t)fd + 1);
     if (err == 0)
         err = aiol_grow(e->allocator, &t->dirty, &t->dirty_capacity, sizeof(t->dirty[0]), t->fds_capacity);
-    if (err == 0 && t->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
+    if (err == 0 && t->buffer == NULL && owner != AIOL_OWNER_WATCHER) {
         t->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER);
         err = t->buffer == NULL ? AIOLOOP_ENOMEM : 0;
     }
@@ -11256,12 +12653,16 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner != AIOL_OWNER_TRANSPORT)
+    if (owner == AIOL_OWNER_WATCHER)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM | AIOL_FD_PIPE | AIOL_FD_POLLS);
+    if (owner != AIOL_OWNER_TRANSPORT)
+        entry->flags |= AIOL_FD_PIPE;
+    if (owner == AIOL_OWNER_DEVICE)
+        entry->flags |= AIOL_FD_POLLS;
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -11334,6 +12735,10 @@ static AIOL_NOINLINE void aiol_table_read_ended(aiol_table *t, aiol_op *op, int6
     aiol_table_finish(t, op, n);
 }
 
+AIOL_INLINE int64_t aiol_table_read(const aiol_op *op, void *buffer, size_t size) {
+    return AIOL_UNLIKELY(op->u.recv.pipe) ? aiol_pipe_read(op->fd, buffer, size) : aiol_socket_recv(op->fd, buffer, size);
+}
+
 /* Into memory of the receiver's. How much. */
 static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
@@ -11343,7 +12748,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
         int64_t n;
         if (!aiol_table_place(t, op, &to, &size))
             break;
-        n = aiol_socket_recv(op->fd, to, size);
+        n = aiol_table_read(op, to, size);
         if (n <= 0) {
             aiol_table_read_ended(t, op, n);
             break;
@@ -11361,7 +12766,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
 AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
     while (op->u.recv.dest == NULL) { /* a callback may change it */
-        int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
+        int64_t n = aiol_table_read(op, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
             aiol_table_read_ended(t, op, n);
@@ -11382,6 +12787,158 @@ AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget
     }
     return got;
 }
+
+/* ---- datagrams ---- */
+
+/* Keeps a datagram or an error for later. What there is no memory for is lost. */
+static AIOL_NOINLINE void aiol_table_keep_datagram(aiol_table *t, aiol_op *op, int64_t n, const aiol_arrival *arrival) {
+    size_t size = n > 0 ? (size_t)n : 0;
+    aiol_kept *kept = (aiol_kept *)aiol_alloc(t->base.allocator, sizeof(*kept) + size);
+    void **at;
+    if (kept == NULL)
+        return;
+    memset(kept, 0, sizeof(*kept));
+    kept->n = n;
+    if (n >= 0) {
+        kept->from = *arrival->from;
+        if (kept->from.family == AIOLOOP_UNIX) {
+            memcpy(kept->room.bytes, kept->from.u.path, kept->from.path_size);
+            kept->from.u.path = kept->room.bytes;
+        }
+    }
+    if (size != 0)
+        memcpy(kept + 1, arrival->data, size);
+    for (at = &op->engine; *at != NULL; at = (void **)&((aiol_kept *)*at)->next)
+        ;
+    *at = kept;
+    if (op->state == AIOL_OP_ACTIVE)
+        aiol_table_keep(t, op);
+}
+
+/* Hands on a datagram or an error, or keeps it if that is not possible now. False: the operation has gone. */
+static bool aiol_table_arrived(aiol_table *t, aiol_op *op, int64_t n, const aiol_arrival *arrival, const aiol_budget *budget) {
+    if (AIOL_UNLIKELY(op->state != AIOL_OP_ACTIVE || op->engine != NULL || *budget->halt)) {
+        aiol_table_keep_datagram(t, op, n, arrival);
+        return true;
+    }
+    t->current = op;
+    op->done(op, n, n >= 0 ? arrival : NULL);
+    return t->current == op;
+}
+
+/* What receiving has failed with. */
+static AIOL_NOINLINE void aiol_table_receive_failed(aiol_table *t, aiol_op *op, int64_t n) {
+    if (n == AIOLOOP_EAGAIN)
+        return;
+    if (n == AIOLOOP_EBADF || n == AIOLOOP_ENOTSOCK)
+        aiol_table_finish(t, op, n);
+    else
+        op->done(op, n, NULL);
+}
+
+/* One datagram. True: it was taken, and more would be. */
+static bool aiol_table_recvfrom_one(aiol_table *t, aiol_op *op, size_t *got, const aiol_budget *budget) {
+    aioloop_address from;
+    aiol_path_room room;
+    aiol_arrival arrival;
+    int64_t n = aiol_socket_recv_datagram(op->fd, t->buffer, AIOL_TABLE_BUFFER, &from, &room);
+    if (n < 0 && n != AIOLOOP_EMSGSIZE) {
+        aiol_table_receive_failed(t, op, n);
+        return false;
+    }
+    arrival.data = t->buffer;
+    arrival.from = &from;
+    *got += n > 0 ? (size_t)n : 0;
+    return aiol_table_arrived(t, op, n, &arrival, budget) && op->state == AIOL_OP_ACTIVE && !*budget->halt;
+}
+
+#if AIOL_HAVE_MMSG
+/* Whether several can be received in a call. */
+static bool aiol_table_has_batch(aiol_table *t, const aiol_op *op) {
+    if (!op->u.recvfrom.internet || (t->without & AIOL_WITHOUT_MMSG) != 0)
+        return false;
+    if (t->batch == NULL)
+        t->batch = aiol_batch_new(t->base.allocator);
+    return t->batch != NULL;
+}
+
+/* The same for as many as there are; *count goes up by how many. False also when there were fewer than fit. */
+static bool aiol_table_recvfrom_batch(aiol_table *t, aiol_op *op, int *count, size_t *got, const aiol_budget *budget) {
+    int n = aiol_batch_recv(t->batch, op->fd);
+    int i;
+    if (n < 0) {
+        aiol_table_receive_failed(t, op, n);
+        return false;
+    }
+    *count += n;
+    for (i = 0; i < n; i++) {
+        aioloop_address from;
+        aiol_path_room room;
+        aiol_arrival arrival;
+        int64_t size = aiol_batch_at(t->batch, i, &arrival.data, &from, &room);
+        arrival.from = &from;
+        *got += size > 0 ? (size_t)size : 0;
+        if (!aiol_table_arrived(t, op, size, &arrival, budget))
+            return false;
+    }
+    return n == AIOL_BATCH && op->state == AIOL_OP_ACTIVE && !*budget->halt;
+}
+#endif
+
+/* Datagrams, as long as there are some and the budget lasts. Where one came alone so do the next, probably: only one
+ * time in eight, and where there were several, it is worth asking for more. */
+static void aiol_table_recvfrom(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    bool several = op->u.recvfrom.alone % 8 == 0;
+    int count = 0;
+    size_t got = 0;
+    bool more;
+    op->u.recvfrom.alone++;
+    t->current = op;
+    do {
+#if AIOL_HAVE_MMSG
+        if (several && aiol_table_has_batch(t, op)) {
+            more = aiol_table_recvfrom_batch(t, op, &count, &got, budget);
+        } else
+#endif
+        {
+            count++;
+            more = aiol_table_recvfrom_one(t, op, &got, budget);
+        }
+    } while (several && more && count < AIOL_DATAGRAMS && got < budget->bytes);
+    if (several && t->current == op)
+        op->u.recvfrom.alone = count > 1 ? 0 : 1;
+}
+
+/* Offers those that were kept. */
+static void aiol_table_offer_datagrams(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    aiol_kept *kept = (aiol_kept *)op->engine;
+    op->engine = NULL;
+    while (kept != NULL) {
+        aiol_kept *next = kept->next;
+        aiol_arrival arrival;
+        bool there;
+        arrival.data = kept + 1;
+        arrival.from = &kept->from;
+        if (op->state != AIOL_OP_ACTIVE || *budget->halt) {
+            op->engine = kept;
+            if (op->state == AIOL_OP_ACTIVE)
+                aiol_table_keep(t, op);
+            return;
+        }
+        there = aiol_table_arrived(t, op, kept->n, &arrival, budget);
+        aiol_table_kept_free(t, kept);
+        kept = next;
+        if (!there)
+            break;
+    }
+    while (kept != NULL) { /* it was cancelled meanwhile */
+        aiol_kept *next = kept->next;
+        aiol_table_kept_free(t, kept);
+        kept = next;
+    }
+}
+
+/* ---- connections, and what is kept of bytes ---- */
 
 static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     int left = op->u.accept.budget;
@@ -11443,6 +13000,12 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
         op = t->kept;
         aiol_table_unkeep(t, op);
         t->current = op;
+        if (op->kind == AIOL_OP_RECVFROM) {
+            aiol_table_offer_datagrams(t, op, budget);
+            if (t->current == op)
+                aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+            continue;
+        }
         stash = (aiol_stash *)op->engine;
         if (stash != NULL) {
             op->engine = NULL; /* what is left of it goes into a new one */
@@ -11462,6 +13025,12 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
 
 /* ---- writing ---- */
 
+AIOL_INLINE int64_t aiol_table_send(aiol_table *t, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    if (AIOL_UNLIKELY((aiol_table_at(t, fd)->flags & AIOL_FD_PIPE) != 0))
+        return aiol_pipe_write(fd, pieces, count, &t->without);
+    return aiol_socket_send(fd, pieces, count);
+}
+
 /* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
 static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
                                                   int64_t n) {
@@ -11473,6 +13042,23 @@ static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket
         return n;
     aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
     return n < 0 ? AIOL_PENDING : n;
+}
+
+/* Tries to send datagrams. */
+static int64_t aiol_table_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    aiol_table *t = (aiol_table *)e;
+    int64_t n = aiol_socket_send_datagrams(fd, t->without, first);
+    if (n != AIOLOOP_EAGAIN)
+        return n;
+    aiol_table_at(t, fd)->flags |= AIOL_FD_FULL;
+    return AIOL_PENDING;
+}
+
+/* What submitting a SENDTO does before it waits. */
+static int64_t aiol_table_begin_sendto(aiol_table *t, const aiol_op *op) {
+    if ((aiol_table_at(t, op->fd)->flags & AIOL_FD_FULL) != 0)
+        return AIOL_PENDING;
+    return aiol_table_attempt_to(&t->base, op->fd, op->u.sendto.first);
 }
 
 /* As the system's. */
@@ -11504,6 +13090,10 @@ static void aiol_table_free(aiol_table *t) {
     aiol_free(a, t->fds, t->fds_capacity * sizeof(t->fds[0]));
     aiol_free(a, t->dirty, t->dirty_capacity * sizeof(t->dirty[0]));
     aiol_free(a, t->buffer, AIOL_TABLE_BUFFER);
+#if AIOL_HAVE_MMSG
+    if (t->batch != NULL)
+        aiol_batch_free(a, t->batch);
+#endif
 }
 
 static void aiol_table_verify(const aiol_table *t) {
@@ -11524,9 +13114,9 @@ static void aiol_table_verify(const aiol_table *t) {
 
 /* ---- sockets: the system's ---- */
 
-static int aiol_system_open(aiol_engine *e, int family, aioloop_socket *out) {
+static int aiol_system_open(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
     (void)e;
-    return aiol_socket_open(family, out);
+    return aiol_socket_open(family, type, protocol, out);
 }
 static int aiol_system_close(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -11548,9 +13138,9 @@ static int aiol_system_set(aiol_engine *e, aioloop_socket s, aiol_socket_option 
     (void)e;
     return aiol_socket_set(s, option, value);
 }
-static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int type, int *family) {
     (void)e;
-    return aiol_socket_inspect(s, family);
+    return aiol_socket_inspect(s, type, family);
 }
 static int aiol_system_adopt(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -11603,11 +13193,30 @@ static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
     return aiol_socket_blocks(s);
 }
 
+static int aiol_system_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)e;
+    return aiol_pipe_inspect(s, writes, kind);
+}
+static int aiol_system_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)e;
+    return aiol_pipe_adopt(s, restore);
+}
+static void aiol_system_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    aiol_pipe_restore(s);
+}
+
+static int aiol_system_spawn(aiol_engine *e, aiol_spawn *s) {
+    s->without = e->without;
+    return aiol_spawn_program(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
     aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
-    aiol_system_blocks,
+    aiol_system_blocks,  aiol_system_pipe_inspect, aiol_system_pipe_adopt, aiol_system_pipe_restore,
+    aiol_system_spawn,
 };
 
 #endif
@@ -11666,7 +13275,7 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
 }
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
-    int64_t n = aiol_socket_send(fd, pieces, count);
+    int64_t n = aiol_table_send((aiol_table *)e, fd, pieces, count);
     (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
@@ -11700,12 +13309,16 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_SENDFILE:
         n = aiol_table_begin_file(&r->table, op);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_SENDTO:
+        n = aiol_table_begin_sendto(&r->table, op);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
         return n != AIOLOOP_EINPROGRESS ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_POLL:
         return aiol_reactor_watch(r, op);
     case AIOL_OP_RECV:
+    case AIOL_OP_RECVFROM:
     case AIOL_OP_ACCEPT:
         break;
     }
@@ -11764,8 +13377,11 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
     aioloop_socket fd = r->table.dirty[--r->table.dirty_count];
     aiol_fd *entry = &r->table.fds[fd];
     aiol_op *in = entry->in;
+    char byte;
     entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
-    if (in != NULL)
+    if (in != NULL && in->kind == AIOL_OP_RECV && in->u.recv.pipe && aiol_pipe_read(fd, &byte, 1) == 0)
+        aiol_table_finish(&r->table, in, 0); /* epoll refuses what is always ready, such as /dev/null */
+    else if (in != NULL)
         aiol_table_finish(&r->table, in, err);
     entry = &r->table.fds[fd];
     if (entry->out != NULL)
@@ -11797,6 +13413,8 @@ static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budge
         aiol_table_accept(&r->table, op, budget);
     else if (AIOL_UNLIKELY(op->engine_flags != 0))
         return; /* what is kept goes first */
+    else if (op->kind == AIOL_OP_RECVFROM)
+        aiol_table_recvfrom(&r->table, op, budget);
     else if (op->u.recv.dest == NULL)
         aiol_table_recv(&r->table, op, budget);
     else
@@ -11820,6 +13438,8 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
     default:
         if (op->kind == AIOL_OP_SENDFILE)
             n = aiol_table_attempt_file(&r->table, op);
+        else if (op->kind == AIOL_OP_SENDTO)
+            n = aiol_table_attempt_to(&r->table.base, fd, op->u.sendto.first);
         else
             n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
@@ -11899,7 +13519,7 @@ static void aiol_reactor_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_reactor_calls = {
-    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_table_stop,
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_table_attempt_to, aiol_reactor_cancel, aiol_table_stop,
     aiol_table_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
     aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
     aiol_reactor_wake,   aiol_reactor_close,      aiol_table_now,      aiol_reactor_verify,
@@ -11987,6 +13607,11 @@ free_reactor:
  *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and
  *      then given to a thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits:
  *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
+ *   l) Reading and writing FIFOs and devices that do not block is not waited for, nor can it be refused to wait
+ *      (EOPNOTSUPP); for them there are polls. Also for pipes where a write may raise SIGPIPE, in the thread that enters.
+ *   m) Datagrams are sent by a call, at once: they wait for nobody, and what has to be kept until the ring is entered had
+ *      to be copied. They are received by a multishot request into buffers of their own, since each has to hold the
+ *      largest one there is; but those of Unix sockets may be larger still.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
  * measured (loopback, where the kernel copies in the end), so there are none.
@@ -12003,6 +13628,10 @@ free_reactor:
 #define AIOL_URING_LARGE 0x4000u   /* bytes at once: read directly from then on */
 #define AIOL_URING_SMALL 0x1000u   /* two such readings: no more */
 #define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
+
+#define AIOL_URING_PLACES 32u      /* m): buffers of datagrams */
+#define AIOL_URING_PLACE_HEAD (sizeof(aiol_uring_received) + sizeof(struct sockaddr_in6))
+#define AIOL_URING_PLACE 0x100c0u  /* bytes of one; not a power of two, as AIOL_BATCH_ROOM */
 
 /* In the lowest bits of user_data. */
 enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_TAGS = 3 };
@@ -12050,6 +13679,11 @@ typedef struct aiol_uring {
     uint32_t buffer_size;
     uint16_t buffer_tail;
     uint32_t used[AIOL_URING_BUFFERS_MAX]; /* e) */
+
+    unsigned char *places; /* the same for datagrams, m); NULL: none yet */
+    uint16_t places_tail;
+    bool no_places;
+    struct msghdr place_shape;
 
     unsigned gather_count;
     aiol_gather gathers[AIOL_URING_GATHERS];
@@ -12180,6 +13814,44 @@ static bool aiol_uring_has_buffers(aiol_uring *u) {
     return true;
 }
 
+static void aiol_uring_give_place(aiol_uring *u, uint32_t id) {
+    aiol_uring_buffer *ring = (aiol_uring_buffer *)(void *)u->places;
+    aiol_uring_buffer *place = &ring[u->places_tail++ & (AIOL_URING_PLACES - 1)];
+    place->address = (uint64_t)(uintptr_t)(u->places + AIOL_URING_PAGE + (size_t)id * AIOL_URING_PLACE);
+    place->size = AIOL_URING_PLACE;
+    place->id = (uint16_t)id;
+    aiol_ring_store_16(&ring[0].tail, u->places_tail);
+}
+
+/* The first RECVFROM makes them. */
+static bool aiol_uring_has_places(aiol_uring *u) {
+    const size_t size = AIOL_URING_PAGE + AIOL_URING_PLACES * AIOL_URING_PLACE;
+    aiol_uring_buffers buffers;
+    intptr_t memory;
+    uint32_t id;
+    if (AIOL_LIKELY(u->places != NULL))
+        return true;
+    if (u->no_places || (u->table.without & (AIOL_WITHOUT_BUFFER_RING | AIOL_WITHOUT_MULTISHOT)) != 0)
+        return false;
+    u->no_places = true; /* unless all goes well */
+    memory = AIOL_SYS(mmap, (intptr_t)mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (memory == -1)
+        return false;
+    memset(&buffers, 0, sizeof(buffers));
+    buffers.address = (uint64_t)memory;
+    buffers.entries = AIOL_URING_PLACES;
+    buffers.group = 1;
+    if (aiol_uring_register(u, AIOL_URING_REGISTER_BUFFERS, &buffers, 1) < 0) {
+        munmap((void *)memory, size);
+        return false;
+    }
+    u->places = (unsigned char *)memory;
+    u->place_shape.msg_namelen = (socklen_t)sizeof(struct sockaddr_in6);
+    for (id = 0; id < AIOL_URING_PLACES; id++)
+        aiol_uring_give_place(u, id);
+    return true;
+}
+
 /* ---- requests ---- */
 
 static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
@@ -12194,17 +13866,34 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_recv(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     aiol_uring_entry *entry;
-    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
+    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || (at->flags & AIOL_FD_POLLS) != 0 || !aiol_uring_has_buffers(u))
         return aiol_uring_poll(u, op, POLLIN);
-    entry = aiol_uring_request(u, AIOL_URING_RECV, op->fd, op);
+    entry = aiol_uring_request(u, op->u.recv.pipe ? AIOL_URING_READ : AIOL_URING_RECV, op->fd, op);
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
+    if (op->u.recv.pipe)
+        entry->offset = UINT64_MAX; /* it has no places */
     op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
+    return true;
+}
+
+static bool aiol_uring_recvfrom(aiol_uring *u, aiol_op *op) {
+    aiol_uring_entry *entry;
+    if (!op->u.recvfrom.internet || (u->table.without & AIOL_WITHOUT_MULTISHOT) != 0 || !aiol_uring_has_places(u))
+        return aiol_uring_poll(u, op, POLLIN);
+    entry = aiol_uring_request(u, AIOL_URING_RECVMSG, op->fd, op);
+    if (entry == NULL)
+        return false;
+    entry->address = (uint64_t)(uintptr_t)&u->place_shape;
+    entry->size = 1;
+    entry->flags = AIOL_URING_BUFFER_SELECT;
+    entry->buffer_group = 1;
+    entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
 }
 
@@ -12220,17 +13909,21 @@ static bool aiol_uring_accept(aiol_uring *u, aiol_op *op) {
     return true;
 }
 
-static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_send(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     const aioloop_buf *pieces = op->u.send.pieces;
     bool several = op->u.send.count != 1;
+    bool pipe = (at->flags & AIOL_FD_PIPE) != 0;
+    int operation = pipe ? several ? AIOL_URING_WRITEV : AIOL_URING_WRITE : several ? AIOL_URING_SENDMSG : AIOL_URING_SEND;
     aiol_uring_entry *entry;
     aiol_gather *gather;
     if (several && u->gather_count == AIOL_URING_GATHERS && (aiol_uring_enter(u, 0, 0, -1) < 0 || u->gather_count != 0))
         return false;
-    entry = aiol_uring_request(u, several ? AIOL_URING_SENDMSG : AIOL_URING_SEND, op->fd, op);
+    entry = aiol_uring_request(u, operation, op->fd, op);
     if (entry == NULL)
         return false;
-    entry->operation_flags = AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    entry->operation_flags = pipe ? AIOL_URING_NOSIGNAL | AIOL_URING_NOWAIT : AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    if (pipe)
+        entry->offset = UINT64_MAX;
     if (!several) {
         entry->address = (uint64_t)(uintptr_t)pieces->data;
         entry->size = (uint32_t)aiol_min_size(pieces->size, 0x40000000u);
@@ -12238,9 +13931,15 @@ static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
     }
     gather = &u->gathers[u->gather_count++];
     aiol_socket_message(&gather->message, gather->pieces, pieces, op->u.send.count);
-    entry->address = (uint64_t)(uintptr_t)&gather->message;
-    entry->size = 1;
+    entry->address = pipe ? (uint64_t)(uintptr_t)gather->pieces : (uint64_t)(uintptr_t)&gather->message;
+    entry->size = pipe ? (uint32_t)gather->message.msg_iovlen : 1;
     return true;
+}
+
+/* Whether a SEND has to wait for room first; l). */
+static bool aiol_uring_must_poll(const aiol_uring *u, const aiol_fd *entry) {
+    return (entry->flags & (AIOL_FD_FULL | AIOL_FD_POLLS)) != 0 ||
+           ((entry->flags & AIOL_FD_PIPE) != 0 && (u->table.without & AIOL_WITHOUT_NOSIGNAL) != 0);
 }
 
 /* Makes an operation's request. False: no room now. */
@@ -12249,15 +13948,19 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
     op->engine_flags &= (uint8_t)~AIOL_OP_POLLED;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_RECV:
-        made = aiol_uring_recv(u, op);
+        made = aiol_uring_recv(u, entry, op);
+        break;
+    case AIOL_OP_RECVFROM:
+        made = aiol_uring_recvfrom(u, op);
         break;
     case AIOL_OP_ACCEPT:
         made = aiol_uring_accept(u, op);
         break;
     case AIOL_OP_SEND:
-        made = (entry->flags & AIOL_FD_FULL) != 0 ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, op);
+        made = aiol_uring_must_poll(u, entry) ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, entry, op);
         break;
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         made = aiol_uring_poll(u, op, POLLOUT);
         break;
@@ -12403,8 +14106,8 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
-    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_CONNECT ||
-               (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
+    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_SENDTO ||
+               op->kind == AIOL_OP_CONNECT || (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
         int err = aiol_socket_connect(op->fd, op->u.connect.address);
         if (err != AIOLOOP_EINPROGRESS)
@@ -12412,6 +14115,11 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     }
     if (op->kind == AIOL_OP_SENDFILE) {
         int64_t n = aiol_table_begin_file((aiol_table *)e, op);
+        if (n != AIOL_PENDING)
+            return n;
+    }
+    if (op->kind == AIOL_OP_SENDTO) {
+        int64_t n = aiol_table_begin_sendto((aiol_table *)e, op);
         if (n != AIOL_PENDING)
             return n;
     }
@@ -12432,7 +14140,7 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
         u->deferred++;
         return AIOL_PENDING;
     }
-    return aiol_table_attempted(e, fd, pieces, count, aiol_socket_send(fd, pieces, count));
+    return aiol_table_attempted(e, fd, pieces, count, aiol_table_send(&u->table, fd, pieces, count));
 }
 
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
@@ -12559,10 +14267,49 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
         aiol_uring_give(u, id);
 }
 
+/* The same for a datagram. */
+static void aiol_uring_datagram(aiol_uring *u, aiol_op *op, const aiol_uring_completion *c, const aiol_budget *budget) {
+    uint32_t id = c->flags >> 16;
+    aiol_uring_received head;
+    const unsigned char *place;
+    aiol_sockaddr name;
+    aioloop_address from;
+    aiol_path_room room;
+    aiol_arrival arrival;
+    if ((c->flags & AIOL_URING_F_BUFFER) == 0)
+        return;
+    u->proved = true;
+    place = u->places + AIOL_URING_PAGE + (size_t)id * AIOL_URING_PLACE;
+    if (op->state != AIOL_OP_CANCELLING && c->result >= (int)AIOL_URING_PLACE_HEAD) {
+        memcpy(&head, place, sizeof(head));
+        memcpy(&name, place + sizeof(head), sizeof(struct sockaddr_in6));
+        aiol_sockaddr_read(&name, (socklen_t)head.name_size, &from, &room);
+        arrival.data = place + AIOL_URING_PLACE_HEAD;
+        arrival.from = &from;
+        aiol_table_arrived(&u->table, op, (int64_t)head.size, &arrival, budget);
+    }
+    aiol_uring_give_place(u, id);
+}
+
+/* The last completion of a RECVFROM's request. */
+static void aiol_uring_datagrams_ended(aiol_uring *u, aiol_op *op, int result, const aiol_budget *budget) {
+    int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result >= 0 || aiol_uring_is_passing(result))
+        return;
+    if (result == -EINVAL && !u->proved) /* a kernel before 6.0 */
+        u->table.without |= AIOL_WITHOUT_MULTISHOT;
+    else if (n == AIOLOOP_EBADF || n == AIOLOOP_ENOTSOCK)
+        aiol_table_finish(&u->table, op, n);
+    else
+        aiol_table_arrived(&u->table, op, n, NULL, budget);
+}
+
 /* The last completion of a RECV's request: an end, an error, or only a reason to make it anew. */
 static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
     aiol_table *t = &u->table;
     int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result == -EAGAIN && op->u.recv.pipe) /* l) */
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS;
     if (result > 0 || aiol_uring_is_passing(result) || (op->engine_flags & AIOL_OP_ENDED) != 0)
         return;
     if (result == -EINVAL && op->u.recv.multishot && !u->proved) /* a kernel before 6.0 */
@@ -12674,18 +14421,19 @@ static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
         aiol_table_finish(&u->table, op, n);
 }
 
-/* A SEND that found no room is tried again, as is a SENDFILE. */
+/* A SEND that found no room is tried again, as are a SENDFILE and a SENDTO. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
     if (aiol_uring_has_no_room(u, op, result))
         return;
     aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
-    if (op->kind == AIOL_OP_SENDFILE) {
-        int64_t n = aiol_table_attempt_file(&u->table, op);
+    if (op->kind != AIOL_OP_SEND) {
+        int64_t n = op->kind == AIOL_OP_SENDFILE ? aiol_table_attempt_file(&u->table, op)
+                                                 : aiol_table_attempt_to(&u->table.base, op->fd, op->u.sendto.first);
         if (n != AIOL_PENDING)
             aiol_table_finish(&u->table, op, n);
         return;
     }
-    aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
+    aiol_uring_sent(u, op, aiol_table_send(&u->table, op->fd, op->u.send.pieces, op->u.send.count));
 }
 
 static void aiol_uring_watched(aiol_uring *u, aiol_op *op, int result, bool fresh) {
@@ -12706,11 +14454,15 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
     else if (op->kind == AIOL_OP_POLL)
         aiol_uring_watched(u, op, result, fresh);
-    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE)
+    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_SENDTO)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
-    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) == 0) /* what is kept goes first */
+    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) != 0)
+        return; /* what is kept goes first */
+    else if (op->kind == AIOL_OP_RECVFROM)
+        aiol_table_recvfrom(t, op, budget);
+    else
         aiol_uring_read(u, op, budget);
 }
 
@@ -12726,7 +14478,10 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             entry->armed--;
     }
     if (AIOL_UNLIKELY(op->state == AIOL_OP_CANCELLING)) {
-        aiol_uring_bytes(u, op, c, budget);
+        if (op->kind == AIOL_OP_RECVFROM)
+            aiol_uring_datagram(u, op, c, budget);
+        else
+            aiol_uring_bytes(u, op, c, budget);
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
@@ -12739,8 +14494,14 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         aiol_uring_bytes(u, op, c, budget);
         if (last && t->current == op)
             aiol_uring_receive_ended(u, op, c->result);
+    } else if (op->kind == AIOL_OP_RECVFROM) {
+        aiol_uring_datagram(u, op, c, budget);
+        if (last && t->current == op)
+            aiol_uring_datagrams_ended(u, op, c->result, budget);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
+    } else if (c->result == -EOPNOTSUPP && (aiol_table_at(t, op->fd)->flags & AIOL_FD_PIPE) != 0) {
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS; /* l) */
     } else if (c->result == -EAGAIN || !aiol_uring_is_passing(c->result)) {
         aiol_uring_sent(u, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }
@@ -12824,6 +14585,8 @@ static void aiol_uring_forget(aiol_engine *e) {
         close(u->room);
     if (u->memory != NULL)
         munmap(u->memory, AIOL_URING_PAGE + AIOL_URING_MEMORY);
+    if (u->places != NULL)
+        munmap(u->places, AIOL_URING_PAGE + AIOL_URING_PLACES * AIOL_URING_PLACE);
     aiol_wake_close(&u->wake);
     aiol_table_free(&u->table);
     aiol_free(e->allocator, u, sizeof(*u));
@@ -12874,7 +14637,7 @@ static void aiol_uring_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_uring_calls = {
-    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_table_stop,
+    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_table_attempt_to, aiol_uring_cancel,     aiol_table_stop,
     aiol_table_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
     aiol_uring_quiesce,  aiol_uring_wait_for, aiol_uring_dispatch, aiol_uring_flush,      aiol_uring_descriptor,
     aiol_uring_wake,     aiol_uring_forget,   aiol_table_now,      aiol_uring_verify,
@@ -13043,14 +14806,14 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
 
 /* The places of a socket's operations, in the order in which they are served. */
 typedef enum aiol_sim_place {
-    AIOL_SIM_READER,     /* RECV, ACCEPT */
+    AIOL_SIM_READER,     /* RECV, RECVFROM, ACCEPT */
     AIOL_SIM_WATCH_READ, /* POLL */
-    AIOL_SIM_WRITER,     /* SEND, SENDFILE, CONNECT */
+    AIOL_SIM_WRITER,     /* SEND, SENDFILE, SENDTO, CONNECT */
     AIOL_SIM_WATCH_WRITE,
     AIOL_SIM_PLACES
 } aiol_sim_place;
 
-/* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
+/* engine_flags of a delayed SEND or SENDTO: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
 /* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. A
@@ -13104,6 +14867,7 @@ typedef struct aiol_sim_socket {
     bool reuse_address;
     bool reuse_port;
     bool v6_only;
+    bool pipe; /* one end of one: only the first of the two is written to */
     uint64_t inode; /* of the file it was bound to */
     aiol_sim_name local;
     aiol_sim_name remote;
@@ -13177,6 +14941,8 @@ typedef struct aiol_sim {
     aioloop_time delay_min;
     aioloop_time delay_max;
     size_t buffer;
+    unsigned lost; /* of 1,000 datagrams */
+    bool reordered;
     int accept_error;
     unsigned accept_failures;
     uint16_t port;   /* the next to try */
@@ -13435,7 +15201,7 @@ static aiol_sim_socket *aiol_sim_of_serial(aiol_sim *sim, uint32_t serial) {
 
 /* When something sent to s now arrives: never before what was sent earlier. */
 static aioloop_time aiol_sim_arrival(aiol_sim *sim, aiol_sim_socket *s) {
-    aioloop_time at = aiol_time_add(sim->now, aiol_sim_delay(sim));
+    aioloop_time at = s->pipe ? sim->now : aiol_time_add(sim->now, aiol_sim_delay(sim)); /* that is no network */
     if (at > s->last_arrival)
         s->last_arrival = at;
     return s->last_arrival;
@@ -13544,7 +15310,7 @@ static void aiol_sim_reset_arrives(aiol_sim *sim, aiol_sim_socket *s) {
 /* Lets arrive what is due at s. True if something did. */
 static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
     bool moved = false;
-    if (sim->partition)
+    if (sim->partition && !s->pipe)
         return false;
     for (; s->coming != NULL && s->coming->arrives <= sim->now; s->coming = s->coming->next) {
         s->arrived += s->coming->size;
@@ -13666,7 +15432,7 @@ static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_o
     }
     if (s->stage != AIOL_SIM_CONNECTED)
         return AIOLOOP_ENOTCONN;
-    if (s->dead || s->write_shut)
+    if (s->dead || s->write_shut || (s->pipe && s->peer == NULL))
         return AIOLOOP_EPIPE;
     if (total == 0)
         return 0;
@@ -13914,12 +15680,13 @@ static int64_t aiol_sim_post_datagram(aiol_sim *sim, aiol_sim_socket *s, const a
     aiol_sim_name_set(&d->from, from);
     if (from->family != s->family)
         aiol_sim_map_v4(&d->from.address);
-    d->arrives = aiol_sim_arrival(sim, s);
+    d->arrives = sim->reordered ? aiol_time_add(sim->now, aiol_sim_delay(sim)) : aiol_sim_arrival(sim, s);
     d->size = size;
     if (size != 0)
         memcpy(d + 1, data, size);
-    for (at = &s->datagrams; *at != NULL; at = &(*at)->next)
+    for (at = &s->datagrams; *at != NULL && (*at)->arrives <= d->arrives; at = &(*at)->next)
         ;
+    d->next = *at;
     *at = d;
     s->datagrams_size += size + 1;
     return (int64_t)size;
@@ -14008,9 +15775,46 @@ static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const v
         return (int64_t)size;
     if (err < 0 && s->stage == AIOL_SIM_CONNECTED && aioloop_address_equal(&there, &s->remote.address))
         s->read_error = AIOLOOP_ECONNREFUSED;
-    if (err == 0 && aiol_sim_has_place(sim, receiver, size))
+    if (err == 0 && aiol_sim_has_place(sim, receiver, size) && (sim->lost == 0 || aiol_sim_below(sim, 1000) >= sim->lost))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
     return (int64_t)size;
+}
+
+static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                      const aioloop_address *to) {
+    s->blocked_on = 0;
+    if (s->family == AIOLOOP_UNIX)
+        return aiol_sim_send_unix(sim, s, data, size, to);
+    return aiol_sim_send_internet(sim, s, data, size, to);
+}
+
+/* Sends the first of a list, limit at most: how many, AIOL_PENDING, or what is said of the first. */
+static int64_t aiol_sim_send_datagrams(aiol_sim *sim, aiol_sim_socket *s, const aiol_datagram *d, int64_t limit) {
+    int64_t count = 0;
+    if (s->type != AIOLOOP_SOCK_DGRAM)
+        return AIOLOOP_EOPNOTSUPP;
+    for (; d != NULL && count < limit; d = d->next, count++) {
+        int64_t n = aiol_sim_send_datagram(sim, s, d->data, d->size, d->to);
+        if (n < 0 && count == 0)
+            return n == AIOLOOP_EAGAIN ? (int64_t)AIOL_PENDING : n;
+        if (n < 0)
+            break; /* as a system: told by the next try, if it is so then */
+    }
+    return count;
+}
+
+/* What a delayed SENDTO takes at most. */
+static int64_t aiol_sim_datagram_limit(aiol_sim *sim) {
+    return aiol_sim_coin(sim) ? INT64_MAX : 1 + (int64_t)aiol_sim_below(sim, 3);
+}
+
+/* Takes the first that has arrived; the caller frees it. */
+static aiol_sim_datagram *aiol_sim_take_datagram(aiol_sim_socket *s) {
+    aiol_sim_datagram *d = s->datagrams;
+    s->datagrams = d->next;
+    s->datagrams_size -= d->size + 1;
+    d->next = NULL;
+    return d;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
@@ -14027,10 +15831,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
         memcpy(buffer, d + 1, size);
     if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
-    s->datagrams = d->next;
-    s->datagrams_size -= d->size + 1;
-    d->next = NULL;
-    aiol_sim_free_datagrams(sim, d);
+    aiol_sim_free_datagrams(sim, aiol_sim_take_datagram(s));
     return (int64_t)size;
 }
 
@@ -14082,6 +15883,10 @@ static void aiol_sim_hang_up(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
         return;
     s->peer = NULL;
     peer->peer = NULL;
+    if (s->pipe && s->write_shut) { /* the end that reads */
+        aiol_sim_kill(sim, peer, 0, 0);
+        return;
+    }
     if (reset || s->arrived != 0) {
         aiol_sim_send_reset(sim, peer);
         return;
@@ -14107,11 +15912,13 @@ static aiol_sim_place aiol_sim_place_of(const aiol_op *op) {
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         return AIOL_SIM_WRITER;
     case AIOL_OP_POLL:
         return op->u.poll.events == AIOL_POLL_READABLE ? AIOL_SIM_WATCH_READ : AIOL_SIM_WATCH_WRITE;
     case AIOL_OP_RECV:
+    case AIOL_OP_RECVFROM:
     case AIOL_OP_ACCEPT:
         break;
     }
@@ -14180,6 +15987,14 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
         else if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
         break;
+    case AIOL_OP_SENDTO:
+        if (!sim->delayed)
+            n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, INT64_MAX);
+        break;
+    case AIOL_OP_RECVFROM:
+        if (s->type != AIOLOOP_SOCK_DGRAM)
+            n = AIOLOOP_EINVAL;
+        break;
     case AIOL_OP_RECV:
         if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
@@ -14212,6 +16027,17 @@ static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop
     return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, &op, aiol_sim_limit(sim, &op));
 }
 
+static int64_t aiol_sim_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, fd);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    AIOL_ASSERT(s->ops[AIOL_SIM_WRITER] == NULL);
+    if (!sim->delayed)
+        return aiol_sim_send_datagrams(sim, s, first, INT64_MAX);
+    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_send_datagrams(sim, s, first, aiol_sim_datagram_limit(sim));
+}
+
 static void aiol_sim_set_result(aiol_op *op, int64_t n) {
     op->engine = (void *)(intptr_t)n;
 }
@@ -14229,6 +16055,13 @@ static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op
             return aiol_sim_result(op);
         if (aiol_sim_coin(sim))
             n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+        if (n == AIOL_PENDING)
+            n = AIOLOOP_ECANCELED;
+    } else if (op->kind == AIOL_OP_SENDTO) {
+        if ((op->engine_flags & AIOL_SIM_HAPPENED) != 0)
+            return aiol_sim_result(op);
+        if (aiol_sim_coin(sim))
+            n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, aiol_sim_datagram_limit(sim));
         if (n == AIOL_PENDING)
             n = AIOLOOP_ECANCELED;
     } else if (op->kind == AIOL_OP_ACCEPT && s->stash != 0) {
@@ -14327,9 +16160,9 @@ static int aiol_sim_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) 
     aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
     if (s == NULL)
         return fd < 0 ? AIOLOOP_EINVAL : AIOLOOP_EBADF;
-    if (s->transport || (owner == AIOL_OWNER_TRANSPORT && aiol_sim_in_use(s)))
+    if (s->transport || (owner != AIOL_OWNER_WATCHER && aiol_sim_in_use(s)))
         return AIOLOOP_EMISUSE;
-    s->transport = owner == AIOL_OWNER_TRANSPORT;
+    s->transport = owner != AIOL_OWNER_WATCHER;
     return 0;
 }
 
@@ -14343,8 +16176,10 @@ static void aiol_sim_quiesce(aiol_engine *e, aioloop_socket fd) {
 
 /* ---- a step: all that happens without the clock ---- */
 
-/* True if there is something for a reader: bytes, an end, an error, a connection. */
-static bool aiol_sim_readable(const aiol_sim_socket *s) {
+/* True if there is something for a reader: bytes, an end, an error, a connection, a datagram. */
+static bool aiol_sim_readable(const aiol_sim *sim, const aiol_sim_socket *s) {
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_has_datagram(sim, s);
     if (s->stage == AIOL_SIM_LISTENING)
         return s->queue_count != 0;
     return s->stage == AIOL_SIM_CONNECTED && (s->arrived != 0 || s->end_arrived || s->read_error != 0);
@@ -14362,7 +16197,7 @@ static bool aiol_sim_prefetch(aiol_sim *sim, aiol_sim_socket *s) {
         s->stash = stash;
         moved = true;
     }
-    if (!s->read_noticed && aiol_sim_readable(s)) {
+    if (!s->read_noticed && aiol_sim_readable(sim, s)) {
         s->read_noticed = true;
         s->read_due = sim->turn + aiol_sim_below(sim, 4);
         moved = true;
@@ -14376,7 +16211,10 @@ static bool aiol_sim_send_happens(aiol_sim *sim, aiol_sim_socket *s) {
     int64_t n;
     if (op == NULL || op->kind == AIOL_OP_CONNECT || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
         return false;
-    n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+    if (op->kind == AIOL_OP_SENDTO)
+        n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, aiol_sim_datagram_limit(sim));
+    else
+        n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
     if (n == AIOL_PENDING)
         return false;
     op->engine_flags |= AIOL_SIM_HAPPENED;
@@ -14415,13 +16253,15 @@ static bool aiol_sim_pending(aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_p
         return false;
     switch (place) {
     case AIOL_SIM_READER:
-        return sim->delayed ? s->read_noticed : aiol_sim_readable(s);
+        return sim->delayed ? s->read_noticed : aiol_sim_readable(sim, s);
     case AIOL_SIM_WATCH_READ:
-        return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_has_datagram(sim, s) : aiol_sim_readable(s);
+        return aiol_sim_readable(sim, s);
     case AIOL_SIM_WRITER:
         if (op->kind == AIOL_OP_CONNECT)
             return s->stage != AIOL_SIM_CONNECTING;
-        return sim->delayed ? (op->engine_flags & AIOL_SIM_HAPPENED) != 0 : aiol_sim_writable(sim, s);
+        if (sim->delayed)
+            return (op->engine_flags & AIOL_SIM_HAPPENED) != 0;
+        return op->kind == AIOL_OP_SENDTO ? aiol_sim_can_send_datagram(sim, s) : aiol_sim_writable(sim, s);
     case AIOL_SIM_WATCH_WRITE:
         if (s->type == AIOLOOP_SOCK_DGRAM)
             return aiol_sim_can_send_datagram(sim, s);
@@ -14651,7 +16491,31 @@ static void aiol_sim_deliver_recv(aiol_sim *sim, const aiol_sim_ready *ready, ai
         s = aiol_sim_still(sim, ready, generation);
     }
     s = aiol_sim_still(sim, ready, generation);
-    if (s != NULL && aiol_sim_readable(s))
+    if (s != NULL && aiol_sim_readable(sim, s))
+        sim->more = true;
+}
+
+static void aiol_sim_deliver_datagrams(aiol_sim *sim, const aiol_sim_ready *ready, aiol_op *op, const aiol_budget *budget) {
+    uint32_t generation = op->generation;
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    int left = sim->delayed ? 1 + (int)aiol_sim_below(sim, AIOL_DATAGRAMS) : AIOL_DATAGRAMS;
+    s->read_noticed = false;
+    while (s != NULL && left-- > 0 && !aiol_sim_halted(budget) && aiol_sim_has_datagram(sim, s)) {
+        int error = s->read_error;
+        s->read_error = 0;
+        if (error != 0) {
+            op->done(op, error, NULL);
+        } else {
+            aiol_sim_datagram *d = aiol_sim_take_datagram(s);
+            aiol_arrival arrival;
+            arrival.data = d + 1;
+            arrival.from = &d->from.address;
+            op->done(op, (int64_t)d->size, &arrival);
+            aiol_sim_free_datagrams(sim, d);
+        }
+        s = aiol_sim_still(sim, ready, generation);
+    }
+    if (s != NULL && aiol_sim_has_datagram(sim, s))
         sim->more = true;
 }
 
@@ -14687,6 +16551,8 @@ static void aiol_sim_deliver_write(aiol_sim *sim, aiol_sim_socket *s, const aiol
         n = s->connect_result;
     else if (sim->delayed)
         n = aiol_sim_result(op);
+    else if (op->kind == AIOL_OP_SENDTO)
+        n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, INT64_MAX);
     else
         n = aiol_sim_transfer(sim, s, op, SIZE_MAX);
     if (n != AIOL_PENDING)
@@ -14707,11 +16573,15 @@ static void aiol_sim_deliver(aiol_sim *sim, const aiol_sim_ready *ready, aiol_si
     case AIOL_OP_RECV:
         aiol_sim_deliver_recv(sim, ready, op, budget);
         break;
+    case AIOL_OP_RECVFROM:
+        aiol_sim_deliver_datagrams(sim, ready, op, budget);
+        break;
     case AIOL_OP_ACCEPT:
         aiol_sim_deliver_accept(sim, ready, op, budget);
         break;
     case AIOL_OP_SEND:
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         aiol_sim_deliver_write(sim, s, op);
         break;
@@ -14800,8 +16670,9 @@ AIOLOOP_INTERNAL int aiol_sim_socket_make(aiol_engine *e, int family, int type, 
     return 0;
 }
 
-static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
-    return aiol_sim_socket_make(e, family, AIOLOOP_SOCK_STREAM, out);
+static int aiol_sim_socket_open(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
+    (void)protocol;
+    return aiol_sim_socket_make(e, family, type, out);
 }
 
 static int aiol_sim_socket_close(aiol_engine *e, aioloop_socket number) {
@@ -14912,19 +16783,43 @@ static int aiol_sim_set(aiol_engine *e, aioloop_socket number, aiol_socket_optio
         break;
     case AIOL_OPTION_KEEP_ALIVE:
     case AIOL_OPTION_NO_DELAY:
+    case AIOL_OPTION_BROADCAST: /* every address that there is, is one host's */
         break;
     }
     return 0;
 }
 
-static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) {
+static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int type, int *family) {
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
-    if (s->type != AIOLOOP_SOCK_STREAM)
+    if (s->pipe)
+        return AIOLOOP_ENOTSOCK;
+    if (s->type != type)
         return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
+}
+
+static int aiol_sim_pipe_inspect(aiol_engine *e, aioloop_socket number, bool writes, aiol_pipe_kind *kind) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL || (s->pipe && s->write_shut == writes))
+        return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EINVAL;
+    kind->socket = !s->pipe;
+    kind->one_way = s->pipe;
+    return 0;
+}
+
+static int aiol_sim_pipe_adopt(aiol_engine *e, aioloop_socket number, bool *restore) {
+    *restore = false;
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
+}
+
+static void aiol_sim_pipe_restore(aiol_engine *e, aioloop_socket number) {
+    (void)e;
+    (void)number;
 }
 
 static int aiol_sim_adopt(aiol_engine *e, aioloop_socket number) {
@@ -15026,10 +16921,8 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     s->blocked_on = 0;
     if (aiol_sim_hesitates(sim))
         return AIOLOOP_EAGAIN;
-    if (s->type == AIOLOOP_SOCK_DGRAM && s->family == AIOLOOP_UNIX)
-        return aiol_sim_send_unix(sim, s, data, size, to);
     if (s->type == AIOLOOP_SOCK_DGRAM)
-        return aiol_sim_send_internet(sim, s, data, size, to);
+        return aiol_sim_send_datagram(sim, s, data, size, to);
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
     if (s->family == AIOLOOP_UNIX && to != NULL) /* on the internet a connection goes where it goes */
@@ -15207,16 +17100,25 @@ static void aiol_sim_verify(aiol_engine *e) {
         AIOL_VERIFY(op->state == AIOL_OP_CANCELLING);
 }
 
+/* No other process can use what is in this one's memory. */
+static int aiol_sim_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
     aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
     aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
+    aiol_sim_pipe_inspect, aiol_sim_pipe_adopt,  aiol_sim_pipe_restore,
+    aiol_sim_spawn,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
-    aiol_sim_close,   aiol_sim_submit, aiol_sim_attempt,  aiol_sim_cancel, aiol_sim_stop,
+    aiol_sim_close,   aiol_sim_submit, aiol_sim_attempt,  aiol_sim_attempt_to, aiol_sim_cancel, aiol_sim_stop,
     aiol_sim_start,   aiol_sim_take,   aiol_sim_watching, aiol_sim_owned,  aiol_sim_attach,
     aiol_sim_quiesce, aiol_sim_wait,   aiol_sim_dispatch, aiol_sim_flush,  aiol_sim_descriptor,
     aiol_sim_wake,    aiol_sim_close,  aiol_sim_now,      aiol_sim_verify,
@@ -15281,6 +17183,18 @@ AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     return 0;
 }
 
+/* A pair of which one end is written to, and the other, the first, is read. */
+AIOLOOP_INTERNAL int aiol_sim_pipe(aiol_engine *e, aioloop_socket ends[2]) {
+    aiol_sim *sim = aiol_sim_of(e);
+    int err = aiol_sim_pair(e, ends);
+    if (err < 0)
+        return err;
+    aiol_sim_find(sim, ends[0])->pipe = true;
+    aiol_sim_find(sim, ends[0])->write_shut = true;
+    aiol_sim_find(sim, ends[1])->pipe = true;
+    return 0;
+}
+
 /* The path is the socket's. */
 AIOLOOP_INTERNAL int aiol_sim_name_at(aiol_engine *e, aioloop_socket number, aioloop_address *address) {
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
@@ -15306,6 +17220,14 @@ AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
     return 0;
 }
 
+AIOLOOP_INTERNAL int aiol_sim_set_datagrams(aiol_engine *e, unsigned lost, bool reordered) {
+    if (lost > 1000)
+        return AIOLOOP_EINVAL;
+    aiol_sim_of(e)->lost = lost;
+    aiol_sim_of(e)->reordered = reordered;
+    return 0;
+}
+
 AIOLOOP_INTERNAL int aiol_sim_set_partition(aiol_engine *e, bool on) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_link *link;
@@ -15324,7 +17246,7 @@ AIOLOOP_INTERNAL int aiol_sim_break(aiol_engine *e, aioloop_socket number, int e
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
-    if (error >= 0 || s->stage != AIOL_SIM_CONNECTED || s->dead)
+    if (error >= 0 || s->type != AIOLOOP_SOCK_STREAM || s->stage != AIOL_SIM_CONNECTED || s->dead)
         return AIOLOOP_EINVAL;
     if (s->peer != NULL)
         aiol_sim_kill(sim, s->peer, error, error);
@@ -15376,6 +17298,13 @@ static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloo
     (void)fd;
     (void)pieces;
     (void)count;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static int64_t aiol_port_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    (void)e;
+    (void)fd;
+    (void)first;
     return AIOLOOP_ENOTAVAILABLE;
 }
 
@@ -15461,15 +17390,17 @@ static void aiol_port_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_port_calls = {
-    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_cancel,   aiol_port_ignore,
+    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_attempt_to, aiol_port_cancel,   aiol_port_ignore,
     aiol_port_ignore,     aiol_port_take,   aiol_port_watching,   aiol_port_owned,    aiol_port_attach,
     aiol_port_quiesce,    aiol_port_wait,   aiol_port_dispatch,   aiol_port_flush,    aiol_port_descriptor,
     aiol_port_engine_wake, aiol_port_close, aiol_port_engine_now, aiol_port_verify,
 };
 
-static int aiol_port_open_socket(aiol_engine *e, int family, aioloop_socket *out) {
+static int aiol_port_open_socket(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
     (void)e;
     (void)family;
+    (void)type;
+    (void)protocol;
     (void)out;
     return AIOLOOP_ENOTAVAILABLE;
 }
@@ -15502,9 +17433,10 @@ static int aiol_port_set(aiol_engine *e, aioloop_socket s, aiol_socket_option op
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-static int aiol_port_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+static int aiol_port_inspect(aiol_engine *e, aioloop_socket s, int type, int *family) {
     (void)e;
     (void)s;
+    (void)type;
     (void)family;
     return AIOLOOP_ENOTAVAILABLE;
 }
@@ -15568,11 +17500,33 @@ static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *ou
     return aiol_port_name(e, s, peer, room);
 }
 
+static int aiol_port_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)writes;
+    (void)kind;
+    return aiol_port_of_socket(e, s);
+}
+
+static int aiol_port_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)restore;
+    return aiol_port_of_socket(e, s);
+}
+
+static void aiol_port_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)aiol_port_of_socket(e, s);
+}
+
+static int aiol_port_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
     aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
-    aiol_port_of_socket,
+    aiol_port_of_socket,   aiol_port_pipe_inspect, aiol_port_pipe_adopt, aiol_port_pipe_restore,
+    aiol_port_spawn,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {
@@ -15626,11 +17580,13 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_pipe(e, ends) ((void)(e), (void)(ends), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_socket_make(e, family, type, out)                                                 \
     ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_datagrams(e, lost, reordered) ((void)(e), (void)(lost), (void)(reordered), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_break(e, s, error) ((void)(e), (void)(s), (void)(error), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_fail_accepts(e, error, count) ((void)(e), (void)(error), (void)(count), AIOLOOP_ENOTAVAILABLE)
@@ -15700,7 +17656,12 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
-                    {"no-sendfile", AIOL_WITHOUT_SENDFILE}};
+                    {"no-sendfile", AIOL_WITHOUT_SENDFILE},
+                    {"no-mmsg", AIOL_WITHOUT_MMSG},
+                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL},
+                    {"no-pidfd", AIOL_WITHOUT_PIDFD},
+                    {"no-vfork", AIOL_WITHOUT_VFORK},
+                    {"no-close_range", AIOL_WITHOUT_CLOSE_RANGE}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -15737,8 +17698,10 @@ static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setu
         if (size == 0 ? kind->on_request : !aiol_engine_word(name, size, kind->name))
             continue;
         err = kind->open(setup, out);
-        if (err == 0)
+        if (err == 0) {
+            (*out)->without = setup->without;
             return 0;
+        }
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
         if (err == AIOLOOP_ENOMEM)
             return err;
@@ -15973,6 +17936,10 @@ struct aioloop {
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
     void *concurrents; /* threadsafe.c's; NULL until the first */
+#if AIOLOOP_USE_SUBPROCESS
+    volatile uint32_t signalled; /* a signal came that the loop has not looked for */
+    struct aiol_signal *signals; /* its handlers */
+#endif
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -16201,6 +18168,18 @@ AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node);
 /* inbox.c */
 #if AIOLOOP_USE_THREADS
 AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop);
+#endif
+
+/* signal.c */
+#if AIOLOOP_USE_SUBPROCESS
+AIOLOOP_INTERNAL void aiol_signals_drain(aioloop *loop);
+/* Whether a signal came that the loop has not seen. */
+AIOL_INLINE bool aiol_signals_wait(const aioloop *loop) {
+    return aiol_load(&loop->signalled) != 0;
+}
+#else
+#define aiol_signals_drain(loop) ((void)(loop))
+#define aiol_signals_wait(loop) ((void)(loop), false)
 #endif
 
 /* timer.c */
@@ -24156,7 +26135,7 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
     int err;
     if (deadline <= 0)
         return engine->calls->wait(engine, 0);
-    if (!aiol_inbox_sleep(loop))
+    if (!aiol_inbox_sleep(loop) || aiol_signals_wait(loop))
         deadline = 0;
     err = engine->calls->wait(engine, deadline);
     aiol_inbox_awake(loop);
@@ -24207,6 +26186,8 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
         return n;
     if (AIOL_UNLIKELY(aiol_inbox_full(loop)))
         aiol_inbox_drain(loop);
+    if (AIOL_UNLIKELY(aiol_signals_wait(loop)))
+        aiol_signals_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
     if (loop->ready.head != NULL) {
@@ -24355,7 +26336,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
 
 static aioloop_time aiol_loop_next(aioloop *loop) {
     aioloop_time next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
-    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
+    return next <= 0 || loop->more || aiol_inbox_waits(loop) || aiol_signals_wait(loop) ? aiol_loop_now(loop) : next;
 }
 
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {
@@ -24785,6 +26766,355 @@ AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd) {
 #endif
 
 /* >> src/aioloop.h */
+#if AIOLOOP_USE_SUBPROCESS
+
+/* >> src/core/signal.c */
+/*
+ * signal.c - signals as callbacks of a loop.                  (asyncio: unix_events.add_signal_handler)
+ *
+ * A signal may come in any thread, in the middle of anything. All that happens then is that it is noted, in the loop's
+ * handler and in the loop, which is woken and goes through its handlers before it waits again. So none is lost, however
+ * many there are, and none needs memory; equal ones that come before the loop looks are one, as they are for the
+ * system.
+ *
+ * The handlers of one signal, of all loops, are a list that is read in there without a lock: a single store puts one in
+ * or takes it out, and what was taken out goes when nobody reads any more. A forked child has the lists, but they are
+ * its parent's: what comes to the child does there what it would have done by default.
+ */
+#ifndef AIOL_CORE_SIGNAL_C
+#define AIOL_CORE_SIGNAL_C
+
+typedef struct aiol_signal {
+    aiol_resource resource;
+    aiol_node node;                     /* in the ready queue once the loop has seen that it came */
+    struct aiol_signal *next;           /* of this loop */
+    struct aiol_signal *volatile other; /* of this signal */
+    aioloop_callback fn;
+    void *arg;
+    int number;
+    volatile uint32_t pending; /* it came, and the loop has not looked */
+    bool urgent;               /* if it comes again before that, the default action is due */
+    bool removed;
+    bool queued;
+    bool running; /* its callback is on the stack */
+} aiol_signal;
+
+static aiol_signal *volatile aiol_signal_lists[AIOL_SIGNAL_COUNT];
+static volatile int aiol_signal_process; /* whose lists they are */
+static uint32_t aiol_signal_readers;     /* threads that may be going through a list because a signal came */
+static uint32_t aiol_signal_lock;        /* of those that change one */
+
+/* ---- in the middle of anything ---- */
+
+static void aiol_signal_note(aiol_signal *s) {
+    aioloop *loop = s->resource.loop;
+    aiol_store(&s->pending, 1);
+    if (aiol_load(&loop->signalled) != 0)
+        return; /* it looks before it waits */
+    aiol_store(&loop->signalled, 1);
+    loop->engine->calls->wake(loop->engine);
+}
+
+/* What the system calls. */
+static void aiol_signal_arrived(int number) {
+    aiol_signal *s;
+    bool unheard = false;
+    if (aiol_load(&aiol_signal_process) != aiol_process_id()) {
+        aiol_signal_obey(number);
+        return;
+    }
+    aiol_add_u32(&aiol_signal_readers, 1);
+    for (s = aiol_load(&aiol_signal_lists[number]); s != NULL; s = aiol_load(&s->other)) {
+        unheard = unheard || (s->urgent && aiol_load(&s->pending) != 0);
+        aiol_signal_note(s);
+    }
+    aiol_add_u32(&aiol_signal_readers, (uint32_t)-1);
+    if (unheard)
+        aiol_signal_obey(number);
+}
+
+/* ---- the lists ---- */
+
+/* A forked child begins with lists of its own: empty ones. */
+static void aiol_signals_adopt(void) {
+    int process = aiol_process_id();
+    int number;
+    if (aiol_load(&aiol_signal_process) == process)
+        return;
+    for (number = 1; number < AIOL_SIGNAL_COUNT; number++) {
+        if (aiol_load(&aiol_signal_lists[number]) != NULL && aiol_signal_calls(number, aiol_signal_arrived))
+            aiol_signal_restore(number);
+        aiol_store(&aiol_signal_lists[number], NULL);
+    }
+    aiol_store(&aiol_signal_readers, 0);
+    aiol_store(&aiol_signal_lock, 0);
+    aiol_store(&aiol_signal_process, process);
+}
+
+static void aiol_signals_enter(void) {
+    aiol_signals_adopt();
+    while (aiol_exchange_u32(&aiol_signal_lock, 1) != 0)
+        ; /* another thread closes its loop; rare and short */
+}
+
+static void aiol_signals_leave(void) {
+    aiol_store(&aiol_signal_lock, 0);
+}
+
+/* Takes it out, and returns when nobody sees it any more. The last one's signal has its default action then, unless the
+ * program has changed that meanwhile. */
+static void aiol_signal_unlink(aiol_signal *s) {
+    aiol_signal *volatile *place = &aiol_signal_lists[s->number];
+    if (aiol_load(place) == s && aiol_load(&s->other) == NULL && aiol_signal_calls(s->number, aiol_signal_arrived))
+        aiol_signal_restore(s->number);
+    while (aiol_load(place) != NULL && aiol_load(place) != s)
+        place = &aiol_load(place)->other;
+    if (aiol_load(place) == s)
+        aiol_store(place, aiol_load(&s->other));
+    while (aiol_load(&aiol_signal_readers) != 0)
+        ; /* a thread between two instructions; rare and short */
+}
+
+static int aiol_signal_attach(aiol_signal *s) {
+    int err;
+    aiol_signals_enter();
+    aiol_store(&s->other, aiol_load(&aiol_signal_lists[s->number]));
+    aiol_store(&aiol_signal_lists[s->number], s);
+    err = aiol_signal_catch(s->number, aiol_signal_arrived);
+    if (err < 0)
+        aiol_signal_unlink(s);
+    aiol_signals_leave();
+    return err;
+}
+
+static void aiol_signal_detach(aiol_signal *s) {
+    aiol_signals_enter();
+    aiol_signal_unlink(s);
+    aiol_signals_leave();
+}
+
+/* ---- a loop's handlers ---- */
+
+static void aiol_signal_free(aiol_signal *s) {
+    aioloop *loop = s->resource.loop;
+    aiol_resource_remove(&s->resource);
+    aiol_free(&loop->allocator, s, sizeof(*s));
+}
+
+static void aiol_signal_free_if_over(aiol_signal *s) {
+    if (s->removed && !s->queued && !s->running)
+        aiol_signal_free(s);
+}
+
+static AIOL_NOINLINE void aiol_signal_report(aiol_signal *s, int code) {
+    aioloop_exception_context context;
+    memset(&context, 0, sizeof(context));
+    context.message = "Error in signal handler";
+    aiol_report(s->resource.loop, code, s->resource.site, &context);
+}
+
+static void aiol_signal_run(aioloop *loop, aiol_node *node) {
+    aiol_signal *s = AIOL_CONTAINER(node, aiol_signal, node);
+    s->queued = false;
+    if (!s->removed) {
+        aiol_frame frame = aiol_enter(loop, &s->resource.context);
+        aioloop_time since = AIOL_UNLIKELY(loop->debug) ? aiol_loop_now(loop) : 0;
+        int raised;
+        s->running = true;
+        s->fn(loop, s->arg);
+        if (AIOL_UNLIKELY(since != 0))
+            aiol_slow(loop, s->resource.site, since, "signal handler");
+        raised = loop->raised;
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_signal_report(s, raised);
+        aiol_leave(loop, &frame);
+        aiol_callback_end(loop);
+        s->running = false; /* now: the exception handler may remove it too */
+    }
+    aiol_signal_free_if_over(s);
+}
+
+/* Queues the handlers of what has come. */
+AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_signals_drain(aioloop *loop) {
+    aiol_signal *s;
+    aiol_store(&loop->signalled, 0); /* first: what comes from here on is noted again */
+    for (s = loop->signals; s != NULL; s = s->next) {
+        if (aiol_load(&s->pending) == 0)
+            continue;
+        aiol_store(&s->pending, 0);
+        if (!s->queued) { /* else a fatal error has kept it from running */
+            s->queued = true;
+            aiol_queue_push(&loop->ready, &s->node);
+        }
+    }
+}
+
+static void aiol_signal_closed(aiol_resource *resource) {
+    aiol_signal *s = AIOL_CONTAINER(resource, aiol_signal, resource);
+    if (!s->removed)
+        aiol_signal_detach(s);
+    s->removed = true;
+}
+
+static void aiol_signal_destroy(aiol_resource *resource) {
+    aiol_signal_free(AIOL_CONTAINER(resource, aiol_signal, resource));
+}
+
+static bool aiol_signal_open(const aiol_resource *resource) {
+    (void)resource;
+    return false; /* the loop's end is the usual end of it */
+}
+
+static const aiol_resource_calls aiol_signal_calls_table = {"signal handler", aiol_signal_closed, aiol_signal_destroy,
+                                                            aiol_signal_open};
+
+/* Where the loop's handler is linked; the end of its list if it has none. */
+static aiol_signal **aiol_signal_find(aioloop *loop, int number) {
+    aiol_signal **place = &loop->signals;
+    while (*place != NULL && (*place)->number != number)
+        place = &(*place)->next;
+    return place;
+}
+
+static void aiol_signal_set(aiol_signal *s, aioloop_callback fn, void *arg) {
+    aiol_map *old = s->resource.context;
+    s->fn = fn;
+    s->arg = arg;
+    s->urgent = false;
+    s->resource.context = aiol_map_ref(aiol_thread.map);
+    s->resource.site = aiol_site_take(s->resource.loop);
+    aiol_map_unref(old);
+}
+
+static void aiol_signal_remove(aiol_signal **place) {
+    aiol_signal *s = *place;
+    *place = s->next;
+    aiol_signal_detach(s);
+    s->removed = true;
+    aiol_signal_free_if_over(s);
+}
+
+static bool aiol_thread_owns_signals(void) {
+    return aiol_thread_is_main(aiol_thread_is_first());
+}
+
+/* Whether this thread may see to this loop's handlers. */
+static int aiol_signal_check(aioloop *loop) {
+    if (!aiol_thread_owns_signals())
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "signals belong to the main thread");
+    if (!aiol_loop_is_ours(loop) || (aiol_load(&loop->running) != 0 && aiol_thread.running != loop))
+        return aiol_fail(NULL, AIOLOOP_EMISUSE, "the loop is not this thread's");
+    return 0;
+}
+
+AIOLOOP_API int(aioloop_add_signal_handler)(aioloop *loop, int number, aioloop_callback fn, void *arg) {
+    aiol_signal **place;
+    aiol_signal *s;
+    int err;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return aiol_fail(loop, AIOLOOP_ECLOSED, NULL);
+    err = aiol_signal_check(loop);
+    if (err < 0)
+        return err;
+    if (!aiol_signal_exists(number))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "there is no signal %d", number);
+    if (fn == NULL)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a callback is needed, not NULL");
+    place = aiol_signal_find(loop, number);
+    if (*place != NULL) {
+        err = aiol_signal_catch(number, aiol_signal_arrived); /* the program may have changed what happens */
+        if (err < 0)
+            return aiol_fail(loop, err, "signal %d cannot be caught", number);
+        aiol_signal_set(*place, fn, arg);
+        return 0;
+    }
+    s = (aiol_signal *)aiol_alloc_zero(&loop->allocator, sizeof(*s));
+    if (s == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    s->number = number;
+    s->node.run = aiol_signal_run;
+    aiol_resource_add(loop, &s->resource, &aiol_signal_calls_table);
+    err = aiol_signal_attach(s);
+    if (err < 0) {
+        aiol_signal_free(s);
+        return aiol_fail(loop, err, "signal %d cannot be caught", number);
+    }
+    *place = s;
+    aiol_signal_set(s, fn, arg);
+    return 0;
+}
+
+AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number) {
+    aiol_signal **place;
+    int err;
+    if (loop == NULL)
+        return AIOLOOP_EINVAL;
+    if (!aiol_signal_exists(number))
+        return AIOLOOP_EINVAL;
+    if (loop->closed)
+        return 0;
+    err = aiol_signal_check(loop);
+    if (err < 0)
+        return err;
+    place = aiol_signal_find(loop, number);
+    if (*place == NULL)
+        return 0;
+    aiol_signal_remove(place);
+    return 1;
+}
+
+/* ---- for aioloop_run ---- */
+
+/* fn is called when the program is interrupted (SIGINT), if nobody has decided what is to happen then and this thread
+ * may. If the loop does not get round to calling it, the next interruption ends the program, as by default. */
+AIOLOOP_INTERNAL int aiol_interrupt_begin(aioloop *loop, aioloop_callback fn, void *arg) {
+    int err;
+    if (!aiol_thread_owns_signals() || !aiol_signal_calls(SIGINT, SIG_DFL))
+        return 0;
+    err = (aioloop_add_signal_handler)(loop, SIGINT, fn, arg);
+    if (err == 0)
+        (*aiol_signal_find(loop, SIGINT))->urgent = true;
+    return err;
+}
+
+/* Does nothing if the handler is another one by now. */
+AIOLOOP_INTERNAL void aiol_interrupt_end(aioloop *loop, aioloop_callback fn) {
+    aiol_signal **place = aiol_signal_find(loop, SIGINT);
+    if (*place != NULL && (*place)->fn == fn)
+        aiol_signal_remove(place);
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#else
+
+/* >> src/core/signal_none.c */
+/*
+ * signal_none.c - signals where there are none.
+ */
+#ifndef AIOL_CORE_SIGNAL_NONE_C
+#define AIOL_CORE_SIGNAL_NONE_C
+
+AIOLOOP_API int(aioloop_add_signal_handler)(aioloop *loop, int number, aioloop_callback fn, void *arg) {
+    (void)number;
+    (void)fn;
+    (void)arg;
+    return loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "built without signals");
+}
+
+AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number) {
+    (void)number;
+    return loop == NULL ? AIOLOOP_EINVAL : AIOLOOP_ENOTAVAILABLE;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#endif
+
 /* net: transports and servers. */
 
 /* >> src/net/net.h */
@@ -24812,7 +27142,9 @@ enum {
     AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
     AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
     AIOL_TRANSPORT_FLOW_HELD = 32,   /* the protocol was told the opposite of WRITE_PAUSED */
-    AIOL_TRANSPORT_BELOW = 64        /* TLS's own, which is above: users may look at it and end it, no more */
+    AIOL_TRANSPORT_BELOW = 64,       /* TLS's own, which is above: users may look at it and end it, no more */
+    AIOL_TRANSPORT_PIPE = 128,       /* pipe.c's: one way only */
+    AIOL_TRANSPORT_RESTORE = 256     /* its descriptor was one that waits, and is to be so again */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
@@ -24867,8 +27199,8 @@ struct aioloop_transport {
     uint32_t write_turn;    /* the callback in which it wrote last */
     int error;              /* what connection_lost will say */
     uint8_t state;
-    uint8_t flags;
     uint8_t dropped; /* writes after the end */
+    uint16_t flags;
     size_t high;
     size_t low;
     aiol_op recv;
@@ -24888,7 +27220,8 @@ typedef struct aiol_stream_setup {
     const aioloop_address *local;
     const aioloop_address *peer;
     uint32_t site;
-    bool attached; /* the engine knows the socket already */
+    aiol_owner owner; /* as which it is to be attached */
+    bool attached;    /* the engine knows the socket already */
 } aiol_stream_setup;
 
 /* What a connection in the making knows of TLS; no context: there is none. */
@@ -24945,6 +27278,9 @@ AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
 AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
+
+/* datagram.c. True: it carries datagrams, and no bytes. */
+AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);
@@ -25141,7 +27477,7 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t) {
 AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
     if (aiol_transport_buffered(t) > t->low || (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0)
         return;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_WRITE_PAUSED;
     aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
 }
 
@@ -25149,7 +27485,7 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
 static void aiol_transport_tell_flow(aioloop_transport *t) {
     if (t->file != NULL || (t->flags & AIOL_TRANSPORT_FLOW_HELD) == 0 || t->state > AIOL_TRANSPORT_CLOSING)
         return;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
     if ((t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0)
         aiol_transport_flow(t, t->protocol->pause_writing, "Error in pause_writing");
     else
@@ -25294,10 +27630,10 @@ AIOLOOP_INTERNAL void aiol_transport_resume_reading(aioloop_transport *t) {
     if (t->state > AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
         return;
     if (t->file != NULL) {
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_HELD;
         return;
     }
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_PAUSED;
     t->calls->resume_reading(t);
 }
 
@@ -25361,7 +27697,7 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
         return transport->peer.family != AIOLOOP_UNSPEC ? &transport->peer : fallback;
     if (strcmp(name, "sockname") == 0)
         return transport->local.family != AIOLOOP_UNSPEC ? &transport->local : fallback;
-    if (strcmp(name, "socket") == 0)
+    if (strcmp(name, (transport->flags & AIOL_TRANSPORT_PIPE) != 0 ? "pipe" : "socket") == 0)
         return transport->recv.fd != AIOL_NO_SOCKET ? &transport->recv.fd : fallback;
     return fallback;
 }
@@ -25394,6 +27730,8 @@ static void aiol_stream_close_socket(aioloop_transport *t) {
         return;
     t->recv.fd = AIOL_NO_SOCKET;
     e->calls->quiesce(e, s);
+    if ((t->flags & AIOL_TRANSPORT_RESTORE) != 0)
+        e->sockets->pipe_restore(e, s);
     e->sockets->close(e, s);
 }
 
@@ -25511,7 +27849,7 @@ static void aiol_stream_peer_ended(aioloop_transport *t) {
     }
     if (AIOL_UNLIKELY(raised != 0))
         aiol_stream_failed(t, raised, "Error in eof_received");
-    else if (!keep)
+    else if (!keep || (t->flags & AIOL_TRANSPORT_PIPE) != 0)
         aioloop_transport_close(t);
 }
 
@@ -25556,6 +27894,8 @@ static AIOL_NOINLINE size_t aiol_stream_received_rarely(aioloop_transport *t, in
     }
     if (n == 0)
         aiol_stream_peer_ended(t);
+    else if ((t->flags & AIOL_TRANSPORT_PIPE) != 0 && n != AIOLOOP_EIO) /* a terminal's, whose other side has gone */
+        aiol_stream_failed(t, (int)n, "Fatal read error on pipe transport");
     else
         aiol_stream_end(t, (int)n);
     aiol_callback_end(loop);
@@ -25911,6 +28251,8 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
                 (void)aiol_stream_push(t);
             }
             e->calls->quiesce(e, t->recv.fd);
+            if ((t->flags & AIOL_TRANSPORT_RESTORE) != 0)
+                e->sockets->pipe_restore(e, t->recv.fd);
         }
         e->sockets->close(e, t->recv.fd);
         t->recv.fd = AIOL_NO_SOCKET;
@@ -25984,7 +28326,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     if (t == NULL)
         return AIOLOOP_ENOMEM;
     if (!setup->attached)
-        err = loop->engine->calls->attach(loop->engine, setup->socket, AIOL_OWNER_TRANSPORT);
+        err = loop->engine->calls->attach(loop->engine, setup->socket, setup->owner);
     if (err < 0) {
         aiol_free(&loop->allocator, t, size);
         return err;
@@ -26014,16 +28356,21 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     return 0;
 }
 
+/* One that has not begun goes with its socket. */
+static void aiol_stream_drop(aioloop_transport *t) {
+    t->state = AIOL_TRANSPORT_LOST;
+    aiol_stream_close_socket(t);
+    if (t->server != NULL)
+        aiol_server_lost(t->server, t);
+    aioloop_transport_unref(t);
+}
+
 /* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone
  * with its socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     int err = aiol_transport_call_factory(t, arg);
     if (err < 0) {
-        t->state = AIOL_TRANSPORT_LOST;
-        aiol_stream_close_socket(t);
-        if (t->server != NULL)
-            aiol_server_lost(t->server, t);
-        aioloop_transport_unref(t);
+        aiol_stream_drop(t);
         return err;
     }
     t->state = AIOL_TRANSPORT_OPEN;
@@ -26253,14 +28600,17 @@ static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
 
 /* ---- given sockets, and what all calls share ---- */
 
-/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it
- * must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
-static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
+/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. type: STREAM or
+ * DGRAM; unix_only: it must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
+static int aiol_given_socket(aioloop *loop, aioloop_socket s, int type, bool unix_only) {
     aiol_engine *e = loop->engine;
     int family = AIOLOOP_UNSPEC;
-    int err = e->sockets->inspect(e, s, &family);
+    const char *kind = type == AIOLOOP_SOCK_STREAM ? "stream" : "datagram";
+    int err = e->sockets->inspect(e, s, type, &family);
+    if (err == AIOLOOP_EINVAL)
+        return aiol_fail(loop, err, "socket %ld is not a %s socket", (long)s, kind);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "socket %ld is not a stream socket" : "socket %ld: %s", (long)s, aioloop_strerror(err));
+        return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     if (unix_only && family != AIOLOOP_UNIX)
         return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is not a Unix stream socket", (long)s);
     if (e->calls->owned(e, s))
@@ -26274,9 +28624,17 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
         e->calls->quiesce(e, s);
         return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     }
-    if (family != AIOLOOP_UNIX)
+    if (family != AIOLOOP_UNIX && type == AIOLOOP_SOCK_STREAM)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
     return 0;
+}
+
+/* Removes a socket file that is in the way of a bind; if that fails, so does the bind. Other addresses have none. */
+static void aiol_path_clear(aiol_engine *e, const aioloop_address *address) {
+    aiol_path_identity identity;
+    if (address->family == AIOLOOP_UNIX && address->u.path[0] != '\0' &&
+        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
+        e->sockets->path_remove(e, address->u.path, address->path_size);
 }
 
 /* Closes a given socket that was made ready in vain. */
@@ -26623,7 +28981,7 @@ static void aiol_secure_close(aioloop_transport *t) {
     } else if (tls->peer_ended) {
         aiol_secure_part(tls);
     } else { /* its goodbye has to be read */
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_PAUSED;
         aiol_transport_resume_reading(tls->lower);
         aiol_secure_queue(tls);
     }
@@ -26737,7 +29095,7 @@ static void aiol_secure_opened(aiol_secure *tls) {
     if (tls->next != NULL) {
         t->protocol = tls->next;
         t->self = tls->next_self;
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED; /* this one was told nothing */
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_WRITE_PAUSED; /* this one was told nothing */
     }
     t->state = AIOL_TRANSPORT_OPEN;
     tls->opened = true;
@@ -27034,6 +29392,8 @@ static const aioloop_protocol aiol_secure_protocol = {0,
                                                    aiol_secure_lower_lost,
                                                    NULL, /* whoever writes looks, when the session is done */
                                                    aiol_secure_lower_resume,
+                                                   NULL,
+                                                   NULL,
                                                    NULL,
                                                    NULL};
 
@@ -27332,8 +29692,12 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a transport of datagrams cannot be upgraded");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that goes one way cannot be upgraded");
     if (t->file != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
     if ((t->flags & AIOL_TRANSPORT_BELOW) != 0)
@@ -27352,7 +29716,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aiol_secure_take(tls, lower);
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
-    lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    lower->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
     aiol_server_upgraded(lower, t);
     lower->protocol = &aiol_secure_protocol;
     lower->self = tls;
@@ -28133,6 +30497,285 @@ AIOLOOP_API aioloop_future *(aioloop_sock_connect)(aioloop *loop, aioloop_socket
 
 #endif
 
+/* >> src/net/pipe.c */
+/*
+ * pipe.c - transports that go one way: pipes, and what can be used like them.
+ *                                     (asyncio: unix_events._UnixReadPipeTransport, _UnixWritePipeTransport)
+ *
+ * Streams of which only one half is used. A transport that reads has t->recv to read, as a connection. In one that
+ * writes t->recv watches for the end of the reader: a POLL, since a pipe without a reader counts as readable, or, of a
+ * socket, a RECV.
+ */
+#ifndef AIOL_NET_PIPE_C
+#define AIOL_NET_PIPE_C
+
+/* A call whose transport has not begun yet. */
+typedef struct aiol_pipe_opening {
+    aiol_resource resource;
+    aiol_node node;
+    aioloop_future *future;       /* NULL: it was cancelled */
+    aioloop_transport *transport; /* NULL: it begins, or is gone */
+    void *arg;
+} aiol_pipe_opening;
+
+/* ---- what one half does not have ---- */
+
+static int aiol_pipe_no_write(aioloop_transport *t, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    return aiol_fail(t->resource.loop, AIOLOOP_ENOTAVAILABLE, "a read pipe transport cannot write");
+}
+
+static int aiol_pipe_no_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count, aiol_release_fn release,
+                                     void *arg) {
+    (void)pieces;
+    (void)count;
+    (void)release;
+    (void)arg;
+    return aiol_pipe_no_write(t, NULL, 0);
+}
+
+static int aiol_pipe_no_write_eof(aioloop_transport *t) {
+    return aiol_pipe_no_write(t, NULL, 0);
+}
+
+static void aiol_pipe_no_reading(aioloop_transport *t) {
+    t->flags |= AIOL_TRANSPORT_READ_PAUSED;
+}
+
+/* ---- writing ---- */
+
+/* Nobody reads any more. */
+static void aiol_pipe_reader_left(aioloop_transport *t) {
+    bool waits = t->writer != NULL && t->writer->bytes.size != 0;
+    aiol_stream_end(t, waits || t->file != NULL ? AIOLOOP_EPIPE : 0);
+}
+
+/* The done() of what watches for it. */
+static size_t aiol_pipe_watched(aiol_op *op, int64_t n, const void *data) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    (void)data;
+    if (t->state != AIOL_TRANSPORT_OPEN)
+        aiol_stream_doom_if_over(t);
+    else if (op->kind == AIOL_OP_POLL && n < 0)
+        aiol_stream_end(t, (int)n);
+    else if (op->kind == AIOL_OP_POLL || n <= 0)
+        aiol_pipe_reader_left(t);
+    aiol_callback_end(t->resource.loop);
+    return n > 0 && op->kind == AIOL_OP_RECV ? (size_t)n : 0;
+}
+
+static int aiol_pipe_write_eof(aioloop_transport *t) {
+    aioloop_transport_close(t);
+    return 0;
+}
+
+static void aiol_pipe_keep_protocol(aioloop_transport *t) {
+    (void)t; /* it is not given anything */
+}
+
+static const aiol_transport_calls aiol_pipe_read_calls = {
+    aiol_pipe_no_write, aiol_pipe_no_write_pieces, aiol_pipe_no_write_eof,    false,
+    aiol_stream_close,  aiol_stream_end,           aiol_stream_pause_reading, aiol_stream_start_reading,
+    aiol_stream_protocol_changed, NULL, aiol_stream_file_ended, NULL, NULL, NULL, NULL,
+};
+
+static const aiol_transport_calls aiol_pipe_write_calls = {
+    aiol_stream_write, aiol_stream_write_pieces, aiol_pipe_write_eof,  true,
+    aiol_stream_close, aiol_stream_end,          aiol_pipe_no_reading, aiol_pipe_no_reading,
+    aiol_pipe_keep_protocol, aiol_stream_send_file, aiol_stream_file_ended, NULL, NULL, NULL, NULL,
+};
+
+/* ---- making ---- */
+
+/* A transport that has not begun, for a descriptor that does not wait. On failure that is still the caller's. */
+static int aiol_pipe_new(const aiol_stream_setup *setup, const aiol_pipe_kind *kind, bool writes, aioloop_transport **out) {
+    aiol_stream_setup own = *setup;
+    aioloop_transport *t = NULL;
+    int err;
+    own.owner = kind->socket ? AIOL_OWNER_TRANSPORT : kind->device ? AIOL_OWNER_DEVICE : AIOL_OWNER_PIPE;
+    err = aiol_stream_new(&own, &t);
+    if (err < 0)
+        return err;
+    t->calls = writes ? &aiol_pipe_write_calls : &aiol_pipe_read_calls;
+    t->flags |= AIOL_TRANSPORT_PIPE;
+    t->recv.u.recv.pipe = !kind->socket;
+    if (writes) {
+        t->flags |= AIOL_TRANSPORT_READ_PAUSED;
+        t->recv.u.recv.dest = NULL;
+        t->recv.done = aiol_pipe_watched;
+        if (!kind->socket) {
+            t->recv.kind = AIOL_OP_POLL;
+            /* One that cannot lose its reader, or does not say so, is not watched. */
+            t->recv.u.poll.events = kind->one_way ? AIOL_POLL_READABLE : 0;
+        }
+    }
+    *out = t;
+    return 0;
+}
+
+/* As aiol_stream_begin. */
+static int aiol_pipe_begin(aioloop_transport *t, void *arg) {
+    int err = aiol_stream_begin(t, arg);
+    int64_t n;
+    if (err < 0 || t->calls != &aiol_pipe_write_calls || t->state != AIOL_TRANSPORT_OPEN ||
+        (t->recv.kind == AIOL_OP_POLL && t->recv.u.poll.events == 0))
+        return err;
+    n = aiol_op_submit(t->resource.loop->engine, &t->recv);
+    if (n != AIOL_PENDING)
+        aiol_stream_end(t, n < 0 ? (int)n : 0);
+    return 0;
+}
+
+/* ---- the calls ---- */
+
+static void aiol_pipe_opening_free(aiol_pipe_opening *o) {
+    aioloop *loop = o->resource.loop;
+    aiol_resource_remove(&o->resource);
+    aiol_free(&loop->allocator, o, sizeof(*o));
+}
+
+/* Its node is in the ready queue, or it begins: whoever runs it frees it. */
+static bool aiol_pipe_opening_cancel(aioloop_future *future, void *owner) {
+    aiol_pipe_opening *o = (aiol_pipe_opening *)owner;
+    aioloop_transport *t;
+    if (o == NULL)
+        return true; /* of a closed loop */
+    t = o->transport;
+    o->transport = NULL;
+    o->future = NULL;
+    future->of.owner = NULL;
+    aiol_future_release(future);
+    if (t != NULL)
+        aiol_stream_drop(t);
+    return true;
+}
+
+static void aiol_pipe_opening_run(aioloop *loop, aiol_node *node) {
+    aiol_pipe_opening *o = AIOL_CONTAINER(node, aiol_pipe_opening, node);
+    aioloop_transport *t = o->transport;
+    int err;
+    if (t == NULL) {
+        aiol_pipe_opening_free(o);
+        return;
+    }
+    o->transport = NULL;
+    aioloop_transport_ref(t);
+    err = aiol_pipe_begin(t, o->arg);
+    if (o->future == NULL) { /* cancelled meanwhile */
+        aioloop_transport_abort(t);
+        aioloop_transport_unref(t);
+    } else {
+        aioloop_future *f = o->future;
+        o->future = NULL;
+        f->of.owner = NULL;
+        if (err == 0)
+            aiol_future_finish(f, 0, t, aiol_transport_dispose); /* with the reference taken above */
+        else
+            aiol_future_fail(f, err, aiol_detail(loop, err));
+        if (err < 0)
+            aioloop_transport_unref(t);
+        aiol_future_release(f);
+    }
+    aiol_pipe_opening_free(o);
+    aiol_callback_end(loop);
+}
+
+static void aiol_pipe_opening_closed(aiol_resource *resource) {
+    aiol_pipe_opening *o = AIOL_CONTAINER(resource, aiol_pipe_opening, resource);
+    if (o->future != NULL)
+        o->future->of.owner = NULL; /* it stays pending; the transport goes by itself */
+}
+
+static void aiol_pipe_opening_destroy(aiol_resource *resource) {
+    aiol_pipe_opening_free(AIOL_CONTAINER(resource, aiol_pipe_opening, resource));
+}
+
+static const aiol_resource_calls aiol_pipe_opening_resource = {"pipe", aiol_pipe_opening_closed, aiol_pipe_opening_destroy,
+                                                               aiol_combine_is_open};
+
+/* Checks the descriptor, makes the transport, and takes the descriptor over last. */
+static int aiol_pipe_take(const aiol_stream_setup *setup, bool writes, aioloop_transport **out) {
+    aioloop *loop = setup->loop;
+    aiol_engine *e = loop->engine;
+    aiol_pipe_kind kind = AIOLOOP_ZERO;
+    aioloop_transport *t = NULL;
+    bool restore = false;
+    long number = (long)setup->socket;
+    int err = e->sockets->pipe_inspect(e, setup->socket, writes, &kind);
+    if (err == AIOLOOP_EINVAL)
+        return aiol_fail(loop, err, "descriptor %ld is no pipe, stream socket or character device", number);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EBADF ? "descriptor %ld is not open, or not for this direction" : "descriptor %ld", number);
+    err = aiol_pipe_new(setup, &kind, writes, &t);
+    if (err < 0)
+        return aiol_fail(loop, err, err == AIOLOOP_EMISUSE ? "descriptor %ld belongs to a transport, or is watched" : "descriptor %ld: %s",
+                         number, aioloop_strerror(err));
+    err = e->sockets->pipe_adopt(e, setup->socket, &restore);
+    if (err < 0) {
+        e->calls->quiesce(e, t->recv.fd);
+        t->recv.fd = AIOL_NO_SOCKET;
+        aioloop_transport_unref(t);
+        return aiol_fail(loop, err, "descriptor %ld: %s", number, aioloop_strerror(err));
+    }
+    if (restore)
+        t->flags |= AIOL_TRANSPORT_RESTORE;
+    *out = t;
+    return 0;
+}
+
+static aioloop_future *aiol_pipe_connect(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket pipe,
+                                         bool writes) {
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aiol_pipe_opening *o;
+    aiol_stream_setup setup;
+    int err;
+    if (refused != NULL)
+        return refused;
+    o = (aiol_pipe_opening *)aiol_alloc_zero(&loop->allocator, sizeof(*o));
+    if (o == NULL)
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    o->arg = arg;
+    o->node.run = aiol_pipe_opening_run;
+    o->future = aiol_future_new(loop, aiol_pipe_opening_cancel, o);
+    if (o->future == NULL) {
+        aiol_free(&loop->allocator, o, sizeof(*o));
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    memset(&setup, 0, sizeof(setup));
+    setup.loop = loop;
+    setup.protocol = protocol;
+    setup.arg = arg;
+    setup.context = aiol_thread.map;
+    setup.socket = pipe;
+    setup.site = o->future->site;
+    err = aiol_pipe_take(&setup, writes, &o->transport);
+    o->resource.site = setup.site;
+    aiol_resource_add(loop, &o->resource, &aiol_pipe_opening_resource);
+    if (err < 0) {
+        aioloop_future *f = o->future;
+        aiol_pipe_opening_free(o);
+        f->of.owner = NULL;
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+        aiol_future_release(f);
+        return f;
+    }
+    aiol_queue_push(&loop->ready, &o->node);
+    return o->future;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_connect_read_pipe)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                        aioloop_socket pipe) {
+    return aiol_pipe_connect(loop, protocol, arg, pipe, false);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_connect_write_pipe)(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                                         aioloop_socket pipe) {
+    return aiol_pipe_connect(loop, protocol, arg, pipe, true);
+}
+
+#endif
+
 /* >> src/net/sendfile.c */
 /*
  * sendfile.c - files sent over a connection.           (asyncio: base_events.sendfile, unix_events.sock_sendfile)
@@ -28222,7 +30865,7 @@ static void aiol_sendfile_leave(aiol_sendfile *s) {
     aioloop_transport *t = s->transport;
     bool held = (t->flags & AIOL_TRANSPORT_READ_HELD) != 0;
     t->file = NULL;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_HELD;
     if (!held)
         aioloop_transport_resume_reading(t);
     if ((t->flags & AIOL_TRANSPORT_FLOW_HELD) != 0)
@@ -28665,10 +31308,14 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the transport is closing");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a file cannot be sent as datagrams");
     if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
     if (aiol_transport_taken(t))
         return aiol_transport_busy(t);
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0 && !t->calls->can_write_eof)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "the transport only reads");
     if (t->calls->send_file == NULL && !fallback)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "files cannot be sent over this transport but by copying");
     return 0;
@@ -28678,7 +31325,7 @@ static int aiol_sendfile_check_socket(aioloop *loop, aioloop_socket socket) {
     aiol_engine *e = loop->engine;
     aiol_sock_call call;
     int family;
-    int err = e->sockets->inspect(e, socket, &family);
+    int err = e->sockets->inspect(e, socket, AIOLOOP_SOCK_STREAM, &family);
     if (err < 0)
         return aiol_fail(loop, err, "socket %ld is no stream socket", (long)socket);
     memset(&call, 0, sizeof(call));
@@ -28800,6 +31447,723 @@ AIOLOOP_API aioloop_future *(aioloop_sock_sendfile)(aioloop *loop, aioloop_socke
     return aiol_sendfile_new(loop, &call);
 }
 
+#endif
+
+/* >> src/aioloop.h */
+#if AIOLOOP_USE_SUBPROCESS
+
+/* >> src/net/subprocess.c */
+/*
+ * subprocess.c - programs as children.                             (asyncio: base_subprocess.py, unix_events.py)
+ *
+ * A subprocess has up to three pipe transports, whose protocol passes on what happens to that of the subprocess, and
+ * watches a descriptor that becomes readable when the child has ended. It is over (connection_lost) when that has
+ * happened and all pipes are lost. Two references of its own: one until then, one as long as the engine has the watch.
+ *
+ * The program starts within the call, so nothing has to be copied; the protocol is first heard of by the loop.
+ */
+#ifndef AIOL_NET_SUBPROCESS_C
+#define AIOL_NET_SUBPROCESS_C
+
+typedef struct aiol_subprocess_pipe {
+    aioloop_subprocess *process;
+    aioloop_transport *transport; /* a reference; NULL: this stream is no pipe */
+    bool lost;
+} aiol_subprocess_pipe;
+
+struct aioloop_subprocess {
+    aiol_resource resource;
+    const aioloop_subprocess_protocol *protocol;
+    void *self;
+    void *arg;
+    aioloop_future *future; /* the call's; NULL: it is settled */
+    aiol_node node;         /* begins; later runs connection_lost */
+    aiol_op watch;          /* a POLL of child.watch */
+    aiol_child child;
+    aiol_subprocess_pipe pipes[3];
+    int status; /* once it has exited */
+    bool started; /* the loop has had its turn */
+    bool begun;  /* connection_made was called */
+    bool exited; /* and was reaped */
+    bool told;   /* of that, the protocol */
+    bool closed;
+    bool ending; /* connection_lost is queued, or will not come */
+    bool lost;
+    size_t block_size;
+};
+
+/* ---- the end ---- */
+
+static void aiol_subprocess_destroy(aiol_resource *resource) {
+    aioloop_subprocess *p = AIOL_CONTAINER(resource, aioloop_subprocess, resource);
+    aioloop *loop = resource->loop;
+    int i;
+    for (i = 0; i < 3 && !loop->freeing; i++)
+        aioloop_transport_unref(p->pipes[i].transport);
+    aiol_resource_remove(resource);
+    aiol_free(&loop->allocator, p, p->block_size);
+}
+
+/* The loop closes: the child goes with it. */
+static void aiol_subprocess_loop_closed(aiol_resource *resource) {
+    aioloop_subprocess *p = AIOL_CONTAINER(resource, aioloop_subprocess, resource);
+    bool ours = resource->loop->process == aiol_process_id();
+    if (p->future != NULL)
+        p->future->of.owner = NULL; /* it stays pending */
+    if (p->watch.state != AIOL_OP_IDLE && ours)
+        aiol_op_cancel(resource->loop->engine, &p->watch);
+    p->watch.state = AIOL_OP_IDLE;
+    if (p->exited)
+        return;
+    if (ours) {
+        (void)aiol_child_signal(&p->child, SIGKILL);
+        (void)aiol_child_reap(p->child.pid, true, &p->status);
+        p->exited = true;
+    }
+    aiol_child_unwatch(&p->child, ours);
+}
+
+static bool aiol_subprocess_is_open(const aiol_resource *resource) {
+    return !AIOL_CONTAINER(resource, const aioloop_subprocess, resource)->ending;
+}
+
+static const aiol_resource_calls aiol_subprocess_resource = {"subprocess", aiol_subprocess_loop_closed, aiol_subprocess_destroy,
+                                                             aiol_subprocess_is_open};
+
+static void aiol_subprocess_report(aioloop_subprocess *p, int code, const char *message) {
+    aioloop_exception_context context;
+    aiol_context_frame frame;
+    memset(&context, 0, sizeof(context));
+    context.message = message;
+    frame = aiol_context_enter(&p->resource.context);
+    aiol_report(p->resource.loop, code, p->resource.site, &context);
+    aiol_context_leave(&frame);
+}
+
+static void aiol_subprocess_lost(aioloop *loop, aiol_node *node) {
+    aioloop_subprocess *p = AIOL_CONTAINER(node, aioloop_subprocess, node);
+    p->lost = true;
+    if (p->begun && p->protocol->connection_lost != NULL) {
+        aiol_frame frame = aiol_enter(loop, &p->resource.context);
+        int raised;
+        p->protocol->connection_lost(p, p->self, 0);
+        raised = aiol_leave(loop, &frame);
+        if (AIOL_UNLIKELY(raised != 0))
+            aiol_subprocess_report(p, raised, "Error in connection_lost");
+    }
+    aioloop_subprocess_unref(p);
+    aiol_callback_end(loop);
+}
+
+static void aiol_subprocess_end_if_over(aioloop_subprocess *p) {
+    int i;
+    if (p->ending || !p->started || !p->exited || (p->begun && !p->told))
+        return;
+    for (i = 0; i < 3; i++)
+        if (p->pipes[i].transport != NULL && !p->pipes[i].lost)
+            return;
+    p->ending = true;
+    p->node.run = aiol_subprocess_lost;
+    aiol_queue_push(&p->resource.loop->ready, &p->node);
+}
+
+/* Tells the protocol that the child has ended, unless it is to be told later, or nothing. */
+static void aiol_subprocess_tell_exited(aioloop_subprocess *p) {
+    aioloop *loop = p->resource.loop;
+    if (p->begun && !p->told) {
+        p->told = true;
+        if (p->protocol->process_exited != NULL) {
+            aiol_frame frame = aiol_enter(loop, &p->resource.context);
+            int raised;
+            p->protocol->process_exited(p, p->self);
+            raised = aiol_leave(loop, &frame);
+            if (AIOL_UNLIKELY(raised != 0))
+                aiol_subprocess_report(p, raised, "Error in process_exited");
+        }
+    }
+    aiol_subprocess_end_if_over(p);
+}
+
+/* The watch's done(). */
+static size_t aiol_subprocess_exited(aiol_op *op, int64_t n, const void *data) {
+    aioloop_subprocess *p = AIOL_CONTAINER(op, aioloop_subprocess, watch);
+    aioloop *loop = p->resource.loop;
+    int err;
+    (void)n;
+    (void)data;
+    if (p->exited) { /* the engine lets go late */
+        aioloop_subprocess_unref(p);
+        return 0;
+    }
+    /* If the engine gave up watching there is nothing left but to wait. */
+    err = aiol_child_reap(p->child.pid, op->state == AIOL_OP_IDLE, &p->status);
+    if (err == 0)
+        return 0;
+    if (err < 0) {
+        p->status = 255;
+        aiol_warn(loop, p->resource.site, "the end of child %d was told to somebody else: its exit status is unknown", p->child.pid);
+    }
+    p->exited = true;
+    aioloop_subprocess_ref(p);
+    if (aiol_op_cancel(loop->engine, &p->watch) == 0)
+        aioloop_subprocess_unref(p);
+    aiol_child_unwatch(&p->child, true);
+    aiol_subprocess_tell_exited(p);
+    aioloop_subprocess_unref(p);
+    aiol_callback_end(loop);
+    return 0;
+}
+
+static void aiol_subprocess_kill(aioloop_subprocess *p) {
+    if (!p->exited)
+        (void)aiol_child_signal(&p->child, SIGKILL);
+}
+
+/* ---- the pipes ---- */
+
+AIOL_INLINE int aiol_subprocess_number(const aiol_subprocess_pipe *pipe) {
+    return (int)(pipe - pipe->process->pipes);
+}
+
+static void aiol_subprocess_pipe_data(aioloop_transport *transport, void *self, const void *data, size_t size) {
+    aiol_subprocess_pipe *pipe = (aiol_subprocess_pipe *)self;
+    aioloop_subprocess *p = pipe->process;
+    (void)transport;
+    if (p->protocol->pipe_data_received != NULL)
+        p->protocol->pipe_data_received(p, p->self, aiol_subprocess_number(pipe), data, size);
+}
+
+static void aiol_subprocess_pipe_lost(aioloop_transport *transport, void *self, int error) {
+    aiol_subprocess_pipe *pipe = (aiol_subprocess_pipe *)self;
+    aioloop_subprocess *p = pipe->process;
+    (void)transport;
+    pipe->lost = true;
+    if (p->protocol->pipe_connection_lost != NULL)
+        p->protocol->pipe_connection_lost(p, p->self, aiol_subprocess_number(pipe), error);
+    aiol_subprocess_end_if_over(p);
+}
+
+static void aiol_subprocess_pipe_pause(aioloop_transport *transport, void *self) {
+    aioloop_subprocess *p = ((aiol_subprocess_pipe *)self)->process;
+    (void)transport;
+    if (p->protocol->pause_writing != NULL)
+        p->protocol->pause_writing(p, p->self);
+}
+
+static void aiol_subprocess_pipe_resume(aioloop_transport *transport, void *self) {
+    aioloop_subprocess *p = ((aiol_subprocess_pipe *)self)->process;
+    (void)transport;
+    if (p->protocol->resume_writing != NULL)
+        p->protocol->resume_writing(p, p->self);
+}
+
+static const aioloop_protocol aiol_subprocess_pipe_protocol = {0,
+                                                               NULL,
+                                                               NULL,
+                                                               aiol_subprocess_pipe_data,
+                                                               NULL,
+                                                               aiol_subprocess_pipe_lost,
+                                                               aiol_subprocess_pipe_pause,
+                                                               aiol_subprocess_pipe_resume,
+                                                               NULL,
+                                                               NULL,
+                                                               NULL,
+                                                               NULL};
+
+/* Those that have not begun go. */
+static void aiol_subprocess_drop_pipes(aioloop_subprocess *p) {
+    int i;
+    for (i = 0; i < 3; i++) {
+        aioloop_transport *t = p->pipes[i].transport;
+        p->pipes[i].transport = NULL;
+        if (t == NULL)
+            continue;
+        aiol_stream_drop(t);
+        aioloop_transport_unref(t);
+    }
+}
+
+/* Makes transports of the loop's ends, which are closed if that fails. */
+static int aiol_subprocess_make_pipes(aioloop_subprocess *p, const aiol_spawn *s) {
+    aiol_engine *e = p->resource.loop->engine;
+    aiol_pipe_kind kind;
+    aiol_stream_setup setup;
+    int err = 0;
+    int i;
+    memset(&kind, 0, sizeof(kind));
+    memset(&setup, 0, sizeof(setup));
+    kind.one_way = true;
+    setup.loop = p->resource.loop;
+    setup.protocol = &aiol_subprocess_pipe_protocol;
+    setup.context = p->resource.context;
+    setup.site = p->resource.site;
+    for (i = 0; i < 3; i++) {
+        if (s->parent[i] == -1)
+            continue;
+        p->pipes[i].process = p;
+        setup.socket = s->parent[i];
+        setup.arg = &p->pipes[i];
+        if (err == 0)
+            err = aiol_pipe_new(&setup, &kind, i == 0, &p->pipes[i].transport);
+        if (err == 0)
+            aioloop_transport_ref(p->pipes[i].transport);
+        else
+            e->sockets->close(e, s->parent[i]);
+    }
+    return err;
+}
+
+/* ---- the beginning ---- */
+
+/* It was given up before it began: nobody is told anything. */
+static void aiol_subprocess_give_up(aioloop_subprocess *p) {
+    aiol_subprocess_kill(p);
+    aiol_subprocess_drop_pipes(p);
+}
+
+static bool aiol_subprocess_cancel(aioloop_future *future, void *owner) {
+    aioloop_subprocess *p = (aioloop_subprocess *)owner;
+    if (p == NULL)
+        return true; /* of a closed loop */
+    p->future = NULL;
+    future->of.owner = NULL;
+    aiol_future_release(future);
+    if (p->begun)
+        aioloop_subprocess_close(p);
+    else
+        aiol_subprocess_give_up(p);
+    return true;
+}
+
+static int aiol_subprocess_call_factory(aioloop_subprocess *p) {
+    aioloop *loop = p->resource.loop;
+    aiol_frame frame;
+    int raised;
+    int err;
+    if (p->protocol->factory == NULL)
+        return 0;
+    frame = aiol_enter(loop, &p->resource.context);
+    aiol_error_clear(&loop->error);
+    err = p->protocol->factory(p->self, p->arg);
+    raised = aiol_leave(loop, &frame);
+    if (err >= 0)
+        err = raised < 0 ? raised : 0;
+    if (err == AIOLOOP_EFATAL)
+        aiol_loop_halt(loop);
+    return err;
+}
+
+static void aiol_subprocess_call_made(aioloop_subprocess *p) {
+    aioloop *loop = p->resource.loop;
+    aiol_frame frame;
+    int raised;
+    if (p->protocol->connection_made == NULL)
+        return;
+    frame = aiol_enter(loop, &p->resource.context);
+    p->protocol->connection_made(p, p->self);
+    raised = aiol_leave(loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_subprocess_report(p, raised, "Error in connection_made");
+}
+
+/* As a future's dispose. */
+static void aiol_subprocess_dispose(void *pointer) {
+    aioloop_subprocess_unref((aioloop_subprocess *)pointer);
+}
+
+/* Below 0: the call fails with that. */
+static void aiol_subprocess_settle(aioloop_subprocess *p, int err) {
+    aioloop_future *f = p->future;
+    if (f == NULL)
+        return;
+    p->future = NULL;
+    f->of.owner = NULL;
+    if (err < 0)
+        aiol_future_fail(f, err, aiol_detail(p->resource.loop, err));
+    else
+        aiol_future_finish(f, p->child.pid, aioloop_subprocess_ref(p), aiol_subprocess_dispose);
+    aiol_future_release(f);
+}
+
+static void aiol_subprocess_begin(aioloop *loop, aiol_node *node) {
+    aioloop_subprocess *p = AIOL_CONTAINER(node, aioloop_subprocess, node);
+    int err = 0;
+    int i;
+    aioloop_subprocess_ref(p);
+    p->started = true;
+    if (p->future != NULL)
+        err = aiol_subprocess_call_factory(p);
+    if (err < 0) {
+        aiol_subprocess_give_up(p);
+        aiol_subprocess_settle(p, err);
+    } else if (p->future != NULL) {
+        p->begun = true;
+        for (i = 0; i < 3; i++) /* nothing is delivered before this returns */
+            if (p->pipes[i].transport != NULL)
+                (void)aiol_pipe_begin(p->pipes[i].transport, NULL);
+        aiol_subprocess_call_made(p);
+        aiol_subprocess_settle(p, 0);
+    }
+    if (p->exited)
+        aiol_subprocess_tell_exited(p);
+    aioloop_subprocess_unref(p);
+    aiol_callback_end(loop);
+}
+
+/* ---- the calls ---- */
+
+static int aiol_subprocess_stdio(aioloop *loop, int option, int i, int *stdio) {
+    if (option < AIOLOOP_STDIO_DEVNULL || (option == AIOLOOP_STDIO_STDOUT && i != 2))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not what a standard stream can be", option);
+    *stdio = option == AIOLOOP_STDIO_PIPE      ? (int)AIOL_SPAWN_PIPE
+             : option == AIOLOOP_STDIO_INHERIT ? (int)AIOL_SPAWN_INHERIT
+             : option == AIOLOOP_STDIO_STDOUT  ? (int)AIOL_SPAWN_STDOUT
+             : option == AIOLOOP_STDIO_DEVNULL ? (int)AIOL_SPAWN_DEVNULL
+                                               : option - 1;
+    return 0;
+}
+
+/* What the options mean. */
+static int aiol_subprocess_plan(aioloop *loop, const aioloop_subprocess_options *o, aiol_spawn *s) {
+    size_t i;
+    int err = aiol_subprocess_stdio(loop, o->std_in, 0, &s->stdio[0]);
+    if (err == 0)
+        err = aiol_subprocess_stdio(loop, o->std_out, 1, &s->stdio[1]);
+    if (err == 0)
+        err = aiol_subprocess_stdio(loop, o->std_err, 2, &s->stdio[2]);
+    if (err < 0)
+        return err;
+    if (o->process_group < -1)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not a process group", o->process_group);
+    if ((o->pass_fds == NULL && o->pass_fds_count != 0) || (o->extra_groups == NULL && o->extra_groups_count != 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a count without a list");
+    for (i = 0; i < o->pass_fds_count; i++)
+        if (o->pass_fds[i] < 3)
+            return aiol_fail(loop, AIOLOOP_EINVAL, "descriptor %d cannot be passed on: it is no number from 3 on", o->pass_fds[i]);
+    s->cwd = o->cwd;
+    s->env = o->env != NULL ? (char *const *)(uintptr_t)o->env : aiol_spawn_environment();
+    s->keep = o->pass_fds;
+    s->keep_count = o->pass_fds_count;
+    s->new_session = o->start_new_session;
+    s->process_group = o->process_group;
+    s->set_user = o->set_user;
+    s->set_group = o->set_group;
+    s->set_groups = o->extra_groups != NULL;
+    s->set_umask = o->set_umask;
+    s->keep_signals = o->keep_signals;
+    s->user = o->user;
+    s->group = o->group;
+    s->groups = o->extra_groups;
+    s->groups_count = o->extra_groups_count;
+    s->umask = o->umask;
+    s->preexec = o->preexec;
+    s->preexec_arg = o->preexec_arg;
+    return 0;
+}
+
+/* Where programs are looked for: as the child's environment says. */
+static const char *aiol_subprocess_path(char *const *env) {
+    for (; env != NULL && *env != NULL; env++)
+        if (strncmp(*env, "PATH=", 5) == 0)
+            return *env + 5;
+    return "/bin:/usr/bin";
+}
+
+static int aiol_subprocess_failed(aioloop *loop, const aiol_spawn *s, int err) {
+    static const char *const steps[] = {"start",     "standard streams", "chdir to",         "setsid for",  "setpgid for",
+                                        "setgroups for", "setgid for",   "setuid for",       "pass_fds of", "preexec of",
+                                        "exec"};
+    return aiol_fail(loop, err, "%s \"%.100s\": %s", steps[s->step], s->step == AIOL_SPAWN_CHDIR ? s->cwd : s->file,
+                     aioloop_strerror(err));
+}
+
+/* Starts the program. The child's number, or a code with its message stored. */
+static int aiol_subprocess_spawn(aioloop *loop, const char *const *args, const aioloop_subprocess_options *o, aiol_spawn *s) {
+    const size_t room = AIOL_SPAWN_STACK + 16;
+    char *stack;
+    int pid = aiol_subprocess_plan(loop, o, s);
+    if (pid < 0)
+        return pid;
+    s->file = o->executable != NULL ? o->executable : args[0];
+    s->args = (char *const *)(uintptr_t)args;
+    s->path = aiol_subprocess_path(s->env);
+    stack = (char *)aiol_alloc(&loop->allocator, room);
+    if (stack == NULL)
+        return aiol_fail(loop, AIOLOOP_ENOMEM, NULL);
+    s->stack = stack + (16 - (uintptr_t)stack % 16);
+    pid = loop->engine->sockets->spawn(loop->engine, s);
+    aiol_free(&loop->allocator, stack, room);
+    return pid > 0 ? pid : aiol_subprocess_failed(loop, s, pid);
+}
+
+/* Has the engine watch for the end of the child. */
+static int aiol_subprocess_watch(aioloop_subprocess *p) {
+    aiol_engine *e = p->resource.loop->engine;
+    int64_t n;
+    int err = aiol_child_watch(&p->child, e->without);
+    if (err < 0)
+        return err;
+    p->watch.kind = AIOL_OP_POLL;
+    p->watch.fd = p->child.watch;
+    p->watch.done = aiol_subprocess_exited;
+    p->watch.u.poll.events = AIOL_POLL_READABLE;
+    n = e->calls->attach(e, p->child.watch, AIOL_OWNER_WATCHER);
+    if (n == 0)
+        n = aiol_op_submit(e, &p->watch);
+    return n == AIOL_PENDING ? 0 : (int)n;
+}
+
+/* With its future, and one reference. NULL: no memory. */
+static aioloop_subprocess *aiol_subprocess_new(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg) {
+    size_t start = aiol_align(sizeof(aioloop_subprocess));
+    size_t size = start + protocol->instance_size;
+    aioloop_subprocess *p = NULL;
+    if (protocol->instance_size <= SIZE_MAX / 2)
+        p = (aioloop_subprocess *)aiol_alloc_zero(&loop->allocator, size);
+    if (p == NULL)
+        return NULL;
+    p->future = aiol_future_new(loop, aiol_subprocess_cancel, p);
+    if (p->future == NULL) {
+        aiol_free(&loop->allocator, p, size);
+        return NULL;
+    }
+    p->block_size = size;
+    p->protocol = protocol;
+    p->arg = arg;
+    p->self = protocol->instance_size != 0 ? (void *)((char *)p + start) : arg;
+    p->child.watch = AIOL_NO_SOCKET;
+    p->node.run = aiol_subprocess_begin;
+    p->resource.refs = 1;
+    p->resource.site = p->future->site;
+    p->resource.context = aiol_map_ref(aiol_thread.map);
+    aiol_resource_add(loop, &p->resource, &aiol_subprocess_resource);
+    return p;
+}
+
+/* The call fails; there is no child, or it is ended. */
+static aioloop_future *aiol_subprocess_undo(aioloop_subprocess *p, int err) {
+    aioloop *loop = p->resource.loop;
+    aioloop_future *f = p->future;
+    aiol_subprocess_drop_pipes(p);
+    if (p->child.pid > 0) {
+        (void)aiol_child_signal(&p->child, SIGKILL);
+        (void)aiol_child_reap(p->child.pid, true, &p->status);
+        if (p->child.watch != AIOL_NO_SOCKET)
+            aiol_child_unwatch(&p->child, true);
+    }
+    f->of.owner = NULL;
+    aiol_future_fail(f, err, aiol_detail(loop, err));
+    aiol_future_release(f);
+    aiol_subprocess_destroy(&p->resource);
+    return f;
+}
+
+static aioloop_future *aiol_subprocess_start(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg,
+                                             const char *const *args, const aioloop_subprocess_options *o) {
+    aioloop_subprocess *p;
+    aiol_spawn s;
+    int err;
+    p = aiol_subprocess_new(loop, protocol, arg);
+    if (p == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    memset(&s, 0, sizeof(s));
+    err = aiol_subprocess_spawn(loop, args, o, &s);
+    if (err < 0)
+        return aiol_subprocess_undo(p, err);
+    p->child.pid = err;
+    err = aiol_subprocess_make_pipes(p, &s);
+    if (err == 0)
+        err = aiol_subprocess_watch(p);
+    if (err < 0)
+        return aiol_subprocess_undo(p, aiol_fail(loop, err, NULL));
+    aioloop_subprocess_ref(p); /* as long as it is watched */
+    aiol_queue_push(&loop->ready, &p->node);
+    return p->future;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_exec)(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg,
+                                                      const char *const *args, const aioloop_subprocess_options *options) {
+    static const aioloop_subprocess_options defaults = AIOLOOP_ZERO;
+    aioloop_future *refused = aiol_refuse(loop, (const aioloop_protocol *)(const void *)protocol);
+    if (refused != NULL)
+        return refused;
+    if (args == NULL || args[0] == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EINVAL, "a program is needed"));
+    return aiol_subprocess_start(loop, protocol, arg, args, options != NULL ? options : &defaults);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_shell)(aioloop *loop, const aioloop_subprocess_protocol *protocol,
+                                                       void *arg, const char *command,
+                                                       const aioloop_subprocess_options *options) {
+    const char *args[4] = {"/bin/sh", "-c", NULL, NULL};
+    aioloop_future *refused = aiol_refuse(loop, (const aioloop_protocol *)(const void *)protocol);
+    if (refused != NULL)
+        return refused;
+    if (command == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EINVAL, "a command line is needed"));
+    args[2] = command;
+    return (aioloop_subprocess_exec)(loop, protocol, arg, args, options);
+}
+
+/* ---- the transport ---- */
+
+AIOLOOP_API aioloop_subprocess *aioloop_subprocess_ref(aioloop_subprocess *transport) {
+    if (transport != NULL)
+        transport->resource.refs++;
+    return transport;
+}
+
+AIOLOOP_API void aioloop_subprocess_unref(aioloop_subprocess *transport) {
+    if (transport == NULL)
+        return;
+    AIOL_ASSERT(transport->resource.refs != 0);
+    if (--transport->resource.refs == 0 && !transport->resource.loop->freeing)
+        aiol_subprocess_destroy(&transport->resource);
+}
+
+AIOLOOP_API aioloop *aioloop_subprocess_get_loop(const aioloop_subprocess *transport) {
+    return transport == NULL ? NULL : transport->resource.loop;
+}
+
+AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport) {
+    return transport == NULL ? AIOLOOP_EINVAL + 0 : transport->child.pid;
+}
+
+AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code) {
+    if (transport == NULL || !transport->exited)
+        return false;
+    if (code != NULL)
+        *code = transport->status;
+    return true;
+}
+
+AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd) {
+    return transport == NULL || fd < 0 || fd > 2 ? NULL : transport->pipes[fd].transport;
+}
+
+AIOLOOP_API int aioloop_subprocess_send_signal(aioloop_subprocess *transport, int signal) {
+    if (transport == NULL || signal <= 0)
+        return AIOLOOP_EINVAL;
+    if (transport->lost || transport->resource.loop->closed)
+        return aiol_fail(transport->resource.loop, AIOLOOP_ESRCH, "the child has ended");
+    return transport->exited ? 0 : aiol_child_signal(&transport->child, signal);
+}
+
+AIOLOOP_API int aioloop_subprocess_terminate(aioloop_subprocess *transport) {
+    return aioloop_subprocess_send_signal(transport, SIGTERM);
+}
+
+AIOLOOP_API int aioloop_subprocess_kill(aioloop_subprocess *transport) {
+    return aioloop_subprocess_send_signal(transport, SIGKILL);
+}
+
+AIOLOOP_API void aioloop_subprocess_close(aioloop_subprocess *transport) {
+    int i;
+    if (transport == NULL || transport->closed || transport->resource.loop->closed)
+        return;
+    transport->closed = true;
+    for (i = 0; i < 3; i++)
+        aioloop_transport_close(transport->pipes[i].transport);
+    aiol_subprocess_kill(transport);
+}
+
+AIOLOOP_API bool aioloop_subprocess_is_closing(const aioloop_subprocess *transport) {
+    return transport == NULL || transport->closed || transport->lost;
+}
+
+#endif
+
+/* >> src/aioloop.h */
+#else
+
+/* >> src/net/subprocess_none.c */
+/*
+ * subprocess_none.c - programs as children, where there are none.
+ */
+#ifndef AIOL_NET_SUBPROCESS_NONE_C
+#define AIOL_NET_SUBPROCESS_NONE_C
+
+static aioloop_future *aiol_subprocess_none(aioloop *loop) {
+    return aiol_future_failed(loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, NULL));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_exec)(aioloop *loop, const aioloop_subprocess_protocol *protocol, void *arg,
+                                                      const char *const *args, const aioloop_subprocess_options *options) {
+    (void)protocol;
+    (void)arg;
+    (void)args;
+    (void)options;
+    return aiol_subprocess_none(loop);
+}
+
+AIOLOOP_API aioloop_future *(aioloop_subprocess_shell)(aioloop *loop, const aioloop_subprocess_protocol *protocol,
+                                                       void *arg, const char *command,
+                                                       const aioloop_subprocess_options *options) {
+    (void)protocol;
+    (void)arg;
+    (void)command;
+    (void)options;
+    return aiol_subprocess_none(loop);
+}
+
+AIOLOOP_API aioloop_subprocess *aioloop_subprocess_ref(aioloop_subprocess *transport) {
+    return transport;
+}
+
+AIOLOOP_API void aioloop_subprocess_unref(aioloop_subprocess *transport) {
+    (void)transport;
+}
+
+AIOLOOP_API aioloop *aioloop_subprocess_get_loop(const aioloop_subprocess *transport) {
+    (void)transport;
+    return NULL;
+}
+
+AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport) {
+    (void)transport;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code) {
+    (void)transport;
+    (void)code;
+    return false;
+}
+
+AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd) {
+    (void)transport;
+    (void)fd;
+    return NULL;
+}
+
+AIOLOOP_API int aioloop_subprocess_send_signal(aioloop_subprocess *transport, int signal) {
+    (void)transport;
+    (void)signal;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API int aioloop_subprocess_terminate(aioloop_subprocess *transport) {
+    (void)transport;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API int aioloop_subprocess_kill(aioloop_subprocess *transport) {
+    (void)transport;
+    return AIOLOOP_EINVAL;
+}
+
+AIOLOOP_API void aioloop_subprocess_close(aioloop_subprocess *transport) {
+    (void)transport;
+}
+
+AIOLOOP_API bool aioloop_subprocess_is_closing(const aioloop_subprocess *transport) {
+    (void)transport;
+    return true;
+}
+
+#endif
+
+/* >> src/aioloop.h */
 #endif
 
 /* >> src/net/connect.c */
@@ -29035,7 +32399,7 @@ static int aiol_attempt_bind(aiol_attempt *a) {
 /* 0: connected; AIOL_PENDING; or its error, remembered. */
 static int64_t aiol_attempt_start(aiol_attempt *a) {
     aiol_engine *e = a->connector->resource.loop->engine;
-    int64_t n = e->sockets->open(e, a->address.family, &a->op.fd);
+    int64_t n = e->sockets->open(e, a->address.family, AIOLOOP_SOCK_STREAM, 0, &a->op.fd);
     if (n < 0) {
         a->op.fd = AIOL_NO_SOCKET;
         aiol_attempt_failed(a, (int)n, "socket for", &a->address);
@@ -29388,7 +32752,7 @@ static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_pr
 static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s,
                                           aioloop_time timeout, bool unix_only, aiol_ssl_plan *ssl) {
     aiol_connector *c;
-    int err = aiol_given_socket(loop, s, unix_only);
+    int err = aiol_given_socket(loop, s, AIOLOOP_SOCK_STREAM, unix_only);
     if (err < 0) {
         aiol_ssl_plan_end(loop, ssl);
         return aiol_future_failed_now(loop, err);
@@ -29565,6 +32929,981 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     return aiol_connect_given(loop, protocol, arg, sock, o->timeout, false, &ssl);
+}
+
+#endif
+
+/* >> src/net/datagram.c */
+/*
+ * datagram.c - endpoints: whole datagrams, both ways.
+ *                          (asyncio: selector_events._SelectorDatagramTransport, base_events.create_datagram_endpoint)
+ *
+ * Reading is one source (RECVFROM) for the life of the endpoint. Sending tries the socket at once when nothing waits;
+ * what it has no room for is copied into a list, which one SENDTO at a time works off. What the system says against a
+ * datagram is told by the loop: until then (`error`) what is sent is queued behind it.
+ *
+ * An endpoint ends as a connection does (stream.c): when the engine has given both operations back, doom is queued.
+ *
+ * An opening looks up the addresses, makes the socket of the first pair that works, and becomes an endpoint in an
+ * iteration of its own. Its future may be cancelled at any time, also from the protocol's own methods: `over` says that
+ * it is settled.
+ */
+#ifndef AIOL_NET_DATAGRAM_C
+#define AIOL_NET_DATAGRAM_C
+
+#define AIOL_DATAGRAM_COUNTS 8u /* beside its bytes, in flow control */
+
+/* One that waits. The path of `to` follows the struct, then the bytes. */
+typedef struct aiol_outgoing {
+    aiol_datagram datagram;
+    aioloop_address to;
+    size_t block_size;
+} aiol_outgoing;
+
+typedef struct aiol_endpoint {
+    aioloop_transport transport;
+    aiol_op send;
+    aiol_node node;            /* tells an error, and goes on sending */
+    aioloop_address remote;    /* the one destination; AIOLOOP_UNSPEC: any */
+    aiol_datagram *queue;      /* the oldest first; each in an aiol_outgoing */
+    aiol_datagram **queue_end;
+    size_t buffered;
+    int error;                 /* to be told; 0: none */
+    bool connected;            /* to remote, by the system */
+    bool queued;               /* node */
+} aiol_endpoint;
+
+static aiol_endpoint *aiol_endpoint_of(aioloop_transport *t) {
+    return AIOL_CONTAINER(t, aiol_endpoint, transport);
+}
+
+/* ---- ending ---- */
+
+static void aiol_endpoint_drop_first(aiol_endpoint *ep) {
+    aiol_outgoing *o = AIOL_CONTAINER(ep->queue, aiol_outgoing, datagram);
+    ep->queue = o->datagram.next;
+    ep->buffered -= o->datagram.size + AIOL_DATAGRAM_COUNTS;
+    aiol_free(&ep->transport.resource.loop->allocator, o, o->block_size);
+}
+
+static void aiol_endpoint_drop_all(aiol_endpoint *ep) {
+    while (ep->queue != NULL)
+        aiol_endpoint_drop_first(ep);
+}
+
+/* Queues connection_lost when the engine has given the operations back. */
+static void aiol_endpoint_doom_if_over(aiol_endpoint *ep) {
+    aioloop_transport *t = &ep->transport;
+    if (t->state != AIOL_TRANSPORT_ENDING || t->recv.state != AIOL_OP_IDLE || ep->send.state != AIOL_OP_IDLE)
+        return;
+    aiol_endpoint_drop_all(ep);
+    t->state = AIOL_TRANSPORT_DOOMED;
+    t->doom.run = aiol_stream_lost;
+    aiol_queue_push(&t->resource.loop->ready, &t->doom); /* behind node, if that is queued */
+}
+
+/* Ends the endpoint now; what waits is dropped. */
+static void aiol_endpoint_end(aioloop_transport *t, int error) {
+    aiol_endpoint *ep = aiol_endpoint_of(t);
+    aiol_engine *e = t->resource.loop->engine;
+    if (t->state >= AIOL_TRANSPORT_ENDING)
+        return;
+    t->state = AIOL_TRANSPORT_ENDING;
+    t->error = error;
+    aiol_op_cancel(e, &t->recv);
+    aiol_op_cancel(e, &ep->send);
+    aiol_endpoint_doom_if_over(ep);
+}
+
+static void aiol_endpoint_close(aioloop_transport *t) {
+    aiol_endpoint *ep = aiol_endpoint_of(t);
+    t->state = AIOL_TRANSPORT_CLOSING;
+    aiol_op_cancel(t->resource.loop->engine, &t->recv);
+    if (ep->queue == NULL && ep->error == 0)
+        aiol_endpoint_end(t, 0);
+}
+
+/* ---- receiving ---- */
+
+/* What the system says of a datagram. User code. */
+static void aiol_endpoint_tell(aioloop_transport *t, int error) {
+    aiol_transport_frame frame;
+    int raised;
+    if (t->protocol->error_received == NULL)
+        return;
+    frame = aiol_transport_enter(t);
+    t->protocol->error_received(t, t->self, error);
+    raised = aiol_transport_leave(t, &frame, "error_received");
+    if (AIOL_UNLIKELY(raised != 0))
+        aiol_transport_report(t, raised, "Error in error_received");
+}
+
+/* After the protocol had a datagram: an error is reported, and that is all. */
+static AIOL_NOINLINE void aiol_endpoint_attend(aioloop_transport *t) {
+    aioloop *loop = t->resource.loop;
+    int raised = loop->raised;
+    loop->raised = 0;
+    if (raised != 0)
+        aiol_transport_report(t, raised, "Error in datagram_received");
+    aiol_callback_end(loop);
+}
+
+AIOL_INLINE void aiol_endpoint_deliver(aioloop_transport *t, size_t size, const aiol_arrival *arrival) {
+    static const aioloop_address nobody = AIOLOOP_ZERO;
+    aioloop *loop = t->resource.loop;
+    const aioloop_address *from = arrival->from;
+    if (t->protocol->datagram_received == NULL)
+        return;
+    if (from->family == AIOLOOP_UNIX && from->path_size == 0) /* systems differ in what they say of those */
+        from = &nobody;
+    aiol_dispatch_enter(loop, &t->resource.context);
+    t->protocol->datagram_received(t, t->self, arrival->data, size, from);
+    aiol_dispatch_leave(loop);
+    if (AIOL_UNLIKELY(loop->attention))
+        aiol_endpoint_attend(t);
+}
+
+/* Something other than a datagram for an open endpoint; or debug mode, which measures. */
+static AIOL_NOINLINE void aiol_endpoint_received_rarely(aioloop_transport *t, int64_t n, const aiol_arrival *arrival) {
+    aioloop *loop = t->resource.loop;
+    if (t->state != AIOL_TRANSPORT_OPEN) { /* a cancelled one comes back; the datagram is nobody's any more */
+        aiol_endpoint_doom_if_over(aiol_endpoint_of(t));
+        return;
+    }
+    if (n >= 0) {
+        aioloop_time since = aiol_loop_now(loop);
+        aiol_endpoint_deliver(t, (size_t)n, arrival);
+        aiol_slow(loop, t->resource.site, since, "datagram_received");
+        return;
+    }
+    if (t->recv.state == AIOL_OP_IDLE) /* the descriptor is of no use any more */
+        aiol_endpoint_end(t, (int)n);
+    else
+        aiol_endpoint_tell(t, (int)n);
+    aiol_callback_end(loop);
+}
+
+/* The operation's done(). */
+static size_t aiol_endpoint_received(aiol_op *op, int64_t n, const void *data) {
+    aioloop_transport *t = AIOL_CONTAINER(op, aioloop_transport, recv);
+    if (AIOL_UNLIKELY(n < 0 || t->state != AIOL_TRANSPORT_OPEN || t->resource.loop->debug))
+        aiol_endpoint_received_rarely(t, n, (const aiol_arrival *)data);
+    else
+        aiol_endpoint_deliver(t, (size_t)n, (const aiol_arrival *)data);
+    return 0;
+}
+
+static void aiol_endpoint_start_reading(aioloop_transport *t) {
+    aiol_engine *e = t->resource.loop->engine;
+    int64_t n;
+    if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_READ_PAUSED) != 0)
+        return;
+    if (t->recv.state == AIOL_OP_STOPPED) {
+        e->calls->start(e, &t->recv);
+    } else if (t->recv.state == AIOL_OP_IDLE) {
+        n = aiol_op_submit(e, &t->recv);
+        if (n != AIOL_PENDING)
+            aiol_endpoint_end(t, n < 0 ? (int)n : AIOLOOP_EIO);
+    }
+}
+
+static void aiol_endpoint_protocol_changed(aioloop_transport *t) {
+    (void)t;
+}
+
+/* ---- sending ---- */
+
+static void aiol_endpoint_later(aiol_endpoint *ep) {
+    if (ep->queued)
+        return;
+    ep->queued = true;
+    aiol_queue_push(&ep->transport.resource.loop->ready, &ep->node);
+}
+
+/* So many of the queue have gone; or its first could not, which is to be told. */
+static void aiol_endpoint_went(aiol_endpoint *ep, int64_t n) {
+    int64_t i = n < 0 ? 1 : n;
+    if (n < 0)
+        ep->error = (int)n;
+    while (i-- > 0)
+        aiol_endpoint_drop_first(ep);
+}
+
+/* Sends until the system takes no more, or says something. Calls no user code. */
+static void aiol_endpoint_send(aiol_endpoint *ep) {
+    aiol_engine *e = ep->transport.resource.loop->engine;
+    while (ep->queue != NULL && ep->error == 0) {
+        int64_t n;
+        ep->send.u.sendto.first = ep->queue;
+        n = aiol_op_submit(e, &ep->send);
+        if (n == AIOL_PENDING)
+            return;
+        aiol_endpoint_went(ep, n);
+    }
+    aiol_endpoint_later(ep);
+}
+
+/* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences.
+ * Any of these may send, close or abort. */
+static void aiol_endpoint_after_send(aiol_endpoint *ep) {
+    aioloop_transport *t = &ep->transport;
+    int error = ep->error;
+    ep->error = 0;
+    if (error != 0)
+        aiol_endpoint_tell(t, error);
+    if (t->state <= AIOL_TRANSPORT_CLOSING)
+        aiol_transport_maybe_resume(t);
+    if (t->state <= AIOL_TRANSPORT_CLOSING && ep->send.state == AIOL_OP_IDLE && ep->queue != NULL)
+        aiol_endpoint_send(ep);
+    if (t->state == AIOL_TRANSPORT_CLOSING && ep->queue == NULL && ep->error == 0)
+        aiol_endpoint_end(t, 0);
+    aiol_callback_end(t->resource.loop);
+}
+
+static void aiol_endpoint_run(aioloop *loop, aiol_node *node) {
+    aiol_endpoint *ep = AIOL_CONTAINER(node, aiol_endpoint, node);
+    (void)loop;
+    ep->queued = false;
+    if (ep->transport.state <= AIOL_TRANSPORT_CLOSING)
+        aiol_endpoint_after_send(ep);
+}
+
+/* The operation's done(). */
+static size_t aiol_endpoint_sent(aiol_op *op, int64_t n, const void *data) {
+    aiol_endpoint *ep = AIOL_CONTAINER(op, aiol_endpoint, send);
+    (void)data;
+    if (ep->transport.state >= AIOL_TRANSPORT_ENDING) {
+        aiol_endpoint_doom_if_over(ep);
+        return 0;
+    }
+    aiol_endpoint_went(ep, n);
+    aiol_endpoint_after_send(ep);
+    return 0;
+}
+
+/* Copies a datagram to the end of the queue. */
+static int aiol_endpoint_enqueue(aiol_endpoint *ep, const void *data, size_t size, const aioloop_address *to) {
+    size_t path_size = to != NULL && to->family == AIOLOOP_UNIX ? to->path_size : 0;
+    aiol_outgoing *o;
+    char *room;
+    if (size > SIZE_MAX / 2)
+        return AIOLOOP_ENOMEM;
+    o = (aiol_outgoing *)aiol_alloc(&ep->transport.resource.loop->allocator, sizeof(*o) + path_size + size);
+    if (o == NULL)
+        return AIOLOOP_ENOMEM;
+    o->block_size = sizeof(*o) + path_size + size;
+    room = (char *)(o + 1);
+    if (to != NULL)
+        o->to = *to;
+    if (path_size != 0) {
+        memcpy(room, to->u.path, path_size);
+        o->to.u.path = room;
+        room += path_size;
+    }
+    if (size != 0)
+        memcpy(room, data, size);
+    o->datagram.next = NULL;
+    o->datagram.data = room;
+    o->datagram.size = size;
+    o->datagram.to = to != NULL ? &o->to : NULL;
+    *(ep->queue != NULL ? ep->queue_end : &ep->queue) = &o->datagram;
+    ep->queue_end = &o->datagram.next;
+    ep->buffered += size + AIOL_DATAGRAM_COUNTS;
+    return 0;
+}
+
+/* It has to wait: for room, or until an error is told. */
+static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void *data, size_t size,
+                                                   const aioloop_address *to) {
+    aioloop_transport *t = &ep->transport;
+    int err = aiol_endpoint_enqueue(ep, data, size, to);
+    if (err < 0)
+        return aiol_fail(t->resource.loop, err, NULL);
+    if (ep->send.state == AIOL_OP_IDLE && ep->error == 0)
+        aiol_endpoint_send(ep);
+    aiol_transport_maybe_pause(t);
+    return 0;
+}
+
+/* 0, or why it cannot be sent to that address; *to becomes what the system is told. */
+static int aiol_endpoint_direct(aiol_endpoint *ep, const aioloop_address **to) {
+    aioloop *loop = ep->transport.resource.loop;
+    if (ep->remote.family == AIOLOOP_UNSPEC)
+        return aiol_sock_address_check(loop, *to);
+    if (*to != NULL && !aioloop_address_equal(*to, &ep->remote))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the endpoint has a remote address, and sends to that alone");
+    *to = ep->connected ? NULL : &ep->remote;
+    return 0;
+}
+
+AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const void *data, size_t size,
+                                         const aioloop_address *to) {
+    aiol_endpoint *ep;
+    aiol_engine *e;
+    aiol_datagram one;
+    int64_t n;
+    int err;
+    if (transport == NULL || (data == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    if (!aiol_endpoint_is(transport))
+        return aiol_fail(transport->resource.loop, AIOLOOP_EMISUSE, "sendto: the transport is not one of datagrams");
+    ep = aiol_endpoint_of(transport);
+    err = aiol_endpoint_direct(ep, &to);
+    if (AIOL_UNLIKELY(err < 0))
+        return err;
+    if (AIOL_UNLIKELY(transport->state != AIOL_TRANSPORT_OPEN))
+        return transport->resource.loop->closed ? 0 : aiol_transport_dropped(transport);
+    if (AIOL_UNLIKELY(ep->queue != NULL || ep->error != 0))
+        return aiol_endpoint_sendto_late(ep, data, size, to);
+    one.next = NULL;
+    one.data = data;
+    one.size = size;
+    one.to = to;
+    e = transport->resource.loop->engine;
+    n = e->calls->attempt_to(e, transport->recv.fd, &one);
+    if (AIOL_LIKELY(n > 0))
+        return 0;
+    if (n == AIOL_PENDING)
+        return aiol_endpoint_sendto_late(ep, data, size, to);
+    ep->error = (int)n;
+    aiol_endpoint_later(ep);
+    return 0;
+}
+
+/* ---- what writes bytes ---- */
+
+static int aiol_endpoint_write_pieces(aioloop_transport *t, const aioloop_buf *pieces, size_t count,
+                                      aiol_release_fn release, void *arg) {
+    (void)pieces;
+    (void)count;
+    (void)release;
+    (void)arg;
+    return aiol_fail(t->resource.loop, AIOLOOP_EMISUSE, "datagrams are sent with aioloop_transport_sendto");
+}
+
+static int aiol_endpoint_write(aioloop_transport *t, const void *data, size_t size) {
+    (void)data;
+    (void)size;
+    return aiol_endpoint_write_pieces(t, NULL, 0, NULL, NULL);
+}
+
+static int aiol_endpoint_write_eof(aioloop_transport *t) {
+    (void)t;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
+static size_t aiol_endpoint_buffered(const aioloop_transport *t) {
+    return t->state >= AIOL_TRANSPORT_ENDING ? 0 : AIOL_CONTAINER(t, const aiol_endpoint, transport)->buffered;
+}
+
+static const aiol_transport_calls aiol_endpoint_calls = {
+    aiol_endpoint_write,         aiol_endpoint_write_pieces,     aiol_endpoint_write_eof,
+    false,                       aiol_endpoint_close,            aiol_endpoint_end,
+    aiol_stream_pause_reading,   aiol_endpoint_start_reading,    aiol_endpoint_protocol_changed,
+    NULL,                        NULL,                           aiol_endpoint_buffered,
+    NULL,                        NULL,                           NULL,
+};
+
+AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t) {
+    return t->calls == &aiol_endpoint_calls;
+}
+
+/* ---- with the loop ---- */
+
+static void aiol_endpoint_loop_closed(aiol_resource *resource) {
+    aioloop_transport *t = AIOL_CONTAINER(resource, aioloop_transport, resource);
+    aiol_endpoint *ep = aiol_endpoint_of(t);
+    aiol_engine *e = resource->loop->engine;
+    if (t->recv.fd != AIOL_NO_SOCKET) {
+        if (resource->loop->process == aiol_process_id()) {
+            aiol_op_cancel(e, &t->recv);
+            aiol_op_cancel(e, &ep->send);
+            e->calls->quiesce(e, t->recv.fd);
+        }
+        e->sockets->close(e, t->recv.fd);
+        t->recv.fd = AIOL_NO_SOCKET;
+    }
+    t->state = AIOL_TRANSPORT_LOST;
+    t->recv.state = AIOL_OP_IDLE;
+    ep->send.state = AIOL_OP_IDLE;
+    aiol_endpoint_drop_all(ep);
+}
+
+static const aiol_resource_calls aiol_endpoint_resource = {"datagram endpoint", aiol_endpoint_loop_closed,
+                                                           aiol_stream_destroy, aiol_stream_is_open};
+
+/* ---- opening ---- */
+
+typedef struct aiol_opening {
+    aiol_resource resource;
+    aioloop_future *future;
+    const aioloop_protocol *protocol;
+    void *arg;
+    aiol_node node; /* the socket is there */
+    aioloop_timer_handle timer;
+    aiol_host local;
+    aiol_host remote;
+    int lookups; /* that have not answered */
+    aioloop_socket socket;
+    bool attached;
+    aioloop_address destination; /* that was connected to, or is the only one; AIOLOOP_UNSPEC: none */
+    int family;
+    int protocol_number;
+    bool has_local;
+    bool has_remote;
+    bool reuse_port;
+    bool broadcast;
+    bool over;
+    bool queued;
+    char remote_path[108];
+} aiol_opening;
+
+/* A pair of addresses to try; each may be NULL. */
+typedef struct aiol_pair {
+    int family;
+    int protocol;
+    const aioloop_address *local;
+    const aioloop_address *remote;
+} aiol_pair;
+
+static void aiol_opening_close_socket(aiol_opening *o) {
+    aiol_engine *e = o->resource.loop->engine;
+    if (o->socket == AIOL_NO_SOCKET)
+        return;
+    if (o->attached)
+        e->calls->quiesce(e, o->socket);
+    e->sockets->close(e, o->socket);
+    o->socket = AIOL_NO_SOCKET;
+    o->attached = false;
+}
+
+static void aiol_opening_free(aiol_opening *o) {
+    aioloop_freeaddrinfo(o->remote.list);
+    aioloop_freeaddrinfo(o->local.list);
+    aiol_resource_remove(&o->resource);
+    aiol_free(&o->resource.loop->allocator, o, sizeof(*o));
+}
+
+static void aiol_opening_free_if_over(aiol_opening *o) {
+    if (o->over && !o->queued && o->remote.future == NULL && o->local.future == NULL)
+        aiol_opening_free(o);
+}
+
+/* The future is settled; whatever is under way is given up. */
+static void aiol_opening_settle(aiol_opening *o) {
+    aioloop_future *f = o->future;
+    o->over = true;
+    o->future = NULL;
+    if (f->state == AIOL_FUTURE_PENDING)
+        f->of.owner = NULL; /* what a resolver's cancel runs may cancel again */
+    aioloop_timer_handle_cancel(&o->timer);
+    aiol_host_cancel(&o->remote);
+    aiol_host_cancel(&o->local);
+    aiol_opening_close_socket(o);
+    aiol_future_release(f);
+    aiol_opening_free_if_over(o);
+}
+
+static bool aiol_opening_cancel(aioloop_future *future, void *owner) {
+    (void)future;
+    if (owner != NULL)
+        aiol_opening_settle((aiol_opening *)owner);
+    return true;
+}
+
+/* The call fails, with the message stored. */
+static void aiol_opening_fail(aiol_opening *o, int code) {
+    if (code == AIOLOOP_ECANCELED)
+        aiol_future_end_cancelled(o->future, NULL);
+    else
+        aiol_future_fail(o->future, code, aiol_detail(o->resource.loop, code));
+    aiol_opening_settle(o);
+}
+
+static void aiol_opening_timed_out(aioloop *loop, void *arg) {
+    aiol_opening *o = (aiol_opening *)arg;
+    aiol_fail(loop, AIOLOOP_ETIMEDOUT, o->lookups == 0 ? NULL : "looking up the host: the time-out passed");
+    aiol_opening_fail(o, AIOLOOP_ETIMEDOUT);
+}
+
+/* ---- a pair of addresses becomes a socket ---- */
+
+/* Stores what has failed, and returns the code. */
+static int aiol_opening_failed(aiol_opening *o, int code, const char *what, const aioloop_address *address) {
+    char name[AIOL_ADDRESS_TEXT];
+    if (address == NULL)
+        return aiol_fail(o->resource.loop, code, "%s: %s", what, aioloop_strerror(code));
+    aioloop_address_format(address, name, sizeof(name));
+    return aiol_fail(o->resource.loop, code, "%s %s: %s", what, name, aioloop_strerror(code));
+}
+
+static int aiol_opening_set_options(const aiol_opening *o, aioloop_socket s) {
+    aiol_engine *e = o->resource.loop->engine;
+    int err = 0;
+    if (o->reuse_port) {
+        err = e->sockets->set(e, s, AIOL_OPTION_REUSE_PORT, 1);
+        if (err == AIOLOOP_ENOPROTOOPT || err == AIOLOOP_ENOTAVAILABLE)
+            err = AIOLOOP_EINVAL; /* the system has no such thing */
+    }
+    if (err == 0 && o->broadcast)
+        err = e->sockets->set(e, s, AIOL_OPTION_BROADCAST, 1);
+    return err;
+}
+
+static int aiol_opening_bind(aiol_opening *o, aioloop_socket s, const aioloop_address *local) {
+    aiol_engine *e = o->resource.loop->engine;
+    int err;
+    aiol_path_clear(e, local);
+    err = e->sockets->bind(e, s, local);
+    return err == 0 ? 0 : aiol_opening_failed(o, err, "bind to", local);
+}
+
+/* Datagrams are not waited for: the answer is there at once. */
+static int aiol_opening_connect(aiol_opening *o, aioloop_socket s, const aioloop_address *remote) {
+    aiol_engine *e = o->resource.loop->engine;
+    int tries = 0;
+    int err;
+    do {
+        err = e->sockets->connect(e, s, remote);
+    } while (err == AIOLOOP_EINPROGRESS && ++tries < 16); /* interrupted */
+    return err == 0 ? 0 : aiol_opening_failed(o, err, "connect to", remote);
+}
+
+/* 0: the opening has a socket; or a code with its message stored, and nothing is left behind. */
+static int aiol_opening_try(aiol_opening *o, const aiol_pair *pair) {
+    aiol_engine *e = o->resource.loop->engine;
+    aioloop_socket s = AIOL_NO_SOCKET;
+    bool bound = false;
+    int err = e->sockets->open(e, pair->family, AIOLOOP_SOCK_DGRAM, pair->protocol, &s);
+    if (err < 0)
+        return aiol_opening_failed(o, err, "socket", NULL);
+    err = aiol_opening_set_options(o, s);
+    if (err < 0)
+        aiol_opening_failed(o, err, "socket options", NULL);
+    if (err == 0 && pair->local != NULL) {
+        err = aiol_opening_bind(o, s, pair->local);
+        bound = err == 0;
+    }
+    if (err == 0 && pair->remote != NULL && !o->broadcast)
+        err = aiol_opening_connect(o, s, pair->remote);
+    if (err == 0) {
+        err = e->calls->attach(e, s, AIOL_OWNER_TRANSPORT);
+        if (err < 0)
+            aiol_opening_failed(o, err, "socket", NULL);
+    }
+    if (err < 0) {
+        e->sockets->close(e, s);
+        if (bound)
+            aiol_path_clear(e, pair->local);
+        return err;
+    }
+    o->socket = s;
+    o->attached = true;
+    if (pair->remote != NULL)
+        o->destination = *pair->remote;
+    return 0;
+}
+
+/* ---- pairs ---- */
+
+/* The protocol of the i-th address of a host; who needed no look-up, or a resolver that does not care, has the usual
+ * one. */
+static int aiol_opening_protocol(const aiol_opening *o, const aiol_host *host, size_t i) {
+    int protocol = host->list != NULL ? host->list[i].protocol : 0;
+    if (protocol == 0)
+        protocol = o->protocol_number;
+    return protocol != 0 ? protocol : 17;
+}
+
+/* Makes the (i, j)-th pair; false: the two do not fit. */
+static bool aiol_opening_pair(const aiol_opening *o, size_t i, size_t j, aiol_pair *pair) {
+    pair->local = o->has_local ? aiol_host_at(&o->local, i) : NULL;
+    pair->remote = o->has_remote ? aiol_host_at(&o->remote, j) : NULL;
+    pair->family = pair->local != NULL ? pair->local->family : pair->remote->family;
+    pair->protocol = o->has_local ? aiol_opening_protocol(o, &o->local, i) : aiol_opening_protocol(o, &o->remote, j);
+    return pair->local == NULL || pair->remote == NULL ||
+           (pair->remote->family == pair->family && aiol_opening_protocol(o, &o->remote, j) == pair->protocol);
+}
+
+/* Tries pairs, until one becomes a socket. 0, or the code of the first with its message stored. */
+static int aiol_opening_try_pairs(aiol_opening *o) {
+    aioloop *loop = o->resource.loop;
+    size_t locals = o->has_local ? o->local.count : 1;
+    size_t remotes = o->has_remote ? o->remote.count : 1;
+    char text[AIOL_ERROR_TEXT_SIZE];
+    aiol_pair pair;
+    int first = 0;
+    size_t i;
+    size_t j;
+    for (i = 0; i < locals; i++) {
+        for (j = 0; j < remotes; j++) {
+            int err = aiol_opening_pair(o, i, j, &pair) ? aiol_opening_try(o, &pair) : AIOL_PENDING;
+            if (err == 0)
+                return 0;
+            if (first != 0 || err == AIOL_PENDING)
+                continue;
+            first = err;
+            snprintf(text, sizeof(text), "%s", aiol_detail(loop, err) != NULL ? aiol_detail(loop, err) : "");
+        }
+    }
+    if (first == 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "no local and remote address have a family and protocol in common");
+    return aiol_fail(loop, first, "%s", text);
+}
+
+/* ---- the endpoint is made ---- */
+
+static void aiol_opening_continue(aiol_opening *o) {
+    o->queued = true;
+    aiol_queue_push(&o->resource.loop->ready, &o->node);
+}
+
+/* All is known that was looked up. */
+static void aiol_opening_begin(aiol_opening *o) {
+    int err = aiol_opening_try_pairs(o);
+    if (err < 0)
+        aiol_opening_fail(o, err);
+    else
+        aiol_opening_continue(o);
+}
+
+static void aiol_opening_looked_up(aiol_host *host, int err) {
+    aiol_opening *o = (aiol_opening *)host->owner;
+    o->lookups--;
+    if (o->over)
+        aiol_opening_free_if_over(o);
+    else if (err < 0)
+        aiol_opening_fail(o, err);
+    else if (o->lookups == 0)
+        aiol_opening_begin(o);
+}
+
+/* An endpoint for the socket, with the loop's reference; nobody is called yet. On failure the socket is still the
+ * opening's. */
+static int aiol_endpoint_new(aiol_opening *o, aioloop_transport **out) {
+    aioloop *loop = o->resource.loop;
+    aiol_engine *e = loop->engine;
+    aioloop_address local;
+    aioloop_address peer;
+    aiol_path_room local_room;
+    aiol_path_room peer_room;
+    bool named = e->sockets->name(e, o->socket, &local, &local_room) == 0;
+    bool connected = e->sockets->peer(e, o->socket, &peer, &peer_room) == 0;
+    bool chosen = o->destination.family != AIOLOOP_UNSPEC;
+    const aioloop_address *remote = chosen ? &o->destination : connected ? &peer : NULL;
+    size_t start = aiol_align(sizeof(aiol_endpoint));
+    size_t instance = aiol_align(o->protocol->instance_size);
+    size_t size = start + instance + aiol_stream_path_size(named ? &local : NULL) +
+                  aiol_stream_path_size(connected ? &peer : NULL) + aiol_stream_path_size(remote);
+    aiol_endpoint *ep;
+    aioloop_transport *t;
+    char *room;
+    if (o->protocol->instance_size > SIZE_MAX / 2)
+        return AIOLOOP_ENOMEM;
+    ep = (aiol_endpoint *)aiol_alloc_zero(&loop->allocator, size);
+    if (ep == NULL)
+        return AIOLOOP_ENOMEM;
+    t = &ep->transport;
+    t->block_size = size;
+    t->calls = &aiol_endpoint_calls;
+    t->protocol = o->protocol;
+    t->self = o->protocol->instance_size != 0 ? (void *)((char *)ep + start) : o->arg;
+    t->resource.context = aiol_map_ref(o->resource.context);
+    t->high = AIOL_HIGH_WATER;
+    t->low = AIOL_HIGH_WATER / 4;
+    t->recv.kind = AIOL_OP_RECVFROM;
+    t->recv.fd = o->socket;
+    t->recv.done = aiol_endpoint_received;
+    t->recv.u.recvfrom.internet = named && local.family != AIOLOOP_UNIX;
+    ep->send.kind = AIOL_OP_SENDTO;
+    ep->send.fd = o->socket;
+    ep->send.done = aiol_endpoint_sent;
+    ep->node.run = aiol_endpoint_run;
+    ep->connected = connected;
+    room = (char *)ep + start + instance;
+    aiol_stream_name(&t->local, named ? &local : NULL, &room);
+    aiol_stream_name(&t->peer, connected ? &peer : NULL, &room);
+    aiol_stream_name(&ep->remote, remote, &room);
+    t->resource.refs = 1;
+    t->resource.site = o->resource.site;
+    aiol_resource_add(loop, &t->resource, &aiol_endpoint_resource);
+    *out = t;
+    return 0;
+}
+
+/* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the endpoint is gone with
+ * its socket. */
+static int aiol_endpoint_begin(aioloop_transport *t, void *arg) {
+    int err = aiol_transport_call_factory(t, arg);
+    if (err < 0) {
+        t->state = AIOL_TRANSPORT_LOST;
+        aiol_stream_close_socket(t);
+        aioloop_transport_unref(t);
+        return err;
+    }
+    t->state = AIOL_TRANSPORT_OPEN;
+    aiol_transport_call_made(t);
+    aiol_endpoint_start_reading(t);
+    return 0;
+}
+
+static void aiol_opening_made(aiol_opening *o) {
+    aioloop *loop = o->resource.loop;
+    aioloop_future *f = o->future;
+    aioloop_transport *t = NULL;
+    int err = aiol_endpoint_new(o, &t);
+    if (err < 0) {
+        aiol_fail(loop, err, NULL);
+        aiol_opening_fail(o, err);
+        return;
+    }
+    o->socket = AIOL_NO_SOCKET; /* the endpoint's now */
+    o->attached = false;
+    aiol_future_hold(f);
+    aioloop_transport_ref(t);
+    o->queued = true; /* keeps the opening while user code runs that may cancel the future */
+    err = aiol_endpoint_begin(t, o->arg);
+    o->queued = false;
+    if (err < 0 && !o->over)
+        aiol_future_fail(f, err, aiol_detail(loop, err));
+    if (err == 0 && !o->over)
+        aiol_future_finish(f, 0, t, aiol_transport_dispose); /* with the reference taken above */
+    else
+        aioloop_transport_unref(t);
+    if (err == 0 && o->over)
+        aioloop_transport_abort(t);
+    if (!o->over)
+        aiol_opening_settle(o);
+    else
+        aiol_opening_free_if_over(o);
+    aiol_future_release(f);
+    aiol_callback_end(loop);
+}
+
+static void aiol_opening_run(aioloop *loop, aiol_node *node) {
+    aiol_opening *o = AIOL_CONTAINER(node, aiol_opening, node);
+    (void)loop;
+    o->queued = false;
+    if (o->over)
+        aiol_opening_free_if_over(o);
+    else
+        aiol_opening_made(o);
+}
+
+/* ---- with the loop ---- */
+
+static void aiol_opening_loop_closed(aiol_resource *resource) {
+    aiol_opening *o = AIOL_CONTAINER(resource, aiol_opening, resource);
+    o->over = true;
+    o->queued = false;
+    if (resource->loop->process != aiol_process_id())
+        o->attached = false; /* what is shared with the parent is left alone */
+    aiol_opening_close_socket(o);
+    if (o->future != NULL)
+        o->future->of.owner = NULL; /* it stays pending */
+}
+
+static void aiol_opening_destroy(aiol_resource *resource) {
+    aiol_opening_free(AIOL_CONTAINER(resource, aiol_opening, resource));
+}
+
+static bool aiol_opening_is_open(const aiol_resource *resource) {
+    return !AIOL_CONTAINER(resource, const aiol_opening, resource)->over;
+}
+
+static const aiol_resource_calls aiol_opening_resource = {"datagram endpoint in the making", aiol_opening_loop_closed,
+                                                          aiol_opening_destroy, aiol_opening_is_open};
+
+/* An opening with its future; NULL when there is no memory. */
+static aiol_opening *aiol_opening_new(aioloop *loop, const aioloop_protocol *protocol, void *arg,
+                                      const aioloop_datagram_endpoint_options *options) {
+    aiol_opening *o = (aiol_opening *)aiol_alloc_zero(&loop->allocator, sizeof(*o));
+    if (o == NULL)
+        return NULL;
+    o->future = aiol_future_new(loop, aiol_opening_cancel, o);
+    if (o->future == NULL) {
+        aiol_free(&loop->allocator, o, sizeof(*o));
+        return NULL;
+    }
+    o->protocol = protocol;
+    o->arg = arg;
+    o->socket = AIOL_NO_SOCKET;
+    o->family = options->family;
+    o->protocol_number = options->protocol;
+    o->reuse_port = options->reuse_port;
+    o->broadcast = options->allow_broadcast;
+    o->resource.context = aiol_map_ref(aiol_thread.map);
+    o->node.run = aiol_opening_run;
+    o->remote.done = aiol_opening_looked_up;
+    o->remote.owner = o;
+    o->local.done = aiol_opening_looked_up;
+    o->local.owner = o;
+    o->resource.site = o->future->site;
+    aiol_resource_add(loop, &o->resource, &aiol_opening_resource);
+    if (options->timeout > 0) {
+        o->timer = (aioloop_call_later)(loop, options->timeout, aiol_opening_timed_out, o);
+        if (aioloop_handle_is_null(&o->timer.handle)) {
+            aioloop_future *f = o->future;
+            aiol_opening_settle(o);
+            f->end.cancel = NULL;
+            aioloop_future_unref(f);
+            return NULL;
+        }
+    }
+    return o;
+}
+
+/* ---- the call ---- */
+
+/* With a socket nothing else may be said: names what is. */
+static int aiol_opening_check_sock(aioloop *loop, const aioloop_datagram_endpoint_options *o) {
+    const struct {
+        bool given;
+        const char *name;
+    } others[] = {{o->local_host != NULL, "local_host"},         {o->local_port != 0, "local_port"},
+                  {o->remote_host != NULL, "remote_host"},       {o->remote_port != 0, "remote_port"},
+                  {o->remote_service != NULL, "remote_service"}, {o->local_path != NULL, "local_path"},
+                  {o->local_path_size != 0, "local_path_size"},  {o->remote_path != NULL, "remote_path"},
+                  {o->remote_path_size != 0, "remote_path_size"}, {o->family != 0, "family"},
+                  {o->protocol != 0, "protocol"},                {o->flags != 0, "flags"},
+                  {o->reuse_port, "reuse_port"},                 {o->allow_broadcast, "allow_broadcast"}};
+    char text[AIOL_ERROR_TEXT_SIZE];
+    size_t length = 0;
+    size_t i;
+    for (i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        const char *between = length == 0 ? "" : ", ";
+        if (others[i].given)
+            length += (size_t)snprintf(text + length, sizeof(text) - length, "%s%s", between, others[i].name);
+    }
+    return length == 0 ? 0 : aiol_fail(loop, AIOLOOP_EINVAL, "a socket excludes %s", text);
+}
+
+static int aiol_opening_check(aioloop *loop, const aioloop_datagram_endpoint_options *o) {
+    bool hosts = o->local_host != NULL || o->local_port != 0 || o->remote_host != NULL;
+    bool paths = o->local_path != NULL || o->remote_path != NULL;
+    if (o->timeout < 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a time-out must be positive");
+    if (o->sock != NULL)
+        return aiol_opening_check_sock(loop, o);
+    if (o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_INET && o->family != AIOLOOP_INET6 &&
+        o->family != AIOLOOP_UNIX)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "%d is not an address family", o->family);
+    if (o->remote_service != NULL && o->remote_port != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a service excludes a port");
+    if ((o->remote_host == NULL) != (o->remote_service == NULL && o->remote_port == 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a remote address is a host and a port");
+    if ((o->local_path == NULL && o->local_path_size != 0) || (o->remote_path == NULL && o->remote_path_size != 0))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "the size of a path without a path");
+    if (hosts && (paths || o->family == AIOLOOP_UNIX))
+        return aiol_fail(loop, AIOLOOP_EINVAL, "Unix sockets have paths, and neither host nor port");
+    if (paths && o->family != AIOLOOP_UNSPEC && o->family != AIOLOOP_UNIX)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "only Unix sockets have paths");
+    if (!hosts && !paths && o->family == AIOLOOP_UNSPEC)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a local or remote address, a family or a socket is needed");
+    return 0;
+}
+
+/* Makes an address of a path, if there is one: 1, 0, or a code with its message stored. */
+static int aiol_opening_path(aioloop *loop, aioloop_address *address, const char *path, size_t size) {
+    int err = path == NULL ? 0 : aioloop_address_unix(address, path, size);
+    return err < 0 ? aiol_fail(loop, err, "not a path of a Unix socket") : path != NULL;
+}
+
+/* Without hosts: Unix sockets, or a family alone. */
+static int aiol_opening_at_once(aiol_opening *o, const aioloop_datagram_endpoint_options *options) {
+    aioloop *loop = o->resource.loop;
+    aioloop_address local;
+    aioloop_address remote;
+    aiol_pair pair;
+    int has_local = aiol_opening_path(loop, &local, options->local_path, options->local_path_size);
+    int has_remote;
+    int err;
+    if (has_local < 0)
+        return has_local;
+    has_remote = aiol_opening_path(loop, &remote, options->remote_path, options->remote_path_size);
+    if (has_remote < 0)
+        return has_remote;
+    if (has_remote != 0) {
+        memcpy(o->remote_path, remote.u.path, remote.path_size);
+        remote.u.path = o->remote_path;
+    }
+    pair.family = has_local != 0 || has_remote != 0 ? (int)AIOLOOP_UNIX : o->family;
+    pair.protocol = o->protocol_number;
+    pair.local = has_local != 0 ? &local : NULL;
+    pair.remote = has_remote != 0 ? &remote : NULL;
+    err = aiol_opening_try(o, &pair);
+    if (err == 0)
+        aiol_opening_continue(o);
+    return err;
+}
+
+/* Looks up what has to be. 0, or a code with its message stored. */
+static int aiol_opening_look_up(aiol_opening *o, const aioloop_datagram_endpoint_options *options) {
+    aioloop *loop = o->resource.loop;
+    aioloop_getaddrinfo_options hints;
+    int err = 0;
+    memset(&hints, 0, sizeof(hints));
+    hints.family = options->family;
+    hints.type = AIOLOOP_SOCK_DGRAM;
+    hints.protocol = options->protocol;
+    hints.flags = options->flags;
+    o->has_local = options->local_host != NULL || options->local_port != 0;
+    o->has_remote = options->remote_host != NULL;
+    if (o->has_local) {
+        err = aiol_host_look_up(loop, &o->local, options->local_host, NULL, options->local_port, &hints, true);
+        o->lookups += err == AIOL_PENDING;
+    }
+    if (o->has_remote && (err >= 0 || err == AIOL_PENDING)) {
+        err = aiol_host_look_up(loop, &o->remote, options->remote_host, options->remote_service, options->remote_port,
+                                &hints, false);
+        o->lookups += err == AIOL_PENDING;
+    }
+    if (err < 0 && err != AIOL_PENDING)
+        return err;
+    if (o->lookups == 0)
+        aiol_opening_begin(o);
+    return 0;
+}
+
+static int aiol_opening_take(aiol_opening *o, aioloop_socket s) {
+    o->socket = s;
+    o->attached = true;
+    aiol_opening_continue(o);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_datagram_endpoint)(
+    aioloop *loop, const aioloop_protocol *protocol, void *arg, const aioloop_datagram_endpoint_options *options) {
+    static const aioloop_datagram_endpoint_options defaults = AIOLOOP_ZERO;
+    aioloop_future *refused = aiol_refuse(loop, protocol);
+    aioloop_future *f;
+    aiol_opening *o;
+    int err;
+    if (refused != NULL)
+        return refused;
+    if (options == NULL)
+        options = &defaults;
+    err = aiol_opening_check(loop, options);
+    if (err == 0 && options->sock != NULL)
+        err = aiol_given_socket(loop, *options->sock, AIOLOOP_SOCK_DGRAM, false);
+    if (err < 0)
+        return aiol_future_failed_now(loop, err);
+    o = aiol_opening_new(loop, protocol, arg, options);
+    if (o == NULL) {
+        if (options->sock != NULL)
+            aiol_given_socket_close(loop, *options->sock); /* it was taken over */
+        return aiol_future_failed(AIOLOOP_ENOMEM);
+    }
+    f = o->future; /* the opening may be gone after this */
+    if (options->sock != NULL)
+        err = aiol_opening_take(o, *options->sock);
+    else if (options->local_host != NULL || options->local_port != 0 || options->remote_host != NULL)
+        err = aiol_opening_look_up(o, options);
+    else
+        err = aiol_opening_at_once(o, options);
+    if (err < 0)
+        aiol_opening_fail(o, err);
+    return f;
 }
 
 #endif
@@ -30117,7 +34456,7 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
     aioloop_socket s = AIOL_NO_SOCKET;
-    int err = e->sockets->open(e, address->family, &s);
+    int err = e->sockets->open(e, address->family, AIOLOOP_SOCK_STREAM, 0, &s);
     if (err < 0)
         return err;
     if (!o->no_reuse_address)
@@ -30435,7 +34774,7 @@ static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protoc
                                              const aiol_ssl_plan *ssl, int backlog, bool defer_serving, bool cleanup, bool unix_only) {
     aioloop_future *f;
     aioloop_server *server;
-    int err = aiol_given_socket(loop, sock, unix_only);
+    int err = aiol_given_socket(loop, sock, AIOLOOP_SOCK_STREAM, unix_only);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, NULL, NULL);
@@ -30489,16 +34828,13 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
 static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *address, bool cleanup) {
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
-    aiol_path_identity identity;
     char name[AIOL_ADDRESS_TEXT];
     aioloop_socket s = AIOL_NO_SOCKET;
     int err;
-    err = e->sockets->open(e, AIOLOOP_UNIX, &s);
+    err = e->sockets->open(e, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM, 0, &s);
     if (err < 0)
         return aiol_fail(loop, err, NULL);
-    if (address->u.path[0] != '\0' &&
-        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
-        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
+    aiol_path_clear(e, address);
     err = e->sockets->bind(e, s, address);
     if (err == 0) {
         err = aiol_listener_take(l, s, cleanup, false);
@@ -30580,6 +34916,13 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
     return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
 }
 
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && ends == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_pipe(loop->engine, ends);
+}
+
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out) {
     int err = aiol_simulated(loop);
     if (err == 0 && out == NULL)
@@ -30629,6 +34972,11 @@ AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes) {
     return err < 0 ? err : aiol_sim_set_buffer(loop->engine, bytes);
 }
 
+AIOLOOP_API int aioloop_sim_set_datagrams(aioloop *loop, unsigned lost, bool reordered) {
+    int err = aiol_simulated(loop);
+    return err < 0 ? err : aiol_sim_set_datagrams(loop->engine, lost, reordered);
+}
+
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on) {
     int err = aiol_simulated(loop);
     return err < 0 ? err : aiol_sim_set_partition(loop->engine, on);
@@ -30664,12 +35012,21 @@ AIOLOOP_API uint32_t aioloop_sim_random(aioloop *loop, uint32_t bound) {
 #ifndef AIOL_HIGH_RUNNER_C
 #define AIOL_HIGH_RUNNER_C
 
+#if AIOLOOP_USE_SUBPROCESS
+
+#endif
+
 struct aioloop_runner {
     aioloop *loop; /* NULL: closed */
     aioloop_context *context;
     aioloop_time shutdown_timeout;
     aioloop_allocator allocator;
     bool closing; /* what that calls may not do so again */
+#if AIOLOOP_USE_SUBPROCESS
+    aioloop_task *main; /* while it runs */
+    int interrupts;     /* in this run */
+    bool leaving;       /* without waiting for main */
+#endif
 };
 
 AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
@@ -30695,6 +35052,44 @@ AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *option
     return runner;
 }
 
+#if AIOLOOP_USE_SUBPROCESS
+
+/* The first interruption cancels main, which may clean up; who does not want to wait for that interrupts again. */
+static void aiol_runner_interrupted(aioloop *loop, void *arg) {
+    aioloop_runner *runner = (aioloop_runner *)arg;
+    if (++runner->interrupts == 1 && !aioloop_future_done(runner->main)) {
+        aioloop_future_cancel(runner->main, NULL);
+        return;
+    }
+    runner->leaving = true;
+    aioloop_raise(loop, AIOLOOP_EFATAL, NULL);
+}
+
+/* Runs main until it is done, or the program is interrupted. */
+static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
+    int64_t n = aiol_interrupt_begin(runner->loop, aiol_runner_interrupted, runner);
+    if (n < 0)
+        return n;
+    runner->interrupts = 0;
+    runner->leaving = false;
+    runner->main = aioloop_future_ref(aiol_create_task(runner->loop, recipe));
+    n = aioloop_run_until_complete(runner->loop, runner->main, out);
+    if (runner->leaving || (n == AIOLOOP_ECANCELED && runner->interrupts > 0 && aioloop_task_uncancel(runner->main) == 0))
+        n = AIOLOOP_EINTERRUPTED;
+    aiol_interrupt_end(runner->loop, aiol_runner_interrupted);
+    aioloop_future_unref(runner->main);
+    runner->main = NULL;
+    return n;
+}
+
+#else
+
+static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
+    return aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
+}
+
+#endif
+
 static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
     int64_t n;
     if (runner == NULL)
@@ -30703,7 +35098,7 @@ static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recip
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "the runner is closed");
     if (aioloop_get_running_loop() != NULL)
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop is running in this thread");
-    n = aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
+    n = aiol_runner_complete(runner, recipe, out);
     if (n < 0) {
         const aioloop_error *error = aioloop_last_error(runner->loop);
         aiol_fail(NULL, (int)n, "%s", aioloop_error_code(error) == n ? aioloop_error_message(error) : "");
@@ -33073,7 +37468,7 @@ static const aioloop_protocol aiol_streams_protocol = {0,
                                                        aiol_streams_pause,
                                                        aiol_streams_resume,
                                                        NULL,
-                                                       NULL};
+                                                       NULL, NULL, NULL};
 
 /* ---- opening ---- */
 
@@ -33379,7 +37774,7 @@ static void aiol_streams_accepted(aioloop_transport *transport, void *self) {
 }
 
 static const aioloop_protocol aiol_streams_accept_protocol = {0,    NULL, aiol_streams_accepted, NULL, NULL, NULL,
-                                                              NULL, NULL, NULL,                  NULL};
+                                                              NULL, NULL, NULL,                  NULL, NULL, NULL};
 
 static void aiol_streams_server_over(aioloop_future *future, void *arg) {
     (void)aioloop_future_exception(future);
@@ -33527,6 +37922,549 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 
 #endif
 
+/* >> src/high/process.c */
+/*
+ * process.c - programs as children, with streams.                    (asyncio: subprocess.py)
+ *
+ * A process is the protocol of a subprocess, and feeds a stream for each of its pipes. It goes when it has no owner and the
+ * subprocess has told it the last thing.
+ */
+#ifndef AIOL_HIGH_PROCESS_C
+#define AIOL_HIGH_PROCESS_C
+
+/* A wait that waits. */
+typedef struct aiol_spawned_waiter {
+    aiol_link link;
+    aioloop_future *future;
+} aiol_spawned_waiter;
+
+struct aioloop_process {
+    aiol_resource resource;    /* refs: the owners */
+    aioloop_subprocess *child; /* a reference, from connection_made on */
+    aioloop_stream *streams[3]; /* NULL: no pipe, or its owner and it are gone */
+    bool told[3];              /* the loss of the stream's pipe */
+    bool attached;             /* the child will tell more */
+    aiol_link waiters;
+    aioloop_future *opening;    /* the call's; held */
+    aioloop_future *connecting; /* aioloop_subprocess_exec's; held */
+    aioloop_future *talking;    /* aioloop_process_communicate's; held */
+    aioloop_future *reading[3]; /* its readings, 0: its wait; held until the next one */
+    int pending;                /* of them */
+    aioloop_communication said;
+};
+
+/* ---- life ---- */
+
+static void aiol_spawned_destroy(aiol_resource *resource) {
+    aioloop_process *p = AIOL_CONTAINER(resource, aioloop_process, resource);
+    const aioloop_allocator *a = &resource->loop->allocator;
+    aiol_resource_remove(resource);
+    while (!aiol_list_empty(&p->waiters)) {
+        aiol_spawned_waiter *w = AIOL_CONTAINER(p->waiters.next, aiol_spawned_waiter, link);
+        aiol_list_remove(&w->link);
+        aiol_free(a, w, sizeof(*w));
+    }
+    aiol_free(a, p, sizeof(*p));
+}
+
+static void aiol_spawned_loop_closed(aiol_resource *resource) {
+    (void)resource; /* the subprocess ends; what waits stays pending */
+}
+
+static bool aiol_spawned_is_open(const aiol_resource *resource) {
+    (void)resource; /* the subprocess says it */
+    return false;
+}
+
+static const aiol_resource_calls aiol_spawned_resource = {"process", aiol_spawned_loop_closed, aiol_spawned_destroy,
+                                                          aiol_spawned_is_open};
+
+/* The readings of the last communicate go, with the bytes that they gave. */
+static void aiol_spawned_forget_readings(aioloop_process *p) {
+    int i;
+    memset(&p->said, 0, sizeof(p->said));
+    for (i = 0; i < 3; i++) {
+        aioloop_future *f = p->reading[i];
+        p->reading[i] = NULL;
+        aioloop_future_unref(f);
+    }
+}
+
+static void aiol_spawned_free_if_over(aioloop_process *p) {
+    aioloop_subprocess *child = p->child;
+    if (p->attached || p->resource.refs != 0)
+        return;
+    aiol_spawned_destroy(&p->resource);
+    aioloop_subprocess_unref(child);
+}
+
+AIOLOOP_API aioloop_process *aioloop_process_ref(aioloop_process *process) {
+    if (process != NULL)
+        process->resource.refs++;
+    return process;
+}
+
+AIOLOOP_API void aioloop_process_unref(aioloop_process *process) {
+    int i;
+    if (process == NULL)
+        return;
+    AIOL_ASSERT(process->resource.refs != 0);
+    if (--process->resource.refs != 0 || process->resource.loop->freeing)
+        return;
+    aiol_spawned_forget_readings(process);
+    for (i = 0; i < 3; i++) {
+        aioloop_stream *s = process->streams[i];
+        if (process->told[i] || process->child == NULL)
+            process->streams[i] = NULL; /* else it is there until its pipe is lost */
+        aioloop_stream_unref(s);
+    }
+    aioloop_subprocess_close(process->child);
+    aiol_spawned_free_if_over(process);
+}
+
+/* As a future's dispose. */
+static void aiol_spawned_dispose(void *pointer) {
+    aioloop_process_unref((aioloop_process *)pointer);
+}
+
+/* ---- the protocol ---- */
+
+static void aiol_spawned_made(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    int i;
+    p->child = aioloop_subprocess_ref(child);
+    p->attached = true;
+    for (i = 0; i < 3; i++)
+        if (p->streams[i] != NULL)
+            aiol_streams_made(aioloop_subprocess_get_pipe_transport(child, i), p->streams[i]);
+    if (p->streams[0] != NULL)
+        aioloop_stream_feed_eof(p->streams[0]);
+}
+
+static void aiol_spawned_data(aioloop_subprocess *child, void *self, int fd, const void *data, size_t size) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    if (p->streams[fd] != NULL)
+        aiol_streams_received(NULL, p->streams[fd], data, size);
+}
+
+static void aiol_spawned_pipe_lost(aioloop_subprocess *child, void *self, int fd, int error) {
+    aioloop_process *p = (aioloop_process *)self;
+    aioloop_stream *s = p->streams[fd];
+    (void)child;
+    p->told[fd] = true;
+    if (p->resource.refs == 0)
+        p->streams[fd] = NULL;
+    if (s != NULL)
+        aiol_streams_lost(NULL, s, error);
+}
+
+static void aiol_spawned_pause(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    if (p->streams[0] != NULL)
+        aiol_streams_pause(NULL, p->streams[0]);
+}
+
+static void aiol_spawned_resume(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    if (p->streams[0] != NULL)
+        aiol_streams_resume(NULL, p->streams[0]);
+}
+
+static void aiol_spawned_waiter_free(aiol_spawned_waiter *w) {
+    aioloop_future *f = w->future;
+    aiol_list_remove(&w->link);
+    aiol_free(&f->loop->allocator, w, sizeof(*w));
+    aiol_future_release(f);
+}
+
+/* What a wait gives. */
+static int64_t aiol_spawned_outcome(const aioloop_process *p) {
+    int code = 255;
+    (void)aioloop_subprocess_get_returncode(p->child, &code);
+    return code < 0 ? AIOLOOP_SIGNALLED(-code) : code;
+}
+
+static void aiol_spawned_exited(aioloop_subprocess *child, void *self) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    while (!aiol_list_empty(&p->waiters)) {
+        aiol_spawned_waiter *w = AIOL_CONTAINER(p->waiters.next, aiol_spawned_waiter, link);
+        aioloop_future_set_result(w->future, aiol_spawned_outcome(p), NULL, NULL);
+        aiol_spawned_waiter_free(w);
+    }
+}
+
+static void aiol_spawned_lost(aioloop_subprocess *child, void *self, int error) {
+    aioloop_process *p = (aioloop_process *)self;
+    (void)child;
+    (void)error;
+    p->attached = false;
+    aiol_spawned_free_if_over(p);
+}
+
+static const aioloop_subprocess_protocol aiol_spawned_protocol = {0,
+                                                                  NULL,
+                                                                  aiol_spawned_made,
+                                                                  aiol_spawned_data,
+                                                                  aiol_spawned_pipe_lost,
+                                                                  aiol_spawned_exited,
+                                                                  aiol_spawned_lost,
+                                                                  aiol_spawned_pause,
+                                                                  aiol_spawned_resume};
+
+/* ---- starting ---- */
+
+static void aiol_spawned_opened(aioloop_future *connecting, void *arg) {
+    aioloop_process *p = (aioloop_process *)arg;
+    aioloop_future *f = p->opening;
+    bool made = aioloop_future_exception(connecting) == 0;
+    p->opening = NULL;
+    p->connecting = NULL;
+    if (made && !aioloop_future_done(f)) {
+        aioloop_future_set_result(f, aioloop_subprocess_get_pid(p->child), p, aiol_spawned_dispose);
+    } else {
+        if (!aioloop_future_done(f))
+            aioloop_future_copy(f, connecting);
+        aioloop_process_unref(p); /* which kills the child, if there is one */
+    }
+    aiol_future_release(f);
+    aioloop_future_unref(connecting);
+}
+
+static bool aiol_spawned_open_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aioloop_future_cancel(((aioloop_process *)owner)->connecting, NULL); /* and opened gives everything back */
+    return true;
+}
+
+/* With its streams, and one owner. NULL: no memory. */
+static aioloop_process *aiol_spawned_new(aioloop *loop, const aioloop_subprocess_options *o, size_t limit) {
+    aioloop_process *p = (aioloop_process *)aiol_alloc_zero(&loop->allocator, sizeof(*p));
+    int i;
+    if (p == NULL)
+        return NULL;
+    p->resource.refs = 1;
+    aiol_list_init(&p->waiters);
+    aiol_resource_add(loop, &p->resource, &aiol_spawned_resource);
+    for (i = 0; i < 3; i++) {
+        int kind = i == 0 ? o->std_in : i == 1 ? o->std_out : o->std_err;
+        if (kind != AIOLOOP_STDIO_PIPE)
+            continue;
+        p->streams[i] = aiol_streams_make(loop, limit);
+        if (p->streams[i] == NULL) {
+            aioloop_process_unref(p);
+            return NULL;
+        }
+    }
+    return p;
+}
+
+/* The future that goes on where connecting ends. */
+static aioloop_future *aiol_spawned_open(aioloop_process *p, aioloop_future *connecting) {
+    aioloop *loop = p->resource.loop;
+    aioloop_future *f;
+    if (aioloop_future_done(connecting)) { /* it has failed */
+        aioloop_process_unref(p);
+        return connecting;
+    }
+    f = (aioloop_create_operation)(loop, aiol_spawned_open_cancelled, p);
+    p->connecting = aioloop_future_ref(connecting);
+    if (!aiol_streams_is_static(f)) {
+        p->opening = f;
+        f->site = connecting->site;
+        if ((aioloop_future_add_done_callback)(connecting, aiol_spawned_opened, p) == 0)
+            return f;
+        aiol_future_release(f);
+        aioloop_future_unref(f);
+    }
+    aioloop_future_cancel(connecting, NULL);
+    aioloop_future_unref(connecting);
+    aioloop_process_unref(p);
+    return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+}
+
+static aioloop_process *aiol_spawned_to_open(aioloop *loop, const aioloop_process_options *o, aioloop_future **refused) {
+    aioloop_process *p = NULL;
+    size_t limit = 0;
+    int err;
+    if (loop == NULL || loop->closed) {
+        *refused = aiol_future_failed(loop == NULL ? AIOLOOP_EINVAL + 0 : aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+        return NULL;
+    }
+    err = aiol_streams_limit(loop, o->limit, &limit);
+    if (err == 0) {
+        p = aiol_spawned_new(loop, &o->subprocess, limit);
+        err = p == NULL ? aiol_fail(loop, AIOLOOP_ENOMEM, NULL) : 0;
+    }
+    *refused = err < 0 ? aiol_future_failed(err) : NULL;
+    return p;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_subprocess_exec)(aioloop *loop, const char *const *args,
+                                                             const aioloop_process_options *options) {
+    static const aioloop_process_options defaults = AIOLOOP_ZERO;
+    const aioloop_process_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused;
+    aioloop_process *p = aiol_spawned_to_open(loop, o, &refused);
+    if (p == NULL)
+        return refused;
+    return aiol_spawned_open(p, (aioloop_subprocess_exec)(loop, &aiol_spawned_protocol, p, args, &o->subprocess));
+}
+
+AIOLOOP_API aioloop_future *(aioloop_create_subprocess_shell)(aioloop *loop, const char *command,
+                                                              const aioloop_process_options *options) {
+    static const aioloop_process_options defaults = AIOLOOP_ZERO;
+    const aioloop_process_options *o = options != NULL ? options : &defaults;
+    aioloop_future *refused;
+    aioloop_process *p = aiol_spawned_to_open(loop, o, &refused);
+    if (p == NULL)
+        return refused;
+    return aiol_spawned_open(p, (aioloop_subprocess_shell)(loop, &aiol_spawned_protocol, p, command, &o->subprocess));
+}
+
+/* ---- what it is, and signals ---- */
+
+AIOLOOP_API aioloop_stream *aioloop_process_stdin(const aioloop_process *process) {
+    return process == NULL ? NULL : process->streams[0];
+}
+
+AIOLOOP_API aioloop_stream *aioloop_process_stdout(const aioloop_process *process) {
+    return process == NULL ? NULL : process->streams[1];
+}
+
+AIOLOOP_API aioloop_stream *aioloop_process_stderr(const aioloop_process *process) {
+    return process == NULL ? NULL : process->streams[2];
+}
+
+AIOLOOP_API int aioloop_process_pid(const aioloop_process *process) {
+    return aioloop_subprocess_get_pid(process == NULL ? NULL : process->child);
+}
+
+AIOLOOP_API bool aioloop_process_returncode(const aioloop_process *process, int *code) {
+    return process != NULL && aioloop_subprocess_get_returncode(process->child, code);
+}
+
+AIOLOOP_API int aioloop_process_send_signal(aioloop_process *process, int signal) {
+    return process == NULL ? AIOLOOP_EINVAL + 0 : aioloop_subprocess_send_signal(process->child, signal);
+}
+
+AIOLOOP_API int aioloop_process_terminate(aioloop_process *process) {
+    return process == NULL ? AIOLOOP_EINVAL + 0 : aioloop_subprocess_terminate(process->child);
+}
+
+AIOLOOP_API int aioloop_process_kill(aioloop_process *process) {
+    return process == NULL ? AIOLOOP_EINVAL + 0 : aioloop_subprocess_kill(process->child);
+}
+
+/* ---- waiting ---- */
+
+static bool aiol_spawned_wait_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aiol_spawned_waiter_free((aiol_spawned_waiter *)owner);
+    return true;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_process_wait)(aioloop_process *process) {
+    aiol_spawned_waiter *w;
+    aioloop *loop;
+    aioloop_future *f;
+    if (process == NULL)
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = process->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (aioloop_subprocess_get_returncode(process->child, NULL)) {
+        f = (aioloop_create_operation)(loop, NULL, NULL);
+        if (aiol_streams_is_static(f))
+            return f;
+        aioloop_future_set_result(f, aiol_spawned_outcome(process), NULL, NULL);
+        aiol_future_release(f);
+        return f;
+    }
+    w = (aiol_spawned_waiter *)aiol_alloc_zero(&loop->allocator, sizeof(*w));
+    if (w == NULL)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ENOMEM, NULL));
+    f = (aioloop_create_operation)(loop, aiol_spawned_wait_cancelled, w);
+    if (aiol_streams_is_static(f)) {
+        aiol_free(&loop->allocator, w, sizeof(*w));
+        return f;
+    }
+    w->future = f;
+    aiol_list_append(&process->waiters, &w->link);
+    return f;
+}
+
+/* ---- talking ---- */
+
+static void aiol_spawned_said(aioloop_future *reading, void *arg);
+
+/* It is over, or is given up. Each part that will not report any more lets go of the process. */
+static void aiol_spawned_end_talk(aioloop_process *p) {
+    aioloop_future *f = p->talking;
+    int i;
+    p->talking = NULL;
+    aioloop_process_ref(p);
+    for (i = 0; i < 3; i++) {
+        aioloop_future *reading = p->reading[i];
+        if (reading == NULL)
+            continue;
+        if (aioloop_future_remove_done_callback(reading, aiol_spawned_said, p) > 0)
+            aioloop_process_unref(p);
+        aioloop_future_cancel(reading, NULL);
+    }
+    aiol_future_release(f);
+    aioloop_process_unref(p);
+}
+
+/* Takes what a reading of output fd has given. */
+static void aiol_spawned_take(aioloop_process *p, int fd, const char **data, size_t *size) {
+    int64_t n = p->reading[fd] == NULL ? 0 : aioloop_future_result(p->reading[fd], data);
+    *size = n > 0 ? (size_t)n : 0;
+}
+
+/* All parts are there, or it fails. */
+static void aiol_spawned_finish_talk(aioloop_process *p, int code) {
+    aioloop_future *f = p->talking;
+    aiol_future_hold(f);
+    aioloop_process_ref(p);
+    aiol_spawned_end_talk(p);
+    if (code < 0) {
+        aioloop_future_set_exception(f, code, NULL);
+    } else {
+        aiol_spawned_take(p, 1, &p->said.std_out, &p->said.std_out_size);
+        aiol_spawned_take(p, 2, &p->said.std_err, &p->said.std_err_size);
+        aioloop_future_set_result(f, aiol_spawned_outcome(p), &p->said, NULL);
+    }
+    aiol_future_release(f);
+    aioloop_process_unref(p);
+}
+
+/* One of its parts is over. */
+static void aiol_spawned_said(aioloop_future *reading, void *arg) {
+    aioloop_process *p = (aioloop_process *)arg;
+    int code = aioloop_future_cancelled(reading) ? AIOLOOP_EMISUSE + 0 : aioloop_future_exception(reading);
+    if (p->talking != NULL && (--p->pending == 0 || code < 0))
+        aiol_spawned_finish_talk(p, code);
+    aioloop_process_unref(p);
+}
+
+static bool aiol_spawned_talk_cancelled(aioloop_future *future, void *owner) {
+    (void)future;
+    aiol_spawned_end_talk((aioloop_process *)owner);
+    return true;
+}
+
+/* Writes the input and ends it. A child that has gone is no error. */
+static int aiol_spawned_feed(aioloop_process *p, const void *input, size_t size) {
+    aioloop_stream *s = p->streams[0];
+    int err = s == NULL || size == 0 ? 0 : aioloop_stream_write(s, input, size);
+    if (err == 0)
+        aioloop_stream_close(s);
+    return err;
+}
+
+/* Begins a part: a reading, or 0, the wait. It holds the process until it has reported. */
+static int aiol_spawned_listen(aioloop_process *p, int i) {
+    aioloop_future *f = NULL;
+    int err;
+    if (i == 0)
+        f = (aioloop_process_wait)(p);
+    else if (p->streams[i] != NULL)
+        f = (aioloop_stream_read)(p->streams[i], -1);
+    if (f == NULL)
+        return 0;
+    if (aiol_streams_is_static(f))
+        return aioloop_future_exception(f);
+    p->reading[i] = aioloop_future_ref(f);
+    err = (aioloop_future_add_done_callback)(f, aiol_spawned_said, p);
+    if (err < 0)
+        return err;
+    p->pending++;
+    aioloop_process_ref(p);
+    return 0;
+}
+
+AIOLOOP_API aioloop_future *(aioloop_process_communicate)(aioloop_process *process, const void *input, size_t size) {
+    aioloop_future *f;
+    aioloop *loop;
+    int err = 0;
+    int i;
+    if (process == NULL || (input == NULL && size != 0))
+        return aiol_future_failed(AIOLOOP_EINVAL);
+    loop = process->resource.loop;
+    if (loop->closed)
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_ECLOSED, NULL));
+    if (process->talking != NULL || (size != 0 && process->streams[0] == NULL))
+        return aiol_future_failed(aiol_fail(loop, AIOLOOP_EMISUSE, process->talking != NULL ? "communicate runs already"
+                                                                                           : "the child's input is no pipe"));
+    aiol_spawned_forget_readings(process);
+    f = (aioloop_create_operation)(loop, aiol_spawned_talk_cancelled, process);
+    if (aiol_streams_is_static(f))
+        return f;
+    process->talking = f;
+    process->pending = 0;
+    for (i = 0; i < 3 && err == 0; i++)
+        err = aiol_spawned_listen(process, i);
+    if (err == 0)
+        err = aiol_spawned_feed(process, input, size);
+    if (err < 0)
+        aiol_spawned_finish_talk(process, err);
+    return f;
+}
+
+/* ---- quoting ---- */
+
+/* What a shell takes for itself. */
+static bool aiol_shell_is_plain(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           (c != '\0' && strchr("@%_-+=:,./", c) != NULL);
+}
+
+typedef struct aiol_shell_text {
+    char *buffer;
+    size_t room; /* without the zero */
+    size_t size;
+} aiol_shell_text;
+
+static void aiol_shell_add(aiol_shell_text *t, const char *text, size_t size) {
+    size_t i;
+    for (i = 0; i < size; i++, t->size++)
+        if (t->size < t->room)
+            t->buffer[t->size] = text[i];
+}
+
+AIOLOOP_API int64_t aioloop_shell_quote(const char *text, char *buffer, size_t size) {
+    aiol_shell_text t;
+    size_t plain = 0;
+    const char *at;
+    if (text == NULL || (buffer == NULL && size != 0))
+        return AIOLOOP_EINVAL;
+    t.buffer = buffer;
+    t.room = size == 0 ? 0 : size - 1;
+    t.size = 0;
+    while (aiol_shell_is_plain(text[plain]))
+        plain++;
+    if (plain != 0 && text[plain] == '\0') {
+        aiol_shell_add(&t, text, plain);
+    } else {
+        aiol_shell_add(&t, "'", 1);
+        for (at = text; *at != '\0'; at++)
+            if (*at == '\'')
+                aiol_shell_add(&t, "'\"'\"'", 5);
+            else
+                aiol_shell_add(&t, at, 1);
+        aiol_shell_add(&t, "'", 1);
+    }
+    if (size != 0)
+        buffer[aiol_min_size(t.size, t.room)] = '\0';
+    return (int64_t)t.size;
+}
+
+#endif
+
 /* >> src/aioloop.h */
 #ifdef __cplusplus
 }
@@ -33557,6 +38495,7 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_call_at_context AIOLOOP_SITE(aioloop_call_at_context)
 #define aioloop_add_reader AIOLOOP_SITE(aioloop_add_reader)
 #define aioloop_add_writer AIOLOOP_SITE(aioloop_add_writer)
+#define aioloop_add_signal_handler AIOLOOP_SITE(aioloop_add_signal_handler)
 #define aioloop_create_future AIOLOOP_SITE(aioloop_create_future)
 #define aioloop_future_add_done_callback AIOLOOP_SITE(aioloop_future_add_done_callback)
 #define aioloop_future_then AIOLOOP_SITE(aioloop_future_then)
@@ -33574,6 +38513,15 @@ AIOLOOP_API aioloop_future *(aioloop_start_unix_server)(aioloop *loop, aioloop_s
 #define aioloop_create_connection AIOLOOP_SITE(aioloop_create_connection)
 #define aioloop_create_unix_connection AIOLOOP_SITE(aioloop_create_unix_connection)
 #define aioloop_connect_accepted_socket AIOLOOP_SITE(aioloop_connect_accepted_socket)
+#define aioloop_connect_read_pipe AIOLOOP_SITE(aioloop_connect_read_pipe)
+#define aioloop_connect_write_pipe AIOLOOP_SITE(aioloop_connect_write_pipe)
+#define aioloop_create_datagram_endpoint AIOLOOP_SITE(aioloop_create_datagram_endpoint)
+#define aioloop_subprocess_exec AIOLOOP_SITE(aioloop_subprocess_exec)
+#define aioloop_subprocess_shell AIOLOOP_SITE(aioloop_subprocess_shell)
+#define aioloop_create_subprocess_exec AIOLOOP_SITE(aioloop_create_subprocess_exec)
+#define aioloop_create_subprocess_shell AIOLOOP_SITE(aioloop_create_subprocess_shell)
+#define aioloop_process_wait AIOLOOP_SITE(aioloop_process_wait)
+#define aioloop_process_communicate AIOLOOP_SITE(aioloop_process_communicate)
 #define aioloop_create_server AIOLOOP_SITE(aioloop_create_server)
 #define aioloop_create_unix_server AIOLOOP_SITE(aioloop_create_unix_server)
 #define aioloop_create_operation AIOLOOP_SITE(aioloop_create_operation)

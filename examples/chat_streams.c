@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define BEHIND 65536 /* bytes that a member may be behind with reading before lines pass it by */
 
@@ -27,14 +26,6 @@ struct room {
     aioloop_task *serving;
     int port;
 };
-
-static int wake[2]; /* from the signal to the loop */
-
-static void on_signal(int number) {
-    (void)number;
-    if (write(wake[1], "", 1) < 0)
-        _exit(1);
-}
 
 /* Never waits, so nobody comes or goes meanwhile. */
 static void say(struct room *room, const struct member *from, const char *text) {
@@ -92,10 +83,12 @@ static void give_up(aioloop *loop, void *arg) {
     aioloop_server_abort_clients(((struct room *)arg)->server);
 }
 
-/* Says goodbye and closes; who does not read it in five seconds is dropped. serve_forever ends when all are gone. */
+/* Says goodbye and closes; who does not read it in five seconds is dropped. serve_forever ends when all are gone. A second
+ * signal ends the program. */
 static void stop(aioloop *loop, void *arg) {
     struct room *room = (struct room *)arg;
-    aioloop_remove_reader(loop, wake[0]);
+    aioloop_remove_signal_handler(loop, SIGINT);
+    aioloop_remove_signal_handler(loop, SIGTERM);
     say(room, NULL, "the room is closing");
     aioloop_server_close_clients(room->server);
     aioloop_call_later(loop, AIOLOOP_SECONDS(5), give_up, room);
@@ -111,7 +104,9 @@ static int64_t run(aioloop *loop, void *arg, void **out) {
     options.limit = 500; /* a longer line ends the connection, with a report */
     n = aioloop_await(aioloop_start_server(loop, serve, room, "127.0.0.1", room->port, &options), &room->server);
     if (n >= 0)
-        n = aioloop_add_reader(loop, wake[0], stop, room);
+        n = aioloop_add_signal_handler(loop, SIGINT, stop, room);
+    if (n >= 0)
+        n = aioloop_add_signal_handler(loop, SIGTERM, stop, room);
     if (n < 0)
         return n;
     aioloop_server_socket(room->server, 0, NULL, &address);
@@ -127,10 +122,6 @@ static int64_t run(aioloop *loop, void *arg, void **out) {
 int main(int argc, char **argv) {
     struct room room = {NULL, NULL, NULL, argc > 1 ? atoi(argv[1]) : 0};
     int64_t n;
-    if (pipe(wake) < 0)
-        return 1;
-    signal(SIGINT, on_signal);
-    signal(SIGTERM, on_signal);
     n = aioloop_run(run, &room, NULL);
     if (n < 0)
         fprintf(stderr, "chat_streams: %s\n", aioloop_error_message(aioloop_last_error(NULL)));

@@ -10,8 +10,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #define GRACE AIOLOOP_SECONDS(2) /* what connections have to finish after the first Ctrl-C */
 
@@ -41,21 +39,10 @@ static const aioloop_protocol echo = {
     .resume_writing = echo_resume,
 };
 
-/* ---- signals: the handler writes one byte to a pipe that the loop reads ---- */
-
-static int signal_pipe[2];
-
-static void on_signal(int number) {
-    char byte = (char)number;
-    ssize_t ignored = write(signal_pipe[1], &byte, 1);
-    (void)ignored;
-}
-
+/* Ctrl-C or kill. */
 static void signal_arrived(aioloop *loop, void *arg) {
-    char byte;
     (void)arg;
-    if (read(signal_pipe[0], &byte, 1) == 1)
-        aioloop_stop(loop);
+    aioloop_stop(loop);
 }
 
 static void grace_over(aioloop *loop, void *arg) {
@@ -91,20 +78,15 @@ static int serve(aioloop *loop, int port) {
 }
 
 int main(int argc, char **argv) {
-    struct sigaction action;
     aioloop *loop = aioloop_new_event_loop(NULL);
     int error;
     if (loop == NULL) {
         fprintf(stderr, "echo_server: %s\n", aioloop_error_message(aioloop_last_error(NULL)));
         return 1;
     }
-    memset(&action, 0, sizeof(action));
-    action.sa_handler = on_signal;
-    if (pipe(signal_pipe) != 0 || sigaction(SIGINT, &action, NULL) != 0 || sigaction(SIGTERM, &action, NULL) != 0) {
-        perror("echo_server");
-        return 1;
-    }
-    error = aioloop_add_reader(loop, signal_pipe[0], signal_arrived, NULL);
+    error = aioloop_add_signal_handler(loop, SIGINT, signal_arrived, NULL);
+    if (error == 0)
+        error = aioloop_add_signal_handler(loop, SIGTERM, signal_arrived, NULL);
     if (error == 0)
         error = serve(loop, argc > 1 ? atoi(argv[1]) : 0); /* 0: any free port */
     if (error < 0)

@@ -38,10 +38,13 @@ extern "C" {
 #include "api/ssl.h"
 #include "api/sock.h"
 #include "api/transport.h"
+#include "api/datagram.h"
 #include "api/start_tls.h"
+#include "api/pipe.h"
 #include "api/sendfile.h"
 #include "api/server.h"
 #include "api/stream.h"
+#include "api/subprocess.h"
 #include "api/sim.h"
 #include "api/port.h"
 
@@ -79,7 +82,12 @@ extern "C" {
 #if AIOL_OS_POSIX
 #include "sys/clock.c"
 #include "sys/socket_posix.c"
+#include "sys/pipe_posix.c"
+#include "sys/datagram_posix.c"
 #include "sys/path_posix.c"
+#endif
+#if AIOLOOP_USE_SUBPROCESS
+#include "sys/signal_posix.c"
 #endif
 #include "sys/sendfile.c"
 #include "sys/resolve.c"
@@ -87,6 +95,9 @@ extern "C" {
 #include "sys/process_posix.c"
 #endif
 #include "sys/thread.c"
+#if AIOL_OS_POSIX
+#include "sys/spawn_posix.c"
+#endif
 #if AIOLOOP_USE_TLS
 #include "sys/file.c"
 #include "sys/random.c"
@@ -159,6 +170,11 @@ extern "C" {
 #endif
 #include "core/loop.c"
 #include "core/watch.c"
+#if AIOLOOP_USE_SUBPROCESS
+#include "core/signal.c"
+#else
+#include "core/signal_none.c"
+#endif
 
 /* net: transports and servers. */
 #include "net/net.h"
@@ -167,8 +183,15 @@ extern "C" {
 #include "net/socket.c"
 #include "net/tls.c"
 #include "net/sock.c"
+#include "net/pipe.c"
 #include "net/sendfile.c"
+#if AIOLOOP_USE_SUBPROCESS
+#include "net/subprocess.c"
+#else
+#include "net/subprocess_none.c"
+#endif
 #include "net/connect.c"
+#include "net/datagram.c"
 #include "net/server.c"
 #include "net/simulate.c"
 
@@ -177,6 +200,7 @@ extern "C" {
 #include "high/sync.c"
 #include "high/queue.c"
 #include "high/streams.c"
+#include "high/process.c"
 
 #ifdef __cplusplus
 }

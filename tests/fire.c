@@ -1240,11 +1240,11 @@ static void fire_resume_writing(aioloop_transport *t, void *self) {
 
 static const aioloop_protocol fire_protocols[3] = {
     {sizeof(fire_self), fire_factory, fire_made, fire_data, fire_eof, fire_lost, fire_pause_writing,
-     fire_resume_writing, NULL, NULL},
+     fire_resume_writing, NULL, NULL, NULL, NULL},
     {sizeof(fire_self), fire_factory, fire_made, NULL, fire_eof, fire_lost, fire_pause_writing, fire_resume_writing,
-     fire_get_buffer, fire_updated},
+     fire_get_buffer, fire_updated, NULL, NULL},
     {sizeof(fire_self), fire_factory, fire_made, fire_data, NULL, fire_lost, fire_pause_writing, fire_resume_writing,
-     NULL, NULL},
+     NULL, NULL, NULL, NULL},
 };
 
 /* ---- servers ---- */

@@ -80,7 +80,7 @@ static void fuzz_relay_lost(aioloop_transport *t, void *self, int error) {
 }
 
 static const aioloop_protocol fuzz_relay_protocol = {0,    NULL, fuzz_relay_made, fuzz_relay_data, NULL, fuzz_relay_lost,
-                                                     NULL, NULL, NULL,            NULL};
+                                                     NULL, NULL, NULL,            NULL, NULL, NULL};
 
 static void fuzz_put(fuzz_side *to, const void *data, size_t size) {
     if (to->relay.lost == 0 && size != 0)
@@ -195,8 +195,8 @@ static void fuzz_lost(aioloop_transport *t, void *self, int error) {
 }
 
 static const aioloop_protocol fuzz_protocols[2] = {
-    {0, NULL, fuzz_made, fuzz_data, fuzz_eof, fuzz_lost, NULL, NULL, NULL, NULL},
-    {0, NULL, fuzz_made, NULL, fuzz_eof, fuzz_lost, NULL, NULL, fuzz_buffer, fuzz_updated},
+    {0, NULL, fuzz_made, fuzz_data, fuzz_eof, fuzz_lost, NULL, NULL, NULL, NULL, NULL, NULL},
+    {0, NULL, fuzz_made, NULL, fuzz_eof, fuzz_lost, NULL, NULL, fuzz_buffer, fuzz_updated, NULL, NULL},
 };
 
 /* Takes the new transport once it is there. */

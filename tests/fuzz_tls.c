@@ -56,8 +56,8 @@ static void fuzz_lost(aioloop_transport *t, void *self, int error) {
 }
 
 static const aioloop_protocol fuzz_protocols[2] = {
-    {0, NULL, fuzz_made, fuzz_data, fuzz_eof, fuzz_lost, NULL, NULL, NULL, NULL},
-    {0, NULL, fuzz_made, NULL, fuzz_eof, fuzz_lost, NULL, NULL, fuzz_buffer, fuzz_updated},
+    {0, NULL, fuzz_made, fuzz_data, fuzz_eof, fuzz_lost, NULL, NULL, NULL, NULL, NULL, NULL},
+    {0, NULL, fuzz_made, NULL, fuzz_eof, fuzz_lost, NULL, NULL, fuzz_buffer, fuzz_updated, NULL, NULL},
 };
 
 /* ---- the one who sends the bytes ---- */
@@ -86,7 +86,7 @@ static void fuzz_sender_lost(aioloop_transport *t, void *self, int error) {
 }
 
 static const aioloop_protocol fuzz_sender_protocol = {0,    NULL, fuzz_sender_made, fuzz_sender_data, NULL, fuzz_sender_lost,
-                                                      NULL, NULL, NULL,             NULL};
+                                                      NULL, NULL, NULL,             NULL, NULL, NULL};
 
 static void fuzz_adopt(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s) {
     FUZZ_CHECK(aioloop_run_until_complete(loop, aioloop_connect_accepted_socket(loop, protocol, arg, s, NULL), NULL) == 0);

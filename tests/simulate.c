@@ -775,11 +775,12 @@ static int sim_client_factory(void *self, void *arg) {
 }
 
 static const aioloop_protocol sim_plain = {0,        sim_client_factory, sim_made,   sim_data, sim_eof,
-                                           sim_lost, sim_pause,          sim_resume, NULL,     NULL};
+                                           sim_lost, sim_pause,          sim_resume, NULL,     NULL, NULL, NULL};
 static const aioloop_protocol sim_buffered = {0,        sim_client_factory, sim_made,   sim_wrong_data, sim_eof,
-                                              sim_lost, sim_pause,          sim_resume, sim_get_buffer, sim_updated};
+                                              sim_lost, sim_pause,          sim_resume, sim_get_buffer, sim_updated,
+                                              NULL, NULL};
 static const aioloop_protocol sim_silent = {0,        NULL,      sim_made,   sim_data, NULL,
-                                            sim_lost, sim_pause, sim_resume, NULL,     NULL};
+                                            sim_lost, sim_pause, sim_resume, NULL,     NULL, NULL, NULL};
 static const aioloop_protocol sim_accept_plain = {sizeof(sim_instance),
                                                   sim_accept_factory,
                                                   sim_accepted,
@@ -789,10 +790,10 @@ static const aioloop_protocol sim_accept_plain = {sizeof(sim_instance),
                                                   sim_pause,
                                                   sim_resume,
                                                   NULL,
-                                                  NULL};
+                                                  NULL, NULL, NULL};
 static const aioloop_protocol sim_accept_buffered = {
     sizeof(sim_instance), sim_accept_factory, sim_accepted, sim_wrong_data, sim_eof, sim_lost, sim_pause,
-    sim_resume,           sim_get_buffer,     sim_updated};
+    sim_resume,           sim_get_buffer,     sim_updated, NULL, NULL};
 
 /* Gives an end one of the protocols and a fresh instance. */
 static void sim_dress(sim_end *e) {

@@ -220,7 +220,7 @@ static void hold_server_lost(aioloop_transport *transport, void *self, int error
 }
 
 static const aioloop_protocol hold_server_protocol = {
-    0, NULL, hold_accepted, hold_echo, NULL, hold_server_lost, hold_pause, hold_resume, NULL, NULL};
+    0, NULL, hold_accepted, hold_echo, NULL, hold_server_lost, hold_pause, hold_resume, NULL, NULL, NULL, NULL};
 
 static int soak_listen(const aioloop_protocol *protocol, aioloop_server **server) {
     aioloop_server_options options = AIOLOOP_ZERO;
@@ -326,7 +326,8 @@ static void hold_lost(aioloop_transport *transport, void *self, int error) {
 }
 
 static const aioloop_protocol hold_client_protocol = {sizeof(soak_client), hold_factory, hold_made, hold_data, NULL,
-                                                      hold_lost,           NULL,         NULL,      NULL,      NULL};
+                                                      hold_lost,           NULL,         NULL,      NULL,      NULL,
+                                                      NULL, NULL};
 
 static void hold_connected(aioloop_future *future, void *arg) {
     int64_t n = aioloop_future_result(future, NULL);
@@ -548,9 +549,9 @@ static void cycle_be_rude(aioloop_transport *transport, void *self, size_t size)
 }
 
 static const aioloop_protocol cycle_server_protocol = {0,    NULL, cycle_accepted, hold_echo, NULL, cycle_server_lost,
-                                                       NULL, NULL, NULL,           NULL};
+                                                       NULL, NULL, NULL,           NULL, NULL, NULL};
 static const aioloop_protocol cycle_rude_protocol = {0,    NULL, cycle_accepted, NULL,         NULL, cycle_server_lost,
-                                                     NULL, NULL, cycle_one_byte, cycle_be_rude};
+                                                     NULL, NULL, cycle_one_byte, cycle_be_rude, NULL, NULL};
 
 static void cycle_over(soak_cycle *c) {
     free(c);
@@ -610,7 +611,7 @@ static void cycle_lost(aioloop_transport *transport, void *self, int error) {
 }
 
 static const aioloop_protocol cycle_protocol = {0,          NULL, cycle_made, cycle_data, NULL,
-                                                cycle_lost, NULL, NULL,       NULL,       NULL};
+                                                cycle_lost, NULL, NULL,       NULL,       NULL, NULL, NULL};
 
 static void cycle_connected(aioloop_future *future, void *arg) {
     int64_t n = aioloop_future_result(future, NULL);

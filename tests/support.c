@@ -425,7 +425,7 @@ const aioloop_protocol test_protocol = {0,
                                         test_peer_pause,
                                         test_peer_resume,
                                         NULL,
-                                        NULL};
+                                        NULL, NULL, NULL};
 const aioloop_protocol test_buffered_protocol = {0,
                                                  NULL,
                                                  test_peer_made,
@@ -435,7 +435,7 @@ const aioloop_protocol test_buffered_protocol = {0,
                                                  test_peer_pause,
                                                  test_peer_resume,
                                                  test_peer_buffer,
-                                                 test_peer_updated};
+                                                 test_peer_updated, NULL, NULL};
 
 void test_peer_drop(test_peer *peer) {
     aioloop_transport_unref(peer->transport);

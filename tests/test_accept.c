@@ -51,7 +51,7 @@ static void accept_lost(aioloop_transport *transport, void *self, int error) {
 }
 
 static const aioloop_protocol accept_protocol = {0,           NULL, accept_made, accept_data, NULL,
-                                                 accept_lost, NULL, NULL,        NULL,        NULL};
+                                                 accept_lost, NULL, NULL,        NULL,        NULL, NULL, NULL};
 
 static aioloop_server *accept_serve(aioloop *loop, accept_count *count, int backlog, int *port) {
     aioloop_server_options options = AIOLOOP_ZERO;

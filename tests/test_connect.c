@@ -67,7 +67,7 @@ static void connect_lost(aioloop_transport *transport, void *self, int error) {
 }
 
 static const aioloop_protocol connect_protocol = {
-    sizeof(connect_self), connect_factory, connect_made, NULL, NULL, connect_lost, NULL, NULL, NULL, NULL};
+    sizeof(connect_self), connect_factory, connect_made, NULL, NULL, connect_lost, NULL, NULL, NULL, NULL, NULL, NULL};
 
 static int connect_done_count;
 
@@ -110,7 +110,7 @@ static void connect_seen_lost(aioloop_transport *transport, void *self, int erro
 }
 
 static const aioloop_protocol connect_seen_protocol = {
-    0, NULL, connect_seen_made, connect_seen_data, NULL, connect_seen_lost, NULL, NULL, NULL, NULL};
+    0, NULL, connect_seen_made, connect_seen_data, NULL, connect_seen_lost, NULL, NULL, NULL, NULL, NULL, NULL};
 
 static aioloop_server *connect_serve_at(aioloop *loop, connect_seen *seen, const char *host, int port, int *code) {
     aioloop_server *server = NULL;

@@ -432,10 +432,10 @@ static void error_updated(aioloop_transport *transport, void *self, size_t size)
 }
 
 static const aioloop_protocol error_protocol = {0,          error_factory, error_made,   error_data, error_eof,
-                                                error_lost, error_pause,   error_resume, NULL,       NULL};
+                                                error_lost, error_pause,   error_resume, NULL,       NULL, NULL, NULL};
 static const aioloop_protocol error_buffered = {0,          error_factory, error_made,   NULL,
                                                 error_eof,  error_lost,    error_pause,  error_resume,
-                                                error_get_buffer, error_updated};
+                                                error_get_buffer, error_updated, NULL, NULL};
 
 /* The run of a connection whose server side raises at `where`; what it says is in the first report. */
 static void error_live(char where, size_t to_write, const char *calls, int lost_with) {

@@ -890,7 +890,8 @@ static void flow_broadcast(aioloop *loop, void *arg) {
 /* Small writes may be copied, to leave together with the next wait; but only so many of them. */
 TEST_WITH(broadcast_copies_so_much_and_no_more, "", TEST_REAL_FDS | TEST_SLOW) {
     static flow_crowd crowd;
-    static const aioloop_protocol protocol = {0, NULL, flow_joined, NULL, NULL, flow_left, NULL, NULL, NULL, NULL};
+    static const aioloop_protocol protocol = {0, NULL, flow_joined, NULL, NULL, flow_left, NULL, NULL, NULL, NULL,
+        NULL, NULL};
     aioloop *loop = test_loop();
     bool copies = strcmp(aioloop_backend_name(loop), "io_uring") == 0;
     char in[1001];

@@ -156,7 +156,8 @@ static int names_factory(void *self, void *arg) {
     return 0;
 }
 
-static const aioloop_protocol names_protocol = {8, names_factory, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+static const aioloop_protocol names_protocol = {8, names_factory, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    NULL, NULL};
 
 static void names_fails(aioloop *loop, aioloop_future *f, int code, const char *text) {
     int64_t rc;

@@ -90,7 +90,8 @@ static void server_lost(aioloop_transport *transport, void *self, int error) {
 }
 
 static const aioloop_protocol server_protocol = {
-    sizeof(server_connection), server_factory, server_made, server_data, NULL, server_lost, NULL, NULL, NULL, NULL};
+    sizeof(server_connection), server_factory, server_made, server_data, NULL, server_lost, NULL, NULL, NULL, NULL,
+        NULL, NULL};
 
 /* A server, or NULL with *code below 0. */
 static aioloop_server *server_try(aioloop *loop, server_count *count, const char *host, int port,

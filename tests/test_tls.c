@@ -1608,7 +1608,8 @@ static int tls_fail_in_factory(void *self, void *arg) {
     return AIOLOOP_ENOENT;
 }
 
-static const aioloop_protocol tls_never_made = {8, tls_fail_in_factory, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+static const aioloop_protocol tls_never_made = {8, tls_fail_in_factory, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+    NULL, NULL};
 
 TEST(tls_a_factory_that_fails_on_a_client, "TLS-01 TLS-16") {
     aioloop *loop = test_loop();

@@ -780,7 +780,7 @@ TEST(after_the_peers_end_one_may_go_on_writing, "TRN-11") {
 }
 
 TEST(after_the_peers_end_the_buffer_is_sent_and_the_connection_closes, "TRN-11") {
-    static const aioloop_protocol deaf = {0,    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+    static const aioloop_protocol deaf = {0,    NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
     aioloop *loop = test_loop();
     test_peer a = AIOLOOP_ZERO;
     test_peer b = AIOLOOP_ZERO;

@@ -204,9 +204,9 @@ class Server:
     """An echo server, a program or one of ENGINES or TASKS, perhaps under a tool. It ends when its standard input does, or by
     itself with --once."""
 
-    def __init__(self, name, *arguments, under=()):
+    def __init__(self, name, *arguments, under=(), mode="echo"):
         executable, engine = ENGINES.get(name, (name, None))
-        self.start([*under, *command(executable, "echo"), *arguments], engine)
+        self.start([*under, *command(executable, mode), *arguments], engine)
 
     def start(self, words, engine):
         self.process = subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
@@ -343,7 +343,7 @@ def idle_memory(name, few, many):
 
 
 def echo(name, size, connections, seconds, depth=1, mode="load"):
-    with Server(name, "--core", CORE) as server:
+    with Server(name, "--core", CORE, mode="udp" if mode == "udp" else "echo") as server:
         return run_json(program("load"), mode, "--port", server.port, "--connections", connections, "--size", size,
                         "--depth", depth, "--seconds", seconds, "--pid", server.process.pid, "--core", CORE2)
 
@@ -527,6 +527,13 @@ def benchmarks(quick):
         Bench("echo.1k", "time", served(1024, 10), *echo_rows("1 KiB x 10")),
         Bench("echo.64", "time", served(64, 100), *echo_rows("64 B x 100")),
         Bench("echo.100k", "time", served(102400, 10), *echo_rows("100 KiB x 10")),
+        # Datagrams: one at a time, and thirty that come in bunches. A loss would end it.
+        Bench("udp.echo", "time", lambda name: echo(name, 64, 1, seconds, mode="udp"),
+              Row("server_cpu_us", "UDP echo 64 B x 1: server CPU a datagram", "us", 1.03, True, 2),
+              Row("rate", "UDP echo 64 B x 1: datagrams", "/s", digits=0), names=("aioloop", "hand")),
+        Bench("udp.echo.30", "time", lambda name: echo(name, 64, 30, seconds, mode="udp"),
+              Row("server_cpu_us", "UDP echo 64 B x 30: server CPU a datagram", "us", 1.03, True, 2),
+              Row("rate", "UDP echo 64 B x 30: datagrams", "/s", digits=0), names=("aioloop", "hand")),
         Bench("soon", "time", micro("soon", 1000, 10000000), Row("ns", "call_soon, batch of 1,000", "ns", 6)),
         Bench("chain", "time", micro("soon", 1, 1000000), Row("ns", "call_soon, chain", "ns")),
         Bench("million", "time", lambda name: timed(name, "million", "--live", 1000000),

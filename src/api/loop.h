@@ -167,6 +167,27 @@ AIOLOOP_API int aioloop_add_writer(aioloop *loop, aioloop_socket fd, aioloop_cal
 AIOLOOP_API int aioloop_remove_reader(aioloop *loop, aioloop_socket fd);
 AIOLOOP_API int aioloop_remove_writer(aioloop *loop, aioloop_socket fd);
 
+/* ---- signals ---- */
+
+/* loop.add_signal_handler(): calls fn(loop, arg) in the loop, never in the middle of something, when the signal comes,
+ * in the context of this call. number: SIGTERM and its like, of <signal.h>. Replaces the loop's handler of that signal;
+ * what came before counts for the new one. One that comes while the loop does not run is told in the next run. Signals
+ * of one number that come before the loop looks are told once; different ones in any order. Several loops may have
+ * handlers of the same signal: each is told.
+ * Signals belong to the process's main thread (where the system does not tell which that is, the one that first used
+ * this library): from others AIOLOOP_EMISUSE. So it is for a signal that cannot be caught (SIGKILL), and for a loop that
+ * runs in another thread. AIOLOOP_EINVAL: there is no signal of that number, or fn is NULL; AIOLOOP_ENOMEM;
+ * AIOLOOP_ECLOSED; AIOLOOP_ENOTAVAILABLE where AIOLOOP_USE_SUBPROCESS is 0. Not for what a program brings upon itself by
+ * a fault (SIGSEGV): the fault would be repeated for ever. A process that is forked has none of the handlers: there
+ * the signals have their default actions. */
+AIOLOOP_API int aioloop_add_signal_handler(aioloop *loop, int number, aioloop_callback fn, void *arg);
+
+/* loop.remove_signal_handler(): 1 if the loop had such a handler, 0 if not. It does not run any more, also if the signal
+ * has come. With the last loop's handler the signal has its default action again (unless the program has given it another
+ * one meanwhile), not what it had before; closing the loop does the same. AIOLOOP_EINVAL, AIOLOOP_EMISUSE (threads) and
+ * AIOLOOP_ENOTAVAILABLE as above. */
+AIOLOOP_API int aioloop_remove_signal_handler(aioloop *loop, int number);
+
 /* ---- errors ---- */
 
 /* Raises: stores code with a message and returns code. In a callback that returns nothing, the last raise before it

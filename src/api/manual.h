@@ -231,10 +231,29 @@
  *   closed. aioloop_start_tls and aioloop_stream_start_tls upgrade a live connection, as STARTTLS wants it. A connection
  *   that is cut without goodbye is lost with AIOLOOP_ESSL_TRUNCATED. It needs AIOLOOP_USE_TLS and mbedTLS.
  *
+ *   aioloop_connect_read_pipe and aioloop_connect_write_pipe make transports that go one way, of pipes, FIFOs, terminals:
+ *   a program's own standard input and output, for example.
+ *
  *   aioloop_sendfile sends a file, or a part of it, over a transport, without copying where the system can.
  *
  *   Sockets of your own, of any kind, can be used without a transport: aioloop_sock_recv, aioloop_sock_sendall and
  *   their kin give futures of what a system call would wait for. A transport costs less, since it goes on watching.
+ *
+ *
+ * PROGRAMS AS CHILDREN
+ *
+ *   aioloop_create_subprocess_exec starts a program, aioloop_create_subprocess_shell a command line; the result has streams
+ *   for the child's input and outputs:
+ *
+ *       const char *const args[] = {"sort", "-u", NULL};
+ *       const aioloop_communication *said;
+ *       rc = aioloop_await(aioloop_create_subprocess_exec(loop, args, NULL), &sort);
+ *       rc = aioloop_await(aioloop_process_communicate(sort, text, size), &said);
+ *       aioloop_process_unref(sort);
+ *
+ *   aioloop_subprocess_exec is the same with a protocol. A child gets the descriptors that it is told of, no others, and
+ *   default signals. It lives no longer than its last owner, or the loop: to leave one alone, start it so that it
+ *   leaves by itself (a shell's "&", setsid).
  *
  *
  * GENERATORS
@@ -323,7 +342,9 @@
  *
  *   Options follow the name after commas, "epoll,no-eventfd" or "sim,delayed,seed=7":
  *
- *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2    do as on a system that has no such call
+ *       no-accept4 no-epoll_pwait2 no-eventfd no-pipe2 no-mmsg no-nosignal
+ *       no-pidfd no-vfork no-close_range
+ *                                                         do as on a system that has no such call
  *       no-defer_taskrun no-coop_taskrun no-multishot no-buffer_ring no-incremental
  *                                                         io_uring: do as on a kernel that has no such feature
  *       delayed                                           sim: operations complete late and in parts
@@ -340,8 +361,7 @@
  *   when aioloop_create_server returns: claim its future, look at the result, and no run is needed.) Any number of
  *   loops may run in as many threads. The one call on a loop from other threads is aioloop_call_soon_threadsafe (and
  *   the few whose comment says "any thread"); the loop must not be freed meanwhile. It is lock-free, and makes a system
- *   call only if the loop sleeps. Not for signal handlers: have them write to a pipe that the loop reads
- *   (examples/echo_server.c).
+ *   call only if the loop sleeps. For signals there is aioloop_add_signal_handler.
  *
  *   aioloop_run_coroutine_threadsafe has a loop run a coroutine for another thread, which can wait for the outcome
  *   (aioloop_concurrent_future_result) or cancel it; aioloop_wrap_future waits for such a future in a loop, so two loops can work for
@@ -378,11 +398,25 @@
  *   examples/process_pool.c.
  *
  *
+ * SIGNALS
+ *
+ *   aioloop_add_signal_handler(loop, SIGTERM, fn, arg) has fn called in the loop, as an ordinary callback, which may do what
+ *   any callback may; a loop that sleeps is woken. Signals belong to the process's main thread: handlers are added and
+ *   removed there. Removing one, or closing the loop, leaves the signal with its default action. A process that is forked
+ *   inherits none of this.
+ *
+ *   aioloop_run in the main thread cancels its coroutine at the first SIGINT (Ctrl-C), and says AIOLOOP_EINTERRUPTED when
+ *   that has ended by it; a second one ends the run without waiting for it, and then what is left is cancelled as at every
+ *   end of a run, where SIGINT has its default action. If the loop does not come round to the first, because a callback
+ *   takes for ever, the second ends the program. All that only if SIGINT had its default action before the run: who
+ *   ignores it or has a handler is left alone. See examples/signals.c.
+ *
+ *
  * ENDING WELL
  *
  *   close waits for the peer to take what is buffered, however long that takes: give it a timer that calls abort. A
- *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (a signal's
- *   pipe, watched) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
+ *   server that is to stop gracefully runs on aioloop_server_wait_closed; whatever says that it is time (the handler of
+ *   a signal) calls aioloop_server_close and aioloop_server_close_clients, and sets a timer for
  *   aioloop_server_abort_clients.
  *   aioloop_close and aioloop_free call no connection_lost: what a protocol allocated itself is freed there, so end the
  *   connections first. Keep in self what a protocol needs later: arg in the factory, the transport in connection_made.

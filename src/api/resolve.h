@@ -100,8 +100,9 @@ AIOLOOP_API void aioloop_freenameinfo(void *names);
  * aioloop_getaddrinfo does (aioloop_create_operation makes one), which it completes with aioloop_future_set_result(future,
  * count, list, aioloop_freeaddrinfo), list being made by aioloop_addrinfo_copy; never NULL. Each call needs a future and a
  * list of its own. It cannot await, nor run or close the loop. Of each item the family
- * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count; where it is for connecting or listening,
- * port 0 becomes the one asked for. From within it aioloop_getaddrinfo asks the system: so it may answer for some names
+ * (AIOLOOP_INET or AIOLOOP_INET6), the numeric address, port and scope count, and for datagrams the protocol (0: the usual
+ * one); where it is for connecting or listening, port 0 becomes the one asked for. From within it
+ * aioloop_getaddrinfo asks the system: so it may answer for some names
  * alone, and return that future for all others. */
 typedef aioloop_future *(*aioloop_resolver)(aioloop *loop, void *arg, const char *host, const char *service,
                                             const aioloop_getaddrinfo_options *options);

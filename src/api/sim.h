@@ -3,9 +3,9 @@
  *
  * Chosen by aioloop_config.backend or AIOLOOP_BACKEND: "sim", or "sim,delayed". The clock is virtual: when nothing is
  * ready it jumps to the next deadline, so an hour's time-out takes microseconds. The network is the loop's own memory:
- * servers and connections of this loop reach each other at any loopback or wildcard address and at any path; everything
- * else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails for want of
- * a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
+ * servers, connections and datagrams of this loop reach each other at any loopback or wildcard address and at any path;
+ * everything else refuses. A path is a plain name: folders, links and permissions mean nothing, so binding never fails
+ * for want of a folder, and "a" and "./a" are two sockets. The same seed replays the same run exactly.
  *
  * A wait in which nothing can ever happen is not endless: after two seconds of real time, in which another thread may
  * post something, the run ends with AIOLOOP_EDEADLK. While a function of the loop runs in a thread pool, or a look-up
@@ -27,10 +27,14 @@
  * AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2]);
 
+/* A pipe, for aioloop_connect_read_pipe (the first end) and aioloop_connect_write_pipe; the caller's until given away. It
+ * holds as much as a connection, and nothing is under way in it. AIOLOOP_ENOMEM, AIOLOOP_ECLOSED. */
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]);
+
 /* A socket of a family (aioloop_family), of the type AIOLOOP_SOCK_STREAM or AIOLOOP_SOCK_DGRAM, for the calls of sock.h
- * and for what takes a socket of yours; the caller's. Datagrams keep their order; one is lost if it is sent or under way
- * in a partition, and between internet sockets also when there is no room for it at its receiver
- * (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
+ * and for what takes a socket of yours; the caller's. Datagrams keep their order (but see aioloop_sim_set_datagrams);
+ * one is lost if it is sent or under way in a partition, and between internet sockets also when there is no room for it
+ * at its receiver (aioloop_sim_set_buffer); a Unix socket waits then. AIOLOOP_EAFNOSUPPORT, AIOLOOP_EINVAL (the type), AIOLOOP_ENOMEM,
  * AIOLOOP_ECLOSED. */
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out);
 
@@ -51,6 +55,10 @@ AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aiolo
 /* How many bytes a connection holds in each direction before a sender has to wait. Default 65,536; AIOLOOP_EINVAL for
  * 0. */
 AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes);
+
+/* So many of 1,000 datagrams that are sent between internet sockets from now on are lost, drawn for each; reordered: one
+ * with a shorter delay overtakes others. Neither, unless this is called. AIOLOOP_EINVAL above 1,000. */
+AIOLOOP_API int aioloop_sim_set_datagrams(aioloop *loop, unsigned lost, bool reordered);
 
 /* While on, nothing that is under way arrives, and connects hang: a partition of the network. */
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on);

@@ -350,8 +350,8 @@ typedef struct aioloop_run_options {
 
 /* asyncio.run(): makes a loop, runs fn(loop, arg, &pointer) in it as a task, cancels the tasks that are left and waits
  * for them, does as aioloop_shutdown_asyncgens and aioloop_shutdown_default_executor, closes the loop and frees it.
- * Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EMISUSE inside a running loop; or
- * the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
+ * Returns what fn returned, with its message in aioloop_last_error(NULL); AIOLOOP_EINTERRUPTED after SIGINT, see SIGNALS
+ * in the manual; AIOLOOP_EMISUSE inside a running loop; or the error of making the loop. What else the loop had is gone then: nothing of it may be in the result. */
 AIOLOOP_API int64_t aioloop_run(aioloop_coroutine fn, void *arg, const aioloop_run_options *options);
 
 /* The same for a coroutine without a stack. */

@@ -41,6 +41,12 @@ struct aioloop_protocol {
      * ends the connection with AIOLOOP_EINVAL. */
     size_t (*get_buffer)(aioloop_transport *transport, void *self, size_t hint, void **buffer);
     void (*buffer_updated)(aioloop_transport *transport, void *self, size_t size);
+    /* DatagramProtocol: a whole datagram, also an empty one, and who sent it; both are the library's, valid during the
+     * call. from: AIOLOOP_UNSPEC for a Unix socket without a name. */
+    void (*datagram_received)(aioloop_transport *transport, void *self, const void *data, size_t size,
+                              const aioloop_address *from);
+    /* A datagram could not be sent or received: AIOLOOP_ECONNREFUSED, AIOLOOP_EMSGSIZE, ... The transport stays open. */
+    void (*error_received)(aioloop_transport *transport, void *self, int error);
 };
 
 /* ---- opening connections ---- */

@@ -20,6 +20,9 @@
 #ifndef AIOLOOP_USE_TLS
 #define AIOLOOP_USE_TLS 0
 #endif
+#ifndef AIOLOOP_USE_SUBPROCESS
+#define AIOLOOP_USE_SUBPROCESS (!AIOLOOP_PORT)
+#endif
 #ifndef AIOLOOP_USE_UCONTEXT
 #define AIOLOOP_USE_UCONTEXT 0
 #endif
@@ -32,6 +35,10 @@
 #define AIOL_OS_POSIX 1
 #else
 #error "aioloop.h: there is no back end for this system yet; with AIOLOOP_PORT 1 it runs on the five functions of port.h"
+#endif
+
+#if AIOLOOP_USE_SUBPROCESS && !AIOL_OS_POSIX
+#error "aioloop.h: there are neither signals nor processes here; compile with AIOLOOP_USE_SUBPROCESS 0"
 #endif
 
 #if defined(__linux__) && AIOL_OS_POSIX
@@ -230,6 +237,7 @@
 #endif
 #if AIOL_OS_LINUX
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/sendfile.h>
 #include <sys/syscall.h>
 #if AIOL_HAVE_EPOLL || AIOL_HAVE_URING
@@ -240,6 +248,13 @@
 #include <dirent.h>
 #if defined(__APPLE__)
 #include <sys/random.h>
+#endif
+#endif
+#if AIOLOOP_USE_SUBPROCESS
+#include <grp.h>
+#include <sys/wait.h>
+#if AIOL_OS_LINUX
+#include <sched.h>
 #endif
 #endif
 #if AIOL_HAVE_URING || AIOLOOP_USE_COROUTINES
@@ -276,6 +291,14 @@
 #else
 #define AIOL_HAVE_EPOLL_PWAIT2 0
 #endif
+#define AIOL_HAVE_VFORK (AIOL_OS_LINUX && !AIOL_ASAN && !AIOL_TSAN) /* clone with CLONE_VFORK */
+#if AIOL_OS_LINUX && defined(SYS_pwritev2)
+#define AIOL_HAVE_NOSIGNAL 1
+#define AIOL_RWF_NOSIGNAL 0x100 /* Linux 6.18; no header has it yet */
+#else
+#define AIOL_HAVE_NOSIGNAL 0
+#endif
+#define AIOL_HAVE_MMSG AIOL_OS_LINUX /* recvmmsg, sendmmsg */
 #if AIOL_OS_LINUX || defined(__APPLE__) || defined(__FreeBSD__)
 #define AIOL_HAVE_SENDFILE 1
 #else

@@ -21,6 +21,34 @@ AIOLOOP_INTERNAL AIOL_NOINLINE void aiol_assert_failed(const char *what, const c
     abort();
 }
 
+/* How a program asks valgrind for something: rotations that come to nothing on a processor. */
+#if AIOL_KNOWS_VALGRIND
+AIOLOOP_INTERNAL uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
+    volatile uint64_t request[6];
+    volatile uint64_t *at = request;
+    uint64_t answer = 0;
+    request[0] = what;
+    request[1] = a;
+    request[2] = b;
+    request[3] = 0;
+    request[4] = 0;
+    request[5] = 0;
+    __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"
+                     : "+d"(answer)
+                     : "a"(at)
+                     : "cc", "memory");
+    return answer;
+}
+#endif
+
+AIOLOOP_INTERNAL bool aiol_on_valgrind(void) {
+#if AIOL_KNOWS_VALGRIND
+    return aiol_valgrind_ask(0x1001 /* how many of it there are */, 0, 0) != 0;
+#else
+    return false;
+#endif
+}
+
 #define AIOL_STATIC_ASSERT(x, name) typedef char aiol_static_assert_##name[(x) ? 1 : -1] AIOL_UNUSED
 
 #define AIOL_CONTAINER(pointer, type, member)                                                      \

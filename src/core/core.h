@@ -192,6 +192,10 @@ struct aioloop {
     uint32_t posts_refused;
     void *remote_chunks[AIOL_REMOTE_CHUNKS];
     void *concurrents; /* threadsafe.c's; NULL until the first */
+#if AIOLOOP_USE_SUBPROCESS
+    volatile uint32_t signalled; /* a signal came that the loop has not looked for */
+    struct aiol_signal *signals; /* its handlers */
+#endif
     char apart_4[AIOL_CACHE_LINE];
 
     aioloop_allocator allocator;
@@ -420,6 +424,18 @@ AIOLOOP_INTERNAL void aiol_run_due(aioloop *loop, aiol_node *node);
 /* inbox.c */
 #if AIOLOOP_USE_THREADS
 AIOLOOP_INTERNAL void aiol_inbox_drain(aioloop *loop);
+#endif
+
+/* signal.c */
+#if AIOLOOP_USE_SUBPROCESS
+AIOLOOP_INTERNAL void aiol_signals_drain(aioloop *loop);
+/* Whether a signal came that the loop has not seen. */
+AIOL_INLINE bool aiol_signals_wait(const aioloop *loop) {
+    return aiol_load(&loop->signalled) != 0;
+}
+#else
+#define aiol_signals_drain(loop) ((void)(loop))
+#define aiol_signals_wait(loop) ((void)(loop), false)
 #endif
 
 /* timer.c */

@@ -138,7 +138,7 @@ static int aiol_loop_wait(aioloop *loop, aioloop_time limit) {
     int err;
     if (deadline <= 0)
         return engine->calls->wait(engine, 0);
-    if (!aiol_inbox_sleep(loop))
+    if (!aiol_inbox_sleep(loop) || aiol_signals_wait(loop))
         deadline = 0;
     err = engine->calls->wait(engine, deadline);
     aiol_inbox_awake(loop);
@@ -189,6 +189,8 @@ static int aiol_loop_iterate(aioloop *loop, aioloop_time limit) {
         return n;
     if (AIOL_UNLIKELY(aiol_inbox_full(loop)))
         aiol_inbox_drain(loop);
+    if (AIOL_UNLIKELY(aiol_signals_wait(loop)))
+        aiol_signals_drain(loop);
     if (loop->timers.count != 0)
         aiol_timer_move_due(loop);
     if (loop->ready.head != NULL) {
@@ -337,7 +339,7 @@ AIOLOOP_API int64_t aioloop_run_until_complete(aioloop *loop, aioloop_future *fu
 
 static aioloop_time aiol_loop_next(aioloop *loop) {
     aioloop_time next = aiol_loop_deadline(loop, AIOLOOP_FOREVER);
-    return next <= 0 || loop->more || aiol_inbox_waits(loop) ? aiol_loop_now(loop) : next;
+    return next <= 0 || loop->more || aiol_inbox_waits(loop) || aiol_signals_wait(loop) ? aiol_loop_now(loop) : next;
 }
 
 AIOLOOP_API int aioloop_run_once(aioloop *loop, aioloop_time max_wait) {

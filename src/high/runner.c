@@ -7,6 +7,9 @@
 #include "api/executor.h"
 #include "api/task.h"
 #include "core/core.h"
+#if AIOLOOP_USE_SUBPROCESS
+#include "core/signal.c"
+#endif
 
 struct aioloop_runner {
     aioloop *loop; /* NULL: closed */
@@ -14,6 +17,11 @@ struct aioloop_runner {
     aioloop_time shutdown_timeout;
     aioloop_allocator allocator;
     bool closing; /* what that calls may not do so again */
+#if AIOLOOP_USE_SUBPROCESS
+    aioloop_task *main; /* while it runs */
+    int interrupts;     /* in this run */
+    bool leaving;       /* without waiting for main */
+#endif
 };
 
 AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *options) {
@@ -39,6 +47,44 @@ AIOLOOP_API aioloop_runner *aioloop_runner_new(const aioloop_run_options *option
     return runner;
 }
 
+#if AIOLOOP_USE_SUBPROCESS
+
+/* The first interruption cancels main, which may clean up; who does not want to wait for that interrupts again. */
+static void aiol_runner_interrupted(aioloop *loop, void *arg) {
+    aioloop_runner *runner = (aioloop_runner *)arg;
+    if (++runner->interrupts == 1 && !aioloop_future_done(runner->main)) {
+        aioloop_future_cancel(runner->main, NULL);
+        return;
+    }
+    runner->leaving = true;
+    aioloop_raise(loop, AIOLOOP_EFATAL, NULL);
+}
+
+/* Runs main until it is done, or the program is interrupted. */
+static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
+    int64_t n = aiol_interrupt_begin(runner->loop, aiol_runner_interrupted, runner);
+    if (n < 0)
+        return n;
+    runner->interrupts = 0;
+    runner->leaving = false;
+    runner->main = aioloop_future_ref(aiol_create_task(runner->loop, recipe));
+    n = aioloop_run_until_complete(runner->loop, runner->main, out);
+    if (runner->leaving || (n == AIOLOOP_ECANCELED && runner->interrupts > 0 && aioloop_task_uncancel(runner->main) == 0))
+        n = AIOLOOP_EINTERRUPTED;
+    aiol_interrupt_end(runner->loop, aiol_runner_interrupted);
+    aioloop_future_unref(runner->main);
+    runner->main = NULL;
+    return n;
+}
+
+#else
+
+static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
+    return aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
+}
+
+#endif
+
 static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recipe *recipe, void *out) {
     int64_t n;
     if (runner == NULL)
@@ -47,7 +93,7 @@ static int64_t aiol_runner_play(aioloop_runner *runner, const aioloop_task_recip
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "the runner is closed");
     if (aioloop_get_running_loop() != NULL)
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "a loop is running in this thread");
-    n = aioloop_run_until_complete(runner->loop, aiol_create_task(runner->loop, recipe), out);
+    n = aiol_runner_complete(runner, recipe, out);
     if (n < 0) {
         const aioloop_error *error = aioloop_last_error(runner->loop);
         aiol_fail(NULL, (int)n, "%s", aioloop_error_code(error) == n ? aioloop_error_message(error) : "");

@@ -905,7 +905,7 @@ static const aioloop_protocol aiol_streams_protocol = {0,
                                                        aiol_streams_pause,
                                                        aiol_streams_resume,
                                                        NULL,
-                                                       NULL};
+                                                       NULL, NULL, NULL};
 
 /* ---- opening ---- */
 
@@ -1211,7 +1211,7 @@ static void aiol_streams_accepted(aioloop_transport *transport, void *self) {
 }
 
 static const aioloop_protocol aiol_streams_accept_protocol = {0,    NULL, aiol_streams_accepted, NULL, NULL, NULL,
-                                                              NULL, NULL, NULL,                  NULL};
+                                                              NULL, NULL, NULL,                  NULL, NULL, NULL};
 
 static void aiol_streams_server_over(aioloop_future *future, void *arg) {
     (void)aioloop_future_exception(future);

@@ -28,11 +28,13 @@ AIOL_INLINE bool aiol_sim_is(const aiol_engine *e) {
     return false;
 }
 #define aiol_sim_pair(e, sockets) ((void)(e), (void)(sockets), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_pipe(e, ends) ((void)(e), (void)(ends), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_socket_make(e, family, type, out)                                                 \
     ((void)(e), (void)(family), (void)(type), (void)(out), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_name_at(e, s, address) ((void)(e), (void)(s), (void)(address), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_delay(e, minimum, maximum) ((void)(e), (void)(minimum), (void)(maximum), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_buffer(e, bytes) ((void)(e), (void)(bytes), AIOLOOP_ENOTAVAILABLE)
+#define aiol_sim_set_datagrams(e, lost, reordered) ((void)(e), (void)(lost), (void)(reordered), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_set_partition(e, on) ((void)(e), (void)(on), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_break(e, s, error) ((void)(e), (void)(s), (void)(error), AIOLOOP_ENOTAVAILABLE)
 #define aiol_sim_fail_accepts(e, error, count) ((void)(e), (void)(error), (void)(count), AIOLOOP_ENOTAVAILABLE)
@@ -102,7 +104,12 @@ static bool aiol_engine_option(aiol_engine_setup *setup, const char *text, size_
                     {"no-buffer_ring", AIOL_WITHOUT_BUFFER_RING},
                     {"no-incremental", AIOL_WITHOUT_INCREMENTAL},
                     {"no-multishot", AIOL_WITHOUT_MULTISHOT},
-                    {"no-sendfile", AIOL_WITHOUT_SENDFILE}};
+                    {"no-sendfile", AIOL_WITHOUT_SENDFILE},
+                    {"no-mmsg", AIOL_WITHOUT_MMSG},
+                    {"no-nosignal", AIOL_WITHOUT_NOSIGNAL},
+                    {"no-pidfd", AIOL_WITHOUT_PIDFD},
+                    {"no-vfork", AIOL_WITHOUT_VFORK},
+                    {"no-close_range", AIOL_WITHOUT_CLOSE_RANGE}};
     size_t i;
     for (i = 0; i < sizeof(features) / sizeof(features[0]); i++) {
         if (aiol_engine_word(text, size, features[i].word)) {
@@ -139,8 +146,10 @@ static int aiol_engine_try(const char *name, size_t size, const aiol_engine_setu
         if (size == 0 ? kind->on_request : !aiol_engine_word(name, size, kind->name))
             continue;
         err = kind->open(setup, out);
-        if (err == 0)
+        if (err == 0) {
+            (*out)->without = setup->without;
             return 0;
+        }
         snprintf(text, AIOL_ERROR_TEXT_SIZE, "back end %s: %s", kind->name, aioloop_strerror(err));
         if (err == AIOLOOP_ENOMEM)
             return err;

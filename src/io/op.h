@@ -6,9 +6,9 @@
  * runs.
  *
  * An operation is a small struct inside its owner, used in the loop's thread only; the owner may go only while the
- * operation is IDLE. One-shots (SEND, SENDFILE, CONNECT) are submitted and complete exactly once, or finish at once. Sources
- * (RECV, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an end of file or an error
- * only.
+ * operation is IDLE. One-shots (SEND, SENDFILE, SENDTO, CONNECT) are submitted and complete exactly once, or finish at
+ * once. Sources (RECV, RECVFROM, ACCEPT, POLL) deliver many times until cancelled; they become IDLE by themselves on an
+ * end of file or an error only, and RECVFROM only if its descriptor is of no use any more.
  *
  *     IDLE -submit-> ACTIVE -done-> IDLE          ACTIVE|STOPPED -cancel-> IDLE, or CANCELLING -done-> IDLE
  *     ACTIVE <-stop/start-> STOPPED
@@ -26,8 +26,10 @@
 typedef enum aiol_op_kind {
     AIOL_OP_SEND,
     AIOL_OP_SENDFILE,
+    AIOL_OP_SENDTO,
     AIOL_OP_CONNECT,
     AIOL_OP_RECV,
+    AIOL_OP_RECVFROM,
     AIOL_OP_ACCEPT,
     AIOL_OP_POLL
 } aiol_op_kind;
@@ -41,6 +43,12 @@ typedef enum aiol_op_state {
 
 enum { AIOL_POLL_READABLE = 1, AIOL_POLL_WRITABLE = 2 };
 
+/* What a RECVFROM has received. */
+typedef struct aiol_arrival {
+    const void *data;
+    const aioloop_address *from;
+} aiol_arrival;
+
 typedef struct aiol_op {
     uint8_t kind;
     uint8_t state;
@@ -50,7 +58,8 @@ typedef struct aiol_op {
     aioloop_socket fd;
     struct aiol_op *link; /* the engine's */
     /* n: a count (SEND, SENDFILE, RECV: bytes; 0 of RECV is the end of the stream, of SENDFILE the end of the file; ACCEPT: the new socket, with data the peer's
-     * const aioloop_address *; POLL: the events; CONNECT: 0) or a code. data of RECV is valid during the call. Returns
+     * const aioloop_address *; POLL: the events; CONNECT: 0; SENDTO: datagrams, at least one; RECVFROM: a datagram's size,
+     * with data an aiol_arrival *) or a code. data of RECV and RECVFROM is valid during the call. Returns
      * how many bytes of a RECV it took (others 0); the rest is kept and offered again in the next iteration or after
      * start. Called only from aiol_io_dispatch. May submit, stop or cancel any operation, and end its owner if that is
      * IDLE. A CANCELLING one gets AIOLOOP_ECANCELED, or what had happened already: bytes sent, a socket accepted (which
@@ -68,6 +77,9 @@ typedef struct aiol_op {
             bool later;        /* done() comes, be it that it could be sent at once: others shall have their turn */
         } sendfile;
         struct {
+            const aiol_datagram *first; /* of a list; they stay as they are until done. A code is that of the first. */
+        } sendto;
+        struct {
             const aioloop_address *address; /* read by submit alone */
         } connect;
         struct {
@@ -75,9 +87,14 @@ typedef struct aiol_op {
              * fit, and done() follows with data in that place; 0: none now. May do what done() may. */
             size_t (*dest)(struct aiol_op *op, void **buffer);
             bool internet;  /* a socket of the internet; false: of another kind, or nobody knows */
+            bool pipe;      /* attached as AIOL_OWNER_PIPE or AIOL_OWNER_DEVICE */
             bool multishot; /* the engine's: how bytes were asked for, */
             int end;        /* and what comes behind those that it keeps */
         } recv;
+        struct {
+            bool internet; /* else one datagram may be larger than AIOL_DATAGRAM_MAX */
+            uint8_t alone; /* the engine's: how often there was but one */
+        } recvfrom;
         struct {
             int budget;    /* connections in one iteration */
             int taken;     /* the engine's: in this one, */
@@ -93,25 +110,32 @@ typedef struct aiol_op {
 /* An idle connection pays for one. */
 AIOL_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(aiol_op) <= 64, op_is_small);
 
+#define AIOL_DATAGRAMS 64 /* that a source brings in one iteration */
+
 typedef struct aiol_budget {
     size_t bytes;     /* per source and iteration */
     const bool *halt; /* set by a callback: dispatch no more, keep the rest */
 } aiol_budget;
 
 /* Who attaches a descriptor. */
-typedef enum aiol_owner { AIOL_OWNER_TRANSPORT, AIOL_OWNER_WATCHER } aiol_owner;
+typedef enum aiol_owner {
+    AIOL_OWNER_TRANSPORT, /* of a socket */
+    AIOL_OWNER_PIPE,      /* a transport of what is read and written, not received and sent: a pipe, a FIFO */
+    AIOL_OWNER_DEVICE,    /* likewise, a terminal or another character device */
+    AIOL_OWNER_WATCHER
+} aiol_owner;
 
 struct aiol_engine;
 
 /* Sockets as the engine has them: the system's, or simulated ones. As the functions of sys.h. */
 typedef struct aiol_socket_calls {
-    int (*open)(struct aiol_engine *e, int family, aioloop_socket *out);
+    int (*open)(struct aiol_engine *e, int family, int type, int protocol, aioloop_socket *out);
     int (*close)(struct aiol_engine *e, aioloop_socket s); /* e may be NULL: of an engine that has gone */
     int (*bind)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*listen)(struct aiol_engine *e, aioloop_socket s, int backlog);
     int (*shutdown)(struct aiol_engine *e, aioloop_socket s); /* no more is sent */
     int (*set)(struct aiol_engine *e, aioloop_socket s, aiol_socket_option option, int value);
-    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int *family);
+    int (*inspect)(struct aiol_engine *e, aioloop_socket s, int type, int *family);
     int (*adopt)(struct aiol_engine *e, aioloop_socket s);
     int (*name)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
     int (*peer)(struct aiol_engine *e, aioloop_socket s, aioloop_address *address, aiol_path_room *room);
@@ -128,19 +152,28 @@ typedef struct aiol_socket_calls {
     int (*connect)(struct aiol_engine *e, aioloop_socket s, const aioloop_address *address);
     int (*connected)(struct aiol_engine *e, aioloop_socket s);
     int (*blocks)(struct aiol_engine *e, aioloop_socket s); /* 1: a call that does not say otherwise would wait */
+
+    /* Of what connect_read_pipe and connect_write_pipe are given. */
+    int (*pipe_inspect)(struct aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+    int (*pipe_adopt)(struct aiol_engine *e, aioloop_socket s, bool *restore);
+    void (*pipe_restore)(struct aiol_engine *e, aioloop_socket s);
+
+    int (*spawn)(struct aiol_engine *e, aiol_spawn *s); /* where its descriptors are the system's */
 } aiol_socket_calls;
 
 typedef struct aiol_engine_calls {
     void (*close)(struct aiol_engine *e);
 
     /* >= 0 or a code: finished now, IDLE, done() will not come. AIOL_PENDING: ACTIVE. Needs no memory beyond what
-     * attach reserved. At most one of SEND, SENDFILE and CONNECT, and one RECV or ACCEPT, is active per descriptor. For POLL what
-     * the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
+     * attach reserved. At most one of SEND, SENDFILE, SENDTO and CONNECT, and one RECV, RECVFROM or ACCEPT, is active per
+     * descriptor. For POLL what the system says of the descriptor (AIOLOOP_EPERM, ...) is the result. */
     int64_t (*submit)(struct aiol_engine *e, aiol_op *op);
     /* A send that does not wait: what the system takes at once, or a code; AIOL_PENDING: nothing, queue it and submit.
      * While no SEND is active on fd. The memory is the caller's again on return. now: even if it would be cheaper with
      * the next wait. */
     int64_t (*attempt)(struct aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now);
+    /* The same for datagrams, each of which is sent whole: how many of the list, at least one. */
+    int64_t (*attempt_to)(struct aiol_engine *e, aioloop_socket fd, const aiol_datagram *first);
     /* 0: IDLE now, done() will not come (also if it was IDLE). AIOL_PENDING: CANCELLING. */
     int (*cancel)(struct aiol_engine *e, aiol_op *op);
     void (*stop)(struct aiol_engine *e, aiol_op *op);  /* after this no done() until start */
@@ -173,6 +206,7 @@ typedef struct aiol_engine {
     const aiol_engine_calls *calls;
     const aiol_socket_calls *sockets;
     const aioloop_allocator *allocator;
+    unsigned without; /* AIOL_WITHOUT_... */
 } aiol_engine;
 
 AIOL_INLINE int64_t aiol_op_submit(aiol_engine *e, aiol_op *op) {

@@ -28,6 +28,13 @@ static int64_t aiol_port_attempt(aiol_engine *e, aioloop_socket fd, const aioloo
     return AIOLOOP_ENOTAVAILABLE;
 }
 
+static int64_t aiol_port_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    (void)e;
+    (void)fd;
+    (void)first;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static int aiol_port_cancel(aiol_engine *e, aiol_op *op) {
     (void)e;
     (void)op;
@@ -110,15 +117,17 @@ static void aiol_port_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_port_calls = {
-    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_cancel,   aiol_port_ignore,
+    aiol_port_close,      aiol_port_submit, aiol_port_attempt,    aiol_port_attempt_to, aiol_port_cancel,   aiol_port_ignore,
     aiol_port_ignore,     aiol_port_take,   aiol_port_watching,   aiol_port_owned,    aiol_port_attach,
     aiol_port_quiesce,    aiol_port_wait,   aiol_port_dispatch,   aiol_port_flush,    aiol_port_descriptor,
     aiol_port_engine_wake, aiol_port_close, aiol_port_engine_now, aiol_port_verify,
 };
 
-static int aiol_port_open_socket(aiol_engine *e, int family, aioloop_socket *out) {
+static int aiol_port_open_socket(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
     (void)e;
     (void)family;
+    (void)type;
+    (void)protocol;
     (void)out;
     return AIOLOOP_ENOTAVAILABLE;
 }
@@ -151,9 +160,10 @@ static int aiol_port_set(aiol_engine *e, aioloop_socket s, aiol_socket_option op
     return AIOLOOP_ENOTAVAILABLE;
 }
 
-static int aiol_port_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+static int aiol_port_inspect(aiol_engine *e, aioloop_socket s, int type, int *family) {
     (void)e;
     (void)s;
+    (void)type;
     (void)family;
     return AIOLOOP_ENOTAVAILABLE;
 }
@@ -217,11 +227,33 @@ static int aiol_port_accept(aiol_engine *e, aioloop_socket s, aioloop_socket *ou
     return aiol_port_name(e, s, peer, room);
 }
 
+static int aiol_port_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)writes;
+    (void)kind;
+    return aiol_port_of_socket(e, s);
+}
+
+static int aiol_port_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)restore;
+    return aiol_port_of_socket(e, s);
+}
+
+static void aiol_port_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)aiol_port_of_socket(e, s);
+}
+
+static int aiol_port_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_port_sockets = {
     aiol_port_open_socket, aiol_port_of_socket, aiol_port_bind, aiol_port_listen, aiol_port_of_socket,     aiol_port_set,
     aiol_port_inspect,     aiol_port_of_socket, aiol_port_name, aiol_port_name,   aiol_port_path_identify, aiol_port_path_remove,
     aiol_port_recv,        aiol_port_send,      aiol_port_sendfile, aiol_port_accept, aiol_port_bind,       aiol_port_of_socket,
-    aiol_port_of_socket,
+    aiol_port_of_socket,   aiol_port_pipe_inspect, aiol_port_pipe_adopt, aiol_port_pipe_restore,
+    aiol_port_spawn,
 };
 
 static int aiol_port_open(const aiol_engine_setup *setup, aiol_engine **out) {

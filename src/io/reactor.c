@@ -50,7 +50,7 @@ static int64_t aiol_reactor_arm(aiol_reactor *r, aiol_op *op, bool out) {
 }
 
 static int64_t aiol_reactor_attempt(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count, bool now) {
-    int64_t n = aiol_socket_send(fd, pieces, count);
+    int64_t n = aiol_table_send((aiol_table *)e, fd, pieces, count);
     (void)now;
     if (AIOL_LIKELY(count == 1 && (uint64_t)n == pieces->size))
         return n;
@@ -84,12 +84,16 @@ static int64_t aiol_reactor_submit(aiol_engine *e, aiol_op *op) {
     case AIOL_OP_SENDFILE:
         n = aiol_table_begin_file(&r->table, op);
         return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
+    case AIOL_OP_SENDTO:
+        n = aiol_table_begin_sendto(&r->table, op);
+        return n != AIOL_PENDING ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_CONNECT:
         n = aiol_socket_connect(op->fd, op->u.connect.address);
         return n != AIOLOOP_EINPROGRESS ? n : aiol_reactor_arm(r, op, true);
     case AIOL_OP_POLL:
         return aiol_reactor_watch(r, op);
     case AIOL_OP_RECV:
+    case AIOL_OP_RECVFROM:
     case AIOL_OP_ACCEPT:
         break;
     }
@@ -148,8 +152,11 @@ static void aiol_reactor_refuse(aiol_reactor *r, int err) {
     aioloop_socket fd = r->table.dirty[--r->table.dirty_count];
     aiol_fd *entry = &r->table.fds[fd];
     aiol_op *in = entry->in;
+    char byte;
     entry->flags &= (uint8_t)~AIOL_FD_DIRTY;
-    if (in != NULL)
+    if (in != NULL && in->kind == AIOL_OP_RECV && in->u.recv.pipe && aiol_pipe_read(fd, &byte, 1) == 0)
+        aiol_table_finish(&r->table, in, 0); /* epoll refuses what is always ready, such as /dev/null */
+    else if (in != NULL)
         aiol_table_finish(&r->table, in, err);
     entry = &r->table.fds[fd];
     if (entry->out != NULL)
@@ -181,6 +188,8 @@ static void aiol_reactor_readable(aiol_reactor *r, aiol_op *op, const aiol_budge
         aiol_table_accept(&r->table, op, budget);
     else if (AIOL_UNLIKELY(op->engine_flags != 0))
         return; /* what is kept goes first */
+    else if (op->kind == AIOL_OP_RECVFROM)
+        aiol_table_recvfrom(&r->table, op, budget);
     else if (op->u.recv.dest == NULL)
         aiol_table_recv(&r->table, op, budget);
     else
@@ -204,6 +213,8 @@ static void aiol_reactor_writable(aiol_reactor *r, aioloop_socket fd) {
     default:
         if (op->kind == AIOL_OP_SENDFILE)
             n = aiol_table_attempt_file(&r->table, op);
+        else if (op->kind == AIOL_OP_SENDTO)
+            n = aiol_table_attempt_to(&r->table.base, fd, op->u.sendto.first);
         else
             n = aiol_reactor_attempt(&r->table.base, fd, op->u.send.pieces, op->u.send.count, true);
         if (n != AIOL_PENDING)
@@ -283,7 +294,7 @@ static void aiol_reactor_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_reactor_calls = {
-    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_reactor_cancel, aiol_table_stop,
+    aiol_reactor_close,  aiol_reactor_submit,     aiol_reactor_attempt,  aiol_table_attempt_to, aiol_reactor_cancel, aiol_table_stop,
     aiol_table_start,  aiol_table_take,       aiol_table_watching, aiol_table_owned, aiol_reactor_attach, aiol_reactor_quiesce,
     aiol_reactor_wait,   aiol_reactor_dispatch,   aiol_reactor_flush,    aiol_reactor_descriptor,
     aiol_reactor_wake,   aiol_reactor_close,      aiol_table_now,      aiol_reactor_verify,

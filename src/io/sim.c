@@ -54,14 +54,14 @@
 
 /* The places of a socket's operations, in the order in which they are served. */
 typedef enum aiol_sim_place {
-    AIOL_SIM_READER,     /* RECV, ACCEPT */
+    AIOL_SIM_READER,     /* RECV, RECVFROM, ACCEPT */
     AIOL_SIM_WATCH_READ, /* POLL */
-    AIOL_SIM_WRITER,     /* SEND, SENDFILE, CONNECT */
+    AIOL_SIM_WRITER,     /* SEND, SENDFILE, SENDTO, CONNECT */
     AIOL_SIM_WATCH_WRITE,
     AIOL_SIM_PLACES
 } aiol_sim_place;
 
-/* engine_flags of a delayed SEND: it has happened, op->engine is its result. */
+/* engine_flags of a delayed SEND or SENDTO: it has happened, op->engine is its result. */
 enum { AIOL_SIM_HAPPENED = 1 };
 
 /* NEW -listen-> LISTENING. NEW -submit-> CONNECTING -> CONNECTED, or back to NEW. An accepted one is born CONNECTED. A
@@ -115,6 +115,7 @@ typedef struct aiol_sim_socket {
     bool reuse_address;
     bool reuse_port;
     bool v6_only;
+    bool pipe; /* one end of one: only the first of the two is written to */
     uint64_t inode; /* of the file it was bound to */
     aiol_sim_name local;
     aiol_sim_name remote;
@@ -188,6 +189,8 @@ typedef struct aiol_sim {
     aioloop_time delay_min;
     aioloop_time delay_max;
     size_t buffer;
+    unsigned lost; /* of 1,000 datagrams */
+    bool reordered;
     int accept_error;
     unsigned accept_failures;
     uint16_t port;   /* the next to try */
@@ -446,7 +449,7 @@ static aiol_sim_socket *aiol_sim_of_serial(aiol_sim *sim, uint32_t serial) {
 
 /* When something sent to s now arrives: never before what was sent earlier. */
 static aioloop_time aiol_sim_arrival(aiol_sim *sim, aiol_sim_socket *s) {
-    aioloop_time at = aiol_time_add(sim->now, aiol_sim_delay(sim));
+    aioloop_time at = s->pipe ? sim->now : aiol_time_add(sim->now, aiol_sim_delay(sim)); /* that is no network */
     if (at > s->last_arrival)
         s->last_arrival = at;
     return s->last_arrival;
@@ -555,7 +558,7 @@ static void aiol_sim_reset_arrives(aiol_sim *sim, aiol_sim_socket *s) {
 /* Lets arrive what is due at s. True if something did. */
 static bool aiol_sim_arrive(aiol_sim *sim, aiol_sim_socket *s) {
     bool moved = false;
-    if (sim->partition)
+    if (sim->partition && !s->pipe)
         return false;
     for (; s->coming != NULL && s->coming->arrives <= sim->now; s->coming = s->coming->next) {
         s->arrived += s->coming->size;
@@ -677,7 +680,7 @@ static int64_t aiol_sim_transfer(aiol_sim *sim, aiol_sim_socket *s, const aiol_o
     }
     if (s->stage != AIOL_SIM_CONNECTED)
         return AIOLOOP_ENOTCONN;
-    if (s->dead || s->write_shut)
+    if (s->dead || s->write_shut || (s->pipe && s->peer == NULL))
         return AIOLOOP_EPIPE;
     if (total == 0)
         return 0;
@@ -925,12 +928,13 @@ static int64_t aiol_sim_post_datagram(aiol_sim *sim, aiol_sim_socket *s, const a
     aiol_sim_name_set(&d->from, from);
     if (from->family != s->family)
         aiol_sim_map_v4(&d->from.address);
-    d->arrives = aiol_sim_arrival(sim, s);
+    d->arrives = sim->reordered ? aiol_time_add(sim->now, aiol_sim_delay(sim)) : aiol_sim_arrival(sim, s);
     d->size = size;
     if (size != 0)
         memcpy(d + 1, data, size);
-    for (at = &s->datagrams; *at != NULL; at = &(*at)->next)
+    for (at = &s->datagrams; *at != NULL && (*at)->arrives <= d->arrives; at = &(*at)->next)
         ;
+    d->next = *at;
     *at = d;
     s->datagrams_size += size + 1;
     return (int64_t)size;
@@ -1019,9 +1023,46 @@ static int64_t aiol_sim_send_internet(aiol_sim *sim, aiol_sim_socket *s, const v
         return (int64_t)size;
     if (err < 0 && s->stage == AIOL_SIM_CONNECTED && aioloop_address_equal(&there, &s->remote.address))
         s->read_error = AIOLOOP_ECONNREFUSED;
-    if (err == 0 && aiol_sim_has_place(sim, receiver, size))
+    if (err == 0 && aiol_sim_has_place(sim, receiver, size) && (sim->lost == 0 || aiol_sim_below(sim, 1000) >= sim->lost))
         return aiol_sim_post_datagram(sim, receiver, &from, data, size);
     return (int64_t)size;
+}
+
+static int64_t aiol_sim_send_datagram(aiol_sim *sim, aiol_sim_socket *s, const void *data, size_t size,
+                                      const aioloop_address *to) {
+    s->blocked_on = 0;
+    if (s->family == AIOLOOP_UNIX)
+        return aiol_sim_send_unix(sim, s, data, size, to);
+    return aiol_sim_send_internet(sim, s, data, size, to);
+}
+
+/* Sends the first of a list, limit at most: how many, AIOL_PENDING, or what is said of the first. */
+static int64_t aiol_sim_send_datagrams(aiol_sim *sim, aiol_sim_socket *s, const aiol_datagram *d, int64_t limit) {
+    int64_t count = 0;
+    if (s->type != AIOLOOP_SOCK_DGRAM)
+        return AIOLOOP_EOPNOTSUPP;
+    for (; d != NULL && count < limit; d = d->next, count++) {
+        int64_t n = aiol_sim_send_datagram(sim, s, d->data, d->size, d->to);
+        if (n < 0 && count == 0)
+            return n == AIOLOOP_EAGAIN ? (int64_t)AIOL_PENDING : n;
+        if (n < 0)
+            break; /* as a system: told by the next try, if it is so then */
+    }
+    return count;
+}
+
+/* What a delayed SENDTO takes at most. */
+static int64_t aiol_sim_datagram_limit(aiol_sim *sim) {
+    return aiol_sim_coin(sim) ? INT64_MAX : 1 + (int64_t)aiol_sim_below(sim, 3);
+}
+
+/* Takes the first that has arrived; the caller frees it. */
+static aiol_sim_datagram *aiol_sim_take_datagram(aiol_sim_socket *s) {
+    aiol_sim_datagram *d = s->datagrams;
+    s->datagrams = d->next;
+    s->datagrams_size -= d->size + 1;
+    d->next = NULL;
+    return d;
 }
 
 static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *buffer, size_t size,
@@ -1038,10 +1079,7 @@ static int64_t aiol_sim_recv_datagram(aiol_sim *sim, aiol_sim_socket *s, void *b
         memcpy(buffer, d + 1, size);
     if (from != NULL)
         aiol_sim_name_tell(&d->from, from, room);
-    s->datagrams = d->next;
-    s->datagrams_size -= d->size + 1;
-    d->next = NULL;
-    aiol_sim_free_datagrams(sim, d);
+    aiol_sim_free_datagrams(sim, aiol_sim_take_datagram(s));
     return (int64_t)size;
 }
 
@@ -1093,6 +1131,10 @@ static void aiol_sim_hang_up(aiol_sim *sim, aiol_sim_socket *s, bool reset) {
         return;
     s->peer = NULL;
     peer->peer = NULL;
+    if (s->pipe && s->write_shut) { /* the end that reads */
+        aiol_sim_kill(sim, peer, 0, 0);
+        return;
+    }
     if (reset || s->arrived != 0) {
         aiol_sim_send_reset(sim, peer);
         return;
@@ -1118,11 +1160,13 @@ static aiol_sim_place aiol_sim_place_of(const aiol_op *op) {
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_SEND:
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         return AIOL_SIM_WRITER;
     case AIOL_OP_POLL:
         return op->u.poll.events == AIOL_POLL_READABLE ? AIOL_SIM_WATCH_READ : AIOL_SIM_WATCH_WRITE;
     case AIOL_OP_RECV:
+    case AIOL_OP_RECVFROM:
     case AIOL_OP_ACCEPT:
         break;
     }
@@ -1191,6 +1235,14 @@ static int64_t aiol_sim_submit(aiol_engine *e, aiol_op *op) {
         else if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
         break;
+    case AIOL_OP_SENDTO:
+        if (!sim->delayed)
+            n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, INT64_MAX);
+        break;
+    case AIOL_OP_RECVFROM:
+        if (s->type != AIOLOOP_SOCK_DGRAM)
+            n = AIOLOOP_EINVAL;
+        break;
     case AIOL_OP_RECV:
         if (s->stage != AIOL_SIM_CONNECTED)
             n = AIOLOOP_ENOTCONN;
@@ -1223,6 +1275,17 @@ static int64_t aiol_sim_attempt(aiol_engine *e, aioloop_socket fd, const aioloop
     return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_transfer(sim, s, &op, aiol_sim_limit(sim, &op));
 }
 
+static int64_t aiol_sim_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    aiol_sim *sim = aiol_sim_of(e);
+    aiol_sim_socket *s = aiol_sim_find(sim, fd);
+    if (s == NULL)
+        return AIOLOOP_EBADF;
+    AIOL_ASSERT(s->ops[AIOL_SIM_WRITER] == NULL);
+    if (!sim->delayed)
+        return aiol_sim_send_datagrams(sim, s, first, INT64_MAX);
+    return aiol_sim_coin(sim) ? AIOL_PENDING : aiol_sim_send_datagrams(sim, s, first, aiol_sim_datagram_limit(sim));
+}
+
 static void aiol_sim_set_result(aiol_op *op, int64_t n) {
     op->engine = (void *)(intptr_t)n;
 }
@@ -1240,6 +1303,13 @@ static int64_t aiol_sim_overtaken(aiol_sim *sim, aiol_sim_socket *s, aiol_op *op
             return aiol_sim_result(op);
         if (aiol_sim_coin(sim))
             n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+        if (n == AIOL_PENDING)
+            n = AIOLOOP_ECANCELED;
+    } else if (op->kind == AIOL_OP_SENDTO) {
+        if ((op->engine_flags & AIOL_SIM_HAPPENED) != 0)
+            return aiol_sim_result(op);
+        if (aiol_sim_coin(sim))
+            n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, aiol_sim_datagram_limit(sim));
         if (n == AIOL_PENDING)
             n = AIOLOOP_ECANCELED;
     } else if (op->kind == AIOL_OP_ACCEPT && s->stash != 0) {
@@ -1338,9 +1408,9 @@ static int aiol_sim_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner) 
     aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), fd);
     if (s == NULL)
         return fd < 0 ? AIOLOOP_EINVAL : AIOLOOP_EBADF;
-    if (s->transport || (owner == AIOL_OWNER_TRANSPORT && aiol_sim_in_use(s)))
+    if (s->transport || (owner != AIOL_OWNER_WATCHER && aiol_sim_in_use(s)))
         return AIOLOOP_EMISUSE;
-    s->transport = owner == AIOL_OWNER_TRANSPORT;
+    s->transport = owner != AIOL_OWNER_WATCHER;
     return 0;
 }
 
@@ -1354,8 +1424,10 @@ static void aiol_sim_quiesce(aiol_engine *e, aioloop_socket fd) {
 
 /* ---- a step: all that happens without the clock ---- */
 
-/* True if there is something for a reader: bytes, an end, an error, a connection. */
-static bool aiol_sim_readable(const aiol_sim_socket *s) {
+/* True if there is something for a reader: bytes, an end, an error, a connection, a datagram. */
+static bool aiol_sim_readable(const aiol_sim *sim, const aiol_sim_socket *s) {
+    if (s->type == AIOLOOP_SOCK_DGRAM)
+        return aiol_sim_has_datagram(sim, s);
     if (s->stage == AIOL_SIM_LISTENING)
         return s->queue_count != 0;
     return s->stage == AIOL_SIM_CONNECTED && (s->arrived != 0 || s->end_arrived || s->read_error != 0);
@@ -1373,7 +1445,7 @@ static bool aiol_sim_prefetch(aiol_sim *sim, aiol_sim_socket *s) {
         s->stash = stash;
         moved = true;
     }
-    if (!s->read_noticed && aiol_sim_readable(s)) {
+    if (!s->read_noticed && aiol_sim_readable(sim, s)) {
         s->read_noticed = true;
         s->read_due = sim->turn + aiol_sim_below(sim, 4);
         moved = true;
@@ -1387,7 +1459,10 @@ static bool aiol_sim_send_happens(aiol_sim *sim, aiol_sim_socket *s) {
     int64_t n;
     if (op == NULL || op->kind == AIOL_OP_CONNECT || (op->engine_flags & AIOL_SIM_HAPPENED) != 0)
         return false;
-    n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
+    if (op->kind == AIOL_OP_SENDTO)
+        n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, aiol_sim_datagram_limit(sim));
+    else
+        n = aiol_sim_transfer(sim, s, op, aiol_sim_limit(sim, op));
     if (n == AIOL_PENDING)
         return false;
     op->engine_flags |= AIOL_SIM_HAPPENED;
@@ -1426,13 +1501,15 @@ static bool aiol_sim_pending(aiol_sim *sim, const aiol_sim_socket *s, aiol_sim_p
         return false;
     switch (place) {
     case AIOL_SIM_READER:
-        return sim->delayed ? s->read_noticed : aiol_sim_readable(s);
+        return sim->delayed ? s->read_noticed : aiol_sim_readable(sim, s);
     case AIOL_SIM_WATCH_READ:
-        return s->type == AIOLOOP_SOCK_DGRAM ? aiol_sim_has_datagram(sim, s) : aiol_sim_readable(s);
+        return aiol_sim_readable(sim, s);
     case AIOL_SIM_WRITER:
         if (op->kind == AIOL_OP_CONNECT)
             return s->stage != AIOL_SIM_CONNECTING;
-        return sim->delayed ? (op->engine_flags & AIOL_SIM_HAPPENED) != 0 : aiol_sim_writable(sim, s);
+        if (sim->delayed)
+            return (op->engine_flags & AIOL_SIM_HAPPENED) != 0;
+        return op->kind == AIOL_OP_SENDTO ? aiol_sim_can_send_datagram(sim, s) : aiol_sim_writable(sim, s);
     case AIOL_SIM_WATCH_WRITE:
         if (s->type == AIOLOOP_SOCK_DGRAM)
             return aiol_sim_can_send_datagram(sim, s);
@@ -1662,7 +1739,31 @@ static void aiol_sim_deliver_recv(aiol_sim *sim, const aiol_sim_ready *ready, ai
         s = aiol_sim_still(sim, ready, generation);
     }
     s = aiol_sim_still(sim, ready, generation);
-    if (s != NULL && aiol_sim_readable(s))
+    if (s != NULL && aiol_sim_readable(sim, s))
+        sim->more = true;
+}
+
+static void aiol_sim_deliver_datagrams(aiol_sim *sim, const aiol_sim_ready *ready, aiol_op *op, const aiol_budget *budget) {
+    uint32_t generation = op->generation;
+    aiol_sim_socket *s = aiol_sim_again(sim, ready);
+    int left = sim->delayed ? 1 + (int)aiol_sim_below(sim, AIOL_DATAGRAMS) : AIOL_DATAGRAMS;
+    s->read_noticed = false;
+    while (s != NULL && left-- > 0 && !aiol_sim_halted(budget) && aiol_sim_has_datagram(sim, s)) {
+        int error = s->read_error;
+        s->read_error = 0;
+        if (error != 0) {
+            op->done(op, error, NULL);
+        } else {
+            aiol_sim_datagram *d = aiol_sim_take_datagram(s);
+            aiol_arrival arrival;
+            arrival.data = d + 1;
+            arrival.from = &d->from.address;
+            op->done(op, (int64_t)d->size, &arrival);
+            aiol_sim_free_datagrams(sim, d);
+        }
+        s = aiol_sim_still(sim, ready, generation);
+    }
+    if (s != NULL && aiol_sim_has_datagram(sim, s))
         sim->more = true;
 }
 
@@ -1698,6 +1799,8 @@ static void aiol_sim_deliver_write(aiol_sim *sim, aiol_sim_socket *s, const aiol
         n = s->connect_result;
     else if (sim->delayed)
         n = aiol_sim_result(op);
+    else if (op->kind == AIOL_OP_SENDTO)
+        n = aiol_sim_send_datagrams(sim, s, op->u.sendto.first, INT64_MAX);
     else
         n = aiol_sim_transfer(sim, s, op, SIZE_MAX);
     if (n != AIOL_PENDING)
@@ -1718,11 +1821,15 @@ static void aiol_sim_deliver(aiol_sim *sim, const aiol_sim_ready *ready, aiol_si
     case AIOL_OP_RECV:
         aiol_sim_deliver_recv(sim, ready, op, budget);
         break;
+    case AIOL_OP_RECVFROM:
+        aiol_sim_deliver_datagrams(sim, ready, op, budget);
+        break;
     case AIOL_OP_ACCEPT:
         aiol_sim_deliver_accept(sim, ready, op, budget);
         break;
     case AIOL_OP_SEND:
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         aiol_sim_deliver_write(sim, s, op);
         break;
@@ -1811,8 +1918,9 @@ AIOLOOP_INTERNAL int aiol_sim_socket_make(aiol_engine *e, int family, int type, 
     return 0;
 }
 
-static int aiol_sim_socket_open(aiol_engine *e, int family, aioloop_socket *out) {
-    return aiol_sim_socket_make(e, family, AIOLOOP_SOCK_STREAM, out);
+static int aiol_sim_socket_open(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
+    (void)protocol;
+    return aiol_sim_socket_make(e, family, type, out);
 }
 
 static int aiol_sim_socket_close(aiol_engine *e, aioloop_socket number) {
@@ -1923,19 +2031,43 @@ static int aiol_sim_set(aiol_engine *e, aioloop_socket number, aiol_socket_optio
         break;
     case AIOL_OPTION_KEEP_ALIVE:
     case AIOL_OPTION_NO_DELAY:
+    case AIOL_OPTION_BROADCAST: /* every address that there is, is one host's */
         break;
     }
     return 0;
 }
 
-static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int *family) {
+static int aiol_sim_inspect(aiol_engine *e, aioloop_socket number, int type, int *family) {
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
     if (s == NULL)
         return AIOLOOP_EBADF;
-    if (s->type != AIOLOOP_SOCK_STREAM)
+    if (s->pipe)
+        return AIOLOOP_ENOTSOCK;
+    if (s->type != type)
         return AIOLOOP_EINVAL;
     *family = s->family;
     return 0;
+}
+
+static int aiol_sim_pipe_inspect(aiol_engine *e, aioloop_socket number, bool writes, aiol_pipe_kind *kind) {
+    const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
+    if (s == NULL || (s->pipe && s->write_shut == writes))
+        return AIOLOOP_EBADF;
+    if (s->type != AIOLOOP_SOCK_STREAM)
+        return AIOLOOP_EINVAL;
+    kind->socket = !s->pipe;
+    kind->one_way = s->pipe;
+    return 0;
+}
+
+static int aiol_sim_pipe_adopt(aiol_engine *e, aioloop_socket number, bool *restore) {
+    *restore = false;
+    return aiol_sim_find(aiol_sim_of(e), number) == NULL ? AIOLOOP_EBADF : 0;
+}
+
+static void aiol_sim_pipe_restore(aiol_engine *e, aioloop_socket number) {
+    (void)e;
+    (void)number;
 }
 
 static int aiol_sim_adopt(aiol_engine *e, aioloop_socket number) {
@@ -2037,10 +2169,8 @@ static int64_t aiol_sim_send(aiol_engine *e, aioloop_socket number, const void *
     s->blocked_on = 0;
     if (aiol_sim_hesitates(sim))
         return AIOLOOP_EAGAIN;
-    if (s->type == AIOLOOP_SOCK_DGRAM && s->family == AIOLOOP_UNIX)
-        return aiol_sim_send_unix(sim, s, data, size, to);
     if (s->type == AIOLOOP_SOCK_DGRAM)
-        return aiol_sim_send_internet(sim, s, data, size, to);
+        return aiol_sim_send_datagram(sim, s, data, size, to);
     if (s->stage == AIOL_SIM_CONNECTING)
         return AIOLOOP_EAGAIN;
     if (s->family == AIOLOOP_UNIX && to != NULL) /* on the internet a connection goes where it goes */
@@ -2218,16 +2348,25 @@ static void aiol_sim_verify(aiol_engine *e) {
         AIOL_VERIFY(op->state == AIOL_OP_CANCELLING);
 }
 
+/* No other process can use what is in this one's memory. */
+static int aiol_sim_spawn(aiol_engine *e, aiol_spawn *s) {
+    (void)e;
+    (void)s;
+    return AIOLOOP_ENOTAVAILABLE;
+}
+
 static const aiol_socket_calls aiol_sim_socket_calls = {
     aiol_sim_socket_open, aiol_sim_socket_close, aiol_sim_bind,          aiol_sim_listen,
     aiol_sim_shutdown,    aiol_sim_set,          aiol_sim_inspect,       aiol_sim_adopt,
     aiol_sim_name_of,     aiol_sim_peer_of,      aiol_sim_path_identify, aiol_sim_path_remove,
     aiol_sim_recv,        aiol_sim_send,         aiol_sim_sendfile,      aiol_sim_accept,
     aiol_sim_connect_directly, aiol_sim_connected, aiol_sim_blocks,
+    aiol_sim_pipe_inspect, aiol_sim_pipe_adopt,  aiol_sim_pipe_restore,
+    aiol_sim_spawn,
 };
 
 static const aiol_engine_calls aiol_sim_calls = {
-    aiol_sim_close,   aiol_sim_submit, aiol_sim_attempt,  aiol_sim_cancel, aiol_sim_stop,
+    aiol_sim_close,   aiol_sim_submit, aiol_sim_attempt,  aiol_sim_attempt_to, aiol_sim_cancel, aiol_sim_stop,
     aiol_sim_start,   aiol_sim_take,   aiol_sim_watching, aiol_sim_owned,  aiol_sim_attach,
     aiol_sim_quiesce, aiol_sim_wait,   aiol_sim_dispatch, aiol_sim_flush,  aiol_sim_descriptor,
     aiol_sim_wake,    aiol_sim_close,  aiol_sim_now,      aiol_sim_verify,
@@ -2292,6 +2431,18 @@ AIOLOOP_INTERNAL int aiol_sim_pair(aiol_engine *e, aioloop_socket sockets[2]) {
     return 0;
 }
 
+/* A pair of which one end is written to, and the other, the first, is read. */
+AIOLOOP_INTERNAL int aiol_sim_pipe(aiol_engine *e, aioloop_socket ends[2]) {
+    aiol_sim *sim = aiol_sim_of(e);
+    int err = aiol_sim_pair(e, ends);
+    if (err < 0)
+        return err;
+    aiol_sim_find(sim, ends[0])->pipe = true;
+    aiol_sim_find(sim, ends[0])->write_shut = true;
+    aiol_sim_find(sim, ends[1])->pipe = true;
+    return 0;
+}
+
 /* The path is the socket's. */
 AIOLOOP_INTERNAL int aiol_sim_name_at(aiol_engine *e, aioloop_socket number, aioloop_address *address) {
     const aiol_sim_socket *s = aiol_sim_find(aiol_sim_of(e), number);
@@ -2317,6 +2468,14 @@ AIOLOOP_INTERNAL int aiol_sim_set_buffer(aiol_engine *e, size_t bytes) {
     return 0;
 }
 
+AIOLOOP_INTERNAL int aiol_sim_set_datagrams(aiol_engine *e, unsigned lost, bool reordered) {
+    if (lost > 1000)
+        return AIOLOOP_EINVAL;
+    aiol_sim_of(e)->lost = lost;
+    aiol_sim_of(e)->reordered = reordered;
+    return 0;
+}
+
 AIOLOOP_INTERNAL int aiol_sim_set_partition(aiol_engine *e, bool on) {
     aiol_sim *sim = aiol_sim_of(e);
     aiol_link *link;
@@ -2335,7 +2494,7 @@ AIOLOOP_INTERNAL int aiol_sim_break(aiol_engine *e, aioloop_socket number, int e
     aiol_sim_socket *s = aiol_sim_find(sim, number);
     if (s == NULL)
         return AIOLOOP_EBADF;
-    if (error >= 0 || s->stage != AIOL_SIM_CONNECTED || s->dead)
+    if (error >= 0 || s->type != AIOLOOP_SOCK_STREAM || s->stage != AIOL_SIM_CONNECTED || s->dead)
         return AIOLOOP_EINVAL;
     if (s->peer != NULL)
         aiol_sim_kill(sim, s->peer, error, error);

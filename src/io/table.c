@@ -1,9 +1,10 @@
 /*
  * table.c - what engines over the system's descriptors have in common: which operation waits at which descriptor, what
- * a RECV delivered and its owner did not take, and how bytes and connections are taken from the system directly.
+ * a RECV or RECVFROM delivered and its owner did not take, and how bytes, datagrams and connections are taken from the
+ * system directly.
  *
- * Each descriptor has at most one operation that waits to read (RECV, ACCEPT, POLL) and one that waits to write (SEND,
- * SENDFILE, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
+ * Each descriptor has at most one operation that waits to read (RECV, RECVFROM, ACCEPT, POLL) and one that waits to write
+ * (SEND, SENDFILE, SENDTO, CONNECT, POLL). A change is noted (dirty) and told to the system before the next wait.
  *
  * A callback may end the very operation it was called for, and its owner: `current` is cleared by cancel, and after
  * each callback the operation is touched only if it is still current.
@@ -15,8 +16,16 @@
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
 
-/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. */
-enum { AIOL_FD_TRANSPORT = 1, AIOL_FD_DIRTY = 2, AIOL_FD_FULL = 4, AIOL_FD_ROOM = 8 };
+/* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. PIPE: is
+ * read and written. POLLS: io_uring's requests cannot wait there, polls can. */
+enum {
+    AIOL_FD_TRANSPORT = 1,
+    AIOL_FD_DIRTY = 2,
+    AIOL_FD_FULL = 4,
+    AIOL_FD_ROOM = 8,
+    AIOL_FD_PIPE = 16,
+    AIOL_FD_POLLS = 32
+};
 
 /* engine_flags. KEPT: on the list of sources with something to offer. ENDED: behind the stash comes op->u.recv.end. The
  * others are io_uring's. ARMED: the kernel holds a request of it. LEAVING: its cancellation is made; WAITING: it is to
@@ -50,6 +59,14 @@ typedef struct aiol_stash {
     size_t block_size; /* the bytes follow */
 } aiol_stash;
 
+/* The same of a RECVFROM: a list of them. */
+typedef struct aiol_kept {
+    struct aiol_kept *next;
+    int64_t n; /* its size, or a code */
+    aioloop_address from;
+    aiol_path_room room; /* of from; the bytes follow the struct */
+} aiol_kept;
+
 /* The first member of an engine. */
 typedef struct aiol_table {
     aiol_engine base;
@@ -66,6 +83,9 @@ typedef struct aiol_table {
     /* NULL, or asked at the end of a stream: the error that it is instead, or 0. */
     int64_t (*broken)(struct aiol_table *t, const aiol_op *op);
     unsigned char *buffer;
+#if AIOL_HAVE_MMSG
+    aiol_batch *batch; /* NULL until the first */
+#endif
 } aiol_table;
 
 static aiol_fd *aiol_table_at(aiol_table *t, aioloop_socket fd) {
@@ -119,8 +139,20 @@ static void aiol_table_unkeep(aiol_table *t, aiol_op *op) {
     op->engine_flags &= (uint8_t)~AIOL_OP_KEPT;
 }
 
+static void aiol_table_kept_free(aiol_table *t, aiol_kept *kept) {
+    aiol_free(t->base.allocator, kept, sizeof(*kept) + (kept->n > 0 ? (size_t)kept->n : 0));
+}
+
 static void aiol_table_stash_free(aiol_table *t, aiol_op *op) {
     aiol_stash *stash = (aiol_stash *)op->engine;
+    if (op->kind == AIOL_OP_RECVFROM) {
+        while (op->engine != NULL) {
+            aiol_kept *kept = (aiol_kept *)op->engine;
+            op->engine = kept->next;
+            aiol_table_kept_free(t, kept);
+        }
+        return;
+    }
     if (stash != NULL)
         aiol_free(t->base.allocator, stash, stash->block_size);
     op->engine = NULL;
@@ -205,7 +237,7 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
         err = aiol_grow(e->allocator, &t->fds, &t->fds_capacity, sizeof(t->fds[0]), (size_t)fd + 1);
     if (err == 0)
         err = aiol_grow(e->allocator, &t->dirty, &t->dirty_capacity, sizeof(t->dirty[0]), t->fds_capacity);
-    if (err == 0 && t->buffer == NULL && owner == AIOL_OWNER_TRANSPORT) {
+    if (err == 0 && t->buffer == NULL && owner != AIOL_OWNER_WATCHER) {
         t->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER);
         err = t->buffer == NULL ? AIOLOOP_ENOMEM : 0;
     }
@@ -214,12 +246,16 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     entry = &t->fds[fd];
     if ((entry->flags & AIOL_FD_TRANSPORT) != 0)
         return AIOLOOP_EMISUSE;
-    if (owner != AIOL_OWNER_TRANSPORT)
+    if (owner == AIOL_OWNER_WATCHER)
         return 0;
     if (entry->in != NULL || entry->out != NULL)
         return AIOLOOP_EMISUSE;
     entry->flags |= AIOL_FD_TRANSPORT;
-    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM);
+    entry->flags &= (uint8_t)~(AIOL_FD_FULL | AIOL_FD_ROOM | AIOL_FD_PIPE | AIOL_FD_POLLS);
+    if (owner != AIOL_OWNER_TRANSPORT)
+        entry->flags |= AIOL_FD_PIPE;
+    if (owner == AIOL_OWNER_DEVICE)
+        entry->flags |= AIOL_FD_POLLS;
     entry->generation++;
     entry->armed = 0;
     return 0;
@@ -292,6 +328,10 @@ static AIOL_NOINLINE void aiol_table_read_ended(aiol_table *t, aiol_op *op, int6
     aiol_table_finish(t, op, n);
 }
 
+AIOL_INLINE int64_t aiol_table_read(const aiol_op *op, void *buffer, size_t size) {
+    return AIOL_UNLIKELY(op->u.recv.pipe) ? aiol_pipe_read(op->fd, buffer, size) : aiol_socket_recv(op->fd, buffer, size);
+}
+
 /* Into memory of the receiver's. How much. */
 static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
@@ -301,7 +341,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
         int64_t n;
         if (!aiol_table_place(t, op, &to, &size))
             break;
-        n = aiol_socket_recv(op->fd, to, size);
+        n = aiol_table_read(op, to, size);
         if (n <= 0) {
             aiol_table_read_ended(t, op, n);
             break;
@@ -319,7 +359,7 @@ static AIOL_NOINLINE size_t aiol_table_recv_into(aiol_table *t, aiol_op *op, con
 AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     size_t got = 0;
     while (op->u.recv.dest == NULL) { /* a callback may change it */
-        int64_t n = aiol_socket_recv(op->fd, t->buffer, AIOL_TABLE_BUFFER);
+        int64_t n = aiol_table_read(op, t->buffer, AIOL_TABLE_BUFFER);
         size_t taken;
         if (AIOL_UNLIKELY(n <= 0)) {
             aiol_table_read_ended(t, op, n);
@@ -340,6 +380,158 @@ AIOL_INLINE size_t aiol_table_recv(aiol_table *t, aiol_op *op, const aiol_budget
     }
     return got;
 }
+
+/* ---- datagrams ---- */
+
+/* Keeps a datagram or an error for later. What there is no memory for is lost. */
+static AIOL_NOINLINE void aiol_table_keep_datagram(aiol_table *t, aiol_op *op, int64_t n, const aiol_arrival *arrival) {
+    size_t size = n > 0 ? (size_t)n : 0;
+    aiol_kept *kept = (aiol_kept *)aiol_alloc(t->base.allocator, sizeof(*kept) + size);
+    void **at;
+    if (kept == NULL)
+        return;
+    memset(kept, 0, sizeof(*kept));
+    kept->n = n;
+    if (n >= 0) {
+        kept->from = *arrival->from;
+        if (kept->from.family == AIOLOOP_UNIX) {
+            memcpy(kept->room.bytes, kept->from.u.path, kept->from.path_size);
+            kept->from.u.path = kept->room.bytes;
+        }
+    }
+    if (size != 0)
+        memcpy(kept + 1, arrival->data, size);
+    for (at = &op->engine; *at != NULL; at = (void **)&((aiol_kept *)*at)->next)
+        ;
+    *at = kept;
+    if (op->state == AIOL_OP_ACTIVE)
+        aiol_table_keep(t, op);
+}
+
+/* Hands on a datagram or an error, or keeps it if that is not possible now. False: the operation has gone. */
+static bool aiol_table_arrived(aiol_table *t, aiol_op *op, int64_t n, const aiol_arrival *arrival, const aiol_budget *budget) {
+    if (AIOL_UNLIKELY(op->state != AIOL_OP_ACTIVE || op->engine != NULL || *budget->halt)) {
+        aiol_table_keep_datagram(t, op, n, arrival);
+        return true;
+    }
+    t->current = op;
+    op->done(op, n, n >= 0 ? arrival : NULL);
+    return t->current == op;
+}
+
+/* What receiving has failed with. */
+static AIOL_NOINLINE void aiol_table_receive_failed(aiol_table *t, aiol_op *op, int64_t n) {
+    if (n == AIOLOOP_EAGAIN)
+        return;
+    if (n == AIOLOOP_EBADF || n == AIOLOOP_ENOTSOCK)
+        aiol_table_finish(t, op, n);
+    else
+        op->done(op, n, NULL);
+}
+
+/* One datagram. True: it was taken, and more would be. */
+static bool aiol_table_recvfrom_one(aiol_table *t, aiol_op *op, size_t *got, const aiol_budget *budget) {
+    aioloop_address from;
+    aiol_path_room room;
+    aiol_arrival arrival;
+    int64_t n = aiol_socket_recv_datagram(op->fd, t->buffer, AIOL_TABLE_BUFFER, &from, &room);
+    if (n < 0 && n != AIOLOOP_EMSGSIZE) {
+        aiol_table_receive_failed(t, op, n);
+        return false;
+    }
+    arrival.data = t->buffer;
+    arrival.from = &from;
+    *got += n > 0 ? (size_t)n : 0;
+    return aiol_table_arrived(t, op, n, &arrival, budget) && op->state == AIOL_OP_ACTIVE && !*budget->halt;
+}
+
+#if AIOL_HAVE_MMSG
+/* Whether several can be received in a call. */
+static bool aiol_table_has_batch(aiol_table *t, const aiol_op *op) {
+    if (!op->u.recvfrom.internet || (t->without & AIOL_WITHOUT_MMSG) != 0)
+        return false;
+    if (t->batch == NULL)
+        t->batch = aiol_batch_new(t->base.allocator);
+    return t->batch != NULL;
+}
+
+/* The same for as many as there are; *count goes up by how many. False also when there were fewer than fit. */
+static bool aiol_table_recvfrom_batch(aiol_table *t, aiol_op *op, int *count, size_t *got, const aiol_budget *budget) {
+    int n = aiol_batch_recv(t->batch, op->fd);
+    int i;
+    if (n < 0) {
+        aiol_table_receive_failed(t, op, n);
+        return false;
+    }
+    *count += n;
+    for (i = 0; i < n; i++) {
+        aioloop_address from;
+        aiol_path_room room;
+        aiol_arrival arrival;
+        int64_t size = aiol_batch_at(t->batch, i, &arrival.data, &from, &room);
+        arrival.from = &from;
+        *got += size > 0 ? (size_t)size : 0;
+        if (!aiol_table_arrived(t, op, size, &arrival, budget))
+            return false;
+    }
+    return n == AIOL_BATCH && op->state == AIOL_OP_ACTIVE && !*budget->halt;
+}
+#endif
+
+/* Datagrams, as long as there are some and the budget lasts. Where one came alone so do the next, probably: only one
+ * time in eight, and where there were several, it is worth asking for more. */
+static void aiol_table_recvfrom(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    bool several = op->u.recvfrom.alone % 8 == 0;
+    int count = 0;
+    size_t got = 0;
+    bool more;
+    op->u.recvfrom.alone++;
+    t->current = op;
+    do {
+#if AIOL_HAVE_MMSG
+        if (several && aiol_table_has_batch(t, op)) {
+            more = aiol_table_recvfrom_batch(t, op, &count, &got, budget);
+        } else
+#endif
+        {
+            count++;
+            more = aiol_table_recvfrom_one(t, op, &got, budget);
+        }
+    } while (several && more && count < AIOL_DATAGRAMS && got < budget->bytes);
+    if (several && t->current == op)
+        op->u.recvfrom.alone = count > 1 ? 0 : 1;
+}
+
+/* Offers those that were kept. */
+static void aiol_table_offer_datagrams(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
+    aiol_kept *kept = (aiol_kept *)op->engine;
+    op->engine = NULL;
+    while (kept != NULL) {
+        aiol_kept *next = kept->next;
+        aiol_arrival arrival;
+        bool there;
+        arrival.data = kept + 1;
+        arrival.from = &kept->from;
+        if (op->state != AIOL_OP_ACTIVE || *budget->halt) {
+            op->engine = kept;
+            if (op->state == AIOL_OP_ACTIVE)
+                aiol_table_keep(t, op);
+            return;
+        }
+        there = aiol_table_arrived(t, op, kept->n, &arrival, budget);
+        aiol_table_kept_free(t, kept);
+        kept = next;
+        if (!there)
+            break;
+    }
+    while (kept != NULL) { /* it was cancelled meanwhile */
+        aiol_kept *next = kept->next;
+        aiol_table_kept_free(t, kept);
+        kept = next;
+    }
+}
+
+/* ---- connections, and what is kept of bytes ---- */
 
 static void aiol_table_accept(aiol_table *t, aiol_op *op, const aiol_budget *budget) {
     int left = op->u.accept.budget;
@@ -401,6 +593,12 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
         op = t->kept;
         aiol_table_unkeep(t, op);
         t->current = op;
+        if (op->kind == AIOL_OP_RECVFROM) {
+            aiol_table_offer_datagrams(t, op, budget);
+            if (t->current == op)
+                aiol_table_changed(t, op->fd, aiol_table_at(t, op->fd));
+            continue;
+        }
         stash = (aiol_stash *)op->engine;
         if (stash != NULL) {
             op->engine = NULL; /* what is left of it goes into a new one */
@@ -420,6 +618,12 @@ static void aiol_table_offer(aiol_table *t, const aiol_budget *budget) {
 
 /* ---- writing ---- */
 
+AIOL_INLINE int64_t aiol_table_send(aiol_table *t, aioloop_socket fd, const aioloop_buf *pieces, int count) {
+    if (AIOL_UNLIKELY((aiol_table_at(t, fd)->flags & AIOL_FD_PIPE) != 0))
+        return aiol_pipe_write(fd, pieces, count, &t->without);
+    return aiol_socket_send(fd, pieces, count);
+}
+
 /* The system was offered the pieces and took n bytes, or failed. Less than all: the next try would block. */
 static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket fd, const aioloop_buf *pieces, int count,
                                                   int64_t n) {
@@ -431,6 +635,23 @@ static AIOL_NOINLINE int64_t aiol_table_attempted(aiol_engine *e, aioloop_socket
         return n;
     aiol_table_at((aiol_table *)e, fd)->flags |= AIOL_FD_FULL;
     return n < 0 ? AIOL_PENDING : n;
+}
+
+/* Tries to send datagrams. */
+static int64_t aiol_table_attempt_to(aiol_engine *e, aioloop_socket fd, const aiol_datagram *first) {
+    aiol_table *t = (aiol_table *)e;
+    int64_t n = aiol_socket_send_datagrams(fd, t->without, first);
+    if (n != AIOLOOP_EAGAIN)
+        return n;
+    aiol_table_at(t, fd)->flags |= AIOL_FD_FULL;
+    return AIOL_PENDING;
+}
+
+/* What submitting a SENDTO does before it waits. */
+static int64_t aiol_table_begin_sendto(aiol_table *t, const aiol_op *op) {
+    if ((aiol_table_at(t, op->fd)->flags & AIOL_FD_FULL) != 0)
+        return AIOL_PENDING;
+    return aiol_table_attempt_to(&t->base, op->fd, op->u.sendto.first);
 }
 
 /* As the system's. */
@@ -462,6 +683,10 @@ static void aiol_table_free(aiol_table *t) {
     aiol_free(a, t->fds, t->fds_capacity * sizeof(t->fds[0]));
     aiol_free(a, t->dirty, t->dirty_capacity * sizeof(t->dirty[0]));
     aiol_free(a, t->buffer, AIOL_TABLE_BUFFER);
+#if AIOL_HAVE_MMSG
+    if (t->batch != NULL)
+        aiol_batch_free(a, t->batch);
+#endif
 }
 
 static void aiol_table_verify(const aiol_table *t) {
@@ -482,9 +707,9 @@ static void aiol_table_verify(const aiol_table *t) {
 
 /* ---- sockets: the system's ---- */
 
-static int aiol_system_open(aiol_engine *e, int family, aioloop_socket *out) {
+static int aiol_system_open(aiol_engine *e, int family, int type, int protocol, aioloop_socket *out) {
     (void)e;
-    return aiol_socket_open(family, out);
+    return aiol_socket_open(family, type, protocol, out);
 }
 static int aiol_system_close(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -506,9 +731,9 @@ static int aiol_system_set(aiol_engine *e, aioloop_socket s, aiol_socket_option 
     (void)e;
     return aiol_socket_set(s, option, value);
 }
-static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int *family) {
+static int aiol_system_inspect(aiol_engine *e, aioloop_socket s, int type, int *family) {
     (void)e;
-    return aiol_socket_inspect(s, family);
+    return aiol_socket_inspect(s, type, family);
 }
 static int aiol_system_adopt(aiol_engine *e, aioloop_socket s) {
     (void)e;
@@ -561,11 +786,30 @@ static int aiol_system_blocks(aiol_engine *e, aioloop_socket s) {
     return aiol_socket_blocks(s);
 }
 
+static int aiol_system_pipe_inspect(aiol_engine *e, aioloop_socket s, bool writes, aiol_pipe_kind *kind) {
+    (void)e;
+    return aiol_pipe_inspect(s, writes, kind);
+}
+static int aiol_system_pipe_adopt(aiol_engine *e, aioloop_socket s, bool *restore) {
+    (void)e;
+    return aiol_pipe_adopt(s, restore);
+}
+static void aiol_system_pipe_restore(aiol_engine *e, aioloop_socket s) {
+    (void)e;
+    aiol_pipe_restore(s);
+}
+
+static int aiol_system_spawn(aiol_engine *e, aiol_spawn *s) {
+    s->without = e->without;
+    return aiol_spawn_program(s);
+}
+
 static const aiol_socket_calls aiol_system_sockets = {
     aiol_system_open,    aiol_system_close, aiol_system_bind, aiol_system_listen,        aiol_system_shutdown,    aiol_system_set,
     aiol_system_inspect, aiol_system_adopt, aiol_system_name, aiol_system_peer, aiol_system_path_identify, aiol_system_path_remove,
     aiol_system_recv,    aiol_system_send,  aiol_system_sendfile, aiol_system_accept,    aiol_system_connect,     aiol_system_connected,
-    aiol_system_blocks,
+    aiol_system_blocks,  aiol_system_pipe_inspect, aiol_system_pipe_adopt, aiol_system_pipe_restore,
+    aiol_system_spawn,
 };
 
 #endif

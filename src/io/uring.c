@@ -33,6 +33,11 @@
  *   k) What waits for room is woken by the peer's end of file too, over and over: a SEND would be tried 128 times and
  *      then given to a thread that blocks, where a cancellation does not end it at once (6.18). So a SEND never waits:
  *      without room there is a poll, and where that finds nothing but the peer's end, an epoll, which can leave it out.
+ *   l) Reading and writing FIFOs and devices that do not block is not waited for, nor can it be refused to wait
+ *      (EOPNOTSUPP); for them there are polls. Also for pipes where a write may raise SIGPIPE, in the thread that enters.
+ *   m) Datagrams are sent by a call, at once: they wait for nobody, and what has to be kept until the ring is entered had
+ *      to be copied. They are received by a multishot request into buffers of their own, since each has to hold the
+ *      largest one there is; but those of Unix sockets may be larger still.
  *
  * Sends without a copy (SEND_ZC) cost one and a half to two times as much at every size up to 1 MiB where it could be
  * measured (loopback, where the kernel copies in the end), so there are none.
@@ -53,6 +58,10 @@
 #define AIOL_URING_LARGE 0x4000u   /* bytes at once: read directly from then on */
 #define AIOL_URING_SMALL 0x1000u   /* two such readings: no more */
 #define AIOL_URING_QUEUED 0x4000u /* bytes: a larger write is tried at once, without a copy */
+
+#define AIOL_URING_PLACES 32u      /* m): buffers of datagrams */
+#define AIOL_URING_PLACE_HEAD (sizeof(aiol_uring_received) + sizeof(struct sockaddr_in6))
+#define AIOL_URING_PLACE 0x100c0u  /* bytes of one; not a power of two, as AIOL_BATCH_ROOM */
 
 /* In the lowest bits of user_data. */
 enum { AIOL_URING_IS_CANCEL = 1, AIOL_URING_IS_ACCEPT = 2, AIOL_URING_TAGS = 3 };
@@ -100,6 +109,11 @@ typedef struct aiol_uring {
     uint32_t buffer_size;
     uint16_t buffer_tail;
     uint32_t used[AIOL_URING_BUFFERS_MAX]; /* e) */
+
+    unsigned char *places; /* the same for datagrams, m); NULL: none yet */
+    uint16_t places_tail;
+    bool no_places;
+    struct msghdr place_shape;
 
     unsigned gather_count;
     aiol_gather gathers[AIOL_URING_GATHERS];
@@ -230,6 +244,44 @@ static bool aiol_uring_has_buffers(aiol_uring *u) {
     return true;
 }
 
+static void aiol_uring_give_place(aiol_uring *u, uint32_t id) {
+    aiol_uring_buffer *ring = (aiol_uring_buffer *)(void *)u->places;
+    aiol_uring_buffer *place = &ring[u->places_tail++ & (AIOL_URING_PLACES - 1)];
+    place->address = (uint64_t)(uintptr_t)(u->places + AIOL_URING_PAGE + (size_t)id * AIOL_URING_PLACE);
+    place->size = AIOL_URING_PLACE;
+    place->id = (uint16_t)id;
+    aiol_ring_store_16(&ring[0].tail, u->places_tail);
+}
+
+/* The first RECVFROM makes them. */
+static bool aiol_uring_has_places(aiol_uring *u) {
+    const size_t size = AIOL_URING_PAGE + AIOL_URING_PLACES * AIOL_URING_PLACE;
+    aiol_uring_buffers buffers;
+    intptr_t memory;
+    uint32_t id;
+    if (AIOL_LIKELY(u->places != NULL))
+        return true;
+    if (u->no_places || (u->table.without & (AIOL_WITHOUT_BUFFER_RING | AIOL_WITHOUT_MULTISHOT)) != 0)
+        return false;
+    u->no_places = true; /* unless all goes well */
+    memory = AIOL_SYS(mmap, (intptr_t)mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (memory == -1)
+        return false;
+    memset(&buffers, 0, sizeof(buffers));
+    buffers.address = (uint64_t)memory;
+    buffers.entries = AIOL_URING_PLACES;
+    buffers.group = 1;
+    if (aiol_uring_register(u, AIOL_URING_REGISTER_BUFFERS, &buffers, 1) < 0) {
+        munmap((void *)memory, size);
+        return false;
+    }
+    u->places = (unsigned char *)memory;
+    u->place_shape.msg_namelen = (socklen_t)sizeof(struct sockaddr_in6);
+    for (id = 0; id < AIOL_URING_PLACES; id++)
+        aiol_uring_give_place(u, id);
+    return true;
+}
+
 /* ---- requests ---- */
 
 static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
@@ -244,17 +296,34 @@ static bool aiol_uring_poll(aiol_uring *u, aiol_op *op, unsigned events) {
     return true;
 }
 
-static bool aiol_uring_recv(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_recv(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     aiol_uring_entry *entry;
-    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || !aiol_uring_has_buffers(u))
+    if ((op->engine_flags & AIOL_OP_DIRECT) != 0 || (at->flags & AIOL_FD_POLLS) != 0 || !aiol_uring_has_buffers(u))
         return aiol_uring_poll(u, op, POLLIN);
-    entry = aiol_uring_request(u, AIOL_URING_RECV, op->fd, op);
+    entry = aiol_uring_request(u, op->u.recv.pipe ? AIOL_URING_READ : AIOL_URING_RECV, op->fd, op);
     if (entry == NULL)
         return false;
     entry->flags = AIOL_URING_BUFFER_SELECT;
+    if (op->u.recv.pipe)
+        entry->offset = UINT64_MAX; /* it has no places */
     op->u.recv.multishot = op->u.recv.internet && (u->table.without & AIOL_WITHOUT_MULTISHOT) == 0; /* h) */
     if (op->u.recv.multishot)
         entry->priority = AIOL_URING_RECV_MULTISHOT;
+    return true;
+}
+
+static bool aiol_uring_recvfrom(aiol_uring *u, aiol_op *op) {
+    aiol_uring_entry *entry;
+    if (!op->u.recvfrom.internet || (u->table.without & AIOL_WITHOUT_MULTISHOT) != 0 || !aiol_uring_has_places(u))
+        return aiol_uring_poll(u, op, POLLIN);
+    entry = aiol_uring_request(u, AIOL_URING_RECVMSG, op->fd, op);
+    if (entry == NULL)
+        return false;
+    entry->address = (uint64_t)(uintptr_t)&u->place_shape;
+    entry->size = 1;
+    entry->flags = AIOL_URING_BUFFER_SELECT;
+    entry->buffer_group = 1;
+    entry->priority = AIOL_URING_RECV_MULTISHOT;
     return true;
 }
 
@@ -270,17 +339,21 @@ static bool aiol_uring_accept(aiol_uring *u, aiol_op *op) {
     return true;
 }
 
-static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
+static bool aiol_uring_send(aiol_uring *u, const aiol_fd *at, aiol_op *op) {
     const aioloop_buf *pieces = op->u.send.pieces;
     bool several = op->u.send.count != 1;
+    bool pipe = (at->flags & AIOL_FD_PIPE) != 0;
+    int operation = pipe ? several ? AIOL_URING_WRITEV : AIOL_URING_WRITE : several ? AIOL_URING_SENDMSG : AIOL_URING_SEND;
     aiol_uring_entry *entry;
     aiol_gather *gather;
     if (several && u->gather_count == AIOL_URING_GATHERS && (aiol_uring_enter(u, 0, 0, -1) < 0 || u->gather_count != 0))
         return false;
-    entry = aiol_uring_request(u, several ? AIOL_URING_SENDMSG : AIOL_URING_SEND, op->fd, op);
+    entry = aiol_uring_request(u, operation, op->fd, op);
     if (entry == NULL)
         return false;
-    entry->operation_flags = AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    entry->operation_flags = pipe ? AIOL_URING_NOSIGNAL | AIOL_URING_NOWAIT : AIOL_MSG_NOSIGNAL | MSG_DONTWAIT; /* k) */
+    if (pipe)
+        entry->offset = UINT64_MAX;
     if (!several) {
         entry->address = (uint64_t)(uintptr_t)pieces->data;
         entry->size = (uint32_t)aiol_min_size(pieces->size, 0x40000000u);
@@ -288,9 +361,15 @@ static bool aiol_uring_send(aiol_uring *u, aiol_op *op) {
     }
     gather = &u->gathers[u->gather_count++];
     aiol_socket_message(&gather->message, gather->pieces, pieces, op->u.send.count);
-    entry->address = (uint64_t)(uintptr_t)&gather->message;
-    entry->size = 1;
+    entry->address = pipe ? (uint64_t)(uintptr_t)gather->pieces : (uint64_t)(uintptr_t)&gather->message;
+    entry->size = pipe ? (uint32_t)gather->message.msg_iovlen : 1;
     return true;
+}
+
+/* Whether a SEND has to wait for room first; l). */
+static bool aiol_uring_must_poll(const aiol_uring *u, const aiol_fd *entry) {
+    return (entry->flags & (AIOL_FD_FULL | AIOL_FD_POLLS)) != 0 ||
+           ((entry->flags & AIOL_FD_PIPE) != 0 && (u->table.without & AIOL_WITHOUT_NOSIGNAL) != 0);
 }
 
 /* Makes an operation's request. False: no room now. */
@@ -299,15 +378,19 @@ static bool aiol_uring_arm(aiol_uring *u, aiol_fd *entry, aiol_op *op) {
     op->engine_flags &= (uint8_t)~AIOL_OP_POLLED;
     switch ((aiol_op_kind)op->kind) {
     case AIOL_OP_RECV:
-        made = aiol_uring_recv(u, op);
+        made = aiol_uring_recv(u, entry, op);
+        break;
+    case AIOL_OP_RECVFROM:
+        made = aiol_uring_recvfrom(u, op);
         break;
     case AIOL_OP_ACCEPT:
         made = aiol_uring_accept(u, op);
         break;
     case AIOL_OP_SEND:
-        made = (entry->flags & AIOL_FD_FULL) != 0 ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, op);
+        made = aiol_uring_must_poll(u, entry) ? aiol_uring_poll(u, op, POLLOUT) : aiol_uring_send(u, entry, op);
         break;
     case AIOL_OP_SENDFILE:
+    case AIOL_OP_SENDTO:
     case AIOL_OP_CONNECT:
         made = aiol_uring_poll(u, op, POLLOUT);
         break;
@@ -453,8 +536,8 @@ static void aiol_uring_leave_room(aiol_uring *u, aiol_fd *entry, aioloop_socket 
 
 static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     aiol_fd *entry = aiol_table_at((aiol_table *)e, op->fd);
-    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_CONNECT ||
-               (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
+    bool out = op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_SENDTO ||
+               op->kind == AIOL_OP_CONNECT || (op->kind == AIOL_OP_POLL && op->u.poll.events == AIOL_POLL_WRITABLE);
     if (op->kind == AIOL_OP_CONNECT) {
         int err = aiol_socket_connect(op->fd, op->u.connect.address);
         if (err != AIOLOOP_EINPROGRESS)
@@ -462,6 +545,11 @@ static int64_t aiol_uring_submit(aiol_engine *e, aiol_op *op) {
     }
     if (op->kind == AIOL_OP_SENDFILE) {
         int64_t n = aiol_table_begin_file((aiol_table *)e, op);
+        if (n != AIOL_PENDING)
+            return n;
+    }
+    if (op->kind == AIOL_OP_SENDTO) {
+        int64_t n = aiol_table_begin_sendto((aiol_table *)e, op);
         if (n != AIOL_PENDING)
             return n;
     }
@@ -482,7 +570,7 @@ static int64_t aiol_uring_attempt(aiol_engine *e, aioloop_socket fd, const aiolo
         u->deferred++;
         return AIOL_PENDING;
     }
-    return aiol_table_attempted(e, fd, pieces, count, aiol_socket_send(fd, pieces, count));
+    return aiol_table_attempted(e, fd, pieces, count, aiol_table_send(&u->table, fd, pieces, count));
 }
 
 static int aiol_uring_cancel(aiol_engine *e, aiol_op *op) {
@@ -609,10 +697,49 @@ static void aiol_uring_bytes(aiol_uring *u, aiol_op *op, const aiol_uring_comple
         aiol_uring_give(u, id);
 }
 
+/* The same for a datagram. */
+static void aiol_uring_datagram(aiol_uring *u, aiol_op *op, const aiol_uring_completion *c, const aiol_budget *budget) {
+    uint32_t id = c->flags >> 16;
+    aiol_uring_received head;
+    const unsigned char *place;
+    aiol_sockaddr name;
+    aioloop_address from;
+    aiol_path_room room;
+    aiol_arrival arrival;
+    if ((c->flags & AIOL_URING_F_BUFFER) == 0)
+        return;
+    u->proved = true;
+    place = u->places + AIOL_URING_PAGE + (size_t)id * AIOL_URING_PLACE;
+    if (op->state != AIOL_OP_CANCELLING && c->result >= (int)AIOL_URING_PLACE_HEAD) {
+        memcpy(&head, place, sizeof(head));
+        memcpy(&name, place + sizeof(head), sizeof(struct sockaddr_in6));
+        aiol_sockaddr_read(&name, (socklen_t)head.name_size, &from, &room);
+        arrival.data = place + AIOL_URING_PLACE_HEAD;
+        arrival.from = &from;
+        aiol_table_arrived(&u->table, op, (int64_t)head.size, &arrival, budget);
+    }
+    aiol_uring_give_place(u, id);
+}
+
+/* The last completion of a RECVFROM's request. */
+static void aiol_uring_datagrams_ended(aiol_uring *u, aiol_op *op, int result, const aiol_budget *budget) {
+    int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result >= 0 || aiol_uring_is_passing(result))
+        return;
+    if (result == -EINVAL && !u->proved) /* a kernel before 6.0 */
+        u->table.without |= AIOL_WITHOUT_MULTISHOT;
+    else if (n == AIOLOOP_EBADF || n == AIOLOOP_ENOTSOCK)
+        aiol_table_finish(&u->table, op, n);
+    else
+        aiol_table_arrived(&u->table, op, n, NULL, budget);
+}
+
 /* The last completion of a RECV's request: an end, an error, or only a reason to make it anew. */
 static void aiol_uring_receive_ended(aiol_uring *u, aiol_op *op, int result) {
     aiol_table *t = &u->table;
     int64_t n = result < 0 ? aiol_error_from_errno(-result) : 0;
+    if (result == -EAGAIN && op->u.recv.pipe) /* l) */
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS;
     if (result > 0 || aiol_uring_is_passing(result) || (op->engine_flags & AIOL_OP_ENDED) != 0)
         return;
     if (result == -EINVAL && op->u.recv.multishot && !u->proved) /* a kernel before 6.0 */
@@ -724,18 +851,19 @@ static void aiol_uring_sent(aiol_uring *u, aiol_op *op, int64_t n) {
         aiol_table_finish(&u->table, op, n);
 }
 
-/* A SEND that found no room is tried again, as is a SENDFILE. */
+/* A SEND that found no room is tried again, as are a SENDFILE and a SENDTO. */
 static void aiol_uring_send_again(aiol_uring *u, aiol_op *op, int result) {
     if (aiol_uring_has_no_room(u, op, result))
         return;
     aiol_table_at(&u->table, op->fd)->flags &= (uint8_t)~AIOL_FD_FULL;
-    if (op->kind == AIOL_OP_SENDFILE) {
-        int64_t n = aiol_table_attempt_file(&u->table, op);
+    if (op->kind != AIOL_OP_SEND) {
+        int64_t n = op->kind == AIOL_OP_SENDFILE ? aiol_table_attempt_file(&u->table, op)
+                                                 : aiol_table_attempt_to(&u->table.base, op->fd, op->u.sendto.first);
         if (n != AIOL_PENDING)
             aiol_table_finish(&u->table, op, n);
         return;
     }
-    aiol_uring_sent(u, op, aiol_socket_send(op->fd, op->u.send.pieces, op->u.send.count));
+    aiol_uring_sent(u, op, aiol_table_send(&u->table, op->fd, op->u.send.pieces, op->u.send.count));
 }
 
 static void aiol_uring_watched(aiol_uring *u, aiol_op *op, int result, bool fresh) {
@@ -756,11 +884,15 @@ static void aiol_uring_polled(aiol_uring *u, aiol_op *op, int result, bool fresh
         aiol_table_finish(t, op, aiol_socket_connected(op->fd));
     else if (op->kind == AIOL_OP_POLL)
         aiol_uring_watched(u, op, result, fresh);
-    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE)
+    else if (op->kind == AIOL_OP_SEND || op->kind == AIOL_OP_SENDFILE || op->kind == AIOL_OP_SENDTO)
         aiol_uring_send_again(u, op, result);
     else if (op->kind == AIOL_OP_ACCEPT)
         aiol_table_accept(t, op, budget);
-    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) == 0) /* what is kept goes first */
+    else if ((op->engine_flags & (AIOL_OP_KEPT | AIOL_OP_ENDED)) != 0)
+        return; /* what is kept goes first */
+    else if (op->kind == AIOL_OP_RECVFROM)
+        aiol_table_recvfrom(t, op, budget);
+    else
         aiol_uring_read(u, op, budget);
 }
 
@@ -776,7 +908,10 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
             entry->armed--;
     }
     if (AIOL_UNLIKELY(op->state == AIOL_OP_CANCELLING)) {
-        aiol_uring_bytes(u, op, c, budget);
+        if (op->kind == AIOL_OP_RECVFROM)
+            aiol_uring_datagram(u, op, c, budget);
+        else
+            aiol_uring_bytes(u, op, c, budget);
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
@@ -789,8 +924,14 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         aiol_uring_bytes(u, op, c, budget);
         if (last && t->current == op)
             aiol_uring_receive_ended(u, op, c->result);
+    } else if (op->kind == AIOL_OP_RECVFROM) {
+        aiol_uring_datagram(u, op, c, budget);
+        if (last && t->current == op)
+            aiol_uring_datagrams_ended(u, op, c->result, budget);
     } else if (op->kind == AIOL_OP_ACCEPT) {
         aiol_uring_accepted(u, op, c->result);
+    } else if (c->result == -EOPNOTSUPP && (aiol_table_at(t, op->fd)->flags & AIOL_FD_PIPE) != 0) {
+        aiol_table_at(t, op->fd)->flags |= AIOL_FD_POLLS; /* l) */
     } else if (c->result == -EAGAIN || !aiol_uring_is_passing(c->result)) {
         aiol_uring_sent(u, op, c->result >= 0 ? c->result : aiol_error_from_errno(-c->result));
     }
@@ -874,6 +1015,8 @@ static void aiol_uring_forget(aiol_engine *e) {
         close(u->room);
     if (u->memory != NULL)
         munmap(u->memory, AIOL_URING_PAGE + AIOL_URING_MEMORY);
+    if (u->places != NULL)
+        munmap(u->places, AIOL_URING_PAGE + AIOL_URING_PLACES * AIOL_URING_PLACE);
     aiol_wake_close(&u->wake);
     aiol_table_free(&u->table);
     aiol_free(e->allocator, u, sizeof(*u));
@@ -924,7 +1067,7 @@ static void aiol_uring_verify(aiol_engine *e) {
 }
 
 static const aiol_engine_calls aiol_uring_calls = {
-    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_uring_cancel,     aiol_table_stop,
+    aiol_uring_close,    aiol_uring_submit,   aiol_uring_attempt,  aiol_table_attempt_to, aiol_uring_cancel,     aiol_table_stop,
     aiol_table_start,    aiol_table_take,     aiol_table_watching, aiol_table_owned,      aiol_table_attach,
     aiol_uring_quiesce,  aiol_uring_wait_for, aiol_uring_dispatch, aiol_uring_flush,      aiol_uring_descriptor,
     aiol_uring_wake,     aiol_uring_forget,   aiol_table_now,      aiol_uring_verify,

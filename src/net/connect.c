@@ -232,7 +232,7 @@ static int aiol_attempt_bind(aiol_attempt *a) {
 /* 0: connected; AIOL_PENDING; or its error, remembered. */
 static int64_t aiol_attempt_start(aiol_attempt *a) {
     aiol_engine *e = a->connector->resource.loop->engine;
-    int64_t n = e->sockets->open(e, a->address.family, &a->op.fd);
+    int64_t n = e->sockets->open(e, a->address.family, AIOLOOP_SOCK_STREAM, 0, &a->op.fd);
     if (n < 0) {
         a->op.fd = AIOL_NO_SOCKET;
         aiol_attempt_failed(a, (int)n, "socket for", &a->address);
@@ -585,7 +585,7 @@ static aiol_connector *aiol_connector_new_single(aioloop *loop, const aioloop_pr
 static aioloop_future *aiol_connect_given(aioloop *loop, const aioloop_protocol *protocol, void *arg, aioloop_socket s,
                                           aioloop_time timeout, bool unix_only, aiol_ssl_plan *ssl) {
     aiol_connector *c;
-    int err = aiol_given_socket(loop, s, unix_only);
+    int err = aiol_given_socket(loop, s, AIOLOOP_SOCK_STREAM, unix_only);
     if (err < 0) {
         aiol_ssl_plan_end(loop, ssl);
         return aiol_future_failed_now(loop, err);

@@ -26,7 +26,9 @@ enum {
     AIOL_TRANSPORT_WRITE_ENDED = 8,  /* write_eof */
     AIOL_TRANSPORT_READ_HELD = 16,   /* a file is sent: reading is to be paused afterwards */
     AIOL_TRANSPORT_FLOW_HELD = 32,   /* the protocol was told the opposite of WRITE_PAUSED */
-    AIOL_TRANSPORT_BELOW = 64        /* TLS's own, which is above: users may look at it and end it, no more */
+    AIOL_TRANSPORT_BELOW = 64,       /* TLS's own, which is above: users may look at it and end it, no more */
+    AIOL_TRANSPORT_PIPE = 128,       /* pipe.c's: one way only */
+    AIOL_TRANSPORT_RESTORE = 256     /* its descriptor was one that waits, and is to be so again */
 };
 
 #define AIOL_TLS_RECORD 16384u /* decrypted bytes of one at most */
@@ -81,8 +83,8 @@ struct aioloop_transport {
     uint32_t write_turn;    /* the callback in which it wrote last */
     int error;              /* what connection_lost will say */
     uint8_t state;
-    uint8_t flags;
     uint8_t dropped; /* writes after the end */
+    uint16_t flags;
     size_t high;
     size_t low;
     aiol_op recv;
@@ -102,7 +104,8 @@ typedef struct aiol_stream_setup {
     const aioloop_address *local;
     const aioloop_address *peer;
     uint32_t site;
-    bool attached; /* the engine knows the socket already */
+    aiol_owner owner; /* as which it is to be attached */
+    bool attached;    /* the engine knows the socket already */
 } aiol_stream_setup;
 
 /* What a connection in the making knows of TLS; no context: there is none. */
@@ -159,6 +162,9 @@ AIOLOOP_INTERNAL void aiol_sendfile_give_up(aioloop_transport *t, int error);
 AIOLOOP_INTERNAL void aiol_sendfile_drained(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_flow(struct aiol_sendfile *s);
 AIOLOOP_INTERNAL void aiol_sendfile_loop_closed(struct aiol_sendfile *s);
+
+/* datagram.c. True: it carries datagrams, and no bytes. */
+AIOLOOP_INTERNAL bool aiol_endpoint_is(const aioloop_transport *t);
 
 /* server.c */
 AIOLOOP_INTERNAL void aiol_server_joined(aioloop_server *server, aioloop_transport *t);

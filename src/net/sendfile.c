@@ -90,7 +90,7 @@ static void aiol_sendfile_leave(aiol_sendfile *s) {
     aioloop_transport *t = s->transport;
     bool held = (t->flags & AIOL_TRANSPORT_READ_HELD) != 0;
     t->file = NULL;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_HELD;
     if (!held)
         aioloop_transport_resume_reading(t);
     if ((t->flags & AIOL_TRANSPORT_FLOW_HELD) != 0)
@@ -533,10 +533,14 @@ static int aiol_sendfile_check_transport(aioloop *loop, const aioloop_transport 
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
     if (t->state != AIOL_TRANSPORT_OPEN)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "the transport is closing");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a file cannot be sent as datagrams");
     if ((t->flags & AIOL_TRANSPORT_WRITE_ENDED) != 0)
         return aiol_fail(loop, AIOLOOP_EMISUSE, "sendfile after write_eof");
     if (aiol_transport_taken(t))
         return aiol_transport_busy(t);
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0 && !t->calls->can_write_eof)
+        return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "the transport only reads");
     if (t->calls->send_file == NULL && !fallback)
         return aiol_fail(loop, AIOLOOP_ENOTAVAILABLE, "files cannot be sent over this transport but by copying");
     return 0;
@@ -546,7 +550,7 @@ static int aiol_sendfile_check_socket(aioloop *loop, aioloop_socket socket) {
     aiol_engine *e = loop->engine;
     aiol_sock_call call;
     int family;
-    int err = e->sockets->inspect(e, socket, &family);
+    int err = e->sockets->inspect(e, socket, AIOLOOP_SOCK_STREAM, &family);
     if (err < 0)
         return aiol_fail(loop, err, "socket %ld is no stream socket", (long)socket);
     memset(&call, 0, sizeof(call));

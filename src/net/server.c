@@ -547,7 +547,7 @@ static int aiol_listener_bind(aiol_listener *l, const aioloop_address *address, 
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
     aioloop_socket s = AIOL_NO_SOCKET;
-    int err = e->sockets->open(e, address->family, &s);
+    int err = e->sockets->open(e, address->family, AIOLOOP_SOCK_STREAM, 0, &s);
     if (err < 0)
         return err;
     if (!o->no_reuse_address)
@@ -865,7 +865,7 @@ static aioloop_future *aiol_server_of_socket(aioloop *loop, const aioloop_protoc
                                              const aiol_ssl_plan *ssl, int backlog, bool defer_serving, bool cleanup, bool unix_only) {
     aioloop_future *f;
     aioloop_server *server;
-    int err = aiol_given_socket(loop, sock, unix_only);
+    int err = aiol_given_socket(loop, sock, AIOLOOP_SOCK_STREAM, unix_only);
     if (err < 0)
         return aiol_future_failed_now(loop, err);
     f = aiol_future_new(loop, NULL, NULL);
@@ -919,16 +919,13 @@ AIOLOOP_API aioloop_future *(aioloop_create_server)(aioloop *loop, const aioloop
 static int aiol_listener_bind_path(aiol_listener *l, const aioloop_address *address, bool cleanup) {
     aioloop *loop = l->server->resource.loop;
     aiol_engine *e = loop->engine;
-    aiol_path_identity identity;
     char name[AIOL_ADDRESS_TEXT];
     aioloop_socket s = AIOL_NO_SOCKET;
     int err;
-    err = e->sockets->open(e, AIOLOOP_UNIX, &s);
+    err = e->sockets->open(e, AIOLOOP_UNIX, AIOLOOP_SOCK_STREAM, 0, &s);
     if (err < 0)
         return aiol_fail(loop, err, NULL);
-    if (address->u.path[0] != '\0' &&
-        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
-        e->sockets->path_remove(e, address->u.path, address->path_size); /* if it fails, so does the bind */
+    aiol_path_clear(e, address);
     err = e->sockets->bind(e, s, address);
     if (err == 0) {
         err = aiol_listener_take(l, s, cleanup, false);

@@ -24,6 +24,13 @@ AIOLOOP_API int aioloop_sim_socketpair(aioloop *loop, aioloop_socket sockets[2])
     return err < 0 ? err : aiol_sim_pair(loop->engine, sockets);
 }
 
+AIOLOOP_API int aioloop_sim_pipe(aioloop *loop, aioloop_socket ends[2]) {
+    int err = aiol_simulated(loop);
+    if (err == 0 && ends == NULL)
+        err = AIOLOOP_EINVAL;
+    return err < 0 ? err : aiol_sim_pipe(loop->engine, ends);
+}
+
 AIOLOOP_API int aioloop_sim_socket(aioloop *loop, int family, int type, aioloop_socket *out) {
     int err = aiol_simulated(loop);
     if (err == 0 && out == NULL)
@@ -71,6 +78,11 @@ AIOLOOP_API int aioloop_sim_set_delay(aioloop *loop, aioloop_time minimum, aiolo
 AIOLOOP_API int aioloop_sim_set_buffer(aioloop *loop, size_t bytes) {
     int err = aiol_simulated(loop);
     return err < 0 ? err : aiol_sim_set_buffer(loop->engine, bytes);
+}
+
+AIOLOOP_API int aioloop_sim_set_datagrams(aioloop *loop, unsigned lost, bool reordered) {
+    int err = aiol_simulated(loop);
+    return err < 0 ? err : aiol_sim_set_datagrams(loop->engine, lost, reordered);
 }
 
 AIOLOOP_API int aioloop_sim_set_partition(aioloop *loop, bool on) {

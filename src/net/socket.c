@@ -220,14 +220,17 @@ static void aiol_ssl_plan_end(aioloop *loop, aiol_ssl_plan *plan) {
 
 /* ---- given sockets, and what all calls share ---- */
 
-/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. unix_only: it
- * must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
-static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
+/* Checks a socket given by the user, attaches it and makes it ready: from now on it is nobody else's. type: STREAM or
+ * DGRAM; unix_only: it must be of that family. Until this succeeds nothing is changed and the socket stays the user's. */
+static int aiol_given_socket(aioloop *loop, aioloop_socket s, int type, bool unix_only) {
     aiol_engine *e = loop->engine;
     int family = AIOLOOP_UNSPEC;
-    int err = e->sockets->inspect(e, s, &family);
+    const char *kind = type == AIOLOOP_SOCK_STREAM ? "stream" : "datagram";
+    int err = e->sockets->inspect(e, s, type, &family);
+    if (err == AIOLOOP_EINVAL)
+        return aiol_fail(loop, err, "socket %ld is not a %s socket", (long)s, kind);
     if (err < 0)
-        return aiol_fail(loop, err, err == AIOLOOP_EINVAL ? "socket %ld is not a stream socket" : "socket %ld: %s", (long)s, aioloop_strerror(err));
+        return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     if (unix_only && family != AIOLOOP_UNIX)
         return aiol_fail(loop, AIOLOOP_EINVAL, "socket %ld is not a Unix stream socket", (long)s);
     if (e->calls->owned(e, s))
@@ -241,9 +244,17 @@ static int aiol_given_socket(aioloop *loop, aioloop_socket s, bool unix_only) {
         e->calls->quiesce(e, s);
         return aiol_fail(loop, err, "socket %ld: %s", (long)s, aioloop_strerror(err));
     }
-    if (family != AIOLOOP_UNIX)
+    if (family != AIOLOOP_UNIX && type == AIOLOOP_SOCK_STREAM)
         e->sockets->set(e, s, AIOL_OPTION_NO_DELAY, 1); /* a courtesy; a socket without it works */
     return 0;
+}
+
+/* Removes a socket file that is in the way of a bind; if that fails, so does the bind. Other addresses have none. */
+static void aiol_path_clear(aiol_engine *e, const aioloop_address *address) {
+    aiol_path_identity identity;
+    if (address->family == AIOLOOP_UNIX && address->u.path[0] != '\0' &&
+        e->sockets->path_identify(e, address->u.path, address->path_size, &identity) == 0 && identity.is_socket)
+        e->sockets->path_remove(e, address->u.path, address->path_size);
 }
 
 /* Closes a given socket that was made ready in vain. */

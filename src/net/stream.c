@@ -25,6 +25,8 @@ static void aiol_stream_close_socket(aioloop_transport *t) {
         return;
     t->recv.fd = AIOL_NO_SOCKET;
     e->calls->quiesce(e, s);
+    if ((t->flags & AIOL_TRANSPORT_RESTORE) != 0)
+        e->sockets->pipe_restore(e, s);
     e->sockets->close(e, s);
 }
 
@@ -142,7 +144,7 @@ static void aiol_stream_peer_ended(aioloop_transport *t) {
     }
     if (AIOL_UNLIKELY(raised != 0))
         aiol_stream_failed(t, raised, "Error in eof_received");
-    else if (!keep)
+    else if (!keep || (t->flags & AIOL_TRANSPORT_PIPE) != 0)
         aioloop_transport_close(t);
 }
 
@@ -187,6 +189,8 @@ static AIOL_NOINLINE size_t aiol_stream_received_rarely(aioloop_transport *t, in
     }
     if (n == 0)
         aiol_stream_peer_ended(t);
+    else if ((t->flags & AIOL_TRANSPORT_PIPE) != 0 && n != AIOLOOP_EIO) /* a terminal's, whose other side has gone */
+        aiol_stream_failed(t, (int)n, "Fatal read error on pipe transport");
     else
         aiol_stream_end(t, (int)n);
     aiol_callback_end(loop);
@@ -542,6 +546,8 @@ static void aiol_stream_loop_closed(aiol_resource *resource) {
                 (void)aiol_stream_push(t);
             }
             e->calls->quiesce(e, t->recv.fd);
+            if ((t->flags & AIOL_TRANSPORT_RESTORE) != 0)
+                e->sockets->pipe_restore(e, t->recv.fd);
         }
         e->sockets->close(e, t->recv.fd);
         t->recv.fd = AIOL_NO_SOCKET;
@@ -615,7 +621,7 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     if (t == NULL)
         return AIOLOOP_ENOMEM;
     if (!setup->attached)
-        err = loop->engine->calls->attach(loop->engine, setup->socket, AIOL_OWNER_TRANSPORT);
+        err = loop->engine->calls->attach(loop->engine, setup->socket, setup->owner);
     if (err < 0) {
         aiol_free(&loop->allocator, t, size);
         return err;
@@ -645,16 +651,21 @@ AIOLOOP_INTERNAL int aiol_stream_new(const aiol_stream_setup *setup, aioloop_tra
     return 0;
 }
 
+/* One that has not begun goes with its socket. */
+static void aiol_stream_drop(aioloop_transport *t) {
+    t->state = AIOL_TRANSPORT_LOST;
+    aiol_stream_close_socket(t);
+    if (t->server != NULL)
+        aiol_server_lost(t->server, t);
+    aioloop_transport_unref(t);
+}
+
 /* Calls the factory and connection_made, and starts reading. Below 0: the factory failed, and the transport is gone
  * with its socket. Only from the loop. */
 AIOLOOP_INTERNAL int aiol_stream_begin(aioloop_transport *t, void *arg) {
     int err = aiol_transport_call_factory(t, arg);
     if (err < 0) {
-        t->state = AIOL_TRANSPORT_LOST;
-        aiol_stream_close_socket(t);
-        if (t->server != NULL)
-            aiol_server_lost(t->server, t);
-        aioloop_transport_unref(t);
+        aiol_stream_drop(t);
         return err;
     }
     t->state = AIOL_TRANSPORT_OPEN;

@@ -315,7 +315,7 @@ static void aiol_secure_close(aioloop_transport *t) {
     } else if (tls->peer_ended) {
         aiol_secure_part(tls);
     } else { /* its goodbye has to be read */
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_PAUSED;
         aiol_transport_resume_reading(tls->lower);
         aiol_secure_queue(tls);
     }
@@ -429,7 +429,7 @@ static void aiol_secure_opened(aiol_secure *tls) {
     if (tls->next != NULL) {
         t->protocol = tls->next;
         t->self = tls->next_self;
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED; /* this one was told nothing */
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_WRITE_PAUSED; /* this one was told nothing */
     }
     t->state = AIOL_TRANSPORT_OPEN;
     tls->opened = true;
@@ -726,6 +726,8 @@ static const aioloop_protocol aiol_secure_protocol = {0,
                                                    aiol_secure_lower_lost,
                                                    NULL, /* whoever writes looks, when the session is done */
                                                    aiol_secure_lower_resume,
+                                                   NULL,
+                                                   NULL,
                                                    NULL,
                                                    NULL};
 
@@ -1024,8 +1026,12 @@ static int aiol_upgrade_check(aioloop *loop, const aioloop_transport *t, const a
         return aiol_fail(loop, AIOLOOP_EINVAL, t == NULL ? "a transport is needed, not NULL" : "a TLS context is needed, not NULL");
     if (t->resource.loop != loop)
         return aiol_fail(loop, AIOLOOP_EINVAL, "the transport belongs to another loop");
+    if (aiol_endpoint_is(t))
+        return aiol_fail(loop, AIOLOOP_EMISUSE, "a transport of datagrams cannot be upgraded");
     if (t->state != AIOL_TRANSPORT_OPEN || (t->flags & (AIOL_TRANSPORT_WRITE_ENDED | AIOL_TRANSPORT_READ_ENDED)) != 0)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that is closing, or has ended one way, cannot be upgraded");
+    if ((t->flags & AIOL_TRANSPORT_PIPE) != 0)
+        return aiol_fail(loop, AIOLOOP_EINVAL, "a transport that goes one way cannot be upgraded");
     if (t->file != NULL)
         return aiol_fail(loop, AIOLOOP_EINVAL, "a file is being sent over the transport");
     if ((t->flags & AIOL_TRANSPORT_BELOW) != 0)
@@ -1044,7 +1050,7 @@ static void aiol_upgrade_begin(aiol_secure *tls, aioloop_transport *lower) {
     aiol_secure_take(tls, lower);
     if (((lower->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0) != ((lower->flags & AIOL_TRANSPORT_FLOW_HELD) != 0))
         t->flags |= AIOL_TRANSPORT_WRITE_PAUSED; /* who was told to pause is told to resume */
-    lower->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    lower->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
     aiol_server_upgraded(lower, t);
     lower->protocol = &aiol_secure_protocol;
     lower->self = tls;

@@ -186,7 +186,7 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_pause(aioloop_transport *t) {
 AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
     if (aiol_transport_buffered(t) > t->low || (t->flags & AIOL_TRANSPORT_WRITE_PAUSED) == 0)
         return;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_WRITE_PAUSED;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_WRITE_PAUSED;
     aiol_transport_flow(t, t->protocol->resume_writing, "Error in resume_writing");
 }
 
@@ -194,7 +194,7 @@ AIOLOOP_INTERNAL void aiol_transport_maybe_resume(aioloop_transport *t) {
 static void aiol_transport_tell_flow(aioloop_transport *t) {
     if (t->file != NULL || (t->flags & AIOL_TRANSPORT_FLOW_HELD) == 0 || t->state > AIOL_TRANSPORT_CLOSING)
         return;
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_FLOW_HELD;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_FLOW_HELD;
     if ((t->flags & AIOL_TRANSPORT_WRITE_PAUSED) != 0)
         aiol_transport_flow(t, t->protocol->pause_writing, "Error in pause_writing");
     else
@@ -339,10 +339,10 @@ AIOLOOP_INTERNAL void aiol_transport_resume_reading(aioloop_transport *t) {
     if (t->state > AIOL_TRANSPORT_OPEN || (t->flags & AIOL_TRANSPORT_READ_PAUSED) == 0)
         return;
     if (t->file != NULL) {
-        t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_HELD;
+        t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_HELD;
         return;
     }
-    t->flags &= (uint8_t)~AIOL_TRANSPORT_READ_PAUSED;
+    t->flags &= (uint16_t)~AIOL_TRANSPORT_READ_PAUSED;
     t->calls->resume_reading(t);
 }
 
@@ -406,7 +406,7 @@ AIOLOOP_API const void *aioloop_transport_get_extra_info(const aioloop_transport
         return transport->peer.family != AIOLOOP_UNSPEC ? &transport->peer : fallback;
     if (strcmp(name, "sockname") == 0)
         return transport->local.family != AIOLOOP_UNSPEC ? &transport->local : fallback;
-    if (strcmp(name, "socket") == 0)
+    if (strcmp(name, (transport->flags & AIOL_TRANSPORT_PIPE) != 0 ? "pipe" : "socket") == 0)
         return transport->recv.fd != AIOL_NO_SOCKET ? &transport->recv.fd : fallback;
     return fallback;
 }

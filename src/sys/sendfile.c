@@ -1,8 +1,7 @@
 /*
  * sendfile.c - files, as far as sending them needs.
  *
- *   a) sendfile() has no MSG_NOSIGNAL: the signal is held back, and taken away if the call has caused it. It is the
- *      thread's own. One that was waiting before stays.
+ *   a) sendfile() has no MSG_NOSIGNAL: the signal is held back, as for pipes.
  *   b) What it says of a file that it cannot read in this way (a pipe, a directory), and of a socket that it cannot
  *      write to, differs; all of it means that the bytes have to be copied.
  *   c) On 32-bit systems off_t may be too small for the place.
@@ -14,6 +13,8 @@
 #include "sys/sys.h"
 
 #if AIOL_OS_POSIX
+
+#include "sys/pipe_posix.c"
 
 AIOLOOP_INTERNAL int aiol_file_inspect(aioloop_file file, aiol_file_kind *kind) {
     struct stat st;
@@ -84,48 +85,7 @@ static int64_t aiol_sendfile_error(int error) {
 #endif
 
 #if AIOL_HAVE_SENDFILE && AIOL_OS_LINUX
-typedef struct aiol_held_signal {
-    sigset_t before;
-    bool waiting;
-} aiol_held_signal;
-
-static void aiol_signal_set_pipe(sigset_t *set) {
-    sigemptyset(set);
-    sigaddset(set, SIGPIPE);
-}
-
-static int aiol_signal_mask(int how, const sigset_t *set, sigset_t *before) {
-#if AIOL_HAVE_PTHREAD
-    return pthread_sigmask(how, set, before);
-#else
-    return sigprocmask(how, set, before);
-#endif
-}
-
 /* a) */
-static void aiol_signal_hold(aiol_held_signal *held) {
-    sigset_t pipe_signal;
-    sigset_t pending;
-    aiol_signal_set_pipe(&pipe_signal);
-    aiol_signal_mask(SIG_BLOCK, &pipe_signal, &held->before);
-    held->waiting = false;
-    if (sigismember(&held->before, SIGPIPE) == 1) {
-        sigpending(&pending);
-        held->waiting = sigismember(&pending, SIGPIPE) == 1;
-    }
-}
-
-static void aiol_signal_release(const aiol_held_signal *held, bool caused) {
-    static const struct timespec now = {0, 0};
-    sigset_t pipe_signal;
-    if (caused && !held->waiting) {
-        aiol_signal_set_pipe(&pipe_signal);
-        while (sigtimedwait(&pipe_signal, NULL, &now) == -1 && errno == EINTR)
-            ;
-    }
-    aiol_signal_mask(SIG_SETMASK, &held->before, NULL);
-}
-
 AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count) {
     aiol_held_signal held;
     off_t place;

@@ -39,20 +39,22 @@ static int aiol_sockaddr_family(int family) {
 }
 
 static socklen_t aiol_sockaddr_make(aiol_sockaddr *to, const aioloop_address *from) {
-    memset(to, 0, sizeof(*to));
     switch (from->family) {
     case AIOLOOP_INET:
+        memset(&to->v4, 0, sizeof(to->v4));
         to->v4.sin_family = AF_INET;
         to->v4.sin_port = htons(from->port);
         memcpy(&to->v4.sin_addr, from->u.ip, 4);
         return (socklen_t)sizeof(to->v4);
     case AIOLOOP_INET6:
+        memset(&to->v6, 0, sizeof(to->v6));
         to->v6.sin6_family = AF_INET6;
         to->v6.sin6_port = htons(from->port);
         to->v6.sin6_scope_id = from->scope_id;
         memcpy(&to->v6.sin6_addr, from->u.ip, 16);
         return (socklen_t)sizeof(to->v6);
     default:
+        memset(&to->room, 0, sizeof(to->room)); /* there may be a zero behind sun_path */
         to->local.sun_family = AF_UNIX;
         memcpy(to->local.sun_path, from->u.path, aiol_min_size(from->path_size, sizeof(to->local.sun_path)));
         /* An abstract name has no zero at its end, a path has one. */
@@ -112,14 +114,15 @@ static int aiol_socket_flags(aioloop_socket s) {
     return 0;
 }
 
-AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out) {
+AIOLOOP_INTERNAL int aiol_socket_open(int family, int type, int protocol, aioloop_socket *out) {
+    int kind = type == AIOLOOP_SOCK_STREAM ? SOCK_STREAM : SOCK_DGRAM;
     int s;
 #ifdef SOCK_CLOEXEC
-    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), kind | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol));
     if (s == -1)
         return aiol_error_from_errno(errno);
 #else
-    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), SOCK_STREAM, 0));
+    s = AIOL_SYS(socket, socket(aiol_sockaddr_family(family), kind, protocol));
     if (s == -1)
         return aiol_error_from_errno(errno);
     {
@@ -339,6 +342,9 @@ AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option
         level = IPPROTO_IPV6;
         name = IPV6_V6ONLY;
         break;
+    case AIOL_OPTION_BROADCAST:
+        name = SO_BROADCAST;
+        break;
     }
     if (AIOL_SYS(setsockopt, setsockopt(s, level, name, &value, (socklen_t)sizeof(value))) == -1)
         return aiol_error_from_errno(errno);
@@ -363,7 +369,7 @@ AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address
     return 0;
 }
 
-AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int wanted, int *family) {
     aiol_sockaddr name;
     socklen_t size = (socklen_t)sizeof(name);
     int type = 0;
@@ -372,7 +378,7 @@ AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family) {
         return AIOLOOP_EBADF;
     if (AIOL_SYS(getsockopt, getsockopt(s, SOL_SOCKET, SO_TYPE, &type, &type_size)) == -1)
         return aiol_error_from_errno(errno);
-    if (type != SOCK_STREAM)
+    if (wanted == AIOLOOP_SOCK_STREAM ? type != SOCK_STREAM : type != SOCK_DGRAM && type != SOCK_RAW)
         return AIOLOOP_EINVAL;
     if (AIOL_SYS(getsockname, getsockname(s, &name.any, &size)) == -1)
         return aiol_error_from_errno(errno);

@@ -36,26 +36,8 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 
 /* valgrind takes the change to another stack for a huge frame, unless it knows of the stack, and what lies below the
- * last stack pointer for memory that nobody may touch. This is how a program asks it for something: rotations that
- * come to nothing on a processor. */
+ * last stack pointer for memory that nobody may touch. */
 #if AIOL_KNOWS_VALGRIND
-static uint64_t aiol_valgrind_ask(uint64_t what, uint64_t a, uint64_t b) {
-    volatile uint64_t request[6];
-    volatile uint64_t *at = request;
-    uint64_t answer = 0;
-    request[0] = what;
-    request[1] = a;
-    request[2] = b;
-    request[3] = 0;
-    request[4] = 0;
-    request[5] = 0;
-    __asm__ volatile("rolq $3, %%rdi\n\trolq $13, %%rdi\n\trolq $61, %%rdi\n\trolq $51, %%rdi\n\txchgq %%rbx, %%rbx"
-                     : "+d"(answer)
-                     : "a"(at)
-                     : "cc", "memory");
-    return answer;
-}
-
 static void aiol_valgrind_begin(aiol_fiber *fiber) {
     fiber->valgrind = aiol_valgrind_ask(0x1501 /* register a stack */, (uintptr_t)fiber->base,
                                         (uintptr_t)(fiber->base + fiber->size - 1));

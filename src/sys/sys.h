@@ -9,6 +9,7 @@
 #define AIOL_SYS_SYS_H
 
 #include "api/net.h"
+#include "api/resolve.h"
 #include "base/error.c"
 
 enum {
@@ -21,7 +22,12 @@ enum {
     AIOL_WITHOUT_BUFFER_RING = 64,
     AIOL_WITHOUT_INCREMENTAL = 128,
     AIOL_WITHOUT_MULTISHOT = 256,
-    AIOL_WITHOUT_SENDFILE = 512
+    AIOL_WITHOUT_SENDFILE = 512,
+    AIOL_WITHOUT_NOSIGNAL = 1024,
+    AIOL_WITHOUT_MMSG = 2048,
+    AIOL_WITHOUT_PIDFD = 4096,
+    AIOL_WITHOUT_VFORK = 8192,
+    AIOL_WITHOUT_CLOSE_RANGE = 16384
 };
 
 #define AIOL_NO_SOCKET ((aioloop_socket)-1)
@@ -32,7 +38,8 @@ typedef enum aiol_socket_option {
     AIOL_OPTION_REUSE_PORT,
     AIOL_OPTION_KEEP_ALIVE,
     AIOL_OPTION_NO_DELAY,
-    AIOL_OPTION_V6_ONLY
+    AIOL_OPTION_V6_ONLY,
+    AIOL_OPTION_BROADCAST
 } aiol_socket_option;
 
 /* What a socket file is, to know it again. */
@@ -42,17 +49,35 @@ typedef struct aiol_path_identity {
     bool is_socket;
 } aiol_path_identity;
 
+/* What is given to be read or written. */
+typedef struct aiol_pipe_kind {
+    bool socket;
+    bool device;
+    bool one_way; /* a pipe or FIFO that is open for one of the two: its other end can go */
+} aiol_pipe_kind;
+
 /* Room for the path that an address of a Unix socket points to. */
 typedef struct aiol_path_room {
     char bytes[108];
 } aiol_path_room;
+
+/* One datagram to send; to NULL: where the socket is connected to. */
+typedef struct aiol_datagram {
+    struct aiol_datagram *next;
+    const void *data;
+    size_t size;
+    const aioloop_address *to;
+} aiol_datagram;
+
+#define AIOL_DATAGRAM_MAX 65535u /* bytes of one of the internet */
 
 #if AIOL_OS_POSIX
 AIOLOOP_INTERNAL aioloop_time aiol_clock_now(void);
 AIOLOOP_INTERNAL int aiol_process_id(void);
 AIOLOOP_INTERNAL size_t aiol_address_path_max(const char *path); /* how long this name of a Unix socket may be */
 
-AIOLOOP_INTERNAL int aiol_socket_open(int family, aioloop_socket *out);
+/* type: an aioloop_socket_type, STREAM or DGRAM; protocol 0: the usual one. */
+AIOLOOP_INTERNAL int aiol_socket_open(int family, int type, int protocol, aioloop_socket *out);
 AIOLOOP_INTERNAL int aiol_socket_close(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_bind(aioloop_socket s, const aioloop_address *address);
 AIOLOOP_INTERNAL int aiol_socket_listen(aioloop_socket s, int backlog);
@@ -68,11 +93,17 @@ AIOL_INLINE int64_t aiol_socket_send(aioloop_socket s, const aioloop_buf *pieces
 AIOLOOP_INTERNAL int64_t aiol_socket_recvfrom(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
                                               aiol_path_room *room);
 AIOLOOP_INTERNAL int64_t aiol_socket_sendto(aioloop_socket s, const void *data, size_t size, const aioloop_address *to);
+/* The next datagram, whole. AIOLOOP_EMSGSIZE: it was larger than that, and is lost. */
+AIOLOOP_INTERNAL int64_t aiol_socket_recv_datagram(aioloop_socket s, void *buffer, size_t size, aioloop_address *from,
+                                                   aiol_path_room *room);
+/* Sends the first of a list, in order, that the system takes now: how many, or what it says of the first. */
+AIOLOOP_INTERNAL int64_t aiol_socket_send_datagrams(aioloop_socket s, unsigned without, const aiol_datagram *first);
 AIOLOOP_INTERNAL int aiol_socket_blocks(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_shutdown(aioloop_socket s);
 AIOLOOP_INTERNAL int aiol_socket_set(aioloop_socket s, aiol_socket_option option, int value);
-/* Checks that s is a stream socket, of *family. AIOLOOP_EINVAL for another kind. */
-AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int *family);
+/* Checks that s is a socket of that type, STREAM or DGRAM (with which RAW counts), and tells its *family.
+ * AIOLOOP_EINVAL for another kind. */
+AIOLOOP_INTERNAL int aiol_socket_inspect(aioloop_socket s, int type, int *family);
 AIOLOOP_INTERNAL int aiol_socket_adopt(aioloop_socket s); /* non-blocking and close-on-exec */
 AIOLOOP_INTERNAL int aiol_socket_name(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
 AIOLOOP_INTERNAL int aiol_socket_peer(aioloop_socket s, aioloop_address *address, aiol_path_room *room);
@@ -83,12 +114,94 @@ AIOLOOP_INTERNAL bool aiol_descriptor_is_ready(aioloop_socket s, unsigned events
 /* 0 if s is a descriptor of any kind. */
 AIOLOOP_INTERNAL int aiol_descriptor_check(aioloop_socket s);
 
+/* Of what can be read, or written; AIOLOOP_EINVAL: a file, a folder; AIOLOOP_EBADF: open for the other. */
+AIOLOOP_INTERNAL int aiol_pipe_inspect(aioloop_socket s, bool writes, aiol_pipe_kind *kind);
+/* Non-blocking. *restore: aiol_pipe_restore is to be called before it is closed. */
+AIOLOOP_INTERNAL int aiol_pipe_adopt(aioloop_socket s, bool *restore);
+AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s);
+/* As those of sockets. */
+AIOLOOP_INTERNAL int64_t aiol_pipe_read(aioloop_socket s, void *buffer, size_t size);
+AIOLOOP_INTERNAL int64_t aiol_pipe_write(aioloop_socket s, const aioloop_buf *pieces, int count, unsigned *without);
+
 AIOLOOP_INTERNAL int aiol_path_identify(const char *path, size_t size, aiol_path_identity *identity);
 AIOLOOP_INTERNAL int aiol_path_remove(const char *path, size_t size);
 
 /* What the system takes of a file's bytes; 0: it has none there; AIOLOOP_EAGAIN: nothing now; AIOLOOP_ENOTAVAILABLE: not
  * of this file, or not on this system. */
 AIOLOOP_INTERNAL int64_t aiol_socket_sendfile(aioloop_socket s, aioloop_file file, int64_t offset, size_t count);
+#endif
+
+/* ---- signal_posix.c ---- */
+
+#if AIOLOOP_USE_SUBPROCESS
+#define AIOL_SIGNAL_COUNT NSIG /* they have numbers below that */
+AIOLOOP_INTERNAL bool aiol_signal_exists(int number);
+AIOLOOP_INTERNAL int aiol_signal_catch(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL bool aiol_signal_calls(int number, void (*handler)(int number));
+AIOLOOP_INTERNAL void aiol_signal_restore(int number);
+AIOLOOP_INTERNAL void aiol_signal_obey(int number);
+AIOLOOP_INTERNAL bool aiol_thread_is_main(bool first);
+#endif
+
+/* ---- spawn_posix.c ---- */
+
+#define AIOL_SPAWN_STACK 32768u /* bytes that starting a program needs */
+
+/* What a standard stream of a child is, if not a descriptor. */
+enum { AIOL_SPAWN_INHERIT = -1, AIOL_SPAWN_STDOUT = -2, AIOL_SPAWN_DEVNULL = -3, AIOL_SPAWN_PIPE = -4 };
+
+/* On which step to the program something went wrong; 0: on none. */
+typedef enum aiol_spawn_step {
+    AIOL_SPAWN_NONE,
+    AIOL_SPAWN_STDIO,
+    AIOL_SPAWN_CHDIR,
+    AIOL_SPAWN_SESSION,
+    AIOL_SPAWN_PROCESS_GROUP,
+    AIOL_SPAWN_GROUPS,
+    AIOL_SPAWN_GROUP,
+    AIOL_SPAWN_USER,
+    AIOL_SPAWN_PASS,
+    AIOL_SPAWN_PREEXEC,
+    AIOL_SPAWN_EXEC
+} aiol_spawn_step;
+
+typedef struct aiol_spawn {
+    const char *file; /* with a slash in it; or it is looked for in path */
+    const char *path;
+    char *const *args;
+    char *const *env;
+    const char *cwd;
+    int stdio[3];
+    const int *keep;
+    size_t keep_count;
+    bool new_session;
+    int process_group;
+    bool set_user;
+    bool set_group;
+    bool set_groups;
+    bool set_umask;
+    bool keep_signals;
+    uint32_t user;
+    uint32_t group;
+    const uint32_t *groups;
+    size_t groups_count;
+    unsigned umask;
+    int (*preexec)(void *arg);
+    void *preexec_arg;
+    unsigned without;
+    char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
+    /* what comes of it */
+    int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
+    volatile int step;   /* the child's, in memory of both */
+    volatile int number; /* errno */
+    /* its own */
+    int report; /* -1: none is needed */
+    long limit;
+} aiol_spawn;
+
+#if AIOL_OS_POSIX
+/* The number of the child, which runs the program, or a code and the step. */
+AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s);
 #endif
 
 /* ---- file.c: everywhere; without an operating system AIOLOOP_ENOTAVAILABLE ---- */

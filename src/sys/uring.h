@@ -39,15 +39,21 @@
 
 /* operations, and their flags */
 enum {
+    AIOL_URING_WRITEV = 2,
     AIOL_URING_POLL_ADD = 6,
     AIOL_URING_SENDMSG = 9,
+    AIOL_URING_RECVMSG = 10,
     AIOL_URING_ACCEPT = 13,
     AIOL_URING_CANCEL = 14,
+    AIOL_URING_READ = 22,
+    AIOL_URING_WRITE = 23,
     AIOL_URING_SEND = 26,
     AIOL_URING_RECV = 27
 };
 #define AIOL_URING_BUFFER_SELECT 0x20u
 #define AIOL_URING_SKIP_SUCCESS 0x40u
+#define AIOL_URING_NOWAIT 0x8u     /* RWF_NOWAIT, */
+#define AIOL_URING_NOSIGNAL 0x100u /* and RWF_NOSIGNAL (6.18) */
 #define AIOL_URING_RECV_MULTISHOT 0x2u
 #define AIOL_URING_ACCEPT_MULTISHOT 0x1u
 #define AIOL_URING_CANCEL_ALL 0x1u
@@ -115,6 +121,14 @@ typedef struct aiol_uring_buffers {
     uint64_t reserved[3];
 } aiol_uring_buffers;
 
+/* What a multishot RECVMSG begins its buffers with; room for the name follows, then the datagram. */
+typedef struct aiol_uring_received {
+    uint32_t name_size;
+    uint32_t control_size;
+    uint32_t size;
+    uint32_t flags; /* MSG_... */
+} aiol_uring_received;
+
 /* The argument of enter: a time-out. */
 typedef struct aiol_uring_wait {
     uint64_t sigmask;
@@ -124,7 +138,7 @@ typedef struct aiol_uring_wait {
 } aiol_uring_wait;
 
 AIOL_STATIC_ASSERT(sizeof(aiol_uring_entry) == 64 && sizeof(aiol_uring_completion) == 16 && sizeof(aiol_uring_setup) == 120 &&
-                       sizeof(aiol_uring_buffer) == 16 && sizeof(aiol_uring_buffers) == 40 && sizeof(aiol_uring_wait) == 24,
+                       sizeof(aiol_uring_buffer) == 16 && sizeof(aiol_uring_buffers) == 40 && sizeof(aiol_uring_received) == 16 && sizeof(aiol_uring_wait) == 24,
                    uring_is_the_kernels);
 
 /* The same numbers on every architecture but alpha, which has them from 535. */

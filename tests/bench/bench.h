@@ -6,6 +6,7 @@
  * named on the command line, so every program is started the same way:
  *
  *     bench_X echo [--once] [--core N]     a server; prints "port P"; see bench_control
+ *     bench_X udp [--core N]               the same with datagrams, for those that have it
  *     bench_X soon --live L --count N      callbacks that post themselves, L of them at a time
  *     bench_X timers --live L --count N    arm L, cancel half, let half fire; N timers in all
  *     bench_X million --live L             the same once, each phase by itself, and its memory
@@ -14,7 +15,7 @@
  *     bench_X wakeup --count N             round trips between two loops in two threads
  *     bench_X pool --live L --count N      functions in a pool of four threads, L of them at a time
  *
- * All but echo print one JSON object. What is common costs the same instructions everywhere or none
+ * All but echo and udp print one JSON object. What is common costs the same instructions everywhere or none
  * where it is measured. Work of a single thread is timed by the processor time it used, which a
  * busy machine disturbs less than the wall clock; both are printed.
  */
@@ -491,6 +492,9 @@ static void bench_pool(const struct bench_args *args);
 #ifdef BENCH_HAS_SENDFILE
 static void bench_sendfile(const struct bench_args *args);
 #endif
+#ifdef BENCH_HAS_UDP
+static void bench_udp(const struct bench_args *args);
+#endif
 
 int main(int argc, char **argv) {
     static const struct bench_mode modes[] = {
@@ -501,6 +505,9 @@ int main(int argc, char **argv) {
 #endif
 #ifdef BENCH_HAS_SENDFILE
         {"sendfile", bench_sendfile},
+#endif
+#ifdef BENCH_HAS_UDP
+        {"udp", bench_udp},
 #endif
     };
     return bench_run(argc, argv, modes, sizeof(modes) / sizeof(modes[0]));

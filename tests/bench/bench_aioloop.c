@@ -5,6 +5,7 @@
 #include "aioloop.h"
 #define BENCH_HAS_POOL
 #define BENCH_HAS_SENDFILE
+#define BENCH_HAS_UDP
 #include "bench.h"
 
 static aioloop *loop;
@@ -96,6 +97,36 @@ static void bench_echo(const struct bench_args *args) {
     bench_check(aioloop_add_reader(loop, 0, echo_control, NULL) == 0, "aioloop_add_reader");
     loop_run(loop);
     aioloop_server_unref(server);
+    aioloop_free(loop);
+}
+
+/* ---- echo of datagrams ---- */
+
+static void udp_received(aioloop_transport *transport, void *self, const void *data, size_t size,
+                         const aioloop_address *from) {
+    (void)self;
+    aioloop_transport_sendto(transport, data, size, from);
+}
+
+static void bench_udp(const struct bench_args *args) {
+    static const aioloop_protocol protocol = {.datagram_received = udp_received};
+    aioloop_datagram_endpoint_options options = AIOLOOP_ZERO;
+    aioloop_transport *transport = NULL;
+    const aioloop_address *address;
+    (void)args;
+    loop = loop_new();
+    bench_engine = aioloop_backend_name(loop);
+    options.local_host = "127.0.0.1";
+    errno = 0;
+    bench_check(aioloop_run_until_complete(
+                    loop, aioloop_create_datagram_endpoint(loop, &protocol, NULL, &options),
+                    &transport) == 0,
+                "aioloop_create_datagram_endpoint");
+    address = (const aioloop_address *)aioloop_transport_get_extra_info(transport, "sockname", NULL);
+    bench_announce(address->port);
+    bench_check(aioloop_add_reader(loop, 0, echo_control, NULL) == 0, "aioloop_add_reader");
+    loop_run(loop);
+    aioloop_transport_unref(transport);
     aioloop_free(loop);
 }
 

@@ -6,6 +6,7 @@
  */
 #define BENCH_HAS_POOL
 #define BENCH_HAS_SENDFILE
+#define BENCH_HAS_UDP
 #include "bench.h"
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -108,6 +109,38 @@ static void bench_echo(const struct bench_args *args) {
                 echo_running = bench_control() && echo_running;
             else
                 echo_read(c);
+        }
+    }
+}
+
+/* ---- echo of datagrams ---- */
+
+static void bench_udp(const struct bench_args *args) {
+    struct conn server = {-1, NULL, 0, 0}, control = {0, NULL, 0, 0};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(address);
+    struct epoll_event events[16];
+    (void)args;
+    bench_engine = "epoll";
+    server.fd = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bench_check(bind(server.fd, (struct sockaddr *)&address, size) == 0, "bind");
+    bench_check(getsockname(server.fd, (struct sockaddr *)&address, &size) == 0, "getsockname");
+    bench_announce(ntohs(address.sin_port));
+    echo_epoll = epoll_create1(EPOLL_CLOEXEC);
+    echo_watch(&server, EPOLL_CTL_ADD, EPOLLIN);
+    echo_watch(&control, EPOLL_CTL_ADD, EPOLLIN);
+    while (echo_running) {
+        int n = epoll_wait(echo_epoll, events, 16, -1);
+        for (int i = 0; i < n; i++) {
+            ssize_t got;
+            if (events[i].data.ptr == &control) {
+                echo_running = bench_control();
+                continue;
+            }
+            size = sizeof(address);
+            got = recvfrom(server.fd, bench_buffer, sizeof(bench_buffer), 0, (struct sockaddr *)&address, &size);
+            if (got >= 0)
+                sendto(server.fd, bench_buffer, (size_t)got, MSG_NOSIGNAL, (struct sockaddr *)&address, size);
         }
     }
 }

@@ -10,12 +10,16 @@
  *         warm-up, and the processor time the server used in them.
  *     bench_load cycles --port P --connections C --size S --seconds T --pid SERVER
  *         The same, but each connection is closed after its first echo and another one is opened.
+ *     bench_load udp --port P --connections C --size S --depth D --seconds T --pid SERVER
+ *         The same with datagrams, from C sockets. None of so few is lost.
  *     bench_load hold --port P
  *         Reads numbers from standard input; opens connections until there are that many, exchanges
  *         one message on each, says so. At the end of input resets them all.
  */
 #include "bench_window.h"
 #include <sys/epoll.h>
+
+static int load_type = SOCK_STREAM;
 
 static void load_write(int fd, const char *data, size_t size) {
     while (size > 0) {
@@ -44,7 +48,7 @@ static void load_rounds(const struct bench_args *args) {
     char *got = (char *)bench_alloc(1, size);
     uint32_t state = 1;
     for (size_t i = 0; i < count; i++)
-        fds[i] = load_connect(args);
+        fds[i] = load_connect(args, load_type);
     for (long round = 0; round < args->count; round++) {
         load_fill(sent, count * size, &state);
         for (size_t i = 0; i < count; i++)
@@ -93,7 +97,7 @@ static void load_send(struct load_connection *c, const char *message) {
 /* A connected socket that is watched. */
 static void load_open(struct load_connection *c) {
     struct epoll_event event = {EPOLLIN, {.ptr = c}};
-    c->fd = load_connect(load_window.args);
+    c->fd = load_connect(load_window.args, load_type);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
     bench_check(epoll_ctl(load_epoll, EPOLL_CTL_ADD, c->fd, &event) == 0, "epoll_ctl");
 }
@@ -172,6 +176,45 @@ static void load_load(const struct bench_args *args, bool cycles) {
     load_print();
 }
 
+/* The times of those in flight are in a ring, the oldest where the next one goes. */
+static void load_udp(const struct bench_args *args) {
+    struct load_connection *cs =
+        (struct load_connection *)bench_alloc((size_t)args->connections, sizeof(*cs));
+    int64_t *begun =
+        (int64_t *)bench_alloc((size_t)(args->connections * args->depth), sizeof(*begun));
+    char *message = (char *)bench_alloc(1, (size_t)args->size + 1);
+    struct epoll_event events[256];
+    int64_t now;
+    load_type = SOCK_DGRAM;
+    load_begin(args);
+    for (long i = 0; i < args->connections; i++) {
+        cs[i].begun = begun + i * args->depth;
+        load_open(&cs[i]);
+    }
+    now = bench_now();
+    load_window.end = now + LOAD_WARM_UP_NS;
+    for (long i = 0; i < args->connections; i++) {
+        for (long k = 0; k < args->depth; k++) {
+            cs[i].begun[k] = now;
+            bench_check(send(cs[i].fd, message, (size_t)args->size, 0) == args->size, "send");
+        }
+    }
+    while (load_goes_on(now)) {
+        int n = epoll_wait(load_epoll, events, 256, 1000);
+        bench_check(n > 0 || (n < 0 && errno == EINTR), "a datagram was lost: epoll_wait");
+        now = bench_now();
+        for (int i = 0; i < n; i++) {
+            struct load_connection *c = (struct load_connection *)events[i].data.ptr;
+            bench_check(recv(c->fd, bench_buffer, BENCH_READ_SIZE, 0) == args->size, "recv");
+            load_done(now - c->begun[c->begun_at]);
+            c->begun[c->begun_at] = now;
+            c->begun_at = (c->begun_at + 1) % (uint32_t)args->depth;
+            bench_check(send(c->fd, message, (size_t)args->size, 0) == args->size, "send");
+        }
+    }
+    load_print();
+}
+
 static void load_hold(const struct bench_args *args) {
     enum { MAX = 20000 };
     static int fds[MAX];
@@ -182,7 +225,7 @@ static void load_hold(const struct bench_args *args) {
     struct linger reset = {1, 0};
     while (scanf("%d", &wanted) == 1) {
         while (held < wanted && held < MAX) {
-            fds[held] = load_connect(args);
+            fds[held] = load_connect(args, load_type);
             setsockopt(fds[held], SOL_SOCKET, SO_LINGER, &reset, sizeof(reset));
             load_fill(out, sizeof(out), &state);
             load_write(fds[held], out, sizeof(out));
@@ -206,6 +249,8 @@ int main(int argc, char **argv) {
         load_load(&args, false);
     else if (strcmp(args.mode, "cycles") == 0)
         load_load(&args, true);
+    else if (strcmp(args.mode, "udp") == 0)
+        load_udp(&args);
     else if (strcmp(args.mode, "hold") == 0)
         load_hold(&args);
     else

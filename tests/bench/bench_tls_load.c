@@ -54,7 +54,7 @@ static void context_new(const struct bench_args *args) {
 
 static void connection_open(struct connection *c, const struct bench_args *args) {
     BIO *socket_bio;
-    c->fd = load_connect(args);
+    c->fd = load_connect(args, SOCK_STREAM);
     c->ssl = SSL_new(context);
     socket_bio = BIO_new_socket(c->fd, BIO_NOCLOSE);
     c->out = BIO_new(BIO_f_buffer());

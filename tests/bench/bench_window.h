@@ -8,14 +8,15 @@
 #define BENCH_NO_MAIN
 #include "bench.h"
 
-BENCH_FN int load_connect(const struct bench_args *args) {
+BENCH_FN int load_connect(const struct bench_args *args, int type) {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_port = htons((uint16_t)args->port),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int fd = socket(AF_INET, type | SOCK_CLOEXEC, 0);
     bench_check(fd >= 0, "socket");
     bench_check(connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0, "connect");
-    bench_nodelay(fd);
+    if (type == SOCK_STREAM)
+        bench_nodelay(fd);
     return fd;
 }
 

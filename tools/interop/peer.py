@@ -2,10 +2,14 @@
 
     peer.py client PORT CONNECTIONS BYTES    talks to an echo server, checks every byte
     peer.py server                           is an echo server; prints its port; ends at the end of standard input
+    peer.py datagrams PORT ENDPOINTS         sends datagrams of all sizes to an echo server, one at a time from each, and
+                                             checks the echoes
+    peer.py datagram_server                  is an echo server of datagrams, as server
     peer.py pipeline PORT                    sends 50 HTTP requests in one piece and checks the answers' order
 """
 import asyncio
 import random
+import socket
 import sys
 
 
@@ -54,6 +58,65 @@ async def server():
     return True
 
 
+class Asker(asyncio.DatagramProtocol):
+    """Gets the answers one by one."""
+
+    def __init__(self):
+        self.answers = asyncio.Queue()
+
+    def datagram_received(self, data, addr):
+        self.answers.put_nowait(data)
+
+    def error_received(self, exc):
+        self.answers.put_nowait(exc)
+
+
+async def ask(port, number):
+    """Datagrams may be lost, so each is sent up to five times."""
+    transport, asker = await asyncio.get_running_loop().create_datagram_endpoint(Asker, remote_addr=("127.0.0.1", port))
+    for size in (1, 2, 512, 1472, 1473, 9000, 40000, 65507):
+        data = random.Random(number * 100000 + size).randbytes(size)
+        for _ in range(5):
+            transport.sendto(data)
+            try:
+                answer = await asyncio.wait_for(asker.answers.get(), 2)
+                break
+            except asyncio.TimeoutError:
+                answer = None
+        if answer != data:
+            print("to %d bytes came %.100r" % (size, answer), file=sys.stderr)
+            return False
+    transport.close()
+    return True
+
+
+async def datagrams(port, endpoints):
+    # An empty one by a plain socket: older versions of asyncio do not send it.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plain:
+        plain.settimeout(5)
+        plain.sendto(b"", ("127.0.0.1", port))
+        if plain.recvfrom(100) != (b"", ("127.0.0.1", port)):
+            return False
+    return all(await asyncio.gather(*(ask(port, i) for i in range(endpoints))))
+
+
+class Echo(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def datagram_received(self, data, addr):
+        self.transport.sendto(data, addr)
+
+
+async def datagram_server():
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=("127.0.0.1", 0))
+    print("port", transport.get_extra_info("sockname")[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
+    transport.close()
+    return True
+
+
 async def pipeline(port):
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     paths = ["/path" if i % 3 else "/nothing-%d" % i for i in range(50)]
@@ -75,5 +138,6 @@ async def pipeline(port):
 
 if __name__ == "__main__":
     role, *numbers = sys.argv[1:]
-    right = asyncio.run({"client": client, "server": server, "pipeline": pipeline}[role](*map(int, numbers)))
+    roles = {"client": client, "server": server, "pipeline": pipeline, "datagrams": datagrams, "datagram_server": datagram_server}
+    right = asyncio.run(roles[role](*map(int, numbers)))
     sys.exit(0 if right else 1)

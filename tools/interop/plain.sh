@@ -1,6 +1,7 @@
 # plain.sh: the examples against curl, nc, socat, wrk and Python's asyncio; a part of interop.sh.
 sh tools/need.sh nc=netcat-openbsd socat=socat wrk=wrk || exit 1
-for source in examples/echo_server examples/unix_echo examples/http_server tools/interop/client; do
+for source in examples/echo_server examples/unix_echo examples/http_server examples/udp_echo_server examples/udp_echo_client \
+    tools/interop/client; do
     build "$source.c"
 done
 
@@ -91,6 +92,28 @@ start "$out/python.txt" python_server
 python=$(port_in "$out/python.txt")
 check "asyncio server: 100 connections at once, 1 MiB each way on each" timeout 120 "$out/client" 127.0.0.1 "$python" 100 1048576
 check "asyncio server: 4 connections, 16 MiB each way on each" timeout 120 "$out/client" 127.0.0.1 "$python" 4 16777216
+
+# ---- datagrams: nc, socat, asyncio ----
+
+start "$out/udp.txt" "$out/udp_echo_server"
+udp_pid=$started
+udp=$(port_in "$out/udp.txt")
+head -c 60000 "$out/random" >"$out/datagram"
+nc_datagram() { same "$(printf 'one datagram' | timeout 30 nc -u -w 1 127.0.0.1 "$udp")" "one datagram"; }
+socat_datagram() {
+    timeout 30 socat -b 60000 -T 1 - "UDP4:127.0.0.1:$udp,sndbuf=200000" <"$out/datagram" >"$out/back" && cmp "$out/datagram" "$out/back"
+}
+check "nc: a datagram and its echo" nc_datagram
+check "socat: a datagram of 60,000 bytes" socat_datagram
+check "asyncio endpoints: 20 at once, datagrams up to the largest, and an empty one" timeout 60 \
+    python3 tools/interop/peer.py datagrams "$udp" 20
+python_udp() { exec python3 tools/interop/peer.py datagram_server <&3; }
+start "$out/python_udp.txt" python_udp
+python_udp=$(port_in "$out/python_udp.txt")
+udp_client() { same "$(timeout 30 "$out/udp_echo_client" 127.0.0.1 "$python_udp" "to Python and back")" "to Python and back"; }
+check "asyncio endpoint: udp_echo_client" udp_client
+udp_end() { kill -INT "$udp_pid" && wait "$udp_pid"; }
+check "udp_echo_server: SIGINT ends it in good order" udp_end
 
 # ---- the end ----
 
