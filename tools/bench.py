@@ -138,6 +138,10 @@ def build(programs, aioloop_flags):
         sys.exit("tests/bench/bench_load.c does not compile:\n" + load.stdout)
     if "aioloop" in programs and compile_program("names", [], aioloop_flags).returncode != 0:
         print("bench_names.c does not compile: left out")
+    uv, header, _ = LIBRARIES["libuv"]
+    with_uv = ([uv], ["-DBENCH_UV"]) if has_header(header) else ([], [])
+    if "aioloop" in programs and compile_program("process", with_uv[0], with_uv[1] + aioloop_flags).returncode != 0:
+        print("bench_process.c does not compile: left out")
     there = []
     for name in programs:
         flags, libraries = [], []
@@ -494,6 +498,14 @@ def benchmarks(quick):
         figures = run_json(program("names"), name + "." + mode, "--count", operations)
         return {**figures, "us": figures["ns"] / 1000}
 
+    def process(mode, operations, *words):
+        """Of bench_process, on all cores: a child is another program."""
+        def measured(name):
+            name = {"libuv": "uv"}.get(name, name)
+            figures = run_json(program("process"), name + "." + mode, "--count", operations // few, *words)
+            return {**figures, "us": figures["wall_ns"] / 1000, "gb_s": 65536 / figures["wall_ns"]}
+        return measured
+
     def served(size, connections):
         return lambda name: echo(name, size, connections, seconds)
 
@@ -534,6 +546,12 @@ def benchmarks(quick):
         Bench("udp.echo.30", "time", lambda name: echo(name, 64, 30, seconds, mode="udp"),
               Row("server_cpu_us", "UDP echo 64 B x 30: server CPU a datagram", "us", 1.03, True, 2),
               Row("rate", "UDP echo 64 B x 30: datagrams", "/s", digits=0), names=("aioloop", "hand")),
+        Bench("spawn", "time", process("spawn", 2000),
+              Row("us", "start /bin/true and reap it", "us", 1.03, True), names=with_pools),
+        Bench("spawn.1g", "time", process("spawn", 2000, "--ballast", 1024),
+              Row("us", "the same, from a program with 1 GiB in memory", "us", 1.03, True), names=with_pools),
+        Bench("pipe", "time", process("pipe", 100000),
+              Row("gb_s", "64 KiB at a time through a pipe", "GB/s", 0.97, True, 2, least=True), names=with_pools),
         Bench("soon", "time", micro("soon", 1000, 10000000), Row("ns", "call_soon, batch of 1,000", "ns", 6)),
         Bench("chain", "time", micro("soon", 1, 1000000), Row("ns", "call_soon, chain", "ns")),
         Bench("million", "time", lambda name: timed(name, "million", "--live", 1000000),
