@@ -186,6 +186,7 @@ static void load_udp(const struct bench_args *args) {
     struct epoll_event events[256];
     int64_t now;
     load_type = SOCK_DGRAM;
+    load_epoll = epoll_create1(EPOLL_CLOEXEC);
     load_begin(args);
     for (long i = 0; i < args->connections; i++) {
         cs[i].begun = begun + i * args->depth;
