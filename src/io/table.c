@@ -15,6 +15,7 @@
 #include "io/op.h"
 
 #define AIOL_TABLE_BUFFER (256u * 1024u)
+#define AIOL_TABLE_LINE 64u /* of a processor's cache, or more */
 
 /* FULL: the last send was cut, the next would block. ROOM: io_uring's epoll tells when there is room again. PIPE: is
  * read and written. POLLS: io_uring's requests cannot wait there, polls can. */
@@ -82,7 +83,8 @@ typedef struct aiol_table {
     aiol_op *current; /* whose callback runs */
     /* NULL, or asked at the end of a stream: the error that it is instead, or 0. */
     int64_t (*broken)(struct aiol_table *t, const aiol_op *op);
-    unsigned char *buffer;
+    unsigned char *block;  /* what buffer is in */
+    unsigned char *buffer; /* at a place to which the system copies quickly; NULL: there is none yet */
 #if AIOL_HAVE_MMSG
     aiol_batch *batch; /* NULL until the first */
 #endif
@@ -238,8 +240,11 @@ static int aiol_table_attach(aiol_engine *e, aioloop_socket fd, aiol_owner owner
     if (err == 0)
         err = aiol_grow(e->allocator, &t->dirty, &t->dirty_capacity, sizeof(t->dirty[0]), t->fds_capacity);
     if (err == 0 && t->buffer == NULL && owner != AIOL_OWNER_WATCHER) {
-        t->buffer = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER);
-        err = t->buffer == NULL ? AIOLOOP_ENOMEM : 0;
+        t->block = (unsigned char *)aiol_alloc(e->allocator, AIOL_TABLE_BUFFER + AIOL_TABLE_LINE);
+        if (t->block == NULL)
+            err = AIOLOOP_ENOMEM;
+        else
+            t->buffer = t->block + (AIOL_TABLE_LINE - (uintptr_t)t->block % AIOL_TABLE_LINE);
     }
     if (err < 0)
         return err;
@@ -682,7 +687,7 @@ static void aiol_table_free(aiol_table *t) {
     const aioloop_allocator *a = t->base.allocator;
     aiol_free(a, t->fds, t->fds_capacity * sizeof(t->fds[0]));
     aiol_free(a, t->dirty, t->dirty_capacity * sizeof(t->dirty[0]));
-    aiol_free(a, t->buffer, AIOL_TABLE_BUFFER);
+    aiol_free(a, t->block, AIOL_TABLE_BUFFER + AIOL_TABLE_LINE);
 #if AIOL_HAVE_MMSG
     if (t->batch != NULL)
         aiol_batch_free(a, t->batch);
