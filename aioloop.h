@@ -429,7 +429,8 @@
  *   that has ended by it; a second one ends the run without waiting for it, and then what is left is cancelled as at every
  *   end of a run, where SIGINT has its default action. If the loop does not come round to the first, because a callback
  *   takes for ever, the second ends the program. All that only if SIGINT had its default action before the run: who
- *   ignores it or has a handler is left alone. See examples/signals.c.
+ *   ignores it or has a handler is left alone, and who removes the handler of SIGINT in the run has its default action.
+ *   See examples/signals.c.
  *
  *
  * ENDING WELL
@@ -2867,7 +2868,7 @@ aioloop_create_datagram_endpoint(aioloop *loop, const aioloop_protocol *protocol
 /* DatagramTransport.sendto(): sends a datagram of size bytes, which may be 0, to an address; to NULL: the remote one.
  * Tried at once; if the system has no room it is copied, and goes in its order. 0: it was sent, kept, or dropped because
  * the transport is closing or lost (the fifth such is logged). What the system says against it goes to error_received,
- * by the loop. AIOLOOP_EINVAL: NULL data, an address that is none, no address where there is no remote one, another one
+ * by the loop; that nobody is there may be told once for several. AIOLOOP_EINVAL: NULL data with a size, an address that is none, no address where there is no remote one, another one
  * where there is; AIOLOOP_EMISUSE: a transport of bytes; AIOLOOP_ENOMEM: nothing was taken. For flow control each that
  * is kept counts its size and 8 bytes. */
 AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const void *data, size_t size,
@@ -2931,8 +2932,9 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_start_tls(aioloop *loop, ai
  *
  * It is made non-blocking. That is said of the open file, which other processes may have too: a terminal is therefore
  * opened anew under the same number, and what was blocking and cannot be is made so again when the transport lets go of
- * it. Do not give one open file that cannot be opened anew (a pseudo-terminal's master, a FIFO open both ways) to two
- * transports.
+ * it. Do not give one open file that cannot be opened anew (a pseudo-terminal's master, a FIFO open both ways, a socket
+ * that is a program's input and output) to two transports: they are in each other's way, and of a socket the one that
+ * writes drops what comes. A socket for both ways is for aioloop_connect_accepted_socket.
  *
  * A transport that reads: at the end of the file it closes, whatever eof_received answers. An error of reading is reported
  * to the exception handler and connection_lost has it, but AIOLOOP_EIO, a terminal's whose other side has gone, is not
@@ -3325,7 +3327,7 @@ typedef struct aioloop_process aioloop_process;
 #define AIOLOOP_STDIO_INHERIT (-1) /* the parent's own */
 #define AIOLOOP_STDIO_STDOUT (-2)  /* std_err only: where the output goes */
 #define AIOLOOP_STDIO_DEVNULL (-3) /* nothing */
-#define AIOLOOP_STDIO_FD(fd) ((fd) + 1) /* this descriptor, which stays the caller's */
+#define AIOLOOP_STDIO_FD(fd) ((fd) < 0 ? -0x7fffffff : (fd) + 1) /* this descriptor, which stays the caller's; never the bare number */
 
 /* The result of waiting for a child that a signal has ended, 256 and more; others give their exit status, 0 to 255. */
 #define AIOLOOP_SIGNALLED(signal) (256 + (signal))
@@ -3336,8 +3338,9 @@ typedef struct aioloop_subprocess_options {
     int std_out;
     int std_err;
     const char *executable;    /* run instead of args[0], or instead of /bin/sh; NULL: that */
-    const char *cwd;           /* the child's working directory; NULL: the parent's */
-    const char *const *env;    /* "NAME=value", and a NULL at the end; NULL: the parent's. Its PATH is searched. */
+    const char *cwd;           /* the child's working directory, from which a relative program is found; NULL: the parent's */
+    const char *const *env;    /* "NAME=value", and a NULL at the end; NULL: the parent's. Its PATH is
+                                * searched; without one /bin and /usr/bin. */
     const int *pass_fds;       /* descriptors that the child keeps, under the same numbers, 3 and above; all others are */
     size_t pass_fds_count;     /*   closed in it, inheritable or not */
     bool start_new_session;    /* setsid() */
@@ -3362,7 +3365,7 @@ typedef struct aioloop_subprocess_options {
 /* A protocol for a child: asyncio's SubprocessProtocol, each method may be NULL. As aioloop_protocol: instance_size bytes
  * of its own, or the arg of the call; a factory that may refuse (then the child is killed). connection_made comes first,
  * connection_lost once, last, when the child has ended and all its pipes are lost; process_exited once, in no order with
- * the pipes'. To fail, they call aioloop_raise. */
+ * the pipes'. What they fail with (aioloop_raise) is reported to the exception handler; the child and its pipes go on. */
 typedef struct aioloop_subprocess_protocol {
     size_t instance_size;
     int (*factory)(void *self, void *arg);
@@ -3390,7 +3393,9 @@ typedef struct aioloop_subprocess_protocol {
  *
  * The child is started without copying the parent's memory, however large; but with preexec, set_user, set_group or
  * extra_groups by fork. The loop waits for its children alone, one by one, and never takes another's; a program that
- * ignores SIGCHLD, or waits for every child itself, gets them first, and then the result is 255. */
+ * ignores SIGCHLD, or waits for every child itself, gets them first, and then the result is 255. (Where there is no pidfd,
+ * before Linux 5.4 and elsewhere, such a program must not signal or close a child that may have ended: its number may be
+ * another's by then.) Closing the loop kills a child, and leaves one alone that may not be killed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_subprocess_exec(aioloop *loop,
                                                                      const aioloop_subprocess_protocol *protocol, void *arg,
                                                                      const char *const *args,
@@ -3421,7 +3426,7 @@ AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport);
 AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code);
 
 /* SubprocessTransport.get_pipe_transport(): that of the child's stream fd (0: to write to; 1, 2: which reads), borrowed, as
- * long as this one. NULL if that is no pipe. */
+ * long as this one. NULL if that is no pipe. Its protocol is the library's, and stays. */
 AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd);
 
 /* SubprocessTransport.send_signal(), terminate() (SIGTERM), kill() (SIGKILL). 0, also when the child has just ended;
@@ -3451,7 +3456,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_subprocess_shell(aio
                                                                              const aioloop_process_options *options);
 
 /* One owner more, and one less. NULL is ignored. With the last owner the pipes are closed, and a child that still runs is
- * killed; what waits for its end still gets it. */
+ * killed; what waits for its end still gets it. (A communicate that waits is an owner too.) */
 AIOLOOP_API aioloop_process *aioloop_process_ref(aioloop_process *process);
 AIOLOOP_API void aioloop_process_unref(aioloop_process *process);
 
@@ -3483,8 +3488,9 @@ typedef struct aioloop_communication {
 
 /* Process.communicate(): writes input (copied; NULL: nothing) to the child, closes its input, reads both outputs to their
  * ends, and waits for the child. The number is as of wait, the pointer a const aioloop_communication *, which belongs to
- * the process and is valid as long as that, or until the next call. A child that does not read all its input is no error.
- * Once: AIOLOOP_EMISUSE for input without a pipe, and while another one waits. Cancelling it leaves the child alone. */
+ * the process and is valid as long as that, or until the next communicate or reading of its streams. A child that does not read all its input is no error.
+ * AIOLOOP_EMISUSE for input without a pipe, and while another one waits. As long as it waits it is an owner of the process.
+ * Cancelling it leaves the child alone. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_communicate(aioloop_process *process, const void *input,
                                                                          size_t size);
 
@@ -5278,8 +5284,11 @@ typedef struct aiol_spawn {
     char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
     /* what comes of it */
     int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
+    int pidfd;     /* -1: none */
     volatile int step;   /* the child's, in memory of both */
     volatile int number; /* errno */
+    volatile int which;  /* the standard stream, or the descriptor that was to be passed on */
+    bool lacks_interpreter; /* the program is there, what is to interpret it is not */
     /* its own */
     int report; /* -1: none is needed */
     long limit;
@@ -7104,7 +7113,8 @@ AIOLOOP_INTERNAL void aiol_pipe_restore(aioloop_socket s) {
  *
  *   a) Linux tells the whole size of a datagram that was cut if recvfrom asks (MSG_TRUNC); elsewhere it is a flag that
  *      recvmsg brings.
- *   b) sendmmsg tells an error only of the first datagram; of a later one, the next call does.
+ *   b) sendmmsg tells an error only of the first datagram; what stops it at a later one, the next call meets again. But
+ *      what the socket had heard of earlier ones (nobody is there) is lost with that: several become one.
  *   c) recvmmsg looks once more for a datagram that is not there: of one alone, recvfrom is cheaper.
  */
 #ifndef AIOL_SYS_DATAGRAM_POSIX_C
@@ -8384,6 +8394,8 @@ AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
         return;
     schedule.size = (uint32_t)sizeof(schedule);
     schedule.slice = AIOLOOP_MS(100);
+    if (schedule.nice >= 0)
+        schedule.flags |= 1; /* SCHED_FLAG_RESET_ON_FORK: what it starts is no worker */
     (void)syscall(SYS_sched_setattr, 0, &schedule, 0u);
 }
 #else
@@ -8511,8 +8523,9 @@ AIOLOOP_INTERNAL unsigned aiol_processor_count(void) {
  *   d) All descriptors are marked to be closed by the start, then those named are not. So none slips through, whatever
  *      other threads open meanwhile; and those made here are marked from birth, since others start programs too.
  *   e) Given numbers 0 to 2 may be in each other's way: they are moved first.
- *   f) Without pidfd a thread waits for the child, which it leaves to be reaped by the loop: the number is nobody else's
- *      until then, so a signal cannot go astray. It shows the end by that of a pipe.
+ *   f) A child is signalled and reaped by its pidfd. Without one a thread waits for it, which leaves it to be reaped by the
+ *      loop, and shows the end by that of a pipe; the number is nobody else's until then, unless the program has the
+ *      system reap all children.
  */
 #ifndef AIOL_SYS_SPAWN_POSIX_C
 #define AIOL_SYS_SPAWN_POSIX_C
@@ -8545,10 +8558,11 @@ static int aiol_spawn_identity(const aiol_spawn *s) {
 }
 
 /* e) */
-static int aiol_spawn_standard(const aiol_spawn *s) {
+static int aiol_spawn_standard(aiol_spawn *s) {
     int from[3];
     int i;
     for (i = 0; i < 3; i++) {
+        s->which = i;
         from[i] = s->stdio[i];
         if (from[i] < 0 || from[i] > 2 || from[i] == i)
             continue;
@@ -8557,6 +8571,7 @@ static int aiol_spawn_standard(const aiol_spawn *s) {
             return AIOL_SPAWN_STDIO;
     }
     for (i = 0; i < 3; i++) {
+        s->which = i;
         if (from[i] == AIOL_SPAWN_INHERIT)
             (void)fcntl(i, F_SETFD, 0);
         else if (from[i] == i ? fcntl(i, F_SETFD, 0) == -1 : dup2(from[i] == AIOL_SPAWN_STDOUT ? 1 : from[i], i) == -1)
@@ -8593,7 +8608,7 @@ static bool aiol_spawn_mark_listed(void) {
 #endif
 
 /* d) */
-static int aiol_spawn_mark(const aiol_spawn *s) {
+static int aiol_spawn_mark(aiol_spawn *s) {
     bool marked = false;
     size_t i;
 #if AIOL_OS_LINUX
@@ -8608,9 +8623,11 @@ static int aiol_spawn_mark(const aiol_spawn *s) {
         for (fd = 3; fd < s->limit; fd++)
             (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
     }
-    for (i = 0; i < s->keep_count; i++)
+    for (i = 0; i < s->keep_count; i++) {
+        s->which = s->keep[i];
         if (fcntl(s->keep[i], F_SETFD, 0) == -1)
             return AIOL_SPAWN_PASS;
+    }
     return 0;
 }
 
@@ -8658,7 +8675,7 @@ static int aiol_spawn_run(const aiol_spawn *s) {
 }
 
 /* All that comes before the program. 0, or the step that failed. */
-static int aiol_spawn_prepare(const aiol_spawn *s) {
+static int aiol_spawn_prepare(aiol_spawn *s) {
     int step = aiol_spawn_standard(s);
     if (step == 0 && s->cwd != NULL && chdir(s->cwd) == -1)
         step = AIOL_SPAWN_CHDIR;
@@ -8679,7 +8696,7 @@ static int aiol_spawn_prepare(const aiol_spawn *s) {
 
 static int aiol_spawn_child(void *arg) {
     aiol_spawn *s = (aiol_spawn *)arg;
-    int report[2]; /* c) */
+    int report[3]; /* c) */
     report[0] = aiol_spawn_prepare(s);
     report[1] = errno;
     if (report[0] == 0) {
@@ -8687,6 +8704,7 @@ static int aiol_spawn_child(void *arg) {
         report[1] = aiol_spawn_run(s);
         report[0] = AIOL_SPAWN_EXEC;
     }
+    report[2] = s->which;
     s->step = report[0];
     s->number = report[1];
     while (s->report != -1 && write(s->report, report, sizeof(report)) == -1 && errno == EINTR)
@@ -8749,7 +8767,12 @@ static int aiol_spawn_process(aiol_spawn *s, bool forks) {
             (void)aiol_spawn_child(s);
     } else {
 #if AIOL_HAVE_VFORK
-        pid = AIOL_SYS(clone, clone(aiol_spawn_child, s->stack + AIOL_SPAWN_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, s));
+        int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+#if defined(CLONE_PIDFD)
+        if ((s->without & AIOL_WITHOUT_PIDFD) == 0)
+            flags |= CLONE_PIDFD;
+#endif
+        pid = AIOL_SYS(clone, clone(aiol_spawn_child, s->stack + AIOL_SPAWN_STACK, flags, s, &s->pidfd));
 #else
         pid = -1;
         errno = ENOSYS;
@@ -8760,22 +8783,37 @@ static int aiol_spawn_process(aiol_spawn *s, bool forks) {
     return pid == -1 ? aiol_error_from_errno(number) : (int)pid;
 }
 
-AIOLOOP_INTERNAL int aiol_child_reap(int pid, bool patient, int *status) {
-    int raw = 0;
-    pid_t got;
-    do
-        got = AIOL_SYS(waitpid, waitpid((pid_t)pid, &raw, patient ? 0 : WNOHANG));
-    while (got == -1 && errno == EINTR);
-    if (got == -1)
+static void aiol_spawn_close(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* By the process's number, or by its pidfd if that is not -1. 1: it has ended, with *status; 0: it has not; or a code. */
+static int aiol_spawn_reap(int pid, int pidfd, bool patient, int *status) {
+    siginfo_t info;
+    int options = WEXITED | (patient ? 0 : WNOHANG);
+    int rc;
+    memset(&info, 0, sizeof(info));
+    do {
+        rc = -1;
+        errno = EINVAL;
+        if (pidfd != -1)
+            rc = AIOL_SYS(waitid, waitid((idtype_t)3 /* P_PIDFD, Linux 5.4 */, (id_t)pidfd, &info, options));
+        if (rc == -1 && errno == EINVAL)
+            rc = AIOL_SYS(waitid, waitid(P_PID, (id_t)pid, &info, options));
+    } while (rc == -1 && errno == EINTR);
+    if (rc == -1)
         return aiol_error_from_errno(errno);
-    if (got != 0)
-        *status = WIFSIGNALED(raw) ? -WTERMSIG(raw) : WEXITSTATUS(raw);
-    return (int)got;
+    if (info.si_pid == 0)
+        return 0;
+    *status = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+    return 1;
 }
 
 /* A forked child, of which it is waited whether it has become the program. */
 static int aiol_spawn_fork(aiol_spawn *s) {
-    int report[2];
+    int report[3];
     ssize_t n;
     int ends[2];
     int pid = aiol_spawn_pipe(s->without, ends);
@@ -8790,6 +8828,7 @@ static int aiol_spawn_fork(aiol_spawn *s) {
     if (n == (ssize_t)sizeof(report)) {
         s->step = report[0];
         s->number = report[1];
+        s->which = report[2];
     }
     close(ends[0]);
     return pid;
@@ -8802,18 +8841,16 @@ static int aiol_spawn_start(aiol_spawn *s) {
     s->limit = sysconf(_SC_OPEN_MAX);
     s->report = -1;
     s->step = 0;
+    s->pidfd = -1;
     pid = aiol_spawn_must_fork(s) ? aiol_spawn_fork(s) : aiol_spawn_process(s, false);
     if (pid > 0 && s->step != 0) {
-        (void)aiol_child_reap(pid, true, &status);
+        (void)aiol_spawn_reap(pid, s->pidfd, true, &status);
+        aiol_spawn_close(&s->pidfd);
+        s->lacks_interpreter = s->step == AIOL_SPAWN_EXEC && s->number == ENOENT && s->cwd == NULL && strchr(s->file, '/') != NULL &&
+                               access(s->file, F_OK) == 0;
         return aiol_error_from_errno(s->number);
     }
     return pid;
-}
-
-static void aiol_spawn_close(int *fd) {
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
 }
 
 /* Opens what a standard stream is: the child's end at *opened unless it is given, the parent's at s->parent. */
@@ -8838,9 +8875,23 @@ static int aiol_spawn_open(aiol_spawn *s, int i, int *opened) {
     return 0;
 }
 
+/* Given descriptors have to be open before there are new ones, which could get their numbers. */
+static int aiol_spawn_check_given(aiol_spawn *s) {
+    size_t i;
+    for (i = 0; i < 3 + s->keep_count; i++) {
+        int fd = i < 3 ? s->stdio[i] : s->keep[i - 3];
+        if (fd < 0 || fcntl(fd, F_GETFD) != -1)
+            continue;
+        s->step = i < 3 ? AIOL_SPAWN_STDIO : AIOL_SPAWN_PASS;
+        s->which = i < 3 ? (int)i : fd;
+        return AIOLOOP_EBADF;
+    }
+    return 0;
+}
+
 AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s) {
     int opened[3] = {-1, -1, -1};
-    int pid = 0;
+    int pid = aiol_spawn_check_given(s);
     int i;
     for (i = 0; i < 3; i++)
         s->parent[i] = -1;
@@ -8871,10 +8922,13 @@ static void aiol_child_wait(void *arg) {
     close(c->waker);
 }
 
+/* Sees that there is something to watch; the child's pidfd may be there already. */
 AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
     int ends[2];
     int err;
     c->waits = false;
+    if (c->watch != -1)
+        return 0;
 #if defined(SYS_pidfd_open)
     if ((without & AIOL_WITHOUT_PIDFD) == 0) {
         c->watch = (int)AIOL_SYS(pidfd_open, syscall(SYS_pidfd_open, c->pid, 0u));
@@ -8887,7 +8941,6 @@ AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
     err = aiol_spawn_pipe(without, ends);
     if (err < 0)
         return err;
-    c->watch = ends[0];
     c->waker = ends[1];
     err = aiol_worker_start(&c->worker, aiol_child_wait, c, 65536);
     if (err < 0) {
@@ -8895,6 +8948,7 @@ AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
         close(ends[1]);
         return err;
     }
+    c->watch = ends[0];
     c->waits = true;
     return 0;
 }
@@ -8905,12 +8959,37 @@ AIOLOOP_INTERNAL void aiol_child_unwatch(aiol_child *c, bool ours) {
     else if (c->waits)
         close(c->waker);
     c->waits = false;
-    close(c->watch);
-    c->watch = -1;
+    aiol_spawn_close(&c->watch);
+}
+
+/* f) */
+static int aiol_child_pidfd(const aiol_child *c) {
+    return c->waits ? -1 : c->watch;
 }
 
 AIOLOOP_INTERNAL int aiol_child_signal(const aiol_child *c, int signal) {
-    return kill((pid_t)c->pid, signal) == -1 ? aiol_error_from_errno(errno) : 0;
+    int rc = -1;
+    errno = ENOSYS;
+#if defined(SYS_pidfd_send_signal)
+    if (aiol_child_pidfd(c) != -1)
+        rc = (int)syscall(SYS_pidfd_send_signal, c->watch, signal, NULL, 0u);
+#endif
+    if (rc == -1 && errno == ENOSYS)
+        rc = kill((pid_t)c->pid, signal);
+    return rc == -1 ? aiol_error_from_errno(errno) : 0;
+}
+
+/* 1: the child has ended, with *status: its exit status, or minus the signal that has killed it; 0: it runs; or a code, as
+ * of a child that somebody else has reaped. patient: waits for its end. */
+AIOLOOP_INTERNAL int aiol_child_reap(const aiol_child *c, bool patient, int *status) {
+    return aiol_spawn_reap(c->pid, aiol_child_pidfd(c), patient, status);
+}
+
+/* Kills the child and reaps it. False: it may not be killed, and goes on. */
+AIOLOOP_INTERNAL bool aiol_child_end(const aiol_child *c) {
+    int status = 0;
+    int err = aiol_child_signal(c, SIGKILL);
+    return aiol_child_reap(c, err == 0 || err == AIOLOOP_ESRCH, &status) != 0;
 }
 
 #else
@@ -13677,7 +13756,8 @@ typedef struct aiol_uring {
     unsigned char *rings;
     size_t rings_size;
 
-    aiol_op *cancels; /* operations whose cancellation is to be made; op->engine points at what points at them */
+    aiol_op *cancels; /* operations whose cancellation is to be made, the oldest first; op->engine points at what points at them */
+    aiol_op **cancels_end;
 
     unsigned char *memory; /* the ring of buffers, a page; then the buffers */
     uint32_t buffer_count;
@@ -14011,19 +14091,20 @@ static bool aiol_uring_is_superfluous(const aiol_op *in) {
 
 static void aiol_uring_cancel_later(aiol_uring *u, aiol_op *op) {
     op->engine_flags |= AIOL_OP_WAITING;
-    op->link = u->cancels;
-    op->engine = &u->cancels;
-    if (op->link != NULL)
-        op->link->engine = &op->link;
-    u->cancels = op;
+    op->link = NULL;
+    op->engine = u->cancels_end;
+    *u->cancels_end = op;
+    u->cancels_end = &op->link;
 }
 
-static void aiol_uring_cancel_no_more(aiol_op *op) {
+static void aiol_uring_cancel_no_more(aiol_uring *u, aiol_op *op) {
     aiol_op **at = (aiol_op **)op->engine;
     op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
     *at = op->link;
     if (op->link != NULL)
         op->link->engine = at;
+    else
+        u->cancels_end = at;
     op->engine = NULL;
 }
 
@@ -14052,7 +14133,7 @@ static int aiol_uring_prepare(aiol_uring *u) {
         aiol_op *op = u->cancels;
         if (!aiol_uring_disarm(u, op))
             return 0;
-        aiol_uring_cancel_no_more(op);
+        aiol_uring_cancel_no_more(u, op);
     }
     while (t->dirty_count != 0) {
         aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
@@ -14238,10 +14319,10 @@ static bool aiol_uring_is_passing(int result) {
 }
 
 /* The last completion of a cancelled operation: what had happened before is told. */
-static void aiol_uring_cancelled(aiol_op *op, int result) {
+static void aiol_uring_cancelled(aiol_uring *u, aiol_op *op, int result) {
     bool sent = op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0;
     if ((op->engine_flags & AIOL_OP_WAITING) != 0)
-        aiol_uring_cancel_no_more(op);
+        aiol_uring_cancel_no_more(u, op);
     op->state = AIOL_OP_IDLE;
     op->done(op, sent ? result : AIOLOOP_ECANCELED, NULL);
 }
@@ -14490,7 +14571,7 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
-            aiol_uring_cancelled(op, c->result);
+            aiol_uring_cancelled(u, op, c->result);
         return;
     }
     if ((op->engine_flags & AIOL_OP_POLLED) != 0) {
@@ -14730,6 +14811,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->fd = -1;
     u->signal.reader = -1;
     u->room = -1;
+    u->cancels_end = &u->cancels;
     err = aiol_wake_open(&u->wake, setup->without);
     if (err < 0) {
         aiol_free(setup->allocator, u, sizeof(*u));
@@ -27006,7 +27088,7 @@ static bool aiol_thread_owns_signals(void) {
 /* Whether this thread may see to this loop's handlers. */
 static int aiol_signal_check(aioloop *loop) {
     if (!aiol_thread_owns_signals())
-        return aiol_fail(NULL, AIOLOOP_EMISUSE, "signals belong to the main thread");
+        return aiol_fail(aiol_loop_is_ours(loop) ? loop : NULL, AIOLOOP_EMISUSE, "signals belong to the process's main thread");
     if (!aiol_loop_is_ours(loop) || (aiol_load(&loop->running) != 0 && aiol_thread.running != loop))
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "the loop is not this thread's");
     return 0;
@@ -27084,11 +27166,17 @@ AIOLOOP_INTERNAL int aiol_interrupt_begin(aioloop *loop, aioloop_callback fn, vo
     return err;
 }
 
-/* Does nothing if the handler is another one by now. */
-AIOLOOP_INTERNAL void aiol_interrupt_end(aioloop *loop, aioloop_callback fn) {
+/* Does nothing if the handler is another one by now. True: the program was interrupted, and fn was not called any more. */
+AIOLOOP_INTERNAL bool aiol_interrupt_end(aioloop *loop, aioloop_callback fn) {
     aiol_signal **place = aiol_signal_find(loop, SIGINT);
-    if (*place != NULL && (*place)->fn == fn)
-        aiol_signal_remove(place);
+    aiol_signal *s = *place;
+    bool missed;
+    if (s == NULL || s->fn != fn)
+        return false;
+    aiol_signal_detach(s);
+    missed = aiol_load(&s->pending) != 0 || s->queued;
+    aiol_signal_remove(place);
+    return missed;
 }
 
 #endif
@@ -31509,6 +31597,14 @@ static void aiol_subprocess_destroy(aiol_resource *resource) {
     aiol_free(&loop->allocator, p, p->block_size);
 }
 
+/* The child is to be gone when this returns. */
+static void aiol_subprocess_kill_and_reap(aioloop_subprocess *p) {
+    if (!aiol_child_end(&p->child))
+        aiol_warn(p->resource.loop, p->resource.site, "child %d may not be killed, and goes on", p->child.pid);
+    if (p->child.watch != AIOL_NO_SOCKET)
+        aiol_child_unwatch(&p->child, true);
+}
+
 /* The loop closes: the child goes with it. */
 static void aiol_subprocess_loop_closed(aiol_resource *resource) {
     aioloop_subprocess *p = AIOL_CONTAINER(resource, aioloop_subprocess, resource);
@@ -31520,16 +31616,16 @@ static void aiol_subprocess_loop_closed(aiol_resource *resource) {
     p->watch.state = AIOL_OP_IDLE;
     if (p->exited)
         return;
-    if (ours) {
-        (void)aiol_child_signal(&p->child, SIGKILL);
-        (void)aiol_child_reap(p->child.pid, true, &p->status);
-        p->exited = true;
-    }
-    aiol_child_unwatch(&p->child, ours);
+    if (ours)
+        aiol_subprocess_kill_and_reap(p);
+    else
+        aiol_child_unwatch(&p->child, false);
+    p->exited = ours;
 }
 
 static bool aiol_subprocess_is_open(const aiol_resource *resource) {
-    return !AIOL_CONTAINER(resource, const aioloop_subprocess, resource)->ending;
+    const aioloop_subprocess *p = AIOL_CONTAINER(resource, const aioloop_subprocess, resource);
+    return !p->ending && !p->closed;
 }
 
 static const aiol_resource_calls aiol_subprocess_resource = {"subprocess", aiol_subprocess_loop_closed, aiol_subprocess_destroy,
@@ -31601,7 +31697,7 @@ static size_t aiol_subprocess_exited(aiol_op *op, int64_t n, const void *data) {
         return 0;
     }
     /* If the engine gave up watching there is nothing left but to wait. */
-    err = aiol_child_reap(p->child.pid, op->state == AIOL_OP_IDLE, &p->status);
+    err = aiol_child_reap(&p->child, op->state == AIOL_OP_IDLE, &p->status);
     if (err == 0)
         return 0;
     if (err < 0) {
@@ -31633,9 +31729,16 @@ AIOL_INLINE int aiol_subprocess_number(const aiol_subprocess_pipe *pipe) {
 static void aiol_subprocess_pipe_data(aioloop_transport *transport, void *self, const void *data, size_t size) {
     aiol_subprocess_pipe *pipe = (aiol_subprocess_pipe *)self;
     aioloop_subprocess *p = pipe->process;
+    aiol_frame frame;
+    int raised;
     (void)transport;
-    if (p->protocol->pipe_data_received != NULL)
-        p->protocol->pipe_data_received(p, p->self, aiol_subprocess_number(pipe), data, size);
+    if (p->protocol->pipe_data_received == NULL)
+        return;
+    frame = aiol_enter(p->resource.loop, &p->resource.context);
+    p->protocol->pipe_data_received(p, p->self, aiol_subprocess_number(pipe), data, size);
+    raised = aiol_leave(p->resource.loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0)) /* the pipe stays: the child is not to hear of it */
+        aiol_subprocess_report(p, raised, "Error in pipe_data_received");
 }
 
 static void aiol_subprocess_pipe_lost(aioloop_transport *transport, void *self, int error) {
@@ -31875,11 +31978,14 @@ static const char *aiol_subprocess_path(char *const *env) {
 }
 
 static int aiol_subprocess_failed(aioloop *loop, const aiol_spawn *s, int err) {
-    static const char *const steps[] = {"start",     "standard streams", "chdir to",         "setsid for",  "setpgid for",
-                                        "setgroups for", "setgid for",   "setuid for",       "pass_fds of", "preexec of",
+    static const char *const steps[] = {"start",     "standard stream", "chdir to",         "setsid for",  "setpgid for",
+                                        "setgroups for", "setgid for",   "setuid for",       "pass_fds: descriptor", "preexec of",
                                         "exec"};
-    return aiol_fail(loop, err, "%s \"%.100s\": %s", steps[s->step], s->step == AIOL_SPAWN_CHDIR ? s->cwd : s->file,
-                     aioloop_strerror(err));
+    const char *what = steps[s->step];
+    if (s->step == AIOL_SPAWN_STDIO || s->step == AIOL_SPAWN_PASS)
+        return aiol_fail(loop, err, "%s %d of \"%.100s\": %s", what, s->which, s->file, aioloop_strerror(err));
+    return aiol_fail(loop, err, "%s \"%.100s\": %s%s", what, s->step == AIOL_SPAWN_CHDIR ? s->cwd : s->file,
+                     aioloop_strerror(err), s->lacks_interpreter ? ", which is its interpreter (#!)" : "");
 }
 
 /* Starts the program. The child's number, or a code with its message stored. */
@@ -31950,12 +32056,8 @@ static aioloop_future *aiol_subprocess_undo(aioloop_subprocess *p, int err) {
     aioloop *loop = p->resource.loop;
     aioloop_future *f = p->future;
     aiol_subprocess_drop_pipes(p);
-    if (p->child.pid > 0) {
-        (void)aiol_child_signal(&p->child, SIGKILL);
-        (void)aiol_child_reap(p->child.pid, true, &p->status);
-        if (p->child.watch != AIOL_NO_SOCKET)
-            aiol_child_unwatch(&p->child, true);
-    }
+    if (p->child.pid > 0)
+        aiol_subprocess_kill_and_reap(p);
     f->of.owner = NULL;
     aiol_future_fail(f, err, aiol_detail(loop, err));
     aiol_future_release(f);
@@ -31976,6 +32078,7 @@ static aioloop_future *aiol_subprocess_start(aioloop *loop, const aioloop_subpro
     if (err < 0)
         return aiol_subprocess_undo(p, err);
     p->child.pid = err;
+    p->child.watch = s.pidfd;
     err = aiol_subprocess_make_pipes(p, &s);
     if (err == 0)
         err = aiol_subprocess_watch(p);
@@ -32957,6 +33060,7 @@ AIOLOOP_API aioloop_future *(aioloop_connect_accepted_socket)(aioloop *loop, con
 #define AIOL_NET_DATAGRAM_C
 
 #define AIOL_DATAGRAM_COUNTS 8u /* beside its bytes, in flow control */
+#define AIOL_DATAGRAM_PAUSE AIOLOOP_MS(16)
 
 /* One that waits. The path of `to` follows the struct, then the bytes. */
 typedef struct aiol_outgoing {
@@ -32969,6 +33073,8 @@ typedef struct aiol_endpoint {
     aioloop_transport transport;
     aiol_op send;
     aiol_node node;            /* tells an error, and goes on sending */
+    aioloop_timer_handle retry; /* when sending is tried again */
+    aioloop_time pause;         /* before that; 0: it is not waited so */
     aioloop_address remote;    /* the one destination; AIOLOOP_UNSPEC: any */
     aiol_datagram *queue;      /* the oldest first; each in an aiol_outgoing */
     aiol_datagram **queue_end;
@@ -33017,6 +33123,7 @@ static void aiol_endpoint_end(aioloop_transport *t, int error) {
     t->error = error;
     aiol_op_cancel(e, &t->recv);
     aiol_op_cancel(e, &ep->send);
+    aioloop_timer_handle_cancel(&ep->retry);
     aiol_endpoint_doom_if_over(ep);
 }
 
@@ -33036,6 +33143,7 @@ static void aiol_endpoint_tell(aioloop_transport *t, int error) {
     int raised;
     if (t->protocol->error_received == NULL)
         return;
+    aiol_fail(t->resource.loop, error, NULL); /* not the message of another call that failed with that code */
     frame = aiol_transport_enter(t);
     t->protocol->error_received(t, t->self, error);
     raised = aiol_transport_leave(t, &frame, "error_received");
@@ -33134,18 +33242,51 @@ static void aiol_endpoint_went(aiol_endpoint *ep, int64_t n) {
         aiol_endpoint_drop_first(ep);
 }
 
+/* Whether the queue's first goes to one of several Unix sockets: when that has no room nothing tells when it has, for it is
+ * the sender's own that is watched, and has. */
+static bool aiol_endpoint_is_blind(const aiol_endpoint *ep) {
+    return ep->queue->to != NULL && ep->queue->to->family == AIOLOOP_UNIX;
+}
+
+static void aiol_endpoint_send(aiol_endpoint *ep);
+
+static void aiol_endpoint_try_again(aioloop *loop, void *arg) {
+    aiol_endpoint *ep = (aiol_endpoint *)arg;
+    (void)loop;
+    memset(&ep->retry, 0, sizeof(ep->retry));
+    aiol_endpoint_send(ep);
+}
+
+/* Sending is tried again after a while, and each time after a longer one. */
+static void aiol_endpoint_pause(aiol_endpoint *ep) {
+    ep->pause = ep->pause == 0 ? AIOLOOP_MS(1) : ep->pause < AIOL_DATAGRAM_PAUSE ? ep->pause * 2 : ep->pause;
+    ep->retry = (aioloop_call_later)(ep->transport.resource.loop, ep->pause, aiol_endpoint_try_again, ep);
+    if (aioloop_handle_is_null(&ep->retry.handle))
+        aiol_endpoint_later(ep); /* no memory: in the next iteration then */
+}
+
 /* Sends until the system takes no more, or says something. Calls no user code. */
 static void aiol_endpoint_send(aiol_endpoint *ep) {
     aiol_engine *e = ep->transport.resource.loop->engine;
     while (ep->queue != NULL && ep->error == 0) {
+        bool blind = aiol_endpoint_is_blind(ep);
         int64_t n;
         ep->send.u.sendto.first = ep->queue;
-        n = aiol_op_submit(e, &ep->send);
-        if (n == AIOL_PENDING)
+        n = blind ? e->calls->attempt_to(e, ep->send.fd, ep->queue) : aiol_op_submit(e, &ep->send);
+        if (n == AIOL_PENDING) {
+            if (blind)
+                aiol_endpoint_pause(ep);
             return;
+        }
+        ep->pause = 0;
         aiol_endpoint_went(ep, n);
     }
     aiol_endpoint_later(ep);
+}
+
+/* Whether sending goes on by itself. */
+static bool aiol_endpoint_is_sending(const aiol_endpoint *ep) {
+    return ep->send.state != AIOL_OP_IDLE || !aioloop_handle_is_null(&ep->retry.handle);
 }
 
 /* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences.
@@ -33158,7 +33299,7 @@ static void aiol_endpoint_after_send(aiol_endpoint *ep) {
         aiol_endpoint_tell(t, error);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_transport_maybe_resume(t);
-    if (t->state <= AIOL_TRANSPORT_CLOSING && ep->send.state == AIOL_OP_IDLE && ep->queue != NULL)
+    if (t->state <= AIOL_TRANSPORT_CLOSING && !aiol_endpoint_is_sending(ep) && ep->queue != NULL)
         aiol_endpoint_send(ep);
     if (t->state == AIOL_TRANSPORT_CLOSING && ep->queue == NULL && ep->error == 0)
         aiol_endpoint_end(t, 0);
@@ -33224,7 +33365,7 @@ static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void
     int err = aiol_endpoint_enqueue(ep, data, size, to);
     if (err < 0)
         return aiol_fail(t->resource.loop, err, NULL);
-    if (ep->send.state == AIOL_OP_IDLE && ep->error == 0)
+    if (!aiol_endpoint_is_sending(ep) && ep->error == 0)
         aiol_endpoint_send(ep);
     aiol_transport_maybe_pause(t);
     return 0;
@@ -35081,7 +35222,8 @@ static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_r
     n = aioloop_run_until_complete(runner->loop, runner->main, out);
     if (runner->leaving || (n == AIOLOOP_ECANCELED && runner->interrupts > 0 && aioloop_task_uncancel(runner->main) == 0))
         n = AIOLOOP_EINTERRUPTED;
-    aiol_interrupt_end(runner->loop, aiol_runner_interrupted);
+    if (aiol_interrupt_end(runner->loop, aiol_runner_interrupted))
+        n = AIOLOOP_EINTERRUPTED; /* in the last moment, which is no reason to be swallowed */
     aioloop_future_unref(runner->main);
     runner->main = NULL;
     return n;

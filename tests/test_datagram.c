@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -1588,6 +1589,111 @@ TEST(datagram_loop_closes_with_things_under_way, "") {
     datagram_drop(&a);
     datagram_drop(&b);
     datagram_drop(&c);
+    datagram_end_files(loop);
+}
+
+static char datagram_losses[8];
+
+static void datagram_lost_letter(aioloop_transport *transport, void *self, int error) {
+    size_t n = strlen(datagram_losses);
+    (void)transport;
+    (void)error;
+    if (n + 1 < sizeof(datagram_losses))
+        datagram_losses[n] = *(const char *)self;
+}
+
+/* On every back end in the order of the closing. */
+TEST(datagram_endpoints_closed_together_are_lost_in_order, "DTR-06") {
+    aioloop *loop = test_loop();
+    aioloop_protocol protocol = AIOLOOP_ZERO;
+    aioloop_datagram_endpoint_options options = AIOLOOP_ZERO;
+    aioloop_transport *transports[4];
+    static char letters[] = "abcd";
+    int i;
+    protocol.connection_lost = datagram_lost_letter;
+    options.local_host = "127.0.0.1";
+    memset(datagram_losses, 0, sizeof(datagram_losses));
+    for (i = 0; i < 4; i++)
+        CHECK_EQ(aioloop_run_until_complete(
+                     loop, aioloop_create_datagram_endpoint(loop, &protocol, &letters[i], &options), &transports[i]),
+                 0);
+    test_spin(loop, 5);
+    for (i = 0; i < 4; i++)
+        aioloop_transport_close(transports[i]);
+    test_spin(loop, 10);
+    CHECK_STR(datagram_losses, "abcd");
+    for (i = 0; i < 4; i++)
+        aioloop_transport_unref(transports[i]);
+    test_end(loop);
+}
+
+static void datagram_keep_message(datagram_peer *peer) {
+    snprintf(peer->text, sizeof(peer->text), "%s", aioloop_message(aioloop_transport_get_loop(peer->transport), peer->error));
+}
+
+/* Not the message of a call that has failed with the same code before. */
+TEST_WITH(datagram_error_has_its_own_message, "DTR-05", TEST_REAL_FDS) {
+    aioloop *loop = test_loop();
+    aioloop_datagram_endpoint_options options = AIOLOOP_ZERO;
+    aioloop_address nowhere = AIOLOOP_ZERO;
+    datagram_peer a = AIOLOOP_ZERO;
+    test_needs_real_descriptors(loop);
+    options.local_host = "127.0.0.1";
+    datagram_open(loop, &a, &options);
+    a.on_error = datagram_keep_message;
+    CHECK_EQ(aioloop_transport_sendto(a.transport, "x", 1, &nowhere), AIOLOOP_EINVAL);
+    nowhere = *datagram_name(&a);
+    nowhere.port = 0; /* which the system refuses */
+    CHECK_EQ(aioloop_transport_sendto(a.transport, "x", 1, &nowhere), 0);
+    test_run_until(loop, &a.errors, 1, "error_received");
+    CHECK_EQ(a.error, AIOLOOP_EINVAL);
+    CHECK_STR(a.text, aioloop_strerror(AIOLOOP_EINVAL));
+    datagram_drop(&a);
+    test_end(loop);
+}
+
+static aioloop_time datagram_processor_time(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (aioloop_time)t.tv_sec * AIOLOOP_SECONDS(1) + t.tv_nsec;
+}
+
+/* One of several receivers has no room. Its sender's own socket has, and is writable all the time: it must not be asked all
+ * the time. All arrives once there is room. */
+TEST_WITH(datagram_unix_sender_to_one_without_room_waits, "DTR-02 DTR-07", TEST_REAL_FDS) {
+    aioloop *loop = datagram_begin_files();
+    aioloop_datagram_endpoint_options options = AIOLOOP_ZERO;
+    datagram_peer full = AIOLOOP_ZERO;
+    datagram_peer sender = AIOLOOP_ZERO;
+    aioloop_time wall;
+    aioloop_time busy;
+    int sent = 0;
+    test_needs_real_descriptors(loop);
+    options.local_path = datagram_path("a");
+    datagram_open(loop, &full, &options);
+    options.local_path = datagram_path("b");
+    datagram_open(loop, &sender, &options);
+    aioloop_transport_pause_reading(full.transport);
+    test_spin(loop, 5);
+    while (aioloop_transport_get_write_buffer_size(sender.transport) == 0 && sent < 100000) {
+        datagram_send(&sender, "x", datagram_name(&full));
+        sent++;
+    }
+    CHECK_LT(sent, 100000);
+    datagram_send(&sender, "y", datagram_name(&full));
+    wall = aioloop_now(loop);
+    busy = datagram_processor_time();
+    CHECK_EQ(aioloop_run_until_complete(loop, aioloop_sleep(loop, AIOLOOP_MS(30)), NULL), 0);
+    busy = datagram_processor_time() - busy;
+    wall = aioloop_now(loop) - wall;
+    NOTE("%g of %g ms", (double)busy / 1e6, (double)wall / 1e6);
+    CHECK_LT(busy, wall / 2);
+    CHECK_GT(aioloop_transport_get_write_buffer_size(sender.transport), 0u);
+    aioloop_transport_resume_reading(full.transport);
+    test_run_until(loop, &full.count, sent + 1, "all of them");
+    CHECK_EQ(aioloop_transport_get_write_buffer_size(sender.transport), 0u);
+    datagram_drop(&full);
+    datagram_drop(&sender);
     datagram_end_files(loop);
 }
 

@@ -549,7 +549,7 @@ static const fault_call fault_calls[] = {
     {"opendir", {EACCES, EMFILE, 0, 0, 0, 0, 0, 0}},
     {"getrandom", {EINTR, ENOSYS, 0, 0, 0, 0, 0, 0}},
     {"fork", {EAGAIN, ENOMEM, 0, 0, 0, 0, 0, 0}},
-    {"waitpid", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
+    {"waitid", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"pselect", {EINTR, ENOMEM, 0, 0, 0, 0, 0, 0}},
     {"dup2", {EINTR, 0, 0, 0, 0, 0, 0, 0}},
     {"pidfd_open", {ENOSYS, EMFILE, 0, 0, 0, 0, 0, 0}},

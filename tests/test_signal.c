@@ -430,11 +430,13 @@ static void *signal_add_in_thread(void *arg) {
     aioloop *own;
     static int calls;
     CHECK_EQ(aioloop_add_signal_handler(loop, SIGUSR1, signal_count, &calls), AIOLOOP_EMISUSE);
-    CHECK_STR(aioloop_message(NULL, AIOLOOP_EMISUSE), "signals belong to the main thread");
+    CHECK_STR(aioloop_message(NULL, AIOLOOP_EMISUSE), "the call is not allowed here");
     CHECK_EQ(aioloop_remove_signal_handler(loop, SIGUSR2), AIOLOOP_EMISUSE);
     own = aioloop_new_event_loop(NULL);
     if (own != NULL)
         CHECK_EQ(aioloop_add_signal_handler(own, SIGUSR1, signal_count, &calls), AIOLOOP_EMISUSE);
+    if (own != NULL)
+        CHECK_STR(aioloop_message(own, AIOLOOP_EMISUSE), "signals belong to the process's main thread");
     aioloop_free(own);
     return NULL;
 }
@@ -879,6 +881,32 @@ TEST(interruption_cancels_main_and_the_run_says_so, "RNR-03") {
     CHECK_STR(aioloop_message(NULL, AIOLOOP_EINTERRUPTED), "the program was interrupted");
     CHECK(r.caught);
     CHECK_EQ(r.waits, 1);
+    CHECK(signal_calls(SIGINT, SIG_DFL));
+}
+
+static void signal_raise_when_done(aioloop_future *f, void *arg) {
+    (void)f;
+    (void)arg;
+    raise(SIGINT);
+}
+
+static int64_t signal_main_of_one_step(aioloop *loop, aioloop_frame *frame, void **out) {
+    const signal_run *r = (const signal_run *)frame;
+    (void)out;
+    if (r->at_once)
+        raise(SIGINT);
+    else if (aioloop_future_add_done_callback(aioloop_current_task(loop), signal_raise_when_done, NULL) < 0)
+        return AIOLOOP_ENOMEM;
+    return 7;
+}
+
+/* The run is over before the loop would see to it. */
+TEST(interruption_in_the_last_moment_is_told, "RNR-03") {
+    signal_run r = AIOLOOP_ZERO;
+    CHECK_EQ(aioloop_run_frame(signal_main_of_one_step, &r.frame, NULL), AIOLOOP_EINTERRUPTED);
+    memset(&r, 0, sizeof(r));
+    r.at_once = true;
+    CHECK_EQ(aioloop_run_frame(signal_main_of_one_step, &r.frame, NULL), AIOLOOP_EINTERRUPTED);
     CHECK(signal_calls(SIGINT, SIG_DFL));
 }
 

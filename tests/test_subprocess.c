@@ -533,8 +533,98 @@ TEST_WITH(subprocess_that_cannot_start, "PROC-11", TEST_REAL_FDS) {
     o.std_out = AIOLOOP_STDIO_FD(987);
     rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, fine, &o), NULL);
     CHECK_EQ(rc, AIOLOOP_EBADF);
+    CHECK_STR(aioloop_message(loop, (int)rc), "standard stream 1 of \"true\": bad file descriptor");
+    o.std_out = AIOLOOP_STDIO_FD(-1); /* what could not be opened */
+    rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, fine, &o), NULL);
+    CHECK_EQ(rc, AIOLOOP_EINVAL);
     CHECK_EQ(c.made, 0);
     child_no_zombie();
+    test_end(loop);
+}
+
+/* Descriptors that are not open, and would be the next that the call opens itself. */
+TEST_WITH(subprocess_given_descriptors_have_to_be_open, "PROC-11 PROC-14", TEST_REAL_FDS) {
+    static const char *const fine[] = {"cat", NULL};
+    aioloop *loop = child_loop();
+    aioloop_subprocess_options o = AIOLOOP_ZERO;
+    child c = AIOLOOP_ZERO;
+    char text[80];
+    int next[3];
+    int64_t rc;
+    int i;
+    for (i = 0; i < 3; i++)
+        next[i] = dup(1);
+    for (i = 0; i < 3; i++)
+        close(next[i]);
+    for (i = 0; i < 3; i++) {
+        o.pass_fds = &next[i];
+        o.pass_fds_count = 1;
+        rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, fine, &o), NULL);
+        CHECK_EQ(rc, AIOLOOP_EBADF);
+        snprintf(text, sizeof(text), "pass_fds: descriptor %d of \"cat\": bad file descriptor", next[i]);
+        CHECK_STR(aioloop_message(loop, (int)rc), text);
+        o.pass_fds = NULL;
+        o.pass_fds_count = 0;
+        o.std_err = AIOLOOP_STDIO_FD(next[i]);
+        rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, fine, &o), NULL);
+        CHECK_EQ(rc, AIOLOOP_EBADF);
+        o.std_err = AIOLOOP_STDIO_PIPE;
+    }
+    child_no_zombie();
+    test_end(loop);
+}
+
+TEST_WITH(subprocess_script_whose_interpreter_is_not_there, "PROC-11", TEST_REAL_FDS) {
+    aioloop *loop = child_loop();
+    child c = AIOLOOP_ZERO;
+    char path[64];
+    const char *args[] = {path, NULL};
+    char wanted[200];
+    int64_t rc;
+    FILE *script;
+    snprintf(path, sizeof(path), "/tmp/aioloop-script-%d", (int)getpid());
+    script = fopen(path, "w");
+    CHECK(script != NULL);
+    fputs("#!/aioloop/no/such/interpreter\n", script);
+    fclose(script);
+    chmod(path, 0700);
+    rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, args, NULL), NULL);
+    unlink(path);
+    CHECK_EQ(rc, AIOLOOP_ENOENT);
+    snprintf(wanted, sizeof(wanted), "exec \"%s\": no such file or directory, which is its interpreter (#!)", path);
+    CHECK_STR(aioloop_message(loop, (int)rc), wanted);
+    test_end(loop);
+}
+
+static void child_reported(aioloop *loop, const aioloop_exception_context *context, void *arg) {
+    (void)loop;
+    if (context->error == -4711 && strcmp(context->message, "Error in pipe_data_received") == 0)
+        ++*(int *)arg;
+}
+
+static void child_raises(child *c, int fd, const void *data, size_t size) {
+    (void)c;
+    (void)fd;
+    (void)data;
+    (void)size;
+    aioloop_raise(aioloop_get_running_loop(), -4711, "no use for it");
+}
+
+/* The child does not hear of it: it writes twice, and ends well. */
+TEST_WITH(subprocess_whose_protocol_raises_goes_on, "PROC-05 ERR-02", TEST_REAL_FDS) {
+    aioloop *loop = child_loop();
+    child c = AIOLOOP_ZERO;
+    int reports = 0;
+    aioloop_set_exception_handler(loop, child_reported, &reports);
+    c.on_data = child_raises;
+    child_shell(loop, &c, "echo a; read line; echo b; exit 3", NULL);
+    test_run_until(loop, &reports, 1, "a report");
+    aioloop_transport_write(aioloop_subprocess_get_pipe_transport(c.transport, 0), "\n", 1);
+    child_end(loop, &c);
+    CHECK_EQ(c.code, 3);
+    CHECK_STR(c.out, "a\nb\n");
+    CHECK_EQ(c.pipe_error[1], 0);
+    CHECK_EQ(reports, 2);
     test_end(loop);
 }
 

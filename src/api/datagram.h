@@ -52,7 +52,7 @@ aioloop_create_datagram_endpoint(aioloop *loop, const aioloop_protocol *protocol
 /* DatagramTransport.sendto(): sends a datagram of size bytes, which may be 0, to an address; to NULL: the remote one.
  * Tried at once; if the system has no room it is copied, and goes in its order. 0: it was sent, kept, or dropped because
  * the transport is closing or lost (the fifth such is logged). What the system says against it goes to error_received,
- * by the loop. AIOLOOP_EINVAL: NULL data, an address that is none, no address where there is no remote one, another one
+ * by the loop; that nobody is there may be told once for several. AIOLOOP_EINVAL: NULL data with a size, an address that is none, no address where there is no remote one, another one
  * where there is; AIOLOOP_EMISUSE: a transport of bytes; AIOLOOP_ENOMEM: nothing was taken. For flow control each that
  * is kept counts its size and 8 bytes. */
 AIOLOOP_API int aioloop_transport_sendto(aioloop_transport *transport, const void *data, size_t size,

@@ -409,7 +409,8 @@
  *   that has ended by it; a second one ends the run without waiting for it, and then what is left is cancelled as at every
  *   end of a run, where SIGINT has its default action. If the loop does not come round to the first, because a callback
  *   takes for ever, the second ends the program. All that only if SIGINT had its default action before the run: who
- *   ignores it or has a handler is left alone. See examples/signals.c.
+ *   ignores it or has a handler is left alone, and who removes the handler of SIGINT in the run has its default action.
+ *   See examples/signals.c.
  *
  *
  * ENDING WELL

@@ -13,8 +13,9 @@
  *
  * It is made non-blocking. That is said of the open file, which other processes may have too: a terminal is therefore
  * opened anew under the same number, and what was blocking and cannot be is made so again when the transport lets go of
- * it. Do not give one open file that cannot be opened anew (a pseudo-terminal's master, a FIFO open both ways) to two
- * transports.
+ * it. Do not give one open file that cannot be opened anew (a pseudo-terminal's master, a FIFO open both ways, a socket
+ * that is a program's input and output) to two transports: they are in each other's way, and of a socket the one that
+ * writes drops what comes. A socket for both ways is for aioloop_connect_accepted_socket.
  *
  * A transport that reads: at the end of the file it closes, whatever eof_received answers. An error of reading is reported
  * to the exception handler and connection_lost has it, but AIOLOOP_EIO, a terminal's whose other side has gone, is not

@@ -17,7 +17,7 @@ typedef struct aioloop_process aioloop_process;
 #define AIOLOOP_STDIO_INHERIT (-1) /* the parent's own */
 #define AIOLOOP_STDIO_STDOUT (-2)  /* std_err only: where the output goes */
 #define AIOLOOP_STDIO_DEVNULL (-3) /* nothing */
-#define AIOLOOP_STDIO_FD(fd) ((fd) + 1) /* this descriptor, which stays the caller's */
+#define AIOLOOP_STDIO_FD(fd) ((fd) < 0 ? -0x7fffffff : (fd) + 1) /* this descriptor, which stays the caller's; never the bare number */
 
 /* The result of waiting for a child that a signal has ended, 256 and more; others give their exit status, 0 to 255. */
 #define AIOLOOP_SIGNALLED(signal) (256 + (signal))
@@ -28,8 +28,9 @@ typedef struct aioloop_subprocess_options {
     int std_out;
     int std_err;
     const char *executable;    /* run instead of args[0], or instead of /bin/sh; NULL: that */
-    const char *cwd;           /* the child's working directory; NULL: the parent's */
-    const char *const *env;    /* "NAME=value", and a NULL at the end; NULL: the parent's. Its PATH is searched. */
+    const char *cwd;           /* the child's working directory, from which a relative program is found; NULL: the parent's */
+    const char *const *env;    /* "NAME=value", and a NULL at the end; NULL: the parent's. Its PATH is
+                                * searched; without one /bin and /usr/bin. */
     const int *pass_fds;       /* descriptors that the child keeps, under the same numbers, 3 and above; all others are */
     size_t pass_fds_count;     /*   closed in it, inheritable or not */
     bool start_new_session;    /* setsid() */
@@ -54,7 +55,7 @@ typedef struct aioloop_subprocess_options {
 /* A protocol for a child: asyncio's SubprocessProtocol, each method may be NULL. As aioloop_protocol: instance_size bytes
  * of its own, or the arg of the call; a factory that may refuse (then the child is killed). connection_made comes first,
  * connection_lost once, last, when the child has ended and all its pipes are lost; process_exited once, in no order with
- * the pipes'. To fail, they call aioloop_raise. */
+ * the pipes'. What they fail with (aioloop_raise) is reported to the exception handler; the child and its pipes go on. */
 typedef struct aioloop_subprocess_protocol {
     size_t instance_size;
     int (*factory)(void *self, void *arg);
@@ -82,7 +83,9 @@ typedef struct aioloop_subprocess_protocol {
  *
  * The child is started without copying the parent's memory, however large; but with preexec, set_user, set_group or
  * extra_groups by fork. The loop waits for its children alone, one by one, and never takes another's; a program that
- * ignores SIGCHLD, or waits for every child itself, gets them first, and then the result is 255. */
+ * ignores SIGCHLD, or waits for every child itself, gets them first, and then the result is 255. (Where there is no pidfd,
+ * before Linux 5.4 and elsewhere, such a program must not signal or close a child that may have ended: its number may be
+ * another's by then.) Closing the loop kills a child, and leaves one alone that may not be killed. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_subprocess_exec(aioloop *loop,
                                                                      const aioloop_subprocess_protocol *protocol, void *arg,
                                                                      const char *const *args,
@@ -113,7 +116,7 @@ AIOLOOP_API int aioloop_subprocess_get_pid(const aioloop_subprocess *transport);
 AIOLOOP_API bool aioloop_subprocess_get_returncode(const aioloop_subprocess *transport, int *code);
 
 /* SubprocessTransport.get_pipe_transport(): that of the child's stream fd (0: to write to; 1, 2: which reads), borrowed, as
- * long as this one. NULL if that is no pipe. */
+ * long as this one. NULL if that is no pipe. Its protocol is the library's, and stays. */
 AIOLOOP_API aioloop_transport *aioloop_subprocess_get_pipe_transport(const aioloop_subprocess *transport, int fd);
 
 /* SubprocessTransport.send_signal(), terminate() (SIGTERM), kill() (SIGKILL). 0, also when the child has just ended;
@@ -143,7 +146,7 @@ AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_create_subprocess_shell(aio
                                                                              const aioloop_process_options *options);
 
 /* One owner more, and one less. NULL is ignored. With the last owner the pipes are closed, and a child that still runs is
- * killed; what waits for its end still gets it. */
+ * killed; what waits for its end still gets it. (A communicate that waits is an owner too.) */
 AIOLOOP_API aioloop_process *aioloop_process_ref(aioloop_process *process);
 AIOLOOP_API void aioloop_process_unref(aioloop_process *process);
 
@@ -175,8 +178,9 @@ typedef struct aioloop_communication {
 
 /* Process.communicate(): writes input (copied; NULL: nothing) to the child, closes its input, reads both outputs to their
  * ends, and waits for the child. The number is as of wait, the pointer a const aioloop_communication *, which belongs to
- * the process and is valid as long as that, or until the next call. A child that does not read all its input is no error.
- * Once: AIOLOOP_EMISUSE for input without a pipe, and while another one waits. Cancelling it leaves the child alone. */
+ * the process and is valid as long as that, or until the next communicate or reading of its streams. A child that does not read all its input is no error.
+ * AIOLOOP_EMISUSE for input without a pipe, and while another one waits. As long as it waits it is an owner of the process.
+ * Cancelling it leaves the child alone. */
 AIOLOOP_API AIOLOOP_MUST_USE aioloop_future *aioloop_process_communicate(aioloop_process *process, const void *input,
                                                                          size_t size);
 

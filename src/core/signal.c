@@ -233,7 +233,7 @@ static bool aiol_thread_owns_signals(void) {
 /* Whether this thread may see to this loop's handlers. */
 static int aiol_signal_check(aioloop *loop) {
     if (!aiol_thread_owns_signals())
-        return aiol_fail(NULL, AIOLOOP_EMISUSE, "signals belong to the main thread");
+        return aiol_fail(aiol_loop_is_ours(loop) ? loop : NULL, AIOLOOP_EMISUSE, "signals belong to the process's main thread");
     if (!aiol_loop_is_ours(loop) || (aiol_load(&loop->running) != 0 && aiol_thread.running != loop))
         return aiol_fail(NULL, AIOLOOP_EMISUSE, "the loop is not this thread's");
     return 0;
@@ -311,11 +311,17 @@ AIOLOOP_INTERNAL int aiol_interrupt_begin(aioloop *loop, aioloop_callback fn, vo
     return err;
 }
 
-/* Does nothing if the handler is another one by now. */
-AIOLOOP_INTERNAL void aiol_interrupt_end(aioloop *loop, aioloop_callback fn) {
+/* Does nothing if the handler is another one by now. True: the program was interrupted, and fn was not called any more. */
+AIOLOOP_INTERNAL bool aiol_interrupt_end(aioloop *loop, aioloop_callback fn) {
     aiol_signal **place = aiol_signal_find(loop, SIGINT);
-    if (*place != NULL && (*place)->fn == fn)
-        aiol_signal_remove(place);
+    aiol_signal *s = *place;
+    bool missed;
+    if (s == NULL || s->fn != fn)
+        return false;
+    aiol_signal_detach(s);
+    missed = aiol_load(&s->pending) != 0 || s->queued;
+    aiol_signal_remove(place);
+    return missed;
 }
 
 #endif

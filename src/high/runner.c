@@ -71,7 +71,8 @@ static int64_t aiol_runner_complete(aioloop_runner *runner, const aioloop_task_r
     n = aioloop_run_until_complete(runner->loop, runner->main, out);
     if (runner->leaving || (n == AIOLOOP_ECANCELED && runner->interrupts > 0 && aioloop_task_uncancel(runner->main) == 0))
         n = AIOLOOP_EINTERRUPTED;
-    aiol_interrupt_end(runner->loop, aiol_runner_interrupted);
+    if (aiol_interrupt_end(runner->loop, aiol_runner_interrupted))
+        n = AIOLOOP_EINTERRUPTED; /* in the last moment, which is no reason to be swallowed */
     aioloop_future_unref(runner->main);
     runner->main = NULL;
     return n;

@@ -102,7 +102,8 @@ typedef struct aiol_uring {
     unsigned char *rings;
     size_t rings_size;
 
-    aiol_op *cancels; /* operations whose cancellation is to be made; op->engine points at what points at them */
+    aiol_op *cancels; /* operations whose cancellation is to be made, the oldest first; op->engine points at what points at them */
+    aiol_op **cancels_end;
 
     unsigned char *memory; /* the ring of buffers, a page; then the buffers */
     uint32_t buffer_count;
@@ -436,19 +437,20 @@ static bool aiol_uring_is_superfluous(const aiol_op *in) {
 
 static void aiol_uring_cancel_later(aiol_uring *u, aiol_op *op) {
     op->engine_flags |= AIOL_OP_WAITING;
-    op->link = u->cancels;
-    op->engine = &u->cancels;
-    if (op->link != NULL)
-        op->link->engine = &op->link;
-    u->cancels = op;
+    op->link = NULL;
+    op->engine = u->cancels_end;
+    *u->cancels_end = op;
+    u->cancels_end = &op->link;
 }
 
-static void aiol_uring_cancel_no_more(aiol_op *op) {
+static void aiol_uring_cancel_no_more(aiol_uring *u, aiol_op *op) {
     aiol_op **at = (aiol_op **)op->engine;
     op->engine_flags &= (uint8_t)~AIOL_OP_WAITING;
     *at = op->link;
     if (op->link != NULL)
         op->link->engine = at;
+    else
+        u->cancels_end = at;
     op->engine = NULL;
 }
 
@@ -477,7 +479,7 @@ static int aiol_uring_prepare(aiol_uring *u) {
         aiol_op *op = u->cancels;
         if (!aiol_uring_disarm(u, op))
             return 0;
-        aiol_uring_cancel_no_more(op);
+        aiol_uring_cancel_no_more(u, op);
     }
     while (t->dirty_count != 0) {
         aiol_fd *entry = &t->fds[t->dirty[t->dirty_count - 1]];
@@ -663,10 +665,10 @@ static bool aiol_uring_is_passing(int result) {
 }
 
 /* The last completion of a cancelled operation: what had happened before is told. */
-static void aiol_uring_cancelled(aiol_op *op, int result) {
+static void aiol_uring_cancelled(aiol_uring *u, aiol_op *op, int result) {
     bool sent = op->kind == AIOL_OP_SEND && result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0;
     if ((op->engine_flags & AIOL_OP_WAITING) != 0)
-        aiol_uring_cancel_no_more(op);
+        aiol_uring_cancel_no_more(u, op);
     op->state = AIOL_OP_IDLE;
     op->done(op, sent ? result : AIOLOOP_ECANCELED, NULL);
 }
@@ -915,7 +917,7 @@ static void aiol_uring_complete(aiol_uring *u, aiol_op *op, const aiol_uring_com
         if (op->kind == AIOL_OP_ACCEPT && c->result >= 0 && (op->engine_flags & AIOL_OP_POLLED) == 0)
             aiol_socket_close(c->result); /* as the system does with those that nobody has accepted */
         if (last)
-            aiol_uring_cancelled(op, c->result);
+            aiol_uring_cancelled(u, op, c->result);
         return;
     }
     if ((op->engine_flags & AIOL_OP_POLLED) != 0) {
@@ -1155,6 +1157,7 @@ AIOLOOP_INTERNAL int aiol_uring_open(const aiol_engine_setup *setup, aiol_engine
     u->fd = -1;
     u->signal.reader = -1;
     u->room = -1;
+    u->cancels_end = &u->cancels;
     err = aiol_wake_open(&u->wake, setup->without);
     if (err < 0) {
         aiol_free(setup->allocator, u, sizeof(*u));

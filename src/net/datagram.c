@@ -19,6 +19,7 @@
 #include "net/connect.c"
 
 #define AIOL_DATAGRAM_COUNTS 8u /* beside its bytes, in flow control */
+#define AIOL_DATAGRAM_PAUSE AIOLOOP_MS(16)
 
 /* One that waits. The path of `to` follows the struct, then the bytes. */
 typedef struct aiol_outgoing {
@@ -31,6 +32,8 @@ typedef struct aiol_endpoint {
     aioloop_transport transport;
     aiol_op send;
     aiol_node node;            /* tells an error, and goes on sending */
+    aioloop_timer_handle retry; /* when sending is tried again */
+    aioloop_time pause;         /* before that; 0: it is not waited so */
     aioloop_address remote;    /* the one destination; AIOLOOP_UNSPEC: any */
     aiol_datagram *queue;      /* the oldest first; each in an aiol_outgoing */
     aiol_datagram **queue_end;
@@ -79,6 +82,7 @@ static void aiol_endpoint_end(aioloop_transport *t, int error) {
     t->error = error;
     aiol_op_cancel(e, &t->recv);
     aiol_op_cancel(e, &ep->send);
+    aioloop_timer_handle_cancel(&ep->retry);
     aiol_endpoint_doom_if_over(ep);
 }
 
@@ -98,6 +102,7 @@ static void aiol_endpoint_tell(aioloop_transport *t, int error) {
     int raised;
     if (t->protocol->error_received == NULL)
         return;
+    aiol_fail(t->resource.loop, error, NULL); /* not the message of another call that failed with that code */
     frame = aiol_transport_enter(t);
     t->protocol->error_received(t, t->self, error);
     raised = aiol_transport_leave(t, &frame, "error_received");
@@ -196,18 +201,51 @@ static void aiol_endpoint_went(aiol_endpoint *ep, int64_t n) {
         aiol_endpoint_drop_first(ep);
 }
 
+/* Whether the queue's first goes to one of several Unix sockets: when that has no room nothing tells when it has, for it is
+ * the sender's own that is watched, and has. */
+static bool aiol_endpoint_is_blind(const aiol_endpoint *ep) {
+    return ep->queue->to != NULL && ep->queue->to->family == AIOLOOP_UNIX;
+}
+
+static void aiol_endpoint_send(aiol_endpoint *ep);
+
+static void aiol_endpoint_try_again(aioloop *loop, void *arg) {
+    aiol_endpoint *ep = (aiol_endpoint *)arg;
+    (void)loop;
+    memset(&ep->retry, 0, sizeof(ep->retry));
+    aiol_endpoint_send(ep);
+}
+
+/* Sending is tried again after a while, and each time after a longer one. */
+static void aiol_endpoint_pause(aiol_endpoint *ep) {
+    ep->pause = ep->pause == 0 ? AIOLOOP_MS(1) : ep->pause < AIOL_DATAGRAM_PAUSE ? ep->pause * 2 : ep->pause;
+    ep->retry = (aioloop_call_later)(ep->transport.resource.loop, ep->pause, aiol_endpoint_try_again, ep);
+    if (aioloop_handle_is_null(&ep->retry.handle))
+        aiol_endpoint_later(ep); /* no memory: in the next iteration then */
+}
+
 /* Sends until the system takes no more, or says something. Calls no user code. */
 static void aiol_endpoint_send(aiol_endpoint *ep) {
     aiol_engine *e = ep->transport.resource.loop->engine;
     while (ep->queue != NULL && ep->error == 0) {
+        bool blind = aiol_endpoint_is_blind(ep);
         int64_t n;
         ep->send.u.sendto.first = ep->queue;
-        n = aiol_op_submit(e, &ep->send);
-        if (n == AIOL_PENDING)
+        n = blind ? e->calls->attempt_to(e, ep->send.fd, ep->queue) : aiol_op_submit(e, &ep->send);
+        if (n == AIOL_PENDING) {
+            if (blind)
+                aiol_endpoint_pause(ep);
             return;
+        }
+        ep->pause = 0;
         aiol_endpoint_went(ep, n);
     }
     aiol_endpoint_later(ep);
+}
+
+/* Whether sending goes on by itself. */
+static bool aiol_endpoint_is_sending(const aiol_endpoint *ep) {
+    return ep->send.state != AIOL_OP_IDLE || !aioloop_handle_is_null(&ep->retry.handle);
 }
 
 /* After some were sent: an error is told, the protocol may send again, and the end of the queue has its consequences.
@@ -220,7 +258,7 @@ static void aiol_endpoint_after_send(aiol_endpoint *ep) {
         aiol_endpoint_tell(t, error);
     if (t->state <= AIOL_TRANSPORT_CLOSING)
         aiol_transport_maybe_resume(t);
-    if (t->state <= AIOL_TRANSPORT_CLOSING && ep->send.state == AIOL_OP_IDLE && ep->queue != NULL)
+    if (t->state <= AIOL_TRANSPORT_CLOSING && !aiol_endpoint_is_sending(ep) && ep->queue != NULL)
         aiol_endpoint_send(ep);
     if (t->state == AIOL_TRANSPORT_CLOSING && ep->queue == NULL && ep->error == 0)
         aiol_endpoint_end(t, 0);
@@ -286,7 +324,7 @@ static AIOL_NOINLINE int aiol_endpoint_sendto_late(aiol_endpoint *ep, const void
     int err = aiol_endpoint_enqueue(ep, data, size, to);
     if (err < 0)
         return aiol_fail(t->resource.loop, err, NULL);
-    if (ep->send.state == AIOL_OP_IDLE && ep->error == 0)
+    if (!aiol_endpoint_is_sending(ep) && ep->error == 0)
         aiol_endpoint_send(ep);
     aiol_transport_maybe_pause(t);
     return 0;

@@ -53,6 +53,14 @@ static void aiol_subprocess_destroy(aiol_resource *resource) {
     aiol_free(&loop->allocator, p, p->block_size);
 }
 
+/* The child is to be gone when this returns. */
+static void aiol_subprocess_kill_and_reap(aioloop_subprocess *p) {
+    if (!aiol_child_end(&p->child))
+        aiol_warn(p->resource.loop, p->resource.site, "child %d may not be killed, and goes on", p->child.pid);
+    if (p->child.watch != AIOL_NO_SOCKET)
+        aiol_child_unwatch(&p->child, true);
+}
+
 /* The loop closes: the child goes with it. */
 static void aiol_subprocess_loop_closed(aiol_resource *resource) {
     aioloop_subprocess *p = AIOL_CONTAINER(resource, aioloop_subprocess, resource);
@@ -64,16 +72,16 @@ static void aiol_subprocess_loop_closed(aiol_resource *resource) {
     p->watch.state = AIOL_OP_IDLE;
     if (p->exited)
         return;
-    if (ours) {
-        (void)aiol_child_signal(&p->child, SIGKILL);
-        (void)aiol_child_reap(p->child.pid, true, &p->status);
-        p->exited = true;
-    }
-    aiol_child_unwatch(&p->child, ours);
+    if (ours)
+        aiol_subprocess_kill_and_reap(p);
+    else
+        aiol_child_unwatch(&p->child, false);
+    p->exited = ours;
 }
 
 static bool aiol_subprocess_is_open(const aiol_resource *resource) {
-    return !AIOL_CONTAINER(resource, const aioloop_subprocess, resource)->ending;
+    const aioloop_subprocess *p = AIOL_CONTAINER(resource, const aioloop_subprocess, resource);
+    return !p->ending && !p->closed;
 }
 
 static const aiol_resource_calls aiol_subprocess_resource = {"subprocess", aiol_subprocess_loop_closed, aiol_subprocess_destroy,
@@ -145,7 +153,7 @@ static size_t aiol_subprocess_exited(aiol_op *op, int64_t n, const void *data) {
         return 0;
     }
     /* If the engine gave up watching there is nothing left but to wait. */
-    err = aiol_child_reap(p->child.pid, op->state == AIOL_OP_IDLE, &p->status);
+    err = aiol_child_reap(&p->child, op->state == AIOL_OP_IDLE, &p->status);
     if (err == 0)
         return 0;
     if (err < 0) {
@@ -177,9 +185,16 @@ AIOL_INLINE int aiol_subprocess_number(const aiol_subprocess_pipe *pipe) {
 static void aiol_subprocess_pipe_data(aioloop_transport *transport, void *self, const void *data, size_t size) {
     aiol_subprocess_pipe *pipe = (aiol_subprocess_pipe *)self;
     aioloop_subprocess *p = pipe->process;
+    aiol_frame frame;
+    int raised;
     (void)transport;
-    if (p->protocol->pipe_data_received != NULL)
-        p->protocol->pipe_data_received(p, p->self, aiol_subprocess_number(pipe), data, size);
+    if (p->protocol->pipe_data_received == NULL)
+        return;
+    frame = aiol_enter(p->resource.loop, &p->resource.context);
+    p->protocol->pipe_data_received(p, p->self, aiol_subprocess_number(pipe), data, size);
+    raised = aiol_leave(p->resource.loop, &frame);
+    if (AIOL_UNLIKELY(raised != 0)) /* the pipe stays: the child is not to hear of it */
+        aiol_subprocess_report(p, raised, "Error in pipe_data_received");
 }
 
 static void aiol_subprocess_pipe_lost(aioloop_transport *transport, void *self, int error) {
@@ -419,11 +434,14 @@ static const char *aiol_subprocess_path(char *const *env) {
 }
 
 static int aiol_subprocess_failed(aioloop *loop, const aiol_spawn *s, int err) {
-    static const char *const steps[] = {"start",     "standard streams", "chdir to",         "setsid for",  "setpgid for",
-                                        "setgroups for", "setgid for",   "setuid for",       "pass_fds of", "preexec of",
+    static const char *const steps[] = {"start",     "standard stream", "chdir to",         "setsid for",  "setpgid for",
+                                        "setgroups for", "setgid for",   "setuid for",       "pass_fds: descriptor", "preexec of",
                                         "exec"};
-    return aiol_fail(loop, err, "%s \"%.100s\": %s", steps[s->step], s->step == AIOL_SPAWN_CHDIR ? s->cwd : s->file,
-                     aioloop_strerror(err));
+    const char *what = steps[s->step];
+    if (s->step == AIOL_SPAWN_STDIO || s->step == AIOL_SPAWN_PASS)
+        return aiol_fail(loop, err, "%s %d of \"%.100s\": %s", what, s->which, s->file, aioloop_strerror(err));
+    return aiol_fail(loop, err, "%s \"%.100s\": %s%s", what, s->step == AIOL_SPAWN_CHDIR ? s->cwd : s->file,
+                     aioloop_strerror(err), s->lacks_interpreter ? ", which is its interpreter (#!)" : "");
 }
 
 /* Starts the program. The child's number, or a code with its message stored. */
@@ -494,12 +512,8 @@ static aioloop_future *aiol_subprocess_undo(aioloop_subprocess *p, int err) {
     aioloop *loop = p->resource.loop;
     aioloop_future *f = p->future;
     aiol_subprocess_drop_pipes(p);
-    if (p->child.pid > 0) {
-        (void)aiol_child_signal(&p->child, SIGKILL);
-        (void)aiol_child_reap(p->child.pid, true, &p->status);
-        if (p->child.watch != AIOL_NO_SOCKET)
-            aiol_child_unwatch(&p->child, true);
-    }
+    if (p->child.pid > 0)
+        aiol_subprocess_kill_and_reap(p);
     f->of.owner = NULL;
     aiol_future_fail(f, err, aiol_detail(loop, err));
     aiol_future_release(f);
@@ -520,6 +534,7 @@ static aioloop_future *aiol_subprocess_start(aioloop *loop, const aioloop_subpro
     if (err < 0)
         return aiol_subprocess_undo(p, err);
     p->child.pid = err;
+    p->child.watch = s.pidfd;
     err = aiol_subprocess_make_pipes(p, &s);
     if (err == 0)
         err = aiol_subprocess_watch(p);

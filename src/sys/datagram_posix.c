@@ -3,7 +3,8 @@
  *
  *   a) Linux tells the whole size of a datagram that was cut if recvfrom asks (MSG_TRUNC); elsewhere it is a flag that
  *      recvmsg brings.
- *   b) sendmmsg tells an error only of the first datagram; of a later one, the next call does.
+ *   b) sendmmsg tells an error only of the first datagram; what stops it at a later one, the next call meets again. But
+ *      what the socket had heard of earlier ones (nobody is there) is lost with that: several become one.
  *   c) recvmmsg looks once more for a datagram that is not there: of one alone, recvfrom is cheaper.
  */
 #ifndef AIOL_SYS_DATAGRAM_POSIX_C

@@ -13,8 +13,9 @@
  *   d) All descriptors are marked to be closed by the start, then those named are not. So none slips through, whatever
  *      other threads open meanwhile; and those made here are marked from birth, since others start programs too.
  *   e) Given numbers 0 to 2 may be in each other's way: they are moved first.
- *   f) Without pidfd a thread waits for the child, which it leaves to be reaped by the loop: the number is nobody else's
- *      until then, so a signal cannot go astray. It shows the end by that of a pipe.
+ *   f) A child is signalled and reaped by its pidfd. Without one a thread waits for it, which leaves it to be reaped by the
+ *      loop, and shows the end by that of a pipe; the number is nobody else's until then, unless the program has the
+ *      system reap all children.
  */
 #ifndef AIOL_SYS_SPAWN_POSIX_C
 #define AIOL_SYS_SPAWN_POSIX_C
@@ -50,10 +51,11 @@ static int aiol_spawn_identity(const aiol_spawn *s) {
 }
 
 /* e) */
-static int aiol_spawn_standard(const aiol_spawn *s) {
+static int aiol_spawn_standard(aiol_spawn *s) {
     int from[3];
     int i;
     for (i = 0; i < 3; i++) {
+        s->which = i;
         from[i] = s->stdio[i];
         if (from[i] < 0 || from[i] > 2 || from[i] == i)
             continue;
@@ -62,6 +64,7 @@ static int aiol_spawn_standard(const aiol_spawn *s) {
             return AIOL_SPAWN_STDIO;
     }
     for (i = 0; i < 3; i++) {
+        s->which = i;
         if (from[i] == AIOL_SPAWN_INHERIT)
             (void)fcntl(i, F_SETFD, 0);
         else if (from[i] == i ? fcntl(i, F_SETFD, 0) == -1 : dup2(from[i] == AIOL_SPAWN_STDOUT ? 1 : from[i], i) == -1)
@@ -98,7 +101,7 @@ static bool aiol_spawn_mark_listed(void) {
 #endif
 
 /* d) */
-static int aiol_spawn_mark(const aiol_spawn *s) {
+static int aiol_spawn_mark(aiol_spawn *s) {
     bool marked = false;
     size_t i;
 #if AIOL_OS_LINUX
@@ -113,9 +116,11 @@ static int aiol_spawn_mark(const aiol_spawn *s) {
         for (fd = 3; fd < s->limit; fd++)
             (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
     }
-    for (i = 0; i < s->keep_count; i++)
+    for (i = 0; i < s->keep_count; i++) {
+        s->which = s->keep[i];
         if (fcntl(s->keep[i], F_SETFD, 0) == -1)
             return AIOL_SPAWN_PASS;
+    }
     return 0;
 }
 
@@ -163,7 +168,7 @@ static int aiol_spawn_run(const aiol_spawn *s) {
 }
 
 /* All that comes before the program. 0, or the step that failed. */
-static int aiol_spawn_prepare(const aiol_spawn *s) {
+static int aiol_spawn_prepare(aiol_spawn *s) {
     int step = aiol_spawn_standard(s);
     if (step == 0 && s->cwd != NULL && chdir(s->cwd) == -1)
         step = AIOL_SPAWN_CHDIR;
@@ -184,7 +189,7 @@ static int aiol_spawn_prepare(const aiol_spawn *s) {
 
 static int aiol_spawn_child(void *arg) {
     aiol_spawn *s = (aiol_spawn *)arg;
-    int report[2]; /* c) */
+    int report[3]; /* c) */
     report[0] = aiol_spawn_prepare(s);
     report[1] = errno;
     if (report[0] == 0) {
@@ -192,6 +197,7 @@ static int aiol_spawn_child(void *arg) {
         report[1] = aiol_spawn_run(s);
         report[0] = AIOL_SPAWN_EXEC;
     }
+    report[2] = s->which;
     s->step = report[0];
     s->number = report[1];
     while (s->report != -1 && write(s->report, report, sizeof(report)) == -1 && errno == EINTR)
@@ -254,7 +260,12 @@ static int aiol_spawn_process(aiol_spawn *s, bool forks) {
             (void)aiol_spawn_child(s);
     } else {
 #if AIOL_HAVE_VFORK
-        pid = AIOL_SYS(clone, clone(aiol_spawn_child, s->stack + AIOL_SPAWN_STACK, CLONE_VM | CLONE_VFORK | SIGCHLD, s));
+        int flags = CLONE_VM | CLONE_VFORK | SIGCHLD;
+#if defined(CLONE_PIDFD)
+        if ((s->without & AIOL_WITHOUT_PIDFD) == 0)
+            flags |= CLONE_PIDFD;
+#endif
+        pid = AIOL_SYS(clone, clone(aiol_spawn_child, s->stack + AIOL_SPAWN_STACK, flags, s, &s->pidfd));
 #else
         pid = -1;
         errno = ENOSYS;
@@ -265,22 +276,37 @@ static int aiol_spawn_process(aiol_spawn *s, bool forks) {
     return pid == -1 ? aiol_error_from_errno(number) : (int)pid;
 }
 
-AIOLOOP_INTERNAL int aiol_child_reap(int pid, bool patient, int *status) {
-    int raw = 0;
-    pid_t got;
-    do
-        got = AIOL_SYS(waitpid, waitpid((pid_t)pid, &raw, patient ? 0 : WNOHANG));
-    while (got == -1 && errno == EINTR);
-    if (got == -1)
+static void aiol_spawn_close(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+
+/* By the process's number, or by its pidfd if that is not -1. 1: it has ended, with *status; 0: it has not; or a code. */
+static int aiol_spawn_reap(int pid, int pidfd, bool patient, int *status) {
+    siginfo_t info;
+    int options = WEXITED | (patient ? 0 : WNOHANG);
+    int rc;
+    memset(&info, 0, sizeof(info));
+    do {
+        rc = -1;
+        errno = EINVAL;
+        if (pidfd != -1)
+            rc = AIOL_SYS(waitid, waitid((idtype_t)3 /* P_PIDFD, Linux 5.4 */, (id_t)pidfd, &info, options));
+        if (rc == -1 && errno == EINVAL)
+            rc = AIOL_SYS(waitid, waitid(P_PID, (id_t)pid, &info, options));
+    } while (rc == -1 && errno == EINTR);
+    if (rc == -1)
         return aiol_error_from_errno(errno);
-    if (got != 0)
-        *status = WIFSIGNALED(raw) ? -WTERMSIG(raw) : WEXITSTATUS(raw);
-    return (int)got;
+    if (info.si_pid == 0)
+        return 0;
+    *status = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+    return 1;
 }
 
 /* A forked child, of which it is waited whether it has become the program. */
 static int aiol_spawn_fork(aiol_spawn *s) {
-    int report[2];
+    int report[3];
     ssize_t n;
     int ends[2];
     int pid = aiol_spawn_pipe(s->without, ends);
@@ -295,6 +321,7 @@ static int aiol_spawn_fork(aiol_spawn *s) {
     if (n == (ssize_t)sizeof(report)) {
         s->step = report[0];
         s->number = report[1];
+        s->which = report[2];
     }
     close(ends[0]);
     return pid;
@@ -307,18 +334,16 @@ static int aiol_spawn_start(aiol_spawn *s) {
     s->limit = sysconf(_SC_OPEN_MAX);
     s->report = -1;
     s->step = 0;
+    s->pidfd = -1;
     pid = aiol_spawn_must_fork(s) ? aiol_spawn_fork(s) : aiol_spawn_process(s, false);
     if (pid > 0 && s->step != 0) {
-        (void)aiol_child_reap(pid, true, &status);
+        (void)aiol_spawn_reap(pid, s->pidfd, true, &status);
+        aiol_spawn_close(&s->pidfd);
+        s->lacks_interpreter = s->step == AIOL_SPAWN_EXEC && s->number == ENOENT && s->cwd == NULL && strchr(s->file, '/') != NULL &&
+                               access(s->file, F_OK) == 0;
         return aiol_error_from_errno(s->number);
     }
     return pid;
-}
-
-static void aiol_spawn_close(int *fd) {
-    if (*fd >= 0)
-        close(*fd);
-    *fd = -1;
 }
 
 /* Opens what a standard stream is: the child's end at *opened unless it is given, the parent's at s->parent. */
@@ -343,9 +368,23 @@ static int aiol_spawn_open(aiol_spawn *s, int i, int *opened) {
     return 0;
 }
 
+/* Given descriptors have to be open before there are new ones, which could get their numbers. */
+static int aiol_spawn_check_given(aiol_spawn *s) {
+    size_t i;
+    for (i = 0; i < 3 + s->keep_count; i++) {
+        int fd = i < 3 ? s->stdio[i] : s->keep[i - 3];
+        if (fd < 0 || fcntl(fd, F_GETFD) != -1)
+            continue;
+        s->step = i < 3 ? AIOL_SPAWN_STDIO : AIOL_SPAWN_PASS;
+        s->which = i < 3 ? (int)i : fd;
+        return AIOLOOP_EBADF;
+    }
+    return 0;
+}
+
 AIOLOOP_INTERNAL int aiol_spawn_program(aiol_spawn *s) {
     int opened[3] = {-1, -1, -1};
-    int pid = 0;
+    int pid = aiol_spawn_check_given(s);
     int i;
     for (i = 0; i < 3; i++)
         s->parent[i] = -1;
@@ -376,10 +415,13 @@ static void aiol_child_wait(void *arg) {
     close(c->waker);
 }
 
+/* Sees that there is something to watch; the child's pidfd may be there already. */
 AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
     int ends[2];
     int err;
     c->waits = false;
+    if (c->watch != -1)
+        return 0;
 #if defined(SYS_pidfd_open)
     if ((without & AIOL_WITHOUT_PIDFD) == 0) {
         c->watch = (int)AIOL_SYS(pidfd_open, syscall(SYS_pidfd_open, c->pid, 0u));
@@ -392,7 +434,6 @@ AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
     err = aiol_spawn_pipe(without, ends);
     if (err < 0)
         return err;
-    c->watch = ends[0];
     c->waker = ends[1];
     err = aiol_worker_start(&c->worker, aiol_child_wait, c, 65536);
     if (err < 0) {
@@ -400,6 +441,7 @@ AIOLOOP_INTERNAL int aiol_child_watch(aiol_child *c, unsigned without) {
         close(ends[1]);
         return err;
     }
+    c->watch = ends[0];
     c->waits = true;
     return 0;
 }
@@ -410,12 +452,37 @@ AIOLOOP_INTERNAL void aiol_child_unwatch(aiol_child *c, bool ours) {
     else if (c->waits)
         close(c->waker);
     c->waits = false;
-    close(c->watch);
-    c->watch = -1;
+    aiol_spawn_close(&c->watch);
+}
+
+/* f) */
+static int aiol_child_pidfd(const aiol_child *c) {
+    return c->waits ? -1 : c->watch;
 }
 
 AIOLOOP_INTERNAL int aiol_child_signal(const aiol_child *c, int signal) {
-    return kill((pid_t)c->pid, signal) == -1 ? aiol_error_from_errno(errno) : 0;
+    int rc = -1;
+    errno = ENOSYS;
+#if defined(SYS_pidfd_send_signal)
+    if (aiol_child_pidfd(c) != -1)
+        rc = (int)syscall(SYS_pidfd_send_signal, c->watch, signal, NULL, 0u);
+#endif
+    if (rc == -1 && errno == ENOSYS)
+        rc = kill((pid_t)c->pid, signal);
+    return rc == -1 ? aiol_error_from_errno(errno) : 0;
+}
+
+/* 1: the child has ended, with *status: its exit status, or minus the signal that has killed it; 0: it runs; or a code, as
+ * of a child that somebody else has reaped. patient: waits for its end. */
+AIOLOOP_INTERNAL int aiol_child_reap(const aiol_child *c, bool patient, int *status) {
+    return aiol_spawn_reap(c->pid, aiol_child_pidfd(c), patient, status);
+}
+
+/* Kills the child and reaps it. False: it may not be killed, and goes on. */
+AIOLOOP_INTERNAL bool aiol_child_end(const aiol_child *c) {
+    int status = 0;
+    int err = aiol_child_signal(c, SIGKILL);
+    return aiol_child_reap(c, err == 0 || err == AIOLOOP_ESRCH, &status) != 0;
 }
 
 #else

@@ -192,8 +192,11 @@ typedef struct aiol_spawn {
     char *stack; /* AIOL_SPAWN_STACK bytes, at a multiple of 16 */
     /* what comes of it */
     int parent[3]; /* the loop's ends of pipes, non-blocking; -1: none */
+    int pidfd;     /* -1: none */
     volatile int step;   /* the child's, in memory of both */
     volatile int number; /* errno */
+    volatile int which;  /* the standard stream, or the descriptor that was to be passed on */
+    bool lacks_interpreter; /* the program is there, what is to interpret it is not */
     /* its own */
     int report; /* -1: none is needed */
     long limit;

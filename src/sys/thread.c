@@ -198,6 +198,8 @@ AIOLOOP_INTERNAL void aiol_thread_give_way(void) {
         return;
     schedule.size = (uint32_t)sizeof(schedule);
     schedule.slice = AIOLOOP_MS(100);
+    if (schedule.nice >= 0)
+        schedule.flags |= 1; /* SCHED_FLAG_RESET_ON_FORK: what it starts is no worker */
     (void)syscall(SYS_sched_setattr, 0, &schedule, 0u);
 }
 #else
