@@ -498,10 +498,10 @@ def benchmarks(quick):
         figures = run_json(program("names"), name + "." + mode, "--count", operations)
         return {**figures, "us": figures["ns"] / 1000}
 
-    def process(mode, operations, *words):
+    def process(mode, operations, *words, hand="hand"):
         """Of bench_process, on all cores: a child is another program."""
         def measured(name):
-            name = {"libuv": "uv"}.get(name, name)
+            name = {"libuv": "uv", "hand": hand}.get(name, name)
             figures = run_json(program("process"), name + "." + mode, "--count", operations // few, *words)
             return {**figures, "us": figures["wall_ns"] / 1000, "gb_s": 65536 / figures["wall_ns"]}
         return measured
@@ -548,7 +548,9 @@ def benchmarks(quick):
               Row("rate", "UDP echo 64 B x 30: datagrams", "/s", digits=0), names=("aioloop", "hand")),
         Bench("spawn", "time", process("spawn", 2000),
               Row("us", "start /bin/true and reap it", "us", 1.03, True), names=with_pools),
-        Bench("spawn.1g", "time", process("spawn", 2000, "--ballast", 1024),
+        Bench("spawn.posix", "time", process("spawn", 2000, hand="posix_spawn"),
+              Row("us", "the same, posix_spawn as what is by hand", "us", 1.03, True), names=("aioloop", "hand")),
+        Bench("spawn.1g", "time", process("spawn", 200, "--ballast", 1024),
               Row("us", "the same, from a program with 1 GiB in memory", "us", 1.03, True), names=with_pools),
         Bench("pipe", "time", process("pipe", 100000),
               Row("gb_s", "64 KiB at a time through a pipe", "GB/s", 0.97, True, 2, least=True), names=with_pools),
