@@ -1267,6 +1267,29 @@ TEST_WITH(subprocess_streams_goes_with_its_owner, "PAPI-01 PROC-10", TEST_REAL_F
     child_no_zombie();
 }
 
+/* Letting go is enough: debug mode has nothing to say of it. */
+TEST_WITH(subprocess_streams_let_go_are_not_called_unclosed, "DBG-05 PAPI-01", TEST_REAL_FDS) {
+    static const char *const args[] = {"sleep", "30", NULL};
+    aioloop_config config = AIOLOOP_ZERO;
+    aioloop_process *p = NULL;
+    aioloop *loop;
+    int64_t rc;
+    config.debug = 1;
+    loop = test_loop_with(&config);
+    test_needs_real_descriptors(loop);
+    CHECK_EQ(aioloop_set_slow_callback_duration(loop, AIOLOOP_SECONDS(1000)), 0);
+    rc = aioloop_run_until_complete(loop, aioloop_create_subprocess_exec(loop, args, NULL), &p);
+    if (rc == AIOLOOP_ENOTAVAILABLE) {
+        test_end(loop);
+        SKIP("built without subprocesses");
+    }
+    CHECK_GT(rc, 0);
+    aioloop_process_unref(p);
+    CHECK_EQ(aioloop_close(loop), 0);
+    test_end(loop);
+    CHECK(strstr(test_log_text(), "unclosed") == NULL);
+}
+
 TEST_WITH(subprocess_streams_python_line_by_line, "PAPI-01", TEST_REAL_FDS | TEST_SLOW) {
     aioloop *loop = child_loop();
     const char *const args[] = {"python3", "-u", "-c",

@@ -567,7 +567,7 @@ static void aiol_stream_destroy(aiol_resource *resource) {
 }
 
 static bool aiol_stream_is_open(const aiol_resource *resource) {
-    return AIOL_CONTAINER(resource, const aioloop_transport, resource)->state < AIOL_TRANSPORT_DOOMED;
+    return AIOL_CONTAINER(resource, const aioloop_transport, resource)->state < AIOL_TRANSPORT_ENDING;
 }
 
 static const aiol_resource_calls aiol_stream_resource = {"transport", aiol_stream_loop_closed, aiol_stream_destroy,
