@@ -152,6 +152,12 @@ static void child_no_zombie(void) {
     CHECK_EQ(errno, ECHILD);
 }
 
+/* Valgrind finds out itself whether there is a program, but does not survive it if the system then does not start it. */
+static bool child_exec_may_fail(void) {
+    const char *preloaded = getenv("LD_PRELOAD");
+    return preloaded == NULL || strstr(preloaded, "vgpreload") == NULL;
+}
+
 /* ---- starting ---- */
 
 TEST_WITH(subprocess_exec_gives_the_arguments_as_they_are, "PROC-01", TEST_REAL_FDS) {
@@ -519,7 +525,7 @@ TEST_WITH(subprocess_that_cannot_start, "PROC-11", TEST_REAL_FDS) {
     CHECK_EQ(rc, AIOLOOP_ENOENT);
     rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, folder, NULL), NULL);
     CHECK_EQ(rc, AIOLOOP_EACCES);
-    if (getenv("LD_PRELOAD") == NULL || strstr(getenv("LD_PRELOAD"), "vgpreload") == NULL) { /* valgrind does not survive it */
+    if (child_exec_may_fail()) {
         memset(large, 'x', sizeof(large) - 1);
         too_large[1] = large;
         rc = aioloop_run_until_complete(loop, aioloop_subprocess_exec(loop, &child_protocol, &c, too_large, NULL), NULL);
@@ -582,6 +588,10 @@ TEST_WITH(subprocess_script_whose_interpreter_is_not_there, "PROC-11", TEST_REAL
     char wanted[200];
     int64_t rc;
     FILE *script;
+    if (!child_exec_may_fail()) {
+        test_end(loop);
+        SKIP("valgrind");
+    }
     snprintf(path, sizeof(path), "/tmp/aioloop-script-%d", (int)getpid());
     script = fopen(path, "w");
     CHECK(script != NULL);
